@@ -1,0 +1,148 @@
+//! The FP8 GEMM over the dense list of DeepSeek-V3 layers: `cargo bench`. On a GPU every shape is checked against the
+//! tensor core's bit model before it is timed by CUDA events, with warm and with cold L2. Without a GPU the kernels are
+//! SKIPPED, and only what runs on the host is timed: the planner and the references.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use deepseek_kernels::cudarc::driver::{CudaEvent, CudaSlice, CudaStream, sys::CUevent_flags};
+use deepseek_kernels::reference::inputs::{GemmClass, GemmInputs};
+use deepseek_kernels::reference::{Epilogue, Oracle, Output, Sample};
+use deepseek_kernels::{
+    Buffer, Device, F8E4M3, Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmChoice, MMajor, Matrix, MatrixMut, OutputType,
+    Scales1x128, Scales128x128, Stream, bf16,
+};
+
+/// (n, k) of the layers.
+const LAYERS: [(usize, usize); 7] =
+    [(2112, 7168), (576, 7168), (24576, 1536), (32768, 512), (7168, 16384), (4096, 7168), (7168, 2048)];
+const ROWS: [usize; 4] = [1, 64, 128, 4096];
+
+/// Written between launches so that nothing of the operands stays in L2: several times its 50 MiB.
+const FLUSH_BYTES: usize = 256 << 20;
+
+/// One shape with its operands on the device.
+struct Problem {
+    inputs: GemmInputs,
+    gemm: Fp8Gemm<bf16>,
+    a: Buffer<F8E4M3>,
+    sfa: Buffer<f32>,
+    sfa_pitch: usize,
+    b: Buffer<F8E4M3>,
+    sfb: Buffer<f32>,
+    d: Buffer<bf16>,
+}
+
+impl Problem {
+    fn new(device: &Device, (m, n, k): (usize, usize, usize)) -> Self {
+        let inputs = GemmClass::N1.generate((m, n, k), 1).expect("inputs");
+        let sfa_pitch = m.next_multiple_of(4);
+        let mut sfa = vec![0.0; k / 128 * sfa_pitch];
+        for (to, from) in sfa.chunks_mut(sfa_pitch).zip(inputs.sfa.chunks(m)) {
+            to[..m].copy_from_slice(from);
+        }
+        Self {
+            gemm: Fp8Gemm::plan(device, Fp8GemmSpec { m, n, k, accumulate: false }).expect("plan"),
+            a: device.upload(&inputs.a).expect("a"),
+            sfa: device.upload(&sfa).expect("sfa"),
+            sfa_pitch,
+            b: device.upload(&inputs.b).expect("b"),
+            sfb: device.upload(&inputs.sfb).expect("sfb"),
+            d: device.upload(&vec![bf16::NAN; m * n]).expect("d"),
+            inputs,
+        }
+    }
+
+    fn run(&mut self, stream: Stream) {
+        let GemmInputs { m, n, k, .. } = self.inputs;
+        let args = Fp8GemmArgs {
+            a: Matrix::new(&self.a, m, k).expect("a"),
+            sfa: Scales1x128::<MMajor>::with_pitch(&self.sfa, m, k, self.sfa_pitch).expect("sfa"),
+            b: Matrix::new(&self.b, n, k).expect("b"),
+            sfb: Scales128x128::new(&self.sfb, n, k).expect("sfb"),
+            d: MatrixMut::new(&mut self.d, m, n).expect("d"),
+        };
+        self.gemm.run(stream, args).expect("run");
+    }
+
+    fn check(&mut self, stream: Stream) {
+        self.run(stream);
+        let d = self.d.to_vec().expect("download");
+        let GemmInputs { m, n, .. } = self.inputs;
+        let sample = Sample::spread(m, n, 32, 64, 1);
+        let got = |row: usize, column: usize| d[row * n + column].to_f32();
+        let operands = self.inputs.operands().expect("operands");
+        let verdict = Oracle::BitModel.check(&operands, &Epilogue::store(Output::Bf16), &sample, &got);
+        let verdict = verdict.expect("any input fits the bit model");
+        assert!(verdict.accepted(), "wrong before it is timed: {verdict}");
+    }
+}
+
+/// Time of `launches` runs on the stream, flushing L2 before each when `cold`; the flushes are not counted.
+fn time(stream: &Arc<CudaStream>, flush: Option<&mut CudaSlice<u8>>, launches: u64, mut run: impl FnMut()) -> Duration {
+    let event = || stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).expect("event");
+    let elapsed = |start: &CudaEvent, end: &CudaEvent| Duration::from_secs_f32(start.elapsed_ms(end).expect("ms") / 1e3);
+    match flush {
+        None => {
+            let start = event();
+            (0..launches).for_each(|_| run());
+            elapsed(&start, &event())
+        }
+        Some(flush) => (0..launches)
+            .map(|_| {
+                stream.memset_zeros(flush).expect("flush");
+                let start = event();
+                run();
+                elapsed(&start, &event())
+            })
+            .sum(),
+    }
+}
+
+fn kernels(c: &mut Criterion) {
+    let device = match Device::open_gpu(0) {
+        Ok(device) => device,
+        Err(error) => {
+            println!("SKIPPED fp8_gemm on a GPU: {error}");
+            return;
+        }
+    };
+    let Ok(Stream::Cuda(stream)) = device.stream() else { return };
+    for (n, k) in LAYERS {
+        let mut group = c.benchmark_group(format!("fp8_gemm/n{n}_k{k}"));
+        for m in ROWS {
+            let mut problem = Problem::new(&device, (m, n, k));
+            problem.check(stream.into());
+            println!("{m}x{n}x{k}: {}", problem.gemm.choice());
+            group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
+            group.bench_function(BenchmarkId::new("warm", m), |b| {
+                b.iter_custom(|launches| time(stream, None, launches, || problem.run(stream.into())));
+            });
+            let mut flush = stream.alloc_zeros(FLUSH_BYTES).expect("flush buffer");
+            group.bench_function(BenchmarkId::new("cold", m), |b| {
+                b.iter_custom(|launches| time(stream, Some(&mut flush), launches, || problem.run(stream.into())));
+            });
+        }
+    }
+}
+
+fn host(c: &mut Criterion) {
+    c.bench_function("planner/4096x7168x2048", |b| {
+        let spec = Fp8GemmSpec { m: 4096, n: 7168, k: 2048, accumulate: false };
+        b.iter(|| GemmChoice::for_shape(black_box(&spec), OutputType::Bf16, 132));
+    });
+    let inputs = GemmClass::N1.generate((64, 64, 1024), 1).expect("inputs");
+    let epilogue = Epilogue::store(Output::Bf16);
+    let sample = Sample::all(64, 64);
+    for oracle in [Oracle::BitModel, Oracle::Bound] {
+        c.bench_function(&format!("reference/{oracle:?}/64x64x1024"), |b| {
+            let operands = inputs.operands().expect("operands");
+            b.iter(|| oracle.check(&operands, &epilogue, &sample, &|_, _| 0.0));
+        });
+    }
+}
+
+criterion_group!(benches, host, kernels);
+criterion_main!(benches);

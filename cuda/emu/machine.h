@@ -1,0 +1,103 @@
+// The emulated Hopper, as the functions in emu/ptx/ see it: one call per instruction.
+//
+// A launch runs in the calling OS thread. Every CUDA thread is a fiber; TMA and the tensor cores are engines that move
+// at moments drawn from the seed. Three nets catch what a kernel does wrong: values (asynchronous effects land late, and
+// are NaN until then), a state per byte of shared memory, and vector clocks. The first fault ends the launch with a
+// report that names the calling line of the kernel.
+//
+// What it cannot catch:
+//  1. ptxas and what lies below: register allocation, scheduling, ignored setmaxnreg, serialised wgmma.
+//  2. Beliefs that kernel and model share: orderings, proxies and byte counts are modelled after documents, and no GPU
+//     has confirmed them here.
+//  3. The tensor core's exact bits, until its model (docs/numerics.md) is confirmed on silicon; approximate instructions.
+//  4. Performance: bank conflicts, occupancy, caches, latency.
+//  5. The driver: its map encoder, launch limits, streams, graphs, programmatic launch.
+//  6. Memory weaker than happens-before, and clusters that run at the same time: they run one after another, so a kernel
+//     in which one waits for another deadlocks here. Writes to the same global bytes are reported; a read of global
+//     memory that races with a write is not, nor a missing proxy fence between a thread's global write and TMA.
+//  7. The text of the inline PTX; the operand trace (trace.h) compares that.
+//  8. Shared-memory races between parts of the same four bytes, and a kernel's stack overflow, which ends the process.
+#pragma once
+#include <cstdint>
+
+#include "emu/emu.h"
+
+namespace emu {
+
+// A place in a kernel. As a default argument it is the place of the call.
+struct Where {
+  const char* file = "";
+  int line = 0;
+
+  static constexpr Where here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
+};
+
+struct Kernel {
+  const char* name;
+  void (*body)(const void* params);
+  uint32_t threads, cluster;
+  uint64_t params_bytes;
+};
+
+// Special registers and register files.
+uint32_t thread_idx();
+uint32_t block_idx();
+uint32_t grid_dim();
+uint32_t cluster_rank();
+void set_registers(uint32_t count, bool increase, Where where);
+
+// Shared memory.
+void name_shared(uint32_t addr, const char* name, uint32_t index);
+void load_shared(uint32_t addr, void* value, uint32_t bytes, Where where);
+void store_shared(uint32_t addr, const void* value, uint32_t bytes, Where where);
+void store_matrices(uint32_t addr, const uint32_t* registers, uint32_t matrices, Where where);
+void load_matrices(uint32_t addr, uint32_t* registers, uint32_t matrices, Where where);
+void fence_proxy_async(Where where);
+
+// Global memory. `read_only`: through the path that must not see writes of the same launch.
+void load_global(const void* p, void* value, uint32_t bytes, bool read_only, Where where);
+void store_global(void* p, const void* value, uint32_t bytes, Where where);
+void or_global(uint32_t* p, uint32_t bits, Where where);
+
+// Warp, CTA, cluster.
+void sync_warp(Where where);
+bool elect(Where where);
+uint32_t shuffle(uint32_t value, uint32_t source_lane, const char* name, Where where);
+void named_barrier(uint32_t id, uint32_t threads, bool wait, Where where);  // 0 threads: all of the CTA
+void cluster_arrive(Where where);
+void cluster_wait(Where where);
+
+// mbarriers.
+enum class Scope { kCta, kCluster };
+void mbarrier_init(uint32_t bar, uint32_t count, Where where);
+void fence_mbarrier_init(Where where);
+void mbarrier_arrive(uint32_t bar, Where where);
+void mbarrier_arrive_expect_tx(uint32_t bar, uint32_t bytes, Where where);
+void mbarrier_arrive_cluster(uint32_t bar, uint32_t rank, Where where);
+void mbarrier_wait(uint32_t bar, uint32_t parity, Scope scope, Where where);
+
+// TMA. A mask of 0: no multicast.
+void prefetch_tensormap(const TensorMap& map, Where where);
+void tma_load(const TensorMap& map, uint32_t dst, uint32_t bar, const int32_t* coordinates, uint32_t rank,
+              uint32_t mask, Where where);
+void tma_store(const TensorMap& map, uint32_t src, const int32_t* coordinates, uint32_t rank, Where where);
+void bulk_commit_group(Where where);
+void bulk_wait_group(uint32_t pending, bool read_only, Where where);
+
+// Tensor core.
+enum class Operands { kE4m3, kBf16 };  // m64nNk32, m64nNk16; both operands K-major in shared memory
+void wgmma_fence(Where where);
+void wgmma(Operands operands, float* d, uint32_t registers, uint64_t desc_a, uint64_t desc_b, bool accumulate,
+           Where where);
+void wgmma_commit_group(Where where);
+void wgmma_wait_group(uint32_t pending, float* d, uint32_t registers, Where where);
+
+// Faults if `value` was computed from an accumulator that still belongs to the tensor core.
+void check_settled(float value, const char* what, Where where);
+
+}  // namespace emu
+
+// Every kernel of the library, ended by a null. The build generates it.
+extern "C" {
+extern const emu::Kernel* const emu_kernels[];
+}

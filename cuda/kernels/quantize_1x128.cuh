@@ -1,0 +1,42 @@
+// BF16 -> E4M3 with one scale per 1x128 block: activations, gradients.
+//
+//   sf[m, g] = scale(amax of the finite elements of x[m, g])      q[m, k] = e4m3(x[m, k] * multiplier(m, g))
+//
+//   x BF16 [m, k] · q E4M3 [m, k] · sf FP32, [m, k/128] or [k/128, m] by its strides
+//
+// Schedule: sixteen lanes hold one block, eight elements each; one 16-byte load, four shuffles, one 8-byte store.
+#pragma once
+#include "kernels/quantize_row.cuh"
+#include "params.h"
+#include "ptx/gmem.h"
+#include "ptx/regs.h"
+#include "ptx/sync.h"
+#include "ptx/target.h"
+#include "tile/scale.h"
+
+constexpr uint32_t quantize_1x128_threads = 256;
+constexpr uint32_t quantize_1x128_smem_bytes = 0;
+
+PTX_DEVICE void quantize_1x128_kernel(const Quantize1x128Params& params) {
+  constexpr uint32_t kBlocksPerCta = quantize_1x128_threads / kLanesPerRow;
+  const uint32_t thread = ptx::thread_idx();
+  const uint64_t block = static_cast<uint64_t>(ptx::block_idx()) * kBlocksPerCta + thread / kLanesPerRow;
+  const bool exists = block < static_cast<uint64_t>(params.m) * params.k_blocks;
+  const uint64_t row = exists ? block / params.k_blocks : 0;
+  const uint64_t g = exists ? block % params.k_blocks : 0;
+  const uint64_t column = g * kQuantizeBlock + thread % kLanesPerRow * kLaneElements;
+
+  RowPiece x = {};
+  if (exists) x = load_piece(params.x + row * params.x_pitch + column);
+  float amax = finite_amax(x);
+#pragma unroll
+  for (uint32_t mask = kLanesPerRow / 2; mask > 0; mask /= 2) amax = max_of(amax, ptx::shfl_xor(amax, mask));
+  if (!exists) return;
+
+  const BlockScale scale = block_scale(amax, params.scale_format);
+  store_piece(params.q + row * params.q_pitch + column, x, scale.multiplier);
+  if (thread % kLanesPerRow == 0) {
+    ptx::stg_f32(params.sf + row * params.sf_row_stride + g * params.sf_group_stride, scale.scale);
+  }
+  report_nonfinite(params.error_word, x);
+}

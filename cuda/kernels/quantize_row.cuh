@@ -1,0 +1,53 @@
+// What both quantisers do with the eight neighbouring elements that a lane holds.
+#pragma once
+#include <cstdint>
+
+#include "params.h"
+#include "ptx/convert.h"
+#include "ptx/gmem.h"
+#include "ptx/target.h"
+#include "tile/scale.h"
+
+constexpr uint32_t kQuantizeBlock = 128;                              // elements of K under one scale
+constexpr uint32_t kLaneElements = 8;                                 // 16 bytes of BF16
+constexpr uint32_t kLanesPerRow = kQuantizeBlock / kLaneElements;
+
+struct RowPiece {
+  float x[kLaneElements];
+};
+
+constexpr float max_of(float a, float b) { return a > b ? a : b; }
+
+// gX: BF16 [8], 16-byte aligned.
+PTX_DEVICE RowPiece load_piece(const uint16_t* gX) {
+  const ptx::U32x4 v = ptx::ldg_v4_u32(gX);
+  return {{ptx::bf16_lo_f32(v.x), ptx::bf16_hi_f32(v.x), ptx::bf16_lo_f32(v.y), ptx::bf16_hi_f32(v.y),
+           ptx::bf16_lo_f32(v.z), ptx::bf16_hi_f32(v.z), ptx::bf16_lo_f32(v.w), ptx::bf16_hi_f32(v.w)}};
+}
+
+PTX_DEVICE float finite_amax(const RowPiece& piece) {
+  float amax = 0.0f;
+#pragma unroll
+  for (uint32_t i = 0; i < kLaneElements; ++i) amax = max_of(amax, finite_magnitude(piece.x[i]));
+  return amax;
+}
+
+// gQ <- E4M3 [8]: an Inf saturates, a NaN stays NaN, each alone.
+PTX_DEVICE void store_piece(uint8_t* gQ, const RowPiece& piece, float multiplier) {
+  uint32_t words[2];
+#pragma unroll
+  for (uint32_t w = 0; w < 2; ++w) {
+    const float* x = piece.x + 4 * w;
+    const uint32_t low = ptx::cvt_e4m3x2(x[1] * multiplier, x[0] * multiplier);
+    const uint32_t high = ptx::cvt_e4m3x2(x[3] * multiplier, x[2] * multiplier);
+    words[w] = low | high << 16;
+  }
+  ptx::stg_v2_u32(gQ, words[0], words[1]);
+}
+
+PTX_DEVICE void report_nonfinite(uint32_t* error_word, const RowPiece& piece) {
+  bool finite = true;
+#pragma unroll
+  for (uint32_t i = 0; i < kLaneElements; ++i) finite = finite && is_finite(piece.x[i]);
+  if (!finite) ptx::red_or_u32(error_word, FAULT_NONFINITE_INPUT);
+}

@@ -1,0 +1,52 @@
+// Global memory, one access per function. Loads marked `ldg` take the read-only path: nothing in the same launch may
+// write what they read.
+#pragma once
+#include "ptx/target.h"
+
+namespace ptx {
+
+struct U32x4 {
+  uint32_t x, y, z, w;
+};
+
+// "ld.global.nc".
+PTX_DEVICE float ldg_f32(const float* p) {
+  float value;
+  asm("ld.global.nc.f32 %0, [%1];" : "=f"(value) : "l"(p));
+  return value;
+}
+// 16 bytes, 16-byte aligned.
+PTX_DEVICE U32x4 ldg_v4_u32(const void* p) {
+  U32x4 v;
+  asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+  return v;
+}
+
+// "ld.global": data that the same launch may write later.
+PTX_DEVICE uint32_t ld_global_u32(const void* p) {
+  uint32_t value;
+  asm volatile("ld.global.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
+  return value;
+}
+
+PTX_DEVICE float ld_global_f32(const void* p) {
+  float value;
+  asm volatile("ld.global.f32 %0, [%1];" : "=f"(value) : "l"(p) : "memory");
+  return value;
+}
+
+// "st.global".
+PTX_DEVICE void stg_f32(float* p, float value) {
+  asm volatile("st.global.f32 [%0], %1;" ::"l"(p), "f"(value) : "memory");
+}
+// 8 bytes, 8-byte aligned.
+PTX_DEVICE void stg_v2_u32(void* p, uint32_t x, uint32_t y) {
+  asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(p), "r"(x), "r"(y) : "memory");
+}
+
+// Sets bits of a word that many CTAs may touch. "red.global.or.b32", relaxed, gpu scope.
+PTX_DEVICE void red_or_u32(uint32_t* p, uint32_t bits) {
+  asm volatile("red.relaxed.gpu.global.or.b32 [%0], %1;" ::"l"(p), "r"(bits) : "memory");
+}
+
+}  // namespace ptx

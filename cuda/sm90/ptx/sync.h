@@ -1,0 +1,46 @@
+// Barriers of warp, warpgroup, CTA and cluster; shuffles; fences between proxies.
+#pragma once
+#include "ptx/target.h"
+
+namespace ptx {
+
+// All threads of the CTA. "bar.sync 0".
+PTX_DEVICE void syncthreads() { __syncthreads(); }
+
+// `Threads` threads meet at barrier `Id` (1..15). Template arguments, so that ptxas reserves only the ids in use.
+// "barrier.cta.sync".
+template <int Id, int Threads>
+PTX_DEVICE void named_barrier_sync() {
+  asm volatile("bar.sync %0, %1;" ::"n"(Id), "n"(Threads) : "memory");
+}
+// Arrives without waiting. "barrier.cta.arrive".
+template <int Id, int Threads>
+PTX_DEVICE void named_barrier_arrive() {
+  asm volatile("bar.arrive %0, %1;" ::"n"(Id), "n"(Threads) : "memory");
+}
+
+// All lanes of the warp; orders their memory accesses. "bar.warp.sync".
+PTX_DEVICE void syncwarp() { __syncwarp(); }
+
+// True in exactly one lane, the same one at every call. "elect.sync".
+PTX_DEVICE bool elect_one() {
+  uint32_t elected;
+  asm volatile(
+      "{ .reg .pred p;\n"
+      "elect.sync _|p, 0xffffffff;\n"
+      "selp.u32 %0, 1, 0, p; }"
+      : "=r"(elected));
+  return elected != 0;
+}
+
+// The value of the lane whose index differs in `mask`. "shfl.sync.bfly".
+PTX_DEVICE float shfl_xor(float value, uint32_t mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+
+// All threads of the cluster; arrive releases, wait acquires. "barrier.cluster".
+PTX_DEVICE void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+PTX_DEVICE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+
+// Makes this thread's writes to shared memory visible to TMA and wgmma. "fence.proxy.async.shared::cta".
+PTX_DEVICE void fence_proxy_async_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+}  // namespace ptx

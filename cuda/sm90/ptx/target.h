@@ -1,0 +1,17 @@
+// How a function and a kernel are declared for this machine: Hopper, compiled by nvcc for sm_90a.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "params.h"
+
+// A function that runs on the device. Everything is inlined into its kernel.
+#define PTX_DEVICE __device__ __forceinline__
+
+// Defines the kernel `name` that runs `function(params)` on `threads` threads per CTA in clusters of `cluster` CTAs.
+// The 1 in the launch bounds lets ptxas know the register count at entry; without it setmaxnreg is ignored (C7508).
+#define PTX_KERNEL(name, function, Params, threads, cluster)                      \
+  extern "C" __global__ void __launch_bounds__(threads, 1)                        \
+      __cluster_dims__(cluster, 1, 1) name(const __grid_constant__ Params params) { \
+    function(params);                                                             \
+  }

@@ -1,0 +1,67 @@
+// TMA: bulk copies of boxes of a tensor, described by a tensor map. Coordinates name the fastest dimension first (x),
+// count elements, and may lie outside the tensor: loads fill with zero, stores skip. PTX ISA, "cp.async.bulk.tensor".
+#pragma once
+#include "ptx/target.h"
+
+namespace ptx {
+
+// Brings a descriptor into its cache. "prefetch.tensormap".
+PTX_DEVICE void prefetch_tensormap(const TensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
+// Box at (x, y) -> `dst`; completes its full byte count on `bar`, both in this CTA.
+PTX_DEVICE void tma_load_2d(const TensorMap& map, uint32_t dst, uint32_t bar, int32_t x, int32_t y) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::
+          "r"(dst),
+      "l"(&map), "r"(bar), "r"(x), "r"(y)
+      : "memory");
+}
+PTX_DEVICE void tma_load_3d(const TensorMap& map, uint32_t dst, uint32_t bar, int32_t x, int32_t y, int32_t z) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
+      "[%2];" ::"r"(dst),
+      "l"(&map), "r"(bar), "r"(x), "r"(y), "r"(z)
+      : "memory");
+}
+
+// The same box to the same offset in every CTA whose bit is set in `mask`; each counts the full bytes on its own
+// barrier at the offset of `bar`. ".multicast::cluster".
+PTX_DEVICE void tma_load_2d_multicast(const TensorMap& map, uint32_t dst, uint32_t bar, int32_t x, int32_t y,
+                                      uint16_t mask) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(dst),
+      "l"(&map), "r"(bar), "r"(x), "r"(y), "h"(mask)
+      : "memory");
+}
+
+// `src` -> box at (x, y); joins this thread's open bulk group.
+PTX_DEVICE void tma_store_2d(const TensorMap& map, uint32_t src, int32_t x, int32_t y) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(&map),
+               "r"(src), "r"(x), "r"(y)
+               : "memory");
+}
+PTX_DEVICE void tma_store_3d(const TensorMap& map, uint32_t src, int32_t x, int32_t y, int32_t z) {
+  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(&map),
+               "r"(src), "r"(x), "r"(y), "r"(z)
+               : "memory");
+}
+
+// Closes this thread's open bulk group. "cp.async.bulk.commit_group".
+PTX_DEVICE void bulk_commit_group() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
+// Waits until at most `Pending` of this thread's groups have not yet read shared memory: it may be reused.
+// "cp.async.bulk.wait_group.read".
+template <int Pending>
+PTX_DEVICE void bulk_wait_group_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(Pending) : "memory");
+}
+// Waits until at most `Pending` of this thread's groups are not yet written. "cp.async.bulk.wait_group".
+template <int Pending>
+PTX_DEVICE void bulk_wait_group() {
+  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
+}  // namespace ptx

@@ -1,0 +1,16 @@
+// Shared-memory matrix descriptors of wgmma. PTX ISA, "Matrix Descriptor Format".
+#pragma once
+#include <cstdint>
+
+// Describes a K-major tile whose rows are 128 bytes apart and 128-byte swizzled, starting at `addr`: bits 0-13 the
+// address, 32-45 the distance between groups of eight rows (both in 16-byte units), 62-63 the swizzle (1: 128 bytes).
+// The leading-dimension offset, bits 16-29, is ignored for swizzled K-major tiles.
+constexpr uint64_t descriptor_k_major_128b(uint32_t addr) {
+  constexpr uint64_t kGroupBytes = 8 * 128;
+  constexpr uint64_t kSwizzle128 = 1;
+  return static_cast<uint64_t>((addr & 0x3ffff) >> 4) | (kGroupBytes >> 4) << 32 | kSwizzle128 << 62;
+}
+
+// The same tile `bytes` further along K, within the 128-byte row: the swizzle acts on the final address, so only the
+// start moves.
+constexpr uint64_t descriptor_advance(uint64_t descriptor, uint32_t bytes) { return descriptor + (bytes >> 4); }

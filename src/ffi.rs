@@ -1,0 +1,116 @@
+//! The C side: parameter structs, and the emulator as a table of functions.
+
+#[path = "bindings.rs"]
+#[allow(missing_docs, non_camel_case_types, non_upper_case_globals, non_snake_case, clippy::all)]
+mod bindings;
+
+use std::ffi::{CStr, CString, c_char};
+use std::path::Path;
+
+pub(crate) use bindings::*;
+use libloading::Library;
+
+use crate::error::{Error, Result};
+use crate::tensor_map::{MapElement, Swizzle, TensorMapSpec};
+
+/// The emulator: linked into the crate, or loaded from a file that holds other kernels.
+pub(crate) struct EmulatorLibrary {
+    launch: unsafe extern "C" fn(*const EmuLaunch, *mut EmuReport),
+    kernel_info: unsafe extern "C" fn(*const c_char, *mut EmuKernelInfo) -> i32,
+    encode: unsafe extern "C" fn(*const EmuTensorMapSpec, *mut TensorMap, *mut c_char, u64) -> i32,
+    /// Keeps the code mapped.
+    _library: Option<Library>,
+}
+
+impl EmulatorLibrary {
+    /// The one that build.rs compiled.
+    #[cfg(has_emulator)]
+    pub fn linked() -> Result<Self> {
+        Ok(Self { launch: emu_launch, kernel_info: emu_kernel_info, encode: emu_tensor_map_encode, _library: None })
+    }
+
+    /// The one that build.rs compiled: it did not.
+    #[cfg(not(has_emulator))]
+    pub fn linked() -> Result<Self> {
+        Err(Error::EmulatorNotBuilt { reason: env!("DK_NO_EMULATOR_REASON") })
+    }
+
+    /// Loads a shared library with the functions of `cuda/emu/emu.h`.
+    ///
+    /// # Safety
+    /// The library was built from `cuda/emu` of this version.
+    pub unsafe fn load(path: &Path) -> Result<Self> {
+        let failed = |e: libloading::Error| Error::EmulatorLibrary {
+            path: path.display().to_string(),
+            reason: e.to_string(),
+        };
+        // SAFETY: the caller vouches for the library; the signatures are those of emu.h, and the functions stay mapped
+        // as long as `_library` lives beside them.
+        unsafe {
+            let library = Library::new(path).map_err(failed)?;
+            Ok(Self {
+                launch: *library.get(b"emu_launch\0").map_err(failed)?,
+                kernel_info: *library.get(b"emu_kernel_info\0").map_err(failed)?,
+                encode: *library.get(b"emu_tensor_map_encode\0").map_err(failed)?,
+                _library: Some(library),
+            })
+        }
+    }
+
+    /// Whether there is a kernel of this name.
+    pub fn has_kernel(&self, name: &CStr) -> bool {
+        let mut info = EmuKernelInfo::default();
+        // SAFETY: both pointers are valid for the call.
+        unsafe { (self.kernel_info)(name.as_ptr(), &mut info) != 0 }
+    }
+
+    /// Runs a launch; `Err` holds the report of what the kernel did wrong.
+    ///
+    /// # Safety
+    /// `launch.regions` describe memory that is valid, and exclusively the launch's where writable.
+    pub unsafe fn launch(&self, launch: &EmuLaunch) -> std::result::Result<(), String> {
+        let mut report = EmuReport::default();
+        // SAFETY: the emulator checks every access against the regions, which the caller vouches for.
+        unsafe { (self.launch)(launch, &mut report) };
+        if report.status == EMU_OK as i32 { Ok(()) } else { Err(message(&report.message)) }
+    }
+
+    /// Encodes a tensor map by the driver's rules.
+    pub fn encode(&self, spec: &TensorMapSpec) -> Result<TensorMap> {
+        let mut raw = EmuTensorMapSpec {
+            base: spec.base,
+            element: match spec.element {
+                MapElement::U8 => EMU_U8,
+                MapElement::Bf16 => EMU_BF16,
+                MapElement::F32 => EMU_F32,
+            },
+            swizzle: match spec.swizzle {
+                Swizzle::None => EMU_SWIZZLE_NONE,
+                Swizzle::Span32 => EMU_SWIZZLE_32B,
+                Swizzle::Span64 => EMU_SWIZZLE_64B,
+                Swizzle::Span128 => EMU_SWIZZLE_128B,
+            },
+            rank: 2,
+            ..Default::default()
+        };
+        raw.dims[..2].copy_from_slice(&[spec.columns as u64, spec.rows as u64]);
+        raw.strides[0] = spec.pitch_bytes();
+        raw.box_[..2].copy_from_slice(&[spec.box_columns, spec.box_rows]);
+        let mut map = TensorMap::default();
+        let mut reason = [0; 256];
+        // SAFETY: all pointers are valid for the call; `base` is only stored.
+        let status = unsafe { (self.encode)(&raw, &mut map, reason.as_mut_ptr(), reason.len() as u64) };
+        if status == 0 { Ok(map) } else { Err(Error::TensorMap { operand: spec.operand, reason: message(&reason) }) }
+    }
+}
+
+/// A C string in a fixed array, cut at the array's end if it has no terminator.
+fn message(chars: &[c_char]) -> String {
+    let bytes: Vec<u8> = chars.iter().take_while(|&&c| c != 0).map(|&c| c as u8).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A kernel's name for C; our names hold no zero byte.
+pub(crate) fn kernel_name(name: &str) -> CString {
+    CString::new(name).unwrap_or_default()
+}

@@ -1,0 +1,65 @@
+//! Hand-written Hopper kernels for DeepSeek-style models, behind safe wrappers.
+//!
+//! | operation | computes | plan |
+//! |---|---|---|
+//! | FP8 block-scaled GEMM | `D = sum over K blocks of sfa * sfb * (A . B^T)` | [`Fp8Gemm`] |
+//! | quantise activations | BF16 to E4M3, one scale per 1x128 | [`Quantize1x128`] |
+//! | quantise weights | BF16 to E4M3, one scale per 128x128 | [`Quantize128x128`] |
+//! | transpose scales | `[m, k/128]` to the layout the GEMM reads | [`TransposeScales`] |
+//!
+//! Three layers: a [`Device`] is a GPU or an emulated Hopper on the CPU, and runs the same kernel sources; a *view*
+//! ([`Matrix`], [`Scales1x128`], ...) is a slice with a shape, checked once; a *plan* chooses a compiled kernel for a
+//! shape and then runs on any stream, any number of times, without allocating or waiting.
+//!
+//! ```
+//! use deepseek_kernels::{Device, Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, Matrix, MatrixMut, MMajor, Scales128x128, Scales1x128, Stream, F8E4M3};
+//!
+//! # fn main() -> Result<(), deepseek_kernels::Error> {
+//! # if Device::emulated().is_err() { return Ok(()); }
+//! let device = Device::emulated()?; // or Device::gpu(&context)?
+//! let (m, n, k) = (3, 16, 128);
+//! let (a, b) = (vec![F8E4M3::ONE; m * k], vec![F8E4M3::ONE; n * k]);
+//! let (sfa, sfb) = (vec![0.5; 4], vec![2.0]); // sfa: [k/128, m] with a pitch of 4
+//! let mut d = vec![0.0_f32; m * n];
+//!
+//! let gemm = Fp8Gemm::<f32>::plan(&device, Fp8GemmSpec { m, n, k, accumulate: false })?;
+//! let args = Fp8GemmArgs {
+//!     a: Matrix::new(&a, m, k)?,
+//!     sfa: Scales1x128::<MMajor>::with_pitch(&sfa, m, k, 4)?,
+//!     b: Matrix::new(&b, n, k)?,
+//!     sfb: Scales128x128::new(&sfb, n, k)?,
+//!     d: MatrixMut::new(&mut d, m, n)?,
+//! };
+//! gemm.run(Stream::Emulated, args)?;
+//! assert!(d.iter().all(|&x| x == 128.0));
+//! # Ok(())
+//! # }
+//! ```
+#![deny(missing_docs)]
+
+mod buffer;
+mod device;
+mod error;
+mod ffi;
+mod fp8_gemm;
+mod instances;
+mod launch;
+mod quantize;
+#[cfg(feature = "reference")]
+pub mod reference;
+mod scales;
+mod tensor;
+mod tensor_map;
+
+pub use cudarc;
+pub use float8::F8E4M3;
+pub use half::bf16;
+
+pub use buffer::Buffer;
+pub use device::{DataFaults, Device, DeviceKind, EmulatorOptions, Stream};
+pub use error::{Error, Result};
+pub use fp8_gemm::{Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmChoice, GemmOutput};
+pub use instances::{GEMM_INSTANCES, GemmInstance, OutputType};
+pub use quantize::{Quantize1x128, Quantize128x128, QuantizeSpec, ScaleFormat};
+pub use scales::{MMajor, RowMajor, ScaleLayout, Scales1x128, Scales1x128Mut, Scales128x128, Scales128x128Mut, TransposeScales};
+pub use tensor::{Element, Matrix, MatrixMut, Slice, SliceMut};

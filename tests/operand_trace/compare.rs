@@ -1,0 +1,38 @@
+//! Compares the two machines' traces.
+
+use std::fmt;
+
+use crate::interpret::Logged;
+use crate::parse::Program;
+use crate::trace::Operation;
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}(", self.name)?;
+        for (i, operand) in self.operands.iter().enumerate() {
+            write!(f, "{}{operand:#x}", if i == 0 { "" } else { ", " })?;
+        }
+        write!(f, ")")
+    }
+}
+
+/// Each thread did the same in the same order. Returns the number of operations, or the first difference.
+pub fn compare(program: &Program, ptx: &[Vec<Logged>], emulated: &[Vec<Operation>]) -> Result<usize, String> {
+    if ptx.len() != emulated.len() {
+        return Err(format!("{} threads, emulated {}", ptx.len(), emulated.len()));
+    }
+    for (thread, (ptx, emulated)) in ptx.iter().zip(emulated).enumerate() {
+        let same = ptx.iter().zip(emulated).take_while(|(ptx, emulated)| ptx.operation == **emulated).count();
+        if same == ptx.len().max(emulated.len()) {
+            continue;
+        }
+        let ours = ptx.get(same).map_or("ends".to_owned(), |logged| {
+            let text = program.instructions.iter().find(|instruction| instruction.line == logged.line);
+            let text = text.map_or("", |instruction| &instruction.text);
+            format!("PTX line {} `{text}` does {}", logged.line, logged.operation)
+        });
+        let theirs = emulated.get(same).map_or("ends".to_owned(), |operation| format!("does {operation}"));
+        return Err(format!("thread {thread}, operation {same}: {ours}; the emulator {theirs}"));
+    }
+    Ok(ptx.iter().map(Vec::len).sum())
+}

@@ -1,0 +1,76 @@
+//! Where `unsafe` may stand, and what must not be committed.
+
+use super::Finding;
+use super::source::Source;
+
+/// The files of `src/` that may say `unsafe`.
+const UNSAFE: [&str; 4] = ["src/bindings.rs", "src/device.rs", "src/ffi.rs", "src/launch.rs"];
+
+pub fn check(sources: &[Source]) -> Vec<Finding> {
+    sources.iter().flat_map(|source| [unsafe_code(source), places(source)].concat()).collect()
+}
+
+fn unsafe_code(source: &Source) -> Vec<Finding> {
+    if !source.is_in("src") || UNSAFE.contains(&source.path.as_str()) {
+        return Vec::new();
+    }
+    let found = source.identifiers().filter(|&(_, word)| word == "unsafe");
+    let message = format!("`unsafe` stands only in {}", UNSAFE.join(", "));
+    found.map(|(at, _)| Finding::new(source, source.line(at), message.as_str())).collect()
+}
+
+/// Folders of one machine, and hosts of package registries: neither exists where the crate is built next.
+fn places(source: &Source) -> Vec<Finding> {
+    // Cargo writes the registry's name there.
+    if source.path == "Cargo.lock" {
+        return Vec::new();
+    }
+    let folders = ["work", "tmp", "home", "root"].map(|name| format!("/{name}"));
+    let hosts = ["pypi", "pythonhosted", "crates"].map(|name| format!("{name}.{}", if name == "crates" { "io" } else { "org" }));
+    let mut findings = Vec::new();
+    for (number, line) in source.text.lines().enumerate() {
+        let folder = folders.iter().find(|folder| line.match_indices(*folder).any(|(at, _)| is_absolute(line, at, folder)));
+        let host = hosts.iter().find(|host| line.contains(*host));
+        if let Some(place) = folder.or(host) {
+            findings.push(Finding::new(source, number + 1, format!("names {place}, a place of one machine or registry")));
+        }
+    }
+    findings
+}
+
+/// Whether the path at `at` begins there, and its first part ends where `folder` ends.
+fn is_absolute(line: &str, at: usize, folder: &str) -> bool {
+    let continues = |c: char| c.is_alphanumeric() || "_-.".contains(c);
+    let before = line[..at].chars().next_back().is_none_or(|c| !continues(c) && !"/*}>)]~".contains(c));
+    let after = line[at + folder.len()..].chars().next().is_none_or(|c| !continues(c));
+    before && after
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::messages;
+    use super::*;
+
+    #[test]
+    fn unsafe_outside_its_files_is_found() {
+        let text = "#![deny(unsafe_code)]\n// unsafe\nfn f() { unsafe { g() } }\n";
+        assert_eq!(messages(check, "src/fp8_gemm.rs", text).len(), 1);
+        assert!(messages(check, "src/fp8_gemm.rs", text)[0].starts_with("src/fp8_gemm.rs:3: "));
+        assert_eq!(messages(check, "src/launch.rs", text), [""; 0]);
+    }
+
+    #[test]
+    fn machine_paths_and_registries_are_found() {
+        for (name, rest) in [("work", "/main"), ("tmp", "/x"), ("home", "/me"), ("root", "")] {
+            let folder = format!("/{name}");
+            let found = messages(check, "README.md", &format!("ok\nsee `{folder}{rest}`\n"));
+            assert_eq!(found.len(), 1, "{folder}: {found:?}");
+            assert!(found[0].starts_with("README.md:2: "), "{found:?}");
+            let relative = format!("src{folder}{rest} and {folder}ing and ${{X}}{folder}");
+            assert_eq!(messages(check, "README.md", &relative), [""; 0]);
+        }
+        let index = ["https://py", "pi.org/simple"].concat();
+        assert_eq!(messages(check, "xtask/toolkit.txt", &index).len(), 1);
+        assert_eq!(messages(check, "Cargo.lock", &index), [""; 0]);
+    }
+}
