@@ -14,10 +14,17 @@ mod kernels;
 #[path = "build/nvcc.rs"]
 #[allow(dead_code)]
 mod nvcc;
+#[cfg(feature = "probes")]
+#[path = "src/probe_kernels.rs"]
+mod probe_kernels;
+#[cfg(feature = "probes")]
+#[path = "build/probes.rs"]
+mod probes;
 #[path = "build/ptxas.rs"]
 #[allow(dead_code)]
 mod ptxas;
 #[path = "build/sources.rs"]
+#[allow(dead_code)]
 mod sources;
 
 use std::env;
@@ -41,11 +48,14 @@ fn main() -> ExitCode {
 }
 
 fn build() -> Result<(), String> {
-    let folder = |variable: &str| env::var_os(variable).map(PathBuf::from).ok_or(format!("cargo sets {variable}"));
+    let folder =
+        |variable: &str| env::var_os(variable).map(PathBuf::from).ok_or(format!("cargo sets {variable}"));
     let (root, out) = (folder("CARGO_MANIFEST_DIR")?, folder("OUT_DIR")?);
     announce();
 
     let kernels = sources::kernel_sources();
+    #[cfg(feature = "probes")]
+    let kernels: Vec<_> = kernels.into_iter().chain(probes::kernel_sources()).collect();
     let kernel_folder = kernels::write_sources(&out, &kernels)?;
     println!("cargo:rustc-env=DK_KERNEL_DIR={}", kernel_folder.display());
     if env::var_os("DOCS_RS").is_some() {
@@ -62,7 +72,8 @@ fn build() -> Result<(), String> {
     if let Some(nvcc) = &nvcc {
         tasks.extend(kernels::tasks(nvcc, &cuda, &kernel_folder, &kernels));
     }
-    compile::in_parallel(tasks)?;
+    let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok());
+    compile::in_parallel(tasks, jobs.unwrap_or(1))?;
 
     #[cfg(feature = "emu")]
     if let Some(emulator) = emulator {
@@ -80,7 +91,7 @@ fn build() -> Result<(), String> {
 
 /// Tells cargo what this script reads and which cfgs it may set.
 fn announce() {
-    for path in ["build.rs", "build", "cuda", "src/instances.rs"] {
+    for path in ["build.rs", "build", "cuda", "src/instances.rs", "src/probe_kernels.rs"] {
         println!("cargo:rerun-if-changed={path}");
     }
     for variable in nvcc::variables().chain([REQUIRE_CUDA, "DOCS_RS"]) {

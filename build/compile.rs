@@ -1,7 +1,6 @@
 //! Running compilers: in parallel, and only when something they read has changed.
 
 use std::collections::hash_map::DefaultHasher;
-use std::env;
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -12,18 +11,17 @@ use std::thread;
 /// One output to make.
 pub type Task = Box<dyn FnOnce() -> Result<(), String> + Send>;
 
-/// Runs the tasks on as many threads as cargo grants. All run even when one fails; the error joins their messages.
-pub fn in_parallel(tasks: Vec<Task>) -> Result<(), String> {
-    let granted = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
-    let threads = usize::clamp(granted, 1, tasks.len().max(1));
+/// Runs the tasks on `threads` threads. All run even when one fails; the error joins their messages.
+pub fn in_parallel(tasks: Vec<Task>, threads: usize) -> Result<(), String> {
     let queue = Mutex::new(tasks.into_iter());
     let next = || queue.lock().ok().and_then(|mut tasks| tasks.next());
-    let work = || -> Vec<String> {
-        std::iter::from_fn(next).filter_map(|task| task().err()).collect()
-    };
+    let work = || -> Vec<String> { std::iter::from_fn(next).filter_map(|task| task().err()).collect() };
     let errors: Vec<String> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|_| vec!["a task panicked".to_owned()])).collect()
+        let workers: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap_or_else(|_| vec!["a task panicked".to_owned()]))
+            .collect()
     });
     if errors.is_empty() { Ok(()) } else { Err(errors.join("\n\n")) }
 }
@@ -50,7 +48,8 @@ pub fn unless_made(
     make: impl FnOnce() -> Result<(), String>,
 ) -> Result<(), String> {
     let stamp = output.with_added_extension("key");
-    let made = output.is_file() && key(recipe, depfile).is_some_and(|key| fs::read_to_string(&stamp).is_ok_and(|old| old == key));
+    let made = output.is_file()
+        && key(recipe, depfile).is_some_and(|key| fs::read_to_string(&stamp).is_ok_and(|old| old == key));
     if made {
         return Ok(());
     }
@@ -139,8 +138,8 @@ mod tests {
     #[test]
     fn every_error_is_reported() {
         let fail = |text: &'static str| -> Task { Box::new(move || Err(text.to_owned())) };
-        let error = in_parallel(vec![fail("first"), Box::new(|| Ok(())), fail("second")]).unwrap_err();
+        let error = in_parallel(vec![fail("first"), Box::new(|| Ok(())), fail("second")], 2).unwrap_err();
         assert!(error.contains("first") && error.contains("second"), "{error}");
-        assert_eq!(in_parallel(Vec::new()), Ok(()));
+        assert_eq!(in_parallel(Vec::new(), 1), Ok(()));
     }
 }

@@ -6,11 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::compile::{self, Task};
-use crate::sources::KernelSource;
+use crate::sources::{KernelSource, emulator_table};
 
 /// Links the C++ library into the program, so that it runs where only glibc is. Off by default: a program that also
 /// loads a libstdc++.so should not carry a second copy.
 const STATIC_LIBRARY: &str = "DEEPSEEK_KERNELS_STATIC_STDCXX";
+
+/// Builds with AddressSanitizer and UndefinedBehaviorSanitizer, for tests.
+const SANITIZE: &str = "DEEPSEEK_KERNELS_SANITIZE";
+const SANITIZERS: &str = "-fsanitize=address,undefined";
 
 /// A C++20 compiler and what is known of it.
 pub struct Emulator {
@@ -22,11 +26,17 @@ pub struct Emulator {
 impl Emulator {
     /// Asks the compiler to compile an empty C++20 program; the error says why it cannot.
     pub fn find(out: &Path) -> Result<Self, String> {
-        let folder = out.join("emulator");
+        println!("cargo:rerun-if-env-changed={SANITIZE}");
+        let sanitize = std::env::var_os(SANITIZE).is_some();
+        let folder = out.join(if sanitize { "emulator-sanitized" } else { "emulator" });
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let mut build = cc::Build::new();
         // Optimised in every profile, or tests take minutes; never contracted: a product and a sum round twice.
         build.cpp(true).std("c++20").opt_level(2).debug(false).flag("-ffp-contract=off");
+        if sanitize {
+            build.opt_level(1).debug(true).flag(SANITIZERS).flag("-fno-sanitize-recover=all");
+            println!("cargo:rustc-link-arg={SANITIZERS}");
+        }
 
         let compiler = build.try_get_compiler().map_err(|error| format!("no C++ compiler: {error}"))?;
         let probe = folder.join("probe.cpp");
@@ -41,7 +51,8 @@ impl Emulator {
     pub fn tasks(&mut self, cuda: &Path, kernels: &[KernelSource]) -> Result<Vec<Task>, String> {
         let entries = fs::read_dir(cuda.join("emu")).map_err(|error| format!("cuda/emu: {error}"))?;
         let machine = entries.filter_map(|entry| Some(entry.ok()?.path()));
-        let mut sources: Vec<_> = machine.filter(|path| path.extension() == Some(OsStr::new("cpp"))).collect();
+        let mut sources: Vec<_> =
+            machine.filter(|path| path.extension() == Some(OsStr::new("cpp"))).collect();
         sources.sort();
 
         for kernel in kernels {
@@ -50,7 +61,7 @@ impl Emulator {
             sources.push(source);
         }
         let table = self.folder.join("emu_kernels.cpp");
-        write(&table, &kernel_table(kernels))?;
+        write(&table, &emulator_table(kernels))?;
         sources.push(table);
         sources.into_iter().map(|source| self.task(cuda, &source)).collect()
     }
@@ -77,7 +88,10 @@ impl Emulator {
         if std::env::var_os(STATIC_LIBRARY).is_none() {
             return self.build.try_compile("deepseek_emulator").map_err(|error| error.to_string());
         }
-        self.build.cpp_link_stdlib(None).try_compile("deepseek_emulator").map_err(|error| error.to_string())?;
+        self.build
+            .cpp_link_stdlib(None)
+            .try_compile("deepseek_emulator")
+            .map_err(|error| error.to_string())?;
         let compiler = self.build.try_get_compiler().map_err(|error| error.to_string())?;
         let mut ask = compiler.to_command();
         let output = ask.arg("-print-file-name=libstdc++.a").output().map_err(|error| error.to_string())?;
@@ -89,19 +103,6 @@ impl Emulator {
         println!("cargo:rustc-link-lib=static=stdc++");
         Ok(())
     }
-}
-
-/// The list that the emulator looks kernels up in, ended by null.
-fn kernel_table(kernels: &[KernelSource]) -> String {
-    let each = |line: &dyn Fn(&str) -> String| kernels.iter().map(|kernel| line(&kernel.name)).collect::<String>();
-    format!(
-        "#include \"machine.h\"\n\
-         extern \"C\" {{\n{}}}\n\
-         extern const emu::Kernel* const emu_kernels[];\n\
-         const emu::Kernel* const emu_kernels[] = {{\n{}  nullptr,\n}};\n",
-        each(&|name| format!("extern const emu::Kernel {name};\n")),
-        each(&|name| format!("  &{name},\n")),
-    )
 }
 
 fn write(path: &Path, text: &str) -> Result<(), String> {

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::compile::{self, Task};
-use crate::sources::KernelSource;
 use crate::nvcc::{self, Nvcc};
 use crate::ptxas;
+use crate::sources::KernelSource;
 
 /// Only the long form of `-gencode` makes nvcc target sm_90a and nothing else.
 const TARGET: &str = "-gencode=arch=compute_90a,code=sm_90a";
@@ -43,7 +43,8 @@ fn compile(nvcc: &Nvcc, cuda: &Path, file: &Path) -> Result<(), String> {
         compile::run(&mut compile)?;
         let report = compile::run(&mut assemble)?;
         write(&with("ptxas"), &report)?;
-        ptxas::refuse_slow(&report).map_err(|text| format!("{}: slow code is an error here\n{text}", file.display()))
+        ptxas::refuse_slow(&report)
+            .map_err(|text| format!("{}: slow code is an error here\n{text}", file.display()))
     })
 }
 

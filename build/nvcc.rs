@@ -64,7 +64,8 @@ fn candidates(
     }
     list.push(("fetched", in_folder(&crate_folder.join(FETCHED))));
     if let Some(path) = set("PATH") {
-        let on_path = env::split_paths(&path).map(|folder| folder.join(&executable)).find(|file| file.is_file());
+        let on_path =
+            env::split_paths(&path).map(|folder| folder.join(&executable)).find(|file| file.is_file());
         list.extend(on_path.map(|file| ("PATH", file)));
     }
     list.extend(usual_folders.iter().map(|folder| ("usual", in_folder(Path::new(folder)))));
@@ -187,7 +188,11 @@ mod tests {
 
         tree.variables.remove("CUDA_PATH");
         let message = tree.search().unwrap_err();
-        for part in ["nowhere/nvcc (not there)", "old/bin/nvcc (release 11.8 is too old)", "usual/bin/nvcc (not there)"] {
+        for part in [
+            "nowhere/nvcc (not there)",
+            "old/bin/nvcc (release 11.8 is too old)",
+            "usual/bin/nvcc (not there)",
+        ] {
             assert!(message.contains(part), "{message}");
         }
     }
@@ -214,7 +219,8 @@ mod tests {
 
     #[test]
     fn releases_are_read_from_the_banner() {
-        let banner = "nvcc: NVIDIA (R) Cuda compiler driver\nCuda compilation tools, release 13.0, V13.0.88\n";
+        let banner =
+            "nvcc: NVIDIA (R) Cuda compiler driver\nCuda compilation tools, release 13.0, V13.0.88\n";
         assert_eq!(release(banner), Some(Release { major: 13, minor: 0 }));
         assert_eq!(release("gcc 12.2"), None);
         assert!(Release { major: 12, minor: 10 } > Release { major: 12, minor: 9 });

@@ -23,7 +23,8 @@ pub fn parse(report: &str) -> Result<Resources, String> {
         let before = &report[..report.find(unit)?];
         before.trim_end().rsplit(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
     };
-    let required = |unit: &str| number_before(unit).ok_or_else(|| format!("no number of \"{unit}\" in:\n{report}"));
+    let required =
+        |unit: &str| number_before(unit).ok_or_else(|| format!("no number of \"{unit}\" in:\n{report}"));
     Ok(Resources {
         registers: required(" registers")?,
         stack: required(" bytes stack frame")?,

@@ -10,29 +10,50 @@ pub struct KernelSource {
     pub name: String,
     /// The text of the file.
     pub text: String,
+    /// Dynamic shared memory of a CTA.
+    pub smem_bytes: u32,
 }
 
 /// Every kernel of the crate.
 pub fn kernel_sources() -> Vec<KernelSource> {
-    let gemms = GEMM_INSTANCES.iter().map(|i| KernelSource { name: i.name(), text: gemm(i) });
-    let fixed = [QUANTIZE_1X128, QUANTIZE_128X128, TRANSPOSE_SCALES];
-    gemms.chain(fixed.iter().map(|k| KernelSource { name: k.name.to_owned(), text: single(k) })).collect()
+    let gemms = GEMM_INSTANCES.iter().map(|i| KernelSource {
+        name: i.name(),
+        text: gemm(i),
+        smem_bytes: i.smem_bytes(),
+    });
+    let fixed = [QUANTIZE_1X128, QUANTIZE_128X128, TRANSPOSE_SCALES].map(|k| KernelSource {
+        name: k.name.to_owned(),
+        text: single(&k),
+        smem_bytes: k.smem_bytes,
+    });
+    gemms.chain(fixed).collect()
 }
 
-fn gemm(instance: &GemmInstance) -> String {
+/// The C++ configuration `name` of an instance.
+pub fn gemm_config(instance: &GemmInstance, name: &str) -> String {
     let GemmInstance { block_m, block_n, cluster, output } = instance;
-    let (name, threads, stages) = (instance.name(), instance.threads(), instance.stages());
-    let smem_bytes = instance.smem_bytes();
+    let stages = instance.stages();
     let output = match output {
         OutputType::Bf16 => "Bf16",
         OutputType::F32 => "F32",
     };
     format!(
-        "#include \"kernels/fp8_gemm.cuh\"\n\
-         struct Config : Fp8GemmConfig {{\n\
+        "namespace {{  // or the host's linker would take every file's fp8_gemm<Config> for the same function\n\
+         struct {name} : Fp8GemmConfig {{\n\
          \x20 static constexpr int kBlockM = {block_m}, kBlockN = {block_n}, kStages = {stages}, kCluster = {cluster};\n\
          \x20 static constexpr Output kOutput = Output::k{output};\n\
          }};\n\
+         }}  // namespace\n"
+    )
+}
+
+fn gemm(instance: &GemmInstance) -> String {
+    let (name, threads, cluster) = (instance.name(), instance.threads(), instance.cluster);
+    let smem_bytes = instance.smem_bytes();
+    let config = gemm_config(instance, "Config");
+    format!(
+        "#include \"kernels/fp8_gemm.cuh\"\n\
+         {config}\
          static_assert(sizeof(Fp8GemmStorage<Config>) == {smem_bytes});\n\
          PTX_KERNEL({name}, fp8_gemm<Config>, Fp8GemmParams, {threads}, {cluster})\n"
     )
@@ -44,5 +65,19 @@ fn single(kernel: &FixedKernel) -> String {
         "#include \"kernels/{name}.cuh\"\n\
          static_assert({name}_threads == {threads} && {name}_smem_bytes == {smem_bytes});\n\
          PTX_KERNEL({name}, {name}_kernel, {params}, {threads}, 1)\n"
+    )
+}
+
+/// The file with the list that the emulator looks kernels up in, ended by null.
+pub fn emulator_table(kernels: &[KernelSource]) -> String {
+    let names = || kernels.iter().map(|kernel| &kernel.name);
+    let declarations: String = names().map(|name| format!("extern const emu::Kernel {name};\n")).collect();
+    let entries: String = names().map(|name| format!("&{name}, ")).collect();
+    format!(
+        "#include \"emu/machine.h\"\n\
+         extern \"C\" {{\n\
+         {declarations}\
+         const emu::Kernel* const emu_kernels[] = {{{entries}nullptr}};\n\
+         }}\n"
     )
 }

@@ -72,3 +72,12 @@ typedef struct TransposeScalesParams {
   uint64_t sf_pitch, out_pitch;
   uint32_t m, k_blocks;
 } TransposeScalesParams;
+
+// A test kernel of cuda/probes; each says there what the fields mean to it.
+typedef struct ProbeParams {
+  TensorMap map_load[2];
+  TensorMap map_store;
+  const uint32_t* input;
+  uint32_t* output;
+  uint32_t arguments[8];
+} ProbeParams;

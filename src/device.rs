@@ -14,7 +14,7 @@ use cudarc::nvrtc::Ptx;
 use crate::error::{Error, Result};
 use crate::ffi::{EmulatorLibrary, FAULT_NONFINITE_INPUT, TensorMap, kernel_name};
 use crate::instances::{GEMM_INSTANCES, MAX_SMEM_BYTES};
-use crate::tensor_map::{MapElement, Swizzle, TensorMapSpec};
+use crate::tensor_map::{MAX_RANK, MapElement, Swizzle, TensorMapArrays, TensorMapSpec};
 
 #[cfg(has_cubins)]
 include!(concat!(env!("OUT_DIR"), "/cubins.rs"));
@@ -362,22 +362,20 @@ fn encode_cuda(spec: &TensorMapSpec) -> Result<TensorMap> {
         Swizzle::Span64 => Mode::CU_TENSOR_MAP_SWIZZLE_64B,
         Swizzle::Span128 => Mode::CU_TENSOR_MAP_SWIZZLE_128B,
     };
-    let dims = [spec.columns as u64, spec.rows as u64];
-    let strides = [spec.pitch_bytes()];
-    let box_dims = [spec.box_columns, spec.box_rows];
+    let TensorMapArrays { rank, dims, strides, box_sizes } = spec.arrays()?;
     let mut map = TensorMap::default();
-    // SAFETY: the map is 128 bytes, 128-byte aligned; the arrays have `rank` (strides: rank - 1) entries; the driver
-    // stores the address without following it.
+    // SAFETY: the map is 128 bytes, 128-byte aligned; the arrays have at least `rank` (strides: rank - 1) entries;
+    // the driver stores the address without following it.
     let result = unsafe {
         sys::cuTensorMapEncodeTiled(
             (&raw mut map).cast(),
             element,
-            2,
+            rank,
             spec.base as *mut c_void,
             dims.as_ptr(),
             strides.as_ptr(),
-            box_dims.as_ptr(),
-            [1, 1].as_ptr(),
+            box_sizes.as_ptr(),
+            [1; MAX_RANK].as_ptr(),
             sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
             swizzle,
             sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,

@@ -11,7 +11,7 @@ pub(crate) use bindings::*;
 use libloading::Library;
 
 use crate::error::{Error, Result};
-use crate::tensor_map::{MapElement, Swizzle, TensorMapSpec};
+use crate::tensor_map::{MapElement, Swizzle, TensorMapArrays, TensorMapSpec};
 
 /// The emulator: linked into the crate, or loaded from a file that holds other kernels.
 pub(crate) struct EmulatorLibrary {
@@ -77,7 +77,8 @@ impl EmulatorLibrary {
 
     /// Encodes a tensor map by the driver's rules.
     pub fn encode(&self, spec: &TensorMapSpec) -> Result<TensorMap> {
-        let mut raw = EmuTensorMapSpec {
+        let TensorMapArrays { rank, dims, strides, box_sizes } = spec.arrays()?;
+        let raw = EmuTensorMapSpec {
             base: spec.base,
             element: match spec.element {
                 MapElement::U8 => EMU_U8,
@@ -90,18 +91,31 @@ impl EmulatorLibrary {
                 Swizzle::Span64 => EMU_SWIZZLE_64B,
                 Swizzle::Span128 => EMU_SWIZZLE_128B,
             },
-            rank: 2,
-            ..Default::default()
+            rank,
+            dims,
+            strides,
+            box_: box_sizes,
         };
-        raw.dims[..2].copy_from_slice(&[spec.columns as u64, spec.rows as u64]);
-        raw.strides[0] = spec.pitch_bytes();
-        raw.box_[..2].copy_from_slice(&[spec.box_columns, spec.box_rows]);
         let mut map = TensorMap::default();
         let mut reason = [0; 256];
         // SAFETY: all pointers are valid for the call; `base` is only stored.
         let status = unsafe { (self.encode)(&raw, &mut map, reason.as_mut_ptr(), reason.len() as u64) };
         if status == 0 { Ok(map) } else { Err(Error::TensorMap { operand: spec.operand, reason: message(&reason) }) }
     }
+}
+
+/// The emulator's fused sum of 32 E4M3 products onto `c`.
+#[cfg(all(feature = "probes", has_emulator))]
+pub(crate) fn fused_dot_e4m3(c: f32, a: &[u8; 32], b: &[u8; 32]) -> f32 {
+    // SAFETY: the function reads 32 codes of each operand.
+    unsafe { emu_fused_dot_e4m3(c, a.as_ptr(), b.as_ptr()) }
+}
+
+/// The emulator's fused sum of 16 BF16 products onto `c`.
+#[cfg(all(feature = "probes", has_emulator))]
+pub(crate) fn fused_dot_bf16(c: f32, a: &[u16; 16], b: &[u16; 16]) -> f32 {
+    // SAFETY: the function reads 16 values of each operand.
+    unsafe { emu_fused_dot_bf16(c, a.as_ptr(), b.as_ptr()) }
 }
 
 /// A C string in a fixed array, cut at the array's end if it has no terminator.

@@ -18,7 +18,7 @@ use crate::instances::{GEMM_INSTANCES, GemmInstance, OutputType};
 use crate::launch::{Address, Launch, MAX_DIM, check_limit};
 use crate::scales::{BLOCK, MMajor, SFB_AXES, Scales1x128, Scales128x128};
 use crate::tensor::{Element, Extent, Matrix, MatrixMut};
-use crate::tensor_map::{MapElement, Swizzle, TensorMapSpec};
+use crate::tensor_map::{Dimension, MapElement, Swizzle, TensorMapSpec};
 
 /// Element types of D: [`bf16`] (the FP32 sum rounded once) or `f32`.
 pub trait GemmOutput: Element {
@@ -262,11 +262,9 @@ impl<D: GemmOutput> Fp8Gemm<D> {
             operand,
             element,
             base,
-            rows: extent.rows,
-            columns: extent.columns,
-            pitch: extent.pitch,
-            box_rows,
+            columns: extent.columns as u64,
             box_columns,
+            outer: &[Dimension::rows(extent, element, box_rows)],
             swizzle,
         })
     }

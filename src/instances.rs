@@ -124,5 +124,9 @@ pub const QUANTIZE_1X128: FixedKernel =
 pub const QUANTIZE_128X128: FixedKernel =
     FixedKernel { name: "quantize_128x128", params: "Quantize128x128Params", threads: 256, smem_bytes: 32 };
 /// Scales `[m, k/128]` to the layout `[k/128, m]`.
-pub const TRANSPOSE_SCALES: FixedKernel =
-    FixedKernel { name: "transpose_scales", params: "TransposeScalesParams", threads: 256, smem_bytes: 32 * 33 * 4 };
+pub const TRANSPOSE_SCALES: FixedKernel = FixedKernel {
+    name: "transpose_scales",
+    params: "TransposeScalesParams",
+    threads: 256,
+    smem_bytes: 32 * 33 * 4,
+};

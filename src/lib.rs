@@ -44,6 +44,9 @@ mod ffi;
 mod fp8_gemm;
 mod instances;
 mod launch;
+#[cfg(feature = "probes")]
+#[doc(hidden)]
+pub mod probe;
 mod quantize;
 #[cfg(feature = "reference")]
 pub mod reference;

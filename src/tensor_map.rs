@@ -1,6 +1,9 @@
-//! TMA descriptors: how a matrix is cut into boxes. Encoded per launch, by the driver or by the emulator.
+//! TMA descriptors: how a tensor is cut into boxes. Encoded per launch, by the driver or by the emulator.
 
 use std::ffi::c_void;
+
+use crate::error::{Error, Result};
+use crate::tensor::Extent;
 
 /// Element types that TMA distinguishes here; E4M3 travels as bytes.
 #[doc(hidden)]
@@ -22,8 +25,9 @@ impl MapElement {
 }
 
 /// How a box's rows are permuted in shared memory (`cuda/tile/swizzle.h`).
+#[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Swizzle {
+pub enum Swizzle {
     None,
     Span32,
     Span64,
@@ -32,7 +36,7 @@ pub(crate) enum Swizzle {
 
 impl Swizzle {
     /// The swizzle for rows of this many bytes.
-    pub fn for_row_bytes(bytes: u32) -> Self {
+    pub(crate) fn for_row_bytes(bytes: u32) -> Self {
         match bytes {
             32 => Self::Span32,
             64 => Self::Span64,
@@ -42,26 +46,71 @@ impl Swizzle {
     }
 }
 
-/// A row-major matrix in global memory and the box that one copy moves; what outreaches the matrix reads as zero and is
-/// not written.
+/// Dimensions of a tensor that TMA can describe.
+pub(crate) const MAX_RANK: usize = 5;
+
+/// A dimension of a tensor other than the contiguous one.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct TensorMapSpec {
+pub(crate) struct Dimension {
+    pub size: u64,
+    /// Bytes from one index to the next.
+    pub stride: u64,
+    pub box_size: u32,
+}
+
+impl Dimension {
+    /// The rows of a matrix. The descriptor wants strides in multiples of 16 bytes even where a single row makes the
+    /// stride moot.
+    pub fn rows(extent: &Extent, element: MapElement, box_size: u32) -> Self {
+        let stride = (extent.pitch as u64 * element.bytes()).next_multiple_of(16);
+        Self { size: extent.rows as u64, stride, box_size }
+    }
+}
+
+/// A tensor in global memory and the box that one copy moves; what outreaches the tensor reads as zero and is not
+/// written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TensorMapSpec<'a> {
     /// Name in messages.
     pub operand: &'static str,
     pub element: MapElement,
     pub base: *const c_void,
-    pub rows: usize,
-    pub columns: usize,
-    /// Elements.
-    pub pitch: usize,
-    pub box_rows: u32,
+    /// Of a row: elements that follow each other in memory.
+    pub columns: u64,
     pub box_columns: u32,
+    /// The other dimensions, fastest first: one for a matrix.
+    pub outer: &'a [Dimension],
     pub swizzle: Swizzle,
 }
 
-impl TensorMapSpec {
-    /// Bytes from row to row, as the descriptor wants them: a multiple of 16 even where a single row makes it moot.
-    pub fn pitch_bytes(&self) -> u64 {
-        (self.pitch as u64 * self.element.bytes()).next_multiple_of(16)
+/// A spec as the encoders take it, dimensions fastest first.
+pub(crate) struct TensorMapArrays {
+    pub rank: u32,
+    pub dims: [u64; MAX_RANK],
+    /// Of dimensions 1, 2, ...
+    pub strides: [u64; MAX_RANK - 1],
+    pub box_sizes: [u32; MAX_RANK],
+}
+
+impl TensorMapSpec<'_> {
+    /// Fails unless the rank is one that TMA knows.
+    pub fn arrays(&self) -> Result<TensorMapArrays> {
+        let rank = 1 + self.outer.len();
+        if !(2..=MAX_RANK).contains(&rank) {
+            let reason = format!("expected 2 to {MAX_RANK} dimensions, got {rank}");
+            return Err(Error::TensorMap { operand: self.operand, reason });
+        }
+        let mut arrays = TensorMapArrays {
+            rank: rank as u32,
+            dims: [self.columns, 0, 0, 0, 0],
+            strides: [0; MAX_RANK - 1],
+            box_sizes: [self.box_columns, 0, 0, 0, 0],
+        };
+        for (i, dimension) in self.outer.iter().enumerate() {
+            arrays.dims[i + 1] = dimension.size;
+            arrays.strides[i] = dimension.stride;
+            arrays.box_sizes[i + 1] = dimension.box_size;
+        }
+        Ok(arrays)
     }
 }

@@ -8,7 +8,10 @@ use rayon::prelude::*;
 
 /// The finite magnitudes in ascending order, which is that of their codes, in units of 2^-9.
 fn magnitudes() -> Vec<u32> {
-    (0..127).map(|code| (code >> 3, code & 7)).map(|(e, f)| if e == 0 { f } else { (8 + f) << (e - 1) }).collect()
+    (0..127)
+        .map(|code| (code >> 3, code & 7))
+        .map(|(e, f)| if e == 0 { f } else { (8 + f) << (e - 1) })
+        .collect()
 }
 
 #[test]

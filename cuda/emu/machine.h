@@ -76,7 +76,8 @@ void mbarrier_arrive_expect_tx(uint32_t bar, uint32_t bytes, Where where);
 void mbarrier_arrive_cluster(uint32_t bar, uint32_t rank, Where where);
 void mbarrier_wait(uint32_t bar, uint32_t parity, Scope scope, Where where);
 
-// TMA. A mask of 0: no multicast.
+// TMA. The mask of a multicast names CTAs of the cluster.
+constexpr uint32_t kNoMulticast = 1 << 16;
 void prefetch_tensormap(const TensorMap& map, Where where);
 void tma_load(const TensorMap& map, uint32_t dst, uint32_t bar, const int32_t* coordinates, uint32_t rank,
               uint32_t mask, Where where);

@@ -90,9 +90,9 @@ struct Warpgroup {
 
 // -------------------------------------------------------------------------------------------------------- threads
 
-// Bulk stores of one group that have not yet read shared memory, or not yet written global memory.
+// Bulk stores of one group, and how many have not yet read shared memory or not yet written global memory.
 struct BulkGroup {
-  uint32_t reading = 0, writing = 0;
+  uint32_t stores = 0, reading = 0, writing = 0;
 };
 
 struct Thread {
@@ -124,6 +124,7 @@ struct Thread {
   Agent bulk_reads = 0, bulk_writes = 0;  // agents, once it stores
 
   bool cluster_arrived = false;
+  uint32_t cluster_generation = 0;
   uint32_t sequence = 0;  // made-up values delivered, in trace mode
 
   uint32_t lane() const { return index % kWarp; }
@@ -298,7 +299,19 @@ void record_global_write(const Thread& thread, GlobalMemory::Region& region, con
 Mbarrier& find_mbarrier(Thread& thread, Cta& cta, uint32_t bar, const char* what);
 void check_async_use(const Thread& thread, const Mbarrier& bar, const char* what);
 void complete_tx(const Thread& thread, Where where, Mbarrier& bar, uint32_t bytes);
+bool has_bytes_outstanding(const Mbarrier& bar);
 void describe_mbarrier(Text& text, const Cta& cta, uint32_t bar, uint32_t parity);
+
+// A collective of the warp: blocks until all lanes are at the same one; the last to come runs `together`.
+void join_warp(Thread& thread, const char* name);
+void leave_warp(Thread& thread);
+template <class Together>
+void meet_warp(Thread& thread, const char* name, Together together) {
+  join_warp(thread, name);
+  if (thread.warp->arrived != thread.warp->lanes) return machine().scheduler.block(thread, {Wait::kWarp, 0, 0});
+  together();
+  leave_warp(thread);
+}
 
 void tensor_step();
 void finish_thread(Thread& thread);

@@ -51,7 +51,8 @@ float fused_sum(float c, const float* a, const float* b) {
 
 // ------------------------------------------------------------------------------------------- the fast path: operands
 
-constexpr int kNoExponent = -8192;  // of a zero: a product with it never is the largest
+constexpr int kNoExponent = -8192;     // of a zero: a product with it never is the largest
+constexpr int kLeastExponent = -1000;  // below any but that
 
 // One element, ready to be multiplied.
 struct Element {
@@ -173,7 +174,7 @@ template <uint32_t L>
   const Int8 field = ((Int8)c >> 23) & 0xff;
   const Int8 c_exponent = ((Int8)c & 0x7fffffff) == 0 ? Int8{} + kNoExponent : (field > 0 ? field : 1) - 127;
   exponent = exponent > c_exponent ? exponent : c_exponent;
-  slow = (exponent > kSafeSum) | ((exponent < -kSafeSum) & (exponent > kNoExponent));
+  slow = (exponent > kSafeSum) | ((exponent < -kSafeSum) & (exponent > kLeastExponent));
   exponent = exponent < -kSafeSum ? Int8{} - kSafeSum : exponent;
   exponent = exponent > kSafeSum ? Int8{} + kSafeSum : exponent;
 

@@ -2,8 +2,9 @@
 
 /// The code of a NaN that [`encode_e4m3`] gives.
 ///
-/// The PTX manual says of `cvt.satfinite` only that a NaN becomes a NaN of the destination format. E4M3 has two,
-/// `0x7F` and `0xFF`; PTX's other conversions give the canonical, positive one. Oracles compare NaN as a class.
+/// The PTX manual says of `cvt.satfinite` only that a NaN becomes a NaN of the destination format. E4M3 has
+/// two, `0x7F` and `0xFF`; PTX's other conversions give the canonical, positive one. Oracles compare NaN as
+/// a class.
 pub const E4M3_NAN: u8 = 0x7f;
 
 /// Largest finite E4M3 value.
@@ -35,17 +36,20 @@ pub const fn encode_e4m3(x: f32) -> u8 {
 
     let field = (x.to_bits() >> 23 & 0xff) as i32;
     let fraction = x.to_bits() & 0x7f_ffff;
-    let (exponent, significand) = if field == 0 { (-126, fraction) } else { (field - 127, 1 << 23 | fraction) };
+    let (exponent, significand) =
+        if field == 0 { (-126, fraction) } else { (field - 127, 1 << 23 | fraction) };
 
     // |x| in units of the last place of the E4M3 binade it falls in.
     let binade = if exponent < E4M3_MIN_EXPONENT { E4M3_MIN_EXPONENT } else { exponent };
     let ulps = round_shift(significand, (binade - exponent + 23 - E4M3_FRACTION_BITS) as u32);
 
-    // 8 ulps is where a normal binade starts, so a subnormal needs no case and 16 ulps carry into the next binade.
+    // 8 ulps is where a normal binade starts, so a subnormal needs no case and 16 ulps carry into the next
+    // binade.
     sign | (((binade - E4M3_MIN_EXPONENT) << E4M3_FRACTION_BITS) as u32 + ulps) as u8
 }
 
-/// `significand / 2^shift` to the nearest integer, ties to even, for a significand of 24 bits and `shift` > 0.
+/// `significand / 2^shift` to the nearest integer, ties to even, for a significand of 24 bits and `shift` >
+/// 0.
 const fn round_shift(significand: u32, shift: u32) -> u32 {
     if shift > 25 {
         return 0;

@@ -52,7 +52,8 @@ impl<'a> Operands<'a> {
     }
 }
 
-/// The elements of D that are looked at: every pair of a row and a column. Results come in this order, row-major.
+/// The elements of D that are looked at: every pair of a row and a column. Results come in this order,
+/// row-major.
 #[derive(Clone, Debug)]
 pub struct Sample {
     /// Rows of D, ascending.
@@ -67,8 +68,8 @@ impl Sample {
         Self { rows: (0..m).collect(), columns: (0..n).collect() }
     }
 
-    /// About `rows` x `columns` elements: the first, the last and one at random of each equal stretch in between, so
-    /// that no tile larger than a stretch is missed.
+    /// About `rows` x `columns` elements: the first, the last and one at random of each equal stretch in
+    /// between, so that no tile larger than a stretch is missed.
     pub fn spread(m: usize, n: usize, rows: usize, columns: usize, seed: u64) -> Self {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         Self { rows: spread(m, rows, &mut rng), columns: spread(n, columns, &mut rng) }
@@ -139,10 +140,12 @@ impl Epilogue<'_> {
     }
 }
 
-/// Rows and columns of the tiles that [`fold_blocks`] hands to a thread: their decoded blocks stay in its cache.
+/// Rows and columns of the tiles that [`fold_blocks`] hands to a thread: their decoded blocks stay in its
+/// cache.
 const TILE: usize = 32;
 
-/// Folds every sampled element over its K blocks, in ascending order. `load` decodes one row's block, once per tile.
+/// Folds every sampled element over its K blocks, in ascending order. `load` decodes one row's block, once
+/// per tile.
 fn fold_blocks<B: Send + Sync, S: Copy + Send + Sync>(
     operands: &Operands,
     sample: &Sample,
@@ -203,7 +206,8 @@ static DECODED: [f32; 256] = {
     table
 };
 
-/// Exact for E4M3 values: products are multiples of 2^-18 and 128 of them stay below 2^25, so any order will do.
+/// Exact for E4M3 values: products are multiples of 2^-18 and 128 of them stay below 2^25, so any order
+/// will do.
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut lanes = [0.0; 8];
     for (a, b) in a.chunks_exact(8).zip(b.chunks_exact(8)) {
@@ -223,8 +227,8 @@ pub fn reference(operands: &Operands, sample: &Sample) -> Vec<f64> {
 
 /// The kernel's result to the bit, by the tensor-core model of [`fused_dot_e4m3`](super::fused_dot_e4m3).
 ///
-/// Per K block of 128, ascending: four k steps onto zero, then the promotion `acc = fma(fl(sfa * sfb), c, acc)`;
-/// at last `round(acc)`, or `round(fl(acc + D))` when accumulating. Only the class of a NaN counts.
+/// Per K block of 128, ascending: four k steps onto zero, then the promotion `acc = fma(fl(sfa * sfb), c,
+/// acc)`; at last `round(acc)`, or `round(fl(acc + D))` when accumulating. Only the class of a NaN counts.
 pub fn bit_model(operands: &Operands, epilogue: &Epilogue, sample: &Sample) -> Vec<f32> {
     struct Block {
         parts: [Parts; BLOCK],
@@ -261,9 +265,9 @@ pub struct NotExact {
 
 /// The result that *every* correct kernel gives, in whatever order it sums, by integer arithmetic.
 ///
-/// This exists when scales are powers of two, each block's `sum |a b|` is below 2^14 times the lowest bit set in any
-/// of its products (13 fraction bits then hold every partial sum), and the scaled magnitudes add up to at most 2^24
-/// times the lowest scaled bit (FP32 then holds those). Both are checked, per element.
+/// This exists when scales are powers of two, each block's `sum |a b|` is below 2^14 times the lowest bit
+/// set in any of its products (13 fraction bits then hold every partial sum), and the scaled magnitudes add
+/// up to at most 2^24 times the lowest scaled bit (FP32 then holds those). Both are checked, per element.
 pub fn exact(operands: &Operands, epilogue: &Epilogue, sample: &Sample) -> Result<Vec<f32>, NotExact> {
     let sums = fold_blocks(operands, sample, ExactSum::ZERO, ExactBlock::load, ExactSum::add_block);
     let finish = |(index, sum): (usize, &ExactSum)| {
@@ -362,7 +366,8 @@ fn lowest_bit(x: f64) -> f64 {
 pub enum Special {
     /// None: the bound decides.
     None,
-    /// Inf or NaN: a product of scales or D itself is infinite, and what multiplies it may have been cut to zero.
+    /// Inf or NaN: a product of scales or D itself is infinite, and what multiplies it may have been cut to
+    /// zero.
     NotFinite,
     /// NaN: a code, a product of scales or D itself is NaN.
     Nan,
@@ -373,23 +378,25 @@ pub enum Special {
 pub struct Bounded {
     /// The result in `f64`, D included when accumulating.
     pub reference: f64,
-    /// `|got - reference|` of a correct kernel is at most this; infinite where FP32 or BF16 may have overflowed.
+    /// `|got - reference|` of a correct kernel is at most this; infinite where FP32 or BF16 may have
+    /// overflowed.
     pub bound: f64,
     /// The special value it must be, if any.
     pub special: Special,
 }
 
-/// An a-priori bound on the error of any kernel that sums 32 products at a time with at least 13 fraction bits,
-/// truncating, and promotes every 128. It shares neither code nor order of summation with [`bit_model`].
+/// An a-priori bound on the error of any kernel that sums 32 products at a time with at least 13 fraction
+/// bits, truncating, and promotes every 128. It shares neither code nor order of summation with
+/// [`bit_model`].
 ///
-/// Within a block, with X the exact partial sum and r a bound on the error so far, one k step aligns its n terms to
-/// `E = max(e(a_i) + e(b_i), e(|X| + r))`. Each term loses less than `q = 2^(E-13)`, and cutting the sum loses
-/// 2^-13 of it, so `r' = r + n q + 2^-13 (|X'| + r + n q)`.
+/// Within a block, with X the exact partial sum and r a bound on the error so far, one k step aligns its n
+/// terms to `E = max(e(a_i) + e(b_i), e(|X| + r))`. Each term loses less than `q = 2^(E-13)`, and cutting
+/// the sum loses 2^-13 of it, so `r' = r + n q + 2^-13 (|X'| + r + n q)`.
 ///
 /// With `beta` the block's last r, the scale product and the promotion are off by
 /// ```text
-/// e = B + |s| (beta (1 + 2^-23) + 2^-24 (|X| + beta)) + 2^-150 (|X| + beta)     before the rounding of the FMA
-/// B' = e + 2^-24 (|reference| + e) + 2^-150                                     after it
+/// e = B + |s| (beta (1 + 2^-23) + 2^-24 (|X| + beta)) + 2^-150 (|X| + beta)     before the FMA rounds
+/// B' = e + 2^-24 (|reference| + e) + 2^-150                                after it
 /// ```
 /// where 2^-150 is half the smallest FP32, for scale products and sums that are subnormal.
 ///
@@ -489,7 +496,8 @@ fn block_bound(a: &BoundBlock, b: &BoundBlock) -> (f64, f64) {
     let (mut sum, mut error) = (0.0f64, 0.0f64);
     for step in (0..BLOCK).step_by(32) {
         let range = step..step + 32;
-        let exponents = a.exponents[range.clone()].iter().zip(&b.exponents[range.clone()]).map(|(a, b)| a + b);
+        let exponents =
+            a.exponents[range.clone()].iter().zip(&b.exponents[range.clone()]).map(|(a, b)| a + b);
         let largest = exponents.clone().fold(NO_VALUE, i16::max);
         let products = exponents.map(|e| i16::from(e > NO_PRODUCT)).sum::<i16>();
         let so_far = sum.abs() + error;

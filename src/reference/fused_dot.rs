@@ -1,5 +1,6 @@
-//! Hopper's tensor core as public work describes it (MMA-Sim, arXiv 2511.10909): products and accumulator are aligned
-//! to the largest exponent among them, cut toward zero, summed exactly, and the sum is cut again.
+//! Hopper's tensor core as public work describes it (MMA-Sim, arXiv 2511.10909): products and accumulator
+//! are aligned to the largest exponent among them, cut toward zero, summed exactly, and the sum is cut
+//! again.
 
 use float8::F8E4M3;
 use half::bf16;
@@ -9,7 +10,8 @@ use super::pow2;
 /// The NaN that the tensor core returns; compare NaN as a class, not as bits.
 pub const NAN: f32 = f32::from_bits(0x7fff_ffff);
 
-/// Exponent of a zero: a product with a zero factor stays below every other one and never decides the alignment.
+/// Exponent of a zero: a product with a zero factor stays below every other one and never decides the
+/// alignment.
 const ZERO_EXPONENT: i32 = -10_000;
 
 /// One `wgmma` k step of E4M3: 32 products onto `c`, 13 fraction bits kept in the sum and in the result.
@@ -26,11 +28,13 @@ pub(super) fn fused_dot_parts(a: &[Parts; 32], b: &[Parts; 32], c: f32) -> f32 {
     E4M3.fused_sum(std::array::from_fn::<_, 32, _>(|i| a[i].times(b[i])), c)
 }
 
-/// One `wgmma` k step of BF16: 16 products onto `c`, 25 fraction bits kept in the sum, the result cut to FP32.
+/// One `wgmma` k step of BF16: 16 products onto `c`, 25 fraction bits kept in the sum, the result cut to
+/// FP32.
 pub fn fused_dot_bf16(a: &[bf16; 16], b: &[bf16; 16], c: f32) -> f32 {
     const BF16: TensorCore = TensorCore { product_fraction_bits: 2 * 7, kept_bits: 25, result_bits: 23 };
     if a.iter().chain(b).any(|x| !x.is_finite()) {
-        // No finite term can change the outcome, and in f64 none overflows: plain arithmetic gives the class.
+        // No finite term can change the outcome, and in f64 none overflows: plain arithmetic gives the
+        // class.
         let products = a.iter().zip(b).map(|(a, b)| a.to_f64() * b.to_f64());
         let sum = products.fold(f64::from(c), |sum, product| sum + product);
         return if sum.is_nan() { NAN } else { sum as f32 };
@@ -40,7 +44,8 @@ pub fn fused_dot_bf16(a: &[bf16; 16], b: &[bf16; 16], c: f32) -> f32 {
 
 /// A finite number taken apart: `+-magnitude * 2^(exponent - fraction bits of its format)`.
 ///
-/// The exponent is `max(floor(log2 |x|), e_min)`; that of a product is the sum of its factors', not renormalised.
+/// The exponent is `max(floor(log2 |x|), e_min)`; that of a product is the sum of its factors', not
+/// renormalised.
 #[derive(Clone, Copy)]
 pub(super) struct Parts {
     /// 0, or -1 for a negative number.

@@ -1,4 +1,5 @@
-//! Seeded test inputs. Each class is named for what it makes visible; the same seed gives the same bytes everywhere.
+//! Seeded test inputs. Each class is named for what it makes visible; the same seed gives the same bytes
+//! everywhere.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,15 +11,18 @@ use rand_distr::StandardNormal;
 use rayon::prelude::*;
 
 use super::codec::{E4M3_NAN, encode_e4m3};
-use super::{BLOCK, Operands, Oracle, QuantizeScale, Quantized, ShapeError, check_k, quantize_1x128, quantize_128x128};
+use super::{
+    BLOCK, Operands, Oracle, QuantizeScale, Quantized, ShapeError, check_k, quantize_1x128, quantize_128x128,
+};
 
 /// A class of GEMM inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GemmClass {
-    /// Exact integers in [-8, 8], scales in {1, 2, 4} of which neighbours differ: indexing, swizzles, tails, scale
-    /// indices, tile order, BF16 partial sums.
+    /// Exact integers in [-8, 8], scales in {1, 2, 4} of which neighbours differ: indexing, swizzles,
+    /// tails, scale indices, tile order, BF16 partial sums.
     X1a,
-    /// Exact non-negative integers in [0, 8], scales as X1a: the same, and from K = 2048 a missing promotion.
+    /// Exact non-negative integers in [0, 8], scales as X1a: the same, and from K = 2048 a missing
+    /// promotion.
     X1b,
     /// Row r of A is one-hot, B holds any finite code, scales as X1a: which byte landed where.
     X2,
@@ -28,7 +32,8 @@ pub enum GemmClass {
     N2,
     /// As N1, one column of A in 64 times 200: errors in the scale of one block.
     N3,
-    /// As N1, but 15 of 16 products in a block cancel one of its other k steps: results far below `sum |a b|`.
+    /// As N1, but 15 of 16 products in a block cancel one of its other k steps: results far below `sum |a
+    /// b|`.
     N4,
     /// All ones. From K = 16384 a missing promotion stalls.
     N5,
@@ -36,7 +41,8 @@ pub enum GemmClass {
     V1,
     /// As V1, with a NaN code in one row of A in five and one of B in seven.
     V1Nan,
-    /// Special scales in one K block: zeros, subnormals, 1e-23, 2^127, Inf, NaN, negative; some blocks of A are zero.
+    /// Special scales in one K block: zeros, subnormals, 1e-23, 2^127, Inf, NaN, negative; some blocks of A
+    /// are zero.
     V2,
 }
 
@@ -89,20 +95,37 @@ impl GemmClass {
         };
         let finite_codes = || {
             let (sfa, sfb) = any_scales();
-            GemmInputs { m, n, k, a: codes(Stream::A, m, &every_code), sfa, b: codes(Stream::B, n, &every_code), sfb }
+            GemmInputs {
+                m,
+                n,
+                k,
+                a: codes(Stream::A, m, &every_code),
+                sfa,
+                b: codes(Stream::B, n, &every_code),
+                sfb,
+            }
         };
 
         Ok(match self {
             Self::X1a => integers(-8..=8),
             Self::X1b => integers(0..=8),
             Self::X2 => {
-                // A stride without a common factor with K: few rows reach every part of K, K rows reach all of it.
+                // A stride without a common factor with K: few rows reach every part of K, K rows reach all
+                // of it.
                 let one_hot = |_: &mut Xoshiro256PlusPlus, index: usize, row: &mut [F8E4M3]| {
                     row.fill(F8E4M3::from_bits(0));
                     row[index * 4099 % k] = code(1.0);
                 };
                 let (sfa, sfb) = exact_scales();
-                GemmInputs { m, n, k, a: codes(Stream::A, m, &one_hot), sfa, b: codes(Stream::B, n, &every_code), sfb }
+                GemmInputs {
+                    m,
+                    n,
+                    k,
+                    a: codes(Stream::A, m, &one_hot),
+                    sfa,
+                    b: codes(Stream::B, n, &every_code),
+                    sfb,
+                }
             }
             Self::N1 => quantised((m, n, k), &|x, _| x, &|x, _| x, seed)?,
             Self::N2 => quantised((m, n, k), &|x, _| x.abs(), &|x, _| x.abs(), seed)?,
@@ -116,7 +139,8 @@ impl GemmClass {
             }
             Self::N4 => {
                 let mut inputs = quantised((m, n, k), &|x, _| x, &|x, _| x, seed)?;
-                // A repeats itself 64 elements on and B repeats itself negated: products cancel two k steps later.
+                // A repeats itself 64 elements on and B repeats itself negated: products cancel two k steps
+                // later.
                 let cancels = |i: &usize| i % BLOCK < 64 && i % 16 != 5;
                 for i in (0..m * k).filter(cancels) {
                     inputs.a[i + 64] = inputs.a[i];
@@ -140,7 +164,9 @@ impl GemmClass {
                 let mut inputs = finite_codes();
                 let mut rng = seed.rng(Stream::Columns, 0);
                 let mut plant = |matrix: &mut [F8E4M3], one_in: usize| {
-                    for (index, row) in matrix.chunks_mut(k.max(1)).enumerate().skip(one_in / 2).step_by(one_in) {
+                    for (index, row) in
+                        matrix.chunks_mut(k.max(1)).enumerate().skip(one_in / 2).step_by(one_in)
+                    {
                         let sign = if index % 2 == 0 { 0 } else { 0x80 };
                         row[rng.random_range(0..k)] = F8E4M3::from_bits(E4M3_NAN | sign);
                     }
@@ -230,13 +256,26 @@ impl GemmInputs {
     }
 }
 
-/// Rows `[m, k]` for a quantiser whose amax is, in turn: 0 (of both signs), the smallest BF16, 1e-30, 2^-126, the
-/// floor 1e-4, 448, 450, the largest BF16, Inf, NaN, Inf and NaN among large values, and that of normal data.
+/// Rows `[m, k]` for a quantiser whose amax is, in turn: 0 (of both signs), the smallest BF16, 1e-30,
+/// 2^-126, the floor 1e-4, 448, 450, the largest BF16, Inf, NaN, Inf and NaN among large values, and that
+/// of normal data.
 ///
 /// The special value is the block's largest and sits at a random place of every block; the rest is smaller.
 pub fn quantizer_rows(m: usize, k: usize, seed: u64) -> Vec<bf16> {
-    const AMAX: [f32; 12] =
-        [0.0, 9.2e-41, 1e-30, f32::MIN_POSITIVE, 1e-4, 448.0, 450.0, f32::MAX, f32::INFINITY, f32::NAN, -448.0, 3.0];
+    const AMAX: [f32; 12] = [
+        0.0,
+        9.2e-41,
+        1e-30,
+        f32::MIN_POSITIVE,
+        1e-4,
+        448.0,
+        450.0,
+        f32::MAX,
+        f32::INFINITY,
+        f32::NAN,
+        -448.0,
+        3.0,
+    ];
     let largest = |amax: f32| if amax == f32::MAX { bf16::MAX } else { bf16::from_f32(amax) };
     let seed = Seed(seed);
     let fill = |(index, row): (usize, &mut [bf16])| {

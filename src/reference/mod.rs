@@ -12,7 +12,8 @@ mod oracle;
 mod quantize;
 
 pub use fp8_gemm::{
-    Bounded, Elements, Epilogue, NotExact, Operands, Output, Sample, Special, bit_model, bound, exact, reference,
+    Bounded, Elements, Epilogue, NotExact, Operands, Output, Sample, Special, bit_model, bound, exact,
+    reference,
 };
 pub use fused_dot::{NAN, fused_dot_bf16, fused_dot_e4m3};
 pub use oracle::{Mismatch, Oracle, Verdict, calc_diff};

@@ -79,7 +79,8 @@ impl fmt::Display for Verdict {
 }
 
 impl Oracle {
-    /// Judges the elements of `sample` that `got` returns; only [`Oracle::Exact`] can find its inputs unfit.
+    /// Judges the elements of `sample` that `got` returns; only [`Oracle::Exact`] can find its inputs
+    /// unfit.
     pub fn check(
         self,
         operands: &Operands,
@@ -134,8 +135,8 @@ fn within_bound(operands: &Operands, epilogue: &Epilogue, sample: &Sample, got: 
 
 /// `1 - 2 <x, y> / (<x, x> + <y, y>)`, a statistical figure for a whole tensor.
 ///
-/// A correct BF16 result scores about 2e-6 against `f64`. Report it; do not accept by it: a 128x128 tile of garbage
-/// in a large result scores below the 1e-3 that is often asked for.
+/// A correct BF16 result scores about 2e-6 against `f64`. Report it; do not accept by it: a 128x128 tile of
+/// garbage in a large result scores below the 1e-3 that is often asked for.
 pub fn calc_diff(x: &[f64], y: &[f32]) -> f64 {
     let (mut difference, mut norms) = (0.0, 0.0);
     for (&x, &y) in x.iter().zip(y) {

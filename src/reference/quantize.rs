@@ -22,7 +22,8 @@ pub enum QuantizeScale {
 pub struct Quantized {
     /// Codes `[rows, k]`.
     pub q: Vec<F8E4M3>,
-    /// Scales: `[k/128, rows]` of 1x128 blocks, `[ceil(rows/128), k/128]` of 128x128 blocks; what the GEMM reads.
+    /// Scales: `[k/128, rows]` of 1x128 blocks, `[ceil(rows/128), k/128]` of 128x128 blocks; what the GEMM
+    /// reads.
     pub sf: Vec<f32>,
     /// The input held an Inf or a NaN.
     pub nonfinite: bool,
@@ -30,9 +31,9 @@ pub struct Quantized {
 
 /// One scale per 1x128 of `x` `[m, k]`, whose rows start `x_pitch` elements apart.
 ///
-/// amax is taken over the finite elements and floored at 1e-4; the scale is `amax / 448`; a code is the saturating
-/// nearest E4M3 of `x * (448 / amax)`, or of `x / scale` when the scale is a power of two and the division exact.
-/// A NaN stays NaN and an Inf becomes +-448, each in its own element alone.
+/// amax is taken over the finite elements and floored at 1e-4; the scale is `amax / 448`; a code is the
+/// saturating nearest E4M3 of `x * (448 / amax)`, or of `x / scale` when the scale is a power of two and
+/// the division exact. A NaN stays NaN and an Inf becomes +-448, each in its own element alone.
 pub fn quantize_1x128(
     x: &[bf16],
     m: usize,

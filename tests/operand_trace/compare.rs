@@ -27,9 +27,9 @@ pub fn compare(program: &Program, ptx: &[Vec<Logged>], emulated: &[Vec<Operation
             continue;
         }
         let ours = ptx.get(same).map_or("ends".to_owned(), |logged| {
-            let text = program.instructions.iter().find(|instruction| instruction.line == logged.line);
-            let text = text.map_or("", |instruction| &instruction.text);
-            format!("PTX line {} `{text}` does {}", logged.line, logged.operation)
+            let instruction = program.instructions.iter().find(|i| i.line == logged.line);
+            let form = instruction.map_or("", |i| &i.form);
+            format!("PTX line {} {form} does {}", logged.line, logged.operation)
         });
         let theirs = emulated.get(same).map_or("ends".to_owned(), |operation| format!("does {operation}"));
         return Err(format!("thread {thread}, operation {same}: {ours}; the emulator {theirs}"));

@@ -11,12 +11,20 @@ pub enum Source {
     Constant(u64),
 }
 
-/// An operand as it is logged: the low `bits` of `source + offset`.
+/// An operand as it is logged: `source + offset`.
 #[derive(Clone, Copy, Debug)]
 pub struct Word {
     pub source: Source,
     pub offset: u64,
-    pub mask: u64,
+    pub extent: Extent,
+}
+
+/// How many bits of an operand count, and what they become in the 64 of the log.
+#[derive(Clone, Copy, Debug)]
+pub enum Extent {
+    Unsigned32,
+    Signed32,
+    Bits64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -60,22 +68,62 @@ pub enum Effect {
 /// Operations that the lanes of a mask execute together.
 #[derive(Clone, Debug)]
 pub enum Collective {
-    Shuffle { kind: Shuffle, result: Register, inside: Option<Register>, value: Source, lane: Source, clamp: Source },
-    Elect { leader: Option<Register>, elected: Option<Register> },
+    Shuffle {
+        kind: Shuffle,
+        result: Register,
+        inside: Option<Register>,
+        value: Source,
+        lane: Source,
+        clamp: Source,
+    },
+    Elect {
+        leader: Option<Register>,
+        elected: Option<Register>,
+    },
     WarpSync,
 }
 
 #[derive(Clone, Debug)]
 pub enum Action {
-    Scalar { evaluate: Evaluate, result: Register, sources: [Source; 4] },
-    ReadSpecial { result: Register, special: Special },
+    Scalar {
+        evaluate: Evaluate,
+        result: Register,
+        sources: [Source; 4],
+    },
+    ReadSpecial {
+        result: Register,
+        special: Special,
+    },
     /// The first register takes the low bits.
-    Pack { result: Register, parts: Vec<Source>, part_bits: u32 },
-    Unpack { results: Vec<Option<Register>>, value: Source, part_bits: u32 },
-    LoadParameter { results: Vec<Register>, element_bytes: u64, address: Word },
-    MapToCluster { result: Register, address: Source, rank: Source },
-    Collective { members: Source, operation: Collective },
-    Hardware { name: &'static str, operands: Vec<Word>, effect: Effect },
+    Pack {
+        result: Register,
+        parts: Vec<Source>,
+        part_bits: u32,
+    },
+    Unpack {
+        results: Vec<Option<Register>>,
+        value: Source,
+        part_bits: u32,
+    },
+    LoadParameter {
+        results: Vec<Register>,
+        element_bytes: u64,
+        address: Word,
+    },
+    MapToCluster {
+        result: Register,
+        address: Source,
+        rank: Source,
+    },
+    Collective {
+        members: Source,
+        operation: Collective,
+    },
+    Hardware {
+        name: &'static str,
+        operands: Vec<Word>,
+        effect: Effect,
+    },
     Branch(usize),
     Exit,
 }
@@ -99,9 +147,9 @@ pub struct Layout {
 pub fn decode(program: &Program, layout: Layout) -> Result<Vec<Step>, String> {
     let decoder = Decoder { program, layout };
     let step = |instruction: &Instruction| {
-        let action = decoder
-            .action(instruction)
-            .ok_or_else(|| format!("{} line {}: refused: {}", program.name, instruction.line, instruction.text))?;
+        let action = decoder.action(instruction).ok_or_else(|| {
+            format!("{} line {}: refused: {}", program.name, instruction.line, instruction.text)
+        })?;
         Ok(Step { guard: instruction.guard, action })
     };
     program.instructions.iter().map(step).collect()
@@ -142,7 +190,9 @@ impl Decoder<'_> {
             return Some(action);
         }
         let form = instruction.form.as_str();
-        self.control(form, operands).or_else(|| self.collective(form, operands)).or_else(|| self.hardware(form, operands))
+        self.control(form, operands)
+            .or_else(|| self.collective(form, operands))
+            .or_else(|| self.hardware(form, operands))
     }
 
     fn scalar(&self, evaluate: Evaluate, result: Register, operands: &[Operand]) -> Option<Action> {
@@ -173,15 +223,20 @@ impl Decoder<'_> {
     }
 
     fn word(&self, operand: &Operand) -> Option<Word> {
-        Some(Word { source: self.source(operand)?, offset: 0, mask: 0xffff_ffff })
+        Some(Word { source: self.source(operand)?, offset: 0, extent: Extent::Unsigned32 })
     }
 
     fn words(&self, operands: &[Operand]) -> Option<Vec<Word>> {
         operands.iter().map(|operand| self.word(operand)).collect()
     }
 
+    fn coordinates(&self, operands: &[Operand]) -> Option<Vec<Word>> {
+        let words = self.words(operands)?;
+        Some(words.into_iter().map(|word| Word { extent: Extent::Signed32, ..word }).collect())
+    }
+
     fn double_word(&self, operand: &Operand) -> Option<Word> {
-        Some(Word { mask: u64::MAX, ..self.word(operand)? })
+        Some(Word { extent: Extent::Bits64, ..self.word(operand)? })
     }
 
     /// An address in shared memory, 32 bits.
@@ -190,9 +245,15 @@ impl Decoder<'_> {
         Some(Word { offset: offset.cast_unsigned(), ..self.word(base)? })
     }
 
-    /// An address in global memory or of a tensor map, 64 bits.
+    /// A tensor map: its offset in the parameter struct.
+    fn map(&self, operand: &Operand) -> Option<Word> {
+        let address = self.global(operand).or_else(|| self.double_word(operand))?;
+        Some(Word { offset: address.offset.wrapping_sub(self.layout.parameter), ..address })
+    }
+
+    /// An address in global memory, 64 bits.
     fn global(&self, operand: &Operand) -> Option<Word> {
-        Some(Word { mask: u64::MAX, ..self.shared(operand)? })
+        Some(Word { extent: Extent::Bits64, ..self.shared(operand)? })
     }
 
     /// Scalar work of other shapes than the table's, parameters and branches.
@@ -269,7 +330,7 @@ impl Decoder<'_> {
         }
     }
 
-    /// The names and the operand order are those of the functions in `ptx/`.
+    /// Names and operand order as in `cuda/emu/trace.h`.
     fn hardware(&self, form: &str, operands: &[Operand]) -> Option<Action> {
         use Operand::{Immediate, Sink, Tensor, Vector};
         if let Some(shape) = form.strip_prefix("wgmma.mma_async.sync.aligned.") {
@@ -303,7 +364,7 @@ impl Decoder<'_> {
                 log("mbarrier_wait_cluster", operands, Effect::Succeed(result(done)?))
             }
             // tma.h
-            ("prefetch.tensormap", [map]) => log("prefetch_tensormap", vec![self.global(map)?], Effect::None),
+            ("prefetch.tensormap", [map]) => log("prefetch_tensormap", vec![self.map(map)?], Effect::None),
             (
                 "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes",
                 [dst, Tensor(map, at), bar],
@@ -335,7 +396,9 @@ impl Decoder<'_> {
             }
             // wgmma.h
             ("wgmma.fence.sync.aligned", []) => log("wgmma_fence", vec![], Effect::None),
-            ("wgmma.commit_group.sync.aligned", []) => log("wgmma_commit_group", vec![], Effect::CommitMultiplies),
+            ("wgmma.commit_group.sync.aligned", []) => {
+                log("wgmma_commit_group", vec![], Effect::CommitMultiplies)
+            }
             ("wgmma.wait_group.sync.aligned", [pending @ Immediate(count)]) => {
                 log("wgmma_wait_group", vec![self.word(pending)?], Effect::AwaitMultiplies(*count))
             }
@@ -422,8 +485,8 @@ impl Decoder<'_> {
         at: &[Operand],
         mask: Option<&Operand>,
     ) -> Option<Action> {
-        let mut operands = vec![self.double_word(map)?, self.shared(dst)?, self.shared(bar)?];
-        operands.extend(self.words(at)?);
+        let mut operands = vec![self.map(map)?, self.shared(dst)?, self.shared(bar)?];
+        operands.extend(self.coordinates(at)?);
         if let Some(mask) = mask {
             operands.push(self.word(mask)?);
         }
@@ -431,8 +494,8 @@ impl Decoder<'_> {
     }
 
     fn store_box(&self, name: &'static str, map: &Operand, src: &Operand, at: &[Operand]) -> Option<Action> {
-        let mut operands = vec![self.double_word(map)?, self.shared(src)?];
-        operands.extend(self.words(at)?);
+        let mut operands = vec![self.map(map)?, self.shared(src)?];
+        operands.extend(self.coordinates(at)?);
         log(name, operands, Effect::None)
     }
 
@@ -459,12 +522,23 @@ impl Decoder<'_> {
             ("wgmma_k32_e4m3", [d @ Vector(_), a, b, keep @ Register(_), Immediate(1), Immediate(1)])
             | (
                 "wgmma_k16_bf16",
-                [d @ Vector(_), a, b, keep @ Register(_), Immediate(1), Immediate(1), Immediate(0), Immediate(0)],
+                [
+                    d @ Vector(_),
+                    a,
+                    b,
+                    keep @ Register(_),
+                    Immediate(1),
+                    Immediate(1),
+                    Immediate(0),
+                    Immediate(0),
+                ],
             ) => (d, a, b, keep),
             _ => return None,
         };
         let registers = results(d).filter(|registers| registers.len() == columns / 2)?;
-        let operands = vec![self.double_word(a)?, self.double_word(b)?, self.word(keep)?];
+        let count =
+            Word { source: Source::Constant(columns as u64 / 2), offset: 0, extent: Extent::Unsigned32 };
+        let operands = vec![count, self.double_word(a)?, self.double_word(b)?, self.word(keep)?];
         log(name, operands, Effect::Multiply(registers))
     }
 }

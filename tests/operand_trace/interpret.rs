@@ -1,7 +1,9 @@
 //! Runs one CTA of a kernel lane by lane. Hardware operations are only logged: nothing blocks, waits succeed, and loads
 //! and accumulators deliver made-up values, so warps need not know of each other.
 
-use crate::decode::{Action, Collective, Effect, Element, Layout, Shuffle, Source, Special, Step, Word, decode};
+use crate::decode::{
+    Action, Collective, Effect, Element, Extent, Layout, Shuffle, Source, Special, Step, Word, decode,
+};
 use crate::parse::{Program, Register};
 use crate::trace::{Operation, made_up};
 
@@ -16,7 +18,7 @@ const CLUSTER_RANK_SHIFT: u32 = 24;
 const IN_FLIGHT: u64 = 0x7fab_cdef;
 
 /// A kernel loops for ever when one warp executes more than this.
-const STEP_LIMIT: u64 = 1_000_000;
+const STEP_LIMIT: u64 = 100_000;
 
 const LANES: usize = 32;
 
@@ -40,7 +42,12 @@ pub struct Logged {
 /// The operations of every thread of the CTA, in program order.
 pub fn run(program: &Program, cta: Cta) -> Result<Vec<Vec<Logged>>, String> {
     if program.parameter_bytes != cta.params.len() as u64 {
-        return Err(format!("{}: {} bytes of parameters, got {}", program.name, program.parameter_bytes, cta.params.len()));
+        return Err(format!(
+            "{}: {} bytes of parameters, got {}",
+            program.name,
+            program.parameter_bytes,
+            cta.params.len()
+        ));
     }
     let steps = decode(program, Layout { shared: cta.shared, parameter: PARAMETER_ADDRESS })?;
     let mut logs = Vec::new();
@@ -100,7 +107,8 @@ impl<'a> Warp<'a> {
             let runnable = self.live & !self.waiting;
             let candidates = if runnable == 0 { self.waiting } else { runnable };
             let pc = lanes(candidates).map(|lane| self.pc[lane]).min().unwrap_or_default();
-            let group = lanes(candidates).filter(|&lane| self.pc[lane] == pc).fold(0, |mask, lane| mask | 1 << lane);
+            let group =
+                lanes(candidates).filter(|&lane| self.pc[lane] == pc).fold(0, |mask, lane| mask | 1 << lane);
             let step = self.steps.get(pc).ok_or("the kernel ends without ret")?;
             self.execute(step, pc, group, runnable == 0).map_err(|message| {
                 let instruction = &self.program.instructions[pc];
@@ -121,7 +129,9 @@ impl<'a> Warp<'a> {
             None => group,
             Some(guard) => {
                 let predicate = &self.registers[guard.predicate];
-                lanes(group).filter(|&lane| (predicate[lane] != 0) != guard.negated).fold(0, |mask, lane| mask | 1 << lane)
+                lanes(group)
+                    .filter(|&lane| (predicate[lane] != 0) != guard.negated)
+                    .fold(0, |mask, lane| mask | 1 << lane)
             }
         };
         if let Action::Collective { members, operation } = &step.action {
@@ -155,7 +165,8 @@ impl<'a> Warp<'a> {
             }
             Action::Pack { result, parts, part_bits } => {
                 let mask = (1 << part_bits) - 1;
-                let value = parts.iter().rev().fold(0, |all, &part| all << part_bits | self.read(part, lane) & mask);
+                let value =
+                    parts.iter().rev().fold(0, |all, &part| all << part_bits | self.read(part, lane) & mask);
                 self.registers[*result][lane] = value;
             }
             Action::Unpack { results, value, part_bits } => {
@@ -170,7 +181,8 @@ impl<'a> Warp<'a> {
             Action::LoadParameter { results, element_bytes, address } => {
                 let start = self.word(*address, lane).wrapping_sub(PARAMETER_ADDRESS);
                 for (i, result) in (0..).zip(results) {
-                    self.registers[*result][lane] = self.parameter(start + i * element_bytes, *element_bytes)?;
+                    self.registers[*result][lane] =
+                        self.parameter(start + i * element_bytes, *element_bytes)?;
                 }
             }
             Action::MapToCluster { result, address, rank } => {
@@ -196,7 +208,12 @@ impl<'a> Warp<'a> {
     }
 
     fn word(&self, word: Word, lane: usize) -> u64 {
-        self.read(word.source, lane).wrapping_add(word.offset) & word.mask
+        let value = self.read(word.source, lane).wrapping_add(word.offset);
+        match word.extent {
+            Extent::Unsigned32 => value & 0xffff_ffff,
+            Extent::Signed32 => i64::from(value as i32).cast_unsigned(),
+            Extent::Bits64 => value,
+        }
     }
 
     fn parameter(&self, start: u64, bytes: u64) -> Result<u64, String> {
@@ -281,7 +298,8 @@ impl<'a> Warp<'a> {
         group: u32,
         stuck: bool,
     ) -> Result<(), String> {
-        let here = group | lanes(self.waiting).filter(|&lane| self.pc[lane] == pc).fold(0, |mask, lane| mask | 1 << lane);
+        let here = group
+            | lanes(self.waiting).filter(|&lane| self.pc[lane] == pc).fold(0, |mask, lane| mask | 1 << lane);
         let members = lanes(here).map(|lane| self.read(members, lane) as u32).fold(0, |all, mask| all | mask);
         let missing = members & self.live & !here;
         if missing != 0 {

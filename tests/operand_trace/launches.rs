@@ -12,8 +12,6 @@ use crate::instances::{GEMM_INSTANCES, GemmInstance, QUANTIZE_1X128, QUANTIZE_12
 pub struct Launch {
     pub kernel: String,
     pub grid: u32,
-    /// The CTAs whose traces are compared.
-    pub blocks: Vec<u32>,
     pub smem_bytes: u32,
     /// The kernel's parameter struct.
     pub params: Vec<u8>,
@@ -22,12 +20,15 @@ pub struct Launch {
 /// Every kernel's launches.
 pub fn all() -> Vec<Launch> {
     let gemms = GEMM_INSTANCES.iter().flat_map(|instance| [full_ring(instance), empty_sum(instance)]);
-    let quantisers = [SCALE_FP32, SCALE_POWER_OF_TWO].into_iter().flat_map(|f| [quantize_1x128(f), quantize_128x128(f)]);
-    gemms.chain(quantisers).chain([transpose_scales()]).collect()
+    let quantisers =
+        [SCALE_FP32, SCALE_POWER_OF_TWO].into_iter().flat_map(|f| [quantize_1x128(f), quantize_128x128(f)]);
+    gemms.chain([two_bands(&GEMM_INSTANCES[0])]).chain(quantisers).chain([transpose_scales()]).collect()
 }
 
 /// Global memory never exists here: an operand is an address that only it has.
 pub const REGION_BYTES: u64 = 1 << 36;
+/// More operands than any kernel has.
+pub const REGIONS: u64 = 4;
 
 pub fn region(index: u64) -> u64 {
     (1 + index) * REGION_BYTES
@@ -62,22 +63,20 @@ fn gemm(instance: &GemmInstance, clusters: u32, m: u32, n: u32, k_blocks: u32, a
         .u32(offset_of!(Fp8GemmParams, n), n)
         .u32(offset_of!(Fp8GemmParams, k_blocks), k_blocks)
         .u32(offset_of!(Fp8GemmParams, accumulate), accumulate.into());
-    let grid = clusters * instance.cluster;
-    Launch {
-        kernel: instance.name(),
-        grid,
-        // The first CTA, which has the most tiles, and the last, which may be the second of its cluster.
-        blocks: vec![0, grid - 1],
-        smem_bytes: instance.smem_bytes(),
-        params: params.0,
-    }
+    let (grid, smem_bytes) = (clusters * instance.cluster, instance.smem_bytes());
+    Launch { kernel: instance.name(), grid, smem_bytes, params: params.0 }
 }
 
-/// Two clusters share three tiles; the ring goes round more than once; both edges are ragged.
+/// Two clusters share four tiles, ragged at both edges; the ring goes round more than once.
 fn full_ring(instance: &GemmInstance) -> Launch {
-    let m = instance.block_m * instance.cluster - 9;
-    let n = 2 * instance.block_n + 8;
+    let m = 2 * instance.block_m * instance.cluster - 9;
+    let n = instance.block_n + 8;
     gemm(instance, 2, m, n, instance.stages() + 1, true)
+}
+
+/// More rows of tiles than a band of the tile order is high.
+fn two_bands(instance: &GemmInstance) -> Launch {
+    gemm(instance, 2, 17 * instance.block_m * instance.cluster, 2 * instance.block_n, 1, false)
 }
 
 /// No K block at all, and more CTAs than tiles.
@@ -133,5 +132,5 @@ fn transpose_scales() -> Launch {
 }
 
 fn fixed(name: &str, grid: u32, smem_bytes: u32, params: Params) -> Launch {
-    Launch { kernel: name.to_owned(), grid, blocks: (0..grid).collect(), smem_bytes, params: params.0 }
+    Launch { kernel: name.to_owned(), grid, smem_bytes, params: params.0 }
 }

@@ -1,14 +1,18 @@
 //! The operand trace: nvcc's PTX of every kernel does, thread by thread and operand by operand, what the emulator does.
 //!
 //! The emulator never reads the inline PTX of `cuda/sm90/ptx/`, so a swapped operand or an inverted predicate there is
-//! invisible to every other test. Here a scalar interpreter runs nvcc's PTX of a few CTAs, the emulator runs the same
-//! launch in trace mode, both on the same made-up data, and each thread's sequence of hardware operations must be equal.
+//! invisible to every other test. Here a scalar interpreter runs nvcc's PTX, the emulator runs the same launch in trace
+//! mode, both on the same made-up data, and each thread's sequence of hardware operations must be equal.
+
+#![cfg_attr(not(has_emulator), allow(dead_code))]
 
 #[path = "../../src/bindings.rs"]
 #[allow(dead_code, non_camel_case_types, non_upper_case_globals, non_snake_case, clippy::all)]
 mod bindings;
 mod compare;
 mod decode;
+#[cfg(has_emulator)]
+mod emulate;
 #[path = "../../src/instances.rs"]
 #[allow(dead_code)]
 mod instances;
@@ -20,29 +24,70 @@ mod scalar;
 mod trace;
 mod traps;
 
-#[test]
-fn runs() {
-    let mut total = 0;
-    for l in launches::all() {
-        let p = parse::parse(&std::fs::read_to_string(format!("/tmp/ot/ptx/{}.ptx", l.kernel)).unwrap()).unwrap();
-        for &block in &l.blocks {
-            let logs = interpret::run(&p, interpret::Cta { block, grid: l.grid, params: &l.params, shared: 1024 }).unwrap();
-            total += logs.iter().map(Vec::len).sum::<usize>();
-        }
-    }
-    println!("{total}");
-}
+#[cfg(has_emulator)]
+mod against_the_emulator {
+    use std::path::Path;
 
-#[test]
-fn plants() {
-    let l = launches::all().into_iter().find(|l| l.kernel == "fp8_gemm_m128_n128_c2_bf16").unwrap();
-    let text = std::fs::read_to_string(format!("/tmp/ot/ptx/{}.ptx", l.kernel)).unwrap();
-    let p = parse::parse(&text).unwrap();
-    let cta = interpret::Cta { block: 0, grid: l.grid, params: &l.params, shared: 1024 };
-    let reference: Vec<Vec<trace::Operation>> = interpret::run(&p, cta).unwrap().into_iter().map(|t| t.into_iter().map(|l| l.operation).collect()).collect();
-    for planted in planted::PLANTED {
-        let text = planted.plant(&text).unwrap();
-        let result = parse::parse(&text).and_then(|p| interpret::run(&p, cta).and_then(|logs| compare::compare(&p, &logs, &reference)));
-        match result { Ok(n) => println!("MISSED {} {n}", planted.what), Err(m) => println!("{} {} ::: {}", if m.contains(planted.flagged) {"ok"} else {"WRONG"}, planted.what, m.chars().take(300).collect::<String>()) }
+    use crate::emulate::{self, Traces};
+    use crate::interpret::{Cta, run};
+    use crate::launches::{self, Launch};
+    use crate::parse::{Program, parse};
+    use crate::planted::PLANTED;
+    use crate::{compare, trace};
+
+    /// Whether build.rs had an nvcc.
+    fn nvcc_was_there() -> bool {
+        if !cfg!(has_cubins) {
+            println!("SKIPPED operand_trace: no nvcc");
+        }
+        cfg!(has_cubins)
+    }
+
+    fn ptx(kernel: &str) -> String {
+        let path = Path::new(env!("DK_KERNEL_DIR")).join(kernel).with_extension("ptx");
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// Compares all CTAs of a launch; returns the number of operations.
+    fn compare_all(program: &Program, launch: &Launch, emulated: &Traces) -> Result<usize, String> {
+        let mut operations = 0;
+        for (block, emulated) in (0..launch.grid).zip(emulated) {
+            let cta = Cta { block, grid: launch.grid, params: &launch.params, shared: trace::SHARED_BASE };
+            operations += compare::compare(program, &run(program, cta)?, emulated)
+                .map_err(|difference| format!("{} block {block} {difference}", launch.kernel))?;
+        }
+        Ok(operations)
+    }
+
+    #[test]
+    fn every_kernel_does_the_same_as_ptx() {
+        if !nvcc_was_there() {
+            return;
+        }
+        let mut operations = 0;
+        for launch in launches::all() {
+            let program = parse(&ptx(&launch.kernel)).unwrap();
+            let emulated = emulate::run(&launch, program.threads as usize).unwrap();
+            operations += compare_all(&program, &launch, &emulated).unwrap();
+        }
+        println!("{operations} operations are the same");
+    }
+
+    #[test]
+    fn planted_errors_are_flagged() {
+        if !nvcc_was_there() {
+            return;
+        }
+        let clustered = |launch: &Launch| launch.kernel == "fp8_gemm_m128_n128_c2_bf16";
+        let launch = launches::all().into_iter().find(clustered).unwrap();
+        let text = ptx(&launch.kernel);
+        let threads = parse(&text).unwrap().threads;
+        let emulated = emulate::run(&launch, threads as usize).unwrap();
+        for planted in PLANTED {
+            let program = planted.plant(&text).and_then(|text| parse(&text));
+            let report = program.and_then(|program| compare_all(&program, &launch, &emulated));
+            let report = report.expect_err(planted.what);
+            assert!(report.contains(planted.flagged), "{}: {report}", planted.what);
+        }
     }
 }

@@ -389,7 +389,8 @@ impl<'a> Parser<'a> {
         }
         let end = self.tokens.get(self.at).map_or(self.source.len(), |token| token.start);
         let text = self.source[start..end].split_whitespace().collect::<Vec<_>>().join(" ");
-        let operands = operands.ok().filter(|_| understood).ok_or_else(|| format!("line {line}: refused: {text}"))?;
+        let operands =
+            operands.ok().filter(|_| understood).ok_or_else(|| format!("line {line}: refused: {text}"))?;
         self.expect(";")?;
         self.instructions.push(Instruction { guard, form, operands, line, text });
         Ok(())

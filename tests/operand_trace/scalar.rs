@@ -40,7 +40,11 @@ fn float(bits: u64) -> f32 {
     f32::from_bits(bits as u32)
 }
 
-/// An Evaluate that looks at as many operands as the closure names.
+fn unordered(a: u64, b: u64) -> bool {
+    float(a).is_nan() || float(b).is_nan()
+}
+
+/// An `Evaluate` that looks at as many operands as the closure names.
 macro_rules! form {
     ($name:expr, |$($operand:ident),+| $value:expr) => {
         ($name, (<[&str]>::len(&[$(stringify!($operand)),+]), |[$($operand,)+ ..]| Bits::bits($value)))
@@ -97,13 +101,15 @@ const BITS: &[Form] = &bit_forms!("b16" u16, "b32" u32, "b64" u64);
 
 /// Widening and narrowing. Signed destinations narrower than a register are absent: they depend on the register.
 macro_rules! conversions {
-    ($from:literal $source:ty) => { [
-        form!(concat!("cvt.u16.", $from), |a| a as $source as u16),
-        form!(concat!("cvt.u32.", $from), |a| a as $source as u32),
-        form!(concat!("cvt.s32.", $from), |a| a as $source as i32),
-        form!(concat!("cvt.u64.", $from), |a| a as $source as u64),
-        form!(concat!("cvt.s64.", $from), |a| a as $source as i64),
-    ] };
+    ($from:literal $source:ty) => {
+        [
+            form!(concat!("cvt.u16.", $from), |a| a as $source as u16),
+            form!(concat!("cvt.u32.", $from), |a| a as $source as u32),
+            form!(concat!("cvt.s32.", $from), |a| a as $source as i32),
+            form!(concat!("cvt.u64.", $from), |a| a as $source as u64),
+            form!(concat!("cvt.s64.", $from), |a| a as $source as i64),
+        ]
+    };
 }
 
 const CONVERSIONS: [[Form; 5]; 8] = [
@@ -173,16 +179,16 @@ const FLOAT: &[Form] = &[
     form!("setp.le.f32", |a, b| float(a) <= float(b)),
     form!("setp.gt.f32", |a, b| float(a) > float(b)),
     form!("setp.ge.f32", |a, b| float(a) >= float(b)),
-    // Ordered: false for NaN, unlike Rust's `!=`; the forms in `u` are true for NaN.
-    form!("setp.ne.f32", |a, b| float(a) < float(b) || float(a) > float(b)),
-    form!("setp.equ.f32", |a, b| !(float(a) < float(b) || float(a) > float(b))),
+    // Ordered comparisons are false for NaN, `ne` too; those in `u` are true.
+    form!("setp.ne.f32", |a, b| float(a) != float(b) && !unordered(a, b)),
+    form!("setp.equ.f32", |a, b| float(a) == float(b) || unordered(a, b)),
     form!("setp.neu.f32", |a, b| float(a) != float(b)),
-    form!("setp.ltu.f32", |a, b| !(float(a) >= float(b))),
-    form!("setp.leu.f32", |a, b| !(float(a) > float(b))),
-    form!("setp.gtu.f32", |a, b| !(float(a) <= float(b))),
-    form!("setp.geu.f32", |a, b| !(float(a) < float(b))),
-    form!("setp.num.f32", |a, b| !float(a).is_nan() && !float(b).is_nan()),
-    form!("setp.nan.f32", |a, b| float(a).is_nan() || float(b).is_nan()),
+    form!("setp.ltu.f32", |a, b| float(a) < float(b) || unordered(a, b)),
+    form!("setp.leu.f32", |a, b| float(a) <= float(b) || unordered(a, b)),
+    form!("setp.gtu.f32", |a, b| float(a) > float(b) || unordered(a, b)),
+    form!("setp.geu.f32", |a, b| float(a) >= float(b) || unordered(a, b)),
+    form!("setp.num.f32", |a, b| !unordered(a, b)),
+    form!("setp.nan.f32", |a, b| unordered(a, b)),
     form!("cvt.rn.f32.s32", |a| a as i32 as f32),
     form!("cvt.rn.f32.u32", |a| a as u32 as f32),
     form!("cvt.rzi.s32.f32", |a| float(a) as i32),
@@ -319,7 +325,13 @@ mod tests {
             assert_eq!(e4m3(-middle.next_up()), 0x80 | (code + 1));
         }
         assert_eq!(evaluate("cvt.rn.satfinite.e4m3x2.f32", &[bits(1e9), bits(-0.0)]), 0x7e80);
-        assert_eq!(evaluate("cvt.rn.bf16x2.f32", &[bits(1.0), bits(f32::from_bits(0x4000_8000))]), 0x3f80_4000);
-        assert_eq!(evaluate("cvt.rn.bf16x2.f32", &[bits(f32::from_bits(0x4001_8000)), bits(f32::NAN)]), 0x4002_7fff);
+        assert_eq!(
+            evaluate("cvt.rn.bf16x2.f32", &[bits(1.0), bits(f32::from_bits(0x4000_8000))]),
+            0x3f80_4000
+        );
+        assert_eq!(
+            evaluate("cvt.rn.bf16x2.f32", &[bits(f32::from_bits(0x4001_8000)), bits(f32::NAN)]),
+            0x4002_7fff
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! What both machines log, and the made-up data that both deliver.
+//! What both machines log, and the made-up data that both deliver: the contract in `cuda/emu/trace.h`.
 
 use crate::decode::Element;
 
@@ -19,3 +19,6 @@ pub fn made_up(thread: u64, sequence: u64, index: u64, element: Element) -> u64 
         Element::F32 => u64::from((value as f32).to_bits()),
     }
 }
+
+/// Where dynamic shared memory starts in the emulator, as on the device.
+pub const SHARED_BASE: u64 = 1024;

@@ -43,7 +43,7 @@ fn an_unlisted_form_is_refused_with_its_text() {
         "fence.proxy.async;",
         "cp.async.bulk.wait_group.read %r1;",
         "mbarrier.arrive.shared::cta.b64 %rd1, [%r1];",
-        "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%rd1, {%r1, %r2, %r3}], [%r4];",
+        "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%rd3, {%r1, %r2, %r3}], [%r4];",
         "wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {%f1, %f2, %f3, %f4}, %rd1, %rd2, %p1, -1, 1;",
         "wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {%f1, %f2}, %rd1, %rd2, %p1, 1, 1;",
         "mov.u32 %r1, %laneid;",
@@ -51,7 +51,10 @@ fn an_unlisted_form_is_refused_with_its_text() {
         "add.s32 %r1, %r2;",
     ] {
         let message = refusal(&format!("{instruction} ret;"));
-        assert!(message.contains("refused") && message.contains(instruction.trim_end_matches(';')), "{message}");
+        assert!(
+            message.contains("refused") && message.contains(instruction.trim_end_matches(';')),
+            "{message}"
+        );
     }
     assert!(refusal("call.uni (%r1), f, (%r2); ret;").contains("call.uni"));
 }
@@ -59,8 +62,10 @@ fn an_unlisted_form_is_refused_with_its_text() {
 #[test]
 fn blocks_of_inline_asm_are_scopes() {
     let wait = "{ .reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%r1], %r2;\n@!done bra again; }\n";
-    let other = "{ .reg .pred done;\nagain:\nsetp.eq.s32 done, %r2, 9;\nadd.s32 %r2, %r2, 1;\n@!done bra again; }\n";
-    let body = format!("mov.u32 %r1, 64; mov.u32 %r2, 1; {wait}{other}{wait} bra.uni out;\nbar.sync 0;\nout:\nret;");
+    let other =
+        "{ .reg .pred done;\nagain:\nsetp.eq.s32 done, %r2, 9;\nadd.s32 %r2, %r2, 1;\n@!done bra again; }\n";
+    let body =
+        format!("mov.u32 %r1, 64; mov.u32 %r2, 1; {wait}{other}{wait} bra.uni out;\nbar.sync 0;\nout:\nret;");
     assert_eq!(trace(&body), ["mbarrier_wait(0x40, 0x1)", "mbarrier_wait(0x40, 0xa)"]);
     assert!(refusal(&format!("{wait} bra again; ret;")).contains("no label again"));
 }
@@ -74,11 +79,10 @@ fn pairs_float_literals_double_colons_and_nested_vectors() {
         st.shared.f32 [%r4+-4], %f1;
         cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%r4], [%rd2, {%r1, %r3}], [%r2];
         ret;";
-    let map = format!("{:#x}", crate::interpret::PARAMETER_ADDRESS);
-    assert_eq!(trace(body), [
-        "sts_f32(0x1b, 0x3f800000)".to_owned(),
-        format!("tma_load_2d({map}, 0x1f, 0x1f, 0x0, 0xffffffff)"),
-    ]);
+    assert_eq!(
+        trace(body),
+        ["sts_f32(0x1b, 0x3f800000)", "tma_load_2d(0x0, 0x1f, 0x1f, 0x0, 0xffffffffffffffff)"]
+    );
 }
 
 #[test]
@@ -114,7 +118,8 @@ fn diverged_lanes_meet_again() {
 #[test]
 fn lanes_that_reach_a_collective_early_wait_for_those_behind() {
     // The smallest pc runs first, so the lanes at the shuffle would go on without the ones that jump back to it.
-    let body = "mov.u32 %r1, %tid.x; and.b32 %r2, %r1, 31; setp.lt.u32 %p1, %r2, 4; mov.u32 %r3, 1; @%p1 bra far;
+    let body =
+        "mov.u32 %r1, %tid.x; and.b32 %r2, %r1, 31; setp.lt.u32 %p1, %r2, 4; mov.u32 %r3, 1; @%p1 bra far;
         meet:
         shfl.sync.idx.b32 %r4|%p2, %r3, 2, 31, -1; st.shared.u32 [%r2], %r4; ret;
         far:
@@ -128,9 +133,11 @@ fn lanes_that_reach_a_collective_early_wait_for_those_behind() {
 
 #[test]
 fn a_predicated_operation_is_logged_by_its_lanes_only() {
-    let body = "mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 2; @%p1 st.shared.u32 [%r1], 1; @!%p1 bar.sync 0; ret;";
+    let body =
+        "mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 2; @%p1 st.shared.u32 [%r1], 1; @!%p1 bar.sync 0; ret;";
     for (thread, trace) in traces(body).iter().enumerate() {
-        let expected = if thread < 2 { format!("sts_u32({thread:#x}, 0x1)") } else { "syncthreads()".to_owned() };
+        let expected =
+            if thread < 2 { format!("sts_u32({thread:#x}, 0x1)") } else { "syncthreads()".to_owned() };
         assert_eq!(*trace, [expected]);
     }
 }
@@ -143,13 +150,16 @@ fn shared_memory_parameters_and_special_registers() {
         st.shared.u32 [%r1+16], %r2; st.shared.u32 [%r3], %r4; st.shared.u32 [%r5], %r6; st.shared.u32 [%r7], %r8;
         { .reg .b32 remote; mapa.shared::cluster.u32 remote, %r1, %r7;
         mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote]; } ret;";
-    assert_eq!(trace(body), [
-        "sts_u32(0x410, 0x5)",
-        "sts_u32(0x7, 0x9)",
-        "sts_u32(0x3, 0x5)",
-        "sts_u32(0x1, 0x8)",
-        "mbarrier_arrive_cluster(0x400, 0x1)",
-    ]);
+    assert_eq!(
+        trace(body),
+        [
+            "sts_u32(0x410, 0x5)",
+            "sts_u32(0x7, 0x9)",
+            "sts_u32(0x3, 0x5)",
+            "sts_u32(0x1, 0x8)",
+            "mbarrier_arrive_cluster(0x400, 0x1)",
+        ]
+    );
     assert!(refusal("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [64]; ret;").contains("mapa"));
     assert!(refusal("mapa.shared::cluster.u32 %r1, 64, 2; ret;").contains("rank 2 of 2"));
     assert!(refusal("ld.param.u32 %r1, [kernel_param_0+16]; ret;").contains("byte 16"));
@@ -157,19 +167,26 @@ fn shared_memory_parameters_and_special_registers() {
 
 #[test]
 fn accumulators_arrive_at_the_wait() {
-    let multiply = "wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {%f1, %f2, %f3, %f4}, 1, 2, %p1, 1, 1;
+    let multiply =
+        "wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {%f1, %f2, %f3, %f4}, 1, 2, %p1, 1, 1;
         wgmma.commit_group.sync.aligned;";
     let early = trace(&format!("setp.eq.u32 %p1, 0, 0; {multiply} st.shared.f32 [0], %f2; ret;"));
-    assert_eq!(early[0], "wgmma_k32_e4m3(0x1, 0x2, 0x1)");
+    assert_eq!(early[0], "wgmma_k32_e4m3(0x4, 0x1, 0x2, 0x1)");
     assert_eq!(early[2], "sts_f32(0x0, 0x7fabcdef)");
 
-    let late = format!("setp.ne.u32 %p1, 0, 0; {multiply} wgmma.wait_group.sync.aligned 0; st.shared.f32 [0], %f2; ret;");
+    let late = format!(
+        "setp.ne.u32 %p1, 0, 0; {multiply} wgmma.wait_group.sync.aligned 0; st.shared.f32 [0], %f2; ret;"
+    );
     let stored: Vec<String> = traces(&late).iter().map(|trace| trace[3].clone()).collect();
     let expected = |thread: u64| crate::trace::made_up(thread, 0, 1, crate::decode::Element::F32);
-    assert_eq!(stored, (0..64).map(|thread| format!("sts_f32(0x0, {:#x})", expected(thread))).collect::<Vec<_>>());
+    assert_eq!(
+        stored,
+        (0..64).map(|thread| format!("sts_f32(0x0, {:#x})", expected(thread))).collect::<Vec<_>>()
+    );
 
     let two = multiply.replace("%f1, %f2", "%f5, %f6");
-    let both = refusal(&format!("setp.ne.u32 %p1, 0, 0; {multiply} {two} wgmma.wait_group.sync.aligned 0; ret;"));
+    let both =
+        refusal(&format!("setp.ne.u32 %p1, 0, 0; {multiply} {two} wgmma.wait_group.sync.aligned 0; ret;"));
     assert!(both.contains("2 accumulators"), "{both}");
     assert!(refusal("wgmma.wait_group.sync.aligned 0; ret;").contains("0 accumulators"));
 }
@@ -178,4 +195,102 @@ fn accumulators_arrive_at_the_wait() {
 fn a_kernel_that_does_not_end_is_reported() {
     assert!(refusal("again: bra.uni again; ret;").contains("does not end"));
     assert!(refusal("bar.sync 0;").contains("ends without ret"));
+}
+
+#[test]
+fn every_function_in_ptx_has_its_form_and_operand_order() {
+    let registers =
+        "mov.u32 %r1, 0x10; mov.u32 %r2, 0x20; mov.u32 %r3, 0x30; mov.u32 %r4, 0x40; mov.u32 %r5, 0x50;
+        mov.u16 %rs1, 3; mov.u64 %rd1, 0x1000; mov.u64 %rd2, 0x2000; mov.b64 %rd3, kernel_param_0;
+        add.s64 %rd3, %rd3, 8; mov.b32 %f1, %r1; mov.b32 %f2, %r2;
+        setp.ne.b32 %p1, %r1, 0;";
+    let four = "{%f1, %f2, %f3, %f4}, %rd1, %rd2, %p1, 1, 1";
+    let to_shared = "shared::cluster.global.tile.mbarrier::complete_tx::bytes";
+    let cases = [
+        ("mbarrier.init.shared::cta.b64 [%r1], %r2", "mbarrier_init(0x10, 0x20)"),
+        ("fence.mbarrier_init.release.cluster", "fence_mbarrier_init()"),
+        ("mbarrier.arrive.shared::cta.b64 _, [%r1]", "mbarrier_arrive(0x10)"),
+        ("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r1], %r2", "mbarrier_arrive_expect_tx(0x10, 0x20)"),
+        ("mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r1], %r2", "mbarrier_wait(0x10, 0x20)"),
+        (
+            "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 %p2, [%r1], %r2",
+            "mbarrier_wait_cluster(0x10, 0x20)",
+        ),
+        ("prefetch.tensormap [%rd3]", "prefetch_tensormap(0x8)"),
+        (
+            &format!("cp.async.bulk.tensor.2d.{to_shared} [%r1], [%rd3, {{%r3, %r4}}], [%r2]"),
+            "tma_load_2d(0x8, 0x10, 0x20, 0x30, 0x40)",
+        ),
+        (
+            &format!("cp.async.bulk.tensor.3d.{to_shared} [%r1], [%rd3, {{%r3, %r4, %r5}}], [%r2]"),
+            "tma_load_3d(0x8, 0x10, 0x20, 0x30, 0x40, 0x50)",
+        ),
+        (
+            &format!(
+                "cp.async.bulk.tensor.2d.{to_shared}.multicast::cluster [%r1], [%rd3, {{%r3, %r4}}], [%r2], %rs1"
+            ),
+            "tma_load_2d_multicast(0x8, 0x10, 0x20, 0x30, 0x40, 0x3)",
+        ),
+        (
+            "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%rd3, {%r3, %r4}], [%r1]",
+            "tma_store_2d(0x8, 0x10, 0x30, 0x40)",
+        ),
+        (
+            "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%rd3, {%r3, %r4, %r5}], [%r1]",
+            "tma_store_3d(0x8, 0x10, 0x30, 0x40, 0x50)",
+        ),
+        ("cp.async.bulk.commit_group", "bulk_commit_group()"),
+        ("cp.async.bulk.wait_group.read 1", "bulk_wait_group_read(0x1)"),
+        ("cp.async.bulk.wait_group 2", "bulk_wait_group(0x2)"),
+        ("wgmma.fence.sync.aligned", "wgmma_fence()"),
+        ("wgmma.commit_group.sync.aligned", "wgmma_commit_group()"),
+        (
+            &format!("wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {four}"),
+            "wgmma_k32_e4m3(0x4, 0x1000, 0x2000, 0x1)",
+        ),
+        (
+            &format!("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {four}, 0, 0"),
+            "wgmma_k16_bf16(0x4, 0x1000, 0x2000, 0x1)",
+        ),
+        ("barrier.cluster.arrive.release.aligned", "cluster_arrive()"),
+        ("barrier.cluster.wait.acquire.aligned", "cluster_wait()"),
+        ("fence.proxy.async.shared::cta", "fence_proxy_async_shared()"),
+        ("setmaxnreg.dec.sync.aligned.u32 40", "setmaxnreg_dec(0x28)"),
+        ("setmaxnreg.inc.sync.aligned.u32 232", "setmaxnreg_inc(0xe8)"),
+        ("ld.shared.f32 %f5, [%r1]", "lds_f32(0x10)"),
+        ("ld.shared.u32 %r6, [%r1+4]", "lds_u32(0x14)"),
+        ("st.shared.u32 [%r1], %r2", "sts_u32(0x10, 0x20)"),
+        ("st.shared.f32 [%r1], %f2", "sts_f32(0x10, 0x20)"),
+        ("st.shared.v2.f32 [%r3], {%f1, %f2}", "sts_v2_f32(0x30, 0x10, 0x20)"),
+        (
+            "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%r5], {%r1, %r2, %r3, %r4}",
+            "stmatrix_x4(0x50, 0x10, 0x20, 0x30, 0x40)",
+        ),
+        ("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%r5], {%r1, %r2}", "stmatrix_x2(0x50, 0x10, 0x20)"),
+        ("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r6, %r7, %r8, %r0}, [%r5]", "ldmatrix_x4(0x50)"),
+        ("ld.global.nc.f32 %f5, [%rd1+8]", "ldg_f32(0x1008)"),
+        ("ld.global.nc.v4.u32 {%r6, %r7, %r8, %r0}, [%rd1]", "ldg_v4_u32(0x1000)"),
+        ("ld.global.u32 %r6, [%rd1]", "ld_global_u32(0x1000)"),
+        ("ld.global.f32 %f5, [%rd1]", "ld_global_f32(0x1000)"),
+        ("st.global.f32 [%rd1], %f2", "stg_f32(0x1000, 0x20)"),
+        ("st.global.v2.u32 [%rd1], {%r1, %r2}", "stg_v2_u32(0x1000, 0x10, 0x20)"),
+        ("red.relaxed.gpu.global.or.b32 [%rd1], %r2", "red_or_u32(0x1000, 0x20)"),
+    ];
+    for (instruction, expected) in cases {
+        assert_eq!(trace(&format!("{registers} {instruction}; ret;")), [expected], "{instruction}");
+    }
+}
+
+#[test]
+fn loads_deliver_to_their_registers_in_order() {
+    let body = "ld.shared.f32 %f1, [0]; ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r4, %r3, %r2, %r1}, [0];
+        st.shared.f32 [0], %f1; st.shared.u32 [0], %r4; st.shared.u32 [0], %r3; st.shared.u32 [0], %r1; ret;";
+    for (thread, trace) in (0..).zip(traces(body)) {
+        let value = |sequence, index, element| crate::trace::made_up(thread, sequence, index, element);
+        assert_eq!(trace[2], format!("sts_f32(0x0, {:#x})", value(0, 0, crate::decode::Element::F32)));
+        for (operation, index) in [(3, 0), (4, 1), (5, 3)] {
+            let expected = value(1, index, crate::decode::Element::U32);
+            assert_eq!(trace[operation], format!("sts_u32(0x0, {expected:#x})"));
+        }
+    }
 }

@@ -1,8 +1,12 @@
 //! Chores of developers and of people who carry the crate to a GPU: `cargo xtask help`.
 
 mod bindings;
+mod build_output;
+mod bundle;
 mod lint;
 mod process;
+mod resources;
+mod test;
 mod toolkit;
 
 use std::path::Path;
@@ -11,16 +15,25 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-// What build.rs does without a test harness is tested here.
+// What build.rs uses, which has no test harness of its own: its tests run here.
 #[cfg(test)]
 #[path = "../../build/compile.rs"]
 mod compile;
+#[path = "../../src/instances.rs"]
+#[allow(dead_code)]
+mod instances;
 #[path = "../../build/nvcc.rs"]
 #[allow(dead_code)]
 mod nvcc;
 #[path = "../../build/ptxas.rs"]
 #[allow(dead_code)]
 mod ptxas;
+#[path = "../../build/sources.rs"]
+#[allow(dead_code)]
+mod sources;
+
+/// Every chore builds with the same features, so that nothing is compiled twice.
+const FEATURES: &str = "--features=deepseek-kernels/probes";
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Chores around the crate")]
@@ -41,6 +54,16 @@ enum Chore {
     },
     /// Checks the rules of the house: where instructions, `unsafe` and long functions may be
     Lint,
+    /// Compares registers, shared memory and instructions of the compiled kernels with the committed table
+    Resources {
+        /// Writes the table instead
+        #[arg(long)]
+        bless: bool,
+    },
+    /// Collects tests, benches and the program in target/bundle, for a GPU host without Rust
+    Bundle,
+    /// Runs every check, as CI does
+    Test,
 }
 
 fn main() -> ExitCode {
@@ -59,5 +82,8 @@ fn run() -> Result<()> {
         Chore::Toolkit => toolkit::fetch_nvcc(root),
         Chore::Bindings { check } => bindings::regenerate(root, check),
         Chore::Lint => lint::run(root),
+        Chore::Resources { bless } => resources::check(root, bless),
+        Chore::Bundle => bundle::make(root),
+        Chore::Test => test::run_all(root),
     }
 }

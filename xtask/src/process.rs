@@ -25,7 +25,7 @@ pub fn read(command: &mut Command) -> Result<String> {
     command.stderr(std::process::Stdio::inherit());
     let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {
-        bail!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stdout));
+        bail!("{command:?}: {}", output.status);
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -16,6 +16,7 @@ struct Package {
 }
 
 const NVCC: Package = Package { requirements: include_str!("../toolkit.txt"), folder: "nvidia" };
+#[cfg(not(feature = "bindings"))]
 const LIBCLANG: Package = Package { requirements: include_str!("../libclang.txt"), folder: "clang" };
 
 /// Fetches nvcc, ptxas and the readers of SASS.
@@ -29,6 +30,7 @@ pub fn fetch_nvcc(root: &Path) -> Result<()> {
 }
 
 /// Fetches libclang and returns its folder.
+#[cfg(not(feature = "bindings"))]
 pub fn fetch_libclang(root: &Path) -> Result<PathBuf> {
     Ok(fetch(&root.join("toolkit"), &LIBCLANG)?.join("native"))
 }
@@ -70,7 +72,8 @@ fn install(partial: &Path, package: &Package) -> Result<PathBuf> {
     process::run(&mut pip).context("pip (python3 with pip is needed: `apt install python3-pip`)")?;
 
     let folder = partial.join("tree").join(package.folder);
-    fs::write(stamp(&folder), package.requirements).with_context(|| format!("pip made no {}", folder.display()))?;
+    fs::write(stamp(&folder), package.requirements)
+        .with_context(|| format!("pip made no {}", folder.display()))?;
     Ok(folder)
 }
 

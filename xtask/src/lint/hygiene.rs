@@ -26,13 +26,20 @@ fn places(source: &Source) -> Vec<Finding> {
         return Vec::new();
     }
     let folders = ["work", "tmp", "home", "root"].map(|name| format!("/{name}"));
-    let hosts = ["pypi", "pythonhosted", "crates"].map(|name| format!("{name}.{}", if name == "crates" { "io" } else { "org" }));
+    let hosts = ["pypi", "pythonhosted", "crates"]
+        .map(|name| format!("{name}.{}", if name == "crates" { "io" } else { "org" }));
     let mut findings = Vec::new();
     for (number, line) in source.text.lines().enumerate() {
-        let folder = folders.iter().find(|folder| line.match_indices(*folder).any(|(at, _)| is_absolute(line, at, folder)));
+        let folder = folders
+            .iter()
+            .find(|folder| line.match_indices(*folder).any(|(at, _)| is_absolute(line, at, folder)));
         let host = hosts.iter().find(|host| line.contains(*host));
         if let Some(place) = folder.or(host) {
-            findings.push(Finding::new(source, number + 1, format!("names {place}, a place of one machine or registry")));
+            findings.push(Finding::new(
+                source,
+                number + 1,
+                format!("names {place}, a place of one machine or registry"),
+            ));
         }
     }
     findings

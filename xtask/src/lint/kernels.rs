@@ -13,14 +13,18 @@ pub fn check(sources: &[Source]) -> Vec<Finding> {
         .flat_map(|source| source.code.lines().filter_map(pointer_field))
         .collect();
     let plain = sources.iter().filter(|source| FOLDERS.iter().any(|folder| source.is_in(folder)));
-    plain.flat_map(|source| [words(source), directives(source), accesses(source, &pointers)].concat()).collect()
+    plain
+        .flat_map(|source| [words(source), directives(source), accesses(source, &pointers)].concat())
+        .collect()
 }
 
 fn words(source: &Source) -> Vec<Finding> {
     let forbid = |(at, word): (usize, &str)| {
         let why = match word {
             "asm" => "inline assembly belongs in cuda/sm90/ptx",
-            "threadIdx" | "blockIdx" | "blockDim" | "gridDim" | "warpSize" => "use the functions of ptx/regs.h",
+            "threadIdx" | "blockIdx" | "blockDim" | "gridDim" | "warpSize" => {
+                "use the functions of ptx/regs.h"
+            }
             "reinterpret_cast" => "memory is reached through ptx::, which needs no such cast",
             _ if word.starts_with("__") => "a compiler's builtin: wrap it in cuda/sm90/ptx and cuda/emu/ptx",
             _ if word.starts_with("atomic") => "atomics belong in ptx/gmem.h",
@@ -56,8 +60,8 @@ fn accesses(source: &Source, pointers: &[&str]) -> Vec<Finding> {
     for (at, word) in source.identifiers() {
         let before = code[..at].trim_end();
         let after = code[at + word.len()..].trim_start();
-        let through_member = before.ends_with('.') || before.ends_with("->");
-        if through_member && pointers.contains(&word) && (after.starts_with('[') || is_dereferenced(before)) {
+        let of_params = before.ends_with("params.");
+        if of_params && pointers.contains(&word) && (after.starts_with('[') || is_dereferenced(before)) {
             let message = format!("`{word}` is global memory: read and write it through ptx::");
             findings.push(Finding::new(source, source.line(at), message));
         }
@@ -69,10 +73,11 @@ fn accesses(source: &Source, pointers: &[&str]) -> Vec<Finding> {
     findings
 }
 
-/// `* params.` but not `a * params.`.
+/// `*params.` but not `a * params.`.
 fn is_dereferenced(before: &str) -> bool {
-    let object = before.trim_end_matches(|c: char| c.is_alphanumeric() || "_.->".contains(c)).trim_end();
-    object.strip_suffix('*').is_some_and(|rest| !rest.trim_end().ends_with(|c: char| c.is_alphanumeric() || ")]_".contains(c)))
+    let is_value = |c: char| c.is_alphanumeric() || ")]_".contains(c);
+    let object = before.trim_end_matches("params.").trim_end();
+    object.strip_suffix('*').is_some_and(|rest| !rest.trim_end().ends_with(is_value))
 }
 
 /// `*) x`, after the name of a type.
@@ -109,24 +114,37 @@ mod tests {
             for folder in FOLDERS {
                 let found = messages(check, &format!("{folder}/x.cuh"), &format!("// asm\n{code}\n"));
                 assert_eq!(found.len(), 1, "{code}: {found:?}");
-                assert!(found[0].starts_with(&format!("{folder}/x.cuh:2: ")) && found[0].contains(word), "{found:?}");
+                assert!(
+                    found[0].starts_with(&format!("{folder}/x.cuh:2: ")) && found[0].contains(word),
+                    "{found:?}"
+                );
             }
         }
         assert_eq!(messages(check, "cuda/sm90/ptx/x.h", "asm volatile(\"\");"), [""; 0]);
-        assert_eq!(messages(check, "cuda/kernels/x.cuh", "f(const float* x, int (*g)(int)); // __x\n"), [""; 0]);
+        assert_eq!(
+            messages(check, "cuda/kernels/x.cuh", "f(const float* x, int (*g)(int)); // __x\n"),
+            [""; 0]
+        );
     }
 
     #[test]
     fn conditionals_and_cuda_headers_are_found() {
-        let found = messages(check, "cuda/kernels/x.cuh", "#pragma once\n#ifdef EMU\n#endif\n#include <cuda_fp8.h>\n");
+        let found = messages(
+            check,
+            "cuda/kernels/x.cuh",
+            "#pragma once\n#ifdef EMU\n#endif\n#include <cuda_fp8.h>\n",
+        );
         assert_eq!(found.len(), 3, "{found:?}");
         assert!(found[2].starts_with("cuda/kernels/x.cuh:4: "), "{found:?}");
     }
 
     #[test]
     fn direct_reads_of_global_memory_are_found() {
-        let params = Source::new("cuda/params.h", "typedef struct P {\n  const float* sfb;  // [n]\n  uint32_t m;\n} P;\n");
-        let kernel = "void f(const P& p) {\n  g(p.sfb + 1, a * p.m);\n  float x = p.sfb[3];\n  float y = *p.sfb;\n}\n";
+        let params = Source::new(
+            "cuda/params.h",
+            "typedef struct P {\n  const float* sfb;  // [n]\n  uint32_t m;\n} P;\n",
+        );
+        let kernel = "void f(const P& params) {\n  g(params.sfb + 1, a * params.m);\n  float x = params.sfb[3];\n  float y = *params.sfb;\n}\n";
         let found = check(&[params, Source::new("cuda/kernels/x.cuh", kernel)]);
         let lines: Vec<usize> = found.iter().map(|finding| finding.line).collect();
         assert_eq!(lines, [3, 4], "{found:?}");

@@ -16,7 +16,7 @@ use crate::process;
 use source::Source;
 
 /// A broken rule.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Finding {
     path: String,
     /// From 1; 0 for the file as a whole.
@@ -79,11 +79,5 @@ mod tests {
     /// The messages of one rule about one file.
     pub fn messages(rule: fn(&[Source]) -> Vec<Finding>, path: &str, text: &str) -> Vec<String> {
         rule(&[Source::new(path, text)]).into_iter().map(|finding| finding.to_string()).collect()
-    }
-
-    #[test]
-    fn the_repository_keeps_its_rules() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        assert_eq!(check(&read_sources(root).unwrap()), []);
     }
 }

@@ -213,7 +213,8 @@ fn function_name(head: &str, language: Language, inside_function: bool) -> Optio
             const CONTAINERS: [&str; 6] = ["namespace", "struct", "class", "union", "enum", "extern"];
             let template = head.trim_start().starts_with("template");
             let skipped = if template { head.find('>').unwrap_or(0) } else { 0 };
-            let container = identifiers(&head[skipped..]).next().is_some_and(|(_, word)| CONTAINERS.contains(&word));
+            let container =
+                identifiers(&head[skipped..]).next().is_some_and(|(_, word)| CONTAINERS.contains(&word));
             let parenthesis = skipped + head[skipped..].find('(')?;
             if inside_function || container {
                 return None;
@@ -229,12 +230,18 @@ mod tests {
 
     #[test]
     fn comments_and_literals_are_blank() {
-        let cpp = Source::new("a.h", "int a = 1'000; // asm\nchar c = '\"'; /* asm\n*/ f(\"asm \\\" asm\", R\"(asm)\");");
+        let cpp = Source::new(
+            "a.h",
+            "int a = 1'000; // asm\nchar c = '\"'; /* asm\n*/ f(\"asm \\\" asm\", R\"(asm)\");",
+        );
         assert_eq!(cpp.code.len(), cpp.text.len());
         assert!(!cpp.code.contains("asm"));
         assert!(cpp.code.contains("1'000;") && cpp.code.contains("f("));
 
-        let rust = Source::new("a.rs", "fn f<'a>(x: &'a str) -> char { /* /* unsafe */ unsafe */ r#\"unsafe \"# ; '\\'' }");
+        let rust = Source::new(
+            "a.rs",
+            "fn f<'a>(x: &'a str) -> char { /* /* unsafe */ unsafe */ r#\"unsafe \"# ; '\\'' }",
+        );
         assert!(!rust.code.contains("unsafe"));
         assert!(rust.code.contains("<'a>(x: &'a str)"));
     }
@@ -252,7 +259,8 @@ mod tests {
             ]
         );
 
-        let text = "impl A for B {\n    fn f(&self) -> u32 {\n        let g = || { 1 };\n        g()\n    }\n}\n";
+        let text =
+            "impl A for B {\n    fn f(&self) -> u32 {\n        let g = || { 1 };\n        g()\n    }\n}\n";
         let found = functions(&Source::new("a.rs", text));
         assert_eq!(found, [Function { name: "f".to_owned(), first_line: 2, lines: 4 }]);
     }

@@ -1,0 +1,56 @@
+// Global memory: the regions of the launch.
+#pragma once
+#include "ptx/target.h"
+
+namespace ptx {
+
+struct U32x4 {
+  uint32_t x, y, z, w;
+};
+
+PTX_DEVICE float ldg_f32(const float* p, Where where = Where::here()) {
+  if (emu::traced("ldg_f32", p)) return emu::delivered<float>();
+  float value;
+  emu::load_global(p, &value, sizeof value, true, where);
+  return value;
+}
+PTX_DEVICE U32x4 ldg_v4_u32(const void* p, Where where = Where::here()) {
+  uint32_t v[4];
+  if (emu::traced("ldg_v4_u32", p)) {
+    emu::deliver(v);
+  } else {
+    emu::load_global(p, v, sizeof v, true, where);
+  }
+  return {v[0], v[1], v[2], v[3]};
+}
+
+PTX_DEVICE uint32_t ld_global_u32(const void* p, Where where = Where::here()) {
+  if (emu::traced("ld_global_u32", p)) return emu::delivered<uint32_t>();
+  uint32_t value;
+  emu::load_global(p, &value, sizeof value, false, where);
+  return value;
+}
+PTX_DEVICE float ld_global_f32(const void* p, Where where = Where::here()) {
+  if (emu::traced("ld_global_f32", p)) return emu::delivered<float>();
+  float value;
+  emu::load_global(p, &value, sizeof value, false, where);
+  return value;
+}
+
+PTX_DEVICE void stg_f32(float* p, float value, Where where = Where::here()) {
+  if (emu::traced("stg_f32", p, value)) return;
+  emu::check_settled(value, "store", where);
+  emu::store_global(p, &value, sizeof value, where);
+}
+PTX_DEVICE void stg_v2_u32(void* p, uint32_t x, uint32_t y, Where where = Where::here()) {
+  if (emu::traced("stg_v2_u32", p, x, y)) return;
+  const uint32_t values[] = {x, y};
+  emu::store_global(p, values, sizeof values, where);
+}
+
+PTX_DEVICE void red_or_u32(uint32_t* p, uint32_t bits, Where where = Where::here()) {
+  if (emu::traced("red_or_u32", p, bits)) return;
+  emu::or_global(p, bits, where);
+}
+
+}  // namespace ptx

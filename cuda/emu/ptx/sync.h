@@ -1,0 +1,51 @@
+// Barriers of warp, warpgroup, CTA and cluster; shuffles; fences between proxies.
+#pragma once
+#include <bit>
+
+#include "ptx/target.h"
+
+namespace ptx {
+
+PTX_DEVICE void syncthreads(Where where = Where::here()) {
+  if (emu::traced("syncthreads")) return;
+  emu::named_barrier(0, 0, true, where);
+}
+
+template <int Id, int Threads>
+PTX_DEVICE void named_barrier_sync(Where where = Where::here()) {
+  if (emu::traced("named_barrier_sync", Id, Threads)) return;
+  emu::named_barrier(Id, Threads, true, where);
+}
+template <int Id, int Threads>
+PTX_DEVICE void named_barrier_arrive(Where where = Where::here()) {
+  if (emu::traced("named_barrier_arrive", Id, Threads)) return;
+  emu::named_barrier(Id, Threads, false, where);
+}
+
+PTX_DEVICE void syncwarp(Where where = Where::here()) {
+  if (emu::traced("syncwarp")) return;
+  emu::sync_warp(where);
+}
+
+PTX_DEVICE bool elect_one(Where where = Where::here()) { return emu::elect(where); }
+
+PTX_DEVICE float shfl_xor(float value, uint32_t mask, Where where = Where::here()) {
+  const uint32_t source = emu::thread_idx() % 32 ^ mask;
+  return std::bit_cast<float>(emu::shuffle(std::bit_cast<uint32_t>(value), source, "shfl_xor", where));
+}
+
+PTX_DEVICE void cluster_arrive(Where where = Where::here()) {
+  if (emu::traced("cluster_arrive")) return;
+  emu::cluster_arrive(where);
+}
+PTX_DEVICE void cluster_wait(Where where = Where::here()) {
+  if (emu::traced("cluster_wait")) return;
+  emu::cluster_wait(where);
+}
+
+PTX_DEVICE void fence_proxy_async_shared(Where where = Where::here()) {
+  if (emu::traced("fence_proxy_async_shared")) return;
+  emu::fence_proxy_async(where);
+}
+
+}  // namespace ptx

@@ -1,0 +1,44 @@
+// wgmma: one warpgroup multiplies a 64 x K tile by a K x N tile, both in shared memory, asynchronously.
+#pragma once
+#include "ptx/target.h"
+
+namespace ptx {
+
+PTX_DEVICE void wgmma_fence(Where where = Where::here()) {
+  if (emu::traced("wgmma_fence")) return;
+  emu::wgmma_fence(where);
+}
+
+PTX_DEVICE void wgmma_commit_group(Where where = Where::here()) {
+  if (emu::traced("wgmma_commit_group")) return;
+  emu::wgmma_commit_group(where);
+}
+
+template <int Pending, int Registers>
+PTX_DEVICE void wgmma_wait_group(float (&d)[Registers], Where where = Where::here()) {
+  if (emu::traced("wgmma_wait_group", Pending)) return emu::deliver(d);
+  emu::wgmma_wait_group(Pending, d, Registers, where);
+}
+
+// N is twice the number of registers: 8, 16, 32, 64, 128 or 256, as in the inline PTX.
+template <int Registers>
+constexpr bool kIsAccumulator = Registers == 4 || Registers == 8 || Registers == 16 || Registers == 32 ||
+                                Registers == 64 || Registers == 128;
+
+template <int Registers>
+PTX_DEVICE void wgmma_k32_e4m3(float (&d)[Registers], uint64_t desc_a, uint64_t desc_b, bool accumulate,
+                               Where where = Where::here()) {
+  static_assert(kIsAccumulator<Registers>);
+  if (emu::traced("wgmma_k32_e4m3", Registers, desc_a, desc_b, accumulate)) return;
+  emu::wgmma(emu::Operands::kE4m3, d, Registers, desc_a, desc_b, accumulate, where);
+}
+
+template <int Registers>
+PTX_DEVICE void wgmma_k16_bf16(float (&d)[Registers], uint64_t desc_a, uint64_t desc_b, bool accumulate,
+                               Where where = Where::here()) {
+  static_assert(kIsAccumulator<Registers>);
+  if (emu::traced("wgmma_k16_bf16", Registers, desc_a, desc_b, accumulate)) return;
+  emu::wgmma(emu::Operands::kBf16, d, Registers, desc_a, desc_b, accumulate, where);
+}
+
+}  // namespace ptx

@@ -1,0 +1,40 @@
+//! The crate's program: runs its kernels on the best device found and says whether they are right.
+
+mod cli;
+mod data;
+mod gemm;
+mod json;
+mod judge;
+mod machine;
+mod quantize;
+mod report;
+mod runner;
+mod shapes;
+mod table;
+mod verify;
+mod weights;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+/// A check failed.
+const FAILED: u8 = 1;
+/// Nothing was judged: no such device, no such file, nothing to do. Clap uses the same for a wrong command line.
+const UNUSABLE: u8 = 2;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Verify(args) => verify::verify(&args),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(FAILED),
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::from(UNUSABLE)
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Runs the test kernels of `cuda/probes`. For this crate's own tests, and no part of its API.
+
+#[path = "probe_kernels.rs"]
+pub mod kernels;
+
+use crate::device::Device;
+use crate::error::Result;
+#[cfg(has_emulator)]
+pub use crate::ffi::{fused_dot_bf16, fused_dot_e4m3};
+use crate::ffi::{ProbeParams, TensorMap};
+use crate::launch::{Address, Launch};
+pub use crate::tensor_map::{MapElement, Swizzle};
+use crate::tensor_map::{Dimension, TensorMapSpec};
+use kernels::ProbeKernel;
+
+/// What a word of the output holds before the launch.
+pub const UNWRITTEN: u32 = 0xdead_beef;
+
+/// A tensor that TMA loads from or stores to, with the memory it lies in.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    /// Element type.
+    pub element: MapElement,
+    /// Permutation of a box in shared memory.
+    pub swizzle: Swizzle,
+    /// Elements per dimension, fastest first.
+    pub dims: Vec<u64>,
+    /// Bytes from index to index of dimensions 1, 2, ...
+    pub strides: Vec<u64>,
+    /// Elements of the box per dimension.
+    pub box_sizes: Vec<u32>,
+    /// The memory, from the tensor's first element on.
+    pub memory: Vec<u8>,
+}
+
+impl Tensor {
+    fn encode(&self, device: &Device, operand: &'static str, base: Address) -> Result<TensorMap> {
+        let sizes = self.dims.iter().zip(&self.box_sizes).skip(1);
+        let dimension = |((&size, &box_size), &stride)| Dimension { size, stride, box_size };
+        device.encode(&TensorMapSpec {
+            operand,
+            element: self.element,
+            base,
+            columns: self.dims.first().copied().unwrap_or_default(),
+            box_columns: self.box_sizes.first().copied().unwrap_or_default(),
+            outer: &sizes.zip(&self.strides).map(dimension).collect::<Vec<_>>(),
+            swizzle: self.swizzle,
+        })
+    }
+}
+
+/// One launch; the head of the kernel's file says what it makes of the fields.
+#[derive(Debug, Clone)]
+pub struct Probe<'a> {
+    /// The test kernel.
+    pub kernel: ProbeKernel,
+    /// CTAs.
+    pub grid: u32,
+    /// At most eight; the rest are 0.
+    pub arguments: &'a [u32],
+    /// Words that the kernel reads.
+    pub input: &'a [u32],
+    /// Words that it writes.
+    pub output_words: usize,
+    /// At most two.
+    pub loads: &'a [Tensor],
+    /// Written by TMA stores.
+    pub store: Option<&'a Tensor>,
+}
+
+/// What a launch left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The output words.
+    pub output: Vec<u32>,
+    /// The memory of [`Probe::store`].
+    pub stored: Vec<u8>,
+}
+
+impl Probe<'_> {
+    /// Uploads the operands, launches, waits and downloads.
+    ///
+    /// # Errors
+    /// Faults of the kernel on the emulator, driver errors, refused tensor maps.
+    pub fn run(&self, device: &Device) -> Result<Outcome> {
+        let kernel = device.kernel(&format!("probe_{}", self.kernel.name))?;
+        let stream = device.stream()?;
+        // A GPU allocates nothing of size zero.
+        let input = device.upload(if self.input.is_empty() { &[UNWRITTEN] } else { self.input })?;
+        let mut output = device.upload(&vec![UNWRITTEN; self.output_words.max(1)])?;
+        let memories = self.loads.iter().map(|tensor| device.upload(&tensor.memory)).collect::<Result<Vec<_>>>()?;
+        let mut stored = self.store.map(|tensor| device.upload(&tensor.memory)).transpose()?;
+
+        let input_slice = input.slice(0);
+        let mut output_slice = output.slice_mut(0);
+        let memory_slices: Vec<_> = memories.iter().map(|memory| memory.slice(0)).collect();
+        let mut stored_slice = stored.as_mut().map(|memory| memory.slice_mut(0));
+        let mut launch = Launch::new(device, &kernel, &stream)?;
+        let mut params = ProbeParams {
+            input: launch.read(c"input", &input_slice)?.cast(),
+            output: launch.write(c"output", &mut output_slice)?.cast(),
+            ..Default::default()
+        };
+        for ((map, tensor), slice) in params.map_load.iter_mut().zip(self.loads).zip(&memory_slices) {
+            *map = tensor.encode(device, "load", launch.read(c"load", slice)?)?;
+        }
+        if let (Some(tensor), Some(slice)) = (self.store, &mut stored_slice) {
+            params.map_store = tensor.encode(device, "store", launch.write(c"store", slice)?)?;
+        }
+        for (argument, value) in params.arguments.iter_mut().zip(self.arguments) {
+            *argument = *value;
+        }
+        launch.run(self.grid, self.kernel.threads, self.kernel.smem_bytes, &params)?;
+
+        let stored = stored.map_or_else(|| Ok(Vec::new()), |memory| memory.to_vec())?;
+        Ok(Outcome { output: output.to_vec()?, stored })
+    }
+}

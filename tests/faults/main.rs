@@ -1,0 +1,317 @@
+//! Faults planted in the real kernels: every one is caught, on every seed, with a message that names the cause.
+//!
+//! A fault is an edit of the sources. The changed kernel is compiled into an emulator of its own and run on a problem that
+//! the unchanged kernel solves. What the emulator reports, or which elements are wrong, must contain one of the texts
+//! given.
+
+#[path = "build.rs"]
+mod build;
+#[path = "../harness/mod.rs"]
+mod harness;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use build::{Edit, Library};
+use deepseek_kernels::reference::Oracle;
+use deepseek_kernels::reference::inputs::{GemmClass, quantizer_rows};
+use deepseek_kernels::reference::{QuantizeScale, quantize_1x128, quantize_128x128};
+use deepseek_kernels::{
+    Device, F8E4M3, GEMM_INSTANCES, GemmInstance, MMajor, Quantize1x128, Quantize128x128, QuantizeSpec, RowMajor,
+    ScaleFormat, Scales1x128, Scales1x128Mut, Scales128x128Mut, TransposeScales, bf16,
+};
+use harness::{GemmLayout, Guarded, Placement, check_gemm, run_gemm};
+
+const SEEDS: u64 = 4;
+
+/// The problem a fault is tried on.
+#[derive(Clone, Copy)]
+enum Problem {
+    /// The kernel `fp8_gemm_m128_n128_c{cluster}_bf16`: several ragged tiles per CTA, more K blocks than stages.
+    Gemm { cluster: u32 },
+    /// The same, adding to D.
+    GemmAccumulate,
+    Quantize1x128,
+    Quantize128x128,
+    Transpose,
+}
+
+const ONE: Problem = Problem::Gemm { cluster: 1 };
+const TWO: Problem = Problem::Gemm { cluster: 2 };
+
+impl Problem {
+    fn kernel(self) -> String {
+        match self {
+            Self::Gemm { cluster } => gemm_instance(cluster).name(),
+            Self::GemmAccumulate => gemm_instance(1).name(),
+            Self::Quantize1x128 => "quantize_1x128".to_owned(),
+            Self::Quantize128x128 => "quantize_128x128".to_owned(),
+            Self::Transpose => "transpose_scales".to_owned(),
+        }
+    }
+
+    /// Runs and judges; panics with the report, or with the first wrong element.
+    fn run(self, device: &Device) {
+        match self {
+            Self::Gemm { cluster } => gemm(device, cluster, false),
+            Self::GemmAccumulate => gemm(device, 1, true),
+            Self::Quantize1x128 => quantize_rows(device),
+            Self::Quantize128x128 => quantize_blocks(device),
+            Self::Transpose => transpose(device),
+        }
+    }
+}
+
+fn gemm_instance(cluster: u32) -> GemmInstance {
+    let is_it = |i: &&GemmInstance| (i.block_m, i.block_n, i.cluster, i.output.bytes()) == (128, 128, cluster, 2);
+    *GEMM_INSTANCES.iter().find(is_it).expect("the instance")
+}
+
+fn gemm(device: &Device, cluster: u32, accumulate: bool) {
+    let (m, n, k) = (200, 392, 1024);
+    let inputs = GemmClass::X1a.generate((m, n, k), 7).expect("inputs");
+    let mut layout = GemmLayout::tight(m, n, k, 2);
+    layout.d.pitch += 8;
+    let before: Vec<bf16> = (0..m * n).map(|i| bf16::from_f32((i % 64) as f32)).collect();
+    let before = accumulate.then_some(&before[..]);
+    let d = run_gemm(device, &inputs, &layout, Some(gemm_instance(cluster)), before).unwrap_or_else(|e| panic!("{e}"));
+    check_gemm("d", &inputs, &[Oracle::Exact], before, &d);
+}
+
+const ROWS: usize = 150;
+const K: usize = 384;
+
+fn quantize_rows(device: &Device) {
+    let x = quantizer_rows(ROWS, K, 5);
+    for (format, model) in [(ScaleFormat::Fp32, QuantizeScale::Fp32), (ScaleFormat::PowerOfTwo, QuantizeScale::PowerOfTwo)] {
+        let expected = quantize_1x128(&x, ROWS, K, K, model).expect("reference");
+        let gx = Guarded::new(device, &x, ROWS, K, Placement::dense(K), bf16::NAN);
+        let mut q = Guarded::unwritten(device, ROWS, K, Placement::dense(K), F8E4M3::from_bits(0xff));
+        let mut sf = Guarded::unwritten(device, K / 128, ROWS, Placement::dense(ROWS), f32::NAN);
+        let plan = Quantize1x128::plan(device, QuantizeSpec { rows: ROWS, k: K, format }).expect("plan");
+        let view = Scales1x128Mut::<MMajor>::new(sf.slice_mut(), ROWS, K).expect("view");
+        plan.run(device.stream().expect("stream"), gx.matrix(), q.matrix_mut(), view).unwrap_or_else(|e| panic!("{e}"));
+        compare(&expected.q, &q.into_checked(|c| c.to_bits()), &expected.sf, &sf.into_checked(f32::to_bits));
+        assert!(device.poll_error().is_err(), "Inf and NaN went unreported");
+    }
+}
+
+fn quantize_blocks(device: &Device) {
+    let x = quantizer_rows(ROWS, K, 6);
+    let expected = quantize_128x128(&x, ROWS, K, K, QuantizeScale::Fp32).expect("reference");
+    let gx = Guarded::new(device, &x, ROWS, K, Placement::dense(K), bf16::NAN);
+    let mut q = Guarded::unwritten(device, ROWS, K, Placement::dense(K), F8E4M3::from_bits(0xff));
+    let mut sf = Guarded::unwritten(device, 2, K / 128, Placement::dense(K / 128), f32::NAN);
+    let spec = QuantizeSpec { rows: ROWS, k: K, format: ScaleFormat::Fp32 };
+    let plan = Quantize128x128::plan(device, spec).expect("plan");
+    let view = Scales128x128Mut::new(sf.slice_mut(), ROWS, K).expect("view");
+    plan.run(device.stream().expect("stream"), gx.matrix(), q.matrix_mut(), view).unwrap_or_else(|e| panic!("{e}"));
+    compare(&expected.q, &q.into_checked(|c| c.to_bits()), &expected.sf, &sf.into_checked(f32::to_bits));
+    assert!(device.poll_error().is_err(), "Inf and NaN went unreported");
+}
+
+fn compare(q: &[F8E4M3], got_q: &[F8E4M3], sf: &[f32], got_sf: &[f32]) {
+    let wrong = sf.iter().zip(got_sf).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+    assert_eq!(wrong, 0, "wrong scales");
+    let wrong = q.iter().zip(got_q).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+    assert_eq!(wrong, 0, "wrong codes");
+}
+
+fn transpose(device: &Device) {
+    let (m, k_blocks) = (70, 40);
+    let data: Vec<f32> = (0..m * k_blocks).map(|i| i as f32).collect();
+    let sf = Guarded::new(device, &data, m, k_blocks, Placement::dense(k_blocks), f32::NAN);
+    let mut out = Guarded::unwritten(device, k_blocks, m, Placement::dense(m + 2), f32::NAN);
+    let plan = TransposeScales::plan(device, m, 128 * k_blocks).expect("plan");
+    let source = Scales1x128::<RowMajor>::new(sf.slice(), m, 128 * k_blocks).expect("view");
+    let target = Scales1x128Mut::<MMajor>::with_pitch(out.slice_mut(), m, 128 * k_blocks, m + 2).expect("view");
+    plan.run(device.stream().expect("stream"), source, target).unwrap_or_else(|e| panic!("{e}"));
+    let got = out.into_checked(f32::to_bits);
+    let wrong = (0..m * k_blocks).filter(|i| got[i % k_blocks * m + i / k_blocks] != data[*i]).count();
+    assert_eq!(wrong, 0, "wrong scales");
+}
+
+/// Plants the fault, runs every seed, and demands one of the causes in every message.
+fn caught(problem: Problem, edits: &[Edit], causes: &[&str]) {
+    let library = Library::with(&problem.kernel(), edits);
+    for seed in 0..SEEDS {
+        let device = library.device(seed);
+        let result = catch_unwind(AssertUnwindSafe(|| problem.run(&device)));
+        let Err(panic) = result else { panic!("seed {seed}: the fault went unnoticed") };
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&s| s.to_owned())).unwrap_or_default();
+        assert!(causes.iter().any(|cause| text.contains(cause)), "seed {seed}: expected one of {causes:?} in: {text}");
+        println!("seed {seed}: {text}");
+    }
+}
+
+/// The unchanged sources, through the same build: nothing is found.
+#[test]
+fn no_fault() {
+    for problem in [ONE, TWO, Problem::GemmAccumulate, Problem::Quantize1x128, Problem::Quantize128x128, Problem::Transpose] {
+        let library = Library::with(&problem.kernel(), &[]);
+        for seed in 0..SEEDS {
+            problem.run(&library.device(seed));
+        }
+    }
+}
+
+const GEMM: &str = "kernels/fp8_gemm.cuh";
+
+macro_rules! faults {
+    ($($name:ident: $problem:expr, $file:expr, $from:literal => $to:literal, [$($cause:literal),+];)*) => {$(
+        #[test]
+        fn $name() {
+            caught($problem, &[Edit { file: $file, from: $from, to: $to }], &[$($cause),+]);
+        }
+    )*};
+}
+
+// The ring: waits, arrivals, bytes, phases.
+faults! {
+    consumer_skips_the_full_wait: ONE, GEMM,
+        "ptx::mbarrier_wait(smem.full(ring.stage), ring.phase);" => "", ["TMA load in flight", "never written", "not ordered"];
+    producer_skips_the_empty_wait: ONE, GEMM,
+        "ptx::mbarrier_wait_cluster(smem.empty(ring.stage), ring.phase ^ 1);" => "", ["full[0]", "in flight"];
+    empty_wait_starts_in_the_wrong_phase: ONE, GEMM,
+        "smem.empty(ring.stage), ring.phase ^ 1)" => "smem.empty(ring.stage), ring.phase)", ["waits for mbarrier empty[0]"];
+    full_wait_starts_in_the_wrong_phase: ONE, GEMM,
+        "smem.full(ring.stage), ring.phase)" => "smem.full(ring.stage), ring.phase ^ 1)",
+        ["TMA load in flight", "never written", "not ordered"];
+    phase_never_flips: ONE, "tile/ring.h", "phase ^= 1;" => "", ["full[0]", "empty[0]", "in flight"];
+    ring_one_slot_too_long: ONE, "tile/ring.h", "++stage == Stages" => "++stage == Stages + 1", ["mbarrier", "out of bounds"];
+    expect_tx_too_small: ONE, GEMM,
+        "Tile::kABytes + Tile::kBBytes + Tile::kSfaBytes)" => "Tile::kABytes + Tile::kBBytes)", ["expect_tx", "in flight"];
+    expect_tx_too_large: ONE, GEMM,
+        "Tile::kABytes + Tile::kBBytes + Tile::kSfaBytes)" => "Tile::kABytes + Tile::kBBytes + Tile::kSfaBytes + 16)",
+        ["16 bytes missing"];
+    load_of_a_missing: ONE, GEMM,
+        "ptx::tma_load_2d(params.map_a, smem.a(stage), full, k, origin.m);" => "", ["bytes missing"];
+    load_of_scales_missing: ONE, GEMM,
+        "ptx::tma_load_2d(params.map_sfa, smem.sfa(stage), full, origin.m, g);" => "", ["bytes missing"];
+    stage_released_before_its_products: ONE, GEMM,
+        "const float sfa0 = ptx::lds_f32(sSfa);" => "if (wave == 0) release_stage(smem, ring.stage); const float sfa0 = ptx::lds_f32(sSfa);",
+        ["empty[", "not ordered", "in flight"];
+    stage_never_released: ONE, GEMM,
+        "if (lane == 0) ptx::mbarrier_arrive(smem.empty(stage));" => "", ["waits for mbarrier empty["];
+    no_syncwarp_before_the_release: ONE, GEMM,
+        "ptx::syncwarp();  // the other lanes'" => "//", ["not ordered after the read"];
+    too_few_arrivals_expected: ONE, GEMM,
+        "kCluster * kMathWarpgroups * 4;" => "kCluster * kMathWarpgroups * 4 - 1;", ["empty[", "not ordered", "in flight"];
+    two_producers_expected: ONE, GEMM,
+        "ptx::mbarrier_init(smem.full(stage), 1);" => "ptx::mbarrier_init(smem.full(stage), 2);", ["waits for mbarrier full[0]"];
+    barrier_never_initialised: ONE, GEMM,
+        "ptx::mbarrier_init(smem.full(stage), 1);" => "", ["mbarrier"];
+    no_fence_after_mbarrier_init: ONE, GEMM, "ptx::fence_mbarrier_init();" => "", ["fence.mbarrier_init"];
+    no_barrier_after_mbarrier_init: ONE, GEMM,
+        "cluster_sync<Config>();\n\n  //" => "//", ["mbarrier.init", "not ordered"];
+}
+
+// Products and promotion.
+faults! {
+    no_wgmma_fence: ONE, GEMM, "ptx::wgmma_fence();" => "", ["wgmma.fence"];
+    no_wgmma_commit: ONE, GEMM, "ptx::wgmma_commit_group();" => "", ["wgmma", "in flight"];
+    no_wgmma_wait: ONE, GEMM,
+        "ptx::wgmma_wait_group<0>(rPartial);" => "ptx::wgmma_wait_group<1>(rPartial);", ["wgmma", "not ordered"];
+    wrong_advance_along_k: ONE, GEMM,
+        "descriptor_advance(desc_b, k)" => "descriptor_advance(desc_b, k / 2)", ["elements are wrong"];
+    partial_sum_never_cleared: ONE, GEMM, ", k != 0);" => ", true);", ["elements are wrong", "uninitialised", "wgmma"];
+    partial_sum_cleared_too_often: ONE, GEMM, ", k != 0);" => ", false);", ["elements are wrong"];
+    last_k32_dropped: ONE, GEMM,
+        "k < Config::kBlockK; k += Config::kWgmmaK" => "k < Config::kBlockK - 32; k += Config::kWgmmaK", ["elements are wrong"];
+    descriptor_without_swizzle: ONE, "tile/descriptor.h",
+        "kSwizzle128 = 1;" => "kSwizzle128 = 0;", ["elements are wrong", "out of bounds", "never written"];
+    descriptor_with_a_wrong_group_stride: ONE, "tile/descriptor.h",
+        "kGroupBytes = 8 * 128;" => "kGroupBytes = 8 * 64;", ["elements are wrong", "swizzle"];
+    no_promotion: ONE, GEMM,
+        "ptx::fma_rn(scale[i % 4 / 2], rPartial[i], rD[i])" => "rPartial[i]", ["elements are wrong"];
+    scales_of_the_other_row: ONE, GEMM, "scale[i % 4 / 2]" => "scale[1 - i % 4 / 2]", ["elements are wrong"];
+    scale_row_shifted: ONE, GEMM,
+        "(slice_row + fragment_row(thread)) * sizeof(float)" => "(slice_row + fragment_row(thread) + 1) * sizeof(float)",
+        ["elements are wrong", "never written", "in flight", "race"];
+    scale_of_b_shifted: ONE, GEMM, "ptx::ldg_f32(gSfb + g)" => "ptx::ldg_f32(gSfb + g + 1)", ["elements are wrong", "sfb"];
+    scale_of_b_of_another_tile: ONE, GEMM, "origin.n / Config::kBlockK" => "origin.n / 256", ["elements are wrong"];
+    k_blocks_one_short: ONE, GEMM,
+        "g < params.k_blocks; ++g, ring.advance()) {\n      const float" => "g + 1 < params.k_blocks; ++g, ring.advance()) {\n      const float",
+        ["elements are wrong", "mbarrier"];
+}
+
+// Tiles and the way to D.
+faults! {
+    coordinates_swapped: ONE, GEMM,
+        "smem.a(stage), full, k, origin.m);" => "smem.a(stage), full, origin.m, k);", ["elements are wrong", "map"];
+    tile_of_b_shifted: ONE, GEMM, "full, k, origin.n);" => "full, k, origin.n + 8);", ["elements are wrong"];
+    tile_stored_one_row_low: ONE, GEMM,
+        "                        origin.m + slice_row);" => "                        origin.m + slice_row + 1);",
+        ["was not written", "elements are wrong"];
+    tiles_skipped: ONE, GEMM, "linear += step;" => "linear += step + 1;", ["was not written", "mbarrier", "elements are wrong"];
+    band_of_the_wrong_height: ONE, "tile/order.h",
+        "within % height, within / height" => "within / n_tiles, within % n_tiles + 1", ["was not written", "elements are wrong"];
+    fragment_of_the_wrong_warp: ONE, "tile/fragment.h", "lane % 16; }" => "lane % 8; }", ["elements are wrong", "race", "never written"];
+    swizzle_of_the_wrong_bits: ONE, "tile/swizzle.h", "(addr >> 3)" => "(addr >> 4)", ["elements are wrong", "never written"];
+    columns_exchanged_in_a_pair: ONE, GEMM,
+        "ptx::cvt_bf16x2(rD[r + 1], rD[r])," => "ptx::cvt_bf16x2(rD[r], rD[r + 1]),", ["elements are wrong"];
+    no_wait_before_the_tile_is_overwritten: ONE, GEMM,
+        "if (thread == 0) ptx::bulk_wait_group_read<0>();  // the previous" => "//", ["not ordered after the read by TMA store"];
+    no_barrier_before_the_tile_is_overwritten: ONE, GEMM,
+        "  warpgroup_sync(warpgroup);\n#pragma unroll" => "#pragma unroll", ["not ordered"];
+    no_proxy_fence_before_the_store: ONE, GEMM, "ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
+    no_barrier_before_the_store: ONE, GEMM,
+        "  warpgroup_sync(warpgroup);\n  if (thread != 0) return;" => "  if (thread != 0) return;", ["not ordered", "never written", "fence.proxy"];
+    store_never_committed: ONE, GEMM, "  ptx::bulk_commit_group();" => "", ["commit", "TMA store", "not ordered"];
+    cta_ends_under_its_last_store: ONE, GEMM,
+        "if (thread == 0) ptx::bulk_wait_group_read<0>();  // shared" => "//", ["exit"];
+    math_takes_too_many_registers: ONE, GEMM, "setmaxnreg_inc<232>" => "setmaxnreg_inc<240>", ["setmaxnreg"];
+    d_read_past_its_edge: Problem::GemmAccumulate, GEMM,
+        "if (row >= params.m || column >= params.n) continue;" => "", ["outside", "out of bounds"];
+    d_added_to_the_wrong_rows: Problem::GemmAccumulate, GEMM,
+        "const uint64_t row = row0 + 8 * (i % 4 / 2);" => "const uint64_t row = row0;", ["elements are wrong"];
+}
+
+// Clusters.
+faults! {
+    release_not_sent_to_the_peer: TWO, GEMM,
+        "if (lane < Config::kCluster) ptx::mbarrier_arrive_cluster(smem.empty(stage), lane);"
+            => "if (lane < Config::kCluster) ptx::mbarrier_arrive_cluster(smem.empty(stage), ptx::cluster_rank());",
+        ["not ordered", "in flight", "empty[", "full["];
+    multicast_to_one_cta_only: TWO, GEMM, "0b11);" => "0b01);", ["bytes missing", "expect_tx", "in flight"];
+    both_ctas_fetch_the_same_half: TWO, GEMM,
+        "origin.n + rank * kHalfRows, 0b11" => "origin.n, 0b11", ["elements are wrong"];
+    ctas_of_a_cluster_take_the_same_tile: TWO, GEMM,
+        "tile.m * Config::kCluster + ptx::cluster_rank()" => "tile.m * Config::kCluster", ["was not written", "elements are wrong"];
+    no_barrier_at_the_end_of_a_cluster: TWO, GEMM,
+        "if constexpr (Config::kCluster > 1) cluster_sync<Config>();" => "", ["exit"];
+    no_wait_at_the_cluster_barrier: TWO, GEMM, "ptx::cluster_wait();" => "", ["cluster", "mbarrier", "not ordered", "exit"];
+    release_of_cta_scope_only: TWO, GEMM,
+        "ptx::mbarrier_wait_cluster(smem.empty" => "ptx::mbarrier_wait(smem.empty", ["not ordered"];
+}
+
+// Quantisers and scales.
+faults! {
+    amax_over_half_the_lanes: Problem::Quantize1x128, "kernels/quantize_1x128.cuh",
+        "mask = kLanesPerRow / 2;" => "mask = kLanesPerRow / 4;", ["wrong scales"];
+    amax_over_two_rows: Problem::Quantize1x128, "kernels/quantize_1x128.cuh",
+        "mask = kLanesPerRow / 2;" => "mask = kLanesPerRow;", ["wrong scales"];
+    blocks_past_the_end: Problem::Quantize1x128, "kernels/quantize_1x128.cuh", "if (!exists) return;" => "", ["not ordered", "outside", "wrong"];
+    no_floor_under_amax: Problem::Quantize1x128, "tile/scale.h",
+        "amax < kAmaxFloor ? kAmaxFloor : amax" => "amax", ["wrong scales"];
+    amax_over_infinities: Problem::Quantize1x128, "tile/scale.h",
+        "magnitude < 0x7f800000u ?" => "magnitude <= 0x7f800000u ?", ["wrong scales"];
+    power_of_two_rounded_down: Problem::Quantize1x128, "tile/scale.h", "+ 0x007fffffu" => "", ["wrong scales"];
+    multiplier_of_the_wrong_formula: Problem::Quantize1x128, "tile/scale.h",
+        "kE4m3Max / floored}" => "1.0f / scale}", ["wrong codes"];
+    codes_exchanged_in_a_pair: Problem::Quantize1x128, "kernels/quantize_row.cuh",
+        "ptx::cvt_e4m3x2(x[1] * multiplier, x[0] * multiplier)" => "ptx::cvt_e4m3x2(x[0] * multiplier, x[1] * multiplier)",
+        ["wrong codes"];
+    infinities_unreported: Problem::Quantize1x128, "kernels/quantize_row.cuh",
+        "if (!finite) ptx::red_or_u32" => "if (false) ptx::red_or_u32", ["unreported"];
+    rows_past_the_end: Problem::Quantize128x128, "kernels/quantize_128x128.cuh",
+        "if (row < params.n) x[i]" => "x[i]", ["outside", "wrong scales"];
+    no_barrier_before_amax_is_shared: Problem::Quantize128x128, "kernels/quantize_128x128.cuh",
+        "ptx::syncthreads();" => "", ["not ordered", "never written"];
+    amax_of_one_warp: Problem::Quantize128x128, "kernels/quantize_128x128.cuh",
+        "largest = max_of(largest, ptx::lds_f32(smem + warp * sizeof(float)));" => "largest = ptx::lds_f32(smem);", ["wrong scales"];
+    no_barrier_before_the_transposed_read: Problem::Transpose, "kernels/transpose_scales.cuh",
+        "ptx::syncthreads();" => "", ["not ordered", "never written"];
+    transposed_tile_with_a_wrong_pitch: Problem::Transpose, "kernels/transpose_scales.cuh",
+        "(x * transpose_scales_pitch + i)" => "(x * transpose_scales_tile + i)", ["wrong scales", "never written"];
+}

@@ -1,0 +1,201 @@
+//! What the compiled kernels use, against a committed table: a change is seen in review.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::build_output;
+use crate::{nvcc, process, ptxas, sources};
+
+const TABLE: &str = "benches/results/resources.txt";
+
+/// Instructions worth counting: tensor core, TMA, register reallocation, stmatrix, promotion, local memory.
+const COUNTED: [&str; 8] = ["QGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "STSM", "FFMA", "LDL", "STL"];
+
+/// Compares the kernels of a dev build with the table, or writes the table with `bless`.
+pub fn check(root: &Path, bless: bool) -> Result<()> {
+    let nvcc = nvcc::find(root).map_err(|reason| anyhow!(reason))?;
+    let built = build_output::cargo(root, &["check", "--package=deepseek-kernels", "--lib"], &[])?;
+    let nvdisasm = nvdisasm(root, &nvcc)?;
+
+    let mut rows = vec![header()];
+    for kernel in sources::kernel_sources() {
+        let file = built.kernel_folder.join(&kernel.name);
+        let report = fs::read_to_string(file.with_extension("ptxas")).with_context(|| kernel.name.clone())?;
+        let resources = ptxas::parse(&report).map_err(|reason| anyhow!(reason))?;
+        let sass = process::read(Command::new(&nvdisasm).arg("-c").arg(file.with_extension("cubin")))?;
+        check_sass(&kernel.name, &sass)?;
+        rows.push(row(&kernel.name, kernel.smem_bytes, &resources, &sass));
+    }
+    let table = format!("{}\n{}", release_line(&nvcc), aligned(&rows));
+    let path = root.join(TABLE);
+    if bless {
+        fs::create_dir_all(path.parent().context("the table has a folder")?)?;
+        fs::write(&path, &table)?;
+    }
+    compare(&fs::read_to_string(&path).unwrap_or_default(), &table)?;
+    print!("{table}");
+    Ok(())
+}
+
+/// The one beside nvcc, or the fetched one.
+fn nvdisasm(root: &Path, nvcc: &nvcc::Nvcc) -> Result<PathBuf> {
+    let beside = nvcc.path.with_file_name("nvdisasm");
+    let fetched = root.join(nvcc::FETCHED).join("bin/nvdisasm");
+    let found = [beside, fetched].into_iter().find(|path| path.is_file());
+    found.context("no nvdisasm beside nvcc: `cargo xtask toolkit` fetches one")
+}
+
+fn header() -> Vec<String> {
+    let columns = ["kernel", "registers", "stack", "spills", "barriers", "smem"];
+    columns.into_iter().chain(COUNTED).map(str::to_owned).collect()
+}
+
+fn row(name: &str, dynamic_smem: u32, resources: &ptxas::Resources, sass: &str) -> Vec<String> {
+    let spills = resources.spill_stores + resources.spill_loads;
+    let smem = dynamic_smem + resources.static_smem;
+    let numbers = [resources.registers, resources.stack, spills, resources.barriers, smem];
+    let counts =
+        COUNTED.map(|opcode| mnemonics(sass).filter(|mnemonic| base(mnemonic) == opcode).count().to_string());
+    [name.to_owned()].into_iter().chain(numbers.map(|number| number.to_string())).chain(counts).collect()
+}
+
+/// What no kernel may contain, and what every GEMM must.
+fn check_sass(kernel: &str, sass: &str) -> Result<()> {
+    for mnemonic in mnemonics(sass) {
+        if matches!(base(mnemonic), "LDL" | "STL") {
+            bail!("{kernel}: {mnemonic}: local memory, where registers were meant");
+        }
+        if is_float_atomic(mnemonic) {
+            bail!(
+                "{kernel}: {mnemonic}: the order of floating-point atomics is not fixed, nor are the bits of their sum"
+            );
+        }
+    }
+    if kernel.starts_with("fp8_gemm_") {
+        for required in ["QGMMA", "UTMALDG"] {
+            if !mnemonics(sass).any(|mnemonic| base(mnemonic) == required) {
+                bail!("{kernel}: no {required}: the tensor core and TMA are not in use");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_float_atomic(mnemonic: &str) -> bool {
+    let atomic = ["RED", "REDG", "REDS", "ATOM", "ATOMG", "ATOMS"].contains(&base(mnemonic));
+    let floats = ["F16", "F32", "F64", "BF16"];
+    atomic && mnemonic.split('.').any(|part| floats.iter().any(|float| part.starts_with(float)))
+}
+
+/// "QGMMA" of "QGMMA.64x128x32.F32.E4M3.E4M3".
+fn base(mnemonic: &str) -> &str {
+    mnemonic.split('.').next().unwrap_or(mnemonic)
+}
+
+/// The instructions of a disassembly: `/*0040*/ @P0 BRA ...` has the mnemonic BRA.
+fn mnemonics(sass: &str) -> impl Iterator<Item = &str> {
+    sass.lines().filter_map(|line| {
+        let (address, instruction) = line.trim_start().strip_prefix("/*")?.split_once("*/")?;
+        u32::from_str_radix(address, 16).ok()?;
+        let mnemonic = instruction.split_whitespace().find(|word| !word.starts_with('@'))?;
+        Some(mnemonic.trim_end_matches(';'))
+    })
+}
+
+/// Columns padded to their widest entry, numbers to the right.
+fn aligned(rows: &[Vec<String>]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for row in rows {
+        let _ = write!(text, "{:<1$}", row[0], width(0));
+        for (column, cell) in row.iter().enumerate().skip(1) {
+            let _ = write!(text, "  {cell:>0$}", width(column));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// "release 13.0, V13.0.88".
+fn release_line(nvcc: &nvcc::Nvcc) -> String {
+    let line = nvcc.version.lines().find_map(|line| line.split_once("release "));
+    line.map_or_else(|| "nvcc".to_owned(), |(_, release)| format!("nvcc release {release}"))
+}
+
+/// Fails with the lines that differ; another compiler's numbers are not comparable.
+fn compare(committed: &str, current: &str) -> Result<()> {
+    if committed.is_empty() {
+        bail!("there is no {TABLE}: `cargo xtask resources --bless` writes it");
+    }
+    let compiler = |table: &str| table.lines().next().unwrap_or_default().to_owned();
+    if compiler(committed) != compiler(current) {
+        println!("not compared: {TABLE} is of {}, this is {}", compiler(committed), compiler(current));
+        return Ok(());
+    }
+    let missing = |from: &str, sign: char, other: &str| -> String {
+        let lines = from.lines().filter(|line| !other.lines().any(|o| o == *line));
+        lines.map(|line| format!("{sign} {line}\n")).collect()
+    };
+    let diff = missing(committed, '-', current) + &missing(current, '+', committed);
+    if !diff.is_empty() {
+        bail!("the kernels differ from {TABLE} (`cargo xtask resources --bless` accepts them):\n{diff}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GEMM: &str = "fp8_gemm_m64_n16_c1_bf16:\n        /*0000*/                   QGMMA.64x16x32.F32.E4M3.E4M3 R24, gdesc[UR4] ;\n        \
+                        /*0010*/               @P0 UTMALDG.2D [UR8], [UR4] ;\n        /*0020*/                   EXIT ;\n";
+
+    #[test]
+    fn mnemonics_are_read() {
+        assert_eq!(
+            mnemonics(GEMM).collect::<Vec<_>>(),
+            ["QGMMA.64x16x32.F32.E4M3.E4M3", "UTMALDG.2D", "EXIT"]
+        );
+    }
+
+    #[test]
+    fn forbidden_and_missing_instructions_are_found() {
+        assert!(check_sass("fp8_gemm_a", GEMM).is_ok());
+        for missing in ["QGMMA", "UTMALDG"] {
+            let error = check_sass("fp8_gemm_a", &GEMM.replace(missing, "NOP")).unwrap_err().to_string();
+            assert!(error.contains(missing), "{error}");
+        }
+        for bad in [
+            "LDL.64 R1, [R2]",
+            "STL [R1], R2",
+            "RED.E.ADD.F32.FTZ.RN.STRONG.GPU [R2], R1",
+            "ATOMG.E.ADD.F16x2.RN R1",
+        ] {
+            let sass = format!("/*0000*/ @!P1 {bad} ;\n");
+            assert!(check_sass("quantize", &sass).is_err(), "{bad}");
+        }
+        for good in [
+            "REDG.E.OR.STRONG.GPU desc[UR4][R2.64], R0",
+            "SYNCS.ARRIVE.TRANS64.RED.A1T0 RZ",
+            "REDUX.OR UR1, R0",
+        ] {
+            assert!(check_sass("quantize", &format!("/*0000*/ {good} ;\n")).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn differences_are_shown() {
+        let table = |registers: u32| {
+            format!("nvcc release 13.0\n{}", aligned(&[vec!["k".to_owned(), registers.to_string()]]))
+        };
+        assert!(compare(&table(90), &table(90)).is_ok());
+        let error = compare(&table(90), &table(168)).unwrap_err().to_string();
+        assert!(error.contains("- k  90\n"), "{error}");
+        assert!(error.contains("+ k  168"), "{error}");
+        assert!(compare("", &table(90)).is_err());
+    }
+}

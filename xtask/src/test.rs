@@ -1,0 +1,92 @@
+//! Everything that must hold before a change is taken: what CI runs, and a newcomer too.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::FEATURES;
+use crate::process::{cargo, run};
+use crate::{bindings, lint, nvcc, resources, toolkit};
+
+type Step = (&'static str, fn(&Path) -> Result<()>);
+
+/// Cheap steps first; the later ones reuse what the earlier ones built.
+const STEPS: [Step; 10] = [
+    ("toolkit", find_or_fetch_nvcc),
+    ("format", |root| run(cargo(root).args(["fmt", "--all", "--check"]))),
+    ("lint", lint::run),
+    ("bindings", |root| bindings::regenerate(root, true)),
+    ("clippy", |root| {
+        run(cargo(root).args(["clippy", "--workspace", "--all-targets", "--", "--deny=warnings"]))
+    }),
+    ("clippy without CUDA and C++", clippy_bare),
+    ("resources", |root| resources::check(root, false)),
+    ("tests", |root| run(cargo(root).args(["test", "--workspace", FEATURES]))),
+    ("documentation", document),
+    ("sanitizers", sanitize),
+];
+
+/// Runs the steps up to the first that fails.
+pub fn run_all(root: &Path) -> Result<()> {
+    let start = Instant::now();
+    let mut times = Vec::new();
+    for (name, step) in STEPS {
+        println!("\n=== {name}");
+        let begin = Instant::now();
+        let outcome = step(root);
+        times.push((name, begin.elapsed()));
+        outcome.with_context(|| format!("FAILED after {}: {name}", seconds(start.elapsed())))?;
+    }
+    println!();
+    for (name, time) in &times {
+        println!("{:>8}  {name}", seconds(*time));
+    }
+    println!("PASSED in {}: {} steps", seconds(start.elapsed()), times.len());
+    Ok(())
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}
+
+fn find_or_fetch_nvcc(root: &Path) -> Result<()> {
+    if nvcc::find(root).is_err() {
+        toolkit::fetch_nvcc(root)?;
+    }
+    let found = nvcc::find(root).map_err(|reason| anyhow!(reason))?;
+    println!("{}", found.path.display());
+    Ok(())
+}
+
+fn clippy(root: &Path) -> Result<()> {
+    let mut command = cargo(root);
+    run(command.args(["clippy", "--workspace", "--all-targets", FEATURES, "--", "--deny=warnings"]))
+}
+
+/// As docs.rs builds the crate, which is also the crate on a machine with neither compiler.
+fn clippy_bare(root: &Path) -> Result<()> {
+    let mut command = cargo(root);
+    command.args([
+        "clippy",
+        "--package=deepseek-kernels",
+        "--lib",
+        "--no-default-features",
+        "--features=cuda-12080",
+    ]);
+    run(command.args(["--", "--deny=warnings"]).env("DOCS_RS", "1"))
+}
+
+fn document(root: &Path) -> Result<()> {
+    run(cargo(root)
+        .args(["doc", "--workspace", "--no-deps", FEATURES])
+        .env("RUSTDOCFLAGS", "--deny=warnings"))
+}
+
+/// The operations once more, on an emulator and kernels built with ASan and UBSan. Last, because it leaves that build
+/// behind.
+fn sanitize(root: &Path) -> Result<()> {
+    let mut command = cargo(root);
+    command.args(["test", "--package=deepseek-kernels", "--test=quantize", "--test=fp8_gemm", FEATURES]);
+    run(command.env("DEEPSEEK_KERNELS_SANITIZE", "1"))
+}
