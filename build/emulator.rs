@@ -14,7 +14,6 @@ const STATIC_LIBRARY: &str = "DEEPSEEK_KERNELS_STATIC_STDCXX";
 
 /// Builds with AddressSanitizer and UndefinedBehaviorSanitizer, for tests.
 const SANITIZE: &str = "DEEPSEEK_KERNELS_SANITIZE";
-const SANITIZERS: &str = "-fsanitize=address,undefined";
 
 /// A C++20 compiler and what is known of it.
 pub struct Emulator {
@@ -34,8 +33,14 @@ impl Emulator {
         // Optimised in every profile, or tests take minutes; never contracted: a product and a sum round twice.
         build.cpp(true).std("c++20").opt_level(2).debug(false).flag("-ffp-contract=off");
         if sanitize {
-            build.opt_level(1).debug(true).flag(SANITIZERS).flag("-fno-sanitize-recover=all");
-            println!("cargo:rustc-link-arg={SANITIZERS}");
+            build
+                .opt_level(1)
+                .debug(true)
+                .flag("-fsanitize=address,undefined")
+                .flag("-fno-sanitize-recover=all");
+            // Rust's linker call keeps the compiler from adding these; before libc, or malloc is not theirs.
+            println!("cargo:rustc-link-lib=dylib=asan");
+            println!("cargo:rustc-link-lib=dylib=ubsan");
         }
 
         let compiler = build.try_get_compiler().map_err(|error| format!("no C++ compiler: {error}"))?;

@@ -78,6 +78,11 @@ pub struct Outcome {
 }
 
 impl Probe<'_> {
+    /// A launch without operands, to be completed.
+    pub fn new(kernel: ProbeKernel, grid: u32) -> Self {
+        Self { kernel, grid, arguments: &[], input: &[], output_words: 0, loads: &[], store: None }
+    }
+
     /// Uploads the operands, launches, waits and downloads.
     ///
     /// # Errors

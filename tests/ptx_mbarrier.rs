@@ -1,1 +1,65 @@
+//! mbarriers: phases and parities, arrivals of threads, of bytes and of another CTA.
 
+mod harness;
+mod probes;
+
+use deepseek_kernels::probe::kernels::{CLUSTER, MBARRIER, MBARRIER_BYTES};
+use deepseek_kernels::probe::{MapElement, Probe, Swizzle, Tensor};
+use probes::{assert_words, machines, run_words};
+
+#[test]
+fn phases_alternate_and_arrivals_order_memory() {
+    const ROUNDS: u32 = 7;
+    let word = |i: u32| [1000 * (i / 32) + (i % 32 ^ 5), i / 32];
+    let expected: Vec<u32> = (0..32 * ROUNDS).flat_map(word).collect();
+    for device in machines() {
+        let probe = Probe { arguments: &[ROUNDS], output_words: expected.len(), ..Probe::new(MBARRIER, 1) };
+        assert_words(device.name(), &run_words(&device, &probe), &expected);
+    }
+}
+
+#[test]
+fn bytes_may_land_before_and_after_they_are_expected() {
+    const BOX: usize = 128 * 8;
+    let memory: Vec<u8> = (0..3 * BOX).map(|i| (i * 31 % 251) as u8).collect();
+    let expected: Vec<u32> = memory.chunks(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let tensor = Tensor {
+        element: MapElement::U8,
+        swizzle: Swizzle::None,
+        dims: vec![128, 24],
+        strides: vec![128],
+        box_sizes: vec![128, 8],
+        memory,
+    };
+    for device in machines() {
+        let probe = Probe {
+            arguments: &[BOX as u32],
+            output_words: expected.len(),
+            loads: std::slice::from_ref(&tensor),
+            ..Probe::new(MBARRIER_BYTES, 1)
+        };
+        assert_words(device.name(), &run_words(&device, &probe), &expected);
+    }
+}
+
+#[test]
+fn remote_arrivals_and_the_cluster_barrier_order_memory() {
+    const GRID: u32 = 4;
+    const THREADS: u32 = 64;
+    let seen = |i: u32| {
+        let (block, opposite) = (i / THREADS, THREADS - 1 - i % THREADS);
+        let other = block ^ 1;
+        // Phase 0 reads the first word of the pair, phase 1 the second.
+        [block % 2, other, 10 + other, opposite]
+    };
+    let handed_over = |i: u32| {
+        let (block, step) = (i / THREADS / 3, i / THREADS % 3);
+        [10 * step + block, i % THREADS]
+    };
+    let mut expected: Vec<u32> = (0..GRID * THREADS).flat_map(seen).collect();
+    expected.extend((0..GRID * 3 * THREADS).flat_map(handed_over));
+    for device in machines() {
+        let probe = Probe { output_words: expected.len(), ..Probe::new(CLUSTER, GRID) };
+        assert_words(device.name(), &run_words(&device, &probe), &expected);
+    }
+}

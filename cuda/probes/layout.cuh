@@ -2,7 +2,7 @@
 //
 //   arguments  function, count
 //   input      kTiles: m_tiles, n_tiles, first word of the result, unused  [grid, 4]
-//   output     kSwizzle: of address 16 i, by spans 32, 64, 128, and 0  [count, 4]
+//   output     kSwizzle: of address i, by spans 32, 64, 128, and 0  [count, 4]
 //              kFragment: fragment_row, fragment_column, stmatrix_row, stmatrix_column of i  [count, 4]
 //              kDescriptor: of address 16 i, and advanced by 32 (i % 4) bytes, low words first  [count, 4]
 //              kRing: stage and phase after i steps, for 1 to 12 stages  [12, count, 2]
@@ -61,7 +61,7 @@ PTX_DEVICE void probe_layout_kernel(const ProbeParams& params) {
   const uint32_t step = ptx::grid_dim() * kProbeLayoutThreads;
   for (uint32_t i = ptx::block_idx() * kProbeLayoutThreads + ptx::thread_idx(); i < count; i += step) {
     if (function == ProbeLayout::kSwizzle) {
-      write_four(out, i, swizzle<32>(16 * i), swizzle<64>(16 * i), swizzle<128>(16 * i), 0);
+      write_four(out, i, swizzle<32>(i), swizzle<64>(i), swizzle<128>(i), 0);
     } else if (function == ProbeLayout::kFragment) {
       write_four(out, i, fragment_row(i), fragment_column(i), stmatrix_row(i), stmatrix_column(i));
     } else if (function == ProbeLayout::kDescriptor) {

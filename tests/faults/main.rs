@@ -71,7 +71,7 @@ fn gemm(device: &Device, cluster: u32, accumulate: bool) {
     let inputs = GemmClass::X1a.generate((m, n, k), 7).expect("inputs");
     let mut layout = GemmLayout::tight(m, n, k, 2);
     layout.d.pitch += 8;
-    let before: Vec<bf16> = (0..m * n).map(|i| bf16::from_f32((i % 64) as f32)).collect();
+    let before: Vec<bf16> = (0..m * n).map(|i| bf16::from_f32((i % 61) as f32)).collect();
     let before = accumulate.then_some(&before[..]);
     let d = run_gemm(device, &inputs, &layout, Some(gemm_instance(cluster)), before).unwrap_or_else(|e| panic!("{e}"));
     check_gemm("d", &inputs, &[Oracle::Exact], before, &d);
@@ -80,8 +80,17 @@ fn gemm(device: &Device, cluster: u32, accumulate: bool) {
 const ROWS: usize = 150;
 const K: usize = 384;
 
+/// Every other row special, the rest with an amax of its own: the formulas of a scale differ in few codes only.
+fn rows_to_quantize(seed: u64) -> Vec<bf16> {
+    let mut x = quantizer_rows(ROWS, K, seed);
+    for (row, values) in x.chunks_mut(K).enumerate().filter(|(row, _)| row % 2 == 1) {
+        values.iter_mut().enumerate().for_each(|(i, x)| *x = bf16::from_f32((i as f32 * 0.37).sin() * (row as f32 + 0.7)));
+    }
+    x
+}
+
 fn quantize_rows(device: &Device) {
-    let x = quantizer_rows(ROWS, K, 5);
+    let x = rows_to_quantize(5);
     for (format, model) in [(ScaleFormat::Fp32, QuantizeScale::Fp32), (ScaleFormat::PowerOfTwo, QuantizeScale::PowerOfTwo)] {
         let expected = quantize_1x128(&x, ROWS, K, K, model).expect("reference");
         let gx = Guarded::new(device, &x, ROWS, K, Placement::dense(K), bf16::NAN);
@@ -96,7 +105,7 @@ fn quantize_rows(device: &Device) {
 }
 
 fn quantize_blocks(device: &Device) {
-    let x = quantizer_rows(ROWS, K, 6);
+    let x = rows_to_quantize(6);
     let expected = quantize_128x128(&x, ROWS, K, K, QuantizeScale::Fp32).expect("reference");
     let gx = Guarded::new(device, &x, ROWS, K, Placement::dense(K), bf16::NAN);
     let mut q = Guarded::unwritten(device, ROWS, K, Placement::dense(K), F8E4M3::from_bits(0xff));
@@ -169,14 +178,14 @@ macro_rules! faults {
 // The ring: waits, arrivals, bytes, phases.
 faults! {
     consumer_skips_the_full_wait: ONE, GEMM,
-        "ptx::mbarrier_wait(smem.full(ring.stage), ring.phase);" => "", ["TMA load in flight", "never written", "not ordered"];
+        "ptx::mbarrier_wait(smem.full(ring.stage), ring.phase);" => "", ["TMA load in flight", "nothing has written", "not ordered"];
     producer_skips_the_empty_wait: ONE, GEMM,
         "ptx::mbarrier_wait_cluster(smem.empty(ring.stage), ring.phase ^ 1);" => "", ["full[0]", "in flight"];
     empty_wait_starts_in_the_wrong_phase: ONE, GEMM,
-        "smem.empty(ring.stage), ring.phase ^ 1)" => "smem.empty(ring.stage), ring.phase)", ["waits for mbarrier empty[0]"];
+        "smem.empty(ring.stage), ring.phase ^ 1)" => "smem.empty(ring.stage), ring.phase)", ["waits for empty[0]"];
     full_wait_starts_in_the_wrong_phase: ONE, GEMM,
         "smem.full(ring.stage), ring.phase)" => "smem.full(ring.stage), ring.phase ^ 1)",
-        ["TMA load in flight", "never written", "not ordered"];
+        ["TMA load in flight", "nothing has written", "not ordered"];
     phase_never_flips: ONE, "tile/ring.h", "phase ^= 1;" => "", ["full[0]", "empty[0]", "in flight"];
     ring_one_slot_too_long: ONE, "tile/ring.h", "++stage == Stages" => "++stage == Stages + 1", ["mbarrier", "out of bounds"];
     expect_tx_too_small: ONE, GEMM,
@@ -192,13 +201,13 @@ faults! {
         "const float sfa0 = ptx::lds_f32(sSfa);" => "if (wave == 0) release_stage(smem, ring.stage); const float sfa0 = ptx::lds_f32(sSfa);",
         ["empty[", "not ordered", "in flight"];
     stage_never_released: ONE, GEMM,
-        "if (lane == 0) ptx::mbarrier_arrive(smem.empty(stage));" => "", ["waits for mbarrier empty["];
+        "if (lane == 0) ptx::mbarrier_arrive(smem.empty(stage));" => "", ["waits for empty["];
     no_syncwarp_before_the_release: ONE, GEMM,
         "ptx::syncwarp();  // the other lanes'" => "//", ["not ordered after the read"];
     too_few_arrivals_expected: ONE, GEMM,
         "kCluster * kMathWarpgroups * 4;" => "kCluster * kMathWarpgroups * 4 - 1;", ["empty[", "not ordered", "in flight"];
     two_producers_expected: ONE, GEMM,
-        "ptx::mbarrier_init(smem.full(stage), 1);" => "ptx::mbarrier_init(smem.full(stage), 2);", ["waits for mbarrier full[0]"];
+        "ptx::mbarrier_init(smem.full(stage), 1);" => "ptx::mbarrier_init(smem.full(stage), 2);", ["waits for full[0]"];
     barrier_never_initialised: ONE, GEMM,
         "ptx::mbarrier_init(smem.full(stage), 1);" => "", ["mbarrier"];
     no_fence_after_mbarrier_init: ONE, GEMM, "ptx::fence_mbarrier_init();" => "", ["fence.mbarrier_init"];
@@ -219,7 +228,7 @@ faults! {
     last_k32_dropped: ONE, GEMM,
         "k < Config::kBlockK; k += Config::kWgmmaK" => "k < Config::kBlockK - 32; k += Config::kWgmmaK", ["elements are wrong"];
     descriptor_without_swizzle: ONE, "tile/descriptor.h",
-        "kSwizzle128 = 1;" => "kSwizzle128 = 0;", ["elements are wrong", "out of bounds", "never written"];
+        "kSwizzle128 = 1;" => "kSwizzle128 = 0;", ["elements are wrong", "out of bounds", "nothing has written"];
     descriptor_with_a_wrong_group_stride: ONE, "tile/descriptor.h",
         "kGroupBytes = 8 * 128;" => "kGroupBytes = 8 * 64;", ["elements are wrong", "swizzle"];
     no_promotion: ONE, GEMM,
@@ -227,12 +236,12 @@ faults! {
     scales_of_the_other_row: ONE, GEMM, "scale[i % 4 / 2]" => "scale[1 - i % 4 / 2]", ["elements are wrong"];
     scale_row_shifted: ONE, GEMM,
         "(slice_row + fragment_row(thread)) * sizeof(float)" => "(slice_row + fragment_row(thread) + 1) * sizeof(float)",
-        ["elements are wrong", "never written", "in flight", "race"];
+        ["elements are wrong", "nothing has written", "in flight", "race"];
     scale_of_b_shifted: ONE, GEMM, "ptx::ldg_f32(gSfb + g)" => "ptx::ldg_f32(gSfb + g + 1)", ["elements are wrong", "sfb"];
     scale_of_b_of_another_tile: ONE, GEMM, "origin.n / Config::kBlockK" => "origin.n / 256", ["elements are wrong"];
     k_blocks_one_short: ONE, GEMM,
         "g < params.k_blocks; ++g, ring.advance()) {\n      const float" => "g + 1 < params.k_blocks; ++g, ring.advance()) {\n      const float",
-        ["elements are wrong", "mbarrier"];
+        ["exits while a TMA load counted on full[0] is in flight", "elements are wrong"];
 }
 
 // Tiles and the way to D.
@@ -246,21 +255,21 @@ faults! {
     tiles_skipped: ONE, GEMM, "linear += step;" => "linear += step + 1;", ["was not written", "mbarrier", "elements are wrong"];
     band_of_the_wrong_height: ONE, "tile/order.h",
         "within % height, within / height" => "within / n_tiles, within % n_tiles + 1", ["was not written", "elements are wrong"];
-    fragment_of_the_wrong_warp: ONE, "tile/fragment.h", "lane % 16; }" => "lane % 8; }", ["elements are wrong", "race", "never written"];
-    swizzle_of_the_wrong_bits: ONE, "tile/swizzle.h", "(addr >> 3)" => "(addr >> 4)", ["elements are wrong", "never written"];
+    fragment_of_the_wrong_warp: ONE, "tile/fragment.h", "lane % 16; }" => "lane % 8; }", ["elements are wrong", "race", "nothing has written"];
+    swizzle_of_the_wrong_bits: ONE, "tile/swizzle.h", "(addr >> 3)" => "(addr >> 4)", ["elements are wrong", "nothing has written"];
     columns_exchanged_in_a_pair: ONE, GEMM,
         "ptx::cvt_bf16x2(rD[r + 1], rD[r])," => "ptx::cvt_bf16x2(rD[r], rD[r + 1]),", ["elements are wrong"];
     no_wait_before_the_tile_is_overwritten: ONE, GEMM,
-        "if (thread == 0) ptx::bulk_wait_group_read<0>();  // the previous" => "//", ["not ordered after the read by TMA store"];
+        "if (thread == 0) ptx::bulk_wait_group_read<0>();  // the previous" => "//", ["is not ordered after the read by the TMA store"];
     no_barrier_before_the_tile_is_overwritten: ONE, GEMM,
         "  warpgroup_sync(warpgroup);\n#pragma unroll" => "#pragma unroll", ["not ordered"];
     no_proxy_fence_before_the_store: ONE, GEMM, "ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
     no_barrier_before_the_store: ONE, GEMM,
-        "  warpgroup_sync(warpgroup);\n  if (thread != 0) return;" => "  if (thread != 0) return;", ["not ordered", "never written", "fence.proxy"];
+        "  warpgroup_sync(warpgroup);\n  if (thread != 0) return;" => "  if (thread != 0) return;", ["not ordered", "nothing has written", "fence.proxy"];
     store_never_committed: ONE, GEMM, "  ptx::bulk_commit_group();" => "", ["commit", "TMA store", "not ordered"];
     cta_ends_under_its_last_store: ONE, GEMM,
         "if (thread == 0) ptx::bulk_wait_group_read<0>();  // shared" => "//", ["exit"];
-    math_takes_too_many_registers: ONE, GEMM, "setmaxnreg_inc<232>" => "setmaxnreg_inc<240>", ["setmaxnreg"];
+    math_takes_too_many_registers: ONE, GEMM, "setmaxnreg_inc<232>" => "setmaxnreg_inc<240>", ["waits for 240 registers (7168 in the pool"];
     d_read_past_its_edge: Problem::GemmAccumulate, GEMM,
         "if (row >= params.m || column >= params.n) continue;" => "", ["outside", "out of bounds"];
     d_added_to_the_wrong_rows: Problem::GemmAccumulate, GEMM,
@@ -277,7 +286,7 @@ faults! {
     both_ctas_fetch_the_same_half: TWO, GEMM,
         "origin.n + rank * kHalfRows, 0b11" => "origin.n, 0b11", ["elements are wrong"];
     ctas_of_a_cluster_take_the_same_tile: TWO, GEMM,
-        "tile.m * Config::kCluster + ptx::cluster_rank()" => "tile.m * Config::kCluster", ["was not written", "elements are wrong"];
+        "tile.m * Config::kCluster + ptx::cluster_rank()" => "tile.m * Config::kCluster", ["is not ordered after the write by the TMA store of block"];
     no_barrier_at_the_end_of_a_cluster: TWO, GEMM,
         "if constexpr (Config::kCluster > 1) cluster_sync<Config>();" => "", ["exit"];
     no_wait_at_the_cluster_barrier: TWO, GEMM, "ptx::cluster_wait();" => "", ["cluster", "mbarrier", "not ordered", "exit"];
@@ -307,11 +316,11 @@ faults! {
     rows_past_the_end: Problem::Quantize128x128, "kernels/quantize_128x128.cuh",
         "if (row < params.n) x[i]" => "x[i]", ["outside", "wrong scales"];
     no_barrier_before_amax_is_shared: Problem::Quantize128x128, "kernels/quantize_128x128.cuh",
-        "ptx::syncthreads();" => "", ["not ordered", "never written"];
+        "ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
     amax_of_one_warp: Problem::Quantize128x128, "kernels/quantize_128x128.cuh",
         "largest = max_of(largest, ptx::lds_f32(smem + warp * sizeof(float)));" => "largest = ptx::lds_f32(smem);", ["wrong scales"];
     no_barrier_before_the_transposed_read: Problem::Transpose, "kernels/transpose_scales.cuh",
-        "ptx::syncthreads();" => "", ["not ordered", "never written"];
+        "ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
     transposed_tile_with_a_wrong_pitch: Problem::Transpose, "kernels/transpose_scales.cuh",
-        "(x * transpose_scales_pitch + i)" => "(x * transpose_scales_tile + i)", ["wrong scales", "never written"];
+        "(x * transpose_scales_pitch + i)" => "(x * transpose_scales_tile + i)", ["wrong scales", "nothing has written"];
 }

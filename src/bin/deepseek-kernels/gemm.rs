@@ -73,15 +73,27 @@ pub fn multiply<D: Cell>(
     Ok(Product { d: d.to_vec().map_err(text)?, instance: gemm.choice().instance.name(), seconds })
 }
 
-/// What the GEMM can write, and whether it adds to it.
-const VARIANTS: [(OutputType, bool); 4] =
-    [(OutputType::Bf16, false), (OutputType::F32, false), (OutputType::Bf16, true), (OutputType::F32, true)];
+/// What the GEMM writes.
+#[derive(Clone, Copy)]
+pub struct Output {
+    pub element: OutputType,
+    pub accumulate: bool,
+}
 
-/// Every output of the GEMM on one set of inputs.
+/// All that it can.
+pub const OUTPUTS: [Output; 4] = [
+    Output { element: OutputType::Bf16, accumulate: false },
+    Output { element: OutputType::F32, accumulate: false },
+    Output { element: OutputType::Bf16, accumulate: true },
+    Output { element: OutputType::F32, accumulate: true },
+];
+
+/// The GEMM on one set of inputs.
 pub struct GemmJob {
     pub class: GemmClass,
     pub m: usize,
     pub layer: Layer,
+    pub outputs: Vec<Output>,
     pub seed: u64,
 }
 
@@ -91,19 +103,19 @@ impl Job for GemmJob {
     }
 
     fn cost(&self) -> u128 {
-        self.m.max(64) as u128 * self.layer.n as u128 * self.layer.k as u128
+        self.outputs.len() as u128 * self.m.max(64) as u128 * (self.layer.n * self.layer.k) as u128
     }
 
     fn run(&self, device: &Device) -> Outcome {
         let inputs = self.class.generate((self.m, self.layer.n, self.layer.k), self.seed).map_err(text);
-        let rows = VARIANTS.map(|(output, accumulate)| {
-            let checked = inputs.as_ref().map_err(Clone::clone).and_then(|inputs| match output {
-                OutputType::Bf16 => self.check::<bf16>(device, inputs, accumulate),
-                OutputType::F32 => self.check::<f32>(device, inputs, accumulate),
+        let row = |&output: &Output| {
+            let checked = inputs.as_ref().map_err(Clone::clone).and_then(|inputs| match output.element {
+                OutputType::Bf16 => self.check::<bf16>(device, inputs, output.accumulate),
+                OutputType::F32 => self.check::<f32>(device, inputs, output.accumulate),
             });
-            self.row(output, accumulate, checked)
-        });
-        Outcome::Rows(rows.into())
+            self.row(output, checked)
+        };
+        Outcome::Rows(self.outputs.iter().map(row).collect())
     }
 }
 
@@ -143,19 +155,19 @@ impl GemmJob {
         Ok(Checked { instance: product.instance, seconds: product.seconds, checks })
     }
 
-    fn row(&self, output: OutputType, accumulate: bool, checked: Result<Checked, String>) -> Row {
+    fn row(&self, output: Output, checked: Result<Checked, String>) -> Row {
         let checked = checked.unwrap_or_else(|failure| Checked {
             instance: String::new(),
             seconds: 0.0,
             checks: vec![Check::failed("run", failure)],
         });
-        let operator = if accumulate { "+=" } else { "=" };
-        let output = match output {
+        let operator = if output.accumulate { "+=" } else { "=" };
+        let element = match output.element {
             OutputType::Bf16 => "BF16",
             OutputType::F32 => "F32",
         };
         Row {
-            operation: format!("FP8 GEMM, {output} D {operator}"),
+            operation: format!("FP8 GEMM, {element} D {operator}"),
             shape: self.shape().to_string(),
             instance: checked.instance,
             data: self.class.to_string(),

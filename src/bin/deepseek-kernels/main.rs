@@ -5,6 +5,7 @@ mod data;
 mod gemm;
 mod json;
 mod judge;
+mod layers;
 mod machine;
 mod quantize;
 mod report;

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use deepseek_kernels::DeviceKind;
-
 /// A weight `[n, k]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layer {
@@ -24,24 +22,9 @@ pub const DEEPSEEK_V3: [Layer; 7] = [
 ];
 
 /// Training and prefill, a small batch, a tile, one token.
-const GPU_ROWS: [usize; 4] = [4096, 128, 64, 1];
+pub const GPU_ROWS: [usize; 4] = [4096, 128, 64, 1];
 /// More than a tile and no multiple of one; one token.
-const EMULATED_ROWS: [usize; 2] = [72, 1];
-
-/// The numbers of rows to run by default.
-pub fn default_rows(kind: DeviceKind) -> Vec<usize> {
-    match kind {
-        DeviceKind::Cuda => GPU_ROWS.to_vec(),
-        DeviceKind::Emulated => EMULATED_ROWS.to_vec(),
-    }
-}
-
-/// What a reader of the emulator's results has to know about them.
-pub fn reduced_rows_note() -> String {
-    format!(
-        "m is reduced to {EMULATED_ROWS:?} (a GPU runs {GPU_ROWS:?}): the emulator executes every instruction in software"
-    )
-}
+pub const EMULATED_ROWS: [usize; 2] = [72, 1];
 
 /// Elements of a matrix that this program agrees to handle: a vocabulary of 129280 by 7168 fits.
 pub const MAX_ELEMENTS: usize = 1 << 30;

@@ -2,17 +2,15 @@
 
 use std::io::{self, Write};
 
-use deepseek_kernels::reference::inputs::GemmClass;
-use deepseek_kernels::{Device, DeviceKind, ScaleFormat};
+use deepseek_kernels::{Device, DeviceKind};
 
 use crate::cli::VerifyArgs;
-use crate::gemm::GemmJob;
 use crate::json::JsonFile;
+use crate::layers;
 use crate::machine::Machine;
-use crate::quantize::{Kind, QuantizeJob};
 use crate::report::{DeviceReport, Report, Unused};
 use crate::runner::{self, Job, Outcome};
-use crate::shapes::{DEEPSEEK_V3, Layer, default_rows, reduced_rows_note};
+use crate::shapes::{DEEPSEEK_V3, GPU_ROWS};
 use crate::table;
 use crate::weights;
 
@@ -75,48 +73,16 @@ fn weights_work(args: &VerifyArgs, selection: weights::Selection) -> Work {
 
 fn layers_work(args: &VerifyArgs, kind: DeviceKind) -> Work {
     let layers = if args.shapes.is_empty() { &DEEPSEEK_V3[..] } else { &args.shapes };
-    let chosen = rows(args);
-    let reduced = chosen.is_none() && kind == DeviceKind::Emulated;
-    let rows = chosen.unwrap_or_else(|| default_rows(kind));
-    let mut jobs: Vec<Box<dyn Job>> = Vec::new();
-    for &layer in layers {
-        for &m in &rows {
-            for class in [GemmClass::X1b, GemmClass::N3] {
-                jobs.push(Box::new(GemmJob { class, m, layer, seed: args.seed }));
-            }
-        }
-    }
-    jobs.extend(quantize_jobs(layers, &rows, args.seed));
-    Work { jobs, unused: Vec::new(), notes: reduced.then(reduced_rows_note).into_iter().collect() }
+    let (jobs, note) = match (rows(args), kind) {
+        (Some(rows), _) => (layers::everything(layers, &rows, args.seed), None),
+        (None, DeviceKind::Cuda) => (layers::everything(layers, &GPU_ROWS, args.seed), None),
+        (None, DeviceKind::Emulated) => (layers::rotating(layers, args.seed), Some(layers::rotation_note())),
+    };
+    Work { jobs, unused: Vec::new(), notes: note.into_iter().collect() }
 }
 
 fn rows(args: &VerifyArgs) -> Option<Vec<usize>> {
     (!args.m.is_empty()).then(|| args.m.iter().map(|&m| m as usize).collect())
-}
-
-/// Activations depend on k alone, and several layers share one.
-fn quantize_jobs(layers: &[Layer], rows: &[usize], seed: u64) -> Vec<Box<dyn Job>> {
-    use ScaleFormat::{Fp32, PowerOfTwo};
-    let mut widths: Vec<usize> = layers.iter().map(|layer| layer.k).collect();
-    widths.sort_unstable();
-    widths.dedup();
-    let activations = widths.iter().flat_map(|&k| rows.iter().map(move |&m| (m, k))).flat_map(|(rows, k)| {
-        [Kind::Rows(Fp32), Kind::RowsRowMajor(PowerOfTwo), Kind::Transpose].map(|kind| QuantizeJob {
-            kind,
-            rows,
-            k,
-            seed,
-        })
-    });
-    let weights = layers.iter().flat_map(|layer| {
-        [Fp32, PowerOfTwo].map(|format| QuantizeJob {
-            kind: Kind::Blocks(format),
-            rows: layer.n,
-            k: layer.k,
-            seed,
-        })
-    });
-    activations.chain(weights).map(|job| Box::new(job) as Box<dyn Job>).collect()
 }
 
 fn describe(device: &Device) -> DeviceReport {

@@ -1,0 +1,73 @@
+//! Which checks a list of layers gets.
+
+use deepseek_kernels::ScaleFormat;
+use deepseek_kernels::reference::inputs::GemmClass;
+
+use crate::gemm::{GemmJob, OUTPUTS, Output};
+use crate::quantize::{Kind, QuantizeJob};
+use crate::runner::Job;
+use crate::shapes::{EMULATED_ROWS, GPU_ROWS, Layer};
+
+/// Integers that only one result is right for, and normal data with outlier channels.
+const CLASSES: [GemmClass; 2] = [GemmClass::X1b, GemmClass::N3];
+const FORMATS: [ScaleFormat; 2] = [ScaleFormat::Fp32, ScaleFormat::PowerOfTwo];
+
+/// Every output of the GEMM on every class of inputs at every m, every quantiser.
+pub fn everything(layers: &[Layer], rows: &[usize], seed: u64) -> Vec<Box<dyn Job>> {
+    let mut jobs: Vec<Box<dyn Job>> = Vec::new();
+    for &layer in layers {
+        for &m in rows {
+            jobs.extend(CLASSES.map(|class| gemm(class, m, layer, OUTPUTS.to_vec(), seed)));
+        }
+    }
+    jobs.extend(activation_jobs(layers, rows, seed));
+    let formats = |layer| FORMATS.map(|format| weight_job(layer, format, seed));
+    jobs.extend(layers.iter().copied().flat_map(formats));
+    jobs
+}
+
+/// Each layer meets each output of the GEMM once and one format of scales. Inputs and m change from layer to layer, so
+/// that four layers see every combination.
+pub fn rotating(layers: &[Layer], seed: u64) -> Vec<Box<dyn Job>> {
+    let mut jobs: Vec<Box<dyn Job>> = Vec::new();
+    for (i, &layer) in layers.iter().enumerate() {
+        for (j, &output) in OUTPUTS.iter().enumerate() {
+            let (class, m) = (CLASSES[(i + j) % 2], EMULATED_ROWS[(i / 2 + j / 2) % 2]);
+            jobs.push(gemm(class, m, layer, vec![output], seed));
+        }
+    }
+    jobs.extend(activation_jobs(layers, &EMULATED_ROWS, seed));
+    jobs.extend(layers.iter().enumerate().map(|(i, &layer)| weight_job(layer, FORMATS[i % 2], seed)));
+    jobs
+}
+
+/// What a reader of the emulator's results has to know about them.
+pub fn rotation_note() -> String {
+    format!(
+        "m is reduced to {EMULATED_ROWS:?} (a GPU runs {GPU_ROWS:?}), and inputs rotate over the layers: the emulator \
+         executes every instruction in software"
+    )
+}
+
+fn gemm(class: GemmClass, m: usize, layer: Layer, outputs: Vec<Output>, seed: u64) -> Box<dyn Job> {
+    Box::new(GemmJob { class, m, layer, outputs, seed })
+}
+
+/// Activations depend on k alone, and several layers share one.
+fn activation_jobs(layers: &[Layer], rows: &[usize], seed: u64) -> Vec<Box<dyn Job>> {
+    let mut widths: Vec<usize> = layers.iter().map(|layer| layer.k).collect();
+    widths.sort_unstable();
+    widths.dedup();
+    let kinds = [Kind::Rows(ScaleFormat::Fp32), Kind::RowsRowMajor(ScaleFormat::PowerOfTwo), Kind::Transpose];
+    let mut jobs: Vec<Box<dyn Job>> = Vec::new();
+    for k in widths {
+        for &rows in rows {
+            jobs.extend(kinds.map(|kind| Box::new(QuantizeJob { kind, rows, k, seed }) as Box<dyn Job>));
+        }
+    }
+    jobs
+}
+
+fn weight_job(layer: Layer, format: ScaleFormat, seed: u64) -> Box<dyn Job> {
+    Box::new(QuantizeJob { kind: Kind::Blocks(format), rows: layer.n, k: layer.k, seed })
+}

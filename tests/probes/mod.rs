@@ -1,0 +1,35 @@
+//! What the tests of single instructions share.
+#![allow(dead_code, reason = "every test target uses its own part")]
+
+use deepseek_kernels::Device;
+use deepseek_kernels::probe::{Outcome, Probe, UNWRITTEN};
+
+use crate::harness::{devices, emulated};
+
+/// What shared memory holds before a probe writes to it.
+pub const UNTOUCHED: u32 = 0xa5a5_a5a5;
+
+/// The emulator with several seeds, and the GPU if there is one.
+pub fn machines() -> Vec<Device> {
+    (1..4).map(emulated).chain(devices()).collect()
+}
+
+pub fn run(device: &Device, probe: &Probe) -> Outcome {
+    probe.run(device).unwrap_or_else(|error| panic!("{}: {error}", device.name()))
+}
+
+/// The output words, all of which the probe must have written.
+pub fn run_words(device: &Device, probe: &Probe) -> Vec<u32> {
+    let output = run(device, probe).output;
+    let unwritten = output.iter().position(|&word| word == UNWRITTEN);
+    assert_eq!(unwritten, None, "{}: output word not written", device.name());
+    output
+}
+
+/// Compares words and names the first that differs.
+pub fn assert_words(what: &str, got: &[u32], expected: &[u32]) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    if let Some(index) = (0..got.len()).find(|&i| got[i] != expected[i]) {
+        panic!("{what}: word {index} of {} is {:#010x}, expected {:#010x}", got.len(), got[index], expected[index]);
+    }
+}
