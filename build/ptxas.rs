@@ -26,7 +26,7 @@ pub fn parse(report: &str) -> Result<Resources, String> {
     let required =
         |unit: &str| number_before(unit).ok_or_else(|| format!("no number of \"{unit}\" in:\n{report}"));
     Ok(Resources {
-        registers: required(" registers")?,
+        registers: required(" registers,")?,
         stack: required(" bytes stack frame")?,
         spill_stores: required(" bytes spill stores")?,
         spill_loads: required(" bytes spill loads")?,

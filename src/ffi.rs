@@ -106,14 +106,14 @@ impl EmulatorLibrary {
 
 /// The emulator's fused sum of 32 E4M3 products onto `c`.
 #[cfg(all(feature = "probes", has_emulator))]
-pub(crate) fn fused_dot_e4m3(c: f32, a: &[u8; 32], b: &[u8; 32]) -> f32 {
+pub fn fused_dot_e4m3(c: f32, a: &[u8; 32], b: &[u8; 32]) -> f32 {
     // SAFETY: the function reads 32 codes of each operand.
     unsafe { emu_fused_dot_e4m3(c, a.as_ptr(), b.as_ptr()) }
 }
 
 /// The emulator's fused sum of 16 BF16 products onto `c`.
 #[cfg(all(feature = "probes", has_emulator))]
-pub(crate) fn fused_dot_bf16(c: f32, a: &[u16; 16], b: &[u16; 16]) -> f32 {
+pub fn fused_dot_bf16(c: f32, a: &[u16; 16], b: &[u16; 16]) -> f32 {
     // SAFETY: the function reads 16 values of each operand.
     unsafe { emu_fused_dot_bf16(c, a.as_ptr(), b.as_ptr()) }
 }

@@ -5,12 +5,12 @@ pub mod kernels;
 
 use crate::device::Device;
 use crate::error::Result;
+use crate::ffi::{ProbeParams, TensorMap};
 #[cfg(has_emulator)]
 pub use crate::ffi::{fused_dot_bf16, fused_dot_e4m3};
-use crate::ffi::{ProbeParams, TensorMap};
 use crate::launch::{Address, Launch};
-pub use crate::tensor_map::{MapElement, Swizzle};
 use crate::tensor_map::{Dimension, TensorMapSpec};
+pub use crate::tensor_map::{MapElement, Swizzle};
 use kernels::ProbeKernel;
 
 /// What a word of the output holds before the launch.
@@ -93,7 +93,8 @@ impl Probe<'_> {
         // A GPU allocates nothing of size zero.
         let input = device.upload(if self.input.is_empty() { &[UNWRITTEN] } else { self.input })?;
         let mut output = device.upload(&vec![UNWRITTEN; self.output_words.max(1)])?;
-        let memories = self.loads.iter().map(|tensor| device.upload(&tensor.memory)).collect::<Result<Vec<_>>>()?;
+        let memories =
+            self.loads.iter().map(|tensor| device.upload(&tensor.memory)).collect::<Result<Vec<_>>>()?;
         let mut stored = self.store.map(|tensor| device.upload(&tensor.memory)).transpose()?;
 
         let input_slice = input.slice(0);

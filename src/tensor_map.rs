@@ -59,16 +59,16 @@ pub(crate) struct Dimension {
 }
 
 impl Dimension {
-    /// The rows of a matrix. The descriptor wants strides in multiples of 16 bytes even where a single row makes the
-    /// stride moot.
+    /// The rows of a matrix. The descriptor wants strides in multiples of 16 bytes even where a single row
+    /// makes the stride moot.
     pub fn rows(extent: &Extent, element: MapElement, box_size: u32) -> Self {
         let stride = (extent.pitch as u64 * element.bytes()).next_multiple_of(16);
         Self { size: extent.rows as u64, stride, box_size }
     }
 }
 
-/// A tensor in global memory and the box that one copy moves; what outreaches the tensor reads as zero and is not
-/// written.
+/// A tensor in global memory and the box that one copy moves; what outreaches the tensor reads as zero and is
+/// not written.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TensorMapSpec<'a> {
     /// Name in messages.

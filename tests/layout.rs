@@ -1,5 +1,5 @@
-//! The layouts of `cuda/tile` and of the GEMM's shared memory, exhaustively: the C++ itself, run on every device, against
-//! formulas written down here a second time.
+//! The layouts of `cuda/tile` and of the GEMM's shared memory, exhaustively: the C++ itself, run on every
+//! device, against formulas written down here a second time.
 
 mod harness;
 mod probes;
@@ -70,7 +70,11 @@ fn fragments_cover_the_tile_once_and_stmatrix_stores_them() {
             let (address, holder) = (&warp[4 * (8 * i + r)..][..4], &warp[4 * (4 * r + q)..][..4]);
             let (j, half) = (i as u32 / 2, i as u32 % 2);
             assert_eq!(address[2], holder[0] + 8 * half, "row of matrix {i}, row {r}");
-            assert_eq!(address[3] + 2 * q as u32, 8 * j + holder[1], "column of matrix {i}, row {r}, word {q}");
+            assert_eq!(
+                address[3] + 2 * q as u32,
+                8 * j + holder[1],
+                "column of matrix {i}, row {r}, word {q}"
+            );
         }
     }
 }
@@ -82,7 +86,8 @@ fn descriptors_have_every_bit_in_its_place() {
     for device in devices() {
         for (i, result) in evaluate(&device, DESCRIPTOR, COUNT, 4).chunks(4).enumerate() {
             let word = |low: usize| u64::from(result[low]) | u64::from(result[low + 1]) << 32;
-            // Start in 16-byte units; eight rows of 128 bytes in the same units; swizzle mode 1; nothing else.
+            // Start in 16-byte units; eight rows of 128 bytes in the same units; swizzle mode 1; nothing
+            // else.
             let expected = i as u64 | 64 << 32 | 1 << 62;
             assert_eq!(word(0), expected, "address {:#x}", 16 * i);
             assert_eq!(word(2), expected + 2 * (i as u64 % 4), "address {:#x} advanced", 16 * i);
@@ -109,7 +114,8 @@ fn tiles_in_order(m_tiles: u32, n_tiles: u32) -> Vec<u32> {
 #[test]
 fn every_tile_is_visited_once_in_bands() {
     let small = (1..=36).flat_map(|m| (1..=36).map(move |n| (m, n)));
-    let shapes: Vec<(u32, u32)> = small.chain([(1, 4000), (4000, 1), (257, 63), (63, 257), (129, 17)]).collect();
+    let shapes: Vec<(u32, u32)> =
+        small.chain([(1, 4000), (4000, 1), (257, 63), (63, 257), (129, 17)]).collect();
     let mut input = Vec::new();
     let mut words = 0;
     for &(m, n) in &shapes {
@@ -163,7 +169,11 @@ fn the_storage_of_every_gemm_is_packed_aligned_and_fits() {
                 ("empty", got[5], 8, 8),
             ] {
                 let aligned = offset.is_multiple_of(alignment) && stride.is_multiple_of(alignment);
-                assert!(aligned, "{}: {what} at {offset}, every {stride} bytes, not {alignment}", instance.name());
+                assert!(
+                    aligned,
+                    "{}: {what} at {offset}, every {stride} bytes, not {alignment}",
+                    instance.name()
+                );
             }
         }
     }

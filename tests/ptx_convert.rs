@@ -34,16 +34,19 @@ impl Sweep {
 
     fn run(self, device: &Device, operation: u32, input: &[u32], output_words: usize) -> Vec<u32> {
         let arguments = &[operation, self.start, self.shift, self.count];
-        let grid = (self.count / 1024).clamp(1, 1024).min(if device.kind() == DeviceKind::Cuda { 1024 } else { 8 });
+        let grid =
+            (self.count / 1024).clamp(1, 1024).min(if device.kind() == DeviceKind::Cuda { 1024 } else { 8 });
         run_words(device, &Probe { arguments, input, output_words, ..Probe::new(CONVERT, grid) })
     }
 }
 
-/// Every FP32 on a GPU. On the emulator every upper half with the lower halves around a tie, which all lie at 0: rounding
-/// to E4M3 or BF16 depends on the lower half only through its being below, at or above it.
+/// Every FP32 on a GPU. On the emulator every upper half, with the lower halves next to a tie, which lies at
+/// 0 for E4M3 and at 0x8000 for BF16: the lower half matters only by being below, at or above it.
 fn sweeps(device: &Device) -> Vec<Sweep> {
     match device.kind() {
-        DeviceKind::Cuda => (0..16).map(|slice| Sweep { start: slice << 28, shift: 0, count: 1 << 28 }).collect(),
+        DeviceKind::Cuda => {
+            (0..16).map(|slice| Sweep { start: slice << 28, shift: 0, count: 1 << 28 }).collect()
+        }
         DeviceKind::Emulated => [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff]
             .map(|start| Sweep { start, shift: 16, count: 1 << 16 })
             .to_vec(),
@@ -111,7 +114,11 @@ fn triple(rng: &mut Xoshiro256PlusPlus, index: usize) -> [f32; 3] {
         }
         2 => {
             let mut near_one = || 1.0 + rng.random::<f32>();
-            [near_one() * 2.0_f32.powi(-70), near_one() * 2.0_f32.powi(-70), near_one() * f32::MIN_POSITIVE / 8.0]
+            [
+                near_one() * 2.0_f32.powi(-70),
+                near_one() * 2.0_f32.powi(-70),
+                near_one() * f32::MIN_POSITIVE / 8.0,
+            ]
         }
         _ => std::array::from_fn(|_| rng.random_range(-4.0..4.0)),
     }
@@ -123,12 +130,15 @@ fn fma_rounds_once_and_a_product_with_a_sum_twice() {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(7);
     let triples: Vec<[f32; 3]> = (0..COUNT).map(|i| triple(&mut rng, i)).collect();
     let input: Vec<u32> = triples.iter().flatten().map(|x| x.to_bits()).collect();
-    let differing = triples.iter().filter(|[a, b, c]| a.mul_add(*b, *c).to_bits() != (a * b + c).to_bits()).count();
+    let differing =
+        triples.iter().filter(|[a, b, c]| a.mul_add(*b, *c).to_bits() != (a * b + c).to_bits()).count();
     assert!(differing > COUNT / 8, "the operands tell the two apart");
     for device in devices() {
         let got = Sweep { start: 0, shift: 0, count: COUNT as u32 }.run(&device, FMA, &input, 2 * COUNT);
         for ([a, b, c], got) in triples.iter().zip(got.chunks(2)) {
-            for (got, expected) in got.iter().map(|&bits| f32::from_bits(bits)).zip([a.mul_add(*b, *c), a * b + c]) {
+            for (got, expected) in
+                got.iter().map(|&bits| f32::from_bits(bits)).zip([a.mul_add(*b, *c), a * b + c])
+            {
                 let same = got.to_bits() == expected.to_bits() || got.is_nan() && expected.is_nan();
                 assert!(same, "{}: {a:e} * {b:e} + {c:e} = {got:e}, expected {expected:e}", device.name());
             }
@@ -149,7 +159,8 @@ fn global_memory_is_read_and_written_as_it_lies() {
     for device in machines() {
         // The probe sets bits of a word that it must not assume to be zero.
         let output_words = 2 + expected.len();
-        let output = Probe { input: &input, output_words, ..Probe::new(GMEM, GRID) }.run(&device).unwrap().output;
+        let output =
+            Probe { input: &input, output_words, ..Probe::new(GMEM, GRID) }.run(&device).unwrap().output;
         assert_words(device.name(), &output[2..], &expected);
         assert_eq!(output[0], u32::MAX, "{}: all bits were set", device.name());
     }

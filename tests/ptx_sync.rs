@@ -31,9 +31,10 @@ fn registers_shuffles_and_barriers_exchange_the_right_words() {
 #[test]
 fn a_warp_elects_one_lane_and_stays_with_it() {
     for device in machines() {
-        let output = run(&device, &Probe { output_words: THREADS as usize * WORDS, ..Probe::new(SYNC, 1) }).output;
+        let output =
+            run(&device, &Probe { output_words: THREADS as usize * WORDS, ..Probe::new(SYNC, 1) }).output;
         for warp in output.chunks(32 * WORDS) {
-            let elected = |call| warp.chunks(WORDS).map(|words| words[4 + call]).collect::<Vec<_>>();
+            let elected = |call: usize| warp.chunks(WORDS).map(|words| words[4 + call]).collect::<Vec<_>>();
             assert_eq!(elected(0).iter().sum::<u32>(), 1, "{}", device.name());
             assert_eq!(elected(0), elected(1), "{}", device.name());
         }
@@ -44,7 +45,8 @@ fn a_warp_elects_one_lane_and_stays_with_it() {
 fn registers_move_between_warpgroups() {
     for device in machines() {
         let got = run_words(&device, &Probe { output_words: 2 * 384, ..Probe::new(REGISTERS, 1) });
-        let expected: Vec<u32> = (0..384).flat_map(|thread| [thread, [120, 152, 232][thread as usize / 128]]).collect();
+        let expected: Vec<u32> =
+            (0..384).flat_map(|thread| [thread, [120, 152, 232][thread as usize / 128]]).collect();
         assert_words(device.name(), &got, &expected);
     }
 }

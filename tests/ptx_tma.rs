@@ -13,7 +13,8 @@ use rand::{Rng, SeedableRng};
 /// Words behind a box that a load must not touch.
 const GUARD: usize = 32;
 
-/// A tensor in random bytes, its rows and pages apart by more than they need, and what a copy of a box should do.
+/// A tensor in random bytes, its rows and pages apart by more than they need, and what a copy of a box should
+/// do.
 struct Model {
     tensor: Tensor,
     element_bytes: usize,
@@ -47,13 +48,14 @@ impl Model {
         let bytes = strides.last().unwrap() * dims.last().unwrap();
         let mut memory = vec![0; bytes as usize];
         Xoshiro256PlusPlus::seed_from_u64(bytes).fill_bytes(&mut memory);
-        let box_sizes = [&[if span == 0 { width } else { (span / element_bytes) as u32 }], box_outer].concat();
+        let box_sizes =
+            [&[if span == 0 { width } else { (span / element_bytes) as u32 }], box_outer].concat();
         let tensor = Tensor { element, swizzle, dims: dims.to_vec(), strides, box_sizes, memory };
         Self { tensor, element_bytes, span }
     }
 
-    /// One of each kind: every element type, every swizzle, two and three dimensions, boxes whose rows are no multiple
-    /// of eight.
+    /// One of each kind: every element type, every swizzle, two and three dimensions, boxes whose rows are no
+    /// multiple of eight.
     fn all() -> Vec<Self> {
         use MapElement::{Bf16, F32, U8};
         vec![
@@ -84,26 +86,26 @@ impl Model {
     /// Every element of the box at `at`.
     fn places(&self, at: &[i32; 3]) -> Vec<Place> {
         let Tensor { dims, strides, box_sizes, .. } = &self.tensor;
-        let row_bytes = box_sizes[0] as usize * self.element_bytes;
-        let pages = box_sizes.get(2).copied().unwrap_or(1);
-        let mut places = Vec::new();
-        for (z, y, x) in (0..pages).flat_map(|z| (0..box_sizes[1]).map(move |y| (z, y))).flat_map(|(z, y)| {
-            (0..box_sizes[0]).map(move |x| (z, y, x))
-        }) {
-            let row = (z * box_sizes[1] + y) as usize;
-            let byte = x as usize * self.element_bytes;
-            let index = [x, y, z].iter().zip(at).map(|(&i, &from)| i64::from(from) + i64::from(i));
-            let inside = index.clone().zip(dims).all(|(i, &size)| (0..size as i64).contains(&i));
-            let strides = [&[self.element_bytes as u64], strides.as_slice()].concat();
-            let memory = index.zip(strides).map(|(i, stride)| i * stride as i64).sum::<i64>();
-            let in_memory = inside.then_some(memory as usize);
-            places.push(Place { in_box: self.swizzled(row * row_bytes + byte, row), in_memory });
-        }
-        places
+        let (columns, rows, pages) = (box_sizes[0], box_sizes[1], box_sizes.get(2).copied().unwrap_or(1));
+        let row_bytes = columns as usize * self.element_bytes;
+        let strides = [&[self.element_bytes as u64], strides.as_slice()].concat();
+        let place = |i: u32| {
+            let (row, x) = (i / columns, i % columns);
+            let in_box = [x, row % rows, row / rows];
+            let index: [i64; 3] = std::array::from_fn(|d| i64::from(at[d]) + i64::from(in_box[d]));
+            let inside = index.iter().zip(dims).all(|(i, &size)| (0..size as i64).contains(i));
+            let memory = index.iter().zip(&strides).map(|(i, &stride)| i * stride as i64).sum::<i64>();
+            let offset = row as usize * row_bytes + x as usize * self.element_bytes;
+            Place {
+                in_box: self.swizzled(offset, row as usize),
+                in_memory: inside.then_some(memory as usize),
+            }
+        };
+        (0..columns * rows * pages).map(place).collect()
     }
 
-    /// A byte's place in shared memory: among the chunks of 16 bytes of a row, the row's number is added, without
-    /// carries, as far as rows of the span share 128 bytes.
+    /// A byte's place in shared memory: among the chunks of 16 bytes of a row, the row's number is added,
+    /// without carries, as far as rows of the span share 128 bytes.
     fn swizzled(&self, offset: usize, row: usize) -> usize {
         let permuted = match self.span {
             128 => row % 8,
@@ -131,13 +133,14 @@ impl Model {
     fn store(&self, at: &[i32; 3], image: &[u8], memory: &mut [u8]) {
         for Place { in_box, in_memory } in self.places(at) {
             if let Some(to) = in_memory {
-                memory[to..to + self.element_bytes].copy_from_slice(&image[in_box..in_box + self.element_bytes]);
+                memory[to..to + self.element_bytes]
+                    .copy_from_slice(&image[in_box..in_box + self.element_bytes]);
             }
         }
     }
 
-    /// Inside, across every border by one and by all but one, outside next to it, and as far outside as coordinates go:
-    /// along each dimension alone, then in all corners.
+    /// Inside, across every border by one and by all but one, outside next to it, and as far outside as
+    /// coordinates go: along each dimension alone, then in all corners.
     fn coordinates(&self) -> Vec<[i32; 3]> {
         let along = |dimension: usize| {
             let (size, width) = (self.tensor.dims[dimension] as i32, self.tensor.box_sizes[dimension] as i32);
@@ -155,7 +158,13 @@ impl Model {
         }
         for corner in 0..1 << self.rank() {
             all.push(std::array::from_fn(|i| {
-                if i >= self.rank() { 0 } else if corner >> i & 1 == 0 { along(i)[1] } else { along(i)[4] }
+                if i >= self.rank() {
+                    0
+                } else if corner >> i & 1 == 0 {
+                    along(i)[1]
+                } else {
+                    along(i)[4]
+                }
             }));
         }
         all
@@ -175,33 +184,31 @@ fn flat(coordinates: &[[i32; 3]]) -> Vec<u32> {
     coordinates.iter().flat_map(|at| [at[0] as u32, at[1] as u32, at[2] as u32, 0]).collect()
 }
 
-/// The wait in the probe ends only if the full box was counted, wherever the box lies.
+/// Shared memory after the load of each box, with what follows it. The wait in the probe ends only if the full box
+/// was counted, wherever the box lies.
+fn load(device: &Device, model: &Model, coordinates: &[[i32; 3]]) -> Vec<u32> {
+    let dumped = model.box_bytes() / 4 + GUARD;
+    let probe = Probe {
+        arguments: &[model.rank() as u32, model.box_bytes() as u32, dumped as u32],
+        input: &flat(coordinates),
+        output_words: coordinates.len() * dumped,
+        loads: std::slice::from_ref(&model.tensor),
+        ..Probe::new(TMA_LOAD, coordinates.len() as u32)
+    };
+    run_words(device, &probe)
+}
+
 #[test]
 fn loads_put_every_byte_in_its_place_and_zeros_outside() {
     for device in machines() {
         for model in Model::all() {
             let coordinates = model.coordinates();
-            let dumped = model.box_bytes() / 4 + GUARD;
-            let probe = Probe {
-                arguments: &[model.rank() as u32, model.box_bytes() as u32, dumped as u32],
-                input: &flat(&coordinates),
-                output_words: coordinates.len() * dumped,
-                loads: std::slice::from_ref(&model.tensor),
-                ..Probe::new(TMA_LOAD, coordinates.len() as u32)
-            };
-            for (at, got) in coordinates.iter().zip(run_words(&device, &probe).chunks(dumped)) {
+            let got = load(&device, &model, &coordinates);
+            for (at, got) in coordinates.iter().zip(got.chunks(got.len() / coordinates.len())) {
                 let expected = [words(&model.loaded(at)), vec![UNTOUCHED; GUARD]].concat();
                 assert_words(&format!("{} at {at:?}", model.name(&device)), got, &expected);
             }
         }
-    }
-}
-
-#[test]
-fn coordinates_outside_load_nothing_but_zeros() {
-    let model = Model::new(MapElement::U8, 128, &[256, 32, 4], 0, &[16, 1]);
-    for page in [-1, 4, 5, i32::MAX, i32::MIN] {
-        assert!(model.loaded(&[0, 0, page]).iter().all(|&byte| byte == 0), "the expectation of page {page}");
     }
 }
 
@@ -222,6 +229,23 @@ fn store(device: &Device, model: &Model, boxes: &[([i32; 3], &[u8])]) -> Vec<u8>
 fn assert_bytes(what: &str, got: &[u8], expected: &[u8]) {
     let different = (0..expected.len()).find(|&i| got[i] != expected[i]);
     assert_eq!(different, None, "{what}: first byte of memory that differs");
+}
+
+/// What a wrong expert or page number does: no fault, zeros in, nothing out.
+#[test]
+fn pages_that_do_not_exist_read_as_zeros_and_are_not_written() {
+    let model = Model::new(MapElement::U8, 128, &[256, 32, 4], 0, &[16, 1]);
+    let image = vec![0x5a; model.box_bytes()];
+    let outside = [-1, 4, 5, i32::MAX, i32::MIN].map(|page| [0, 0, page]);
+    let zeros = [vec![0; model.box_bytes() / 4], vec![UNTOUCHED; GUARD]].concat();
+    for device in machines() {
+        let got = load(&device, &model, &outside);
+        for (at, got) in outside.iter().zip(got.chunks(zeros.len())) {
+            assert_words(&format!("{} at {at:?}", model.name(&device)), got, &zeros);
+            let stored = store(&device, &model, &[(*at, &image)]);
+            assert_bytes(&format!("{} at {at:?}", model.name(&device)), &stored, &model.tensor.memory);
+        }
+    }
 }
 
 #[test]

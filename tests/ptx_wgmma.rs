@@ -49,7 +49,11 @@ impl Operands {
     fn fused_dot(self, a: &[u8], b: &[u8], c: f32) -> f32 {
         let wide = |bytes: &[u8], i: usize| bf16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]);
         match self {
-            E4m3 => fused_dot_e4m3(&from_fn(|i| F8E4M3::from_bits(a[i])), &from_fn(|i| F8E4M3::from_bits(b[i])), c),
+            E4m3 => fused_dot_e4m3(
+                &from_fn(|i| F8E4M3::from_bits(a[i])),
+                &from_fn(|i| F8E4M3::from_bits(b[i])),
+                c,
+            ),
             Bf16 => fused_dot_bf16(&from_fn(|i| wide(a, i)), &from_fn(|i| wide(b, i)), c),
         }
     }
@@ -83,7 +87,8 @@ impl Case {
             memory: memory.to_vec(),
         };
         let operands = u32::from(self.operands == Bf16);
-        let [n, first_step, steps, repeats] = [self.n, self.first_step, self.steps, self.repeats].map(|x| x as u32);
+        let [n, first_step, steps, repeats] =
+            [self.n, self.first_step, self.steps, self.repeats].map(|x| x as u32);
         let words = run_words(
             device,
             &Probe {
@@ -104,8 +109,12 @@ impl Case {
     }
 
     fn expected(&self, index: usize) -> f32 {
+        self.sum(index, if self.keep { self.d[index] } else { 0.0 })
+    }
+
+    /// Element `index` of the product, added to `d`.
+    fn sum(&self, index: usize, mut d: f32) -> f32 {
         let (a, b) = self.rows(index);
-        let mut d = if self.keep { self.d[index] } else { 0.0 };
         for _ in 0..self.repeats {
             for step in self.first_step..self.first_step + self.steps {
                 let bytes = step * STEP..(step + 1) * STEP;
@@ -123,8 +132,8 @@ impl Case {
         if let Some(i) = (0..got.len()).find(|&i| !same(i)) {
             let (a, b) = self.rows(i);
             panic!(
-                "{}: {different} of {} differ, first {i}: {:e} ({:#010x}), expected {:e} ({:#010x}); {:?} n {} steps {}+{} \
-                 x {} keep {} d {:e}\na {a:02x?}\nb {b:02x?}",
+                "{}: {different} of {} differ, first {i}: {:e} ({:#010x}), expected {:e} ({:#010x}); \
+                 {:?} n {} steps {}+{} x {} keep {} d {:e}\na {a:02x?}\nb {b:02x?}",
                 device.name(),
                 got.len(),
                 got[i],
@@ -199,12 +208,11 @@ fn later_groups_continue_the_sum() {
     }
 }
 
-// ------------------------------------------------------------------------------------------------- arithmetic
+// ---------------------------------------------------------------------------------------- arithmetic
 
-/// What the rows of an operand hold; each row is of one class.
+/// Kinds of rows of an operand.
 const CLASSES: usize = 8;
 
-/// Row of class `index % CLASSES` or, for B, of another combination with each row of A.
 fn random_row(operands: Operands, class: usize, is_b: bool, rng: &mut Xoshiro256PlusPlus) -> Vec<u8> {
     let count = operands.row_elements();
     let mut values = vec![0.0_f32; count];
@@ -256,10 +264,11 @@ fn any_subnormal(operands: Operands, rng: &mut Xoshiro256PlusPlus) -> f32 {
     }
 }
 
-/// An accumulator: zeros, of the size of the sum, far larger, far smaller, subnormal, cancelling the sum, any number.
+/// An accumulator for element `index`: zeros, of the size of the sum, far larger, far smaller, subnormal,
+/// cancelling the sum, any number.
 fn random_d(case: &Case, index: usize, rng: &mut Xoshiro256PlusPlus) -> f32 {
     let normal: f32 = rng.sample(StandardNormal);
-    let sum = || Case { keep: false, ..case.shallow() }.expected_of(case.rows(index));
+    let sum = || case.sum(index, 0.0);
     match rng.random_range(0..10) {
         0 => 0.0,
         1 => -0.0,
@@ -275,5 +284,181 @@ fn random_d(case: &Case, index: usize, rng: &mut Xoshiro256PlusPlus) -> f32 {
             }
         },
         _ => 16.0 * normal,
+    }
+}
+
+/// Blocks of every pair of classes, on every kind of accumulator.
+fn random_case(operands: Operands, grid: usize, steps: usize, seed: u64) -> Case {
+    const N: usize = 256;
+    let rng = &mut rng(seed);
+    let mut rows = |count, is_b| {
+        (0..count).flat_map(|row| random_row(operands, row % CLASSES, is_b, rng)).collect::<Vec<_>>()
+    };
+    let (a, b) = (rows(grid * 64, false), rows(grid * N, true));
+    let mut case =
+        Case { operands, n: N, grid, a, b, d: Vec::new(), keep: true, first_step: 0, steps, repeats: 1 };
+    case.d = (0..grid * 64 * N).map(|index| random_d(&case, index, rng)).collect();
+    case
+}
+
+/// 7 x 64 x 256 = 114,688 blocks each.
+const RANDOM_GRID: usize = 7;
+
+#[test]
+fn random_fp8_blocks_of_32_and_128_follow_the_model() {
+    for device in devices() {
+        random_case(E4m3, RANDOM_GRID, 1, 21).check(&device);
+        random_case(E4m3, RANDOM_GRID, 4, 22).check(&device);
+    }
+}
+
+#[test]
+fn random_bf16_blocks_of_16_and_64_follow_the_model() {
+    for device in devices() {
+        random_case(Bf16, RANDOM_GRID, 1, 23).check(&device);
+        random_case(Bf16, RANDOM_GRID, 4, 24).check(&device);
+    }
+}
+
+/// One 64 x 8 tile with the same row everywhere in A and in B.
+fn uniform_case(operands: Operands, a: &[f32], b: &[f32]) -> Case {
+    let row = |values: &[f32], rows: usize| {
+        let padding = std::iter::repeat(0.0);
+        operands.encode(values.iter().copied().chain(padding).take(operands.row_elements())).repeat(rows)
+    };
+    let d = vec![0.0; 64 * 8];
+    Case {
+        operands,
+        n: 8,
+        grid: 1,
+        a: row(a, 64),
+        b: row(b, 8),
+        d,
+        keep: false,
+        first_step: 0,
+        steps: 1,
+        repeats: 1,
+    }
+}
+
+#[test]
+fn thirteen_fraction_bits_are_kept() {
+    for device in devices() {
+        let tiny = 2.0_f32.powi(-6);
+        let small = uniform_case(E4m3, &[448.0, tiny], &[1.0, 1.0]).run(&device);
+        assert!(small.iter().all(|&x| x == 448.0), "{}: {}", device.name(), small[0]);
+        // 2^-5 is the last place of 448 = 1.75 * 2^8 with 13 fraction bits.
+        let kept = uniform_case(E4m3, &[448.0, 2.0 * tiny], &[1.0, 1.0]).run(&device);
+        assert!(kept.iter().all(|&x| x == 448.0 + 2.0 * tiny), "{}: {}", device.name(), kept[0]);
+    }
+}
+
+#[test]
+fn ones_stall_without_promotion() {
+    const K: usize = 32_768;
+    for device in devices() {
+        let ones = uniform_case(E4m3, &[1.0; ROW], &[1.0; ROW]);
+        let sum = Case { steps: 4, repeats: K / ROW, ..ones }.run(&device);
+        assert!(sum.iter().all(|&x| x == 16_384.0), "{}: {}", device.name(), sum[0]);
+        let ones = uniform_case(Bf16, &[1.0; ROW / 2], &[1.0; ROW / 2]);
+        let sum = Case { steps: 4, repeats: 2 * K / ROW, ..ones }.run(&device);
+        assert!(sum.iter().all(|&x| x == K as f32), "{}: {}", device.name(), sum[0]);
+    }
+}
+
+#[test]
+fn the_order_inside_a_step_and_the_side_of_an_operand_do_not_matter() {
+    for device in devices() {
+        for operands in [E4m3, Bf16] {
+            let case = Case { keep: false, ..random_case(operands, 1, 4, 25) };
+            let element_bytes = ROW / operands.row_elements();
+            let mut order: Vec<usize> = (0..STEP / element_bytes).collect();
+            order.shuffle(&mut rng(26));
+            let permuted = |rows: &[u8]| {
+                let step = |step: &[u8]| {
+                    let elements = order.iter().map(|&i| &step[i * element_bytes..][..element_bytes]);
+                    elements.flatten().copied().collect::<Vec<_>>()
+                };
+                rows.chunks(STEP).flat_map(step).collect::<Vec<_>>()
+            };
+            let straight = case.run(&device);
+            let other = Case { a: permuted(&case.a), b: permuted(&case.b), ..case.clone() }.run(&device);
+            assert!(straight.iter().zip(&other).all(|(x, y)| same(*x, *y)), "{} {operands:?}", device.name());
+
+            let swapped = Case { n: 64, a: case.b[..64 * ROW].to_vec(), b: case.a.clone(), ..case.clone() };
+            let swapped = Case { d: vec![0.0; 64 * 64], ..swapped }.run(&device);
+            for (row, column) in (0..64).flat_map(|row| (0..64).map(move |column| (row, column))) {
+                let (x, y) = (straight[row * case.n + column], swapped[column * 64 + row]);
+                assert!(same(x, y), "{} {operands:?} [{row}, {column}]: {x:e}, swapped {y:e}", device.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn nan_and_infinity_stay_in_their_rows_and_columns() {
+    for device in devices() {
+        for operands in [E4m3, Bf16] {
+            let mut case = integer_case(operands, 64, 1, 27);
+            let nan = operands.encode([f32::NAN]);
+            case.a[5 * ROW + 40..][..nan.len()].copy_from_slice(&nan);
+            case.b[9 * ROW + 100..][..nan.len()].copy_from_slice(&nan);
+            case.d[17 * 64 + 3] = f32::NAN;
+            case.d[18 * 64 + 3] = f32::INFINITY;
+            case.d[19 * 64 + 3] = f32::NEG_INFINITY;
+            let got = case.run(&device);
+            for (index, x) in got.iter().enumerate() {
+                let (row, column) = (index / 64, index % 64);
+                let nan = row == 5 || column == 9 || (row, column) == (17, 3);
+                assert_eq!(x.is_nan(), nan, "{} {operands:?} [{row}, {column}]: {x}", device.name());
+            }
+            case.check(&device);
+        }
+        // BF16 has infinities: alone, of both signs, times zero.
+        let with = |a: [f32; 2], b: [f32; 2]| uniform_case(Bf16, &a, &b).run(&device)[0];
+        assert_eq!(with([f32::INFINITY, 1.0], [2.0, 3.0]), f32::INFINITY);
+        assert_eq!(with([f32::INFINITY, 1.0], [-2.0, 3.0]), f32::NEG_INFINITY);
+        assert!(with([f32::INFINITY, f32::INFINITY], [1.0, -1.0]).is_nan());
+        assert!(with([f32::INFINITY, 1.0], [0.0, 3.0]).is_nan());
+    }
+}
+
+/// The emulator's definition of a fused sum, apart from the wgmma around it and from its faster path.
+#[test]
+fn the_emulators_fused_sum_is_the_references() {
+    const BLOCKS: u64 = 1_000_000;
+    const ROWS: usize = 2048;
+    for operands in [E4m3, Bf16] {
+        let mut row_rng = rng(28);
+        let mut rows = |is_b| {
+            (0..ROWS).map(|row| random_row(operands, row % CLASSES, is_b, &mut row_rng)).collect::<Vec<_>>()
+        };
+        let (a, b) = (rows(false), rows(true));
+        (0..BLOCKS / 1000).into_par_iter().for_each(|chunk| {
+            let rng = &mut rng(chunk);
+            for _ in 0..1000 {
+                let mut step = |rows: &[Vec<u8>]| {
+                    let from = STEP * rng.random_range(0..ROW / STEP);
+                    rows[rng.random_range(0..ROWS)][from..from + STEP].to_vec()
+                };
+                let (a, b) = (step(&a), step(&b));
+                let c = match rng.random_range(0..4) {
+                    0 => f32::from_bits(rng.next_u32()),
+                    1 => -operands.fused_dot(&a, &b, 0.0),
+                    _ => 16.0 * rng.sample::<f32, _>(StandardNormal),
+                };
+                let wide = |bytes: &[u8]| from_fn(|i| u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]));
+                let narrow = |bytes: &[u8]| from_fn(|i| bytes[i]);
+                let got = match operands {
+                    E4m3 => probe::fused_dot_e4m3(c, &narrow(&a), &narrow(&b)),
+                    Bf16 => probe::fused_dot_bf16(c, &wide(&a), &wide(&b)),
+                };
+                let expected = operands.fused_dot(&a, &b, c);
+                assert!(
+                    same(got, expected),
+                    "{operands:?}: {got:e}, expected {expected:e}; c {c:e} a {a:02x?} b {b:02x?}"
+                );
+            }
+        });
     }
 }

@@ -6,18 +6,31 @@ namespace {
 
 constexpr uint32_t kBarriers = 16;
 
-void wake_all(std::vector<Thread*>& waiters, const VectorClock& clock) {
+void wake_all(std::vector<Thread*>& waiters, const Snapshot& news) {
   for (Thread* waiter : waiters) {
-    acquire(*waiter, clock);
+    acquire(*waiter, news);
     machine().scheduler.wake(*waiter);
   }
   waiters.clear();
 }
 
-void open_barrier(NamedBarrier& barrier) {
-  wake_all(barrier.waiters, barrier.clock);
-  barrier.clock.clear();
+Snapshot open_barrier(NamedBarrier& barrier) {
+  const Snapshot news = finish(barrier.arriving);
+  wake_all(barrier.waiters, news);
   barrier.arrived = barrier.wanted = 0;
+  return news;
+}
+
+void settle_cluster_barrier() {
+  Machine& m = machine();
+  ClusterBarrier& barrier = m.cluster_barrier;
+  uint32_t alive = 0;
+  for (const auto& cta : m.ctas) alive += cta->alive;
+  if (barrier.arrived == 0 || barrier.arrived < alive) return;
+  barrier.arrived = 0;
+  ++barrier.generation;
+  barrier.done = finish(barrier.arriving);
+  wake_all(barrier.waiters, barrier.done);
 }
 
 }  // namespace
@@ -39,14 +52,14 @@ void named_barrier(uint32_t id, uint32_t threads, bool wait, Where where) {
   }
   barrier.wanted = wanted;
   ++barrier.arrived;
-  release(thread, barrier.clock);
+  release(thread, barrier.arriving);
   if (barrier.arrived < wanted) {
     if (!wait) return;
     barrier.waiters.push_back(&thread);
     return machine().scheduler.block(thread, {Wait::kNamedBarrier, id, 0});
   }
-  if (wait) acquire(thread, barrier.clock);
-  open_barrier(barrier);
+  const Snapshot news = open_barrier(barrier);
+  if (wait) acquire(thread, news);
 }
 
 // Barrier 0 without a count waits for the threads that have not exited.
@@ -78,17 +91,10 @@ void cluster_wait(Where where) {
   machine().scheduler.block(thread, {Wait::kClusterBarrier, 0, 0});
 }
 
-void settle_cluster_barrier() {
-  Machine& m = machine();
-  ClusterBarrier& barrier = m.cluster_barrier;
-  uint32_t alive = 0;
-  for (const auto& cta : m.ctas) alive += cta->alive;
-  if (barrier.arrived == 0 || barrier.arrived < alive) return;
-  barrier.arrived = 0;
-  ++barrier.generation;
-  std::swap(barrier.done, barrier.arriving);
-  barrier.arriving.clear();
-  wake_all(barrier.waiters, barrier.done);
+void leave_cluster_barrier(const Thread& thread) {
+  ClusterBarrier& barrier = machine().cluster_barrier;
+  if (thread.cluster_arrived && thread.cluster_generation == barrier.generation) --barrier.arrived;
+  settle_cluster_barrier();
 }
 
 // --------------------------------------------------------------------------------------------------- register pool
@@ -117,7 +123,8 @@ void set_registers(uint32_t count, bool increase, Where where) {
   Warpgroup& warpgroup = *thread.warpgroup;
   const char* name = increase ? "setmaxnreg.inc" : "setmaxnreg.dec";
   if (warpgroup.thread_count != kWarpgroup) fault(thread, "%s in an incomplete warpgroup", name);
-  if (count % 8 != 0 || count < 24 || count > 256) fault(thread, "%s %u: not a multiple of 8 in 24 to 256", name, count);
+  if (count % 8 != 0 || count < 24 || count > 256)
+    fault(thread, "%s %u: not a multiple of 8 in 24 to 256", name, count);
   if (increase ? count < warpgroup.registers : count > warpgroup.registers) {
     fault(thread, "%s %u in a warpgroup that has %u", name, count, warpgroup.registers);
   }

@@ -1,11 +1,13 @@
 // Vector clocks: who knows how much of whom.
 //
 // An agent is whatever touches memory on its own: a thread, the wgmma pipe of a warpgroup, the TMA loads that one
-// mbarrier counts, the bulk stores of one thread. Its clock is its natural counter: synchronising operations of a
-// thread, wgmmas of a pipe, phases of a barrier, bulk groups. A wait therefore just raises one entry.
+// mbarrier counts, the bulk stores of one thread. Its clock is its natural counter: releases of a thread, wgmmas of a
+// pipe, phases of a barrier, bulk groups. So what a wait teaches is that one entry has grown.
 #pragma once
 #include <algorithm>
+#include <array>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace emu {
@@ -24,23 +26,9 @@ struct Epoch {
 class VectorClock {
  public:
   int32_t of(Agent agent) const { return agent < clocks_.size() ? clocks_[agent] : 0; }
-  bool knows(Epoch epoch) const { return epoch.clock <= of(epoch.agent); }
-
-  void raise(Agent agent, int32_t clock) {
-    if (agent >= clocks_.size()) grow(agent + 1);
-    clocks_[agent] = std::max(clocks_[agent], clock);
-  }
-
-  void join(const VectorClock& other) {
-    if (other.clocks_.size() > clocks_.size()) grow(other.clocks_.size());
-    int32_t* __restrict mine = clocks_.data();
-    const int32_t* __restrict theirs = other.clocks_.data();
-    for (size_t i = 0; i < other.clocks_.size(); i += kBlock) {
-      for (size_t j = i; j < i + kBlock; ++j) mine[j] = mine[j] > theirs[j] ? mine[j] : theirs[j];
-    }
-  }
-
-  void clear() { std::fill(clocks_.begin(), clocks_.end(), 0); }
+  void raise(Agent agent, int32_t clock);
+  void join(const VectorClock& other);
+  bool covers(const VectorClock& other) const;
 
  private:
   static constexpr size_t kBlock = 16;  // whole blocks, so that the compiler vectorises `join`
@@ -48,6 +36,54 @@ class VectorClock {
   void grow(size_t agents) { clocks_.resize((agents + kBlock - 1) / kBlock * kBlock); }
 
   std::vector<int32_t> clocks_;
+};
+
+// A clock that no longer changes. Threads that went through the same barriers know the same and share one, so that
+// learning something is mostly a comparison of two pointers.
+using Snapshot = std::shared_ptr<const VectorClock>;
+
+// Joins snapshots and remembers the latest results: the lanes of a warp ask for the same one, one after the other.
+class Joiner {
+ public:
+  Snapshot join(const Snapshot& a, const Snapshot& b);
+
+ private:
+  struct Entry {
+    Snapshot a, b, joined;
+  };
+  std::array<Entry, 64> latest_;
+};
+
+// What a thread knows: a shared snapshot, and its own count of releases.
+class Knowledge {
+ public:
+  void begin(Agent self) { self_ = self, releases_ = 1; }
+  int32_t of(Agent agent) const { return agent == self_ ? releases_ : others_ ? others_->of(agent) : 0; }
+  bool has(Epoch epoch) const { return epoch.clock <= of(epoch.agent); }
+
+  void learn(const Snapshot& news, Joiner& joiner);
+  void count_release() { ++releases_; }
+
+ private:
+  friend class Gathering;
+  Agent self_ = 0;
+  int32_t releases_ = 0;
+  Snapshot others_;
+};
+
+// What those who arrive at a barrier know.
+class Gathering {
+ public:
+  void add(const Knowledge& knowledge);
+  bool has(Epoch epoch) const { return epoch.clock <= clock_.of(epoch.agent); }
+  bool empty() const { return empty_; }
+  // Ends the gathering and begins the next one.
+  VectorClock take();
+
+ private:
+  VectorClock clock_;
+  Snapshot last_;  // joined last: the next to arrive mostly shares it
+  bool empty_ = true;
 };
 
 }  // namespace emu

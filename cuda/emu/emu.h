@@ -21,9 +21,9 @@ typedef struct EmuRegion {
 // One hardware operation of one thread, in program order (see `EmuLaunch.trace`).
 typedef struct EmuTraceRecord {
   uint32_t block, thread;
-  const char* op;            // "mbarrier.init", "tma.load.2d", ...: the function's name in ptx/
+  const char* op;            // the function's name in ptx/: "mbarrier_init", "tma_load_2d", ...
   uint32_t operand_count;
-  const uint64_t* operands;  // global addresses as offsets from the parameter struct's pointers, see trace.h
+  const uint64_t* operands;  // in the order that trace.h gives
 } EmuTraceRecord;
 
 typedef struct EmuLaunch {
@@ -39,7 +39,7 @@ typedef struct EmuLaunch {
   uint32_t check_races;    // vector clocks
   uint32_t registers;      // per thread at launch; 0: as many as ptxas gives for the CTA size
   uint64_t step_limit;     // fiber switches before a livelock is reported; 0: the default
-  uint32_t watchdog_ms;    // wall time without a switch before the run is ended; 0: the default
+  uint32_t watchdog_ms;    // CPU time without an instruction of ptx/ before the run is ended; 0: the default
   // Not null: operand-trace mode. Nothing blocks, waits succeed, loads and accumulators deliver small made-up integers,
   // and every hardware operation is reported here.
   void (*trace)(void* context, const EmuTraceRecord* record);

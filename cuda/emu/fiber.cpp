@@ -34,7 +34,8 @@ bool Stacks::reserve(size_t count) {
   if (count <= count_) return true;
   if (memory_ != nullptr) munmap(memory_, count_ * pitch());
   memory_ = nullptr, count_ = 0;
-  void* memory = mmap(nullptr, count * pitch(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory =
+      mmap(nullptr, count * pitch(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return false;
   memory_ = static_cast<uint8_t*>(memory), count_ = count;
   for (size_t i = 0; i < count; ++i) mprotect(memory_ + i * pitch(), page_bytes(), PROT_NONE);
@@ -45,25 +46,46 @@ uint8_t* Stacks::bottom(size_t index) const { return memory_ + index * pitch() +
 
 size_t Stacks::bytes() { return kStackBytes; }
 
+void Fiber::begin(uint8_t* stack, Entry entry, void* argument) {
+  stack_ = stack, entry_ = entry, argument_ = argument, fake_stack_ = nullptr;
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(stack, kStackBytes);  // an abandoned fiber may have left frames
+#endif
+}
+
 void run_fiber(Fiber* fiber) {
-  fiber->enter();
+  fiber->entered();
   fiber->entry_(fiber->argument_);
   __builtin_trap();  // an entry never returns: it suspends for good
 }
 
-// The sanitizer's view of the two switches; nothing otherwise.
-void Fiber::enter() {
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(fake_stack_, &scheduler_stack_, &scheduler_bytes_);
-#endif
-}
-void Fiber::leave() {
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(&fake_stack_, scheduler_stack_, scheduler_bytes_);
-#endif
+
+// The sanitizer wants to know before and after each switch whose stack it is on.
+void Fiber::resume() {
+  void* fake_stack = nullptr;
+  __sanitizer_start_switch_fiber(&fake_stack, stack_, kStackBytes);
+  switch_in();
+  __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
 }
 
-#if defined(__x86_64__)
+void Fiber::suspend() {
+  __sanitizer_start_switch_fiber(&fake_stack_, scheduler_stack_, scheduler_bytes_);
+  switch_out();
+  entered();
+}
+
+void Fiber::entered() { __sanitizer_finish_switch_fiber(fake_stack_, &scheduler_stack_, &scheduler_bytes_); }
+
+#else
+
+void Fiber::resume() { switch_in(); }
+void Fiber::suspend() { switch_out(); }
+void Fiber::entered() {}
+
+#endif
+
+#if EMU_FIBER_ASSEMBLY
 
 // emu_switch(save, load): pushes what a called function must preserve, swaps stacks, pops. A new stack is laid out as
 // if it had been switched away from at emu_fiber_start, with the function in rbx and its argument in r12.
@@ -100,10 +122,7 @@ void emu_fiber_start() asm("emu_fiber_start");
 }
 
 void Fiber::prepare(uint8_t* stack, Entry entry, void* argument) {
-  stack_ = stack, entry_ = entry, argument_ = argument, fake_stack_ = nullptr;
-#if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(stack, kStackBytes);
-#endif
+  begin(stack, entry, argument);
   // r15, r14, r13, r12, rbx, rbp, return address; rsp is a multiple of 16 once they are popped.
   auto* top = reinterpret_cast<void**>(stack + kStackBytes - 64);
   void** frame = top - 7;
@@ -114,22 +133,8 @@ void Fiber::prepare(uint8_t* stack, Entry entry, void* argument) {
   own_ = frame;
 }
 
-void Fiber::resume() {
-#if defined(__SANITIZE_ADDRESS__)
-  void* fake_stack = nullptr;
-  __sanitizer_start_switch_fiber(&fake_stack, stack_, kStackBytes);
-  emu_switch(&scheduler_, own_);
-  __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
-#else
-  emu_switch(&scheduler_, own_);
-#endif
-}
-
-void Fiber::suspend() {
-  leave();
-  emu_switch(&own_, scheduler_);
-  enter();
-}
+void Fiber::switch_in() { emu_switch(&scheduler_, own_); }
+void Fiber::switch_out() { emu_switch(&own_, scheduler_); }
 
 #else
 
@@ -138,7 +143,7 @@ void Fiber::start(uint32_t high, uint32_t low) {
 }
 
 void Fiber::prepare(uint8_t* stack, Entry entry, void* argument) {
-  stack_ = stack, entry_ = entry, argument_ = argument, fake_stack_ = nullptr;
+  begin(stack, entry, argument);
   getcontext(&own_);
   own_.uc_stack.ss_sp = stack;
   own_.uc_stack.ss_size = kStackBytes;
@@ -149,8 +154,8 @@ void Fiber::prepare(uint8_t* stack, Entry entry, void* argument) {
               static_cast<uint32_t>(self));
 }
 
-void Fiber::resume() { swapcontext(&scheduler_, &own_); }
-void Fiber::suspend() { swapcontext(&own_, &scheduler_); }
+void Fiber::switch_in() { swapcontext(&scheduler_, &own_); }
+void Fiber::switch_out() { swapcontext(&own_, &scheduler_); }
 
 #endif
 

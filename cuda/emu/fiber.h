@@ -3,7 +3,11 @@
 #include <cstddef>
 #include <cstdint>
 
-#if !defined(__x86_64__)
+// Elsewhere ucontext does it, more slowly.
+#if defined(__x86_64__) && !defined(EMU_UCONTEXT)
+#define EMU_FIBER_ASSEMBLY 1
+#else
+#define EMU_FIBER_ASSEMBLY 0
 #include <ucontext.h>
 #endif
 
@@ -37,11 +41,13 @@ class Fiber {
   void suspend();  // from the fiber
 
  private:
-  void enter();
-  void leave();
+  void begin(uint8_t* stack, Entry entry, void* argument);
+  void switch_in();
+  void switch_out();
+  void entered();
 
-#if defined(__x86_64__)
-  void* own_ = nullptr;        // saved stack pointers
+#if EMU_FIBER_ASSEMBLY
+  void* own_ = nullptr;  // saved stack pointers
   void* scheduler_ = nullptr;
 #else
   static void start(uint32_t high, uint32_t low);

@@ -1,6 +1,7 @@
 // Launching clusters, clocks and agents, the end of threads and CTAs.
 #include <algorithm>
 #include <cstdio>
+#include <new>
 
 #include "emu/model.h"
 
@@ -23,14 +24,19 @@ Stacks& stacks() {
 
 void run_thread(void* argument) {
   Thread& thread = *static_cast<Thread*>(argument);
-  machine().kernel.body(machine().params);
-  finish_thread(thread);
+  try {
+    machine().kernel.body(machine().params);
+    finish_thread(thread);
+  } catch (const std::bad_alloc&) {
+    fault(thread, "the emulator has no memory left");
+  }
 }
 
 void check_cta_exit(const Thread& last, const Cta& cta) {
   for (const auto& [addr, bar] : cta.mbarriers) {
     if (bar.loads_in_flight != 0) {
-      fault(last, "block %u exits while a TMA load counted on %s is in flight", cta.block, object(cta, addr).c_str());
+      fault(last, "block %u exits while a TMA load counted on %s is in flight", cta.block,
+            object(last, cta, addr).c_str());
     }
     if (has_bytes_outstanding(bar)) {
       Text state;
@@ -40,7 +46,7 @@ void check_cta_exit(const Thread& last, const Cta& cta) {
   }
   if (!machine().check_races) return;
   for (Epoch arrival : cta.remote_arrivals) {
-    if (!cta.exit_clock.knows(arrival)) {
+    if (!cta.exited.has(arrival)) {
       fault(last, "block %u may exit before the arrival on one of its mbarriers by %s", cta.block,
             describe(arrival).c_str());
     }
@@ -86,10 +92,6 @@ void Machine::run() {
     start_cluster(i);
     try {
       scheduler.run(*this);
-      while (!stopped && !(tma.stores.empty() && tma.loads.empty())) {
-        if (!tma.loads.empty()) tma.load_step(*this);
-        if (!tma.stores.empty()) tma.store_step(*this);
-      }
     } catch (const Stop&) {
     }
   }
@@ -126,7 +128,7 @@ void Machine::start_cta(Cta& cta, uint32_t rank) {
     ++warpgroup.thread_count;
     thread.index = i, thread.cta = &cta, thread.warp = &warp, thread.warpgroup = &warpgroup;
     thread.agent = add_agent({AgentInfo::kThread, &cta, i});
-    thread.clock.raise(thread.agent, 1);
+    thread.known.begin(thread.agent);
     thread.fiber.prepare(stacks().bottom(rank * count + i), run_thread, &thread);
   }
   for (uint32_t i = 0; i < cta.warpgroups.size(); ++i) {
@@ -152,17 +154,26 @@ uint16_t Sites::number(Where where) {
 // ---------------------------------------------------------------------------------------------------- clock rules
 
 Epoch now(const Thread& thread) {
-  return {thread.agent, machine().sites.number(thread.where), thread.clock.of(thread.agent)};
+  return {thread.agent, machine().sites.number(thread.where), thread.known.of(thread.agent)};
 }
 
-void release(Thread& thread, VectorClock& clock) {
+void release(Thread& thread, Gathering& gathering) {
   if (!machine().check_races) return;
-  clock.join(thread.clock);
-  thread.clock.raise(thread.agent, thread.clock.of(thread.agent) + 1);
+  gathering.add(thread.known);
+  thread.known.count_release();
 }
 
-void acquire(Thread& thread, const VectorClock& clock) {
-  if (machine().check_races) thread.clock.join(clock);
+Snapshot finish(Gathering& gathering) {
+  return machine().check_races ? std::make_shared<const VectorClock>(gathering.take()) : nullptr;
+}
+
+void acquire(Thread& thread, const Snapshot& news) { thread.known.learn(news, machine().joiner); }
+
+void acquire(Thread& thread, Agent agent, uint32_t clock) {
+  if (!machine().check_races) return;
+  VectorClock news;
+  news.raise(agent, static_cast<int32_t>(clock));
+  acquire(thread, std::make_shared<const VectorClock>(std::move(news)));
 }
 
 // ----------------------------------------------------------------------------------------------- special registers
@@ -189,9 +200,9 @@ void finish_thread(Thread& thread) {
   thread.exited = true;
   thread.warp->exited |= 1u << thread.lane();
   --cta.alive;
-  if (m.check_races) cta.exit_clock.join(thread.clock);
+  release(thread, cta.exited);
   settle_named_barrier(cta);
-  settle_cluster_barrier();
+  leave_cluster_barrier(thread);
   if (cta.alive == 0) check_cta_exit(thread, cta);
   m.scheduler.park(thread);
 }

@@ -1,18 +1,20 @@
 // The emulated Hopper, as the functions in emu/ptx/ see it: one call per instruction.
 //
 // A launch runs in the calling OS thread. Every CUDA thread is a fiber; TMA and the tensor cores are engines that move
-// at moments drawn from the seed. Three nets catch what a kernel does wrong: values (asynchronous effects land late, and
-// are NaN until then), a state per byte of shared memory, and vector clocks. The first fault ends the launch with a
+// at moments drawn from the seed. Three nets catch what a kernel does wrong: values (asynchronous effects land late,
+// and are NaN until then), a state per byte of shared memory, and vector clocks. The first fault ends the launch with a
 // report that names the calling line of the kernel.
 //
 // What it cannot catch:
 //  1. ptxas and what lies below: register allocation, scheduling, ignored setmaxnreg, serialised wgmma.
 //  2. Beliefs that kernel and model share: orderings, proxies and byte counts are modelled after documents, and no GPU
 //     has confirmed them here.
-//  3. The tensor core's exact bits, until its model (docs/numerics.md) is confirmed on silicon; approximate instructions.
+//  3. The tensor core's exact bits, until its model (docs/numerics.md) is confirmed on silicon; approximate
+//  instructions.
 //  4. Performance: bank conflicts, occupancy, caches, latency.
 //  5. The driver: its map encoder, launch limits, streams, graphs, programmatic launch.
-//  6. Memory weaker than happens-before, and clusters that run at the same time: they run one after another, so a kernel
+//  6. Memory weaker than happens-before, and clusters that run at the same time: they run one after another, so a
+//  kernel
 //     in which one waits for another deadlocks here. Writes to the same global bytes are reported; a read of global
 //     memory that races with a write is not, nor a missing proxy fence between a thread's global write and TMA.
 //  7. The text of the inline PTX; the operand trace (trace.h) compares that.

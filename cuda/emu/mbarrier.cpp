@@ -34,12 +34,20 @@ void write_word(const Cta& cta, uint32_t addr, const Word& word) {
   std::memcpy(cta.smem->generic(addr), &bits, sizeof bits);
 }
 
-// What a waiter learns when a phase has completed.
 void learn(Thread& thread, const Mbarrier& bar, Scope scope) {
+  acquire(thread, scope == Scope::kCluster ? bar.done_cluster : bar.done);
+}
+
+// Arrivals from other CTAs are seen at cluster scope only.
+void gather(Mbarrier& bar) {
   if (!machine().check_races) return;
-  thread.clock.join(bar.arrived);
-  if (scope == Scope::kCluster) thread.clock.join(bar.arrived_remote);
-  thread.clock.raise(bar.loads, static_cast<int32_t>(bar.phase));
+  VectorClock here = bar.arriving.take();
+  here.raise(bar.loads, static_cast<int32_t>(bar.phase));
+  bar.done = bar.done_cluster = std::make_shared<const VectorClock>(std::move(here));
+  if (bar.arriving_remote.empty()) return;
+  VectorClock everywhere = bar.arriving_remote.take();
+  everywhere.join(*bar.done);
+  bar.done_cluster = std::make_shared<const VectorClock>(std::move(everywhere));
 }
 
 // Stores the word; when nothing is pending, begins the next phase and wakes the waiters.
@@ -48,10 +56,7 @@ void settle(Mbarrier& bar, Word word) {
     word.pending = word.expected;
     word.parity ^= 1;
     ++bar.phase;
-    std::swap(bar.arrived, bar.arriving);
-    std::swap(bar.arrived_remote, bar.arriving_remote);
-    bar.arriving.clear();
-    bar.arriving_remote.clear();
+    gather(bar);
     for (const Mbarrier::Waiter& waiter : bar.waiters) {
       learn(*waiter.thread, bar, waiter.scope);
       machine().scheduler.wake(*waiter.thread);
@@ -65,7 +70,7 @@ void add_tx(const Thread& thread, Where where, const Mbarrier& bar, Word& word, 
   const int64_t tx = word.tx + bytes;
   if (tx > int64_t{kMaxCount} || tx < -int64_t{kMaxCount}) {
     fault_at(thread, where, "the tx-count of %s leaves its range of +-%u bytes: %lld",
-             object(*bar.cta, bar.addr).c_str(), kMaxCount, static_cast<long long>(tx));
+             object(thread, *bar.cta, bar.addr).c_str(), kMaxCount, static_cast<long long>(tx));
   }
   word.tx = static_cast<int32_t>(tx);
 }
@@ -74,7 +79,7 @@ void arrive(Thread& thread, Mbarrier& bar, uint32_t expect_bytes) {
   Word word = read_word(*bar.cta, bar.addr);
   if (word.pending == 0) {
     fault(thread, "arrival on %s, whose phase %u has none pending (%d bytes missing)",
-          object(*bar.cta, bar.addr).c_str(), bar.phase, word.tx);
+          object(thread, *bar.cta, bar.addr).c_str(), bar.phase, word.tx);
   }
   add_tx(thread, thread.where, bar, word, expect_bytes);
   --word.pending;
@@ -100,9 +105,9 @@ void mbarrier_init(uint32_t bar, uint32_t count, Where where) {
   if (count == 0 || count > kMaxCount) fault(thread, "mbarrier.init with a count of %u, not 1 to %u", count, kMaxCount);
   const auto [entry, added] = cta.mbarriers.try_emplace(bar);
   Mbarrier& state = entry->second;
-  if (!added) fault(thread, "mbarrier.init of %s, which is an mbarrier already", object(cta, bar).c_str());
+  if (!added) fault(thread, "mbarrier.init of %s, which is an mbarrier already", object(thread, cta, bar).c_str());
   if (cta.smem->first_not(ByteState::kInFlight, bar, 8) != bar) {
-    fault(thread, "mbarrier.init of %s, where a TMA load is in flight", object(cta, bar).c_str());
+    fault(thread, "mbarrier.init of %s, where a TMA load is in flight", object(thread, cta, bar).c_str());
   }
   state.cta = &cta, state.addr = bar, state.init = now(thread);
   state.loads = machine().add_agent({AgentInfo::kLoads, &cta, bar});
@@ -139,7 +144,7 @@ void mbarrier_arrive_cluster(uint32_t bar, uint32_t rank, Where where) {
   if (rank >= m.ctas.size()) fault(thread, "mapa of CTA %u in a cluster of %zu", rank, m.ctas.size());
   Cta& cta = *m.ctas[rank];
   if (cta.alive == 0) {
-    fault(thread, "arrival on %s of block %u, which has exited", object(cta, bar).c_str(), cta.block);
+    fault(thread, "arrival on %s of block %u, which has exited", object(thread, cta, bar).c_str(), cta.block);
   }
   Mbarrier& state = find_mbarrier(thread, cta, bar, "arrival");
   if (&cta != thread.cta) {
@@ -152,7 +157,7 @@ void mbarrier_arrive_cluster(uint32_t bar, uint32_t rank, Where where) {
 void mbarrier_wait(uint32_t bar, uint32_t parity, Scope scope, Where where) {
   Thread& thread = enter(where);
   Mbarrier& state = find_mbarrier(thread, *thread.cta, bar, "wait");
-  if (parity > 1) fault(thread, "wait for parity %u of %s", parity, object(*thread.cta, bar).c_str());
+  if (parity > 1) fault(thread, "wait for parity %u of %s", parity, object(thread, *thread.cta, bar).c_str());
   if (read_word(*thread.cta, bar).parity != parity) return learn(thread, state, scope);
   state.waiters.push_back({&thread, scope});
   machine().scheduler.block(thread, {Wait::kMbarrier, bar, parity});
@@ -162,11 +167,12 @@ Mbarrier& find_mbarrier(Thread& thread, Cta& cta, uint32_t bar, const char* what
   check_range(thread, thread.where, cta, bar, 8, 8, what);
   const auto entry = cta.mbarriers.find(bar);
   if (entry == cta.mbarriers.end()) {
-    fault(thread, "%s on the mbarrier at %s, which is used before mbarrier.init", what, object(cta, bar).c_str());
+    fault(thread, "%s on the mbarrier at %s, which is used before mbarrier.init", what,
+          object(thread, cta, bar).c_str());
   }
   Past past(thread);
   if (machine().check_races && !past.contains(entry->second.init)) {
-    fault(thread, "race: %s on %s is not ordered after its mbarrier.init by %s", what, object(cta, bar).c_str(),
+    fault(thread, "race: %s on %s is not ordered after its mbarrier.init by %s", what, object(thread, cta, bar).c_str(),
           describe(entry->second.init).c_str());
   }
   return entry->second;
@@ -175,7 +181,7 @@ Mbarrier& find_mbarrier(Thread& thread, Cta& cta, uint32_t bar, const char* what
 void check_async_use(const Thread& thread, const Mbarrier& bar, const char* what) {
   if (!machine().check_state || bar.init_fenced) return;
   fault(thread, "%s uses %s, but no fence.mbarrier_init followed its mbarrier.init by %s", what,
-        object(*bar.cta, bar.addr).c_str(), describe(bar.init).c_str());
+        object(thread, *bar.cta, bar.addr).c_str(), describe(bar.init).c_str());
 }
 
 void complete_tx(const Thread& thread, Where where, Mbarrier& bar, uint32_t bytes) {
@@ -187,9 +193,11 @@ void complete_tx(const Thread& thread, Where where, Mbarrier& bar, uint32_t byte
 void describe_mbarrier(Text& text, const Cta& cta, uint32_t bar, uint32_t parity) {
   const Mbarrier& state = cta.mbarriers.at(bar);
   const Word word = read_word(cta, bar);
-  text.add("%s parity %u (phase %u, %u of %u arrivals missing, %d bytes missing, %u TMA loads in flight)",
-           object(cta, bar).c_str(), parity, state.phase, word.pending, word.expected, word.tx,
-           state.loads_in_flight);
+  cta.smem->describe(text, bar);
+  text.add(" parity %u (phase %u, %u of %u arrivals missing, ", parity, state.phase, word.pending, word.expected);
+  if (word.tx >= 0) text.add("%d bytes missing, ", word.tx);
+  if (word.tx < 0) text.add("%d bytes more than expect_tx asked for, ", -word.tx);
+  text.add("%u TMA loads in flight)", state.loads_in_flight);
 }
 
 bool has_bytes_outstanding(const Mbarrier& bar) { return read_word(*bar.cta, bar.addr).tx != 0; }

@@ -9,11 +9,16 @@ namespace {
 
 const char* state_of(ByteState state) {
   switch (state) {
-    case ByteState::kUninitialised: return "nothing has written";
-    case ByteState::kUnfenced: return "a thread wrote without a fence.proxy.async since";
-    case ByteState::kInFlight: return "has a TMA load in flight";
-    case ByteState::kMbarrier: return "is part of an mbarrier";
-    case ByteState::kWritten: break;
+    case ByteState::kUninitialised:
+      return "nothing has written";
+    case ByteState::kUnfenced:
+      return "a thread wrote without a fence.proxy.async since";
+    case ByteState::kInFlight:
+      return "has a TMA load in flight";
+    case ByteState::kMbarrier:
+      return "is part of an mbarrier";
+    case ByteState::kWritten:
+      break;
   }
   return "is written";
 }
@@ -24,7 +29,7 @@ void read_as_thread(const Thread& thread, const char* what, uint32_t addr, uint3
     for (uint32_t at = addr; at < addr + bytes; ++at) {
       const ByteState state = smem.state(at);
       if (state == ByteState::kWritten || state == ByteState::kUnfenced) continue;
-      fault(thread, "%s reads %s, which %s", what, object(*thread.cta, at).c_str(), state_of(state));
+      fault(thread, "%s reads %s, which %s", what, object(thread, *thread.cta, at).c_str(), state_of(state));
     }
   }
   if (machine().check_races) {
@@ -41,7 +46,7 @@ void write_as_thread(Thread& thread, const char* what, uint32_t addr, const void
     for (uint32_t at = addr; at < addr + bytes; ++at) {
       const ByteState state = smem.state(at);
       if (state != ByteState::kInFlight && state != ByteState::kMbarrier) continue;
-      fault(thread, "%s writes %s, which %s", what, object(*thread.cta, at).c_str(), state_of(state));
+      fault(thread, "%s writes %s, which %s", what, object(thread, *thread.cta, at).c_str(), state_of(state));
     }
   }
   if (machine().check_races) {
@@ -72,8 +77,8 @@ void check_range(const Thread& thread, Where where, const Cta& cta, uint32_t add
              what, bytes, addr, kSharedBase, kSharedBase + machine().launch.smem_bytes);
   }
   if (addr % alignment != 0) {
-    fault_at(thread, where, "%s at %s, shared address 0x%x, is not %u-byte aligned", what, object(cta, addr).c_str(),
-             addr, alignment);
+    fault_at(thread, where, "%s at %s, shared address 0x%x, is not %u-byte aligned", what,
+             object(thread, cta, addr).c_str(), addr, alignment);
   }
 }
 
@@ -82,7 +87,8 @@ void check_async_read(const Thread& thread, Where where, const Cta& cta, uint32_
   if (!machine().check_state) return;
   const uint32_t bad = cta.smem->first_not(ByteState::kWritten, addr, bytes);
   if (bad == addr + bytes) return;
-  fault_at(thread, where, "%s reads %s, which %s", what, object(cta, bad).c_str(), state_of(cta.smem->state(bad)));
+  fault_at(thread, where, "%s reads %s, which %s", what, object(thread, cta, bad).c_str(),
+           state_of(cta.smem->state(bad)));
 }
 
 void name_shared(uint32_t addr, const char* name, uint32_t index) {
@@ -182,7 +188,7 @@ void record_global_write(const Thread& thread, GlobalMemory::Region& region, con
       fault(thread, "race: %s of %s + %llu is not ordered after the write by block %u", what, region.range->name,
             offset, last.block);
     }
-    if (m.check_races && last.cluster != 0 && !thread.clock.knows(last.epoch)) {
+    if (m.check_races && last.cluster != 0 && !thread.known.has(last.epoch)) {
       fault(thread, "race: %s of %s + %llu is not ordered after the write by %s", what, region.range->name, offset,
             describe(last.epoch).c_str());
     }

@@ -28,13 +28,13 @@ struct Warp;
 struct Wait {
   enum Kind : uint8_t {
     kNothing,
-    kMbarrier,        // address, parity
-    kNamedBarrier,    // id
+    kMbarrier,      // address, parity
+    kNamedBarrier,  // id
     kClusterBarrier,
     kWarp,
-    kWgmma,           // number of the last wgmma it needs
-    kBulk,            // number of the last group it needs, 1: only its reads
-    kRegisters,       // count
+    kWgmma,      // number of the last wgmma it needs
+    kBulk,       // number of the last group it needs, 1: only its reads
+    kRegisters,  // count
   };
   Kind kind = kNothing;
   uint32_t a = 0, b = 0;
@@ -80,6 +80,8 @@ struct Warpgroup {
   uint32_t completed = 0;
   std::vector<std::unique_ptr<Accumulator>> accumulators;
   std::vector<Thread*> waiters;
+  Snapshot completion;  // of the first `completion_of` wgmmas
+  uint32_t completion_of = 0;
   std::vector<int32_t> common_clock;  // scratch of `Past`
 
   uint32_t registers = 0;  // per thread
@@ -106,21 +108,22 @@ struct Thread {
   bool exited = false;
 
   Agent agent = 0;
-  VectorClock clock;
+  Knowledge known;
 
   struct Range {
     uint32_t addr, bytes;
   };
-  std::vector<Range> unfenced;       // stores since its last fence.proxy.async
+  std::vector<Range> unfenced;           // stores since its last fence.proxy.async
   std::vector<uint32_t> unfenced_inits;  // mbarriers since its last fence.mbarrier_init
 
   bool wgmma_fenced = false;
-  uint32_t wgmmas = 0;  // issued
+  uint32_t wgmmas = 0;                 // issued
   std::vector<uint32_t> wgmma_groups;  // number of the last wgmma of each group
   std::vector<Flight> flights;
 
   std::vector<BulkGroup> bulk_groups{1};  // the last is open; group g has number g + 1
-  uint32_t bulk_read_waited = 0;  // groups that a wait has shown to have read
+  uint32_t bulk_read_waited = 0;          // groups that a wait has shown to have read
+  uint32_t bulk_written = 0;              // groups known to have written
   Agent bulk_reads = 0, bulk_writes = 0;  // agents, once it stores
 
   bool cluster_arrived = false;
@@ -154,11 +157,11 @@ struct Mbarrier {
   uint32_t addr = 0;
   Epoch init;
   bool init_fenced = false;
-  uint32_t phase = 0;            // phases completed
+  uint32_t phase = 0;  // phases completed
   uint32_t loads_in_flight = 0;
   Agent loads = 0;
-  VectorClock arriving, arriving_remote;  // arrivals of this phase, from this CTA and from others
-  VectorClock arrived, arrived_remote;    // those of the phase before
+  Gathering arriving, arriving_remote;  // in this phase, from this CTA and from others
+  Snapshot done, done_cluster;          // what the phase before taught to waiters of either scope
 
   struct Waiter {
     Thread* thread;
@@ -169,14 +172,15 @@ struct Mbarrier {
 
 struct NamedBarrier {
   uint32_t wanted = 0, arrived = 0;
-  VectorClock clock;
+  Gathering arriving;
   std::vector<Thread*> waiters;
 };
 
 struct ClusterBarrier {
   uint32_t arrived = 0;
   uint32_t generation = 0;
-  VectorClock arriving, done;
+  Gathering arriving;
+  Snapshot done;
   std::vector<Thread*> waiters;
 };
 
@@ -192,7 +196,7 @@ struct Cta {
   NamedBarrier named[16];
   uint32_t alive = 0;
   uint32_t register_pool = 0;
-  VectorClock exit_clock;              // what its exited threads knew
+  Gathering exited;                    // what its exited threads knew
   std::vector<Epoch> remote_arrivals;  // the latest per thread, on barriers of this CTA
 };
 
@@ -238,6 +242,7 @@ struct Machine {
   ClusterBarrier cluster_barrier;
   std::vector<AgentInfo> agents;
   Sites sites;
+  Joiner joiner;
 
   Thread* running = nullptr;
   bool stopped = false;  // a fault is in `report`
@@ -261,9 +266,13 @@ Thread& enter(Where where);
 
 // What `thread` does now, as an epoch.
 Epoch now(const Thread& thread);
-// Adds what the thread knows to a clock that others will acquire; later accesses are not part of it.
-void release(Thread& thread, VectorClock& clock);
-void acquire(Thread& thread, const VectorClock& clock);
+// Adds what the thread knows to what others will learn; its later accesses are not part of it.
+void release(Thread& thread, Gathering& gathering);
+// Ends a gathering; null unless races are checked.
+Snapshot finish(Gathering& gathering);
+void acquire(Thread& thread, const Snapshot& news);
+// Teaches the thread that an asynchronous agent has come so far.
+void acquire(Thread& thread, Agent agent, uint32_t clock);
 
 // --------------------------------------------------------------------------------------------------------- faults
 
@@ -272,8 +281,8 @@ struct Stop {};  // thrown to leave an engine; never through a fiber
 [[noreturn, gnu::format(printf, 2, 3)]] void fault(const Thread& thread, const char* format, ...);
 // An engine's fault carries the line that issued its work.
 [[noreturn, gnu::format(printf, 3, 4)]] void fault_at(const Thread& thread, Where where, const char* format, ...);
-// "at smem+0x10", "at full[3]": an object in shared memory, of `reader`'s own CTA unless it says otherwise.
-Text object(const Cta& cta, uint32_t addr);
+// "smem+0x10", "full[3] of block 1": an object in shared memory, as a thread of maybe another CTA names it.
+Text object(const Thread& viewer, const Cta& cta, uint32_t addr);
 Text place(Where where);
 Text describe(Epoch epoch);
 [[noreturn]] void report_race(const Thread& thread, Where where, const char* what, const Cta& cta,
@@ -316,8 +325,8 @@ void meet_warp(Thread& thread, const char* name, Together together) {
 void tensor_step();
 void finish_thread(Thread& thread);
 
-// Called as threads of a CTA exit: barriers that count living threads may complete.
+// As a thread exits, barriers that count the living may complete.
 void settle_named_barrier(Cta& cta);
-void settle_cluster_barrier();
+void leave_cluster_barrier(const Thread& thread);
 
 }  // namespace emu

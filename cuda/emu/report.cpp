@@ -38,7 +38,9 @@ void add_thread(Text& text, const Thread& thread) {
 void describe_wait(Text& text, const Thread& thread) {
   const Cta& cta = *thread.cta;
   switch (thread.wait.kind) {
-    case Wait::kNothing: text.add("runs"); break;
+    case Wait::kNothing:
+      text.add("runs");
+      break;
     case Wait::kMbarrier:
       text.add("waits for ");
       describe_mbarrier(text, cta, thread.wait.a, thread.wait.b);
@@ -58,10 +60,12 @@ void describe_wait(Text& text, const Thread& thread) {
       text.add("waits for wgmma %u of its warpgroup (%u done, %u threads have issued the next)", thread.wait.a,
                thread.warpgroup->completed, thread.warpgroup->queue.empty() ? 0 : thread.warpgroup->queue[0].arrived);
       break;
-    case Wait::kBulk: text.add("waits for bulk group %u", thread.wait.a); break;
+    case Wait::kBulk:
+      text.add("waits for bulk group %u", thread.wait.a);
+      break;
     case Wait::kRegisters:
-      text.add("waits for %u registers (%u in the pool, %u of %u threads have asked)", thread.wait.a,
-               cta.register_pool, thread.warpgroup->register_arrivals, kWarpgroup);
+      text.add("waits for %u registers (%u in the pool, %u of %u threads have asked)", thread.wait.a, cta.register_pool,
+               thread.warpgroup->register_arrivals, kWarpgroup);
       break;
   }
 }
@@ -78,11 +82,10 @@ Text place(Where where) {
   return text;
 }
 
-Text object(const Cta& cta, uint32_t addr) {
+Text object(const Thread& viewer, const Cta& cta, uint32_t addr) {
   Text text;
   cta.smem->describe(text, addr);
-  const Thread* running = machine().running;
-  if (running != nullptr && running->cta != &cta) text.add(" of block %u", cta.block);
+  if (viewer.cta != &cta) text.add(" of block %u", cta.block);
   return text;
 }
 
@@ -90,13 +93,20 @@ Text describe(Epoch epoch) {
   const AgentInfo& agent = machine().agents[epoch.agent];
   Text text;
   switch (agent.kind) {
-    case AgentInfo::kThread: break;
-    case AgentInfo::kPipe: text.add("wgmma of block %u warpgroup %u", agent.cta->block, agent.index); break;
+    case AgentInfo::kThread:
+      break;
+    case AgentInfo::kPipe:
+      text.add("wgmma of block %u warpgroup %u", agent.cta->block, agent.index);
+      break;
     case AgentInfo::kLoads:
-      text.add("the TMA load that counts on %s of block %u", object(*agent.cta, agent.index).c_str(), agent.cta->block);
+      text.add("the TMA load that counts on ");
+      agent.cta->smem->describe(text, agent.index);
+      text.add(" of block %u", agent.cta->block);
       break;
     case AgentInfo::kBulkReads:
-    case AgentInfo::kBulkWrites: text.add("the TMA store of "); break;
+    case AgentInfo::kBulkWrites:
+      text.add("the TMA store of ");
+      break;
   }
   if (agent.kind == AgentInfo::kThread || agent.kind >= AgentInfo::kBulkReads) {
     add_thread(text, agent.cta->threads[agent.index]);
@@ -117,8 +127,9 @@ void fault_at(const Thread& thread, Where where, const char* format, ...) {
 }
 
 void report_race(const Thread& thread, Where where, const char* what, const Cta& cta, const Conflict& conflict) {
-  fault_at(thread, where, "race: %s of %s is not ordered after the %s by %s", what, object(cta, conflict.addr).c_str(),
-           conflict.other_wrote ? "write" : "read", describe(conflict.other).c_str());
+  fault_at(thread, where, "race: %s of %s is not ordered after the %s by %s", what,
+           object(thread, cta, conflict.addr).c_str(), conflict.other_wrote ? "write" : "read",
+           describe(conflict.other).c_str());
 }
 
 // Threads of a CTA that wait for the same thing at the same line share a line of the report.

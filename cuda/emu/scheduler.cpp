@@ -14,10 +14,14 @@ constexpr uint32_t kRedraw = 64;       // how rarely a priority changes
 
 bool has_work(const Machine& m, Engine engine) {
   switch (engine) {
-    case Engine::kLoads: return !m.tma.loads.empty();
-    case Engine::kStores: return !m.tma.stores.empty();
-    case Engine::kTensor: return !m.ready_pipes.empty();
-    case Engine::kNone: break;
+    case Engine::kLoads:
+      return !m.tma.loads.empty();
+    case Engine::kStores:
+      return !m.tma.stores.empty();
+    case Engine::kTensor:
+      return !m.ready_pipes.empty();
+    case Engine::kNone:
+      break;
   }
   return false;
 }
@@ -37,24 +41,20 @@ Policy Policy::draw(Random& random) {
 
 Policy Policy::straight() { return {kUniform, 0, 2, false, Engine::kNone}; }
 
-void Scheduler::suspend(Thread& thread) {
-  thread.fiber.suspend();
-}
-
 void Scheduler::maybe_yield(Thread& thread) {
   instructions_ = instructions_ + 1;
-  if (policy_.yield_one_in != 0 && machine().random.one_in(policy_.yield_one_in)) suspend(thread);
+  if (policy_.yield_one_in != 0 && machine().random.one_in(policy_.yield_one_in)) thread.fiber.suspend();
 }
 
 void Scheduler::block(Thread& thread, Wait wait) {
   thread.wait = wait;
   thread.warp->runnable &= ~(1u << thread.lane());
-  suspend(thread);
+  thread.fiber.suspend();
 }
 
 void Scheduler::park(Thread& thread) {
   thread.warp->runnable &= ~(1u << thread.lane());
-  suspend(thread);
+  thread.fiber.suspend();
   __builtin_unreachable();
 }
 
@@ -88,16 +88,20 @@ void Scheduler::run(Machine& m) {
     alive = 0;
     for (auto& cta : m.ctas) alive += cta->alive;
   }
+  while (!m.stopped && engine_step(m, true)) {
+  }
 }
 
 Warp& Scheduler::pick(Machine& m) {
   const auto any = [&] { return runnable_[m.random.below(static_cast<uint32_t>(runnable_.size()))]; };
   switch (policy_.choice) {
-    case Policy::kUniform: return *any();
+    case Policy::kUniform:
+      return *any();
     case Policy::kSticky:
       if (sticky_ == nullptr || sticky_->runnable == 0 || m.random.one_in(kStickyPicks)) sticky_ = any();
       return *sticky_;
-    case Policy::kPriority: break;
+    case Policy::kPriority:
+      break;
   }
   Warp& first = **std::max_element(runnable_.begin(), runnable_.end(),
                                    [](const Warp* a, const Warp* b) { return a->priority < b->priority; });
@@ -131,9 +135,15 @@ bool Scheduler::engine_step(Machine& m, bool starved_too) {
   if (count == 0) return false;
   ++m.report.engine_events;
   switch (ready[m.random.below(count)]) {
-    case Engine::kLoads: m.tma.load_step(m); break;
-    case Engine::kStores: m.tma.store_step(m); break;
-    default: tensor_step(); break;
+    case Engine::kLoads:
+      m.tma.load_step(m);
+      break;
+    case Engine::kStores:
+      m.tma.store_step(m);
+      break;
+    default:
+      tensor_step();
+      break;
   }
   return true;
 }

@@ -37,7 +37,7 @@ class Scheduler {
   [[noreturn]] void park(Thread& thread);  // for good
   void wake(Thread& thread);
 
-  // From the launch: until every thread has exited or the machine has stopped.
+  // From the launch: until every thread has exited and every store has landed, or the machine has stopped.
   void run(Machine& machine);
 
   uint64_t instructions() const { return instructions_; }
@@ -46,7 +46,6 @@ class Scheduler {
   Warp& pick(Machine& machine);
   void run_lanes(Machine& machine, Warp& warp);
   bool engine_step(Machine& machine, bool starved_too);
-  void suspend(Thread& thread);
 
   Policy policy_;
   std::vector<Warp*> runnable_;

@@ -6,18 +6,18 @@
 
 namespace emu {
 
-Past::Past(const Thread& thread) : thread_(&thread.clock) {}
+Past::Past(const Thread& thread) : thread_(&thread.known) {}
 
 Past::Past(Warpgroup& warpgroup) : warpgroup_(&warpgroup), common_(&warpgroup.common_clock) { common_->clear(); }
 
 bool Past::contains(Epoch epoch) {
   if (epoch.clock == 0) return true;
-  if (thread_ != nullptr) return thread_->knows(epoch);
+  if (thread_ != nullptr) return thread_->has(epoch);
   if (epoch.agent >= common_->size()) common_->resize(epoch.agent + 1, -1);
   int32_t& common = (*common_)[epoch.agent];
   if (common < 0) {
-    common = warpgroup_->threads[0].clock.of(epoch.agent);
-    for (uint32_t i = 1; i < kWarpgroup; ++i) common = std::min(common, warpgroup_->threads[i].clock.of(epoch.agent));
+    common = warpgroup_->threads[0].known.of(epoch.agent);
+    for (uint32_t i = 1; i < kWarpgroup; ++i) common = std::min(common, warpgroup_->threads[i].known.of(epoch.agent));
   }
   return epoch.clock <= common;
 }

@@ -19,9 +19,9 @@ class Past {
   bool contains(Epoch epoch);
 
  private:
-  const VectorClock* thread_ = nullptr;
+  const Knowledge* thread_ = nullptr;
   const Warpgroup* warpgroup_ = nullptr;
-  std::vector<int32_t>* common_ = nullptr;  // least clock of the 128 threads per agent, as far as asked for
+  std::vector<int32_t>* common_ = nullptr;  // least knowledge of the 128 threads per agent, as far as asked for
 };
 
 // An earlier access that the new one is not ordered after.

@@ -16,10 +16,10 @@ constexpr uint32_t kSharedBase = 1024;
 
 enum class ByteState : uint8_t {
   kUninitialised,
-  kWritten,    // readable by threads, TMA and the tensor core
-  kUnfenced,   // written by a thread: not yet visible to the async proxy
-  kInFlight,   // a TMA load will write it
-  kMbarrier,   // part of an mbarrier object
+  kWritten,   // readable by threads, TMA and the tensor core
+  kUnfenced,  // written by a thread: not yet visible to the async proxy
+  kInFlight,  // a TMA load will write it
+  kMbarrier,  // part of an mbarrier object
 };
 
 class SharedMemory {

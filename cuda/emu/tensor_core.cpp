@@ -65,23 +65,21 @@ constexpr int kSafeExponent = 60;
 
 Element element(float value, int smallest_exponent) {
   if (value == 0) return {};
-  const int exponent = std::isfinite(value) ? exponent_of(value, smallest_exponent) : kSafeExponent + 1;
+  const int field = static_cast<int>(std::bit_cast<uint32_t>(value) >> 23 & 0xff);  // 255: NaN or Inf
+  const int exponent = std::max(field - 127, smallest_exponent);
   if (std::abs(exponent) > kSafeExponent) return {0, kNoExponent, true};
   return {value, static_cast<int16_t>(exponent), false};
 }
 
-const std::array<Element, 256>& e4m3_elements() {
-  static const auto table = [] {
-    std::array<Element, 256> elements;
-    for (int code = 0; code < 256; ++code) {
-      elements[code] = element(e4m3_to_f32(static_cast<uint8_t>(code)), kMinExponent<kFusedE4m3>);
-    }
-    return elements;
-  }();
-  return table;
-}
+const std::array<Element, 256> e4m3_elements = [] {
+  std::array<Element, 256> elements;
+  for (uint32_t code = 0; code < 256; ++code) {
+    elements[code] = element(e4m3_to_f32(static_cast<uint8_t>(code)), kMinExponent<kFusedE4m3>);
+  }
+  return elements;
+}();
 
-Element decode(uint8_t code) { return e4m3_elements()[code]; }
+const Element& decode(uint8_t code) { return e4m3_elements[code]; }
 Element decode(uint16_t code) { return element(bf16_to_f32(code), kMinExponent<kFusedBf16>); }
 float to_f32(uint8_t code) { return e4m3_to_f32(code); }
 float to_f32(uint16_t code) { return bf16_to_f32(code); }
@@ -111,7 +109,7 @@ void decode_columns(Columns<L>& columns, const Code (*b)[L], uint32_t count, uin
   for (uint32_t j = 0; j < padded; ++j) {
     columns.special[j] = false;
     for (uint32_t k = 0; k < L; ++k) {
-      const Element e = j < count ? decode(b[j][k]) : Element{};
+      const Element e = j < count ? Element(decode(b[j][k])) : Element{};
       columns.value[j / kBlock][k][j % kBlock] = e.value;
       columns.exponent[j / kBlock][k][j % kBlock] = e.exponent;
       columns.special[j] |= e.special;
@@ -131,10 +129,11 @@ void decode_row(Row<L>& row, const Code (&a)[L]) {
   }
 }
 
-// ------------------------------------------------------------------------------------------- the fast path: sixteen sums
+// ------------------------------------------------------------------------------------------- the fast path: sixteen
+// sums
 
 constexpr uint32_t kLanes = 8;
-constexpr int kSafeSum = 100;    // exponents for which 2^(E - F) and its inverse are normal FP32 numbers
+constexpr int kSafeSum = 100;  // exponents for which 2^(E - F) and its inverse are normal FP32 numbers
 
 using Float8 = float __attribute__((vector_size(32)));
 using Int8 = int32_t __attribute__((vector_size(32)));
@@ -167,8 +166,7 @@ template <uint32_t L>
 
 // Eight fused sums. `exponent` holds the largest product exponents. Lanes that need the slow path are set in `slow`.
 template <uint32_t L>
-[[gnu::always_inline]] inline void sum_eight(float* d, const Row<L>& row, const float* b,
-                                             Int8& exponent, Int8& slow) {
+[[gnu::always_inline]] inline void sum_eight(float* d, const Row<L>& row, const float* b, Int8& exponent, Int8& slow) {
   Float8 c;
   load(c, d);
   const Int8 field = ((Int8)c >> 23) & 0xff;

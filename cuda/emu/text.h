@@ -1,5 +1,5 @@
-// A report in the making. A fixed buffer, because a fault abandons the fiber it happens in: nothing on its stack may own
-// memory.
+// A report in the making. A fixed buffer, because a fault abandons the fiber it happens in: nothing on its stack may
+// own memory.
 #pragma once
 #include <cstdarg>
 #include <cstddef>

@@ -63,7 +63,7 @@ void claim_destination(Thread& thread, Cta& cta, const Box& box, uint32_t dst, c
     for (uint32_t at = dst; at < dst + bytes; ++at) {
       const ByteState state = smem.state(at);
       if (state != ByteState::kInFlight && state != ByteState::kMbarrier) continue;
-      fault(thread, "TMA load onto %s, %s", object(cta, at).c_str(),
+      fault(thread, "TMA load onto %s, %s", object(thread, cta, at).c_str(),
             state == ByteState::kInFlight ? "where another one is in flight" : "which is part of an mbarrier");
     }
   }
@@ -85,8 +85,7 @@ void launch_pieces(const Thread& thread, Cta& cta, const Box& box, uint32_t dst,
   const uint32_t wanted = 1 + m.random.below(kMaxPieces);
   const uint32_t step = std::max(kPieceRows, (rows / wanted + kPieceRows - 1) / kPieceRows * kPieceRows);
   for (uint32_t row = 0; row < rows; row += step) {
-    m.tma.loads.push_back(
-        {box, &cta, dst, &bar, bar.phase, row, std::min(rows, row + step), &thread, thread.where});
+    m.tma.loads.push_back({box, &cta, dst, &bar, bar.phase, row, std::min(rows, row + step), &thread, thread.where});
     ++bar.loads_in_flight;
   }
   ++m.report.tma_loads;
@@ -167,17 +166,21 @@ void write_target(const Store& store) {
 // ---------------------------------------------------------------------------------------------------- bulk groups
 
 // Groups 1 to `last` have read shared memory, or written global memory.
-bool groups_done(const Thread& thread, uint32_t last, bool read_only) {
-  return std::all_of(thread.bulk_groups.begin(), thread.bulk_groups.begin() + last, [&](const BulkGroup& group) {
-    return group.reading == 0 && (read_only || group.writing == 0);
-  });
+bool groups_done(Thread& thread, uint32_t last, bool read_only) {
+  const auto& groups = thread.bulk_groups;
+  while (thread.bulk_written < last && groups[thread.bulk_written].writing == 0) ++thread.bulk_written;
+  if (!read_only) return thread.bulk_written >= last;
+  for (uint32_t group = thread.bulk_written; group < last; ++group) {
+    if (groups[group].reading != 0) return false;
+  }
+  return true;
 }
 
 void learn_groups(Thread& thread, uint32_t last, bool read_only) {
   thread.bulk_read_waited = std::max(thread.bulk_read_waited, last);
-  if (!machine().check_races || thread.bulk_reads == 0) return;
-  thread.clock.raise(thread.bulk_reads, static_cast<int32_t>(last));
-  if (!read_only) thread.clock.raise(thread.bulk_writes, static_cast<int32_t>(last));
+  if (thread.bulk_reads == 0) return;
+  acquire(thread, thread.bulk_reads, last);
+  if (!read_only) acquire(thread, thread.bulk_writes, last);
 }
 
 void wake_if_done(Thread& thread) {
@@ -237,9 +240,10 @@ void TmaEngine::load_step(Machine& m) {
   const uint32_t bytes = (piece.end_row - piece.first_row) * row_bytes;
   Mbarrier& bar = *piece.bar;
   if (bar.phase != piece.phase) {
-    fault_at(*piece.issuer, piece.where,
-             "bytes of this TMA load land on %s in phase %u but were issued in phase %u: expect_tx asked for too few bytes",
-             object(*piece.cta, bar.addr).c_str(), bar.phase, piece.phase);
+    fault_at(
+        *piece.issuer, piece.where,
+        "bytes of this TMA load land on %s in phase %u but were issued in phase %u: expect_tx asked for too few bytes",
+        object(*piece.issuer, *piece.cta, bar.addr).c_str(), bar.phase, piece.phase);
   }
   for (uint32_t row = piece.first_row; row < piece.end_row; ++row) copy_row(piece, row);
   piece.cta->smem->set_state(piece.dst + piece.first_row * row_bytes, bytes, ByteState::kWritten);

@@ -3,13 +3,15 @@
 //
 // In this mode (EmuLaunch.trace) nothing blocks and no memory is touched: waits and barriers return at once, TMA, wgmma
 // and stores are only reported. Shuffles exchange real values and lane 0 is elected. What loads and finished
-// accumulators deliver is made up, from small integers, so that no rounding can differ: value `index` (0 unless said
-// otherwise) of a thread's delivery number `sequence` (from 0, over all deliveries of that thread) is
+// accumulators deliver is made up from small integers. Number `i` of a thread's delivery `sequence` (from 0, over all
+// deliveries of that thread) is
 //
-//   1 + (thread * 7 + sequence * 13 + index * 5) % 15
+//   1 + (thread * 7 + sequence * 13 + i * 5) % 251
 //
-// as a float for lds_f32, ldg_f32, ld_global_f32 and accumulators, as an integer for the rest. `thread` is the index in
-// the CTA.
+// where `thread` is the index in the CTA. A float register `index` (0 unless said otherwise) holds number `index`; a
+// 32-bit register holds two BF16, number 2 * index in its low half and 2 * index + 1 in the high one, for that is what
+// kernels read as words. A BF16 holds all integers up to 256; 251 is prime, so that neighbouring threads, deliveries
+// and registers differ. Neither compiler may contract, so rounding is the same on both sides.
 //
 // An operation is named after its function in ptx/. Operands are its arguments in order, then what is listed here:
 // template arguments and coordinates as integers (sign-extended to 64 bits), floats as their 32 bits, shared addresses
@@ -75,10 +77,16 @@ inline bool traced(const char* op, const Operand&... operands) {
   return true;
 }
 
+inline void fill(float& value, uint32_t index) { value = static_cast<float>(made_up(index)); }
+inline void fill(uint32_t& pair, uint32_t index) {
+  const auto bits = [](uint32_t number) { return std::bit_cast<uint32_t>(static_cast<float>(number)); };
+  pair = bits(made_up(2 * index)) >> 16 | bits(made_up(2 * index + 1));  // BF16 is the upper half of a float
+}
+
 // The next delivery of the running thread.
 template <class T, uint32_t N>
 void deliver(T (&values)[N]) {
-  for (uint32_t i = 0; i < N; ++i) values[i] = static_cast<T>(made_up(i));
+  for (uint32_t i = 0; i < N; ++i) fill(values[i], i);
   next_delivery();
 }
 template <class T>

@@ -30,9 +30,9 @@ void sync_warp(Where where) {
   Thread& thread = enter(where);
   Warp& warp = *thread.warp;
   meet_warp(thread, "syncwarp", [&] {
-    if (!machine().check_races) return;
-    VectorClock all;
-    for (uint32_t lane = 0; lane < kWarp; ++lane) release(warp.threads[lane], all);
+    Gathering lanes;
+    for (uint32_t lane = 0; lane < kWarp; ++lane) release(warp.threads[lane], lanes);
+    const Snapshot all = finish(lanes);
     for (uint32_t lane = 0; lane < kWarp; ++lane) acquire(warp.threads[lane], all);
   });
 }

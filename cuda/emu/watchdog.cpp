@@ -29,12 +29,16 @@ void on_timer(int) {
   m->running->fiber.suspend();
 }
 
+const int kSignal = SIGRTMIN + 7;
+
+// False when the program uses the signal itself: then there is no watchdog.
 bool install_handler() {
-  struct sigaction action = {};
+  struct sigaction action = {}, before = {};
+  if (sigaction(kSignal, nullptr, &before) != 0 || before.sa_handler != SIG_DFL) return false;
   action.sa_handler = on_timer;
   action.sa_flags = SA_RESTART | SA_NODEFER;  // not deferred: the handler may never return
   sigemptyset(&action.sa_mask);
-  return sigaction(SIGPROF, &action, nullptr) == 0;
+  return sigaction(kSignal, &action, nullptr) == 0;
 }
 
 }  // namespace
@@ -44,7 +48,7 @@ Watchdog::Watchdog(Machine& machine) {
   if (!installed) return;
   sigevent event = {};
   event.sigev_notify = SIGEV_THREAD_ID;
-  event.sigev_signo = SIGPROF;
+  event.sigev_signo = kSignal;
 #if defined(sigev_notify_thread_id)
   event.sigev_notify_thread_id = static_cast<pid_t>(syscall(SYS_gettid));
 #else

@@ -1,4 +1,5 @@
-// Ends a run in which a thread computes without ever executing an instruction of ptx/: the scheduler never gets control.
+// Ends a run in which a thread computes without ever executing an instruction of ptx/: the scheduler never gets
+// control.
 #pragma once
 #include <csignal>
 #include <ctime>

@@ -132,10 +132,12 @@ Wgmma& queue_entry(Thread& thread, const Wgmma& mine, float* d, uint32_t columns
     fault(thread, "the warpgroup diverges: another thread issued a different wgmma at %s", place(op.where).c_str());
   }
   if (op.desc_a != mine.desc_a || op.desc_b != mine.desc_b || op.accumulate != mine.accumulate) {
-    fault(thread, "the threads of the warpgroup disagree: descriptors %llx, %llx, accumulate %d here, %llx, %llx, %d in "
-          "thread %u", static_cast<unsigned long long>(mine.desc_a), static_cast<unsigned long long>(mine.desc_b),
-          mine.accumulate, static_cast<unsigned long long>(op.desc_a), static_cast<unsigned long long>(op.desc_b),
-          op.accumulate, op.first->index);
+    fault(thread,
+          "the threads of the warpgroup disagree: descriptors %llx, %llx, accumulate %d here, %llx, %llx, %d in "
+          "thread %u",
+          static_cast<unsigned long long>(mine.desc_a), static_cast<unsigned long long>(mine.desc_b), mine.accumulate,
+          static_cast<unsigned long long>(op.desc_a), static_cast<unsigned long long>(op.desc_b), op.accumulate,
+          op.first->index);
   }
   return op;
 }
@@ -182,8 +184,17 @@ void note_ready(Warpgroup& warpgroup) {
   if (!ready && listed != pipes.end()) pipes.erase(listed);
 }
 
+// One snapshot for all threads of the warpgroup, which wait for the same.
 void learn(Thread& thread, uint32_t last) {
-  if (machine().check_races) thread.clock.raise(thread.warpgroup->pipe, static_cast<int32_t>(last));
+  Warpgroup& warpgroup = *thread.warpgroup;
+  if (!machine().check_races) return;
+  if (warpgroup.completion == nullptr || warpgroup.completion_of != last) {
+    VectorClock done;
+    done.raise(warpgroup.pipe, static_cast<int32_t>(last));
+    warpgroup.completion = std::make_shared<const VectorClock>(std::move(done));
+    warpgroup.completion_of = last;
+  }
+  acquire(thread, warpgroup.completion);
 }
 
 }  // namespace
@@ -246,8 +257,10 @@ void wgmma_wait_group(uint32_t pending, float* d, uint32_t registers, Where wher
   thread.wgmma_fenced = false;
   Flight* flight = find_flight(thread, d);
   if (flight == nullptr) return;
-  if (flight->last > last) fault(thread, "the accumulator it names is still used by a wgmma that this wait does not cover");
-  if (flight->registers != registers) fault(thread, "wait for %u registers of an accumulator of %u", registers, flight->registers);
+  if (flight->last > last)
+    fault(thread, "the accumulator it names is still used by a wgmma that this wait does not cover");
+  if (flight->registers != registers)
+    fault(thread, "wait for %u registers of an accumulator of %u", registers, flight->registers);
   collect(thread, *flight);
 }
 

@@ -1,5 +1,5 @@
-// One mbarrier that counts two arrivals and the bytes of TMA loads. In phase 0 the load comes before its expectation, in
-// phase 1 the expectation before its two loads.
+// One mbarrier that counts two arrivals and the bytes of TMA loads. In phase 0 the load comes before its expectation,
+// in phase 1 the expectation before its two loads.
 //
 //   arguments  bytes of the box
 //   output     the boxes at rows 0 (loaded in phase 0), 8 and 16 (in phase 1)  [3, bytes / 4]

@@ -1,5 +1,5 @@
-// D <- A . B^T (+ D) on one 64 x N tile per CTA, A [64, 128 bytes] and B [N, 128 bytes], by one of the four k steps of 32
-// bytes or by all of them in one group, repeated.
+// D <- A . B^T (+ D) on one 64 x N tile per CTA, A [64, 128 bytes] and B [N, 128 bytes], by one of the four k steps of
+// 32 bytes or by all of them in one group, repeated.
 //
 //   maps       A [64 grid, 128 bytes], B [N grid, 128 bytes], 128-byte swizzle
 //   input      D before, FP32 bits  [grid, 64, N]
@@ -49,7 +49,9 @@ PTX_DEVICE void multiply(const ProbeParams& params, uint32_t sA, uint32_t sB) {
     if (steps == kAllSteps) {
       ptx::wgmma_fence();
 #pragma unroll
-      for (uint32_t step = 0; step < kAllSteps; ++step) multiply_step<Bf16>(rD, desc_a, desc_b, step, keep || step != 0);
+      for (uint32_t step = 0; step < kAllSteps; ++step) {
+        multiply_step<Bf16>(rD, desc_a, desc_b, step, keep || step != 0);
+      }
       ptx::wgmma_commit_group();
       ptx::wgmma_wait_group<0>(rD);
     } else {

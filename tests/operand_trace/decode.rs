@@ -1,5 +1,5 @@
-//! From a parsed instruction to what the interpreter does. Dispatch is on the full form and the shape of the operands;
-//! whatever is not listed is refused with its text.
+//! From a parsed instruction to what the interpreter does. Dispatch is on the full form and the shape of the
+//! operands; whatever is not listed is refused with its text.
 
 use crate::parse::{Guard, Instruction, Operand, Program, Register};
 use crate::scalar::{Evaluate, scalar};
@@ -499,8 +499,8 @@ impl Decoder<'_> {
         log(name, operands, Effect::None)
     }
 
-    /// D, the two descriptors, the flag that keeps D; then the factors of A and B, which are always 1, and for 16-bit
-    /// types whether A and B are transposed, which they never are.
+    /// D, the two descriptors, the flag that keeps D; then the factors of A and B, which are always 1, and
+    /// for 16-bit types whether A and B are transposed, which they never are.
     fn multiply(&self, shape: &str, operands: &[Operand]) -> Option<Action> {
         use Operand::{Immediate, Register, Vector};
         let (name, columns) = match shape {

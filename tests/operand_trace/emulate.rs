@@ -52,8 +52,8 @@ pub fn run(launch: &Launch, threads: usize) -> Result<Traces, String> {
 }
 
 unsafe extern "C" fn record(context: *mut c_void, record: *const EmuTraceRecord) {
-    // SAFETY: `context` is the traces of `run`, which nobody else touches during the call; the record is the emulator's,
-    // its name a string literal, its operands an array that lives through this call.
+    // SAFETY: `context` is the traces of `run`, which nobody else touches during the call; the record is the
+    // emulator's, its name a string literal, its operands an array that lives through this call.
     let (traces, record, name, operands) = unsafe {
         let record = &*record;
         let operands = match record.operand_count {

@@ -1,5 +1,5 @@
-//! Runs one CTA of a kernel lane by lane. Hardware operations are only logged: nothing blocks, waits succeed, and loads
-//! and accumulators deliver made-up values, so warps need not know of each other.
+//! Runs one CTA of a kernel lane by lane. Hardware operations are only logged: nothing blocks, waits succeed,
+//! and loads and accumulators deliver made-up values, so warps need not know of each other.
 
 use crate::decode::{
     Action, Collective, Effect, Element, Extent, Layout, Shuffle, Source, Special, Step, Word, decode,
@@ -123,7 +123,8 @@ impl<'a> Warp<'a> {
         Ok(self.threads.map(|thread| thread.log))
     }
 
-    /// Executes one step for the lanes of `group`, all at `pc`. `stuck` says that no lane outside of collectives is left.
+    /// Executes one step for the lanes of `group`, all at `pc`. `stuck` says that no lane outside of
+    /// collectives is left.
     fn execute(&mut self, step: &'a Step, pc: usize, group: u32, stuck: bool) -> Result<(), String> {
         let active = match step.guard {
             None => group,

@@ -1,5 +1,5 @@
-//! The launches that are traced: small shapes in which several tiles per CTA, ragged edges, more K blocks than stages,
-//! clusters, accumulation and an empty sum occur.
+//! The launches that are traced: small shapes in which several tiles per CTA, ragged edges, more K blocks
+//! than stages, clusters, accumulation and an empty sum occur.
 
 use std::mem::offset_of;
 

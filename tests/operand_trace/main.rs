@@ -1,8 +1,10 @@
-//! The operand trace: nvcc's PTX of every kernel does, thread by thread and operand by operand, what the emulator does.
+//! The operand trace: nvcc's PTX of every kernel does, thread by thread and operand by operand, what the
+//! emulator does.
 //!
-//! The emulator never reads the inline PTX of `cuda/sm90/ptx/`, so a swapped operand or an inverted predicate there is
-//! invisible to every other test. Here a scalar interpreter runs nvcc's PTX, the emulator runs the same launch in trace
-//! mode, both on the same made-up data, and each thread's sequence of hardware operations must be equal.
+//! The emulator never reads the inline PTX of `cuda/sm90/ptx/`, so a swapped operand or an inverted predicate
+//! there is invisible to every other test. Here a scalar interpreter runs nvcc's PTX, the emulator runs the
+//! same launch in trace mode, both on the same made-up data, and each thread's sequence of hardware
+//! operations must be equal.
 
 #![cfg_attr(not(has_emulator), allow(dead_code))]
 

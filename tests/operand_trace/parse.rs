@@ -1,5 +1,6 @@
-//! Reads the PTX that nvcc writes for one kernel: instructions with their full form, registers and labels resolved.
-//! `{ }` blocks of inline asm are scopes: the same register and label names recur at every inlining.
+//! Reads the PTX that nvcc writes for one kernel: instructions with their full form, registers and labels
+//! resolved. `{ }` blocks of inline asm are scopes: the same register and label names recur at every
+//! inlining.
 
 use std::collections::HashMap;
 

@@ -1,6 +1,6 @@
-//! Arithmetic of one lane. Every form is listed in full with its operand count: a form that is not here is refused, for
-//! a guess by base opcode (`mul` for `mul.hi`) is silently wrong. Forms that allow ptxas to contract or flush
-//! (`mul.f32`, `add.ftz.f32`) are absent on purpose.
+//! Arithmetic of one lane. Every form is listed in full with its operand count: a form that is not here is
+//! refused, for a guess by base opcode (`mul` for `mul.hi`) is silently wrong. Forms that allow ptxas to
+//! contract or flush (`mul.f32`, `add.ftz.f32`) are absent on purpose.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -59,7 +59,9 @@ macro_rules! integer_forms {
         form!(concat!("add.", $suffix), |a, b| (a as $type).wrapping_add(b as $type)),
         form!(concat!("sub.", $suffix), |a, b| (a as $type).wrapping_sub(b as $type)),
         form!(concat!("mul.lo.", $suffix), |a, b| (a as $type).wrapping_mul(b as $type)),
-        form!(concat!("mad.lo.", $suffix), |a, b, c| (a as $type).wrapping_mul(b as $type).wrapping_add(c as $type)),
+        form!(concat!("mad.lo.", $suffix), |a, b, c| {
+            (a as $type).wrapping_mul(b as $type).wrapping_add(c as $type)
+        }),
         form!(concat!("div.", $suffix), |a, b| (a as $type).wrapping_div(b as $type)),
         form!(concat!("rem.", $suffix), |a, b| (a as $type).wrapping_rem(b as $type)),
         form!(concat!("min.", $suffix), |a, b| (a as $type).min(b as $type)),
@@ -99,7 +101,8 @@ macro_rules! bit_forms {
 
 const BITS: &[Form] = &bit_forms!("b16" u16, "b32" u32, "b64" u64);
 
-/// Widening and narrowing. Signed destinations narrower than a register are absent: they depend on the register.
+/// Widening and narrowing. Signed destinations narrower than a register are absent: they depend on the
+/// register.
 macro_rules! conversions {
     ($from:literal $source:ty) => {
         [
@@ -219,7 +222,8 @@ fn insert_bits(a: u64, b: u64, start: u64, length: u64, width: u64) -> u64 {
     b & !mask | a.checked_shl((start & 0xff) as u32).unwrap_or(0) & mask
 }
 
-/// Each nibble of `selector` picks one of the eight bytes of `b:a`; its top bit spreads that byte's sign instead.
+/// Each nibble of `selector` picks one of the eight bytes of `b:a`; its top bit spreads that byte's sign
+/// instead.
 fn permute_bytes(a: u64, b: u64, selector: u64) -> u32 {
     let bytes = (((b & 0xffff_ffff) << 32) | (a & 0xffff_ffff)).to_le_bytes();
     let nibble = |i: u32| selector >> (4 * i) & 0xf;
@@ -258,7 +262,8 @@ fn e4m3(x: f32) -> u32 {
     if x.is_nan() {
         return 0x7f;
     }
-    // Codes count values of one magnitude grid: the exponent's eighths, of which the lowest is also the subnormals'.
+    // Codes count values of one magnitude grid: the exponent's eighths, of which the lowest is also the
+    // subnormals'.
     let magnitude = x.abs().min(448.0);
     let exponent = ((magnitude.to_bits() >> 23).cast_signed() - 127).max(-6);
     let eighths = (magnitude * 2.0_f32.powi(3 - exponent)).round_ties_even() as u32;

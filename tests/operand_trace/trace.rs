@@ -10,13 +10,14 @@ pub struct Operation {
     pub operands: Vec<u64>,
 }
 
-/// The value that the `sequence`th value-delivering operation of a thread puts into register `index`: a small positive
-/// integer, so that all arithmetic on it is exact and no machine may differ.
+/// What the `sequence`th value-delivering operation of a thread puts into register `index`: a small integer as
+/// a float, or two as BF16.
 pub fn made_up(thread: u64, sequence: u64, index: u64, element: Element) -> u64 {
-    let value = 1 + (thread * 7 + sequence * 13 + index * 5) % 15;
+    let number = |i| 1 + (thread * 7 + sequence * 13 + i * 5) % 251;
+    let bits = |i| u64::from((number(i) as f32).to_bits());
     match element {
-        Element::U32 => value,
-        Element::F32 => u64::from((value as f32).to_bits()),
+        Element::F32 => bits(index),
+        Element::U32 => bits(2 * index) >> 16 | bits(2 * index + 1),
     }
 }
 

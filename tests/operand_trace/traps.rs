@@ -10,7 +10,8 @@ fn try_run(body: &str) -> Result<Vec<Vec<Logged>>, String> {
          .extern .shared .align 1024 .b8 _ZN3ptx12dynamic_smemE[];\n\
          .visible .entry kernel(\n.param .align 8 .b8 kernel_param_0[16]\n)\n\
          .maxntid 64, 1, 1\n.reqnctapercluster 2, 1, 1\n{{\n\
-         .reg .pred %p<9>;\n.reg .b16 %rs<9>;\n.reg .b32 %r<9>;\n.reg .f32 %f<9>;\n.reg .b64 %rd<9>;\n{body}\n}}\n"
+         .reg .pred %p<9>;\n.reg .b16 %rs<9>;\n.reg .b32 %r<9>;\n.reg .f32 %f<9>;\n.reg .b64 %rd<9>;\n\
+         {body}\n}}\n"
     );
     let params: Vec<u8> = [3_u32, 5, 7, 9].into_iter().flat_map(u32::to_le_bytes).collect();
     run(&parse(&text)?, Cta { block: 5, grid: 8, params: &params, shared: 1024 })
@@ -61,7 +62,8 @@ fn an_unlisted_form_is_refused_with_its_text() {
 
 #[test]
 fn blocks_of_inline_asm_are_scopes() {
-    let wait = "{ .reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%r1], %r2;\n@!done bra again; }\n";
+    let wait = "{ .reg .pred done;\nagain:\n\
+        mbarrier.try_wait.parity.shared::cta.b64 done, [%r1], %r2;\n@!done bra again; }\n";
     let other =
         "{ .reg .pred done;\nagain:\nsetp.eq.s32 done, %r2, 9;\nadd.s32 %r2, %r2, 1;\n@!done bra again; }\n";
     let body =
@@ -77,7 +79,8 @@ fn pairs_float_literals_double_colons_and_nested_vectors() {
         { .reg .pred p; elect.sync _|p, 0xffffffff; selp.u32 %r5, 1, 0, p; }
         mov.f32 %f1, 0f3F800000; mov.b64 %rd1, kernel_param_0; cvta.param.u64 %rd2, %rd1;
         st.shared.f32 [%r4+-4], %f1;
-        cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%r4], [%rd2, {%r1, %r3}], [%r2];
+        cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes
+        [%r4], [%rd2, {%r1, %r3}], [%r2];
         ret;";
     assert_eq!(
         trace(body),
@@ -117,7 +120,8 @@ fn diverged_lanes_meet_again() {
 
 #[test]
 fn lanes_that_reach_a_collective_early_wait_for_those_behind() {
-    // The smallest pc runs first, so the lanes at the shuffle would go on without the ones that jump back to it.
+    // The smallest pc runs first, so the lanes at the shuffle would go on without the ones that jump back to
+    // it.
     let body =
         "mov.u32 %r1, %tid.x; and.b32 %r2, %r1, 31; setp.lt.u32 %p1, %r2, 4; mov.u32 %r3, 1; @%p1 bra far;
         meet:
@@ -127,7 +131,8 @@ fn lanes_that_reach_a_collective_early_wait_for_those_behind() {
     for (thread, trace) in traces(body).iter().enumerate() {
         assert_eq!(*trace, [format!("sts_u32({:#x}, 0x8)", thread % 32)]);
     }
-    let stuck = "mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 4; @%p1 bra here; bar.warp.sync -1; ret; here: bar.warp.sync -1; ret;";
+    let stuck = "mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 4; @%p1 bra here;
+        bar.warp.sync -1; ret; here: bar.warp.sync -1; ret;";
     assert!(refusal(stuck).contains("never arrive"));
 }
 

@@ -30,6 +30,11 @@ pub fn run_words(device: &Device, probe: &Probe) -> Vec<u32> {
 pub fn assert_words(what: &str, got: &[u32], expected: &[u32]) {
     assert_eq!(got.len(), expected.len(), "{what}");
     if let Some(index) = (0..got.len()).find(|&i| got[i] != expected[i]) {
-        panic!("{what}: word {index} of {} is {:#010x}, expected {:#010x}", got.len(), got[index], expected[index]);
+        panic!(
+            "{what}: word {index} of {} is {:#010x}, expected {:#010x}",
+            got.len(),
+            got[index],
+            expected[index]
+        );
     }
 }

@@ -18,6 +18,7 @@ use clap::{Parser, Subcommand};
 // What build.rs uses, which has no test harness of its own: its tests run here.
 #[cfg(test)]
 #[path = "../../build/compile.rs"]
+#[allow(dead_code)]
 mod compile;
 #[path = "../../src/instances.rs"]
 #[allow(dead_code)]

@@ -17,9 +17,7 @@ const STEPS: [Step; 10] = [
     ("format", |root| run(cargo(root).args(["fmt", "--all", "--check"]))),
     ("lint", lint::run),
     ("bindings", |root| bindings::regenerate(root, true)),
-    ("clippy", |root| {
-        run(cargo(root).args(["clippy", "--workspace", "--all-targets", "--", "--deny=warnings"]))
-    }),
+    ("clippy", clippy),
     ("clippy without CUDA and C++", clippy_bare),
     ("resources", |root| resources::check(root, false)),
     ("tests", |root| run(cargo(root).args(["test", "--workspace", FEATURES]))),

@@ -13,11 +13,11 @@
 
 // Defines the kernel `name`, which the table `emu_kernels` lists. Declared before it is defined, because a constant
 // would otherwise be local to its file.
-#define PTX_KERNEL(name, function, Params, threads, cluster)                                              \
-  extern "C" {                                                                                            \
-  extern const emu::Kernel name;                                                                          \
-  const emu::Kernel name = {#name, [](const void* params) { function(*static_cast<const Params*>(params)); }, \
-                            threads, cluster, sizeof(Params)};                                            \
+#define PTX_KERNEL(name, function, Params, threads, cluster)                                                           \
+  extern "C" {                                                                                                         \
+  extern const emu::Kernel name;                                                                                       \
+  const emu::Kernel name = {#name, [](const void* params) { function(*static_cast<const Params*>(params)); }, threads, \
+                            cluster, sizeof(Params)};                                                                  \
   }
 
 namespace ptx {

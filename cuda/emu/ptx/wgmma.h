@@ -22,8 +22,8 @@ PTX_DEVICE void wgmma_wait_group(float (&d)[Registers], Where where = Where::her
 
 // N is twice the number of registers: 8, 16, 32, 64, 128 or 256, as in the inline PTX.
 template <int Registers>
-constexpr bool kIsAccumulator = Registers == 4 || Registers == 8 || Registers == 16 || Registers == 32 ||
-                                Registers == 64 || Registers == 128;
+constexpr bool kIsAccumulator =
+    Registers == 4 || Registers == 8 || Registers == 16 || Registers == 32 || Registers == 64 || Registers == 128;
 
 template <int Registers>
 PTX_DEVICE void wgmma_k32_e4m3(float (&d)[Registers], uint64_t desc_a, uint64_t desc_b, bool accumulate,

@@ -37,10 +37,10 @@ impl Cell for f32 {
     }
 }
 
-/// Products that an oracle may look at, about a second each: past that it judges a sample of D.
+/// Products that an oracle may look at, about a second of one core: past that it judges a sample of D.
 const fn budget(oracle: Oracle) -> usize {
     match oracle {
-        Oracle::Exact => 1 << 30,
+        Oracle::Exact => 1 << 31,
         Oracle::BitModel => 1 << 26,
         Oracle::Bound => 1 << 27,
     }
@@ -86,14 +86,19 @@ pub fn written<D: Cell>(d: &[D], columns: usize) -> Check {
 }
 
 /// Codes and scales of a quantiser equal the reference's; any NaN code equals any other.
-pub fn same_codes(got: (&[F8E4M3], &[f32]), expected: (&[F8E4M3], &[f32]), columns: usize) -> Check {
+pub fn same_codes(
+    oracle: &'static str,
+    got: (&[F8E4M3], &[f32]),
+    expected: (&[F8E4M3], &[f32]),
+    columns: usize,
+) -> Check {
     let same_code = |(a, b): (&F8E4M3, &F8E4M3)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
     let code = got.0.iter().zip(expected.0).position(|pair| !same_code(pair)).map(|i| {
         let (got, expected) = (got.0[i].to_bits(), expected.0[i].to_bits());
         format!("q[{}, {}]: expected {expected:#04x}, got {got:#04x}", i / columns, i % columns)
     });
     let scale = || first_difference(got.1, expected.1).map(|difference| format!("scale {difference}"));
-    Check::equal("reference", expected.0.len() + expected.1.len(), code.or_else(scale))
+    Check::equal(oracle, expected.0.len() + expected.1.len(), code.or_else(scale))
 }
 
 /// Where two vectors of equal length differ in their bits.
@@ -140,7 +145,7 @@ mod tests {
     #[test]
     fn a_wrong_code_and_a_wrong_scale_are_named() {
         let codes = |bits: [u8; 2]| bits.map(F8E4M3::from_bits);
-        let check = |q, sf| same_codes((&codes(q), &[sf]), (&codes([1, 0x7f]), &[2.0]), 2).failure;
+        let check = |q, sf| same_codes("codes", (&codes(q), &[sf]), (&codes([1, 0x7f]), &[2.0]), 2).failure;
         assert_eq!(check([1, 0xff], 2.0), None);
         assert_eq!(check([2, 0x7f], 2.0).unwrap(), "q[0, 0]: expected 0x01, got 0x02");
         assert_eq!(check([1, 0x7f], 3.0).unwrap(), "scale [0]: expected 2e0, got 3e0");

@@ -124,7 +124,7 @@ impl QuantizeJob {
         let (q, sf) = got.to_vecs()?;
         let expected = quantize_1x128(&x, rows, k, k, reference(format)).map_err(text)?;
         let checks = vec![
-            same_codes((&q, &space.dense(&sf)), (&expected.q, &layout(expected.sf)), k),
+            same_codes("codes", (&q, &space.dense(&sf)), (&expected.q, &layout(expected.sf)), k),
             space.untouched(&sf),
             same_report(reported, expected.nonfinite),
         ];
@@ -138,7 +138,7 @@ impl QuantizeJob {
         let reported = reported_nonfinite(device)?;
         let (q, sf) = got.to_vecs()?;
         let expected = quantize_128x128(&x, rows, k, k, reference(format)).map_err(text)?;
-        let codes = same_codes((&q, &sf), (&expected.q, &expected.sf), k);
+        let codes = same_codes("codes", (&q, &sf), (&expected.q, &expected.sf), k);
         Ok((got.seconds, vec![codes, same_report(reported, expected.nonfinite)]))
     }
 
@@ -155,7 +155,7 @@ impl QuantizeJob {
         })?;
         let got = output.to_vec().map_err(text)?;
         let failure = first_difference(&space.dense(&got), &transposed(&sf, k / 128));
-        Ok((seconds, vec![Check::equal("reference", sf.len(), failure), space.untouched(&got)]))
+        Ok((seconds, vec![Check::equal("scales", sf.len(), failure), space.untouched(&got)]))
     }
 }
 

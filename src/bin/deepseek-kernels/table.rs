@@ -1,7 +1,7 @@
 //! The report as text.
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::{CellAlignment, Table};
+use comfy_table::{CellAlignment, ContentArrangement, Table};
 
 use crate::report::{Check, Report, Row};
 
@@ -13,9 +13,6 @@ pub fn render(report: &Report) -> String {
     } else if !report.rows.is_empty() {
         parts.push(operations(report));
     }
-    if !report.rows.is_empty() {
-        parts.push(LEGEND.to_owned());
-    }
     if !report.unused.is_empty() {
         parts.push(unused(report));
     }
@@ -25,9 +22,8 @@ pub fn render(report: &Report) -> String {
     parts.join("\n") + "\n"
 }
 
-const LEGEND: &str = "\
-worst: largest |error| / bound; 0 where bits must be equal. RxC: judged on R rows x C columns spread over D, else on \
-all of it. time: of the one launch.";
+const LEGEND: &str =
+    "RxC: judged on R rows x C columns spread over D, else on all of it. time: of the one launch.";
 
 fn operations(report: &Report) -> String {
     let mut table = empty(&["operation", "shape", "device", "instance", "data", "oracle", "worst", "time"]);
@@ -35,7 +31,7 @@ fn operations(report: &Report) -> String {
         table.add_row([
             row.operation.as_str(),
             &row.shape,
-            &report.device.name,
+            report.device.kind,
             &row.instance,
             &row.data,
             &oracles(&row.checks),
@@ -44,7 +40,7 @@ fn operations(report: &Report) -> String {
         ]);
     }
     right_align(&mut table, &[6, 7]);
-    table.to_string()
+    format!("{table}\nworst: largest |error| / bound; 0 where bits must be equal. {LEGEND}")
 }
 
 fn matrices(report: &Report) -> String {
@@ -65,9 +61,9 @@ fn matrices(report: &Report) -> String {
         ]);
     }
     right_align(&mut table, &[5, 6, 7]);
-    let legend = "kernel error: worst |error| / bound against the f64 product of the quantised operands. FP8 error: \
+    let errors = "kernel error: largest |error| / bound against the f64 product of the quantised operands. FP8 error: \
                   relative RMS of that product against the f64 product of the originals.";
-    format!("{table}\n{legend}")
+    format!("{table}\n{errors}\n{LEGEND}")
 }
 
 fn unused(report: &Report) -> String {
@@ -80,7 +76,11 @@ fn unused(report: &Report) -> String {
 
 fn empty(titles: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_BORDERS_ONLY).set_header(titles);
+    // To the width of a terminal; a file gets its lines whole.
+    table
+        .load_style(UTF8_BORDERS_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(titles);
     table
 }
 
@@ -119,7 +119,10 @@ fn time(seconds: f64) -> String {
 fn failure(row: &Row, check: &Check) -> Option<String> {
     let failure = check.failure.as_ref()?;
     let name = row.matrix.as_ref().map_or(&row.operation, |matrix| &matrix.tensor);
-    Some(format!("FAILED {name}, {} {} on {}: {failure}", row.shape, row.instance, row.data))
+    Some(format!(
+        "FAILED {name}, {} {} on {}, {}: {failure}",
+        row.shape, row.instance, row.data, check.oracle
+    ))
 }
 
 #[cfg(test)]
@@ -154,9 +157,9 @@ mod tests {
         report.count();
         let text = render(&report);
         assert!(text.contains(" written, exact "), "{text}");
-        assert!(
-            text.contains("FAILED FP8 GEMM, 1 x 8 x 128 fp8_gemm_x on X1b: d[0, 3]: expected 1e0, got 2e0\n")
-        );
+        assert!(text.contains(
+            "FAILED FP8 GEMM, 1 x 8 x 128 fp8_gemm_x on X1b, exact: d[0, 3]: expected 1e0, got 2e0\n"
+        ));
         assert!(text.ends_with("1 checks passed, 1 failed\n"), "{text}");
     }
 }

@@ -102,7 +102,8 @@ impl MatrixJob {
         let (a_codes, a_scales) = a.to_vecs()?;
         let a_scales = space.dense(&a_scales);
         let expected = quantize_1x128(&x, m, k, k, QuantizeScale::Fp32).map_err(text)?;
-        let mut checks = vec![same_codes((&a_codes, &a_scales), (&expected.q, &expected.sf), k)];
+        let mut checks =
+            vec![same_codes("codes of a", (&a_codes, &a_scales), (&expected.q, &expected.sf), k)];
         let weights = self.weights(device, original)?;
         checks.extend(weights.check);
 
@@ -140,7 +141,7 @@ impl MatrixJob {
         let x = original.to_bf16((n, k));
         let (q, sf) = quantize_blocks(device, &x, (n, k), ScaleFormat::Fp32)?.to_vecs()?;
         let expected = quantize_128x128(&x, n, k, k, QuantizeScale::Fp32).map_err(text)?;
-        let check = same_codes((&q, &sf), (&expected.q, &expected.sf), k);
+        let check = same_codes("codes of b", (&q, &sf), (&expected.q, &expected.sf), k);
         Ok(Weights { q, sf, check: Some(check) })
     }
 

@@ -1,0 +1,61 @@
+#include "emu/clock.h"
+
+#include <utility>
+
+namespace emu {
+
+void VectorClock::raise(Agent agent, int32_t clock) {
+  if (agent >= clocks_.size()) grow(size_t{agent} + 1);
+  clocks_[agent] = std::max(clocks_[agent], clock);
+}
+
+void VectorClock::join(const VectorClock& other) {
+  if (other.clocks_.size() > clocks_.size()) grow(other.clocks_.size());
+  int32_t* __restrict mine = clocks_.data();
+  const int32_t* __restrict theirs = other.clocks_.data();
+  for (size_t i = 0; i < other.clocks_.size(); i += kBlock) {
+    for (size_t j = i; j < i + kBlock; ++j) mine[j] = mine[j] > theirs[j] ? mine[j] : theirs[j];
+  }
+}
+
+bool VectorClock::covers(const VectorClock& other) const {
+  for (size_t i = 0; i < other.clocks_.size(); ++i) {
+    if (other.clocks_[i] > of(static_cast<Agent>(i))) return false;
+  }
+  return true;
+}
+
+// Returns `a` or `b` itself when it covers the other: after a barrier all share one snapshot again.
+Snapshot Joiner::join(const Snapshot& a, const Snapshot& b) {
+  const size_t hash = reinterpret_cast<uintptr_t>(a.get()) / 64 * 31 + reinterpret_cast<uintptr_t>(b.get()) / 64;
+  Entry& entry = latest_[hash % latest_.size()];
+  if (entry.a == a && entry.b == b) return entry.joined;
+  entry = {a, b, nullptr};
+  if (b->covers(*a)) return entry.joined = b;
+  if (a->covers(*b)) return entry.joined = a;
+  VectorClock joined = *a;
+  joined.join(*b);
+  return entry.joined = std::make_shared<const VectorClock>(std::move(joined));
+}
+
+void Knowledge::learn(const Snapshot& news, Joiner& joiner) {
+  if (news == nullptr || news == others_) return;
+  others_ = others_ == nullptr ? news : joiner.join(others_, news);
+}
+
+void Gathering::add(const Knowledge& knowledge) {
+  empty_ = false;
+  if (knowledge.others_ != last_ && knowledge.others_ != nullptr) {
+    clock_.join(*knowledge.others_);
+    last_ = knowledge.others_;
+  }
+  clock_.raise(knowledge.self_, knowledge.releases_);
+}
+
+VectorClock Gathering::take() {
+  last_ = nullptr;
+  empty_ = true;
+  return std::exchange(clock_, {});
+}
+
+}  // namespace emu
