@@ -26,15 +26,21 @@ pub fn in_parallel(tasks: Vec<Task>, threads: usize) -> Result<(), String> {
     if errors.is_empty() { Ok(()) } else { Err(errors.join("\n\n")) }
 }
 
+/// The program and its arguments, without the environment that some commands spell out.
+pub fn line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
 /// Runs a command and returns what it wrote to stderr; fails with the command line and all its output.
 pub fn run(command: &mut Command) -> Result<String, String> {
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    let output = command.output().map_err(|error| format!("{}: {error}", line(command)))?;
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     if output.status.success() {
         return Ok(stderr);
     }
     let stdout = String::from_utf8_lossy(&output.stdout);
-    Err(format!("{command:?}: {}\n{stdout}{stderr}", output.status))
+    Err(format!("{}: {}\n{stdout}{stderr}", line(command), output.status))
 }
 
 /// Calls `make` unless `output` was made from the same bytes by the same commands.

@@ -81,7 +81,7 @@ impl Emulator {
         command.arg("-c").arg(source).arg("-o").arg(&object);
         self.build.object(&object);
 
-        let recipe = format!("{}{command:?}", self.version);
+        let recipe = self.version.clone() + &compile::line(&command);
         Ok(Box::new(move || {
             compile::unless_made(&object, &depfile, &recipe, || compile::run(&mut command).map(drop))
         }))

@@ -38,7 +38,8 @@ fn compile(nvcc: &Nvcc, cuda: &Path, file: &Path) -> Result<(), String> {
     assemble.arg(TARGET).args(ASSEMBLE_FLAGS).arg(&ptx).arg("-o").arg(&cubin);
 
     let environment: Vec<_> = nvcc::variables().map(std::env::var_os).collect();
-    let recipe = format!("{}{environment:?}{compile:?}{assemble:?}", nvcc.version);
+    let commands = [&compile, &assemble].map(compile::line);
+    let recipe = format!("{}{environment:?}{commands:?}", nvcc.version);
     compile::unless_made(&cubin, &depfile, &recipe, || {
         compile::run(&mut compile)?;
         let report = compile::run(&mut assemble)?;

@@ -36,7 +36,7 @@ fn swizzles_permute_the_chunks_of_every_atom() {
                 let to = swizzle(addr);
                 // Rows of the span that share 128 bytes are permuted alike; chunks of 16 bytes stay whole.
                 let (row, chunk) = (addr / span, addr / 16 % (span / 16));
-                let permuted = chunk ^ row / (128 / span) % (span / 16);
+                let permuted = chunk ^ (row / (128 / span) % (span / 16));
                 assert_eq!(to, row * span + permuted * 16 + addr % 16, "span {span}, address {addr:#x}");
                 assert_eq!(swizzle(to), addr, "span {span}: its own inverse at {addr:#x}");
                 assert!(seen.insert(to), "span {span}: {to:#x} is met twice");

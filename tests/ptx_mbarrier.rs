@@ -10,7 +10,7 @@ use probes::{assert_words, machines, run_words};
 #[test]
 fn phases_alternate_and_arrivals_order_memory() {
     const ROUNDS: u32 = 7;
-    let word = |i: u32| [1000 * (i / 32) + (i % 32 ^ 5), i / 32];
+    let word = |i: u32| [1000 * (i / 32) + ((i % 32) ^ 5), i / 32];
     let expected: Vec<u32> = (0..32 * ROUNDS).flat_map(word).collect();
     for device in machines() {
         let probe = Probe { arguments: &[ROUNDS], output_words: expected.len(), ..Probe::new(MBARRIER, 1) };

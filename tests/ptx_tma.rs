@@ -184,8 +184,8 @@ fn flat(coordinates: &[[i32; 3]]) -> Vec<u32> {
     coordinates.iter().flat_map(|at| [at[0] as u32, at[1] as u32, at[2] as u32, 0]).collect()
 }
 
-/// Shared memory after the load of each box, with what follows it. The wait in the probe ends only if the full box
-/// was counted, wherever the box lies.
+/// Shared memory after the load of each box, with what follows it. The wait in the probe ends only if the full
+/// box was counted, wherever the box lies.
 fn load(device: &Device, model: &Model, coordinates: &[[i32; 3]]) -> Vec<u32> {
     let dumped = model.box_bytes() / 4 + GUARD;
     let probe = Probe {

@@ -123,8 +123,9 @@ void set_registers(uint32_t count, bool increase, Where where) {
   Warpgroup& warpgroup = *thread.warpgroup;
   const char* name = increase ? "setmaxnreg.inc" : "setmaxnreg.dec";
   if (warpgroup.thread_count != kWarpgroup) fault(thread, "%s in an incomplete warpgroup", name);
-  if (count % 8 != 0 || count < 24 || count > 256)
+  if (count % 8 != 0 || count < 24 || count > 256) {
     fault(thread, "%s %u: not a multiple of 8 in 24 to 256", name, count);
+  }
   if (increase ? count < warpgroup.registers : count > warpgroup.registers) {
     fault(thread, "%s %u in a warpgroup that has %u", name, count, warpgroup.registers);
   }

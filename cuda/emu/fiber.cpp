@@ -33,11 +33,13 @@ Stacks::~Stacks() {
 bool Stacks::reserve(size_t count) {
   if (count <= count_) return true;
   if (memory_ != nullptr) munmap(memory_, count_ * pitch());
-  memory_ = nullptr, count_ = 0;
+  memory_ = nullptr;
+  count_ = 0;
   void* memory =
       mmap(nullptr, count * pitch(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return false;
-  memory_ = static_cast<uint8_t*>(memory), count_ = count;
+  memory_ = static_cast<uint8_t*>(memory);
+  count_ = count;
   for (size_t i = 0; i < count; ++i) mprotect(memory_ + i * pitch(), page_bytes(), PROT_NONE);
   return true;
 }
@@ -47,7 +49,10 @@ uint8_t* Stacks::bottom(size_t index) const { return memory_ + index * pitch() +
 size_t Stacks::bytes() { return kStackBytes; }
 
 void Fiber::begin(uint8_t* stack, Entry entry, void* argument) {
-  stack_ = stack, entry_ = entry, argument_ = argument, fake_stack_ = nullptr;
+  stack_ = stack;
+  entry_ = entry;
+  argument_ = argument;
+  fake_stack_ = nullptr;
 #if defined(__SANITIZE_ADDRESS__)
   __asan_unpoison_memory_region(stack, kStackBytes);  // an abandoned fiber may have left frames
 #endif

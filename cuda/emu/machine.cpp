@@ -22,14 +22,19 @@ Stacks& stacks() {
   return kept;
 }
 
+bool run_body(const Machine& m) {
+  try {
+    m.kernel.body(m.params);
+    return true;
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+}
+
 void run_thread(void* argument) {
   Thread& thread = *static_cast<Thread*>(argument);
-  try {
-    machine().kernel.body(machine().params);
-    finish_thread(thread);
-  } catch (const std::bad_alloc&) {
-    fault(thread, "the emulator has no memory left");
-  }
+  if (!run_body(machine())) fault(thread, "the emulator has no memory left");
+  finish_thread(thread);
 }
 
 void check_cta_exit(const Thread& last, const Cta& cta) {
@@ -101,6 +106,7 @@ void Machine::start_cluster(uint32_t number) {
   cluster = number;
   cluster_barrier = {};
   agents.clear();
+  ready_pipes.clear();
   ctas.clear();
   for (uint32_t rank = 0; rank < kernel.cluster; ++rank) {
     ctas.push_back(std::make_unique<Cta>());
@@ -122,18 +128,24 @@ void Machine::start_cta(Cta& cta, uint32_t rank) {
     Thread& thread = cta.threads[i];
     Warp& warp = cta.warps[i / kWarp];
     Warpgroup& warpgroup = cta.warpgroups[i / kWarpgroup];
-    if (i % kWarp == 0) warp.threads = &thread, warp.priority = static_cast<uint32_t>(random.next());
+    if (i % kWarp == 0) warp.threads = &thread;
     if (i % kWarpgroup == 0) warpgroup.threads = &thread;
     warp.lanes |= 1u << i % kWarp;
     ++warpgroup.thread_count;
-    thread.index = i, thread.cta = &cta, thread.warp = &warp, thread.warpgroup = &warpgroup;
+    thread.index = i;
+    thread.cta = &cta;
+    thread.warp = &warp;
+    thread.warpgroup = &warpgroup;
     thread.agent = add_agent({AgentInfo::kThread, &cta, i});
     thread.known.begin(thread.agent);
     thread.fiber.prepare(stacks().bottom(rank * count + i), run_thread, &thread);
   }
+  for (Warp& warp : cta.warps) warp.priority = static_cast<uint32_t>(random.next());
   for (uint32_t i = 0; i < cta.warpgroups.size(); ++i) {
     Warpgroup& warpgroup = cta.warpgroups[i];
-    warpgroup.cta = &cta, warpgroup.index = i, warpgroup.registers = registers;
+    warpgroup.cta = &cta;
+    warpgroup.index = i;
+    warpgroup.registers = registers;
     warpgroup.pipe = add_agent({AgentInfo::kPipe, &cta, i});
   }
 }

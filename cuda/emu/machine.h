@@ -7,18 +7,19 @@
 //
 // What it cannot catch:
 //  1. ptxas and what lies below: register allocation, scheduling, ignored setmaxnreg, serialised wgmma.
-//  2. Beliefs that kernel and model share: orderings, proxies and byte counts are modelled after documents, and no GPU
-//     has confirmed them here.
+//  2. Beliefs that kernel and model share: orderings, proxies and byte counts follow documents, not a GPU.
 //  3. The tensor core's exact bits, until its model (docs/numerics.md) is confirmed on silicon; approximate
-//  instructions.
+//     instructions.
 //  4. Performance: bank conflicts, occupancy, caches, latency.
 //  5. The driver: its map encoder, launch limits, streams, graphs, programmatic launch.
-//  6. Memory weaker than happens-before, and clusters that run at the same time: they run one after another, so a
-//  kernel
-//     in which one waits for another deadlocks here. Writes to the same global bytes are reported; a read of global
-//     memory that races with a write is not, nor a missing proxy fence between a thread's global write and TMA.
-//  7. The text of the inline PTX; the operand trace (trace.h) compares that.
-//  8. Shared-memory races between parts of the same four bytes, and a kernel's stack overflow, which ends the process.
+//  6. Clusters that run at the same time: they run one after another, so a kernel in which one waits for another
+//     never ends here (the step limit reports it). Memory weaker than happens-before.
+//  7. Races on global memory except between two writes, and a missing proxy fence between a thread's access and a TMA
+//     access of global memory, or between a thread's access of shared memory and a later TMA load over it.
+//  8. Races on shared memory between parts of the same four bytes. Two threads that write neighbouring bytes of the
+//     same four are reported although they do not race.
+//  9. A kernel's stack overflow: the guard page ends the process.
+//  10. The text of the inline PTX; the operand trace (trace.h) compares that.
 #pragma once
 #include <cstdint>
 

@@ -109,7 +109,9 @@ void mbarrier_init(uint32_t bar, uint32_t count, Where where) {
   if (cta.smem->first_not(ByteState::kInFlight, bar, 8) != bar) {
     fault(thread, "mbarrier.init of %s, where a TMA load is in flight", object(thread, cta, bar).c_str());
   }
-  state.cta = &cta, state.addr = bar, state.init = now(thread);
+  state.cta = &cta;
+  state.addr = bar;
+  state.init = now(thread);
   state.loads = machine().add_agent({AgentInfo::kLoads, &cta, bar});
   if (machine().check_races) {
     Past past(thread);

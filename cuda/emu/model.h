@@ -287,10 +287,8 @@ Text place(Where where);
 Text describe(Epoch epoch);
 [[noreturn]] void report_race(const Thread& thread, Where where, const char* what, const Cta& cta,
                               const Conflict& conflict);
-// Ends the run because nothing can move.
-void report_deadlock(Machine& machine);
+// Ends the run, and says what each thread waits for.
 void report_without_progress(Machine& machine, const char* what);
-void describe_waits(Text& text, Machine& machine);
 
 // ----------------------------------------------------------------------------------------- between the .cpp files
 

@@ -74,6 +74,30 @@ bool same_wait(const Thread& a, const Thread& b) {
   return a.where.line == b.where.line && a.wait.kind == b.wait.kind && a.wait.a == b.wait.a && a.wait.b == b.wait.b;
 }
 
+// Threads of a CTA that wait for the same thing at the same line share a line of the report.
+void describe_waits(Text& text, Machine& m) {
+  constexpr uint32_t kGroups = 16;
+  for (const auto& cta : m.ctas) {
+    const Thread* first[kGroups];
+    uint32_t members[kGroups], groups = 0;
+    for (const Thread& thread : cta->threads) {
+      if (thread.exited) continue;
+      uint32_t group = 0;
+      while (group < groups && !same_wait(*first[group], thread)) ++group;
+      if (group == kGroups) continue;
+      if (group == groups) first[groups] = &thread, members[groups++] = 0;
+      ++members[group];
+    }
+    for (uint32_t group = 0; group < groups; ++group) {
+      text.add("\n  ");
+      add_thread(text, *first[group]);
+      if (members[group] > 1) text.add(" and %u more", members[group] - 1);
+      text.add(" at %s ", place(first[group]->where).c_str());
+      describe_wait(text, *first[group]);
+    }
+  }
+}
+
 }  // namespace
 
 Text place(Where where) {
@@ -132,30 +156,6 @@ void report_race(const Thread& thread, Where where, const char* what, const Cta&
            describe(conflict.other).c_str());
 }
 
-// Threads of a CTA that wait for the same thing at the same line share a line of the report.
-void describe_waits(Text& text, Machine& m) {
-  constexpr uint32_t kGroups = 16;
-  for (const auto& cta : m.ctas) {
-    const Thread* first[kGroups];
-    uint32_t members[kGroups], groups = 0;
-    for (const Thread& thread : cta->threads) {
-      if (thread.exited) continue;
-      uint32_t group = 0;
-      while (group < groups && !same_wait(*first[group], thread)) ++group;
-      if (group == kGroups) continue;
-      if (group == groups) first[groups] = &thread, members[groups++] = 0;
-      ++members[group];
-    }
-    for (uint32_t group = 0; group < groups; ++group) {
-      text.add("\n  ");
-      add_thread(text, *first[group]);
-      if (members[group] > 1) text.add(" and %u more", members[group] - 1);
-      text.add(" at %s ", place(first[group]->where).c_str());
-      describe_wait(text, *first[group]);
-    }
-  }
-}
-
 void report_without_progress(Machine& m, const char* what) {
   if (m.stopped) return;
   m.stopped = true;
@@ -165,7 +165,5 @@ void report_without_progress(Machine& m, const char* what) {
   describe_waits(text, m);
   std::snprintf(m.report.message, sizeof m.report.message, "%s", text.c_str());
 }
-
-void report_deadlock(Machine& m) { report_without_progress(m, "deadlock: nothing can move"); }
 
 }  // namespace emu

@@ -79,7 +79,7 @@ void Scheduler::run(Machine& m) {
   while (!m.stopped && alive > 0) {
     std::erase_if(runnable_, [](const Warp* warp) { return warp->runnable == 0; });
     if (runnable_.empty()) {
-      if (!engine_step(m, true)) return report_deadlock(m);
+      if (!engine_step(m, true)) return report_without_progress(m, "deadlock: nothing can move");
     } else {
       if (m.random.one_in(policy_.engine_one_in)) engine_step(m, false);
       run_lanes(m, pick(m));

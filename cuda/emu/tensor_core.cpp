@@ -170,7 +170,7 @@ template <uint32_t L>
   Float8 c;
   load(c, d);
   const Int8 field = ((Int8)c >> 23) & 0xff;
-  const Int8 c_exponent = ((Int8)c & 0x7fffffff) == 0 ? Int8{} + kNoExponent : (field > 0 ? field : 1) - 127;
+  const Int8 c_exponent = ((Int8)c & 0x7fffffff) == 0 ? Int8{} + kNoExponent : (field > 0 ? field : Int8{} + 1) - 127;
   exponent = exponent > c_exponent ? exponent : c_exponent;
   slow = (exponent > kSafeSum) | ((exponent < -kSafeSum) & (exponent > kLeastExponent));
   exponent = exponent < -kSafeSum ? Int8{} - kSafeSum : exponent;

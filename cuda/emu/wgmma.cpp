@@ -76,7 +76,10 @@ Accumulator* new_accumulator(Warpgroup& warpgroup, uint32_t columns, uint32_t fi
   auto free = std::find_if(all.begin(), all.end(), [](const auto& a) { return !a->in_use; });
   if (free == all.end()) free = all.insert(free, std::make_unique<Accumulator>());
   Accumulator& accumulator = **free;
-  accumulator.columns = columns, accumulator.first = first, accumulator.collected = 0, accumulator.in_use = true;
+  accumulator.columns = columns;
+  accumulator.first = first;
+  accumulator.collected = 0;
+  accumulator.in_use = true;
   accumulator.values.resize(kTileRows * columns);
   return &accumulator;
 }
