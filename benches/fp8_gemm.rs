@@ -2,26 +2,23 @@
 //! tensor core's bit model before it is timed by CUDA events, with warm and with cold L2. Without a GPU the kernels are
 //! SKIPPED, and only what runs on the host is timed: the planner and the references.
 
+mod timing;
+
 use std::hint::black_box;
-use std::sync::Arc;
-use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use deepseek_kernels::cudarc::driver::{CudaEvent, CudaSlice, CudaStream, sys::CUevent_flags};
 use deepseek_kernels::reference::inputs::{GemmClass, GemmInputs};
 use deepseek_kernels::reference::{Epilogue, Oracle, Output, Sample};
 use deepseek_kernels::{
     Buffer, Device, F8E4M3, Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmChoice, MMajor, Matrix, MatrixMut, OutputType,
     Scales1x128, Scales128x128, Stream, bf16,
 };
+use timing::{FLUSH_BYTES, time};
 
 /// (n, k) of the layers.
 const LAYERS: [(usize, usize); 7] =
     [(2112, 7168), (576, 7168), (24576, 1536), (32768, 512), (7168, 16384), (4096, 7168), (7168, 2048)];
 const ROWS: [usize; 4] = [1, 64, 128, 4096];
-
-/// Written between launches so that nothing of the operands stays in L2: several times its 50 MiB.
-const FLUSH_BYTES: usize = 256 << 20;
 
 /// One shape with its operands on the device.
 struct Problem {
@@ -77,27 +74,6 @@ impl Problem {
         let verdict = Oracle::BitModel.check(&operands, &Epilogue::store(Output::Bf16), &sample, &got);
         let verdict = verdict.expect("any input fits the bit model");
         assert!(verdict.accepted(), "wrong before it is timed: {verdict}");
-    }
-}
-
-/// Time of `launches` runs on the stream, flushing L2 before each when `cold`; the flushes are not counted.
-fn time(stream: &Arc<CudaStream>, flush: Option<&mut CudaSlice<u8>>, launches: u64, mut run: impl FnMut()) -> Duration {
-    let event = || stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).expect("event");
-    let elapsed = |start: &CudaEvent, end: &CudaEvent| Duration::from_secs_f32(start.elapsed_ms(end).expect("ms") / 1e3);
-    match flush {
-        None => {
-            let start = event();
-            (0..launches).for_each(|_| run());
-            elapsed(&start, &event())
-        }
-        Some(flush) => (0..launches)
-            .map(|_| {
-                stream.memset_zeros(flush).expect("flush");
-                let start = event();
-                run();
-                elapsed(&start, &event())
-            })
-            .sum(),
     }
 }
 

@@ -1,7 +1,8 @@
 //! The few lines of C++ that instantiate each entry of the table of kernels.
 
 use crate::instances::{
-    FixedKernel, GEMM_INSTANCES, GemmInstance, OutputType, QUANTIZE_1X128, QUANTIZE_128X128, TRANSPOSE_SCALES,
+    FIXED_KERNELS, FixedKernel, GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, MAX_EXPERTS,
+    OutputType, Schedule,
 };
 
 /// A generated translation unit.
@@ -16,14 +17,14 @@ pub struct KernelSource {
 
 /// Every kernel of the crate.
 pub fn kernel_sources() -> Vec<KernelSource> {
-    let gemms = GEMM_INSTANCES.iter().map(|i| KernelSource {
+    let gemms = GEMM_INSTANCES.iter().chain(GROUPED_GEMM_INSTANCES).map(|i| KernelSource {
         name: i.name(),
         text: gemm(i),
         smem_bytes: i.smem_bytes(),
     });
-    let fixed = [QUANTIZE_1X128, QUANTIZE_128X128, TRANSPOSE_SCALES].map(|k| KernelSource {
+    let fixed = FIXED_KERNELS.iter().map(|k| KernelSource {
         name: k.name.to_owned(),
-        text: single(&k),
+        text: single(k),
         smem_bytes: k.smem_bytes,
     });
     gemms.chain(fixed).collect()
@@ -31,7 +32,7 @@ pub fn kernel_sources() -> Vec<KernelSource> {
 
 /// The C++ configuration `name` of an instance.
 pub fn gemm_config(instance: &GemmInstance, name: &str) -> String {
-    let GemmInstance { block_m, block_n, cluster, output } = instance;
+    let GemmInstance { block_m, block_n, cluster, output, .. } = instance;
     let stages = instance.stages();
     let output = match output {
         OutputType::Bf16 => "Bf16",
@@ -51,11 +52,16 @@ fn gemm(instance: &GemmInstance) -> String {
     let (name, threads, cluster) = (instance.name(), instance.threads(), instance.cluster);
     let smem_bytes = instance.smem_bytes();
     let config = gemm_config(instance, "Config");
+    let (function, storage, params) = match instance.schedule {
+        Schedule::Dense => ("fp8_gemm", "Fp8GemmStorage", "Fp8GemmParams"),
+        Schedule::Grouped => ("grouped_fp8_gemm", "GroupedFp8GemmStorage", "GroupedFp8GemmParams"),
+    };
     format!(
-        "#include \"kernels/fp8_gemm.cuh\"\n\
+        "#include \"kernels/{function}.cuh\"\n\
+         static_assert(MAX_EXPERTS == {MAX_EXPERTS});\n\
          {config}\
-         static_assert(sizeof(Fp8GemmStorage<Config>) == {smem_bytes});\n\
-         PTX_KERNEL({name}, fp8_gemm<Config>, Fp8GemmParams, {threads}, {cluster})\n"
+         static_assert(sizeof({storage}<Config>) == {smem_bytes});\n\
+         PTX_KERNEL({name}, {function}<Config>, {params}, {threads}, {cluster})\n"
     )
 }
 

@@ -17,17 +17,30 @@ typedef struct TensorMap {
 // D = sum over K blocks g of sfa[:, g] * sfb[:, g] * (A_g . B_g^T), optionally added to what D holds.
 typedef struct Fp8GemmParams {
   TensorMap map_a;      // E4M3 [m, k], box [block_m, 128], 128-byte swizzle
-  TensorMap map_b;      // E4M3 [n, k], box [block_n / cluster, 128], 128-byte swizzle
+  TensorMap map_b;      // E4M3 [experts, n, k] (dense: one), box [1, block_n / cluster, 128], 128-byte swizzle
   TensorMap map_sfa;    // FP32 [k/128, m], box [1, block_m]
   TensorMap map_d;      // BF16 or FP32 [m, n], box [64, up to 128 bytes], swizzled by the box width
-  const float* sfb;     // FP32 [ceil(n/128), sfb_pitch], one scale per 128x128 block of B
-  const void* d;        // [m, d_pitch], read only when `accumulate`
+  const float* sfb;     // FP32 [experts, ceil(n/128), sfb_pitch], one scale per 128x128 block of B
+  void* d;              // [m, d_pitch]; read when `accumulate`, written where a map cannot clip
   uint64_t d_pitch;     // elements
+  uint64_t sfb_expert_stride;  // elements from one expert's scales to the next
   uint32_t sfb_pitch;   // elements
   uint32_t m, n;
   uint32_t k_blocks;    // k / 128; 0 writes zeros (or leaves D when accumulating)
   uint32_t accumulate;  // 0 or 1: out = round(sum + D)
 } Fp8GemmParams;
+
+// D[rows of e] = the GEMM of those rows of A with B[e], for every expert e. Where its rows are is read on the device.
+typedef struct GroupedFp8GemmParams {
+  Fp8GemmParams gemm;    // m: rows of A and D
+  const int32_t* rows;   // ragged: [experts + 1], where segments start and the last ends; masked: [experts], rows used
+  uint32_t* error_word;  // bits of DeviceFault
+  uint32_t experts;      // at most MAX_EXPERTS
+  uint32_t ragged;       // 1: segments follow each other; 0: masked, segment e starts at e * max_rows
+  uint32_t max_rows;     // masked: rows of a segment
+} GroupedFp8GemmParams;
+
+enum { MAX_EXPERTS = 512 };
 
 // How a quantiser chooses a scale from amax / 448.
 typedef enum ScaleFormat {
@@ -38,6 +51,8 @@ typedef enum ScaleFormat {
 // What a kernel can find wrong with data that the host cannot see; bits of the device's error word.
 typedef enum DeviceFault {
   FAULT_NONFINITE_INPUT = 1,  // a quantiser met Inf or NaN
+  FAULT_SEGMENT = 2,          // the rows of an expert are not within the rows there are, or not in order
+  FAULT_EXPERT_ID = 4,        // an expert id is neither -1 nor one of the experts
 } DeviceFault;
 
 // x [m, k] -> q [m, k] with one scale per 1x128 (activations).
@@ -72,6 +87,151 @@ typedef struct TransposeScalesParams {
   uint64_t sf_pitch, out_pitch;
   uint32_t m, k_blocks;
 } TransposeScalesParams;
+
+// Top-k expert ids -> rows sorted by (expert, token, slot of the token); a slot is token * top_k + k.
+typedef struct ExpertMapParams {
+  const int32_t* ids;      // [slots], -1: dropped
+  int32_t* row_slot;       // [rows], -1: no slot
+  int32_t* slot_row;       // [slots], -1: dropped
+  int32_t* offsets;        // [experts + 1], where segments start and the last ends
+  int32_t* counts;         // [experts], slots that have a row
+  int32_t* demand;         // [experts + 1], slots that asked for the expert; last: ids that are none
+  uint32_t* block_counts;  // workspace [experts + 1, blocks]
+  uint32_t* error_word;    // bits of DeviceFault
+  uint32_t slots, rows;
+  uint32_t experts;        // at most MAX_EXPERTS
+  uint32_t blocks;         // of 256 slots
+  uint32_t alignment;      // contiguous: segments span a multiple of it; 0: masked, every segment spans max_rows
+  uint32_t max_rows;       // of an expert; slots beyond are dropped
+} ExpertMapParams;
+
+// The rows that experts use, as routing left them on the device.
+typedef struct UsedRows {
+  const int32_t* rows;  // ragged: [experts + 1], of which the last is the number of rows in use; masked: [experts]
+  uint32_t total;       // rows there are
+  uint32_t experts;
+  uint32_t max_rows;    // masked: expert e uses the first rows[e] rows from e * max_rows on; 0: ragged
+} UsedRows;
+
+// q, sf = quantised x[row_slot[row] / top_k] for every row in use; zeros where that is -1.
+typedef struct GatherQuantizeParams {
+  const uint16_t* x;        // BF16 [tokens, x_pitch]
+  const int32_t* row_slot;  // [rows]
+  UsedRows used;
+  uint8_t* q;               // E4M3 [rows, q_pitch]
+  float* sf;                // FP32 [k_blocks, sf_pitch]
+  uint32_t* error_word;     // bits of DeviceFault
+  uint64_t x_pitch, q_pitch, sf_pitch;
+  uint32_t slots, top_k;
+  uint32_t k_blocks;        // hidden / 128
+  uint32_t scale_format;    // ScaleFormat
+} GatherQuantizeParams;
+
+// q, sf = quantised silu(gate) * up, for every row in use; gate is the left half of a row of x, up the right one.
+typedef struct SwigluQuantizeParams {
+  const uint16_t* x;        // BF16 [rows, x_pitch], gate and up of 128 * k_blocks columns each
+  const float* weights;     // FP32 [slots], or null: not multiplied
+  const int32_t* row_slot;  // [rows], read when there are weights
+  UsedRows used;
+  uint8_t* q;               // E4M3 [rows, q_pitch]
+  float* sf;                // FP32 [k_blocks, sf_pitch]
+  uint32_t* error_word;     // bits of DeviceFault
+  uint64_t x_pitch, q_pitch, sf_pitch;
+  float clamp;              // gate <= clamp, |up| <= clamp; Inf: not clamped
+  uint32_t slots;
+  uint32_t k_blocks;        // intermediate / 128
+  uint32_t scale_format;    // ScaleFormat
+} SwigluQuantizeParams;
+
+// out[t] = sum over k of weights[t, k] * y[slot_row[t, k]] (+ shared[t]) (+ residual[t]), rounded once.
+typedef struct CombineParams {
+  const uint16_t* y;         // BF16 [rows, y_pitch]
+  const int32_t* slot_row;   // [tokens, top_k], -1: nothing
+  const float* weights;      // FP32 [tokens, top_k], or null: all 1
+  const uint16_t* shared;    // BF16 [tokens, shared_pitch], or null
+  const uint16_t* residual;  // BF16 [tokens, residual_pitch], or null
+  uint16_t* out;             // BF16 [tokens, out_pitch]
+  uint32_t* error_word;      // bits of DeviceFault
+  uint64_t y_pitch, shared_pitch, residual_pitch, out_pitch;
+  uint32_t tokens, top_k, rows;
+  uint32_t pieces;           // hidden / 8
+} CombineParams;
+
+// partial[c] = x . w^T over chunk c of K: the router's logits, before their chunks are summed.
+typedef struct GateLogitsParams {
+  const uint16_t* x;      // BF16 [t, x_pitch]
+  const void* w;          // FP32 or BF16 [experts, w_pitch]
+  float* partial;         // FP32 [ceil(k / GATE_CHUNK), t, experts]
+  uint64_t x_pitch, w_pitch;
+  uint32_t t, experts, k;  // k is a multiple of 32
+  uint32_t w_is_bf16;      // 0 or 1
+} GateLogitsParams;
+
+enum {
+  GATE_CHUNK = 1024,    // elements of K in one chain of FMAs
+  MAX_GATE_GROUPS = 32, // groups of experts: one per lane
+  MAX_GATE_SLOTS = 32,  // experts of one token, shared ones included: one per lane
+};
+
+// How logits become scores.
+typedef enum GateScoring {
+  GATE_SIGMOID = 0,
+  GATE_SOFTMAX = 1,
+} GateScoring;
+
+// How the scores of a group of experts become the group's.
+typedef enum GateGroupScore {
+  GATE_GROUP_MAX = 0,
+  GATE_GROUP_TOP2_SUM = 1,
+} GateGroupScore;
+
+// logits -> the experts of every token and their weights.
+typedef struct GateSelectParams {
+  const float* logits;        // FP32 [chunks, t, logits_pitch], summed over chunks in ascending order
+  const float* bias;          // FP32 [experts], for the choice only; null: none
+  const uint32_t* mask;       // [t], 0: the token is padding; null: none is
+  const int32_t* fixed_ids;   // [t, fixed_pitch], the choice of another run, kept; null: choose
+  int32_t* ids;               // [t, ids_pitch]
+  float* weights;             // FP32 [t, weights_pitch]
+  float* scores;              // FP32 [t, scores_pitch] of all experts, without bias; null: not wanted
+  uint32_t* error_word;       // bits of DeviceFault
+  uint64_t chunk_stride;      // elements from one chunk of logits to the next
+  uint64_t logits_pitch, fixed_pitch, ids_pitch, weights_pitch, scores_pitch;
+  uint32_t t, experts, chunks;
+  uint32_t groups, kept_groups;  // experts % groups == 0
+  uint32_t topk, shared;         // slots of routed and of shared experts
+  uint32_t scoring;              // GateScoring
+  uint32_t group_score;          // GateGroupScore
+  uint32_t normalize;            // 0 or 1: divide the weights by their sum
+  float route_scale;
+} GateSelectParams;
+
+// counts[e] += how often ids name expert e.
+typedef struct ExpertLoadParams {
+  const int32_t* ids;    // [t, ids_pitch], of which `slots` columns count; -1: none
+  uint32_t* counts;      // [experts]
+  uint32_t* error_word;  // bits of DeviceFault
+  uint64_t ids_pitch;
+  uint32_t t, slots, experts;
+} ExpertLoadParams;
+
+// bias += speed * sign(mean load - load), and how uneven the load is.
+typedef struct BiasUpdateParams {
+  const uint32_t* counts;  // [experts]
+  float* bias;             // FP32 [experts]
+  float* max_vio;          // FP32 [1]: (largest load - mean) / mean, 0 without any load
+  uint32_t experts;
+  float speed;
+} BiasUpdateParams;
+
+// loss[q] = alpha * sum over experts of f_i * P_i over the tokens of sequence q.
+typedef struct SequenceBalanceLossParams {
+  const float* scores;  // FP32 [sequences * length, scores_pitch]
+  float* loss;          // FP32 [sequences]
+  uint64_t scores_pitch;
+  uint32_t length, experts, topk;
+  float alpha;
+} SequenceBalanceLossParams;
 
 // A test kernel of cuda/probes; each says there what the fields mean to it.
 typedef struct ProbeParams {

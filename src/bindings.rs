@@ -31,8 +31,9 @@ pub struct Fp8GemmParams {
     pub map_sfa: TensorMap,
     pub map_d: TensorMap,
     pub sfb: *const f32,
-    pub d: *const core::ffi::c_void,
+    pub d: *mut core::ffi::c_void,
     pub d_pitch: u64,
+    pub sfb_expert_stride: u64,
     pub sfb_pitch: u32,
     pub m: u32,
     pub n: u32,
@@ -50,13 +51,15 @@ const _: () = {
     ["Offset of field: Fp8GemmParams::sfb"][::core::mem::offset_of!(Fp8GemmParams, sfb) - 512usize];
     ["Offset of field: Fp8GemmParams::d"][::core::mem::offset_of!(Fp8GemmParams, d) - 520usize];
     ["Offset of field: Fp8GemmParams::d_pitch"][::core::mem::offset_of!(Fp8GemmParams, d_pitch) - 528usize];
+    ["Offset of field: Fp8GemmParams::sfb_expert_stride"]
+        [::core::mem::offset_of!(Fp8GemmParams, sfb_expert_stride) - 536usize];
     ["Offset of field: Fp8GemmParams::sfb_pitch"]
-        [::core::mem::offset_of!(Fp8GemmParams, sfb_pitch) - 536usize];
-    ["Offset of field: Fp8GemmParams::m"][::core::mem::offset_of!(Fp8GemmParams, m) - 540usize];
-    ["Offset of field: Fp8GemmParams::n"][::core::mem::offset_of!(Fp8GemmParams, n) - 544usize];
-    ["Offset of field: Fp8GemmParams::k_blocks"][::core::mem::offset_of!(Fp8GemmParams, k_blocks) - 548usize];
+        [::core::mem::offset_of!(Fp8GemmParams, sfb_pitch) - 544usize];
+    ["Offset of field: Fp8GemmParams::m"][::core::mem::offset_of!(Fp8GemmParams, m) - 548usize];
+    ["Offset of field: Fp8GemmParams::n"][::core::mem::offset_of!(Fp8GemmParams, n) - 552usize];
+    ["Offset of field: Fp8GemmParams::k_blocks"][::core::mem::offset_of!(Fp8GemmParams, k_blocks) - 556usize];
     ["Offset of field: Fp8GemmParams::accumulate"]
-        [::core::mem::offset_of!(Fp8GemmParams, accumulate) - 552usize];
+        [::core::mem::offset_of!(Fp8GemmParams, accumulate) - 560usize];
 };
 impl Default for Fp8GemmParams {
     fn default() -> Self {
@@ -67,10 +70,51 @@ impl Default for Fp8GemmParams {
         }
     }
 }
+#[repr(C)]
+#[repr(align(128))]
+#[derive(Debug, Copy, Clone)]
+pub struct GroupedFp8GemmParams {
+    pub gemm: Fp8GemmParams,
+    pub rows: *const i32,
+    pub error_word: *mut u32,
+    pub experts: u32,
+    pub ragged: u32,
+    pub max_rows: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GroupedFp8GemmParams"][::core::mem::size_of::<GroupedFp8GemmParams>() - 768usize];
+    ["Alignment of GroupedFp8GemmParams"][::core::mem::align_of::<GroupedFp8GemmParams>() - 128usize];
+    ["Offset of field: GroupedFp8GemmParams::gemm"]
+        [::core::mem::offset_of!(GroupedFp8GemmParams, gemm) - 0usize];
+    ["Offset of field: GroupedFp8GemmParams::rows"]
+        [::core::mem::offset_of!(GroupedFp8GemmParams, rows) - 640usize];
+    ["Offset of field: GroupedFp8GemmParams::error_word"]
+        [::core::mem::offset_of!(GroupedFp8GemmParams, error_word) - 648usize];
+    ["Offset of field: GroupedFp8GemmParams::experts"]
+        [::core::mem::offset_of!(GroupedFp8GemmParams, experts) - 656usize];
+    ["Offset of field: GroupedFp8GemmParams::ragged"]
+        [::core::mem::offset_of!(GroupedFp8GemmParams, ragged) - 660usize];
+    ["Offset of field: GroupedFp8GemmParams::max_rows"]
+        [::core::mem::offset_of!(GroupedFp8GemmParams, max_rows) - 664usize];
+};
+impl Default for GroupedFp8GemmParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+pub const MAX_EXPERTS: _bindgen_ty_1 = 512;
+pub type _bindgen_ty_1 = core::ffi::c_uint;
 pub const SCALE_FP32: ScaleFormat = 0;
 pub const SCALE_POWER_OF_TWO: ScaleFormat = 1;
 pub type ScaleFormat = core::ffi::c_uint;
 pub const FAULT_NONFINITE_INPUT: DeviceFault = 1;
+pub const FAULT_SEGMENT: DeviceFault = 2;
+pub const FAULT_EXPERT_ID: DeviceFault = 4;
 pub type DeviceFault = core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -193,6 +237,493 @@ const _: () = {
         [::core::mem::offset_of!(TransposeScalesParams, k_blocks) - 36usize];
 };
 impl Default for TransposeScalesParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ExpertMapParams {
+    pub ids: *const i32,
+    pub row_slot: *mut i32,
+    pub slot_row: *mut i32,
+    pub offsets: *mut i32,
+    pub counts: *mut i32,
+    pub demand: *mut i32,
+    pub block_counts: *mut u32,
+    pub error_word: *mut u32,
+    pub slots: u32,
+    pub rows: u32,
+    pub experts: u32,
+    pub blocks: u32,
+    pub alignment: u32,
+    pub max_rows: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ExpertMapParams"][::core::mem::size_of::<ExpertMapParams>() - 88usize];
+    ["Alignment of ExpertMapParams"][::core::mem::align_of::<ExpertMapParams>() - 8usize];
+    ["Offset of field: ExpertMapParams::ids"][::core::mem::offset_of!(ExpertMapParams, ids) - 0usize];
+    ["Offset of field: ExpertMapParams::row_slot"]
+        [::core::mem::offset_of!(ExpertMapParams, row_slot) - 8usize];
+    ["Offset of field: ExpertMapParams::slot_row"]
+        [::core::mem::offset_of!(ExpertMapParams, slot_row) - 16usize];
+    ["Offset of field: ExpertMapParams::offsets"]
+        [::core::mem::offset_of!(ExpertMapParams, offsets) - 24usize];
+    ["Offset of field: ExpertMapParams::counts"][::core::mem::offset_of!(ExpertMapParams, counts) - 32usize];
+    ["Offset of field: ExpertMapParams::demand"][::core::mem::offset_of!(ExpertMapParams, demand) - 40usize];
+    ["Offset of field: ExpertMapParams::block_counts"]
+        [::core::mem::offset_of!(ExpertMapParams, block_counts) - 48usize];
+    ["Offset of field: ExpertMapParams::error_word"]
+        [::core::mem::offset_of!(ExpertMapParams, error_word) - 56usize];
+    ["Offset of field: ExpertMapParams::slots"][::core::mem::offset_of!(ExpertMapParams, slots) - 64usize];
+    ["Offset of field: ExpertMapParams::rows"][::core::mem::offset_of!(ExpertMapParams, rows) - 68usize];
+    ["Offset of field: ExpertMapParams::experts"]
+        [::core::mem::offset_of!(ExpertMapParams, experts) - 72usize];
+    ["Offset of field: ExpertMapParams::blocks"][::core::mem::offset_of!(ExpertMapParams, blocks) - 76usize];
+    ["Offset of field: ExpertMapParams::alignment"]
+        [::core::mem::offset_of!(ExpertMapParams, alignment) - 80usize];
+    ["Offset of field: ExpertMapParams::max_rows"]
+        [::core::mem::offset_of!(ExpertMapParams, max_rows) - 84usize];
+};
+impl Default for ExpertMapParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct UsedRows {
+    pub rows: *const i32,
+    pub total: u32,
+    pub experts: u32,
+    pub max_rows: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of UsedRows"][::core::mem::size_of::<UsedRows>() - 24usize];
+    ["Alignment of UsedRows"][::core::mem::align_of::<UsedRows>() - 8usize];
+    ["Offset of field: UsedRows::rows"][::core::mem::offset_of!(UsedRows, rows) - 0usize];
+    ["Offset of field: UsedRows::total"][::core::mem::offset_of!(UsedRows, total) - 8usize];
+    ["Offset of field: UsedRows::experts"][::core::mem::offset_of!(UsedRows, experts) - 12usize];
+    ["Offset of field: UsedRows::max_rows"][::core::mem::offset_of!(UsedRows, max_rows) - 16usize];
+};
+impl Default for UsedRows {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct GatherQuantizeParams {
+    pub x: *const u16,
+    pub row_slot: *const i32,
+    pub used: UsedRows,
+    pub q: *mut u8,
+    pub sf: *mut f32,
+    pub error_word: *mut u32,
+    pub x_pitch: u64,
+    pub q_pitch: u64,
+    pub sf_pitch: u64,
+    pub slots: u32,
+    pub top_k: u32,
+    pub k_blocks: u32,
+    pub scale_format: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GatherQuantizeParams"][::core::mem::size_of::<GatherQuantizeParams>() - 104usize];
+    ["Alignment of GatherQuantizeParams"][::core::mem::align_of::<GatherQuantizeParams>() - 8usize];
+    ["Offset of field: GatherQuantizeParams::x"][::core::mem::offset_of!(GatherQuantizeParams, x) - 0usize];
+    ["Offset of field: GatherQuantizeParams::row_slot"]
+        [::core::mem::offset_of!(GatherQuantizeParams, row_slot) - 8usize];
+    ["Offset of field: GatherQuantizeParams::used"]
+        [::core::mem::offset_of!(GatherQuantizeParams, used) - 16usize];
+    ["Offset of field: GatherQuantizeParams::q"][::core::mem::offset_of!(GatherQuantizeParams, q) - 40usize];
+    ["Offset of field: GatherQuantizeParams::sf"]
+        [::core::mem::offset_of!(GatherQuantizeParams, sf) - 48usize];
+    ["Offset of field: GatherQuantizeParams::error_word"]
+        [::core::mem::offset_of!(GatherQuantizeParams, error_word) - 56usize];
+    ["Offset of field: GatherQuantizeParams::x_pitch"]
+        [::core::mem::offset_of!(GatherQuantizeParams, x_pitch) - 64usize];
+    ["Offset of field: GatherQuantizeParams::q_pitch"]
+        [::core::mem::offset_of!(GatherQuantizeParams, q_pitch) - 72usize];
+    ["Offset of field: GatherQuantizeParams::sf_pitch"]
+        [::core::mem::offset_of!(GatherQuantizeParams, sf_pitch) - 80usize];
+    ["Offset of field: GatherQuantizeParams::slots"]
+        [::core::mem::offset_of!(GatherQuantizeParams, slots) - 88usize];
+    ["Offset of field: GatherQuantizeParams::top_k"]
+        [::core::mem::offset_of!(GatherQuantizeParams, top_k) - 92usize];
+    ["Offset of field: GatherQuantizeParams::k_blocks"]
+        [::core::mem::offset_of!(GatherQuantizeParams, k_blocks) - 96usize];
+    ["Offset of field: GatherQuantizeParams::scale_format"]
+        [::core::mem::offset_of!(GatherQuantizeParams, scale_format) - 100usize];
+};
+impl Default for GatherQuantizeParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct SwigluQuantizeParams {
+    pub x: *const u16,
+    pub weights: *const f32,
+    pub row_slot: *const i32,
+    pub used: UsedRows,
+    pub q: *mut u8,
+    pub sf: *mut f32,
+    pub error_word: *mut u32,
+    pub x_pitch: u64,
+    pub q_pitch: u64,
+    pub sf_pitch: u64,
+    pub clamp: f32,
+    pub slots: u32,
+    pub k_blocks: u32,
+    pub scale_format: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SwigluQuantizeParams"][::core::mem::size_of::<SwigluQuantizeParams>() - 112usize];
+    ["Alignment of SwigluQuantizeParams"][::core::mem::align_of::<SwigluQuantizeParams>() - 8usize];
+    ["Offset of field: SwigluQuantizeParams::x"][::core::mem::offset_of!(SwigluQuantizeParams, x) - 0usize];
+    ["Offset of field: SwigluQuantizeParams::weights"]
+        [::core::mem::offset_of!(SwigluQuantizeParams, weights) - 8usize];
+    ["Offset of field: SwigluQuantizeParams::row_slot"]
+        [::core::mem::offset_of!(SwigluQuantizeParams, row_slot) - 16usize];
+    ["Offset of field: SwigluQuantizeParams::used"]
+        [::core::mem::offset_of!(SwigluQuantizeParams, used) - 24usize];
+    ["Offset of field: SwigluQuantizeParams::q"][::core::mem::offset_of!(SwigluQuantizeParams, q) - 48usize];
+    ["Offset of field: SwigluQuantizeParams::sf"]
+        [::core::mem::offset_of!(SwigluQuantizeParams, sf) - 56usize];
+    ["Offset of field: SwigluQuantizeParams::error_word"]
+        [::core::mem::offset_of!(SwigluQuantizeParams, error_word) - 64usize];
+    ["Offset of field: SwigluQuantizeParams::x_pitch"]
+        [::core::mem::offset_of!(SwigluQuantizeParams, x_pitch) - 72usize];
+    ["Offset of field: SwigluQuantizeParams::q_pitch"]
+        [::core::mem::offset_of!(SwigluQuantizeParams, q_pitch) - 80usize];
+    ["Offset of field: SwigluQuantizeParams::sf_pitch"]
+        [::core::mem::offset_of!(SwigluQuantizeParams, sf_pitch) - 88usize];
+    ["Offset of field: SwigluQuantizeParams::clamp"]
+        [::core::mem::offset_of!(SwigluQuantizeParams, clamp) - 96usize];
+    ["Offset of field: SwigluQuantizeParams::slots"]
+        [::core::mem::offset_of!(SwigluQuantizeParams, slots) - 100usize];
+    ["Offset of field: SwigluQuantizeParams::k_blocks"]
+        [::core::mem::offset_of!(SwigluQuantizeParams, k_blocks) - 104usize];
+    ["Offset of field: SwigluQuantizeParams::scale_format"]
+        [::core::mem::offset_of!(SwigluQuantizeParams, scale_format) - 108usize];
+};
+impl Default for SwigluQuantizeParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct CombineParams {
+    pub y: *const u16,
+    pub slot_row: *const i32,
+    pub weights: *const f32,
+    pub shared: *const u16,
+    pub residual: *const u16,
+    pub out: *mut u16,
+    pub error_word: *mut u32,
+    pub y_pitch: u64,
+    pub shared_pitch: u64,
+    pub residual_pitch: u64,
+    pub out_pitch: u64,
+    pub tokens: u32,
+    pub top_k: u32,
+    pub rows: u32,
+    pub pieces: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CombineParams"][::core::mem::size_of::<CombineParams>() - 104usize];
+    ["Alignment of CombineParams"][::core::mem::align_of::<CombineParams>() - 8usize];
+    ["Offset of field: CombineParams::y"][::core::mem::offset_of!(CombineParams, y) - 0usize];
+    ["Offset of field: CombineParams::slot_row"][::core::mem::offset_of!(CombineParams, slot_row) - 8usize];
+    ["Offset of field: CombineParams::weights"][::core::mem::offset_of!(CombineParams, weights) - 16usize];
+    ["Offset of field: CombineParams::shared"][::core::mem::offset_of!(CombineParams, shared) - 24usize];
+    ["Offset of field: CombineParams::residual"][::core::mem::offset_of!(CombineParams, residual) - 32usize];
+    ["Offset of field: CombineParams::out"][::core::mem::offset_of!(CombineParams, out) - 40usize];
+    ["Offset of field: CombineParams::error_word"]
+        [::core::mem::offset_of!(CombineParams, error_word) - 48usize];
+    ["Offset of field: CombineParams::y_pitch"][::core::mem::offset_of!(CombineParams, y_pitch) - 56usize];
+    ["Offset of field: CombineParams::shared_pitch"]
+        [::core::mem::offset_of!(CombineParams, shared_pitch) - 64usize];
+    ["Offset of field: CombineParams::residual_pitch"]
+        [::core::mem::offset_of!(CombineParams, residual_pitch) - 72usize];
+    ["Offset of field: CombineParams::out_pitch"]
+        [::core::mem::offset_of!(CombineParams, out_pitch) - 80usize];
+    ["Offset of field: CombineParams::tokens"][::core::mem::offset_of!(CombineParams, tokens) - 88usize];
+    ["Offset of field: CombineParams::top_k"][::core::mem::offset_of!(CombineParams, top_k) - 92usize];
+    ["Offset of field: CombineParams::rows"][::core::mem::offset_of!(CombineParams, rows) - 96usize];
+    ["Offset of field: CombineParams::pieces"][::core::mem::offset_of!(CombineParams, pieces) - 100usize];
+};
+impl Default for CombineParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct GateLogitsParams {
+    pub x: *const u16,
+    pub w: *const core::ffi::c_void,
+    pub partial: *mut f32,
+    pub x_pitch: u64,
+    pub w_pitch: u64,
+    pub t: u32,
+    pub experts: u32,
+    pub k: u32,
+    pub w_is_bf16: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GateLogitsParams"][::core::mem::size_of::<GateLogitsParams>() - 56usize];
+    ["Alignment of GateLogitsParams"][::core::mem::align_of::<GateLogitsParams>() - 8usize];
+    ["Offset of field: GateLogitsParams::x"][::core::mem::offset_of!(GateLogitsParams, x) - 0usize];
+    ["Offset of field: GateLogitsParams::w"][::core::mem::offset_of!(GateLogitsParams, w) - 8usize];
+    ["Offset of field: GateLogitsParams::partial"]
+        [::core::mem::offset_of!(GateLogitsParams, partial) - 16usize];
+    ["Offset of field: GateLogitsParams::x_pitch"]
+        [::core::mem::offset_of!(GateLogitsParams, x_pitch) - 24usize];
+    ["Offset of field: GateLogitsParams::w_pitch"]
+        [::core::mem::offset_of!(GateLogitsParams, w_pitch) - 32usize];
+    ["Offset of field: GateLogitsParams::t"][::core::mem::offset_of!(GateLogitsParams, t) - 40usize];
+    ["Offset of field: GateLogitsParams::experts"]
+        [::core::mem::offset_of!(GateLogitsParams, experts) - 44usize];
+    ["Offset of field: GateLogitsParams::k"][::core::mem::offset_of!(GateLogitsParams, k) - 48usize];
+    ["Offset of field: GateLogitsParams::w_is_bf16"]
+        [::core::mem::offset_of!(GateLogitsParams, w_is_bf16) - 52usize];
+};
+impl Default for GateLogitsParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+pub const GATE_CHUNK: _bindgen_ty_2 = 1024;
+pub const MAX_GATE_GROUPS: _bindgen_ty_2 = 32;
+pub const MAX_GATE_SLOTS: _bindgen_ty_2 = 32;
+pub type _bindgen_ty_2 = core::ffi::c_uint;
+pub const GATE_SIGMOID: GateScoring = 0;
+pub const GATE_SOFTMAX: GateScoring = 1;
+pub type GateScoring = core::ffi::c_uint;
+pub const GATE_GROUP_MAX: GateGroupScore = 0;
+pub const GATE_GROUP_TOP2_SUM: GateGroupScore = 1;
+pub type GateGroupScore = core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct GateSelectParams {
+    pub logits: *const f32,
+    pub bias: *const f32,
+    pub mask: *const u32,
+    pub fixed_ids: *const i32,
+    pub ids: *mut i32,
+    pub weights: *mut f32,
+    pub scores: *mut f32,
+    pub error_word: *mut u32,
+    pub chunk_stride: u64,
+    pub logits_pitch: u64,
+    pub fixed_pitch: u64,
+    pub ids_pitch: u64,
+    pub weights_pitch: u64,
+    pub scores_pitch: u64,
+    pub t: u32,
+    pub experts: u32,
+    pub chunks: u32,
+    pub groups: u32,
+    pub kept_groups: u32,
+    pub topk: u32,
+    pub shared: u32,
+    pub scoring: u32,
+    pub group_score: u32,
+    pub normalize: u32,
+    pub route_scale: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GateSelectParams"][::core::mem::size_of::<GateSelectParams>() - 160usize];
+    ["Alignment of GateSelectParams"][::core::mem::align_of::<GateSelectParams>() - 8usize];
+    ["Offset of field: GateSelectParams::logits"][::core::mem::offset_of!(GateSelectParams, logits) - 0usize];
+    ["Offset of field: GateSelectParams::bias"][::core::mem::offset_of!(GateSelectParams, bias) - 8usize];
+    ["Offset of field: GateSelectParams::mask"][::core::mem::offset_of!(GateSelectParams, mask) - 16usize];
+    ["Offset of field: GateSelectParams::fixed_ids"]
+        [::core::mem::offset_of!(GateSelectParams, fixed_ids) - 24usize];
+    ["Offset of field: GateSelectParams::ids"][::core::mem::offset_of!(GateSelectParams, ids) - 32usize];
+    ["Offset of field: GateSelectParams::weights"]
+        [::core::mem::offset_of!(GateSelectParams, weights) - 40usize];
+    ["Offset of field: GateSelectParams::scores"]
+        [::core::mem::offset_of!(GateSelectParams, scores) - 48usize];
+    ["Offset of field: GateSelectParams::error_word"]
+        [::core::mem::offset_of!(GateSelectParams, error_word) - 56usize];
+    ["Offset of field: GateSelectParams::chunk_stride"]
+        [::core::mem::offset_of!(GateSelectParams, chunk_stride) - 64usize];
+    ["Offset of field: GateSelectParams::logits_pitch"]
+        [::core::mem::offset_of!(GateSelectParams, logits_pitch) - 72usize];
+    ["Offset of field: GateSelectParams::fixed_pitch"]
+        [::core::mem::offset_of!(GateSelectParams, fixed_pitch) - 80usize];
+    ["Offset of field: GateSelectParams::ids_pitch"]
+        [::core::mem::offset_of!(GateSelectParams, ids_pitch) - 88usize];
+    ["Offset of field: GateSelectParams::weights_pitch"]
+        [::core::mem::offset_of!(GateSelectParams, weights_pitch) - 96usize];
+    ["Offset of field: GateSelectParams::scores_pitch"]
+        [::core::mem::offset_of!(GateSelectParams, scores_pitch) - 104usize];
+    ["Offset of field: GateSelectParams::t"][::core::mem::offset_of!(GateSelectParams, t) - 112usize];
+    ["Offset of field: GateSelectParams::experts"]
+        [::core::mem::offset_of!(GateSelectParams, experts) - 116usize];
+    ["Offset of field: GateSelectParams::chunks"]
+        [::core::mem::offset_of!(GateSelectParams, chunks) - 120usize];
+    ["Offset of field: GateSelectParams::groups"]
+        [::core::mem::offset_of!(GateSelectParams, groups) - 124usize];
+    ["Offset of field: GateSelectParams::kept_groups"]
+        [::core::mem::offset_of!(GateSelectParams, kept_groups) - 128usize];
+    ["Offset of field: GateSelectParams::topk"][::core::mem::offset_of!(GateSelectParams, topk) - 132usize];
+    ["Offset of field: GateSelectParams::shared"]
+        [::core::mem::offset_of!(GateSelectParams, shared) - 136usize];
+    ["Offset of field: GateSelectParams::scoring"]
+        [::core::mem::offset_of!(GateSelectParams, scoring) - 140usize];
+    ["Offset of field: GateSelectParams::group_score"]
+        [::core::mem::offset_of!(GateSelectParams, group_score) - 144usize];
+    ["Offset of field: GateSelectParams::normalize"]
+        [::core::mem::offset_of!(GateSelectParams, normalize) - 148usize];
+    ["Offset of field: GateSelectParams::route_scale"]
+        [::core::mem::offset_of!(GateSelectParams, route_scale) - 152usize];
+};
+impl Default for GateSelectParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ExpertLoadParams {
+    pub ids: *const i32,
+    pub counts: *mut u32,
+    pub error_word: *mut u32,
+    pub ids_pitch: u64,
+    pub t: u32,
+    pub slots: u32,
+    pub experts: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ExpertLoadParams"][::core::mem::size_of::<ExpertLoadParams>() - 48usize];
+    ["Alignment of ExpertLoadParams"][::core::mem::align_of::<ExpertLoadParams>() - 8usize];
+    ["Offset of field: ExpertLoadParams::ids"][::core::mem::offset_of!(ExpertLoadParams, ids) - 0usize];
+    ["Offset of field: ExpertLoadParams::counts"][::core::mem::offset_of!(ExpertLoadParams, counts) - 8usize];
+    ["Offset of field: ExpertLoadParams::error_word"]
+        [::core::mem::offset_of!(ExpertLoadParams, error_word) - 16usize];
+    ["Offset of field: ExpertLoadParams::ids_pitch"]
+        [::core::mem::offset_of!(ExpertLoadParams, ids_pitch) - 24usize];
+    ["Offset of field: ExpertLoadParams::t"][::core::mem::offset_of!(ExpertLoadParams, t) - 32usize];
+    ["Offset of field: ExpertLoadParams::slots"][::core::mem::offset_of!(ExpertLoadParams, slots) - 36usize];
+    ["Offset of field: ExpertLoadParams::experts"]
+        [::core::mem::offset_of!(ExpertLoadParams, experts) - 40usize];
+};
+impl Default for ExpertLoadParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct BiasUpdateParams {
+    pub counts: *const u32,
+    pub bias: *mut f32,
+    pub max_vio: *mut f32,
+    pub experts: u32,
+    pub speed: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of BiasUpdateParams"][::core::mem::size_of::<BiasUpdateParams>() - 32usize];
+    ["Alignment of BiasUpdateParams"][::core::mem::align_of::<BiasUpdateParams>() - 8usize];
+    ["Offset of field: BiasUpdateParams::counts"][::core::mem::offset_of!(BiasUpdateParams, counts) - 0usize];
+    ["Offset of field: BiasUpdateParams::bias"][::core::mem::offset_of!(BiasUpdateParams, bias) - 8usize];
+    ["Offset of field: BiasUpdateParams::max_vio"]
+        [::core::mem::offset_of!(BiasUpdateParams, max_vio) - 16usize];
+    ["Offset of field: BiasUpdateParams::experts"]
+        [::core::mem::offset_of!(BiasUpdateParams, experts) - 24usize];
+    ["Offset of field: BiasUpdateParams::speed"][::core::mem::offset_of!(BiasUpdateParams, speed) - 28usize];
+};
+impl Default for BiasUpdateParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct SequenceBalanceLossParams {
+    pub scores: *const f32,
+    pub loss: *mut f32,
+    pub scores_pitch: u64,
+    pub length: u32,
+    pub experts: u32,
+    pub topk: u32,
+    pub alpha: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SequenceBalanceLossParams"][::core::mem::size_of::<SequenceBalanceLossParams>() - 40usize];
+    ["Alignment of SequenceBalanceLossParams"][::core::mem::align_of::<SequenceBalanceLossParams>() - 8usize];
+    ["Offset of field: SequenceBalanceLossParams::scores"]
+        [::core::mem::offset_of!(SequenceBalanceLossParams, scores) - 0usize];
+    ["Offset of field: SequenceBalanceLossParams::loss"]
+        [::core::mem::offset_of!(SequenceBalanceLossParams, loss) - 8usize];
+    ["Offset of field: SequenceBalanceLossParams::scores_pitch"]
+        [::core::mem::offset_of!(SequenceBalanceLossParams, scores_pitch) - 16usize];
+    ["Offset of field: SequenceBalanceLossParams::length"]
+        [::core::mem::offset_of!(SequenceBalanceLossParams, length) - 24usize];
+    ["Offset of field: SequenceBalanceLossParams::experts"]
+        [::core::mem::offset_of!(SequenceBalanceLossParams, experts) - 28usize];
+    ["Offset of field: SequenceBalanceLossParams::topk"]
+        [::core::mem::offset_of!(SequenceBalanceLossParams, topk) - 32usize];
+    ["Offset of field: SequenceBalanceLossParams::alpha"]
+        [::core::mem::offset_of!(SequenceBalanceLossParams, alpha) - 36usize];
+};
+impl Default for SequenceBalanceLossParams {
     fn default() -> Self {
         let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
         unsafe {

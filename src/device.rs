@@ -12,7 +12,9 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaStream, PinnedHostSlice, sys
 use cudarc::nvrtc::Ptx;
 
 use crate::error::{Error, Result};
-use crate::ffi::{EmulatorLibrary, FAULT_NONFINITE_INPUT, TensorMap, kernel_name};
+use crate::ffi::{
+    EmulatorLibrary, FAULT_EXPERT_ID, FAULT_NONFINITE_INPUT, FAULT_SEGMENT, TensorMap, kernel_name,
+};
 use crate::instances::{GEMM_INSTANCES, MAX_SMEM_BYTES};
 use crate::tensor_map::{MAX_RANK, MapElement, Swizzle, TensorMapArrays, TensorMapSpec};
 
@@ -84,14 +86,29 @@ impl DataFaults {
     pub fn nonfinite_input(self) -> bool {
         self.0 & FAULT_NONFINITE_INPUT != 0
     }
+
+    /// The rows of an expert were not within the rows there are, or not in order; they were cut.
+    pub fn segment(self) -> bool {
+        self.0 & FAULT_SEGMENT != 0
+    }
+
+    /// An expert id was neither -1 nor one of the experts; it was treated as -1.
+    pub fn expert_id(self) -> bool {
+        self.0 & FAULT_EXPERT_ID != 0
+    }
 }
 
 impl fmt::Display for DataFaults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.nonfinite_input() {
-            f.write_str("Inf or NaN in the input of a quantiser")
-        } else {
-            write!(f, "unknown bits {:#x}", self.0)
+        let faults = [
+            (self.nonfinite_input(), "Inf or NaN in the input of a quantiser"),
+            (self.segment(), "rows of an expert out of order or outside the rows there are"),
+            (self.expert_id(), "ids of experts that there are not"),
+        ];
+        let mut met = faults.iter().filter(|(met, _)| *met).map(|(_, text)| text);
+        match met.next() {
+            Some(first) => met.try_fold(f.write_str(first)?, |(), text| write!(f, "; {text}")),
+            None => write!(f, "unknown bits {:#x}", self.0),
         }
     }
 }

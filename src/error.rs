@@ -36,6 +36,16 @@ pub enum Error {
         /// Elements from one row to the next.
         pitch: usize,
     },
+    /// Rows do not follow each other without a gap.
+    #[error("{operand}: rows must follow each other without a gap: expected pitch {columns}, got {pitch}")]
+    NotDense {
+        /// The operand.
+        operand: &'static str,
+        /// Columns of the matrix.
+        columns: usize,
+        /// Elements from one row to the next.
+        pitch: usize,
+    },
     /// A size is not a multiple of what the kernels work in.
     #[error("{what} must be a multiple of {multiple}, got {got}")]
     NotAMultiple {

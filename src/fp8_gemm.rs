@@ -5,33 +5,17 @@
 //! in ascending order, then `acc = fma(sfa * sfb, block, acc)` in FP32, blocks ascending. So a row's bits depend on
 //! nothing but that row of A and B: not on m, the tile shape, the number of multiprocessors, or the stream.
 
-use std::fmt;
 use std::marker::PhantomData;
 
 use float8::F8E4M3;
-use half::bf16;
 
 use crate::device::{Device, KernelHandle, Stream};
 use crate::error::{Error, Result};
-use crate::ffi::{Fp8GemmParams, TensorMap};
-use crate::instances::{GEMM_INSTANCES, GemmInstance, OutputType};
-use crate::launch::{Address, Launch, MAX_DIM, check_limit};
+use crate::gemm::{GemmChoice, GemmOperands, GemmOutput, GemmProblem, Operand};
+use crate::instances::GemmInstance;
+use crate::launch::Launch;
 use crate::scales::{BLOCK, MMajor, SFB_AXES, Scales1x128, Scales128x128};
-use crate::tensor::{Element, Extent, Matrix, MatrixMut};
-use crate::tensor_map::{Dimension, MapElement, Swizzle, TensorMapSpec};
-
-/// Element types of D: [`bf16`] (the FP32 sum rounded once) or `f32`.
-pub trait GemmOutput: Element {
-    /// The compiled output.
-    const OUTPUT: OutputType;
-}
-
-impl GemmOutput for bf16 {
-    const OUTPUT: OutputType = OutputType::Bf16;
-}
-impl GemmOutput for f32 {
-    const OUTPUT: OutputType = OutputType::F32;
-}
+use crate::tensor::{Matrix, MatrixMut};
 
 /// Shape of a GEMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,89 +42,6 @@ pub struct Fp8GemmArgs<'a, D> {
     pub sfb: Scales128x128<'a>,
     /// `[m, n]`; written, and read too when accumulating. Nothing between its rows is touched.
     pub d: MatrixMut<'a, D>,
-}
-
-/// What the planner chose for a shape, and why: [`Display`](fmt::Display) prints it on one line.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct GemmChoice {
-    /// The compiled configuration.
-    pub instance: GemmInstance,
-    /// CTAs launched: at most one per multiprocessor, each walks its tiles.
-    pub grid: u32,
-    /// Tiles of D, those past the edge that complete a cluster included.
-    pub tiles: u32,
-    /// Tiles of the busiest CTA.
-    pub waves: u32,
-    /// The planner's estimate in clock cycles: a ranking of instances, not a prediction of time.
-    pub cycles: f64,
-}
-
-impl fmt::Display for GemmChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: {} stages, {} KiB, {} tiles on {} CTAs in {} waves",
-            self.instance.name(),
-            self.instance.stages(),
-            self.instance.smem_bytes() / 1024,
-            self.tiles,
-            self.grid,
-            self.waves
-        )
-    }
-}
-
-/// Bytes that one multiprocessor can draw from L2 per cycle, all of them drawing: 6154 B/cycle over 132.
-const L2_BYTES_PER_CYCLE: f64 = 46.0;
-/// Cycles to fill the ring before the first product of a tile, and to drain a tile to shared memory after the last.
-const TILE_OVERHEAD_CYCLES: f64 = 1000.0;
-
-impl GemmChoice {
-    /// Ranks every compiled instance for a shape on a device of `multiprocessors`, by a model of the two pipes that a
-    /// K block occupies: the tensor core, and the path from L2. Pure: no device is asked.
-    ///
-    /// # Errors
-    /// [`Error::NotAMultiple`] for n and k, [`Error::TooLarge`].
-    pub fn for_shape(spec: &Fp8GemmSpec, output: OutputType, multiprocessors: u32) -> Result<Self> {
-        if !spec.n.is_multiple_of(8) {
-            return Err(Error::NotAMultiple { what: "n", multiple: 8, got: spec.n });
-        }
-        if !spec.k.is_multiple_of(BLOCK) {
-            return Err(Error::NotAMultiple { what: "k", multiple: BLOCK, got: spec.k });
-        }
-        for (what, got) in [("m", spec.m), ("n", spec.n), ("k", spec.k)] {
-            check_limit(what, got as u64, MAX_DIM)?;
-        }
-        let mut best: Option<Self> = None;
-        for instance in GEMM_INSTANCES.iter().filter(|i| i.output == output) {
-            let choice = Self::with_instance(spec, *instance, multiprocessors)?;
-            if best.is_none_or(|best| choice.cycles < best.cycles) {
-                best = Some(choice);
-            }
-        }
-        best.ok_or(Error::KernelsNotBuilt { reason: "no GEMM instance has this output type" })
-    }
-
-    /// The launch of one instance for a shape.
-    fn with_instance(spec: &Fp8GemmSpec, instance: GemmInstance, multiprocessors: u32) -> Result<Self> {
-        let GemmInstance { block_m, block_n, cluster, output } = instance;
-        let clusters_m = spec.m.div_ceil((block_m * cluster) as usize) as u64;
-        let tiles = clusters_m * u64::from(cluster) * spec.n.div_ceil(block_n as usize) as u64;
-        check_limit("tiles of D", tiles, u64::from(u32::MAX / 2))?;
-        let tiles = tiles as u32;
-        let slots = (multiprocessors / cluster).max(1) * cluster;
-        let grid = tiles.min(slots);
-        let waves = if grid == 0 { 0 } else { tiles.div_ceil(grid) };
-
-        // wgmma m64nN takes N/2 cycles, or as long as shared memory needs for its operands: 2048 + 32 N bytes at 128.
-        let (n, slices) = (f64::from(block_n), f64::from(block_m / 64));
-        let tensor = 4.0 * slices * (n / 2.0).max(16.0 + n / 4.0);
-        let rows = f64::from(block_m).min(spec.m as f64);
-        let l2 = (128.0 * rows + 128.0 * n / f64::from(cluster) + 4.0 * rows) / L2_BYTES_PER_CYCLE;
-        let store = rows * n * f64::from(output.bytes()) / L2_BYTES_PER_CYCLE;
-        let tile = (spec.k / BLOCK) as f64 * tensor.max(l2) + store + TILE_OVERHEAD_CYCLES;
-        Ok(Self { instance, grid, tiles, waves, cycles: f64::from(waves) * tile })
-    }
 }
 
 /// A planned GEMM with a D of type `D`: make it once per shape, run it any number of times.
@@ -171,7 +72,7 @@ impl<D: GemmOutput> Fp8Gemm<D> {
         if instance.output != D::OUTPUT {
             return Err(Error::KernelsNotBuilt { reason: "the instance writes another output type" });
         }
-        let choice = GemmChoice::with_instance(&spec, instance, device.multiprocessors())?;
+        let choice = GemmChoice::with_instance(&problem(&spec), instance, spec.m, device.multiprocessors())?;
         Self::with_choice(device, spec, choice)
     }
 
@@ -202,23 +103,16 @@ impl<D: GemmOutput> Fp8Gemm<D> {
         if self.choice.grid == 0 {
             return Ok(());
         }
-        let GemmInstance { block_m, block_n, cluster, .. } = self.choice.instance;
-        let d_chunk = (block_n * D::MAP.bytes() as u32).min(128) / D::MAP.bytes() as u32;
-        let params = Fp8GemmParams {
-            map_a: self.operand_map("a", a, &args.a.extent, MapElement::U8, [block_m, 128])?,
-            map_b: self.operand_map("b", b, &args.b.extent, MapElement::U8, [block_n / cluster, 128])?,
-            map_sfa: self.operand_map("sfa", sfa, &args.sfa.matrix.extent, MapElement::F32, [1, block_m])?,
-            map_d: self.map("d", d, &args.d.extent, D::MAP, [64, d_chunk])?,
-            sfb: sfb.cast(),
-            d: d.cast(),
-            d_pitch: args.d.extent.pitch as u64,
-            sfb_pitch: args.sfb.0.extent.pitch as u32,
-            m: self.spec.m as u32,
-            n: self.spec.n as u32,
-            k_blocks: (self.spec.k / BLOCK) as u32,
-            accumulate: u32::from(self.spec.accumulate),
+        let operands = GemmOperands {
+            a: Operand { base: a, extent: &args.a.extent },
+            b: Operand { base: b, extent: &args.b.extent },
+            sfa: Operand { base: sfa, extent: &args.sfa.matrix.extent },
+            sfb: Operand { base: sfb, extent: &args.sfb.0.extent },
+            d: Operand { base: d, extent: &args.d.extent },
         };
-        launch.run(self.choice.grid, self.choice.instance.threads(), self.choice.instance.smem_bytes(), &params)
+        let GemmChoice { instance, grid, .. } = &self.choice;
+        let params = problem(&self.spec).params::<D>(&self.device, instance, &operands, self.spec.accumulate)?;
+        launch.run(*grid, instance.threads(), instance.smem_bytes(), &params)
     }
 
     fn check(&self, args: &Fp8GemmArgs<'_, D>) -> Result<()> {
@@ -228,44 +122,12 @@ impl<D: GemmOutput> Fp8Gemm<D> {
         args.d.extent.expect("d [m, n]", m, n)?;
         args.sfa.expect(m, k / BLOCK)?;
         args.sfb.0.extent.expect(SFB_AXES, n.div_ceil(BLOCK), k / BLOCK)?;
-        args.a.extent.expect_pitch("a", size_of::<F8E4M3>(), 16)?;
-        args.b.extent.expect_pitch("b", size_of::<F8E4M3>(), 16)?;
-        args.sfa.matrix.extent.expect_pitch("sfa", size_of::<f32>(), 16)?;
-        args.d.extent.expect_pitch("d", size_of::<D>(), 16)?;
-        check_limit("pitch of sfb", args.sfb.0.extent.pitch as u64, u64::from(u32::MAX))
+        let Fp8GemmArgs { a, sfa, b, sfb, d } = args;
+        problem(&self.spec).check_pitches::<D>(&a.extent, &b.extent, &sfa.matrix.extent, &sfb.0.extent, &d.extent)
     }
+}
 
-    /// The map of an input; without K blocks there is nothing to describe and the kernel does not look.
-    fn operand_map(
-        &self,
-        operand: &'static str,
-        base: Address,
-        extent: &Extent,
-        element: MapElement,
-        tile: [u32; 2],
-    ) -> Result<TensorMap> {
-        if self.spec.k == 0 { Ok(TensorMap::default()) } else { self.map(operand, base, extent, element, tile) }
-    }
-
-    fn map(
-        &self,
-        operand: &'static str,
-        base: Address,
-        extent: &Extent,
-        element: MapElement,
-        [box_rows, box_columns]: [u32; 2],
-    ) -> Result<TensorMap> {
-        let row_bytes = box_columns * element.bytes() as u32;
-        // The scales of A lie in shared memory as they are: each thread reads two of them.
-        let swizzle = if operand == "sfa" { Swizzle::None } else { Swizzle::for_row_bytes(row_bytes) };
-        self.device.encode(&TensorMapSpec {
-            operand,
-            element,
-            base,
-            columns: extent.columns as u64,
-            box_columns,
-            outer: &[Dimension::rows(extent, element, box_rows)],
-            swizzle,
-        })
-    }
+/// One expert has all rows.
+pub(crate) fn problem(spec: &Fp8GemmSpec) -> GemmProblem {
+    GemmProblem { experts: 1, rows: spec.m, n: spec.n, k: spec.k }
 }

@@ -19,7 +19,19 @@ impl OutputType {
     }
 }
 
-/// One compiled configuration of `cuda/kernels/fp8_gemm.cuh`.
+/// Which tiles the CTAs of a GEMM walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Schedule {
+    /// Those of one matrix D.
+    Dense,
+    /// Those of each expert's rows, which the device finds in its own memory.
+    Grouped,
+}
+
+/// Most experts of a grouped GEMM: its table of segments lies in shared memory.
+pub const MAX_EXPERTS: u32 = 512;
+
+/// One compiled configuration of `cuda/kernels/fp8_gemm.cuh` or `grouped_fp8_gemm.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GemmInstance {
     /// Rows of D per CTA: 64 (one math warpgroup), 128 or 256 (two).
@@ -30,6 +42,8 @@ pub struct GemmInstance {
     pub cluster: u32,
     /// Element type of D.
     pub output: OutputType,
+    /// Which tiles.
+    pub schedule: Schedule,
 }
 
 /// Shared memory a CTA can use on compute capability 9.0: 227 KiB.
@@ -57,7 +71,12 @@ impl GemmInstance {
     const fn smem_bytes_with(&self, stages: u32) -> u32 {
         let d = self.block_m * self.block_n * self.output.bytes();
         let barriers = 2 * 8 * stages;
-        (stages * self.stage_bytes() + d + barriers).next_multiple_of(1024)
+        let ring = (stages * self.stage_bytes() + d + barriers).next_multiple_of(1024);
+        let table = match self.schedule {
+            Schedule::Dense => 0,
+            Schedule::Grouped => 4 * (3 * MAX_EXPERTS + 1),
+        };
+        (ring + table).next_multiple_of(1024)
     }
 
     /// Slots of the ring: as many as fit, at most [`MAX_STAGES`].
@@ -80,12 +99,20 @@ impl GemmInstance {
             OutputType::Bf16 => "bf16",
             OutputType::F32 => "f32",
         };
-        format!("fp8_gemm_m{}_n{}_c{}_{output}", self.block_m, self.block_n, self.cluster)
+        let schedule = match self.schedule {
+            Schedule::Dense => "",
+            Schedule::Grouped => "grouped_",
+        };
+        format!("{schedule}fp8_gemm_m{}_n{}_c{}_{output}", self.block_m, self.block_n, self.cluster)
     }
 }
 
 const fn gemm(block_m: u32, block_n: u32, cluster: u32, output: OutputType) -> GemmInstance {
-    GemmInstance { block_m, block_n, cluster, output }
+    GemmInstance { block_m, block_n, cluster, output, schedule: Schedule::Dense }
+}
+
+const fn grouped(block_m: u32, block_n: u32) -> GemmInstance {
+    GemmInstance { block_m, block_n, cluster: 1, output: OutputType::Bf16, schedule: Schedule::Grouped }
 }
 
 /// Every compiled GEMM. The planner chooses among these; all give the same bits.
@@ -103,6 +130,10 @@ pub const GEMM_INSTANCES: &[GemmInstance] = &[
     gemm(128, 128, 1, OutputType::F32),
     gemm(128, 128, 2, OutputType::F32),
 ];
+
+/// Every compiled grouped GEMM. A cluster would span two experts, so there is none.
+pub const GROUPED_GEMM_INSTANCES: &[GemmInstance] =
+    &[grouped(64, 32), grouped(64, 64), grouped(64, 128), grouped(128, 128)];
 
 /// One kernel that has a single configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,3 +161,71 @@ pub const TRANSPOSE_SCALES: FixedKernel = FixedKernel {
     threads: 256,
     smem_bytes: 32 * 33 * 4,
 };
+/// Expert map: slots per block and group.
+pub const EXPERT_MAP_COUNT: FixedKernel = FixedKernel {
+    name: "expert_map_count",
+    params: "ExpertMapParams",
+    threads: 256,
+    smem_bytes: (256 + MAX_EXPERTS + 1) * 4,
+};
+/// Expert map: running sums over the blocks.
+pub const EXPERT_MAP_SCAN: FixedKernel =
+    FixedKernel { name: "expert_map_scan", params: "ExpertMapParams", threads: 256, smem_bytes: 0 };
+/// Expert map: rows of the slots.
+pub const EXPERT_MAP_SCATTER: FixedKernel = FixedKernel {
+    name: "expert_map_scatter",
+    params: "ExpertMapParams",
+    threads: 256,
+    smem_bytes: (256 + MAX_EXPERTS + 8) * 4,
+};
+/// Rows gathered by expert, BF16 to E4M3 with one scale per 1x128.
+pub const GATHER_QUANTIZE: FixedKernel =
+    FixedKernel { name: "gather_quantize", params: "GatherQuantizeParams", threads: 256, smem_bytes: 0 };
+/// SwiGLU, BF16 to E4M3 with one scale per 1x128.
+pub const SWIGLU_QUANTIZE: FixedKernel =
+    FixedKernel { name: "swiglu_quantize", params: "SwigluQuantizeParams", threads: 256, smem_bytes: 0 };
+/// Weighted sum of the experts' rows of a token.
+pub const COMBINE: FixedKernel =
+    FixedKernel { name: "combine", params: "CombineParams", threads: 256, smem_bytes: 0 };
+/// Router: logits of chunks of K.
+pub const GATE_LOGITS: FixedKernel = FixedKernel {
+    name: "gate_logits",
+    params: "GateLogitsParams",
+    threads: 128,
+    smem_bytes: (32 + 64) * 36 * 4,
+};
+/// Router: scores, groups, the best K experts, weights.
+pub const GATE_SELECT: FixedKernel =
+    FixedKernel { name: "gate_select", params: "GateSelectParams", threads: 128, smem_bytes: 0 };
+/// Tokens of every expert, counted.
+pub const EXPERT_LOAD: FixedKernel =
+    FixedKernel { name: "expert_load", params: "ExpertLoadParams", threads: 256, smem_bytes: 0 };
+/// The router's bias after a step.
+pub const BIAS_UPDATE: FixedKernel =
+    FixedKernel { name: "bias_update", params: "BiasUpdateParams", threads: 512, smem_bytes: 0 };
+/// How unevenly each sequence uses the experts.
+pub const SEQUENCE_BALANCE_LOSS: FixedKernel = FixedKernel {
+    name: "sequence_balance_loss",
+    params: "SequenceBalanceLossParams",
+    threads: 256,
+    smem_bytes: 2 * 8 * MAX_EXPERTS * 4,
+};
+
+/// Every kernel that has a single configuration.
+#[allow(dead_code, reason = "the builds of the kernels read it, the crate does not")]
+pub const FIXED_KERNELS: &[FixedKernel] = &[
+    QUANTIZE_1X128,
+    QUANTIZE_128X128,
+    TRANSPOSE_SCALES,
+    EXPERT_MAP_COUNT,
+    EXPERT_MAP_SCAN,
+    EXPERT_MAP_SCATTER,
+    GATHER_QUANTIZE,
+    SWIGLU_QUANTIZE,
+    COMBINE,
+    GATE_LOGITS,
+    GATE_SELECT,
+    EXPERT_LOAD,
+    BIAS_UPDATE,
+    SEQUENCE_BALANCE_LOSS,
+];

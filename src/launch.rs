@@ -96,7 +96,7 @@ impl<'l> Launch<'l> {
         match (&mut self.0, slice) {
             (Target::Cuda(launch), Slice::Cuda(view)) => launch.read(name, view),
             (Target::Emulated(launch), Slice::Host(host)) => {
-                Ok(launch.region(name, host.as_ptr().cast_mut().cast(), size_of_val::<[T]>(host), false))
+                Ok(launch.region(name, host.as_ptr().cast_mut().cast(), std::mem::size_of_val(*host), false))
             }
             (Target::Cuda(_), Slice::Host(_)) => Err(wrong_device(text(name), CUDA, "host memory")),
             (Target::Emulated(_), Slice::Cuda(_)) => Err(wrong_device(text(name), EMULATED, CUDA)),
@@ -108,7 +108,7 @@ impl<'l> Launch<'l> {
         match (&mut self.0, slice) {
             (Target::Cuda(launch), SliceMut::Cuda(view)) => launch.write(name, view),
             (Target::Emulated(launch), SliceMut::Host(host)) => {
-                let bytes = size_of_val::<[T]>(host);
+                let bytes = std::mem::size_of_val(&**host);
                 Ok(launch.region(name, host.as_mut_ptr().cast(), bytes, true))
             }
             (Target::Cuda(_), SliceMut::Host(_)) => Err(wrong_device(text(name), CUDA, "host memory")),

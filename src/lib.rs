@@ -3,9 +3,16 @@
 //! | operation | computes | plan |
 //! |---|---|---|
 //! | FP8 block-scaled GEMM | `D = sum over K blocks of sfa * sfb * (A . B^T)` | [`Fp8Gemm`] |
+//! | grouped GEMM (MoE) | the same for the rows of each expert, which the device finds itself | [`GroupedFp8Gemm`] |
 //! | quantise activations | BF16 to E4M3, one scale per 1x128 | [`Quantize1x128`] |
 //! | quantise weights | BF16 to E4M3, one scale per 128x128 | [`Quantize128x128`] |
+//! | expert map (MoE) | top-k ids to rows sorted by expert, both ways | [`ExpertMap`] |
+//! | gather and quantise (MoE) | rows of tokens by expert, BF16 to E4M3 | [`GatherQuantize`] |
+//! | SwiGLU and quantise (MoE) | `silu(gate) * up`, BF16 to E4M3 | [`SwigluQuantize`] |
+//! | combine (MoE) | weighted sum of the experts' rows of a token | [`Combine`] |
 //! | transpose scales | `[m, k/128]` to the layout the GEMM reads | [`TransposeScales`] |
+//! | route tokens | scores, groups, the best K experts and their weights | [`Gate`] |
+//! | balance experts | counts, the bias update without a loss, the loss of a sequence | [`ExpertLoad`], [`BiasUpdate`], [`SequenceBalanceLoss`] |
 //!
 //! Three layers: a [`Device`] is a GPU or an emulated Hopper on the CPU, and runs the same kernel sources; a *view*
 //! ([`Matrix`], [`Scales1x128`], ...) is a slice with a shape, checked once; a *plan* chooses a compiled kernel for a
@@ -37,13 +44,21 @@
 //! ```
 #![deny(missing_docs)]
 
+mod balance;
 mod buffer;
+mod combine;
 mod device;
 mod error;
+mod expert_map;
 mod ffi;
 mod fp8_gemm;
+mod gate;
+mod gather_quantize;
+mod gemm;
+mod grouped_fp8_gemm;
 mod instances;
 mod launch;
+mod moe_layer;
 #[cfg(feature = "probes")]
 #[doc(hidden)]
 pub mod probe;
@@ -51,18 +66,31 @@ mod quantize;
 #[cfg(feature = "reference")]
 pub mod reference;
 mod scales;
+mod swiglu;
 mod tensor;
 mod tensor_map;
+mod used_rows;
 
 pub use cudarc;
 pub use float8::F8E4M3;
 pub use half::bf16;
 
+pub use balance::{
+    BiasUpdate, BiasUpdateSpec, ExpertLoad, ExpertLoadSpec, SequenceBalanceLoss, SequenceBalanceLossSpec,
+};
 pub use buffer::Buffer;
+pub use combine::{Combine, CombineArgs, CombineSpec};
 pub use device::{DataFaults, Device, DeviceKind, EmulatorOptions, Stream};
 pub use error::{Error, Result};
-pub use fp8_gemm::{Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmChoice, GemmOutput};
-pub use instances::{GEMM_INSTANCES, GemmInstance, OutputType};
+pub use expert_map::{ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec};
+pub use fp8_gemm::{Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec};
+pub use gather_quantize::{GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec};
+pub use gemm::{GemmChoice, GemmOutput};
+pub use grouped_fp8_gemm::{GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, Segments};
+pub use gate::{Gate, GateInput, GateSpec, GateWeight, GroupScore, Routing, Scoring};
+pub use instances::{GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, MAX_EXPERTS, OutputType, Schedule};
+pub use moe_layer::{ExpertWeights, MoeLayer, MoeLayerArgs, MoeLayerSpec};
 pub use quantize::{Quantize1x128, Quantize128x128, QuantizeSpec, ScaleFormat};
 pub use scales::{MMajor, RowMajor, ScaleLayout, Scales1x128, Scales1x128Mut, Scales128x128, Scales128x128Mut, TransposeScales};
+pub use swiglu::{RoutingWeights, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec};
 pub use tensor::{Element, Matrix, MatrixMut, Slice, SliceMut};

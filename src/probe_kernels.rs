@@ -29,6 +29,8 @@ pub const LAYOUT: ProbeKernel = probe("layout", 128, 1, 0);
 pub const MBARRIER: ProbeKernel = probe("mbarrier", 64, 1, 152);
 /// Arrivals and bytes.
 pub const MBARRIER_BYTES: ProbeKernel = probe("mbarrier_bytes", 64, 1, 4 * 1024 + 16);
+/// Reductions over a warp, sums in memory, wide accesses of shared memory.
+pub const REDUCE: ProbeKernel = probe("reduce", 64, 1, 64 * 16);
 /// `setmaxnreg`.
 pub const REGISTERS: ProbeKernel = probe("registers", 384, 1, 0);
 /// Shared memory, `stmatrix` and `ldmatrix`.
@@ -54,6 +56,7 @@ pub const PROBES: &[ProbeKernel] = &[
     LAYOUT,
     MBARRIER,
     MBARRIER_BYTES,
+    REDUCE,
     REGISTERS,
     SMEM,
     STORAGE,

@@ -28,7 +28,7 @@ pub enum ScaleFormat {
 }
 
 impl ScaleFormat {
-    fn code(self) -> u32 {
+    pub(crate) fn code(self) -> u32 {
         match self {
             Self::Fp32 => SCALE_FP32,
             Self::PowerOfTwo => SCALE_POWER_OF_TWO,
@@ -62,7 +62,7 @@ struct Plan {
 }
 
 /// Blocks of 128 that one CTA of `quantize_1x128` handles: sixteen lanes each.
-const BLOCKS_PER_CTA: u64 = 256 / 16;
+pub(crate) const BLOCKS_PER_CTA: u64 = 256 / 16;
 
 impl Plan {
     fn new(device: &Device, spec: QuantizeSpec, fixed: FixedKernel, ctas: fn(u64, u64) -> u64) -> Result<Self> {

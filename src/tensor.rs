@@ -164,6 +164,12 @@ impl Extent {
         if self.shape() == expected { Ok(()) } else { Err(Error::Shape { what, expected, got: self.shape() }) }
     }
 
+    /// Fails unless the rows follow each other without a gap.
+    pub fn expect_dense(&self, operand: &'static str) -> Result<()> {
+        let Self { rows, columns, pitch } = *self;
+        if rows <= 1 || pitch == columns { Ok(()) } else { Err(Error::NotDense { operand, columns, pitch }) }
+    }
+
     /// Fails unless rows start `align` bytes apart.
     pub fn expect_pitch(&self, operand: &'static str, element_bytes: usize, align: u64) -> Result<()> {
         let got = self.pitch as u64 * element_bytes as u64;

@@ -3,8 +3,8 @@
 mod harness;
 mod probes;
 
-use deepseek_kernels::probe::Probe;
-use deepseek_kernels::probe::kernels::{REGISTERS, SYNC};
+use deepseek_kernels::probe::{Probe, UNWRITTEN};
+use deepseek_kernels::probe::kernels::{REDUCE, REGISTERS, SYNC};
 use probes::{assert_words, machines, run, run_words};
 
 const THREADS: u32 = 128;
@@ -48,5 +48,26 @@ fn registers_move_between_warpgroups() {
         let expected: Vec<u32> =
             (0..384).flat_map(|thread| [thread, [120, 152, 232][thread as usize / 128]]).collect();
         assert_words(device.name(), &got, &expected);
+    }
+}
+
+#[test]
+fn reductions_and_sums_take_every_word() {
+    const GRID: u32 = 3;
+    let input: Vec<u32> = (0..GRID * 64).map(|i| i.wrapping_mul(2_654_435_761).rotate_left(i)).collect();
+    for device in machines() {
+        let output_words = 2 + 8 * input.len();
+        let output = run(&device, &Probe { input: &input, output_words, ..Probe::new(REDUCE, GRID) }).output;
+        let total = input.iter().fold(UNWRITTEN, |sum, &word| sum.wrapping_add(word));
+        assert_words(device.name(), &output[..2], &[total, UNWRITTEN]);
+        for (index, words) in output[2..].chunks(8).enumerate() {
+            let warp = &input[index / 32 * 32..][..32];
+            let sum = warp.iter().fold(0_u32, |sum, &word| sum.wrapping_add(word));
+            let (least, greatest) = (*warp.iter().min().unwrap(), *warp.iter().max().unwrap());
+            let (block, thread) = (index / 64, 63 - index as u32 % 64);
+            let other = input[block * 64 + thread as usize];
+            let expected = [sum, least, greatest, input[index], other, !other, thread, other ^ thread];
+            assert_words(&format!("{} thread {index}", device.name()), words, &expected);
+        }
     }
 }

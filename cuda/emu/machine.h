@@ -61,11 +61,14 @@ void fence_proxy_async(Where where);
 void load_global(const void* p, void* value, uint32_t bytes, bool read_only, Where where);
 void store_global(void* p, const void* value, uint32_t bytes, Where where);
 void or_global(uint32_t* p, uint32_t bits, Where where);
+void add_global(uint32_t* p, uint32_t value, Where where);
 
 // Warp, CTA, cluster.
 void sync_warp(Where where);
 bool elect(Where where);
 uint32_t shuffle(uint32_t value, uint32_t source_lane, const char* name, Where where);
+enum class Reduction { kAdd, kMin, kMax };
+uint32_t reduce(Reduction reduction, uint32_t value, Where where);  // over the warp
 void named_barrier(uint32_t id, uint32_t threads, bool wait, Where where);  // 0 threads: all of the CTA
 void cluster_arrive(Where where);
 void cluster_wait(Where where);

@@ -226,5 +226,11 @@ void or_global(uint32_t* p, uint32_t bits, Where where) {
   global_range(thread, p, sizeof bits, true, "red.or");
   *p |= bits;
 }
+void add_global(uint32_t* p, uint32_t value, Where where) {
+  Thread& thread = enter(where);
+  check_aligned(thread, p, sizeof value, "red.add");
+  global_range(thread, p, sizeof value, true, "red.add");
+  *p += value;
+}
 
 }  // namespace emu

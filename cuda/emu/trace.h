@@ -10,7 +10,7 @@
 //
 // where `thread` is the index in the CTA. A float register `index` (0 unless said otherwise) holds number `index`; a
 // 32-bit register holds two BF16, number 2 * index in its low half and 2 * index + 1 in the high one, for that is what
-// kernels read as words. A BF16 holds all integers up to 256; 251 is prime, so that neighbouring threads, deliveries
+// kernels read as words, except that lds_u32 and ldg_u32, which read counts, deliver the number itself. A BF16 holds all integers up to 256; 251 is prime, so that neighbouring threads, deliveries
 // and registers differ. Neither compiler may contract, so rounding is the same on both sides.
 //
 // An operation is named after its function in ptx/. Operands are its arguments in order, then what is listed here:
@@ -25,19 +25,22 @@
 //   named_barrier_sync id threads                  named_barrier_arrive id threads
 //   fence_proxy_async_shared                       prefetch_tensormap map
 //   tma_load_2d map dst bar x y                    tma_load_3d map dst bar x y z
-//   tma_load_2d_multicast map dst bar x y mask     tma_store_2d map src x y · tma_store_3d map src x y z
+//   tma_load_2d_multicast map dst bar x y mask     tma_load_3d_multicast map dst bar x y z mask
+//   tma_store_2d map src x y                       tma_store_3d map src x y z
 //   bulk_commit_group                              bulk_wait_group_read pending · bulk_wait_group pending
 //   wgmma_fence · wgmma_commit_group               wgmma_wait_group pending   delivers the accumulator's registers
 //   wgmma_k32_e4m3, wgmma_k16_bf16                 registers desc_a desc_b accumulate
 //   lds_f32 addr · lds_u32 addr                    deliver index 0
 //   ldg_f32 p · ld_global_f32 p · ld_global_u32 p  deliver index 0
-//   ldg_v4_u32 p                                   delivers index 0 .. 3
+//   ldg_u32 p                                      delivers index 0
+//   lds_v4_u32 addr · ldg_v4_u32 p                 deliver index 0 .. 3
 //   ldmatrix_x4 addr                               delivers index 0 .. 3
 //   sts_u32 addr value · sts_f32 addr value        sts_v2_f32 addr x y
+//   sts_v4_u32 addr x y z w                        stg_u32 p value · red_add_u32 p value
 //   stmatrix_x4 addr m0 m1 m2 m3                   stmatrix_x2 addr m0 m1
-//   stg_f32 p value · stg_v2_u32 p x y             red_or_u32 p bits
+//   stg_f32 p value · stg_v2_u32 p x y             stg_v4_u32 p x y z w · red_or_u32 p bits
 //
-// Not reported: special registers, shuffles, elect_one, warp_uniform, arithmetic, name_shared, smem_base.
+// Not reported: special registers, shuffles, reductions, elect_one, warp_uniform, arithmetic, name_shared, smem_base.
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -94,6 +97,12 @@ T delivered() {
   T value[1];
   deliver(value);
   return value[0];
+}
+
+inline uint32_t delivered_count() {
+  const uint32_t number = made_up(0);
+  next_delivery();
+  return number;
 }
 
 }  // namespace emu

@@ -1,4 +1,6 @@
 // Collectives of a warp. Lanes block until all 32 have come; the last one does the work.
+#include <algorithm>
+
 #include "emu/model.h"
 
 namespace emu {
@@ -51,6 +53,26 @@ uint32_t shuffle(uint32_t value, uint32_t source_lane, const char* name, Where w
   warp.addr[lane] = source_lane % kWarp;
   meet_warp(thread, name, [&] {
     for (uint32_t to = 0; to < kWarp; ++to) warp.out[to][0] = warp.in[warp.addr[to]][0];
+  });
+  return warp.out[lane][0];
+}
+
+uint32_t reduce(Reduction reduction, uint32_t value, Where where) {
+  Thread& thread = enter(where);
+  Warp& warp = *thread.warp;
+  const uint32_t lane = thread.lane();
+  warp.in[lane][0] = value;
+  meet_warp(thread, "redux", [&] {
+    uint32_t result = warp.in[0][0];
+    for (uint32_t from = 1; from < kWarp; ++from) {
+      const uint32_t other = warp.in[from][0];
+      switch (reduction) {
+        case Reduction::kAdd: result += other; break;
+        case Reduction::kMin: result = std::min(result, other); break;
+        case Reduction::kMax: result = std::max(result, other); break;
+      }
+    }
+    for (uint32_t to = 0; to < kWarp; ++to) warp.out[to][0] = result;
   });
   return warp.out[lane][0];
 }

@@ -8,9 +8,7 @@
 #pragma once
 #include "kernels/quantize_row.cuh"
 #include "params.h"
-#include "ptx/gmem.h"
 #include "ptx/regs.h"
-#include "ptx/sync.h"
 #include "ptx/target.h"
 #include "tile/scale.h"
 
@@ -28,15 +26,8 @@ PTX_DEVICE void quantize_1x128_kernel(const Quantize1x128Params& params) {
 
   RowPiece x = {};
   if (exists) x = load_piece(params.x + row * params.x_pitch + column);
-  float amax = finite_amax(x);
-#pragma unroll
-  for (uint32_t mask = kLanesPerRow / 2; mask > 0; mask /= 2) amax = max_of(amax, ptx::shfl_xor(amax, mask));
+  const BlockScale scale = scale_of_block(x, params.scale_format);
   if (!exists) return;
-
-  const BlockScale scale = block_scale(amax, params.scale_format);
-  store_piece(params.q + row * params.q_pitch + column, x, scale.multiplier);
-  if (thread % kLanesPerRow == 0) {
-    ptx::stg_f32(params.sf + row * params.sf_row_stride + g * params.sf_group_stride, scale.scale);
-  }
-  report_nonfinite(params.error_word, x);
+  float* gSf = params.sf + row * params.sf_row_stride + g * params.sf_group_stride;
+  store_block(params.q + row * params.q_pitch + column, gSf, x, scale, params.error_word);
 }

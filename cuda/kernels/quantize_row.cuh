@@ -1,10 +1,12 @@
-// What both quantisers do with the eight neighbouring elements that a lane holds.
+// What the quantisers do with the eight neighbouring elements that a lane holds.
 #pragma once
 #include <cstdint>
 
 #include "params.h"
 #include "ptx/convert.h"
 #include "ptx/gmem.h"
+#include "ptx/regs.h"
+#include "ptx/sync.h"
 #include "ptx/target.h"
 #include "tile/scale.h"
 
@@ -50,4 +52,19 @@ PTX_DEVICE void report_nonfinite(uint32_t* error_word, const RowPiece& piece) {
 #pragma unroll
   for (uint32_t i = 0; i < kLaneElements; ++i) finite = finite && is_finite(piece.x[i]);
   if (!finite) ptx::red_or_u32(error_word, FAULT_NONFINITE_INPUT);
+}
+
+// The scale of the 1x128 block that sixteen neighbouring lanes hold; every lane of the warp comes here.
+PTX_DEVICE BlockScale scale_of_block(const RowPiece& piece, uint32_t scale_format) {
+  float amax = finite_amax(piece);
+#pragma unroll
+  for (uint32_t mask = kLanesPerRow / 2; mask > 0; mask /= 2) amax = max_of(amax, ptx::shfl_xor(amax, mask));
+  return block_scale(amax, scale_format);
+}
+
+// The lane's eight codes to gQ, the block's scale to gSf.
+PTX_DEVICE void store_block(uint8_t* gQ, float* gSf, const RowPiece& piece, BlockScale scale, uint32_t* error_word) {
+  store_piece(gQ, piece, scale.multiplier);
+  if (ptx::thread_idx() % kLanesPerRow == 0) ptx::stg_f32(gSf, scale.scale);
+  report_nonfinite(error_word, piece);
 }

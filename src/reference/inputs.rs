@@ -85,26 +85,16 @@ impl GemmClass {
             let sfa = scale(Stream::ScaleA).take(k_blocks * m).collect();
             (sfa, scale(Stream::ScaleB).take(n_blocks * k_blocks).collect())
         };
+        let inputs = |a, b, (sfa, sfb)| GemmInputs { m, n, k, a, sfa, b, sfb };
         let codes = |stream, rows, fill: &RowFill| seed.matrix(stream, rows, k, fill);
         let integers = |range: std::ops::RangeInclusive<i8>| {
             let fill = move |rng: &mut Xoshiro256PlusPlus, _, row: &mut [F8E4M3]| {
                 row.fill_with(|| code(f32::from(rng.random_range(range.clone()))));
             };
-            let (sfa, sfb) = exact_scales();
-            GemmInputs { m, n, k, a: codes(Stream::A, m, &fill), sfa, b: codes(Stream::B, n, &fill), sfb }
+            inputs(codes(Stream::A, m, &fill), codes(Stream::B, n, &fill), exact_scales())
         };
-        let finite_codes = || {
-            let (sfa, sfb) = any_scales();
-            GemmInputs {
-                m,
-                n,
-                k,
-                a: codes(Stream::A, m, &every_code),
-                sfa,
-                b: codes(Stream::B, n, &every_code),
-                sfb,
-            }
-        };
+        let finite_codes =
+            || inputs(codes(Stream::A, m, &every_code), codes(Stream::B, n, &every_code), any_scales());
 
         Ok(match self {
             Self::X1a => integers(-8..=8),
@@ -116,79 +106,32 @@ impl GemmClass {
                     row.fill(F8E4M3::from_bits(0));
                     row[index * 4099 % k] = code(1.0);
                 };
-                let (sfa, sfb) = exact_scales();
-                GemmInputs {
-                    m,
-                    n,
-                    k,
-                    a: codes(Stream::A, m, &one_hot),
-                    sfa,
-                    b: codes(Stream::B, n, &every_code),
-                    sfb,
-                }
+                inputs(codes(Stream::A, m, &one_hot), codes(Stream::B, n, &every_code), exact_scales())
             }
             Self::N1 => quantised((m, n, k), &|x, _| x, &|x, _| x, seed)?,
             Self::N2 => quantised((m, n, k), &|x, _| x.abs(), &|x, _| x.abs(), seed)?,
             Self::N3 => {
-                let mut outlier = vec![1.0; k];
-                let mut rng = seed.rng(Stream::Columns, 0);
-                for stretch in outlier.chunks_mut(64) {
-                    stretch[rng.random_range(0..stretch.len())] = 200.0;
-                }
+                let outlier = outlier_columns(k, seed);
                 quantised((m, n, k), &|x, column| x * outlier[column], &|x, _| x, seed)?
             }
             Self::N4 => {
                 let mut inputs = quantised((m, n, k), &|x, _| x, &|x, _| x, seed)?;
-                // A repeats itself 64 elements on and B repeats itself negated: products cancel two k steps
-                // later.
-                let cancels = |i: &usize| i % BLOCK < 64 && i % 16 != 5;
-                for i in (0..m * k).filter(cancels) {
-                    inputs.a[i + 64] = inputs.a[i];
-                }
-                for i in (0..n * k).filter(cancels) {
-                    inputs.b[i + 64] = F8E4M3::from_bits(inputs.b[i].to_bits() ^ 0x80);
-                }
+                inputs.cancel();
                 inputs
             }
-            Self::N5 => GemmInputs {
-                m,
-                n,
-                k,
-                a: vec![code(1.0); m * k],
-                sfa: vec![1.0; k_blocks * m],
-                b: vec![code(1.0); n * k],
-                sfb: vec![1.0; n_blocks * k_blocks],
-            },
+            Self::N5 => {
+                let (a, b) = (vec![code(1.0); m * k], vec![code(1.0); n * k]);
+                inputs(a, b, (vec![1.0; k_blocks * m], vec![1.0; n_blocks * k_blocks]))
+            }
             Self::V1 => finite_codes(),
             Self::V1Nan => {
                 let mut inputs = finite_codes();
-                let mut rng = seed.rng(Stream::Columns, 0);
-                let mut plant = |matrix: &mut [F8E4M3], one_in: usize| {
-                    for (index, row) in
-                        matrix.chunks_mut(k.max(1)).enumerate().skip(one_in / 2).step_by(one_in)
-                    {
-                        let sign = if index % 2 == 0 { 0 } else { 0x80 };
-                        row[rng.random_range(0..k)] = F8E4M3::from_bits(E4M3_NAN | sign);
-                    }
-                };
-                plant(&mut inputs.a, 5);
-                plant(&mut inputs.b, 7);
+                inputs.plant_nan_codes(seed);
                 inputs
             }
             Self::V2 => {
                 let mut inputs = finite_codes();
-                if k_blocks > 0 {
-                    let g = seed.rng(Stream::Columns, 0).random_range(0..k_blocks);
-                    for row in 0..m {
-                        inputs.sfa[g * m + row] = SPECIAL_SCALES[row % SPECIAL_SCALES.len()];
-                        if row / SPECIAL_SCALES.len() % 2 == 1 {
-                            inputs.a[row * k + g * BLOCK..][..BLOCK].fill(F8E4M3::from_bits(0));
-                        }
-                    }
-                    for block in 0..n_blocks {
-                        inputs.sfb[block * k_blocks + g] = SPECIAL_SCALES[block % SPECIAL_SCALES.len()];
-                    }
-                }
+                inputs.plant_special_scales(seed);
                 inputs
             }
         })
@@ -230,6 +173,16 @@ const SPECIAL_SCALES: [f32; 11] = [
     -1e-40,
 ];
 
+/// One column in 64 times 200, the others as they are.
+fn outlier_columns(k: usize, seed: Seed) -> Vec<f32> {
+    let mut factors = vec![1.0; k];
+    let mut rng = seed.rng(Stream::Columns, 0);
+    for stretch in factors.chunks_mut(64) {
+        stretch[rng.random_range(0..stretch.len())] = 200.0;
+    }
+    factors
+}
+
 /// The operands of a GEMM, densely packed.
 #[derive(Clone, Debug)]
 pub struct GemmInputs {
@@ -250,6 +203,50 @@ pub struct GemmInputs {
 }
 
 impl GemmInputs {
+    /// A repeats itself 64 elements on and B repeats itself negated: products cancel two k steps later.
+    fn cancel(&mut self) {
+        let cancels = |i: &usize| i % BLOCK < 64 && i % 16 != 5;
+        for i in (0..self.a.len()).filter(cancels) {
+            self.a[i + 64] = self.a[i];
+        }
+        for i in (0..self.b.len()).filter(cancels) {
+            self.b[i + 64] = F8E4M3::from_bits(self.b[i].to_bits() ^ 0x80);
+        }
+    }
+
+    /// A NaN code in one row of A in five and one of B in seven.
+    fn plant_nan_codes(&mut self, seed: Seed) {
+        let k = self.k;
+        let mut rng = seed.rng(Stream::Columns, 0);
+        let mut plant = |matrix: &mut [F8E4M3], one_in: usize| {
+            for (index, row) in matrix.chunks_mut(k.max(1)).enumerate().skip(one_in / 2).step_by(one_in) {
+                let sign = if index % 2 == 0 { 0 } else { 0x80 };
+                row[rng.random_range(0..k)] = F8E4M3::from_bits(E4M3_NAN | sign);
+            }
+        };
+        plant(&mut self.a, 5);
+        plant(&mut self.b, 7);
+    }
+
+    /// Special scales in one K block, on every other stretch of rows above zeros.
+    fn plant_special_scales(&mut self, seed: Seed) {
+        let Self { m, k, .. } = *self;
+        let k_blocks = k / BLOCK;
+        if k_blocks == 0 {
+            return;
+        }
+        let g = seed.rng(Stream::Columns, 0).random_range(0..k_blocks);
+        for row in 0..m {
+            self.sfa[g * m + row] = SPECIAL_SCALES[row % SPECIAL_SCALES.len()];
+            if row / SPECIAL_SCALES.len() % 2 == 1 {
+                self.a[row * k + g * BLOCK..][..BLOCK].fill(F8E4M3::from_bits(0));
+            }
+        }
+        for (block, scales) in self.sfb.chunks_mut(k_blocks).enumerate() {
+            scales[g] = SPECIAL_SCALES[block % SPECIAL_SCALES.len()];
+        }
+    }
+
     /// A view for the references and oracles; an error if a vector no longer fits the shape.
     pub fn operands(&self) -> Result<Operands<'_>, ShapeError> {
         Operands::new((self.m, self.n, self.k), &self.a, &self.sfa, &self.b, &self.sfb)

@@ -4,20 +4,34 @@
 //! exact integers, a bit model of Hopper's tensor core, and an a-priori error bound for any correct kernel.
 //! Every reference starts from the *stored* operands, never from the values before quantisation.
 
+mod balance;
 pub mod codec;
+mod combine;
+mod exp;
+mod expert_map;
 mod fp8_gemm;
 mod fused_dot;
+mod gate;
 pub mod inputs;
+mod moe_layer;
 mod oracle;
 mod quantize;
+mod swiglu;
 
+pub use combine::{Combined, combine};
+pub use balance::{bias_update, expert_load, max_vio, sequence_balance_loss};
+pub use exp::{exp_f32, sigmoid_f32};
+pub use expert_map::{MapLayout, Mapped, expert_map};
 pub use fp8_gemm::{
     Bounded, Elements, Epilogue, NotExact, Operands, Output, Sample, Special, bit_model, bound, exact,
     reference,
 };
 pub use fused_dot::{NAN, fused_dot_bf16, fused_dot_e4m3};
+pub use gate::{GateModel, GateOptions, Routed, gate_logits, gate_logits_bound, gate_select, gate_weights_bound};
+pub use moe_layer::{ExpertMatrices, MoeLayerModel, MoeLayerOutput, moe_layer};
 pub use oracle::{Mismatch, Oracle, Verdict, calc_diff};
 pub use quantize::{QuantizeScale, Quantized, quantize_1x128, quantize_128x128};
+pub use swiglu::{swiglu, swiglu_quantize};
 
 /// Elements of K that share one scale, and that are summed between two promotions.
 pub const BLOCK: usize = 128;

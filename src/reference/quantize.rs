@@ -44,7 +44,7 @@ pub fn quantize_1x128(
     let rows = rows(x, m, k, x_pitch)?;
     let blocks: Vec<_> = rows
         .par_iter()
-        .flat_map_iter(|row| row.chunks_exact(BLOCK).map(|block| Factors::of(block.iter(), scale)))
+        .flat_map_iter(|row| row.chunks_exact(BLOCK).map(|block| Factors::of(block.iter().map(|x| x.to_f32()), scale)))
         .collect();
 
     let k_blocks = k / BLOCK;
@@ -67,7 +67,7 @@ pub fn quantize_128x128(
     let rows = rows(x, n, k, x_pitch)?;
     let k_blocks = k / BLOCK;
     let block = |row_block: &[&[bf16]], g: usize| {
-        Factors::of(row_block.iter().flat_map(|row| &row[g * BLOCK..][..BLOCK]), scale)
+        Factors::of(row_block.iter().flat_map(|row| &row[g * BLOCK..][..BLOCK]).map(|x| x.to_f32()), scale)
     };
     let blocks: Vec<_> =
         rows.par_chunks(BLOCK).flat_map_iter(|rows| (0..k_blocks).map(move |g| block(rows, g))).collect();
@@ -76,6 +76,31 @@ pub fn quantize_128x128(
         q: encode(&rows, |row, g| blocks[row / BLOCK * k_blocks + g]),
         sf: blocks.iter().map(|block| block.scale).collect(),
         nonfinite: blocks.iter().any(|block| block.nonfinite),
+    })
+}
+
+/// One scale per 1x128 of values that were never rounded to BF16: `values(row)` gives the `k` of a row.
+pub(super) fn quantize_values(
+    m: usize,
+    k: usize,
+    scale: QuantizeScale,
+    values: impl Fn(usize) -> Vec<f32> + Sync,
+) -> Result<Quantized, ShapeError> {
+    check_k(k)?;
+    let k_blocks = k / BLOCK;
+    let quantize_row = |row: usize| -> Vec<(Factors, Vec<F8E4M3>)> {
+        let values = values(row);
+        let block = |x: &[f32]| {
+            let factors = Factors::of(x.iter().copied(), scale);
+            (factors, x.iter().map(|x| F8E4M3::from_bits(encode_e4m3(x * factors.multiplier))).collect())
+        };
+        values.chunks_exact(BLOCK).map(block).collect()
+    };
+    let blocks: Vec<_> = (0..m).into_par_iter().flat_map_iter(quantize_row).collect();
+    Ok(Quantized {
+        q: blocks.iter().flat_map(|(_, codes)| codes).copied().collect(),
+        sf: (0..k_blocks).flat_map(|g| blocks.iter().skip(g).step_by(k_blocks)).map(|(f, _)| f.scale).collect(),
+        nonfinite: blocks.iter().any(|(factors, _)| factors.nonfinite),
     })
 }
 
@@ -106,10 +131,10 @@ struct Factors {
 }
 
 impl Factors {
-    fn of<'a>(block: impl Iterator<Item = &'a bf16>, format: QuantizeScale) -> Self {
+    fn of(block: impl Iterator<Item = f32>, format: QuantizeScale) -> Self {
         let mut amax = AMAX_FLOOR;
         let mut nonfinite = false;
-        for x in block.map(|x| x.to_f32()) {
+        for x in block {
             if x.is_finite() {
                 amax = amax.max(x.abs());
             } else {

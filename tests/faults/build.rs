@@ -19,7 +19,7 @@ pub struct Edit {
     pub to: &'static str,
 }
 
-/// The library with one kernel. The folder is deleted with it.
+/// The library with the kernels of an operation. The folder is deleted with it.
 pub struct Library {
     folder: TempDir,
 }
@@ -30,20 +30,32 @@ const KERNELS: &str = env!("DK_KERNEL_DIR");
 impl Library {
     /// Compiles `kernel` with the edits applied; panics with the compiler's words if it cannot.
     pub fn with(kernel: &str, edits: &[Edit]) -> Self {
+        Self::of(&[kernel], edits)
+    }
+
+    /// Compiles all kernels of an operation.
+    pub fn of(kernels: &[&str], edits: &[Edit]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         for edit in edits {
             apply(folder.path(), edit);
         }
-        let source = folder.path().join("kernel.cpp");
-        fs::copy(Path::new(KERNELS).join(kernel).with_extension("cu"), &source).expect("the generated source");
+        let copy = |kernel: &&str| {
+            let source = folder.path().join(kernel).with_extension("cpp");
+            fs::copy(Path::new(KERNELS).join(kernel).with_extension("cu"), &source).expect("the generated source");
+            source
+        };
+        let mut sources: Vec<PathBuf> = kernels.iter().map(copy).collect();
+        let declared: String = kernels.iter().map(|kernel| format!("extern const emu::Kernel {kernel}; ")).collect();
+        let listed: String = kernels.iter().map(|kernel| format!("&{kernel}, ")).collect();
         let table = folder.path().join("table.cpp");
         let text = format!(
-            "#include \"machine.h\"\nextern \"C\" {{ extern const emu::Kernel {kernel}; }}\n\
+            "#include \"machine.h\"\nextern \"C\" {{ {declared}}}\n\
              extern const emu::Kernel* const emu_kernels[];\n\
-             const emu::Kernel* const emu_kernels[] = {{&{kernel}, nullptr}};\n"
+             const emu::Kernel* const emu_kernels[] = {{{listed}nullptr}};\n"
         );
         fs::write(&table, text).expect("a file");
-        compile(folder.path(), &[source, table]);
+        sources.push(table);
+        compile(folder.path(), &sources);
         Self { folder }
     }
 

@@ -6,8 +6,12 @@
 
 #[path = "build.rs"]
 mod build;
+mod gate;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod routed;
+#[path = "../routing/mod.rs"]
+mod routing;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -16,9 +20,10 @@ use deepseek_kernels::reference::Oracle;
 use deepseek_kernels::reference::inputs::{GemmClass, quantizer_rows};
 use deepseek_kernels::reference::{QuantizeScale, quantize_1x128, quantize_128x128};
 use deepseek_kernels::{
-    Device, F8E4M3, GEMM_INSTANCES, GemmInstance, MMajor, Quantize1x128, Quantize128x128, QuantizeSpec, RowMajor,
+    Device, F8E4M3, GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, MMajor, Quantize1x128, Quantize128x128, QuantizeSpec, RowMajor,
     ScaleFormat, Scales1x128, Scales1x128Mut, Scales128x128Mut, TransposeScales, bf16,
 };
+use harness::grouped::{Routing, judge, masked, operands, ragged};
 use harness::{GemmLayout, Guarded, Placement, check_gemm, run_gemm};
 
 const SEEDS: u64 = 4;
@@ -30,6 +35,8 @@ enum Problem {
     Gemm { cluster: u32 },
     /// The same, adding to D.
     GemmAccumulate,
+    /// Segments of any length, none included; then segments that are none.
+    Grouped,
     Quantize1x128,
     Quantize128x128,
     Transpose,
@@ -43,6 +50,7 @@ impl Problem {
         match self {
             Self::Gemm { cluster } => gemm_instance(cluster).name(),
             Self::GemmAccumulate => gemm_instance(1).name(),
+            Self::Grouped => grouped_instance().name(),
             Self::Quantize1x128 => "quantize_1x128".to_owned(),
             Self::Quantize128x128 => "quantize_128x128".to_owned(),
             Self::Transpose => "transpose_scales".to_owned(),
@@ -54,6 +62,7 @@ impl Problem {
         match self {
             Self::Gemm { cluster } => gemm(device, cluster, false),
             Self::GemmAccumulate => gemm(device, 1, true),
+            Self::Grouped => grouped(device),
             Self::Quantize1x128 => quantize_rows(device),
             Self::Quantize128x128 => quantize_blocks(device),
             Self::Transpose => transpose(device),
@@ -75,6 +84,32 @@ fn gemm(device: &Device, cluster: u32, accumulate: bool) {
     let before = accumulate.then_some(&before[..]);
     let d = run_gemm(device, &inputs, &layout, Some(gemm_instance(cluster)), before).unwrap_or_else(|e| panic!("{e}"));
     check_gemm("d", &inputs, &[Oracle::Exact], before, &d);
+}
+
+fn grouped_instance() -> GemmInstance {
+    let is_it = |i: &&GemmInstance| (i.block_m, i.block_n) == (128, 128);
+    *GROUPED_GEMM_INSTANCES.iter().find(is_it).expect("the instance")
+}
+
+fn grouped(device: &Device) {
+    let (n, k) = (136, 512);
+    // More experts than one lane of the scans handles.
+    let mut counts = vec![130, 0, 1, 64, 0, 129];
+    counts.extend([2; 34]);
+    for routing in [ragged(&counts, 7), masked(&counts, 140)] {
+        run_grouped(device, &routing, (n, k));
+        assert_eq!(device.poll_error(), Ok(()), "segments in order were reported");
+    }
+    let mut none = ragged(&[10, 0, 25], 0);
+    none.values = vec![0, 10, -7, 300];
+    run_grouped(device, &none, (n, k));
+    assert!(device.poll_error().is_err(), "segments out of order went unreported");
+}
+
+fn run_grouped(device: &Device, routing: &Routing, (n, k): (usize, usize)) {
+    let inputs = operands(GemmClass::X1a, routing, n, k, 7);
+    let d = harness::grouped::run(device, routing, &inputs, (n, k), Some(grouped_instance()));
+    judge("d", routing, &inputs, n, &[Oracle::Exact], &d.unwrap_or_else(|e| panic!("{e}")));
 }
 
 const ROWS: usize = 150;
@@ -142,9 +177,13 @@ fn transpose(device: &Device) {
 /// Plants the fault, runs every seed, and demands one of the causes in every message.
 fn caught(problem: Problem, edits: &[Edit], causes: &[&str]) {
     let library = Library::with(&problem.kernel(), edits);
+    caught_in(&library, &|device| problem.run(device), causes);
+}
+
+fn caught_in(library: &Library, run: &dyn Fn(&Device), causes: &[&str]) {
     for seed in 0..SEEDS {
         let device = library.device(seed);
-        let result = catch_unwind(AssertUnwindSafe(|| problem.run(&device)));
+        let result = catch_unwind(AssertUnwindSafe(|| run(&device)));
         let Err(panic) = result else { panic!("seed {seed}: the fault went unnoticed") };
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&s| s.to_owned())).unwrap_or_default();
@@ -156,7 +195,7 @@ fn caught(problem: Problem, edits: &[Edit], causes: &[&str]) {
 /// The unchanged sources, through the same build: nothing is found.
 #[test]
 fn no_fault() {
-    for problem in [ONE, TWO, Problem::GemmAccumulate, Problem::Quantize1x128, Problem::Quantize128x128, Problem::Transpose] {
+    for problem in [ONE, TWO, Problem::GemmAccumulate, Problem::Grouped, Problem::Quantize1x128, Problem::Quantize128x128, Problem::Transpose] {
         let library = Library::with(&problem.kernel(), &[]);
         for seed in 0..SEEDS {
             problem.run(&library.device(seed));
@@ -165,6 +204,8 @@ fn no_fault() {
 }
 
 const GEMM: &str = "kernels/fp8_gemm.cuh";
+const TILE: &str = "kernels/fp8_gemm_tile.cuh";
+const STORE: &str = "kernels/fp8_gemm_store.cuh";
 
 macro_rules! faults {
     ($($name:ident: $problem:expr, $file:expr, $from:literal => $to:literal, [$($cause:literal),+];)*) => {$(
@@ -194,9 +235,9 @@ faults! {
         "Tile::kABytes + Tile::kBBytes + Tile::kSfaBytes)" => "Tile::kABytes + Tile::kBBytes + Tile::kSfaBytes + 16)",
         ["16 bytes missing"];
     load_of_a_missing: ONE, GEMM,
-        "ptx::tma_load_2d(params.map_a, smem.a(stage), full, k, origin.m);" => "", ["bytes missing"];
+        "ptx::tma_load_2d(params.map_a, smem.a(stage), full, k, tile.row);" => "", ["bytes missing"];
     load_of_scales_missing: ONE, GEMM,
-        "ptx::tma_load_2d(params.map_sfa, smem.sfa(stage), full, origin.m, g);" => "", ["bytes missing"];
+        "ptx::tma_load_2d(params.map_sfa, smem.sfa(stage), full, tile.row, g);" => "", ["bytes missing"];
     stage_released_before_its_products: ONE, GEMM,
         "const float sfa0 = ptx::lds_f32(sSfa);" => "if (wave == 0) release_stage(smem, ring.stage); const float sfa0 = ptx::lds_f32(sSfa);",
         ["empty[", "not ordered", "in flight"];
@@ -204,7 +245,7 @@ faults! {
         "if (lane == 0) ptx::mbarrier_arrive(smem.empty(stage));" => "", ["waits for empty["];
     no_syncwarp_before_the_release: ONE, GEMM,
         "ptx::syncwarp();  // the other lanes'" => "//", ["not ordered after the read"];
-    too_few_arrivals_expected: ONE, GEMM,
+    too_few_arrivals_expected: ONE, TILE,
         "kCluster * kMathWarpgroups * 4;" => "kCluster * kMathWarpgroups * 4 - 1;", ["empty[", "not ordered", "in flight"];
     two_producers_expected: ONE, GEMM,
         "ptx::mbarrier_init(smem.full(stage), 1);" => "ptx::mbarrier_init(smem.full(stage), 2);", ["waits for full[0]"];
@@ -212,7 +253,7 @@ faults! {
         "ptx::mbarrier_init(smem.full(stage), 1);" => "", ["mbarrier"];
     no_fence_after_mbarrier_init: ONE, GEMM, "ptx::fence_mbarrier_init();" => "", ["fence.mbarrier_init"];
     no_barrier_after_mbarrier_init: ONE, GEMM,
-        "cluster_sync<Config>();\n\n  //" => "//", ["mbarrier.init", "not ordered"];
+        "  cluster_sync<Config>();\n  run_roles" => "  run_roles", ["mbarrier.init", "not ordered"];
 }
 
 // Products and promotion.
@@ -238,7 +279,7 @@ faults! {
         "(slice_row + fragment_row(thread)) * sizeof(float)" => "(slice_row + fragment_row(thread) + 1) * sizeof(float)",
         ["elements are wrong", "nothing has written", "in flight", "race"];
     scale_of_b_shifted: ONE, GEMM, "ptx::ldg_f32(gSfb + g)" => "ptx::ldg_f32(gSfb + g + 1)", ["elements are wrong", "sfb"];
-    scale_of_b_of_another_tile: ONE, GEMM, "origin.n / Config::kBlockK" => "origin.n / 256", ["elements are wrong"];
+    scale_of_b_of_another_tile: ONE, GEMM, "tile.column / Config::kBlockK" => "tile.column / 256", ["elements are wrong"];
     k_blocks_one_short: ONE, GEMM,
         "g < params.k_blocks; ++g, ring.advance()) {\n      const float" => "g + 1 < params.k_blocks; ++g, ring.advance()) {\n      const float",
         ["exits while a TMA load counted on full[0] is in flight", "elements are wrong"];
@@ -247,32 +288,32 @@ faults! {
 // Tiles and the way to D.
 faults! {
     coordinates_swapped: ONE, GEMM,
-        "smem.a(stage), full, k, origin.m);" => "smem.a(stage), full, origin.m, k);", ["elements are wrong", "map"];
-    tile_of_b_shifted: ONE, GEMM, "full, k, origin.n);" => "full, k, origin.n + 8);", ["elements are wrong"];
-    tile_stored_one_row_low: ONE, GEMM,
-        "                        origin.m + slice_row);" => "                        origin.m + slice_row + 1);",
+        "smem.a(stage), full, k, tile.row);" => "smem.a(stage), full, tile.row, k);", ["elements are wrong", "map"];
+    tile_of_b_shifted: ONE, GEMM, "full, k, tile.column, tile.expert);" => "full, k, tile.column + 8, tile.expert);", ["elements are wrong"];
+    tile_stored_one_row_low: ONE, STORE,
+        "tile.row + slice_row);" => "tile.row + slice_row + 1);",
         ["was not written", "elements are wrong"];
     tiles_skipped: ONE, GEMM, "linear += step;" => "linear += step + 1;", ["was not written", "mbarrier", "elements are wrong"];
     band_of_the_wrong_height: ONE, "tile/order.h",
         "within % height, within / height" => "within / n_tiles, within % n_tiles + 1", ["was not written", "elements are wrong"];
     fragment_of_the_wrong_warp: ONE, "tile/fragment.h", "lane % 16; }" => "lane % 8; }", ["elements are wrong", "race", "nothing has written"];
     swizzle_of_the_wrong_bits: ONE, "tile/swizzle.h", "(addr >> 3)" => "(addr >> 4)", ["elements are wrong", "nothing has written"];
-    columns_exchanged_in_a_pair: ONE, GEMM,
+    columns_exchanged_in_a_pair: ONE, STORE,
         "ptx::cvt_bf16x2(rD[r + 1], rD[r])," => "ptx::cvt_bf16x2(rD[r], rD[r + 1]),", ["elements are wrong"];
-    no_wait_before_the_tile_is_overwritten: ONE, GEMM,
+    no_wait_before_the_tile_is_overwritten: ONE, STORE,
         "if (thread == 0) ptx::bulk_wait_group_read<0>();  // the previous" => "//", ["is not ordered after the read by the TMA store"];
-    no_barrier_before_the_tile_is_overwritten: ONE, GEMM,
-        "  warpgroup_sync(warpgroup);\n#pragma unroll" => "#pragma unroll", ["not ordered"];
-    no_proxy_fence_before_the_store: ONE, GEMM, "ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
-    no_barrier_before_the_store: ONE, GEMM,
-        "  warpgroup_sync(warpgroup);\n  if (thread != 0) return;" => "  if (thread != 0) return;", ["not ordered", "nothing has written", "fence.proxy"];
-    store_never_committed: ONE, GEMM, "  ptx::bulk_commit_group();" => "", ["commit", "TMA store", "not ordered"];
+    no_barrier_before_the_tile_is_overwritten: ONE, STORE,
+        "// the previous tile's copy has left sD\n  warpgroup_sync(warpgroup);" => "", ["not ordered"];
+    no_proxy_fence_before_the_store: ONE, STORE, "ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
+    no_barrier_before_the_store: ONE, STORE,
+        "  warpgroup_sync(warpgroup);\n#pragma unroll\n  for (int wave = 0; wave < Tile::kWaves; ++wave) {\n    const uint32_t slice_row = first_row + wave * Config::kWgmmaM;\n    if (S" => "  for (int wave = 0; wave < Tile::kWaves; ++wave) {\n    const uint32_t slice_row = first_row + wave * Config::kWgmmaM;\n    if (S", ["not ordered", "nothing has written", "fence.proxy"];
+    store_never_committed: ONE, STORE, "if (thread == 0) ptx::bulk_commit_group();" => "", ["commit", "TMA store", "not ordered"];
     cta_ends_under_its_last_store: ONE, GEMM,
         "if (thread == 0) ptx::bulk_wait_group_read<0>();  // shared" => "//", ["exit"];
     math_takes_too_many_registers: ONE, GEMM, "setmaxnreg_inc<232>" => "setmaxnreg_inc<240>", ["waits for 240 registers (7168 in the pool"];
-    d_read_past_its_edge: Problem::GemmAccumulate, GEMM,
-        "if (row >= params.m || column >= params.n) continue;" => "", ["outside", "out of bounds"];
-    d_added_to_the_wrong_rows: Problem::GemmAccumulate, GEMM,
+    d_read_past_its_edge: Problem::GemmAccumulate, STORE,
+        "if (row >= tile.row_end || column >= params.n) continue;\n    const" => "const", ["outside", "out of bounds"];
+    d_added_to_the_wrong_rows: Problem::GemmAccumulate, STORE,
         "const uint64_t row = row0 + 8 * (i % 4 / 2);" => "const uint64_t row = row0;", ["elements are wrong"];
 }
 
@@ -284,9 +325,9 @@ faults! {
         ["not ordered", "in flight", "empty[", "full["];
     multicast_to_one_cta_only: TWO, GEMM, "0b11);" => "0b01);", ["bytes missing", "expect_tx", "in flight"];
     both_ctas_fetch_the_same_half: TWO, GEMM,
-        "origin.n + rank * kHalfRows, 0b11" => "origin.n, 0b11", ["elements are wrong"];
+        "tile.column + rank * kHalfRows, tile.expert" => "tile.column, tile.expert", ["elements are wrong"];
     ctas_of_a_cluster_take_the_same_tile: TWO, GEMM,
-        "tile.m * Config::kCluster + ptx::cluster_rank()" => "tile.m * Config::kCluster", ["is not ordered after the write by the TMA store of block"];
+        "at.m * Config::kCluster + ptx::cluster_rank()" => "at.m * Config::kCluster", ["is not ordered after the write by the TMA store of block"];
     no_barrier_at_the_end_of_a_cluster: TWO, GEMM,
         "if constexpr (Config::kCluster > 1) cluster_sync<Config>();" => "", ["exit"];
     no_wait_at_the_cluster_barrier: TWO, GEMM, "ptx::cluster_wait();" => "", ["cluster", "mbarrier", "not ordered", "exit"];
@@ -294,11 +335,48 @@ faults! {
         "ptx::mbarrier_wait_cluster(smem.empty" => "ptx::mbarrier_wait(smem.empty", ["not ordered"];
 }
 
+const GROUPED: &str = "kernels/grouped_fp8_gemm.cuh";
+
+// Experts.
+faults! {
+    weights_of_the_first_expert: Problem::Grouped, GEMM,
+        "full, k, tile.column, tile.expert);" => "full, k, tile.column, 0);", ["elements are wrong"];
+    scales_of_the_first_expert: Problem::Grouped, GEMM,
+        "tile.expert * params.sfb_expert_stride" => "0 * params.sfb_expert_stride", ["elements are wrong"];
+    tile_spans_two_experts: Problem::Grouped, STORE,
+        "tile.row + slice_row + Config::kWgmmaM <= tile.row_end" => "tile.row + slice_row < tile.row_end",
+        ["elements are wrong", "is nobody's and was written", "not ordered after the write"];
+    last_row_of_a_segment_lost: Problem::Grouped, STORE,
+        "if (row >= tile.row_end || tile.column + column >= params.n) continue;" => "if (row + 1 >= tile.row_end || tile.column + column >= params.n) continue;",
+        ["elements are wrong"];
+    one_row_too_many: Problem::Grouped, STORE,
+        "if (row >= tile.row_end || tile.column + column >= params.n) continue;" => "if (row > tile.row_end || tile.column + column >= params.n) continue;",
+        ["elements are wrong", "is nobody's and was written", "not ordered after the write"];
+    columns_past_the_end: Problem::Grouped, STORE,
+        "if (row >= tile.row_end || tile.column + column >= params.n) continue;" => "if (row >= tile.row_end) continue;",
+        ["was written", "outside", "not ordered after the write"];
+    empty_expert_takes_a_tile: Problem::Grouped, GROUPED,
+        "<= linear;" => "< linear;", ["elements are wrong", "deadlock"];
+    segment_table_before_it_is_written: Problem::Grouped, GROUPED,
+        "  cluster_sync<Config>();\n  run_roles" => "  run_roles", ["nothing has written", "mbarrier", "not ordered"];
+    segments_past_the_rows: Problem::Grouped, "tile/segments.h",
+        "end < row ? row : end < limit ? end : limit;" => "end < row ? row : end;", ["outside", "around the matrix was written"];
+    bad_segments_unreported: Problem::Grouped, GROUPED,
+        "if (clamped) ptx::red_or_u32" => "if (false) ptx::red_or_u32", ["went unreported"];
+    scan_without_its_last_step: Problem::Grouped, "kernels/warp_scan.cuh",
+        "lane >= distance" => "lane > distance", ["elements are wrong", "not ordered"];
+    masked_segments_packed: Problem::Grouped, "tile/segments.h",
+        "const uint32_t row = expert * max_rows;" => "const uint32_t row = expert * (max_rows - 1);",
+        ["elements are wrong", "was written", "not ordered"];
+    tiles_of_the_last_expert_only: Problem::Grouped, GROUPED,
+        "uint32_t next = exclusive_scan(own," => "uint32_t next = exclusive_scan(own / 2,", ["elements are wrong", "not ordered"];
+}
+
 // Quantisers and scales.
 faults! {
-    amax_over_half_the_lanes: Problem::Quantize1x128, "kernels/quantize_1x128.cuh",
+    amax_over_half_the_lanes: Problem::Quantize1x128, "kernels/quantize_row.cuh",
         "mask = kLanesPerRow / 2;" => "mask = kLanesPerRow / 4;", ["wrong scales"];
-    amax_over_two_rows: Problem::Quantize1x128, "kernels/quantize_1x128.cuh",
+    amax_over_two_rows: Problem::Quantize1x128, "kernels/quantize_row.cuh",
         "mask = kLanesPerRow / 2;" => "mask = kLanesPerRow;", ["wrong scales"];
     blocks_past_the_end: Problem::Quantize1x128, "kernels/quantize_1x128.cuh", "if (!exists) return;" => "", ["not ordered", "outside", "wrong"];
     no_floor_under_amax: Problem::Quantize1x128, "tile/scale.h",

@@ -1,6 +1,8 @@
 //! What the tests of every operation share: the devices to run on, and memory with guards around it.
 #![allow(dead_code, reason = "every test target uses its own part")]
 
+pub mod grouped;
+
 use std::fmt::Debug;
 use std::sync::OnceLock;
 

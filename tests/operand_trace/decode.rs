@@ -46,7 +46,10 @@ pub enum Shuffle {
 /// The registers that a load writes, and as what.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Element {
+    /// Two BF16.
     U32,
+    /// A number.
+    Count,
     F32,
 }
 
@@ -79,6 +82,11 @@ pub enum Collective {
     Elect {
         leader: Option<Register>,
         elected: Option<Register>,
+    },
+    Reduce {
+        result: Register,
+        value: Source,
+        combine: fn(u32, u32) -> u32,
     },
     WarpSync,
 }
@@ -314,6 +322,11 @@ impl Decoder<'_> {
                 Collective::Shuffle { kind, result, inside, value: value?, lane: lane?, clamp: clamp? };
             Some(Action::Collective { members: self.source(members)?, operation })
         };
+        let reduce = |combine| {
+            let [Operand::Register(result), value, members] = operands else { return None };
+            let operation = Collective::Reduce { result: *result, value: self.source(value)?, combine };
+            Some(Action::Collective { members: self.source(members)?, operation })
+        };
         match (form, operands) {
             ("shfl.sync.up.b32", _) => shuffle(Shuffle::Up),
             ("shfl.sync.down.b32", _) => shuffle(Shuffle::Down),
@@ -323,6 +336,9 @@ impl Decoder<'_> {
                 members: self.source(members)?,
                 operation: Collective::Elect { leader: *leader, elected: *elected },
             }),
+            ("redux.sync.add.u32", _) => reduce(u32::wrapping_add),
+            ("redux.sync.min.u32", _) => reduce(u32::min),
+            ("redux.sync.max.u32", _) => reduce(u32::max),
             ("bar.warp.sync", [members]) => {
                 Some(Action::Collective { members: self.source(members)?, operation: Collective::WarpSync })
             }
@@ -377,6 +393,10 @@ impl Decoder<'_> {
                 "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster",
                 [dst, Tensor(map, at), bar, mask],
             ) if at.len() == 2 => self.load_box("tma_load_2d_multicast", map, dst, bar, at, Some(mask)),
+            (
+                "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster",
+                [dst, Tensor(map, at), bar, mask],
+            ) if at.len() == 3 => self.load_box("tma_load_3d_multicast", map, dst, bar, at, Some(mask)),
             ("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group", [Tensor(map, at), src])
                 if at.len() == 2 =>
             {
@@ -424,7 +444,10 @@ impl Decoder<'_> {
                 log("lds_f32", vec![self.shared(from)?], deliver(to, 1, Element::F32)?)
             }
             ("ld.shared.u32", [to, from]) => {
-                log("lds_u32", vec![self.shared(from)?], deliver(to, 1, Element::U32)?)
+                log("lds_u32", vec![self.shared(from)?], deliver(to, 1, Element::Count)?)
+            }
+            ("ld.shared.v4.u32", [to, from]) => {
+                log("lds_v4_u32", vec![self.shared(from)?], deliver(to, 4, Element::U32)?)
             }
             ("st.shared.u32", [to, value]) => {
                 log("sts_u32", vec![self.shared(to)?, self.word(value)?], Effect::None)
@@ -434,6 +457,9 @@ impl Decoder<'_> {
             }
             ("st.shared.v2.f32", [to, Vector(values)]) if values.len() == 2 => {
                 self.store("sts_v2_f32", self.shared(to)?, values)
+            }
+            ("st.shared.v4.u32", [to, Vector(values)]) if values.len() == 4 => {
+                self.store("sts_v4_u32", self.shared(to)?, values)
             }
             ("stmatrix.sync.aligned.m8n8.x4.shared.b16", [to, Vector(values)]) if values.len() == 4 => {
                 self.store("stmatrix_x4", self.shared(to)?, values)
@@ -448,6 +474,9 @@ impl Decoder<'_> {
             ("ld.global.nc.f32", [to, from]) => {
                 log("ldg_f32", vec![self.global(from)?], deliver(to, 1, Element::F32)?)
             }
+            ("ld.global.nc.u32", [to, from]) => {
+                log("ldg_u32", vec![self.global(from)?], deliver(to, 1, Element::Count)?)
+            }
             ("ld.global.nc.v4.u32", [to, from]) => {
                 log("ldg_v4_u32", vec![self.global(from)?], deliver(to, 4, Element::U32)?)
             }
@@ -460,11 +489,20 @@ impl Decoder<'_> {
             ("st.global.f32", [to, value]) => {
                 log("stg_f32", vec![self.global(to)?, self.word(value)?], Effect::None)
             }
+            ("st.global.u32", [to, value]) => {
+                log("stg_u32", vec![self.global(to)?, self.word(value)?], Effect::None)
+            }
             ("st.global.v2.u32", [to, Vector(values)]) if values.len() == 2 => {
                 self.store("stg_v2_u32", self.global(to)?, values)
             }
+            ("st.global.v4.u32", [to, Vector(values)]) if values.len() == 4 => {
+                self.store("stg_v4_u32", self.global(to)?, values)
+            }
             ("red.relaxed.gpu.global.or.b32", [to, bits]) => {
                 log("red_or_u32", vec![self.global(to)?, self.word(bits)?], Effect::None)
+            }
+            ("red.relaxed.gpu.global.add.u32", [to, value]) => {
+                log("red_add_u32", vec![self.global(to)?, self.word(value)?], Effect::None)
             }
             _ => None,
         }

@@ -333,6 +333,13 @@ impl<'a> Warp<'a> {
                     }
                 }
             }
+            Collective::Reduce { result, value, combine } => {
+                let values = lanes(here).map(|lane| self.read(*value, lane) as u32);
+                let reduced = values.reduce(combine).unwrap_or_default();
+                for lane in lanes(here) {
+                    self.registers[*result][lane] = reduced.into();
+                }
+            }
             Collective::WarpSync => {
                 for lane in lanes(here) {
                     let line = self.program.instructions[pc].line;

@@ -4,10 +4,10 @@
 use std::mem::offset_of;
 
 use crate::bindings::{
-    Fp8GemmParams, Quantize1x128Params, Quantize128x128Params, SCALE_FP32, SCALE_POWER_OF_TWO,
+    Fp8GemmParams, GroupedFp8GemmParams, Quantize1x128Params, Quantize128x128Params, SCALE_FP32, SCALE_POWER_OF_TWO,
     TransposeScalesParams,
 };
-use crate::instances::{GEMM_INSTANCES, GemmInstance, QUANTIZE_1X128, QUANTIZE_128X128, TRANSPOSE_SCALES};
+use crate::instances::{GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, QUANTIZE_1X128, QUANTIZE_128X128, TRANSPOSE_SCALES};
 
 pub struct Launch {
     pub kernel: String,
@@ -22,32 +22,33 @@ pub fn all() -> Vec<Launch> {
     let gemms = GEMM_INSTANCES.iter().flat_map(|instance| [full_ring(instance), empty_sum(instance)]);
     let quantisers =
         [SCALE_FP32, SCALE_POWER_OF_TWO].into_iter().flat_map(|f| [quantize_1x128(f), quantize_128x128(f)]);
-    gemms.chain([two_bands(&GEMM_INSTANCES[0])]).chain(quantisers).chain([transpose_scales()]).collect()
+    let grouped = GROUPED_GEMM_INSTANCES.iter().flat_map(|instance| [grouped(instance, 1), grouped(instance, 0)]);
+    gemms.chain(grouped).chain([two_bands(&GEMM_INSTANCES[0])]).chain(quantisers).chain([transpose_scales()]).chain(crate::routing::launches()).chain(crate::routed::launches()).collect()
 }
 
 /// Global memory never exists here: an operand is an address that only it has.
 pub const REGION_BYTES: u64 = 1 << 36;
 /// More operands than any kernel has.
-pub const REGIONS: u64 = 4;
+pub const REGIONS: u64 = 10;
 
 pub fn region(index: u64) -> u64 {
     (1 + index) * REGION_BYTES
 }
 
 /// A parameter struct, field by field; what is not set is zero.
-struct Params(Vec<u8>);
+pub struct Params(Vec<u8>);
 
 impl Params {
-    fn of<T>() -> Self {
+    pub fn of<T>() -> Self {
         Self(vec![0; size_of::<T>()])
     }
 
-    fn u32(mut self, offset: usize, value: u32) -> Self {
+    pub fn u32(mut self, offset: usize, value: u32) -> Self {
         self.0[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
         self
     }
 
-    fn u64(mut self, offset: usize, value: u64) -> Self {
+    pub fn u64(mut self, offset: usize, value: u64) -> Self {
         self.0[offset..offset + 8].copy_from_slice(&value.to_le_bytes());
         self
     }
@@ -72,6 +73,26 @@ fn full_ring(instance: &GemmInstance) -> Launch {
     let m = 2 * instance.block_m * instance.cluster - 9;
     let n = instance.block_n + 8;
     gemm(instance, 2, m, n, instance.stages() + 1, true)
+}
+
+/// The segments come from made-up memory, and so do the tiles: few, of any expert.
+fn grouped(instance: &GemmInstance, ragged: u32) -> Launch {
+    let (m, n, k_blocks) = (400, instance.block_n + 8, instance.stages() + 1);
+    let params = Params::of::<GroupedFp8GemmParams>()
+        .u64(offset_of!(GroupedFp8GemmParams, gemm.sfb), region(0))
+        .u64(offset_of!(GroupedFp8GemmParams, gemm.d), region(1))
+        .u64(offset_of!(GroupedFp8GemmParams, gemm.d_pitch), u64::from(n) + 24)
+        .u64(offset_of!(GroupedFp8GemmParams, gemm.sfb_expert_stride), u64::from(2 * k_blocks + 9))
+        .u32(offset_of!(GroupedFp8GemmParams, gemm.sfb_pitch), k_blocks + 3)
+        .u32(offset_of!(GroupedFp8GemmParams, gemm.m), m)
+        .u32(offset_of!(GroupedFp8GemmParams, gemm.n), n)
+        .u32(offset_of!(GroupedFp8GemmParams, gemm.k_blocks), k_blocks)
+        .u64(offset_of!(GroupedFp8GemmParams, rows), region(2))
+        .u64(offset_of!(GroupedFp8GemmParams, error_word), region(3))
+        .u32(offset_of!(GroupedFp8GemmParams, experts), 37)
+        .u32(offset_of!(GroupedFp8GemmParams, ragged), ragged)
+        .u32(offset_of!(GroupedFp8GemmParams, max_rows), 70);
+    Launch { kernel: instance.name(), grid: 60, smem_bytes: instance.smem_bytes(), params: params.0 }
 }
 
 /// More rows of tiles than a band of the tile order is high.
@@ -131,6 +152,6 @@ fn transpose_scales() -> Launch {
     fixed(TRANSPOSE_SCALES.name, grid, TRANSPOSE_SCALES.smem_bytes, params)
 }
 
-fn fixed(name: &str, grid: u32, smem_bytes: u32, params: Params) -> Launch {
+pub fn fixed(name: &str, grid: u32, smem_bytes: u32, params: Params) -> Launch {
     Launch { kernel: name.to_owned(), grid, smem_bytes, params: params.0 }
 }

@@ -22,6 +22,8 @@ mod interpret;
 mod launches;
 mod parse;
 mod planted;
+mod routed;
+mod routing;
 mod scalar;
 mod trace;
 mod traps;
@@ -73,6 +75,16 @@ mod against_the_emulator {
             operations += compare_all(&program, &launch, &emulated).unwrap();
         }
         println!("{operations} operations are the same");
+    }
+
+    #[test]
+    fn every_kernel_is_traced() {
+        let traced: Vec<String> = launches::all().into_iter().map(|launch| launch.kernel).collect();
+        let built = std::fs::read_dir(env!("DK_KERNEL_DIR")).unwrap();
+        for path in built.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "cu")) {
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            assert!(name.starts_with("probe_") || traced.contains(&name), "{name} has no launch in launches.rs");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub const PLANTED: &[Planted] = &[
         what: "coordinates swapped",
         statement: "multicast::cluster [",
         edit: Edit::Swap(2, 3),
-        flagged: "does tma_load_2d_multicast(",
+        flagged: "does tma_load_3d_multicast(",
     },
     Planted {
         what: "destination and barrier swapped",

@@ -101,6 +101,12 @@ macro_rules! bit_forms {
 
 const BITS: &[Form] = &bit_forms!("b16" u16, "b32" u32, "b64" u64);
 
+/// How nvcc tests a flag that it keeps in a 16-bit register.
+const FLAGS: &[Form] = &[
+    form!("setp.eq.s16", |a, b| a as i16 == b as i16),
+    form!("setp.ne.s16", |a, b| a as i16 != b as i16),
+];
+
 /// Widening and narrowing. Signed destinations narrower than a register are absent: they depend on the
 /// register.
 macro_rules! conversions {
@@ -194,6 +200,7 @@ const FLOAT: &[Form] = &[
     form!("setp.nan.f32", |a, b| unordered(a, b)),
     form!("cvt.rn.f32.s32", |a| a as i32 as f32),
     form!("cvt.rn.f32.u32", |a| a as u32 as f32),
+    form!("cvt.rn.f32.u64", |a| a as f32),
     form!("cvt.rzi.s32.f32", |a| float(a) as i32),
     form!("cvt.rzi.u32.f32", |a| float(a) as u32),
     form!("cvt.rn.bf16x2.f32", |high, low| bf16(float(high)) << 16 | bf16(float(low))),
@@ -201,7 +208,7 @@ const FLOAT: &[Form] = &[
 ];
 
 static FORMS: LazyLock<HashMap<&'static str, (usize, Evaluate)>> = LazyLock::new(|| {
-    let groups = [INTEGER, BITS, CONVERSIONS.as_flattened(), WIDE, MISCELLANEOUS, FLOAT];
+    let groups = [INTEGER, BITS, FLAGS, CONVERSIONS.as_flattened(), WIDE, MISCELLANEOUS, FLOAT];
     groups.into_iter().flatten().copied().collect()
 });
 

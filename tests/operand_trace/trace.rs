@@ -17,6 +17,7 @@ pub fn made_up(thread: u64, sequence: u64, index: u64, element: Element) -> u64 
     let bits = |i| u64::from((number(i) as f32).to_bits());
     match element {
         Element::F32 => bits(index),
+        Element::Count => number(index),
         Element::U32 => bits(2 * index) >> 16 | bits(2 * index + 1),
     }
 }

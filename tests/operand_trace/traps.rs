@@ -197,6 +197,18 @@ fn accumulators_arrive_at_the_wait() {
 }
 
 #[test]
+fn reductions_combine_all_lanes() {
+    let body = "mov.u32 %r1, %tid.x; add.s32 %r2, %r1, 7; redux.sync.add.u32 %r3, %r2, -1;
+        redux.sync.min.u32 %r4, %r2, -1; redux.sync.max.u32 %r5, %r2, -1;
+        st.shared.u32 [0], %r3; st.shared.u32 [0], %r4; st.shared.u32 [0], %r5; ret;";
+    for (thread, trace) in (0_u32..).zip(traces(body)) {
+        let first = thread / 32 * 32 + 7;
+        let expected = [32 * first + 496, first, first + 31].map(|value| format!("sts_u32(0x0, {value:#x})"));
+        assert_eq!(trace, expected);
+    }
+}
+
+#[test]
 fn a_kernel_that_does_not_end_is_reported() {
     assert!(refusal("again: bra.uni again; ret;").contains("does not end"));
     assert!(refusal("bar.sync 0;").contains("ends without ret"));
@@ -267,6 +279,7 @@ fn every_function_in_ptx_has_its_form_and_operand_order() {
         ("st.shared.u32 [%r1], %r2", "sts_u32(0x10, 0x20)"),
         ("st.shared.f32 [%r1], %f2", "sts_f32(0x10, 0x20)"),
         ("st.shared.v2.f32 [%r3], {%f1, %f2}", "sts_v2_f32(0x30, 0x10, 0x20)"),
+        ("st.shared.v4.u32 [%r5], {%r1, %r2, %r3, %r4}", "sts_v4_u32(0x50, 0x10, 0x20, 0x30, 0x40)"),
         (
             "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%r5], {%r1, %r2, %r3, %r4}",
             "stmatrix_x4(0x50, 0x10, 0x20, 0x30, 0x40)",
@@ -278,8 +291,10 @@ fn every_function_in_ptx_has_its_form_and_operand_order() {
         ("ld.global.u32 %r6, [%rd1]", "ld_global_u32(0x1000)"),
         ("ld.global.f32 %f5, [%rd1]", "ld_global_f32(0x1000)"),
         ("st.global.f32 [%rd1], %f2", "stg_f32(0x1000, 0x20)"),
+        ("st.global.u32 [%rd1], %r2", "stg_u32(0x1000, 0x20)"),
         ("st.global.v2.u32 [%rd1], {%r1, %r2}", "stg_v2_u32(0x1000, 0x10, 0x20)"),
         ("red.relaxed.gpu.global.or.b32 [%rd1], %r2", "red_or_u32(0x1000, 0x20)"),
+        ("red.relaxed.gpu.global.add.u32 [%rd1], %r2", "red_add_u32(0x1000, 0x20)"),
     ];
     for (instruction, expected) in cases {
         assert_eq!(trace(&format!("{registers} {instruction}; ret;")), [expected], "{instruction}");

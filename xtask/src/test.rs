@@ -59,7 +59,15 @@ fn find_or_fetch_nvcc(root: &Path) -> Result<()> {
 
 fn clippy(root: &Path) -> Result<()> {
     let mut command = cargo(root);
-    run(command.args(["clippy", "--workspace", "--all-targets", FEATURES, "--", "--deny=warnings"]))
+    run(command.args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--keep-going",
+        FEATURES,
+        "--",
+        "--deny=warnings",
+    ]))
 }
 
 /// As docs.rs builds the crate, which is also the crate on a machine with neither compiler.

@@ -10,9 +10,6 @@ namespace ptx {
 
 PTX_DEVICE float fma_rn(float a, float b, float c) { return std::fmaf(a, b, c); }
 
-PTX_DEVICE uint32_t f32_bits(float x) { return std::bit_cast<uint32_t>(x); }
-PTX_DEVICE float f32_from_bits(uint32_t x) { return std::bit_cast<float>(x); }
-
 PTX_DEVICE float bf16_lo_f32(uint32_t pair) { return std::bit_cast<float>(pair << 16); }
 PTX_DEVICE float bf16_hi_f32(uint32_t pair) { return std::bit_cast<float>(pair & 0xffff0000u); }
 

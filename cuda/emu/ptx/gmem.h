@@ -4,13 +4,15 @@
 
 namespace ptx {
 
-struct U32x4 {
-  uint32_t x, y, z, w;
-};
-
 PTX_DEVICE float ldg_f32(const float* p, Where where = Where::here()) {
   if (emu::traced("ldg_f32", p)) return emu::delivered<float>();
   float value;
+  emu::load_global(p, &value, sizeof value, true, where);
+  return value;
+}
+PTX_DEVICE uint32_t ldg_u32(const void* p, Where where = Where::here()) {
+  if (emu::traced("ldg_u32", p)) return emu::delivered_count();
+  uint32_t value;
   emu::load_global(p, &value, sizeof value, true, where);
   return value;
 }
@@ -42,15 +44,30 @@ PTX_DEVICE void stg_f32(float* p, float value, Where where = Where::here()) {
   emu::check_settled(value, "store", where);
   emu::store_global(p, &value, sizeof value, where);
 }
+PTX_DEVICE void stg_u32(void* p, uint32_t value, Where where = Where::here()) {
+  if (emu::traced("stg_u32", p, value)) return;
+  emu::store_global(p, &value, sizeof value, where);
+}
 PTX_DEVICE void stg_v2_u32(void* p, uint32_t x, uint32_t y, Where where = Where::here()) {
   if (emu::traced("stg_v2_u32", p, x, y)) return;
   const uint32_t values[] = {x, y};
   emu::store_global(p, values, sizeof values, where);
 }
 
+PTX_DEVICE void stg_v4_u32(void* p, U32x4 v, Where where = Where::here()) {
+  if (emu::traced("stg_v4_u32", p, v.x, v.y, v.z, v.w)) return;
+  const uint32_t values[] = {v.x, v.y, v.z, v.w};
+  emu::store_global(p, values, sizeof values, where);
+}
+
 PTX_DEVICE void red_or_u32(uint32_t* p, uint32_t bits, Where where = Where::here()) {
   if (emu::traced("red_or_u32", p, bits)) return;
   emu::or_global(p, bits, where);
+}
+
+PTX_DEVICE void red_add_u32(uint32_t* p, uint32_t value, Where where = Where::here()) {
+  if (emu::traced("red_add_u32", p, value)) return;
+  emu::add_global(p, value, where);
 }
 
 }  // namespace ptx

@@ -15,10 +15,20 @@ PTX_DEVICE float lds_f32(uint32_t addr, Where where = Where::here()) {
   return value;
 }
 PTX_DEVICE uint32_t lds_u32(uint32_t addr, Where where = Where::here()) {
-  if (emu::traced("lds_u32", addr)) return emu::delivered<uint32_t>();
+  if (emu::traced("lds_u32", addr)) return emu::delivered_count();
   uint32_t value;
   emu::load_shared(addr, &value, sizeof value, where);
   return value;
+}
+
+PTX_DEVICE U32x4 lds_v4_u32(uint32_t addr, Where where = Where::here()) {
+  uint32_t v[4];
+  if (emu::traced("lds_v4_u32", addr)) {
+    emu::deliver(v);
+  } else {
+    emu::load_shared(addr, v, sizeof v, where);
+  }
+  return {v[0], v[1], v[2], v[3]};
 }
 
 PTX_DEVICE void sts_u32(uint32_t addr, uint32_t value, Where where = Where::here()) {
@@ -35,6 +45,12 @@ PTX_DEVICE void sts_v2_f32(uint32_t addr, float x, float y, Where where = Where:
   emu::check_settled(x, "store", where);
   emu::check_settled(y, "store", where);
   const float values[] = {x, y};
+  emu::store_shared(addr, values, sizeof values, where);
+}
+
+PTX_DEVICE void sts_v4_u32(uint32_t addr, U32x4 v, Where where = Where::here()) {
+  if (emu::traced("sts_v4_u32", addr, v.x, v.y, v.z, v.w)) return;
+  const uint32_t values[] = {v.x, v.y, v.z, v.w};
   emu::store_shared(addr, values, sizeof values, where);
 }
 

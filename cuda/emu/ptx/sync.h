@@ -34,6 +34,21 @@ PTX_DEVICE float shfl_xor(float value, uint32_t mask, Where where = Where::here(
   return std::bit_cast<float>(emu::shuffle(std::bit_cast<uint32_t>(value), source, "shfl_xor", where));
 }
 
+PTX_DEVICE uint32_t shfl_up(uint32_t value, uint32_t distance, Where where = Where::here()) {
+  const uint32_t lane = emu::thread_idx() % 32;
+  return emu::shuffle(value, lane < distance ? lane : lane - distance, "shfl_up", where);
+}
+
+PTX_DEVICE uint32_t reduce_add_u32(uint32_t value, Where where = Where::here()) {
+  return emu::reduce(emu::Reduction::kAdd, value, where);
+}
+PTX_DEVICE uint32_t reduce_min_u32(uint32_t value, Where where = Where::here()) {
+  return emu::reduce(emu::Reduction::kMin, value, where);
+}
+PTX_DEVICE uint32_t reduce_max_u32(uint32_t value, Where where = Where::here()) {
+  return emu::reduce(emu::Reduction::kMax, value, where);
+}
+
 PTX_DEVICE void cluster_arrive(Where where = Where::here()) {
   if (emu::traced("cluster_arrive")) return;
   emu::cluster_arrive(where);

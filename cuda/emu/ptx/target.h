@@ -24,4 +24,8 @@ namespace ptx {
 
 using emu::Where;
 
+struct U32x4 {
+  uint32_t x, y, z, w;
+};
+
 }  // namespace ptx

@@ -29,6 +29,13 @@ PTX_DEVICE void tma_load_2d_multicast(const TensorMap& map, uint32_t dst, uint32
   emu::tma_load(map, dst, bar, coordinates, 2, mask, where);
 }
 
+PTX_DEVICE void tma_load_3d_multicast(const TensorMap& map, uint32_t dst, uint32_t bar, int32_t x, int32_t y,
+                                      int32_t z, uint16_t mask, Where where = Where::here()) {
+  if (emu::traced("tma_load_3d_multicast", map, dst, bar, x, y, z, mask)) return;
+  const int32_t coordinates[] = {x, y, z};
+  emu::tma_load(map, dst, bar, coordinates, 3, mask, where);
+}
+
 PTX_DEVICE void tma_store_2d(const TensorMap& map, uint32_t src, int32_t x, int32_t y, Where where = Where::here()) {
   if (emu::traced("tma_store_2d", map, src, x, y)) return;
   const int32_t coordinates[] = {x, y};

@@ -5,14 +5,15 @@
 
 namespace ptx {
 
-struct U32x4 {
-  uint32_t x, y, z, w;
-};
-
 // "ld.global.nc".
 PTX_DEVICE float ldg_f32(const float* p) {
   float value;
   asm("ld.global.nc.f32 %0, [%1];" : "=f"(value) : "l"(p));
+  return value;
+}
+PTX_DEVICE uint32_t ldg_u32(const void* p) {
+  uint32_t value;
+  asm("ld.global.nc.u32 %0, [%1];" : "=r"(value) : "l"(p));
   return value;
 }
 // 16 bytes, 16-byte aligned.
@@ -39,14 +40,27 @@ PTX_DEVICE float ld_global_f32(const void* p) {
 PTX_DEVICE void stg_f32(float* p, float value) {
   asm volatile("st.global.f32 [%0], %1;" ::"l"(p), "f"(value) : "memory");
 }
+PTX_DEVICE void stg_u32(void* p, uint32_t value) {
+  asm volatile("st.global.u32 [%0], %1;" ::"l"(p), "r"(value) : "memory");
+}
 // 8 bytes, 8-byte aligned.
 PTX_DEVICE void stg_v2_u32(void* p, uint32_t x, uint32_t y) {
   asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(p), "r"(x), "r"(y) : "memory");
 }
 
+// 16 bytes, 16-byte aligned.
+PTX_DEVICE void stg_v4_u32(void* p, U32x4 v) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+
 // Sets bits of a word that many CTAs may touch. "red.global.or.b32", relaxed, gpu scope.
 PTX_DEVICE void red_or_u32(uint32_t* p, uint32_t bits) {
   asm volatile("red.relaxed.gpu.global.or.b32 [%0], %1;" ::"l"(p), "r"(bits) : "memory");
+}
+
+// Adds to a word that many CTAs may touch; integers, so the order does not matter. "red.global.add.u32".
+PTX_DEVICE void red_add_u32(uint32_t* p, uint32_t value) {
+  asm volatile("red.relaxed.gpu.global.add.u32 [%0], %1;" ::"l"(p), "r"(value) : "memory");
 }
 
 }  // namespace ptx

@@ -25,6 +25,13 @@ PTX_DEVICE uint32_t lds_u32(uint32_t addr) {
   return value;
 }
 
+// 16 bytes, 16-byte aligned.
+PTX_DEVICE U32x4 lds_v4_u32(uint32_t addr) {
+  U32x4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(addr));
+  return v;
+}
+
 // "st.shared".
 PTX_DEVICE void sts_u32(uint32_t addr, uint32_t value) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(addr), "r"(value) : "memory");
@@ -35,6 +42,11 @@ PTX_DEVICE void sts_f32(uint32_t addr, float value) {
 // Two neighbouring floats; `addr` is 8-byte aligned.
 PTX_DEVICE void sts_v2_f32(uint32_t addr, float x, float y) {
   asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(addr), "f"(x), "f"(y) : "memory");
+}
+
+// 16 bytes, 16-byte aligned.
+PTX_DEVICE void sts_v4_u32(uint32_t addr, U32x4 v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(addr), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
 
 // Stores four 8x8 matrices of 16-bit elements: lane 8i + r gives the address of row r of matrix i, lane 4r + q holds

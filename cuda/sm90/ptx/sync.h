@@ -36,6 +36,16 @@ PTX_DEVICE bool elect_one() {
 // The value of the lane whose index differs in `mask`. "shfl.sync.bfly".
 PTX_DEVICE float shfl_xor(float value, uint32_t mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
+// The value of the lane `distance` below; a lane that has none below keeps its own. "shfl.sync.up".
+PTX_DEVICE uint32_t shfl_up(uint32_t value, uint32_t distance) {
+  return __shfl_up_sync(0xffffffffu, value, distance);
+}
+
+// Sum, least and greatest of the values of all lanes, in every lane. "redux.sync".
+PTX_DEVICE uint32_t reduce_add_u32(uint32_t value) { return __reduce_add_sync(0xffffffffu, value); }
+PTX_DEVICE uint32_t reduce_min_u32(uint32_t value) { return __reduce_min_sync(0xffffffffu, value); }
+PTX_DEVICE uint32_t reduce_max_u32(uint32_t value) { return __reduce_max_sync(0xffffffffu, value); }
+
 // All threads of the cluster; arrive releases, wait acquires. "barrier.cluster".
 PTX_DEVICE void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
 PTX_DEVICE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }

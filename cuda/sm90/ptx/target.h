@@ -5,6 +5,15 @@
 
 #include "params.h"
 
+namespace ptx {
+
+// What one 16-byte access moves.
+struct U32x4 {
+  uint32_t x, y, z, w;
+};
+
+}  // namespace ptx
+
 // A function that runs on the device. Everything is inlined into its kernel.
 #define PTX_DEVICE __device__ __forceinline__
 

@@ -37,6 +37,15 @@ PTX_DEVICE void tma_load_2d_multicast(const TensorMap& map, uint32_t dst, uint32
       : "memory");
 }
 
+PTX_DEVICE void tma_load_3d_multicast(const TensorMap& map, uint32_t dst, uint32_t bar, int32_t x, int32_t y,
+                                      int32_t z, uint16_t mask) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(dst),
+      "l"(&map), "r"(bar), "r"(x), "r"(y), "r"(z), "h"(mask)
+      : "memory");
+}
+
 // `src` -> box at (x, y); joins this thread's open bulk group.
 PTX_DEVICE void tma_store_2d(const TensorMap& map, uint32_t src, int32_t x, int32_t y) {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(&map),

@@ -4,9 +4,10 @@ use deepseek_kernels::ScaleFormat;
 use deepseek_kernels::reference::inputs::GemmClass;
 
 use crate::gemm::{GemmJob, OUTPUTS, Output};
+use crate::grouped::GroupedJob;
 use crate::quantize::{Kind, QuantizeJob};
 use crate::runner::Job;
-use crate::shapes::{EMULATED_ROWS, GPU_ROWS, Layer};
+use crate::shapes::{EMULATED_ROWS, EMULATED_TOKENS, EXPERT, GPU_ROWS, Layer};
 
 /// Integers that only one result is right for, and normal data with outlier channels.
 const CLASSES: [GemmClass; 2] = [GemmClass::X1b, GemmClass::N3];
@@ -41,11 +42,17 @@ pub fn rotating(layers: &[Layer], seed: u64) -> Vec<Box<dyn Job>> {
     jobs
 }
 
+/// The two layers of a routed expert, on experts with rows enough for several tiles, few, one, and none.
+pub fn experts(rows: &[usize], seed: u64) -> Vec<Box<dyn Job>> {
+    let job = |layer| Box::new(GroupedJob { layer, rows: rows.to_vec(), seed }) as Box<dyn Job>;
+    EXPERT.map(job).into()
+}
+
 /// What a reader of the emulator's results has to know about them.
 pub fn rotation_note() -> String {
     format!(
-        "m is reduced to {EMULATED_ROWS:?} (a GPU runs {GPU_ROWS:?}), and inputs rotate over the layers: the emulator \
-         executes every instruction in software"
+        "m is reduced to {EMULATED_ROWS:?} (a GPU runs {GPU_ROWS:?}), experts to a few, routed tokens to {EMULATED_TOKENS}, and inputs rotate over the layers: \
+         the emulator executes every instruction in software"
     )
 }
 

@@ -3,12 +3,14 @@
 mod cli;
 mod data;
 mod gemm;
+mod grouped;
 mod json;
 mod judge;
 mod layers;
 mod machine;
 mod quantize;
 mod report;
+mod routed;
 mod runner;
 mod shapes;
 mod table;

@@ -93,6 +93,17 @@ impl Check {
         Self { oracle, checked, sample: None, worst: failure.is_none().then_some(0.0), failure }
     }
 
+    /// The same oracle's judgement of two parts of a result.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            oracle: self.oracle,
+            checked: self.checked + other.checked,
+            sample: self.sample.max(other.sample),
+            worst: self.worst.zip(other.worst).map(|(a, b)| a.max(b)),
+            failure: self.failure.or(other.failure),
+        }
+    }
+
     /// It did not run, or could not be judged.
     pub fn failed(oracle: &'static str, failure: String) -> Self {
         Self { oracle, checked: 0, sample: None, worst: None, failure: Some(failure) }

@@ -9,8 +9,9 @@ use crate::json::JsonFile;
 use crate::layers;
 use crate::machine::Machine;
 use crate::report::{DeviceReport, Report, Unused};
+use crate::routed::RoutedJob;
 use crate::runner::{self, Job, Outcome};
-use crate::shapes::{DEEPSEEK_V3, GPU_ROWS};
+use crate::shapes::{DEEPSEEK_V3, EMULATED_EXPERTS, EMULATED_TOKENS, GPU_EXPERTS, GPU_ROWS};
 use crate::table;
 use crate::weights;
 
@@ -73,11 +74,19 @@ fn weights_work(args: &VerifyArgs, selection: weights::Selection) -> Work {
 
 fn layers_work(args: &VerifyArgs, kind: DeviceKind) -> Work {
     let layers = if args.shapes.is_empty() { &DEEPSEEK_V3[..] } else { &args.shapes };
-    let (jobs, note) = match (rows(args), kind) {
+    let (mut jobs, note) = match (rows(args), kind) {
         (Some(rows), _) => (layers::everything(layers, &rows, args.seed), None),
         (None, DeviceKind::Cuda) => (layers::everything(layers, &GPU_ROWS, args.seed), None),
         (None, DeviceKind::Emulated) => (layers::rotating(layers, args.seed), Some(layers::rotation_note())),
     };
+    if args.shapes.is_empty() {
+        let (rows, tokens) = match kind {
+            DeviceKind::Cuda => (&GPU_EXPERTS[..], GPU_ROWS[0]),
+            DeviceKind::Emulated => (&EMULATED_EXPERTS[..], EMULATED_TOKENS),
+        };
+        jobs.extend(layers::experts(rows, args.seed));
+        jobs.push(Box::new(RoutedJob { tokens, seed: args.seed }));
+    }
     Work { jobs, unused: Vec::new(), notes: note.into_iter().collect() }
 }
 

@@ -4,7 +4,7 @@
 use super::Finding;
 use super::source::{Source, identifiers};
 
-const FOLDERS: [&str; 2] = ["cuda/kernels", "cuda/tile"];
+const FOLDERS: [&str; 3] = ["cuda/kernels", "cuda/probes", "cuda/tile"];
 
 pub fn check(sources: &[Source]) -> Vec<Finding> {
     let pointers: Vec<&str> = sources

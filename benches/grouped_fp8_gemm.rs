@@ -1,0 +1,128 @@
+//! The grouped FP8 GEMM over DeepGEMM's lists of experts and over decoding. On a GPU a sample of every result is checked
+//! against the tensor core's bit model before it is timed; FLOPs count the rows there are, no padding. Without a GPU the
+//! kernels are SKIPPED.
+
+mod timing;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use deepseek_kernels::reference::inputs::{GemmClass, GemmInputs};
+use deepseek_kernels::reference::{Epilogue, Oracle, Output, Sample};
+use deepseek_kernels::{
+    Buffer, Device, F8E4M3, GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, MMajor, Matrix, MatrixMut, Scales1x128,
+    Segments, Stream, bf16,
+};
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+use timing::{FLUSH_BYTES, time};
+
+/// (n, k) of an expert's layers.
+const LAYERS: [(usize, usize); 4] = [(6144, 7168), (7168, 3072), (4096, 4096), (4096, 2048)];
+/// Experts, and rows that one has on average: prefill, decoding.
+const EXPERTS: [(usize, usize); 6] = [(4, 8192), (8, 4096), (6, 1024), (32, 192), (32, 20), (6, 20)];
+
+/// Experts that share one set of operands: their values do not matter for time, their memory does.
+struct Problem {
+    rows_of: Vec<usize>,
+    expert: GemmInputs,
+    gemm: GroupedFp8Gemm,
+    a: Buffer<F8E4M3>,
+    sfa: Buffer<f32>,
+    b: Buffer<F8E4M3>,
+    sfb: Buffer<f32>,
+    segments: Buffer<i32>,
+    d: Buffer<bf16>,
+    rows: usize,
+    pitch: usize,
+}
+
+impl Problem {
+    /// Rows of each expert are 0.7 to 1.3 times the average, as DeepGEMM draws them.
+    fn new(device: &Device, (experts, average): (usize, usize), (n, k): (usize, usize)) -> Self {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+        let rows_of: Vec<usize> =
+            (0..experts).map(|_| (average as f64 * rng.random_range(0.7..1.3)) as usize).collect();
+        let rows: usize = rows_of.iter().sum();
+        let most = rows_of.iter().max().copied().unwrap_or(0);
+        let expert = GemmClass::N1.generate((most, n, k), 1).expect("inputs");
+        let pitch = rows.next_multiple_of(4);
+        let (mut a, mut sfa, mut segments) = (Vec::new(), vec![0.0; k / 128 * pitch], vec![0]);
+        for &own in &rows_of {
+            let first = a.len() / k;
+            a.extend_from_slice(&expert.a[..own * k]);
+            for (g, scales) in expert.sfa.chunks(most).enumerate() {
+                sfa[g * pitch + first..][..own].copy_from_slice(&scales[..own]);
+            }
+            segments.push((first + own) as i32);
+        }
+        let spec =
+            GroupedFp8GemmSpec { experts, n, k, segments: Segments::Ragged { rows }, expected_rows: average };
+        Self {
+            gemm: GroupedFp8Gemm::plan(device, spec).expect("plan"),
+            a: device.upload(&a).expect("a"),
+            sfa: device.upload(&sfa).expect("sfa"),
+            b: device.upload(&expert.b.repeat(experts)).expect("b"),
+            sfb: device.upload(&expert.sfb.repeat(experts)).expect("sfb"),
+            segments: device.upload(&segments).expect("segments"),
+            d: device.upload(&vec![bf16::NAN; rows * n]).expect("d"),
+            rows_of,
+            expert,
+            rows,
+            pitch,
+        }
+    }
+
+    fn run(&mut self, stream: Stream) {
+        let (experts, n, k) = (self.rows_of.len(), self.expert.n, self.expert.k);
+        let args = GroupedFp8GemmArgs {
+            a: Matrix::new(&self.a, self.rows, k).expect("a"),
+            sfa: Scales1x128::<MMajor>::with_pitch(&self.sfa, self.rows, k, self.pitch).expect("sfa"),
+            b: Matrix::new(&self.b, experts * n, k).expect("b"),
+            sfb: Matrix::new(&self.sfb, experts * n.div_ceil(128), k / 128).expect("sfb"),
+            segments: Matrix::new(&self.segments, 1, experts + 1).expect("segments"),
+            d: MatrixMut::new(&mut self.d, self.rows, n).expect("d"),
+        };
+        self.gemm.run(stream, args).expect("run");
+    }
+
+    /// The last expert's rows: a wrong segment shows there.
+    fn check(&mut self, stream: Stream) {
+        self.run(stream);
+        let d = self.d.to_vec().expect("download");
+        let n = self.expert.n;
+        let own = self.rows_of.last().copied().unwrap_or(0);
+        let first = self.rows - own;
+        let sample = Sample::spread(own, n, 16, 64, 1);
+        let got = |row: usize, column: usize| d[(first + row) * n + column].to_f32();
+        let operands = self.expert.operands().expect("operands");
+        let verdict = Oracle::BitModel.check(&operands, &Epilogue::store(Output::Bf16), &sample, &got);
+        let verdict = verdict.expect("any input fits the bit model");
+        assert!(verdict.accepted(), "wrong before it is timed: {verdict}");
+    }
+}
+
+fn kernels(c: &mut Criterion) {
+    let device = match Device::open_gpu(0) {
+        Ok(device) => device,
+        Err(error) => {
+            println!("SKIPPED grouped_fp8_gemm on a GPU: {error}");
+            return;
+        }
+    };
+    let Ok(Stream::Cuda(stream)) = device.stream() else { return };
+    for (n, k) in LAYERS {
+        let mut group = c.benchmark_group(format!("grouped_fp8_gemm/n{n}_k{k}"));
+        for (experts, average) in EXPERTS {
+            let mut problem = Problem::new(&device, (experts, average), (n, k));
+            problem.check(stream.into());
+            println!("{experts} experts of about {average} rows: {}", problem.gemm.choice());
+            let mut flush = stream.alloc_zeros(FLUSH_BYTES).expect("flush buffer");
+            group.throughput(Throughput::Elements(2 * (problem.rows * n * k) as u64));
+            group.bench_function(BenchmarkId::new("cold", format!("{experts}x{average}")), |b| {
+                b.iter_custom(|launches| time(stream, Some(&mut flush), launches, || problem.run(stream.into())));
+            });
+        }
+    }
+}
+
+criterion_group!(benches, kernels);
+criterion_main!(benches);

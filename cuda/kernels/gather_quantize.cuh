@@ -1,0 +1,44 @@
+// Rows of tokens gathered by expert and quantised: BF16 -> E4M3 with one scale per 1x128 block.
+//
+//   sf[g, row], q[row] = quantised x[row_slot[row] / top_k] for every row in use; zeros where that is -1
+//
+//   x BF16 [tokens, h] · row_slot int32 [rows] · q E4M3 [rows, h] · sf FP32 [h/128, rows]
+//
+// Schedule: as quantize_1x128, sixteen lanes per block. Rows that no expert uses are left alone.
+#pragma once
+#include "kernels/quantize_row.cuh"
+#include "kernels/used_rows.cuh"
+#include "params.h"
+#include "ptx/gmem.h"
+#include "ptx/regs.h"
+#include "ptx/target.h"
+
+constexpr uint32_t gather_quantize_threads = 256;
+constexpr uint32_t gather_quantize_smem_bytes = 0;
+
+// A zero block for padding, and for a slot that does not exist.
+PTX_DEVICE RowPiece gather_piece(const GatherQuantizeParams& params, uint64_t row, uint64_t column) {
+  constexpr uint32_t kPadding = 0xffffffffu;  // -1
+  const uint32_t slot = ptx::ldg_u32(params.row_slot + row);
+  if (slot < params.slots) return load_piece(params.x + slot / params.top_k * params.x_pitch + column);
+  if (slot != kPadding) ptx::red_or_u32(params.error_word, FAULT_SEGMENT);
+  return {};
+}
+
+PTX_DEVICE void gather_quantize_kernel(const GatherQuantizeParams& params) {
+  constexpr uint32_t kBlocksPerCta = gather_quantize_threads / kLanesPerRow;
+  const uint32_t thread = ptx::thread_idx();
+  const uint64_t block = static_cast<uint64_t>(ptx::block_idx()) * kBlocksPerCta + thread / kLanesPerRow;
+  const uint64_t row = block / params.k_blocks;
+  const uint64_t g = block % params.k_blocks;
+  const uint64_t column = g * kQuantizeBlock + thread % kLanesPerRow * kLaneElements;
+  const bool used =
+      row < params.used.total && row_in_use(params.used, static_cast<uint32_t>(row), params.error_word);
+
+  RowPiece x = {};
+  if (used) x = gather_piece(params, row, column);
+  const BlockScale scale = scale_of_block(x, params.scale_format);
+  if (!used) return;
+  store_block(params.q + row * params.q_pitch + column, params.sf + g * params.sf_pitch + row, x, scale,
+              params.error_word);
+}
