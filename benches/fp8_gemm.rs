@@ -10,8 +10,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use deepseek_kernels::reference::inputs::{GemmClass, GemmInputs};
 use deepseek_kernels::reference::{Epilogue, Oracle, Output, Sample};
 use deepseek_kernels::{
-    Buffer, Device, F8E4M3, Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmChoice, MMajor, Matrix, MatrixMut, OutputType,
-    Scales1x128, Scales128x128, Stream, bf16,
+    Buffer, Device, F8E4M3, Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmChoice, MMajor, Matrix, MatrixMut,
+    OutputType, Scales1x128, Scales128x128, Stream, bf16,
 };
 use timing::{FLUSH_BYTES, time};
 
@@ -98,7 +98,9 @@ fn kernels(c: &mut Criterion) {
             });
             let mut flush = stream.alloc_zeros(FLUSH_BYTES).expect("flush buffer");
             group.bench_function(BenchmarkId::new("cold", m), |b| {
-                b.iter_custom(|launches| time(stream, Some(&mut flush), launches, || problem.run(stream.into())));
+                b.iter_custom(|launches| {
+                    time(stream, Some(&mut flush), launches, || problem.run(stream.into()))
+                });
             });
         }
     }

@@ -8,8 +8,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use deepseek_kernels::reference::inputs::{GemmClass, GemmInputs};
 use deepseek_kernels::reference::{Epilogue, Oracle, Output, Sample};
 use deepseek_kernels::{
-    Buffer, Device, F8E4M3, GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, MMajor, Matrix, MatrixMut, Scales1x128,
-    Segments, Stream, bf16,
+    Buffer, Device, F8E4M3, GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, MMajor, Matrix,
+    MatrixMut, Scales1x128, Segments, Stream, bf16,
 };
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
@@ -118,7 +118,9 @@ fn kernels(c: &mut Criterion) {
             let mut flush = stream.alloc_zeros(FLUSH_BYTES).expect("flush buffer");
             group.throughput(Throughput::Elements(2 * (problem.rows * n * k) as u64));
             group.bench_function(BenchmarkId::new("cold", format!("{experts}x{average}")), |b| {
-                b.iter_custom(|launches| time(stream, Some(&mut flush), launches, || problem.run(stream.into())));
+                b.iter_custom(|launches| {
+                    time(stream, Some(&mut flush), launches, || problem.run(stream.into()))
+                });
             });
         }
     }

@@ -32,7 +32,7 @@ impl Emulator {
         let mut build = cc::Build::new();
         // Optimised in every profile, or tests take minutes; never contracted: a product and a sum round twice.
         build.cpp(true).std("c++20").opt_level(2).debug(false).flag("-ffp-contract=off");
-        build.flag("-Wno-unknown-pragmas");  // `#pragma unroll` is for nvcc
+        build.flag("-Wno-unknown-pragmas"); // `#pragma unroll` is for nvcc
         if sanitize {
             build
                 .opt_level(1)

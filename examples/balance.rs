@@ -3,7 +3,7 @@
 //! `cargo run --release --example balance` simulates 1000 steps of 4096 tokens, with 8 of 256 experts from 4 of 8 groups,
 //! as in DeepSeek-V3. MaxVio is how far the busiest expert lies above the mean, in units of the mean.
 //!
-//! On the emulated Hopper a million tokens would take half an hour, so the references route and count, which give the
+//! On the emulated Hopper four million tokens would take over an hour, so the references route and count, which give the
 //! same bits; every 100 steps a part of the batch goes through the device's kernels and must give the same experts, counts
 //! and biases. On a GPU the device does it all, and the references check those steps.
 
@@ -11,7 +11,8 @@ use std::error::Error;
 
 use deepseek_kernels::reference::{GateModel, GateOptions, bias_update, expert_load, gate_select, max_vio};
 use deepseek_kernels::{
-    BiasUpdate, BiasUpdateSpec, Device, DeviceKind, ExpertLoad, ExpertLoadSpec, Gate, GateSpec, Matrix, MatrixMut, Routing,
+    BiasUpdate, BiasUpdateSpec, Device, DeviceKind, ExpertLoad, ExpertLoadSpec, Gate, GateSpec, Matrix,
+    MatrixMut, Routing,
 };
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
@@ -30,7 +31,10 @@ const SPEED: f32 = 1e-3;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let device = Device::open_gpu(0).or_else(|_| Device::emulated())?;
-    println!("{TOKENS} tokens a step, {TOPK} of {EXPERTS} experts, 4 of 8 groups, speed {SPEED}; {}\n", device.name());
+    println!(
+        "{TOKENS} tokens a step, {TOPK} of {EXPERTS} experts, 4 of 8 groups, speed {SPEED}; {}\n",
+        device.name()
+    );
     let mut router = Router::new(1);
     let mut history = Vec::new();
     let mut window = Vec::new();
@@ -80,7 +84,9 @@ impl Router {
     /// Of one batch, `[tokens, experts]`.
     fn logits(&mut self) -> Vec<f32> {
         let Self { rng, preference, .. } = self;
-        (0..TOKENS * EXPERTS).map(|i| rng.sample::<f32, _>(StandardNormal) + preference[i % EXPERTS]).collect()
+        (0..TOKENS * EXPERTS)
+            .map(|i| rng.sample::<f32, _>(StandardNormal) + preference[i % EXPERTS])
+            .collect()
     }
 
     /// Routes a batch and moves the bias; returns the counts.

@@ -4,7 +4,9 @@
 
 use crate::device::{Device, KernelHandle, Stream};
 use crate::error::Result;
-use crate::ffi::{BiasUpdateParams, ExpertLoadParams, MAX_EXPERTS, MAX_GATE_SLOTS, SequenceBalanceLossParams};
+use crate::ffi::{
+    BiasUpdateParams, ExpertLoadParams, MAX_EXPERTS, MAX_GATE_SLOTS, SequenceBalanceLossParams,
+};
 use crate::instances::{BIAS_UPDATE, EXPERT_LOAD, SEQUENCE_BALANCE_LOSS};
 use crate::launch::{Launch, MAX_DIM, MAX_GRID, check_limit};
 use crate::tensor::{Matrix, MatrixMut, Slice, SliceMut};

@@ -38,7 +38,9 @@ impl<T: DeviceRepr + Clone> Buffer<T> {
     pub fn to_vec(&self) -> Result<Vec<T>> {
         match &self.0 {
             Memory::Host(data) => Ok(data.clone()),
-            Memory::Cuda(slice) => slice.stream().clone_dtoh(slice).map_err(driver_error("copying from the GPU")),
+            Memory::Cuda(slice) => {
+                slice.stream().clone_dtoh(slice).map_err(driver_error("copying from the GPU"))
+            }
         }
     }
 

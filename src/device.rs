@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::result::DriverError;
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, PinnedHostSlice, sys};
@@ -223,10 +223,10 @@ impl Device {
     /// A kernel of the crate by name.
     pub(crate) fn kernel(&self, name: &str) -> Result<KernelHandle> {
         match &*self.0 {
-            Backend::Cuda(gpu) => gpu.functions.get_key_value(name).map(|(&name, function)| KernelHandle::Cuda {
-                name,
-                function: function.clone(),
-            }),
+            Backend::Cuda(gpu) => gpu
+                .functions
+                .get_key_value(name)
+                .map(|(&name, function)| KernelHandle::Cuda { name, function: function.clone() }),
             Backend::Emulated(emulator) => {
                 let name = kernel_name(name);
                 emulator.library.has_kernel(&name).then_some(KernelHandle::Emulated(name))
@@ -272,12 +272,15 @@ impl Gpu {
     fn load(context: &Arc<CudaContext>) -> Result<Self> {
         use sys::CUdevice_attribute as Attribute;
         let name = context.name().map_err(driver_error("reading the GPU's name"))?;
-        let (major, minor) = context.compute_capability().map_err(driver_error("reading the compute capability"))?;
+        let (major, minor) =
+            context.compute_capability().map_err(driver_error("reading the compute capability"))?;
         if (major, minor) != (9, 0) {
             return Err(Error::UnsupportedDevice { name, major, minor });
         }
         if CUBINS.is_empty() {
-            return Err(Error::KernelsNotBuilt { reason: option_env!("DK_NO_CUBINS_REASON").unwrap_or("unknown") });
+            return Err(Error::KernelsNotBuilt {
+                reason: option_env!("DK_NO_CUBINS_REASON").unwrap_or("unknown"),
+            });
         }
         let multiprocessors = context
             .attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
@@ -310,7 +313,8 @@ impl Gpu {
 
 fn load_kernel(context: &Arc<CudaContext>, name: &str, image: &[u8]) -> Result<CudaFunction> {
     use sys::CUfunction_attribute as Attribute;
-    let module = context.load_module(Ptx::from_binary(image.to_vec())).map_err(driver_error("loading a kernel"))?;
+    let module =
+        context.load_module(Ptx::from_binary(image.to_vec())).map_err(driver_error("loading a kernel"))?;
     let function = module.load_function(name).map_err(driver_error("finding a kernel in its module"))?;
     if GEMM_INSTANCES.iter().any(|instance| instance.name() == name) {
         // Once, at the maximum: a later, smaller setting would fail launches already planned.

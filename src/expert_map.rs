@@ -168,7 +168,11 @@ impl ExpertMap {
         args.workspace.extent.expect("workspace [1, workspace]", 1, self.workspace())
     }
 
-    fn params<'l>(&self, launch: &mut Launch<'l>, args: &'l mut ExpertMapArgs<'_>) -> Result<ExpertMapParams> {
+    fn params<'l>(
+        &self,
+        launch: &mut Launch<'l>,
+        args: &'l mut ExpertMapArgs<'_>,
+    ) -> Result<ExpertMapParams> {
         let ExpertMapSpec { tokens, top_k, experts, layout } = self.spec;
         let (alignment, max_rows) = match layout {
             ExpertLayout::Ragged => (1, u32::MAX),

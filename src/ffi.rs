@@ -26,7 +26,12 @@ impl EmulatorLibrary {
     /// The one that build.rs compiled.
     #[cfg(has_emulator)]
     pub fn linked() -> Result<Self> {
-        Ok(Self { launch: emu_launch, kernel_info: emu_kernel_info, encode: emu_tensor_map_encode, _library: None })
+        Ok(Self {
+            launch: emu_launch,
+            kernel_info: emu_kernel_info,
+            encode: emu_tensor_map_encode,
+            _library: None,
+        })
     }
 
     /// The one that build.rs compiled: it did not.
@@ -100,7 +105,11 @@ impl EmulatorLibrary {
         let mut reason = [0; 256];
         // SAFETY: all pointers are valid for the call; `base` is only stored.
         let status = unsafe { (self.encode)(&raw, &mut map, reason.as_mut_ptr(), reason.len() as u64) };
-        if status == 0 { Ok(map) } else { Err(Error::TensorMap { operand: spec.operand, reason: message(&reason) }) }
+        if status == 0 {
+            Ok(map)
+        } else {
+            Err(Error::TensorMap { operand: spec.operand, reason: message(&reason) })
+        }
     }
 }
 

@@ -66,7 +66,7 @@ impl<D: GemmOutput> Fp8Gemm<D> {
     /// Uses a given instance instead: for tuning, and for tests that every instance gives the same bits.
     ///
     /// # Errors
-    /// As [`Fp8Gemm::plan`]; [`Error::KernelsNotBuilt`] when the instance is not one of [`GEMM_INSTANCES`] with D's type.
+    /// As [`Fp8Gemm::plan`]; [`Error::KernelsNotBuilt`] when the instance is not one of [`GEMM_INSTANCES`](crate::GEMM_INSTANCES) with D's type.
     pub fn plan_instance(device: &Device, spec: Fp8GemmSpec, instance: GemmInstance) -> Result<Self> {
         GemmChoice::for_shape(&spec, D::OUTPUT, device.multiprocessors())?;
         if instance.output != D::OUTPUT {
@@ -111,7 +111,8 @@ impl<D: GemmOutput> Fp8Gemm<D> {
             d: Operand { base: d, extent: &args.d.extent },
         };
         let GemmChoice { instance, grid, .. } = &self.choice;
-        let params = problem(&self.spec).params::<D>(&self.device, instance, &operands, self.spec.accumulate)?;
+        let params =
+            problem(&self.spec).params::<D>(&self.device, instance, &operands, self.spec.accumulate)?;
         launch.run(*grid, instance.threads(), instance.smem_bytes(), &params)
     }
 
@@ -123,7 +124,13 @@ impl<D: GemmOutput> Fp8Gemm<D> {
         args.sfa.expect(m, k / BLOCK)?;
         args.sfb.0.extent.expect(SFB_AXES, n.div_ceil(BLOCK), k / BLOCK)?;
         let Fp8GemmArgs { a, sfa, b, sfb, d } = args;
-        problem(&self.spec).check_pitches::<D>(&a.extent, &b.extent, &sfa.matrix.extent, &sfb.0.extent, &d.extent)
+        problem(&self.spec).check_pitches::<D>(
+            &a.extent,
+            &b.extent,
+            &sfa.matrix.extent,
+            &sfb.0.extent,
+            &d.extent,
+        )
     }
 }
 

@@ -19,8 +19,8 @@ use half::bf16;
 use crate::device::{Device, KernelHandle, Stream};
 use crate::error::{Error, Result};
 use crate::ffi::{
-    GATE_CHUNK, GATE_GROUP_MAX, GATE_GROUP_TOP2_SUM, GATE_SIGMOID, GATE_SOFTMAX, GateLogitsParams, GateSelectParams,
-    MAX_EXPERTS, MAX_GATE_GROUPS, MAX_GATE_SLOTS,
+    GATE_CHUNK, GATE_GROUP_MAX, GATE_GROUP_TOP2_SUM, GATE_SIGMOID, GATE_SOFTMAX, GateLogitsParams,
+    GateSelectParams, MAX_EXPERTS, MAX_GATE_GROUPS, MAX_GATE_SLOTS,
 };
 use crate::instances::{GATE_LOGITS, GATE_SELECT};
 use crate::launch::{Address, Launch, MAX_DIM, MAX_GRID, check_limit};
@@ -106,7 +106,14 @@ impl GateSpec {
 
     /// DeepSeek-V2-Lite: 6 of 64 experts, no groups.
     pub fn deepseek_v2_lite(tokens: usize) -> Self {
-        Self { hidden: 2048, experts: 64, groups: 1, kept_groups: 1, route_scale: 1.0, ..Self::deepseek_v2(tokens) }
+        Self {
+            hidden: 2048,
+            experts: 64,
+            groups: 1,
+            kept_groups: 1,
+            route_scale: 1.0,
+            ..Self::deepseek_v2(tokens)
+        }
     }
 
     fn check(&self) -> Result<()> {
@@ -116,7 +123,11 @@ impl GateSpec {
         check_limit("tokens", self.tokens as u64, MAX_DIM)?;
         check_limit("hidden", self.hidden as u64, MAX_DIM)?;
         check_limit("experts", self.experts as u64, MAX_EXPERTS.into())?;
-        check_limit("groups", self.groups as u64, u64::from(MAX_GATE_GROUPS).min(self.experts.max(1) as u64))?;
+        check_limit(
+            "groups",
+            self.groups as u64,
+            u64::from(MAX_GATE_GROUPS).min(self.experts.max(1) as u64),
+        )?;
         if !self.experts.is_multiple_of(self.groups) {
             return Err(Error::NotAMultiple { what: "experts", multiple: self.groups, got: self.experts });
         }
@@ -313,10 +324,12 @@ impl Gate {
             logits: launch.read(c"logits", logits)?.cast(),
             bias: read_or_null(&mut launch, c"bias", routing.bias.as_ref())?.cast(),
             mask: read_or_null(&mut launch, c"mask", routing.mask.as_ref())?.cast(),
-            fixed_ids: read_or_null(&mut launch, c"fixed ids", routing.fixed_ids.as_ref().map(|m| &m.slice))?.cast(),
+            fixed_ids: read_or_null(&mut launch, c"fixed ids", routing.fixed_ids.as_ref().map(|m| &m.slice))?
+                .cast(),
             fixed_pitch: routing.fixed_ids.as_ref().map_or(0, |m| m.extent.pitch as u64),
             scores_pitch: routing.scores.as_ref().map_or(0, |m| m.extent.pitch as u64),
-            scores: write_or_null(&mut launch, c"scores", routing.scores.as_mut().map(|m| &mut m.slice))?.cast(),
+            scores: write_or_null(&mut launch, c"scores", routing.scores.as_mut().map(|m| &mut m.slice))?
+                .cast(),
             ids: launch.write(c"ids", &mut routing.ids.slice)?.cast(),
             weights: launch.write(c"weights", &mut routing.weights.slice)?.cast(),
             error_word: launch.error_word().cast(),

@@ -163,7 +163,14 @@ impl GemmProblem {
     }
 
     /// Fails unless rows of every operand start where TMA can start.
-    pub fn check_pitches<D: Element>(&self, a: &Extent, b: &Extent, sfa: &Extent, sfb: &Extent, d: &Extent) -> Result<()> {
+    pub fn check_pitches<D: Element>(
+        &self,
+        a: &Extent,
+        b: &Extent,
+        sfa: &Extent,
+        sfb: &Extent,
+        d: &Extent,
+    ) -> Result<()> {
         a.expect_pitch("a", size_of::<F8E4M3>(), 16)?;
         b.expect_pitch("b", size_of::<F8E4M3>(), 16)?;
         sfa.expect_pitch("sfa", size_of::<f32>(), 16)?;
@@ -183,10 +190,15 @@ impl GemmProblem {
         let GemmOperands { a, b, sfa, sfb, d } = *operands;
         let d_bytes = D::MAP.bytes() as u32;
         let b_rows = Dimension { size: self.n as u64, ..b.rows(MapElement::U8, block_n / cluster) };
-        let b_experts = Dimension { size: self.experts as u64, stride: b_rows.stride * self.n as u64, box_size: 1 };
+        let b_experts =
+            Dimension { size: self.experts as u64, stride: b_rows.stride * self.n as u64, box_size: 1 };
         let input = |operand: Operand, name, element, box_columns, outer: &[Dimension]| {
             // Without K blocks there is nothing to describe, and the kernel does not look.
-            if self.k == 0 { Ok(TensorMap::default()) } else { operand.map(device, name, element, box_columns, outer) }
+            if self.k == 0 {
+                Ok(TensorMap::default())
+            } else {
+                operand.map(device, name, element, box_columns, outer)
+            }
         };
         Ok(Fp8GemmParams {
             map_a: input(a, "a", MapElement::U8, BLOCK as u32, &[a.rows(MapElement::U8, block_m)])?,
@@ -225,6 +237,14 @@ impl Operand<'_> {
             _ => Swizzle::for_row_bytes(box_columns * element.bytes() as u32),
         };
         let columns = self.extent.columns as u64;
-        device.encode(&TensorMapSpec { operand, element, base: self.base, columns, box_columns, outer, swizzle })
+        device.encode(&TensorMapSpec {
+            operand,
+            element,
+            base: self.base,
+            columns,
+            box_columns,
+            outer,
+            swizzle,
+        })
     }
 }

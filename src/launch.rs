@@ -117,7 +117,12 @@ impl<'l> Launch<'l> {
     }
 
     /// [`Launch::read`], and the address is a multiple of `align` bytes, unless the slice is empty and has none.
-    pub fn read_aligned<T>(&mut self, name: &'static CStr, slice: &'l Slice<'_, T>, align: u64) -> Result<Address> {
+    pub fn read_aligned<T>(
+        &mut self,
+        name: &'static CStr,
+        slice: &'l Slice<'_, T>,
+        align: u64,
+    ) -> Result<Address> {
         let needed = if slice.is_empty() { 1 } else { align };
         self.read(name, slice).and_then(|address| aligned(name, address, needed))
     }
@@ -204,12 +209,8 @@ impl<'l> CudaLaunch<'l> {
 
 impl EmulatedLaunch<'_> {
     fn region(&mut self, name: &'static CStr, base: Address, bytes: usize, writable: bool) -> Address {
-        self.regions[self.operands] = EmuRegion {
-            base,
-            bytes: bytes as u64,
-            writable: u32::from(writable),
-            name: name.as_ptr(),
-        };
+        self.regions[self.operands] =
+            EmuRegion { base, bytes: bytes as u64, writable: u32::from(writable), name: name.as_ptr() };
         self.operands += 1;
         base
     }

@@ -84,13 +84,18 @@ pub use device::{DataFaults, Device, DeviceKind, EmulatorOptions, Stream};
 pub use error::{Error, Result};
 pub use expert_map::{ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec};
 pub use fp8_gemm::{Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec};
+pub use gate::{Gate, GateInput, GateSpec, GateWeight, GroupScore, Routing, Scoring};
 pub use gather_quantize::{GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec};
 pub use gemm::{GemmChoice, GemmOutput};
 pub use grouped_fp8_gemm::{GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, Segments};
-pub use gate::{Gate, GateInput, GateSpec, GateWeight, GroupScore, Routing, Scoring};
-pub use instances::{GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, MAX_EXPERTS, OutputType, Schedule};
+pub use instances::{
+    GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, MAX_EXPERTS, OutputType, Schedule,
+};
 pub use moe_layer::{ExpertWeights, MoeLayer, MoeLayerArgs, MoeLayerSpec};
 pub use quantize::{Quantize1x128, Quantize128x128, QuantizeSpec, ScaleFormat};
-pub use scales::{MMajor, RowMajor, ScaleLayout, Scales1x128, Scales1x128Mut, Scales128x128, Scales128x128Mut, TransposeScales};
+pub use scales::{
+    MMajor, RowMajor, ScaleLayout, Scales1x128, Scales1x128Mut, Scales128x128, Scales128x128Mut,
+    TransposeScales,
+};
 pub use swiglu::{RoutingWeights, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec};
 pub use tensor::{Element, Matrix, MatrixMut, Slice, SliceMut};

@@ -144,10 +144,15 @@ impl MoeLayer {
             }
         }
         if shared > 0 {
-            return Err(Error::TooLarge { what: "shared slots of a layer's gate", limit: 0, got: shared as u64 });
+            return Err(Error::TooLarge {
+                what: "shared slots of a layer's gate",
+                limit: 0,
+                got: shared as u64,
+            });
         }
         let gate = Gate::plan(device, spec.gate)?;
-        let map = ExpertMap::plan(device, ExpertMapSpec { tokens, top_k, experts, layout: ExpertLayout::Ragged })?;
+        let map =
+            ExpertMap::plan(device, ExpertMapSpec { tokens, top_k, experts, layout: ExpertLayout::Ragged })?;
         let rows = map.spec().rows();
         let segments = Segments::Ragged { rows };
         let expected_rows = rows.div_ceil(experts.max(1));
@@ -242,7 +247,8 @@ impl MoeLayer {
         gate_up: ExpertWeights<'_>,
         down: ExpertWeights<'_>,
     ) -> Result<()> {
-        let (hidden, width, experts) = (self.spec.gate.hidden, self.spec.intermediate, self.spec.gate.experts);
+        let (hidden, width, experts) =
+            (self.spec.gate.hidden, self.spec.intermediate, self.spec.gate.experts);
         let rows = self.map.spec().rows();
         let pitch = scale_pitch(rows);
         let m = &mut self.memory;

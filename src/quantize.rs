@@ -65,7 +65,12 @@ struct Plan {
 pub(crate) const BLOCKS_PER_CTA: u64 = 256 / 16;
 
 impl Plan {
-    fn new(device: &Device, spec: QuantizeSpec, fixed: FixedKernel, ctas: fn(u64, u64) -> u64) -> Result<Self> {
+    fn new(
+        device: &Device,
+        spec: QuantizeSpec,
+        fixed: FixedKernel,
+        ctas: fn(u64, u64) -> u64,
+    ) -> Result<Self> {
         if !spec.k.is_multiple_of(BLOCK) {
             return Err(Error::NotAMultiple { what: "k", multiple: BLOCK, got: spec.k });
         }
@@ -73,7 +78,13 @@ impl Plan {
         check_limit("k", spec.k as u64, MAX_DIM)?;
         let grid = ctas(spec.rows as u64, (spec.k / BLOCK) as u64);
         check_limit("CTAs of the quantiser", grid, MAX_GRID)?;
-        Ok(Self { device: device.clone(), kernel: device.kernel(fixed.name)?, fixed, spec, grid: grid as u32 })
+        Ok(Self {
+            device: device.clone(),
+            kernel: device.kernel(fixed.name)?,
+            fixed,
+            spec,
+            grid: grid as u32,
+        })
     }
 
     fn check(&self, x: &Extent, q: &Extent) -> Result<()> {

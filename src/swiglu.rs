@@ -68,7 +68,11 @@ impl SwigluQuantize {
     /// [`Error::NotAMultiple`] for intermediate, [`Error::TooLarge`].
     pub fn plan(device: &Device, spec: SwigluQuantizeSpec) -> Result<Self> {
         if !spec.intermediate.is_multiple_of(BLOCK) {
-            return Err(Error::NotAMultiple { what: "intermediate", multiple: BLOCK, got: spec.intermediate });
+            return Err(Error::NotAMultiple {
+                what: "intermediate",
+                multiple: BLOCK,
+                got: spec.intermediate,
+            });
         }
         check_limit("intermediate", spec.intermediate as u64, MAX_DIM / 2)?;
         let rows = ExpertRows::new(spec.experts, spec.segments)?;

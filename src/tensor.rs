@@ -161,7 +161,11 @@ impl Extent {
     /// Fails unless the shape is `rows` x `columns`.
     pub fn expect(&self, what: &'static str, rows: usize, columns: usize) -> Result<()> {
         let expected = Shape(rows, columns);
-        if self.shape() == expected { Ok(()) } else { Err(Error::Shape { what, expected, got: self.shape() }) }
+        if self.shape() == expected {
+            Ok(())
+        } else {
+            Err(Error::Shape { what, expected, got: self.shape() })
+        }
     }
 
     /// Fails unless the rows follow each other without a gap.
@@ -205,7 +209,12 @@ impl<'a, T> Matrix<'a, T> {
     ///
     /// # Errors
     /// [`Error::PitchTooSmall`], [`Error::SliceTooShort`].
-    pub fn with_pitch(slice: impl Into<Slice<'a, T>>, rows: usize, columns: usize, pitch: usize) -> Result<Self> {
+    pub fn with_pitch(
+        slice: impl Into<Slice<'a, T>>,
+        rows: usize,
+        columns: usize,
+        pitch: usize,
+    ) -> Result<Self> {
         let slice = slice.into();
         let extent = Extent::checked(rows, columns, pitch, slice.len())?;
         Ok(Self { slice, extent })
@@ -231,7 +240,12 @@ impl<'a, T> MatrixMut<'a, T> {
     ///
     /// # Errors
     /// [`Error::PitchTooSmall`], [`Error::SliceTooShort`].
-    pub fn with_pitch(slice: impl Into<SliceMut<'a, T>>, rows: usize, columns: usize, pitch: usize) -> Result<Self> {
+    pub fn with_pitch(
+        slice: impl Into<SliceMut<'a, T>>,
+        rows: usize,
+        columns: usize,
+        pitch: usize,
+    ) -> Result<Self> {
         let slice = slice.into();
         let extent = Extent::checked(rows, columns, pitch, slice.len())?;
         Ok(Self { slice, extent })

@@ -5,7 +5,8 @@ mod harness;
 use deepseek_kernels::reference::{GateModel, GateOptions, bias_update, expert_load, gate_select, max_vio};
 use deepseek_kernels::reference::{sequence_balance_loss, sigmoid_f32};
 use deepseek_kernels::{
-    BiasUpdate, BiasUpdateSpec, Device, Error, ExpertLoad, ExpertLoadSpec, SequenceBalanceLoss, SequenceBalanceLossSpec,
+    BiasUpdate, BiasUpdateSpec, Device, Error, ExpertLoad, ExpertLoadSpec, SequenceBalanceLoss,
+    SequenceBalanceLossSpec,
 };
 use harness::{Guarded, Placement, devices};
 use rand::rngs::Xoshiro256PlusPlus;
@@ -27,16 +28,19 @@ fn count(device: &Device, ids: &[i32], slots: usize, before: &[u32]) -> Vec<u32>
     let ids = Guarded::new(device, ids, tokens, slots, place, i32::MIN);
     let mut counts = Guarded::new(device, before, 1, experts, vector(experts), POISON);
     let plan = ExpertLoad::plan(device, ExpertLoadSpec { tokens, slots, experts }).expect("plan");
-    plan.run(device.stream().expect("stream"), ids.matrix(), counts.slice_mut()).unwrap_or_else(|e| panic!("{e}"));
+    plan.run(device.stream().expect("stream"), ids.matrix(), counts.slice_mut())
+        .unwrap_or_else(|e| panic!("{e}"));
     counts.into_checked(|c| c)
 }
 
 #[test]
 fn loads_are_counted_exactly() {
     for device in devices() {
-        for (tokens, slots, experts) in [(1, 1, 1), (100, 8, 256), (1000, 6, 160), (33, 3, 5), (0, 8, 64), (70, 32, 512)] {
+        for (tokens, slots, experts) in
+            [(1, 1, 1), (100, 8, 256), (1000, 6, 160), (33, 3, 5), (0, 8, 64), (70, 32, 512)]
+        {
             let mut rng = Xoshiro256PlusPlus::seed_from_u64(tokens as u64);
-            let ids: Vec<i32> = (0..tokens * slots).map(|_| rng.random_range(-1..experts as i32)).collect();
+            let ids: Vec<i32> = (0..tokens * slots).map(|_| rng.random_range(-1..experts)).collect();
             let mut expected: Vec<u32> = (0..experts as u32).map(|e| 1000 * e).collect();
             let got = count(&device, &ids, slots, &expected);
             assert!(!expert_load(&ids, &mut expected));
@@ -79,7 +83,10 @@ fn check_update(device: &Device, counts: &[u32], speed: f32) {
     assert_eq!(bits(&got), bits(&expected), "{} experts", counts.len());
     // Two conversions and a quotient, each rounded once.
     let exact = max_vio(counts);
-    assert!((f64::from(vio) - exact).abs() <= 3.01 * exact / f64::from(1 << 24), "MaxVio {vio}, exactly {exact}");
+    assert!(
+        (f64::from(vio) - exact).abs() <= 3.01 * exact / f64::from(1 << 24),
+        "MaxVio {vio}, exactly {exact}"
+    );
 }
 
 #[test]
@@ -120,13 +127,15 @@ fn losses(device: &Device, scores: &[f32], spec: SequenceBalanceLossSpec) -> Vec
     let scores = Guarded::new(device, scores, tokens, spec.experts, place, f32::NAN);
     let mut loss = Guarded::unwritten(device, 1, spec.sequences, vector(spec.sequences), UNWRITTEN);
     let plan = SequenceBalanceLoss::plan(device, spec).expect("plan");
-    plan.run(device.stream().expect("stream"), scores.matrix(), loss.slice_mut()).unwrap_or_else(|e| panic!("{e}"));
+    plan.run(device.stream().expect("stream"), scores.matrix(), loss.slice_mut())
+        .unwrap_or_else(|e| panic!("{e}"));
     loss.into_checked(f32::to_bits)
 }
 
 #[test]
 fn the_loss_of_a_sequence() {
-    let shapes = [(1, 1, 1, 1), (3, 17, 64, 6), (2, 40, 256, 8), (4, 9, 5, 2), (1, 33, 512, 32), (2, 100, 160, 6)];
+    let shapes =
+        [(1, 1, 1, 1), (3, 17, 64, 6), (2, 40, 256, 8), (4, 9, 5, 2), (1, 33, 512, 32), (2, 100, 160, 6)];
     for device in devices() {
         for (sequences, length, experts, topk) in shapes {
             let rng = Xoshiro256PlusPlus::seed_from_u64(experts as u64);
@@ -140,7 +149,11 @@ fn the_loss_of_a_sequence() {
                 let error = (f64::from(*got) - 0.25 * loss).abs();
                 assert!(error <= 0.25 * bound, "{got}, exactly {} ({spec:?})", 0.25 * loss);
             }
-            let alone = losses(&device, &scores[..length * experts], SequenceBalanceLossSpec { sequences: 1, ..spec });
+            let alone = losses(
+                &device,
+                &scores[..length * experts],
+                SequenceBalanceLossSpec { sequences: 1, ..spec },
+            );
             assert_eq!(alone[0].to_bits(), got[0].to_bits(), "a loss depends on its own sequence");
         }
     }
@@ -154,7 +167,9 @@ fn perfect_balance_costs_alpha() {
     let turning = |t: usize, e: usize| if (e + experts - t) % experts < topk { 0.5 } else { 0.25 };
     let fixed = |_: usize, e: usize| if e < topk { 0.5 } else { 0.25 };
     for device in devices() {
-        let scores = |f: &dyn Fn(usize, usize) -> f32| (0..length * experts).map(|i| f(i / experts, i % experts)).collect::<Vec<_>>();
+        let scores = |f: &dyn Fn(usize, usize) -> f32| {
+            (0..length * experts).map(|i| f(i / experts, i % experts)).collect::<Vec<_>>()
+        };
         let balanced = losses(&device, &scores(&turning), spec)[0];
         assert!((balanced - 1.0).abs() < 1e-5, "{balanced}");
         // f = 8 for eight experts, each with a share of 0.5 / (8 * 0.5 + 56 * 0.25).
@@ -171,7 +186,14 @@ fn perfect_balance_costs_alpha() {
 fn the_update_balances_a_skewed_router() {
     let (experts, tokens, steps) = (16, 256, 400);
     let model = GateModel {
-        experts, topk: 2, groups: 4, kept_groups: 2, shared: 0, softmax: false, top_two_sum: true, normalize: true,
+        experts,
+        topk: 2,
+        groups: 4,
+        kept_groups: 2,
+        shared: 0,
+        softmax: false,
+        top_two_sum: true,
+        normalize: true,
         route_scale: 1.0,
     };
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
@@ -180,8 +202,9 @@ fn the_update_balances_a_skewed_router() {
         let mut bias = vec![0.0; experts];
         let mut last = vec![0; experts];
         for step in 0..steps {
-            let logits: Vec<f32> =
-                (0..tokens * experts).map(|i| rng.sample::<f32, _>(StandardNormal) + skew[i % experts]).collect();
+            let logits: Vec<f32> = (0..tokens * experts)
+                .map(|i| rng.sample::<f32, _>(StandardNormal) + skew[i % experts])
+                .collect();
             let options = GateOptions { bias: Some(&bias), ..Default::default() };
             let ids = gate_select(&model, &logits, options).expect("reference").ids;
             let counts = count(&device, &ids, 2, &vec![0; experts]);

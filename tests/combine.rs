@@ -50,7 +50,10 @@ fn what_is_dropped_is_not_read() {
         let (tokens, top_k, hidden) = (20, 4, 64);
         let slot_row: Vec<i32> = (0..80).map(|slot| if slot % 3 == 0 { -1 } else { 2 * slot }).collect();
         let mut y = values(160 * hidden, 6);
-        y.chunks_mut(hidden).enumerate().filter(|(row, _)| row % 2 == 1 || row % 6 == 0).for_each(|(_, y)| y.fill(bf16::NAN));
+        y.chunks_mut(hidden)
+            .enumerate()
+            .filter(|(row, _)| row % 2 == 1 || row % 6 == 0)
+            .for_each(|(_, y)| y.fill(bf16::NAN));
         let mut w = combine_weights(80);
         w.iter_mut().step_by(3).for_each(|w| *w = f32::NAN);
         let addends = Combined { weights: Some(&w), ..Combined::default() };
@@ -68,7 +71,8 @@ fn rows_that_do_not_exist_add_nothing() {
         for bad in [i32::MIN, -2, 15, 16, i32::MAX] {
             let mut slot_row: Vec<i32> = (0..15).collect();
             slot_row[4] = bad;
-            Combination { tokens, top_k, hidden, y: &y, slot_row: &slot_row, addends: Combined::default() }.check(&device);
+            Combination { tokens, top_k, hidden, y: &y, slot_row: &slot_row, addends: Combined::default() }
+                .check(&device);
         }
     }
 }
@@ -77,7 +81,9 @@ fn rows_that_do_not_exist_add_nothing() {
 fn nothing_to_do() {
     for device in devices() {
         let shared = values(4 * 8, 1);
-        for (tokens, top_k, hidden, shared) in [(0, 2, 8, None), (3, 2, 0, None), (4, 0, 8, Some(&shared[..])), (4, 0, 8, None)] {
+        for (tokens, top_k, hidden, shared) in
+            [(0, 2, 8, None), (3, 2, 0, None), (4, 0, 8, Some(&shared[..])), (4, 0, 8, None)]
+        {
             let addends = Combined { shared, ..Combined::default() };
             let slot_row = vec![-1; tokens * top_k];
             Combination { tokens, top_k, hidden, y: &[], slot_row: &slot_row, addends }.check(&device);
@@ -91,7 +97,14 @@ fn slots_are_added_in_ascending_order() {
     for device in devices() {
         let y: Vec<bf16> = [1.0, 3e8, -3e8, 0.5].iter().flat_map(|&x| [bf16::from_f32(x); 8]).collect();
         let run = |slot_row: [i32; 4]| {
-            let case = Combination { tokens: 1, top_k: 4, hidden: 8, y: &y, slot_row: &slot_row, addends: Combined::default() };
+            let case = Combination {
+                tokens: 1,
+                top_k: 4,
+                hidden: 8,
+                y: &y,
+                slot_row: &slot_row,
+                addends: Combined::default(),
+            };
             case.check(&device);
             bf16::from_bits(case.run(&device)[0]).to_f32()
         };
@@ -150,7 +163,8 @@ fn a_permutation_of_tokens_permutes_the_result_and_a_split_keeps_it() {
             let expert_row = |&slot: &i32| values(hidden, slots[slot as usize] as u64 + 100);
             let y: Vec<bf16> = map.row_slot.iter().flat_map(expert_row).collect();
             let addends = Combined { weights: Some(&w), ..Combined::default() };
-            Combination { tokens: order.len(), top_k, hidden, y: &y, slot_row: &map.slot_row, addends }.run(&device)
+            Combination { tokens: order.len(), top_k, hidden, y: &y, slot_row: &map.slot_row, addends }
+                .run(&device)
         };
         let all: Vec<usize> = (0..tokens).collect();
         let order: Vec<usize> = (0..tokens).map(|t| (t * 17 + 5) % tokens).collect();

@@ -83,7 +83,8 @@ fn every_routing_of_every_number_of_experts() {
         for experts in EXPERTS {
             for (index, routing) in ROUTINGS.into_iter().enumerate() {
                 // 111 tokens of 5: three blocks, the last one ragged.
-                let (tokens, top_k) = [(1, 1), (1, 8), (33, 8), (111, 5), (64, 4), (50, 6)][(index + experts) % 6];
+                let (tokens, top_k) =
+                    [(1, 1), (1, 8), (33, 8), (111, 5), (64, 4), (50, 6)][(index + experts) % 6];
                 let ids = routing.ids((tokens, top_k, experts), experts as u64);
                 let layout = [ExpertLayout::Ragged, aligned(64), masked(7)];
                 let spec = |layout| ExpertMapSpec { tokens, top_k, experts, layout };
@@ -99,7 +100,16 @@ fn every_routing_of_every_number_of_experts() {
 fn every_layout() {
     for device in devices() {
         let (tokens, top_k, experts) = (90, 6, 11);
-        let layouts = [aligned(1), aligned(2), aligned(7), aligned(128), masked(0), masked(1), masked(48), masked(1000)];
+        let layouts = [
+            aligned(1),
+            aligned(2),
+            aligned(7),
+            aligned(128),
+            masked(0),
+            masked(1),
+            masked(48),
+            masked(1000),
+        ];
         for routing in ROUTINGS {
             let ids = routing.ids((tokens, top_k, experts), 3);
             for layout in layouts {
@@ -141,11 +151,19 @@ fn edges_of_blocks() {
                 // Most slots dropped: the emulator's time is in those that are not.
                 ids.iter_mut().enumerate().filter(|(slot, _)| slot % 19 > 0).for_each(|(_, id)| *id = -1);
             }
-            check(&device, ExpertMapSpec { tokens, top_k: 1, experts: 3, layout: ExpertLayout::Ragged }, &ids);
+            check(
+                &device,
+                ExpertMapSpec { tokens, top_k: 1, experts: 3, layout: ExpertLayout::Ragged },
+                &ids,
+            );
         }
         if device.kind() == DeviceKind::Cuda {
             let ids = Routing::Uniform.ids((65536, 8, 256), 9);
-            check(&device, ExpertMapSpec { tokens: 65536, top_k: 8, experts: 256, layout: aligned(128) }, &ids);
+            check(
+                &device,
+                ExpertMapSpec { tokens: 65536, top_k: 8, experts: 256, layout: aligned(128) },
+                &ids,
+            );
         }
     }
 }

@@ -16,11 +16,17 @@ fn instances(output: OutputType) -> impl Iterator<Item = GemmInstance> {
 }
 
 /// One GEMM in the tightest layout, checked by every oracle of its class.
-fn check<D: Sentinel>(device: &Device, class: GemmClass, shape: (usize, usize, usize), instance: Option<GemmInstance>) {
+fn check<D: Sentinel>(
+    device: &Device,
+    class: GemmClass,
+    shape: (usize, usize, usize),
+    instance: Option<GemmInstance>,
+) {
     let (m, n, k) = shape;
     let inputs = class.generate(shape, (m + n + k) as u64).expect("inputs");
     let layout = GemmLayout::tight(m, n, k, size_of::<D>());
-    let d = run_gemm::<D>(device, &inputs, &layout, instance, None).unwrap_or_else(|e| panic!("{shape:?}: {e}"));
+    let d =
+        run_gemm::<D>(device, &inputs, &layout, instance, None).unwrap_or_else(|e| panic!("{shape:?}: {e}"));
     let what = format!("{} {shape:?} {class:?} {:?}", device.name(), instance.map(|i| i.name()));
     check_gemm(&what, &inputs, class.oracles(), None, &d);
 }
@@ -163,12 +169,15 @@ fn every_seed_gives_the_same_bits() {
 /// Any 16-byte-aligned address and pitch: `units` of 16 bytes before the matrix and after each row.
 fn placement(columns: usize, element: usize) -> impl Strategy<Value = Placement> {
     let unit = 16 / element;
-    (0..4_usize, 0..4_usize)
-        .prop_map(move |(before, gap)| Placement { offset: before * unit, pitch: columns.next_multiple_of(unit) + gap * unit })
+    (0..4_usize, 0..4_usize).prop_map(move |(before, gap)| Placement {
+        offset: before * unit,
+        pitch: columns.next_multiple_of(unit) + gap * unit,
+    })
 }
 
 fn layout((m, n, k): (usize, usize, usize), d_bytes: usize) -> impl Strategy<Value = GemmLayout> {
-    let sfb = (0..3_usize, 0..3_usize).prop_map(move |(offset, gap)| Placement { offset, pitch: k / 128 + gap });
+    let sfb =
+        (0..3_usize, 0..3_usize).prop_map(move |(offset, gap)| Placement { offset, pitch: k / 128 + gap });
     (placement(k, 1), placement(k, 1), placement(m, 4), sfb, placement(n, d_bytes))
         .prop_map(|(a, b, sfa, sfb, d)| GemmLayout { a, b, sfa, sfb, d })
 }

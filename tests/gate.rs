@@ -100,11 +100,14 @@ fn select(device: &Device, spec: &GateSpec, logits: &[f32], options: GateOptions
 fn compare(spec: &GateSpec, got: &Routed, expected: &Routed) {
     let slots = spec.slots().max(1);
     let rows = |ids: &[i32]| ids.chunks(slots).map(<[i32]>::to_vec).collect::<Vec<_>>();
-    let wrong = rows(&got.ids).into_iter().zip(rows(&expected.ids)).enumerate().find(|(_, (got, want))| got != want);
+    let wrong =
+        rows(&got.ids).into_iter().zip(rows(&expected.ids)).enumerate().find(|(_, (got, want))| got != want);
     if let Some((t, (got, want))) = wrong {
         panic!("experts of token {t}: expected {want:?}, got {got:?} ({spec:?})");
     }
-    for (what, got, expected) in [("weight", &got.weights, &expected.weights), ("score", &got.scores, &expected.scores)] {
+    for (what, got, expected) in
+        [("weight", &got.weights, &expected.weights), ("score", &got.scores, &expected.scores)]
+    {
         let wrong = got.iter().zip(expected).position(|(got, want)| bits(*got) != bits(*want));
         assert_eq!(wrong.map(|i| (i, got[i], expected[i])), None, "{what} of {spec:?}");
     }
@@ -157,7 +160,9 @@ fn deepseek_v3_routes_4096_tokens() {
         for bias in [None, Some(&bias[..]), Some(&negative)] {
             let got = check(&device, &spec, &logits, GateOptions { bias, ..Default::default() });
             check_weights(&spec, &logits, &got);
-            for ((exact, _), weight) in gate_weights_bound(&model(&spec), &logits, &got.ids).iter().zip(&got.weights) {
+            for ((exact, _), weight) in
+                gate_weights_bound(&model(&spec), &logits, &got.ids).iter().zip(&got.weights)
+            {
                 assert!((exact - f64::from(*weight)).abs() <= 2e-7);
             }
             for (ids, weights) in got.ids.chunks(8).zip(got.weights.chunks(8)) {
@@ -203,16 +208,25 @@ fn deepseek_v2_and_v2_lite() {
 /// Any number of experts, split any way.
 #[test]
 fn every_number_of_experts() {
-    let groupings = [(1, 1, 1), (2, 2, 1), (3, 3, 2), (5, 5, 5), (5, 1, 1), (256, 32, 3), (257, 1, 1), (512, 8, 4)];
+    let groupings =
+        [(1, 1, 1), (2, 2, 1), (3, 3, 2), (5, 5, 5), (5, 1, 1), (256, 32, 3), (257, 1, 1), (512, 8, 4)];
     for device in devices() {
-        for (experts, groups, kept_groups) in groupings.into_iter().chain([(72, 4, 2), (72, 8, 3), (512, 16, 16)]) {
+        for (experts, groups, kept_groups) in
+            groupings.into_iter().chain([(72, 4, 2), (72, 8, 3), (512, 16, 16)])
+        {
             for (scoring, group_score) in
                 [(Scoring::Sigmoid, GroupScore::TopTwoSum), (Scoring::Softmax, GroupScore::Max)]
             {
                 for topk in [1, 6, 32] {
                     let normalize = scoring == Scoring::Sigmoid;
                     let spec = GateSpec {
-                        experts, groups, kept_groups, topk, scoring, group_score, normalize,
+                        experts,
+                        groups,
+                        kept_groups,
+                        topk,
+                        scoring,
+                        group_score,
+                        normalize,
                         ..GateSpec::deepseek_v3(9)
                     };
                     let logits = normal(9 * experts, 1.0, experts as u64);
@@ -236,7 +250,10 @@ fn nonfinite_logits_and_biases() {
             let mut logits = normal(40 * experts, 1.0, 6);
             for (t, row) in logits.chunks_mut(experts).enumerate() {
                 let every = [1, 2, 7, 61][t % 4];
-                row.iter_mut().step_by(every).enumerate().for_each(|(i, x)| *x = special[(i * 5 + t / 4) % 8]);
+                row.iter_mut()
+                    .step_by(every)
+                    .enumerate()
+                    .for_each(|(i, x)| *x = special[(i * 5 + t / 4) % 8]);
             }
             logits[..experts].fill(f32::NAN);
             logits[experts..2 * experts].fill(f32::NEG_INFINITY);
@@ -273,7 +290,9 @@ fn fixed_routing() {
     let logits = normal(30 * 256, 1.0, 9);
     let mut ids: Vec<i32> = (0..240).map(|i| i * 37 % 256).collect();
     for device in devices() {
-        let fixed = |ids: &[i32]| check(&device, &spec, &logits, GateOptions { fixed_ids: Some(ids), ..Default::default() });
+        let fixed = |ids: &[i32]| {
+            check(&device, &spec, &logits, GateOptions { fixed_ids: Some(ids), ..Default::default() })
+        };
         let chosen = check(&device, &spec, &logits, GateOptions::default());
         let routed: Vec<i32> = chosen.ids.chunks(9).flat_map(|ids| &ids[..8]).copied().collect();
         assert_eq!(fixed(&routed), chosen, "the router's own choice gives its own weights");
@@ -333,7 +352,8 @@ impl<W: GateWeight> Router<W> {
         let x = Guarded::new(device, x, tokens, k, place, bf16::NAN);
         let w = Guarded::new(device, &self.weight, experts, k, place, poison);
         let len = gate.workspace_len();
-        let mut workspace = Guarded::unwritten(device, 1, len, Placement { offset: 1, pitch: len }, UNWRITTEN);
+        let mut workspace =
+            Guarded::unwritten(device, 1, len, Placement { offset: 1, pitch: len }, UNWRITTEN);
         let mut results = Results::new(device, &spec);
         let routing = Routing {
             bias: None,
@@ -360,21 +380,44 @@ impl<W: GateWeight> Router<W> {
         let expected = gate_logits(&self.hidden, &self.widened, tokens, experts, hidden).expect("reference");
         let wrong = logits.iter().zip(&expected).position(|(a, b)| a.to_bits() != b.to_bits());
         assert_eq!(wrong.map(|i| (i, logits[i], expected[i])), None, "logits of {what}");
-        let exact = gate_logits_bound(&self.hidden, &self.widened, tokens, experts, hidden).expect("reference");
+        let exact =
+            gate_logits_bound(&self.hidden, &self.widened, tokens, experts, hidden).expect("reference");
         for (index, ((exact, bound), got)) in exact.into_iter().zip(&logits).enumerate() {
-            assert!((f64::from(*got) - exact).abs() <= bound, "logit {index} of {what}: {got}, exactly {exact}");
+            assert!(
+                (f64::from(*got) - exact).abs() <= bound,
+                "logit {index} of {what}: {got}, exactly {exact}"
+            );
         }
-        compare(&self.spec, &routed, &gate_select(&model(&self.spec), &expected, GateOptions::default()).expect("reference"));
+        compare(
+            &self.spec,
+            &routed,
+            &gate_select(&model(&self.spec), &expected, GateOptions::default()).expect("reference"),
+        );
     }
 }
 
 fn small(tokens: usize, hidden: usize, experts: usize) -> GateSpec {
-    GateSpec { hidden, experts, topk: experts.min(8), groups: 1, kept_groups: 1, ..GateSpec::deepseek_v3(tokens) }
+    GateSpec {
+        hidden,
+        experts,
+        topk: experts.min(8),
+        groups: 1,
+        kept_groups: 1,
+        ..GateSpec::deepseek_v3(tokens)
+    }
 }
 
 #[test]
 fn logits_of_every_shape() {
-    let shapes = [(1, 32, 1), (31, 1024, 5), (33, 1056, 64), (32, 2048, 65), (70, 96, 257), (3, 3136, 130), (5, 64, 512)];
+    let shapes = [
+        (1, 32, 1),
+        (31, 1024, 5),
+        (33, 1056, 64),
+        (32, 2048, 65),
+        (70, 96, 257),
+        (3, 3136, 130),
+        (5, 64, 512),
+    ];
     for device in devices() {
         for (tokens, hidden, experts) in shapes {
             let spec = small(tokens, hidden, experts);
@@ -411,7 +454,10 @@ fn a_token_is_routed_the_same_in_every_batch() {
             let (some, _) = router.route(&device, first, tokens, f32::NAN);
             assert_eq!(some.ids, all.ids[first * 8..][..tokens * 8]);
             let same = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
-            assert!(same(&some.weights, &all.weights[first * 8..]) && same(&some.scores, &all.scores[first * 256..]));
+            assert!(
+                same(&some.weights, &all.weights[first * 8..])
+                    && same(&some.scores, &all.scores[first * 256..])
+            );
         }
     }
 }
@@ -444,7 +490,72 @@ fn scores_need_not_be_wanted() {
         let view = Matrix::new(&logits_there, 5, 256).expect("view");
         gate.select(device.stream().expect("stream"), view, routing).unwrap_or_else(|e| panic!("{e}"));
         let got = results.into_routed();
-        assert_eq!(got.ids, gate_select(&model(&spec), &logits, GateOptions::default()).expect("reference").ids);
+        assert_eq!(
+            got.ids,
+            gate_select(&model(&spec), &logits, GateOptions::default()).expect("reference").ids
+        );
         assert!(got.scores.iter().all(|s| s.to_bits() == UNWRITTEN.to_bits()));
+    }
+}
+
+/// In [-128, 128), from the generator of tests/goldens/make_gate.py.
+fn integers(count: usize, mut state: u32) -> impl Iterator<Item = f32> {
+    (0..count).map(move |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as f32 - 128.0
+    })
+}
+
+/// What Hugging Face's router of DeepSeek-V3 chose for the same hidden states: the same experts, weights within 2e-7.
+#[test]
+fn hugging_face_routes_the_same() {
+    const TOKENS: usize = 256;
+    let spec = GateSpec { hidden: 64, ..GateSpec::deepseek_v3(TOKENS) };
+    let hidden: Vec<bf16> = integers(TOKENS * 64, 1).map(|x| bf16::from_f32(x / 64.0)).collect();
+    let weight: Vec<f32> = integers(256 * 64, 2).map(|x| x / 1024.0).collect();
+    let bias: Vec<f32> = integers(256, 3).map(|x| x / 1024.0).collect();
+    let biases = [vec![0.0; 256], bias.clone(), bias.iter().map(|b| b - 1.5).collect()];
+    for device in devices() {
+        let gate = Gate::plan(&device, spec).expect("plan");
+        let (x, w) = (device.upload(&hidden).expect("upload"), device.upload(&weight).expect("upload"));
+        let mut workspace = device.upload(&vec![UNWRITTEN; gate.workspace_len()]).expect("upload");
+        let mut lines = include_str!("goldens/gate.txt").lines().peekable();
+        for (case, bias) in biases.iter().enumerate() {
+            let bias = device.upload(bias).expect("upload");
+            let mut results = Results::new(&device, &spec);
+            let routing = Routing {
+                bias: Some(bias.slice(0)),
+                mask: None,
+                fixed_ids: None,
+                ids: results.ids.matrix_mut(),
+                weights: results.weights.matrix_mut(),
+                scores: None,
+            };
+            let input = GateInput {
+                hidden: Matrix::new(&x, TOKENS, 64).expect("view"),
+                weight: Matrix::new(&w, 256, 64).expect("view"),
+                workspace: workspace.slice_mut(0),
+            };
+            gate.run(device.stream().expect("stream"), input, routing).unwrap_or_else(|e| panic!("{e}"));
+            let got = results.into_routed();
+            let mut tokens = 0;
+            while let Some(line) = lines.next_if(|line| line.starts_with(&format!("{case} "))) {
+                let fields: Vec<f64> =
+                    line.split(' ').map(|field| field.parse().expect("a number")).collect();
+                let (t, expected) = (fields[1] as usize, (&fields[2..10], &fields[10..]));
+                let slots = got.ids[8 * t..][..8].iter().zip(&got.weights[8 * t..][..8]);
+                let mut slots: Vec<(f64, f64)> = slots.map(|(&id, &w)| (id.into(), w.into())).collect();
+                slots.sort_by(|a, b| a.0.total_cmp(&b.0));
+                assert!(
+                    slots.iter().map(|s| s.0).eq(expected.0.iter().copied()),
+                    "case {case}, token {t}: {slots:?}, {line}"
+                );
+                let apart = slots.iter().zip(expected.1).map(|(s, w)| (s.1 - w).abs()).fold(0.0, f64::max);
+                assert!(apart <= 2e-7, "case {case}, token {t}: weights differ by {apart:e}");
+                tokens += 1;
+            }
+            assert!(tokens > 200, "{tokens} tokens of case {case}");
+        }
+        assert_eq!(lines.next(), None);
     }
 }

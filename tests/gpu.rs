@@ -7,7 +7,8 @@ use deepseek_kernels::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCa
 use deepseek_kernels::reference::Oracle;
 use deepseek_kernels::reference::inputs::{GemmClass, GemmInputs};
 use deepseek_kernels::{
-    Device, Error, Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, MMajor, Matrix, MatrixMut, Scales1x128, Scales128x128, Stream, bf16,
+    Device, Error, Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, MMajor, Matrix, MatrixMut, Scales1x128, Scales128x128,
+    Stream, bf16,
 };
 use harness::{Sentinel, check_gemm, gpu};
 
@@ -52,7 +53,8 @@ fn a_graph_replays_with_changed_data() {
     let Some(device) = device_or_skip("a_graph_replays_with_changed_data") else { return };
     let Ok(Stream::Cuda(stream)) = device.stream() else { panic!("a GPU has a stream") };
     let first = inputs(1);
-    let (mut a, mut sfa) = (stream.clone_htod(&first.a).expect("a"), stream.clone_htod(&first.sfa).expect("sfa"));
+    let (mut a, mut sfa) =
+        (stream.clone_htod(&first.a).expect("a"), stream.clone_htod(&first.sfa).expect("sfa"));
     let (b, sfb) = (stream.clone_htod(&first.b).expect("b"), stream.clone_htod(&first.sfb).expect("sfb"));
     let mut d = stream.clone_htod(&vec![bf16::SENTINEL; SHAPE.0 * SHAPE.1]).expect("d");
     let gemm = Fp8Gemm::<bf16>::plan(&device, spec()).expect("plan");
@@ -87,8 +89,10 @@ fn operands_dropped_after_the_launch() {
         let data = inputs(seed);
         let mut d = stream.clone_htod(&vec![bf16::SENTINEL; SHAPE.0 * SHAPE.1]).expect("d");
         {
-            let (a, sfa) = (stream.clone_htod(&data.a).expect("a"), stream.clone_htod(&data.sfa).expect("sfa"));
-            let (b, sfb) = (stream.clone_htod(&data.b).expect("b"), stream.clone_htod(&data.sfb).expect("sfb"));
+            let (a, sfa) =
+                (stream.clone_htod(&data.a).expect("a"), stream.clone_htod(&data.sfa).expect("sfa"));
+            let (b, sfb) =
+                (stream.clone_htod(&data.b).expect("b"), stream.clone_htod(&data.sfb).expect("sfb"));
             run!(gemm, stream, &a, &sfa, &b, &sfb, &mut d).expect("run");
         }
         check_gemm("dropped operands", &data, &[Oracle::Exact], None, &stream.clone_dtoh(&d).expect("d"));
@@ -131,10 +135,19 @@ fn operands_of_another_device() {
     let mut d = stream.clone_htod(&vec![bf16::SENTINEL; SHAPE.0 * SHAPE.1]).expect("d");
     let a = foreign.clone_htod(&data.a).expect("a");
     let error = run!(gemm, stream, &a, &sfa, &b, &sfb, &mut d).expect_err("another context");
-    assert_eq!(error.to_string(), "a belongs to another device: expected the plan's GPU context, got another GPU context");
+    assert_eq!(
+        error.to_string(),
+        "a belongs to another device: expected the plan's GPU context, got another GPU context"
+    );
     let error = run!(gemm, stream, &data.a, &sfa, &b, &sfb, &mut d).expect_err("host memory");
     assert_eq!(error.to_string(), "a belongs to another device: expected a GPU, got host memory");
     let error = run!(gemm, &foreign, &a, &sfa, &b, &sfb, &mut d).expect_err("another stream");
     assert!(matches!(error, Error::WrongDevice { what: "stream", .. }), "{error}");
-    assert!(stream.clone_dtoh(&d).expect("the context lives").iter().all(|x| x.to_bits() == bf16::SENTINEL.to_bits()));
+    assert!(
+        stream
+            .clone_dtoh(&d)
+            .expect("the context lives")
+            .iter()
+            .all(|x| x.to_bits() == bf16::SENTINEL.to_bits())
+    );
 }

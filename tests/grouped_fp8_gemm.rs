@@ -14,7 +14,14 @@ fn check(device: &Device, routing: &Routing, (n, k): (usize, usize), instance: O
     let inputs = operands(GemmClass::X1a, routing, n, k, 3);
     let d = run(device, routing, &inputs, (n, k), instance).unwrap_or_else(|e| panic!("{routing:?}: {e}"));
     let name = instance.map(|i| i.name()).unwrap_or_default();
-    judge(&format!("{} {name} {:?}", device.name(), routing.segments), routing, &inputs, n, &[Oracle::Exact], &d);
+    judge(
+        &format!("{} {name} {:?}", device.name(), routing.segments),
+        routing,
+        &inputs,
+        n,
+        &[Oracle::Exact],
+        &d,
+    );
     assert_eq!(device.poll_error(), Ok(()), "{routing:?} is in order");
 }
 
@@ -36,7 +43,9 @@ fn every_way_to_route() {
         for experts in [1, 2, 3, 5, 257] {
             let only = |e: usize| (0..experts).map(|i| if i == e { 70 } else { 0 }).collect::<Vec<_>>();
             let alternate: Vec<usize> = (0..experts).map(|e| if e % 2 == 0 { 3 } else { 0 }).collect();
-            for counts in [vec![0; experts], vec![1; experts], only(0), only(experts - 1), only(experts / 2), alternate] {
+            for counts in
+                [vec![0; experts], vec![1; experts], only(0), only(experts - 1), only(experts / 2), alternate]
+            {
                 check(&device, &ragged(&counts, 2), (16, 128), None);
                 check(&device, &masked(&counts, 72), (16, 128), None);
             }
@@ -94,7 +103,8 @@ fn experts_do_not_meet() {
                 let after = run(&device, &routing, &changed, (n, k), None).expect("run");
                 for (e, range) in routing.experts.iter().enumerate() {
                     let rows = range.start * n..range.end * n;
-                    let same = before[rows.clone()].iter().zip(&after[rows]).all(|(x, y)| x.bits() == y.bits());
+                    let same =
+                        before[rows.clone()].iter().zip(&after[rows]).all(|(x, y)| x.bits() == y.bits());
                     assert_eq!(same, e != other, "expert {other} changed, expert {e}");
                 }
             }
@@ -109,8 +119,13 @@ fn segments_that_are_none() {
     let (n, k, rows) = (24, 256, 100);
     let max = i32::MAX;
     for values in [
-        vec![0, 40, 30, 100], vec![0, -5, 50, 100], vec![0, 200, 300, 400], vec![0, max, i32::MIN, 7],
-        vec![-3, 10, 20, 30], vec![0, 60, 60, 101], vec![90, 95, 97, 100],
+        vec![0, 40, 30, 100],
+        vec![0, -5, 50, 100],
+        vec![0, 200, 300, 400],
+        vec![0, max, i32::MIN, 7],
+        vec![-3, 10, 20, 30],
+        vec![0, 60, 60, 101],
+        vec![90, 95, 97, 100],
     ] {
         let mut before = values[0].clamp(0, rows);
         let mut experts = Vec::new();
@@ -127,7 +142,11 @@ fn segments_that_are_none() {
         let used = |count: i32| count.clamp(0, 50) as usize;
         let experts = values.iter().enumerate().map(|(e, &count)| 50 * e..50 * e + used(count)).collect();
         let in_order = values.iter().all(|count| (0..=50).contains(count));
-        bad(&Routing { segments: Segments::Masked { max_rows: 50 }, values, experts, rows: 150 }, (n, k), in_order);
+        bad(
+            &Routing { segments: Segments::Masked { max_rows: 50 }, values, experts, rows: 150 },
+            (n, k),
+            in_order,
+        );
     }
 }
 

@@ -7,7 +7,8 @@ use deepseek_kernels::reference::{
     quantize_128x128,
 };
 use deepseek_kernels::{
-    Buffer, Device, ExpertWeights, F8E4M3, GateSpec, Matrix, MatrixMut, MoeLayer, MoeLayerArgs, MoeLayerSpec, ScaleFormat, bf16,
+    Buffer, Device, ExpertWeights, F8E4M3, GateSpec, Matrix, MatrixMut, MoeLayer, MoeLayerArgs, MoeLayerSpec,
+    ScaleFormat, bf16,
 };
 use harness::{devices, emulated};
 use rand::rngs::Xoshiro256PlusPlus;
@@ -71,7 +72,8 @@ impl Projection {
     }
 
     fn new(rng: &mut Xoshiro256PlusPlus, n: usize, k: usize) -> Self {
-        let one = |_| quantize_128x128(&values(rng, n * k, 0.1), n, k, k, QuantizeScale::Fp32).expect("reference");
+        let one =
+            |_| quantize_128x128(&values(rng, n * k, 0.1), n, k, k, QuantizeScale::Fp32).expect("reference");
         let experts: Vec<Quantized> = (0..EXPERTS).map(one).collect();
         let weight = experts.iter().flat_map(|e| e.q.clone()).collect();
         Self { weight, scales: experts.iter().flat_map(|e| e.sf.clone()).collect(), n, k }
@@ -145,20 +147,21 @@ impl Tokens {
 fn run(device: &Device, layer: &mut MoeLayer, weights: &Weights, tokens: &Tokens) -> Vec<bf16> {
     let upload = |data: &[bf16]| device.upload(data).expect("upload");
     let (x, shared, residual) = (upload(&tokens.x), upload(&tokens.shared), upload(&tokens.residual));
-    let mut out = upload(&vec![bf16::NAN; tokens.count * HIDDEN]);
+    let hidden = weights.down.n;
+    let mut out = upload(&vec![bf16::NAN; tokens.count * hidden]);
     let gate = device.upload(&weights.gate).expect("gate");
     let bias = device.upload(&weights.bias).expect("bias");
     let (gate_up, down) = (weights.gate_up.upload(device), weights.down.upload(device));
-    let matrix = |data| Matrix::new(data, tokens.count, HIDDEN).expect("view");
+    let matrix = |data| Matrix::new(data, tokens.count, hidden).expect("view");
     let args = MoeLayerArgs {
         hidden: matrix(&x),
-        gate: Matrix::new(&gate, EXPERTS, HIDDEN).expect("gate"),
+        gate: Matrix::new(&gate, EXPERTS, hidden).expect("gate"),
         bias: Some(bias.slice(0)),
         gate_up: gate_up.view(),
         down: down.view(),
         shared: Some(matrix(&shared)),
         residual: Some(matrix(&residual)),
-        out: MatrixMut::new(&mut out, tokens.count, HIDDEN).expect("out"),
+        out: MatrixMut::new(&mut out, tokens.count, hidden).expect("out"),
     };
     layer.run(device.stream().expect("stream"), args).unwrap_or_else(|e| panic!("{e}"));
     out.to_vec().expect("download")
@@ -213,7 +216,7 @@ fn batches_can_be_split() {
     let weights = Weights::new(6);
     let tokens = Tokens::new(33, 7);
     for device in devices() {
-        let mut run = |part: Tokens| {
+        let run = |part: Tokens| {
             let mut layer = MoeLayer::plan(&device, spec(part.count)).expect("plan");
             bits(&run(&device, &mut layer, &weights, &part))
         };
@@ -245,4 +248,64 @@ fn what_cannot_be_planned() {
     assert_eq!(error(odd), "intermediate must be a multiple of 128, got 100");
     let shared = MoeLayerSpec { gate: GateSpec { shared: 1, ..spec(1).gate }, ..spec(1) };
     assert_eq!(error(shared), "shared slots of a layer's gate must be at most 0, got 1");
+}
+
+/// In [-128, 128), from the generator of tests/goldens/make_gate.py.
+fn integers(count: usize, mut state: u32) -> impl Iterator<Item = f32> {
+    (0..count).map(move |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as f32 - 128.0
+    })
+}
+
+/// In [-8, 8): exact in E4M3.
+fn small(count: usize, seed: u32) -> impl Iterator<Item = f32> {
+    integers(count, seed).map(|x| (x / 16.0).floor())
+}
+
+/// What Hugging Face's block computes in FP32 from the same weights. Only the activations between the two products are
+/// rounded here and not there: each by at most 2^-4 of itself, independently, so the relative RMS of a sum of them is at
+/// most that, and `calc_diff`, which is half its square, at most 2^-9.
+#[test]
+fn hugging_face_computes_the_same() {
+    const TOKENS: usize = 40;
+    const SIZE: usize = 128;
+    const EXACT: f32 = 1.0 / 64.0;
+    let projection = |n: usize, k: usize, seed| Projection {
+        weight: small(EXPERTS * n * k, seed).map(F8E4M3::from_f32).collect(),
+        scales: vec![EXACT; EXPERTS * n / 128 * (k / 128)],
+        n,
+        k,
+    };
+    let weights = Weights {
+        gate: integers(EXPERTS * SIZE, 12).map(|x| x / 4096.0).collect(),
+        bias: integers(EXPERTS, 13).map(|x| x / 1024.0 - 1.5).collect(),
+        gate_up: projection(2 * SIZE, SIZE, 14),
+        down: projection(SIZE, SIZE, 15),
+    };
+    let zeros = vec![bf16::ZERO; TOKENS * SIZE];
+    let x = small(TOKENS * SIZE, 11).map(|x| bf16::from_f32(x / 4.0)).collect();
+    let tokens = Tokens { x, shared: zeros.clone(), residual: zeros, count: TOKENS };
+    let spec = MoeLayerSpec {
+        gate: GateSpec { hidden: SIZE, experts: EXPERTS, ..GateSpec::deepseek_v3(TOKENS) },
+        intermediate: SIZE,
+        clamp: None,
+        format: ScaleFormat::PowerOfTwo,
+    };
+    for device in devices() {
+        let mut layer = MoeLayer::plan(&device, spec).expect("plan");
+        let got = run(&device, &mut layer, &weights, &tokens);
+        let mut known = 0;
+        for line in include_str!("goldens/moe_layer.txt").lines() {
+            let (token, values) = line.split_once(' ').expect("a token and its output");
+            let token: usize = token.parse().expect("a token");
+            let expected: Vec<f64> =
+                values.split(' ').map(|value| value.parse().expect("a number")).collect();
+            let got: Vec<f32> = got[token * SIZE..][..SIZE].iter().map(|x| x.to_f32()).collect();
+            let difference = calc_diff(&expected, &got);
+            assert!(difference <= 1.0 / 512.0, "token {token}: calc_diff {difference:e}");
+            known += 1;
+        }
+        assert_eq!(known, TOKENS, "the file is whole");
+    }
 }

@@ -3,8 +3,8 @@
 mod harness;
 mod probes;
 
-use deepseek_kernels::probe::{Probe, UNWRITTEN};
 use deepseek_kernels::probe::kernels::{REDUCE, REGISTERS, SYNC};
+use deepseek_kernels::probe::{Probe, UNWRITTEN};
 use probes::{assert_words, machines, run, run_words};
 
 const THREADS: u32 = 128;

@@ -5,8 +5,8 @@ mod harness;
 use deepseek_kernels::reference::inputs::quantizer_rows;
 use deepseek_kernels::reference::{QuantizeScale, Quantized, quantize_1x128, quantize_128x128};
 use deepseek_kernels::{
-    Device, Error, F8E4M3, MMajor, Quantize1x128, Quantize128x128, QuantizeSpec, RowMajor, ScaleFormat, Scales1x128,
-    Scales1x128Mut, Scales128x128Mut, TransposeScales, bf16,
+    Device, Error, F8E4M3, MMajor, Quantize1x128, Quantize128x128, QuantizeSpec, RowMajor, ScaleFormat,
+    Scales1x128, Scales1x128Mut, Scales128x128Mut, TransposeScales, bf16,
 };
 use harness::{Guarded, Placement, devices, emulated, gpu};
 use proptest::prelude::*;
@@ -35,7 +35,9 @@ fn scale_bits(scales: &[f32]) -> Vec<u32> {
 fn check_fault(device: &Device, nonfinite: bool) {
     let device_error = device.poll_error();
     match device_error {
-        Err(Error::Data(faults)) => assert!(nonfinite && faults.nonfinite_input(), "{faults} without such input"),
+        Err(Error::Data(faults)) => {
+            assert!(nonfinite && faults.nonfinite_input(), "{faults} without such input")
+        }
         other => assert!(!nonfinite, "Inf or NaN went unreported: {other:?}"),
     }
     assert_eq!(device.poll_error(), Ok(()), "a fault is told once");
@@ -69,18 +71,23 @@ impl Case {
         let mut q = Guarded::unwritten(device, self.rows, self.k, self.q, UNWRITTEN_CODE);
         let place = Placement::dense(self.rows + self.sf_gap);
         let mut sf = Guarded::unwritten(device, k_blocks, self.rows, place, UNWRITTEN_SCALE);
-        let view = Scales1x128Mut::<MMajor>::with_pitch(sf.slice_mut(), self.rows, self.k, place.pitch).expect("view");
-        plan.run(device.stream().expect("stream"), gx.matrix(), q.matrix_mut(), view).unwrap_or_else(|e| panic!("{e}"));
+        let view = Scales1x128Mut::<MMajor>::with_pitch(sf.slice_mut(), self.rows, self.k, place.pitch)
+            .expect("view");
+        plan.run(device.stream().expect("stream"), gx.matrix(), q.matrix_mut(), view)
+            .unwrap_or_else(|e| panic!("{e}"));
         let codes = q.into_checked(|c| c.to_bits());
         self.compare(device, &expected, &codes, &sf.into_checked(f32::to_bits));
 
         let mut q = Guarded::unwritten(device, self.rows, self.k, self.q, UNWRITTEN_CODE);
         let place = Placement::dense(k_blocks + self.sf_gap);
         let mut sf = Guarded::unwritten(device, self.rows, k_blocks, place, UNWRITTEN_SCALE);
-        let view = Scales1x128Mut::<RowMajor>::with_pitch(sf.slice_mut(), self.rows, self.k, place.pitch).expect("view");
-        plan.run(device.stream().expect("stream"), gx.matrix(), q.matrix_mut(), view).unwrap_or_else(|e| panic!("{e}"));
+        let view = Scales1x128Mut::<RowMajor>::with_pitch(sf.slice_mut(), self.rows, self.k, place.pitch)
+            .expect("view");
+        plan.run(device.stream().expect("stream"), gx.matrix(), q.matrix_mut(), view)
+            .unwrap_or_else(|e| panic!("{e}"));
         let row_major = sf.into_checked(f32::to_bits);
-        let m_major: Vec<f32> = (0..k_blocks).flat_map(|g| (0..self.rows).map(move |r| (r, g)))
+        let m_major: Vec<f32> = (0..k_blocks)
+            .flat_map(|g| (0..self.rows).map(move |r| (r, g)))
             .map(|(r, g)| row_major[r * k_blocks + g])
             .collect();
         let codes = q.into_checked(|c| c.to_bits());
@@ -93,9 +100,12 @@ impl Case {
         let gx = Guarded::new(device, x, self.rows, self.k, self.x, POISON);
         let mut q = Guarded::unwritten(device, self.rows, self.k, self.q, UNWRITTEN_CODE);
         let place = Placement::dense(self.k / 128 + self.sf_gap);
-        let mut sf = Guarded::unwritten(device, self.rows.div_ceil(128), self.k / 128, place, UNWRITTEN_SCALE);
-        let view = Scales128x128Mut::with_pitch(sf.slice_mut(), self.rows, self.k, place.pitch).expect("view");
-        plan.run(device.stream().expect("stream"), gx.matrix(), q.matrix_mut(), view).unwrap_or_else(|e| panic!("{e}"));
+        let mut sf =
+            Guarded::unwritten(device, self.rows.div_ceil(128), self.k / 128, place, UNWRITTEN_SCALE);
+        let view =
+            Scales128x128Mut::with_pitch(sf.slice_mut(), self.rows, self.k, place.pitch).expect("view");
+        plan.run(device.stream().expect("stream"), gx.matrix(), q.matrix_mut(), view)
+            .unwrap_or_else(|e| panic!("{e}"));
         let codes = q.into_checked(|c| c.to_bits());
         self.compare(device, &expected, &codes, &sf.into_checked(f32::to_bits));
     }
@@ -106,7 +116,10 @@ impl Case {
         if let Some(index) = wrong {
             let (row, column) = (index / self.k, index % self.k);
             let (want, got) = (expected.q[index].to_bits(), q[index].to_bits());
-            panic!("q[{row}, {column}]: expected code {want:#04x}, got {got:#04x} ({}x{})", self.rows, self.k);
+            panic!(
+                "q[{row}, {column}]: expected code {want:#04x}, got {got:#04x} ({}x{})",
+                self.rows, self.k
+            );
         }
         check_fault(device, expected.nonfinite);
     }
@@ -170,8 +183,10 @@ fn check_transpose(device: &Device, m: usize, k_blocks: usize, gap: usize) {
     let sf_in = Guarded::new(device, &sf, m, k_blocks, from, UNWRITTEN_SCALE);
     let mut out = Guarded::unwritten(device, k_blocks, m, to, UNWRITTEN_SCALE);
     let plan = TransposeScales::plan(device, m, 128 * k_blocks).expect("plan");
-    let source = Scales1x128::<RowMajor>::with_pitch(sf_in.slice(), m, 128 * k_blocks, from.pitch).expect("view");
-    let target = Scales1x128Mut::<MMajor>::with_pitch(out.slice_mut(), m, 128 * k_blocks, to.pitch).expect("view");
+    let source =
+        Scales1x128::<RowMajor>::with_pitch(sf_in.slice(), m, 128 * k_blocks, from.pitch).expect("view");
+    let target =
+        Scales1x128Mut::<MMajor>::with_pitch(out.slice_mut(), m, 128 * k_blocks, to.pitch).expect("view");
     plan.run(device.stream().expect("stream"), source, target).unwrap_or_else(|e| panic!("{e}"));
     for (index, value) in out.into_checked(f32::to_bits).into_iter().enumerate() {
         let (g, row) = (index / m, index % m);

@@ -6,13 +6,13 @@ mod harness;
 use std::path::Path;
 
 use deepseek_kernels::{
-    Device, EmulatorOptions, Error, F8E4M3, Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GEMM_INSTANCES, GemmChoice, MMajor, Matrix,
-    MatrixMut, OutputType, Quantize1x128, Quantize128x128, QuantizeSpec, RowMajor, ScaleFormat, Scales1x128,
-    Scales1x128Mut, Scales128x128, Scales128x128Mut, Stream, TransposeScales, bf16,
+    BiasUpdate, BiasUpdateSpec, ExpertLoad, ExpertLoadSpec, Gate, GateInput, GateSpec, GroupScore,
+    Routing as GateRouting, Scoring, SequenceBalanceLoss, SequenceBalanceLossSpec,
 };
 use deepseek_kernels::{
-    BiasUpdate, BiasUpdateSpec, ExpertLoad, ExpertLoadSpec, Gate, GateInput, GateSpec, GroupScore, Routing as GateRouting,
-    Scoring, SequenceBalanceLoss, SequenceBalanceLossSpec,
+    Device, EmulatorOptions, Error, F8E4M3, Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GEMM_INSTANCES, GemmChoice,
+    MMajor, Matrix, MatrixMut, OutputType, Quantize1x128, Quantize128x128, QuantizeSpec, RowMajor,
+    ScaleFormat, Scales1x128, Scales1x128Mut, Scales128x128, Scales128x128Mut, Stream, TransposeScales, bf16,
 };
 use harness::emulated;
 
@@ -181,7 +181,11 @@ fn sizes_beyond_what_tma_counts() {
     assert_eq!(plan_error(Fp8GemmSpec { n: huge, ..SPEC }), "n must be at most 2147483647, got 2147483648");
     assert_eq!(plan_error(Fp8GemmSpec { k: huge, ..SPEC }), "k must be at most 2147483647, got 2147483648");
     let wide = Fp8GemmSpec { m: huge - 1, n: huge - 8, ..SPEC };
-    assert!(plan_error(wide).starts_with("tiles of D must be at most 2147483647, got "), "{}", plan_error(wide));
+    assert!(
+        plan_error(wide).starts_with("tiles of D must be at most 2147483647, got "),
+        "{}",
+        plan_error(wide)
+    );
 }
 
 #[test]
@@ -216,7 +220,10 @@ fn quantisers() {
     assert_eq!(run(view(&x[..], 128), 3), "expected sfa [m, k/128] [2, 1], got [3, 1]");
     assert_eq!(run(view(&x[..], 132), 2), "x: pitch must be a multiple of 16 bytes, got 264");
     assert_eq!(run(view(&x[1..], 128), 2), "x: address must be a multiple of 16 bytes, got 2");
-    assert_eq!(run(Matrix::new(&x[..], 3, 128).expect("x"), 2), "expected x [rows, k] [2, 128], got [3, 128]");
+    assert_eq!(
+        run(Matrix::new(&x[..], 3, 128).expect("x"), 2),
+        "expected x [rows, k] [2, 128], got [3, 128]"
+    );
 
     let plan = Quantize128x128::plan(&device, spec).expect("plan");
     let sf = Scales128x128Mut::new(&mut sf, 300, 128).expect("sf");
@@ -243,7 +250,8 @@ fn transposition() {
 #[test]
 fn an_emulator_library_that_is_not_there() {
     // SAFETY: nothing is loaded.
-    let result = unsafe { Device::emulated_from_library(Path::new("no/such.so"), EmulatorOptions::default()) };
+    let result =
+        unsafe { Device::emulated_from_library(Path::new("no/such.so"), EmulatorOptions::default()) };
     let message = result.err().expect("rejected").to_string();
     assert!(message.starts_with("cannot load the emulator library no/such.so: "), "{message}");
 }
@@ -267,7 +275,11 @@ fn every_plan_covers_d() {
             let choice = GemmChoice::for_shape(&spec, OutputType::Bf16, 132).expect("choice");
             let instance = choice.instance;
             let tiles = m.div_ceil(instance.block_m as usize) * n.div_ceil(instance.block_n as usize);
-            assert!(choice.tiles as usize >= tiles && choice.grid <= 132 && choice.grid.is_multiple_of(instance.cluster));
+            assert!(
+                choice.tiles as usize >= tiles
+                    && choice.grid <= 132
+                    && choice.grid.is_multiple_of(instance.cluster)
+            );
             assert!(choice.grid * choice.waves >= choice.tiles, "{choice}");
         }
     }
@@ -336,7 +348,10 @@ impl GateMemory {
     }
 
     /// Routes after `change` made one operand wrong; the message, and nothing is written.
-    fn rejected(&mut self, change: impl for<'a> FnOnce(&mut GateInput<'a, f32>, &mut GateRouting<'a>)) -> String {
+    fn rejected(
+        &mut self,
+        change: impl for<'a> FnOnce(&mut GateInput<'a, f32>, &mut GateRouting<'a>),
+    ) -> String {
         let fixed = [0; 64];
         let mut input = GateInput {
             hidden: Matrix::new(&self.hidden, 4, 64).expect("view"),
@@ -361,7 +376,9 @@ impl GateMemory {
 
 #[test]
 fn operands_of_a_router() {
-    let short = |what: &str, needed: usize, len: usize| format!("{what} needs {needed} elements, the slice has {len}");
+    let short = |what: &str, needed: usize, len: usize| {
+        format!("{what} needs {needed} elements, the slice has {len}")
+    };
     let mut memory = GateMemory::new();
     static DATA: [bf16; 640] = [bf16::ONE; 640];
     static WEIGHT: [f32; 640] = [1.0; 640];
@@ -370,11 +387,14 @@ fn operands_of_a_router() {
     assert_eq!(message, "expected hidden [tokens, hidden] [4, 64], got [5, 64]");
     let message = memory.rejected(|input, _| input.weight = Matrix::new(&WEIGHT[..], 8, 32).expect("view"));
     assert_eq!(message, "expected weight [experts, hidden] [8, 64], got [8, 32]");
-    let message = memory.rejected(|input, _| input.hidden = Matrix::with_pitch(&DATA[..], 4, 64, 68).expect("view"));
+    let message =
+        memory.rejected(|input, _| input.hidden = Matrix::with_pitch(&DATA[..], 4, 64, 68).expect("view"));
     assert_eq!(message, "hidden: pitch must be a multiple of 16 bytes, got 136");
-    let message = memory.rejected(|input, _| input.weight = Matrix::with_pitch(&WEIGHT[..], 8, 64, 66).expect("view"));
+    let message =
+        memory.rejected(|input, _| input.weight = Matrix::with_pitch(&WEIGHT[..], 8, 64, 66).expect("view"));
     assert_eq!(message, "weight: pitch must be a multiple of 16 bytes, got 264");
-    let message = memory.rejected(|_, routing| routing.fixed_ids = Some(Matrix::new(&IDS[..], 4, 3).expect("view")));
+    let message =
+        memory.rejected(|_, routing| routing.fixed_ids = Some(Matrix::new(&IDS[..], 4, 3).expect("view")));
     assert_eq!(message, "expected fixed ids [tokens, topk] [4, 2], got [4, 3]");
     let message = memory.rejected(|_, routing| routing.bias = Some((&WEIGHT[..7]).into()));
     assert_eq!(message, short("[1, 8] with pitch 8", 8, 7));
@@ -400,7 +420,10 @@ fn operands_of_a_router() {
             scores: Some(MatrixMut::new(&mut scores[..], shapes[2].0, shapes[2].1).expect("view")),
         };
         let logits = Matrix::new(&WEIGHT[..], 4, 8).expect("view");
-        assert_eq!(gate.select(Stream::Emulated, logits, routing).expect_err("rejected").to_string(), expected);
+        assert_eq!(
+            gate.select(Stream::Emulated, logits, routing).expect_err("rejected").to_string(),
+            expected
+        );
     }
 }
 

@@ -6,8 +6,9 @@ use std::num::NonZeroU32;
 
 use deepseek_kernels::{
     Combine, CombineArgs, CombineSpec, Error, ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec, F8E4M3,
-    GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec, MMajor, Matrix, MatrixMut, RoutingWeights, ScaleFormat,
-    Scales1x128Mut, Segments, Stream, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec, bf16,
+    GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec, MMajor, Matrix, MatrixMut, RoutingWeights,
+    ScaleFormat, Scales1x128Mut, Segments, Stream, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec,
+    bf16,
 };
 use harness::emulated;
 
@@ -42,7 +43,8 @@ fn run_map(sizes: [Size; 7]) -> Result<(), Error> {
     let mut memory = vec![vec![0_i32; 64]; 6];
     let mut workspace = vec![0_u32; 64];
     let [ids, row_slot, slot_row, offsets, counts, demand] = &mut memory[..] else { unreachable!() };
-    let write = |data, (rows, columns, pitch): Size| MatrixMut::with_pitch(data, rows, columns, pitch).expect("view");
+    let write =
+        |data, (rows, columns, pitch): Size| MatrixMut::with_pitch(data, rows, columns, pitch).expect("view");
     plan.run(
         Stream::Emulated,
         ExpertMapArgs {
@@ -52,7 +54,8 @@ fn run_map(sizes: [Size; 7]) -> Result<(), Error> {
             offsets: write(offsets, sizes[3]),
             counts: write(counts, sizes[4]),
             demand: write(demand, sizes[5]),
-            workspace: MatrixMut::with_pitch(&mut workspace, sizes[6].0, sizes[6].1, sizes[6].2).expect("view"),
+            workspace: MatrixMut::with_pitch(&mut workspace, sizes[6].0, sizes[6].1, sizes[6].2)
+                .expect("view"),
         },
     )
 }
@@ -86,7 +89,13 @@ fn gather_spec() -> GatherQuantizeSpec {
 }
 
 fn swiglu_spec() -> SwigluQuantizeSpec {
-    SwigluQuantizeSpec { intermediate: 128, experts: 4, segments: RAGGED, clamp: None, format: ScaleFormat::Fp32 }
+    SwigluQuantizeSpec {
+        intermediate: 128,
+        experts: 4,
+        segments: RAGGED,
+        clamp: None,
+        format: ScaleFormat::Fp32,
+    }
 }
 
 #[test]
@@ -94,8 +103,14 @@ fn plans_by_row() {
     let device = emulated(0);
     let gather = |spec| message(GatherQuantize::plan(&device, spec));
     let swiglu = |spec| message(SwigluQuantize::plan(&device, spec));
-    assert_eq!(gather(GatherQuantizeSpec { hidden: 64, ..gather_spec() }), "hidden must be a multiple of 128, got 64");
-    assert_eq!(gather(GatherQuantizeSpec { experts: 513, ..gather_spec() }), "experts must be at most 512, got 513");
+    assert_eq!(
+        gather(GatherQuantizeSpec { hidden: 64, ..gather_spec() }),
+        "hidden must be a multiple of 128, got 64"
+    );
+    assert_eq!(
+        gather(GatherQuantizeSpec { experts: 513, ..gather_spec() }),
+        "experts must be at most 512, got 513"
+    );
     let segments = Segments::Masked { max_rows: 1 << 30 };
     let message = "rows must be at most 2147483647, got 4294967296";
     assert_eq!(gather(GatherQuantizeSpec { segments, ..gather_spec() }), message);
@@ -147,11 +162,13 @@ fn operands_of_gathers() {
 
 /// Runs with `sizes` of x, segments, q, weights, row_slot.
 fn run_swiglu(sizes: [Size; 5], segments: Segments) -> Result<(), Error> {
-    let plan = SwigluQuantize::plan(&emulated(0), SwigluQuantizeSpec { segments, ..swiglu_spec() }).expect("plan");
+    let plan =
+        SwigluQuantize::plan(&emulated(0), SwigluQuantizeSpec { segments, ..swiglu_spec() }).expect("plan");
     let (x, integers, floats) = (vec![bf16::ONE; 3000], vec![0_i32; 64], vec![1.0; 64]);
     let (mut q, mut sf) = (vec![F8E4M3::ZERO; 2000], vec![0.0; 64]);
     let [xs, ends, qs, weights, slots] = sizes;
-    let integers = |(rows, columns, pitch): Size| Matrix::with_pitch(&integers, rows, columns, pitch).expect("view");
+    let integers =
+        |(rows, columns, pitch): Size| Matrix::with_pitch(&integers, rows, columns, pitch).expect("view");
     plan.run(
         Stream::Emulated,
         SwigluQuantizeArgs {
@@ -190,11 +207,13 @@ fn operands_of_swiglus() {
 
 /// Runs with `sizes` of y, slot_row, weights, shared, residual, out.
 fn run_combine(sizes: [Size; 6]) -> Result<(), Error> {
-    let plan = Combine::plan(&emulated(0), CombineSpec { tokens: 2, top_k: 3, hidden: 16, rows: 6 }).expect("plan");
+    let plan =
+        Combine::plan(&emulated(0), CombineSpec { tokens: 2, top_k: 3, hidden: 16, rows: 6 }).expect("plan");
     let (halves, integers, floats) = (vec![bf16::ONE; 300], vec![0_i32; 64], vec![1.0; 64]);
     let mut out = vec![bf16::ZERO; 300];
     let [y, slots, weights, shared, residual, o] = sizes;
-    let halves = |(rows, columns, pitch): Size| Matrix::with_pitch(&halves, rows, columns, pitch).expect("view");
+    let halves =
+        |(rows, columns, pitch): Size| Matrix::with_pitch(&halves, rows, columns, pitch).expect("view");
     plan.run(
         Stream::Emulated,
         CombineArgs {
@@ -214,8 +233,14 @@ fn combines() {
     let plan = |spec| message(Combine::plan(&device, spec));
     let spec = CombineSpec { tokens: 2, top_k: 3, hidden: 16, rows: 6 };
     assert_eq!(plan(CombineSpec { hidden: 12, ..spec }), "hidden must be a multiple of 8, got 12");
-    assert_eq!(plan(CombineSpec { rows: 1 << 31, ..spec }), "rows must be at most 2147483647, got 2147483648");
-    assert_eq!(plan(CombineSpec { tokens: 1 << 31, ..spec }), "tokens must be at most 2147483647, got 2147483648");
+    assert_eq!(
+        plan(CombineSpec { rows: 1 << 31, ..spec }),
+        "rows must be at most 2147483647, got 2147483648"
+    );
+    assert_eq!(
+        plan(CombineSpec { tokens: 1 << 31, ..spec }),
+        "tokens must be at most 2147483647, got 2147483648"
+    );
 
     let good = [(6, 16, 16), (2, 3, 3), (2, 3, 3), (2, 16, 16), (2, 16, 16), (2, 16, 16)];
     assert_eq!(run_combine(good), Ok(()));

@@ -9,7 +9,9 @@ use deepseek_kernels::{ExpertLayout, ExpertMapSpec, ScaleFormat, Segments, bf16}
 use harness::{devices, emulated, gpu};
 use proptest::prelude::*;
 use routing::Routing;
-use routing::rows::{Batch, FORMATS, LAYOUTS, Swiglu, activations, check_gather, check_report, weights};
+use routing::rows::{
+    Batch, FORMATS, LAYOUTS, Swiglu, activations, check_gather, check_report, gathered, run_gather, weights,
+};
 
 #[test]
 fn gathered_rows_are_those_of_the_quantiser() {
@@ -56,7 +58,15 @@ fn every_gate() {
             })
             .collect();
         for clamp in [None, Some(10.0)] {
-            Swiglu { batch: &batch, x: &x, intermediate: 128, clamp, weights: None, format: ScaleFormat::Fp32 }.check(&device);
+            Swiglu {
+                batch: &batch,
+                x: &x,
+                intermediate: 128,
+                clamp,
+                weights: None,
+                format: ScaleFormat::Fp32,
+            }
+            .check(&device);
         }
     }
 }
@@ -68,7 +78,14 @@ fn every_routing() {
             for layout in LAYOUTS {
                 let batch = Batch::new((21, 2, 5), layout, routing, 8);
                 let (x, w) = (activations(&batch, 128, 4), weights(42));
-                let case = Swiglu { batch: &batch, x: &x, intermediate: 128, clamp: None, weights: Some(&w), format: ScaleFormat::Fp32 };
+                let case = Swiglu {
+                    batch: &batch,
+                    x: &x,
+                    intermediate: 128,
+                    clamp: None,
+                    weights: Some(&w),
+                    format: ScaleFormat::Fp32,
+                };
                 case.check(&device);
             }
         }
@@ -95,9 +112,25 @@ fn bad_segments_are_cut() {
                 _ => batch.map.offsets[3] = value,
             };
             segment(&mut batch, bad);
-            let out = Swiglu { batch: &batch, x: &x, intermediate: 128, clamp: None, weights: None, format: ScaleFormat::Fp32 }.run(&device);
+            let out = Swiglu {
+                batch: &batch,
+                x: &x,
+                intermediate: 128,
+                clamp: None,
+                weights: None,
+                format: ScaleFormat::Fp32,
+            }
+            .run(&device);
             segment(&mut batch, becomes);
-            let want = Swiglu { batch: &batch, x: &x, intermediate: 128, clamp: None, weights: None, format: ScaleFormat::Fp32 }.reference();
+            let want = Swiglu {
+                batch: &batch,
+                x: &x,
+                intermediate: 128,
+                clamp: None,
+                weights: None,
+                format: ScaleFormat::Fp32,
+            }
+            .reference();
             out.check(&want, (12, 128), |row| batch.used(row));
             check_report(&device, false, true);
         }
@@ -112,13 +145,30 @@ fn slots_that_do_not_exist_are_zero() {
         batch.map.row_slot[3] = 12;
         batch.map.row_slot[7] = i32::MIN;
         let (x, w) = (vec![bf16::ONE; 12 * 256], weights(12));
-        let case = Swiglu { batch: &batch, x: &x, intermediate: 128, clamp: None, weights: Some(&w), format: ScaleFormat::Fp32 };
+        let case = Swiglu {
+            batch: &batch,
+            x: &x,
+            intermediate: 128,
+            clamp: None,
+            weights: Some(&w),
+            format: ScaleFormat::Fp32,
+        };
         let out = case.run(&device);
+        check_report(&device, false, true);
+        let rows = run_gather(&device, &batch, &x[..6 * 256], 256, ScaleFormat::Fp32);
+        check_report(&device, false, true);
         batch.map.row_slot[3] = -1;
         batch.map.row_slot[7] = -1;
-        let case = Swiglu { batch: &batch, x: &x, intermediate: 128, clamp: None, weights: Some(&w), format: ScaleFormat::Fp32 };
+        rows.check(&gathered(&batch, &x[..6 * 256], 256, ScaleFormat::Fp32), (12, 256), |_| true);
+        let case = Swiglu {
+            batch: &batch,
+            x: &x,
+            intermediate: 128,
+            clamp: None,
+            weights: Some(&w),
+            format: ScaleFormat::Fp32,
+        };
         out.check(&case.reference(), (12, 128), |_| true);
-        check_report(&device, false, true);
     }
 }
 
@@ -128,8 +178,22 @@ fn nothing_to_do() {
         for (shape, intermediate) in [((0, 2, 3), 128), ((4, 2, 3), 0)] {
             let batch = Batch::new(shape, ExpertLayout::Ragged, Routing::Uniform, 0);
             let x = vec![bf16::ONE; batch.rows() * 2 * intermediate];
-            Swiglu { batch: &batch, x: &x, intermediate, clamp: None, weights: None, format: ScaleFormat::Fp32 }.check(&device);
-            check_gather(&device, &batch, &vec![bf16::ONE; shape.0 * intermediate], intermediate, ScaleFormat::Fp32);
+            Swiglu {
+                batch: &batch,
+                x: &x,
+                intermediate,
+                clamp: None,
+                weights: None,
+                format: ScaleFormat::Fp32,
+            }
+            .check(&device);
+            check_gather(
+                &device,
+                &batch,
+                &vec![bf16::ONE; shape.0 * intermediate],
+                intermediate,
+                ScaleFormat::Fp32,
+            );
         }
     }
 }
@@ -143,14 +207,24 @@ fn a_batch_split_in_two_gives_the_same_bits() {
         let run = |first: usize, rows: usize| {
             let batch = Batch::new((rows, 1, 1), ExpertLayout::Ragged, Routing::AllToOne, 0);
             let x = &x[first * 512..][..rows * 512];
-            let out = Swiglu { batch: &batch, x, intermediate: 256, clamp: None, weights: None, format: ScaleFormat::Fp32 }.run(&device);
+            let out = Swiglu {
+                batch: &batch,
+                x,
+                intermediate: 256,
+                clamp: None,
+                weights: None,
+                format: ScaleFormat::Fp32,
+            }
+            .run(&device);
             let codes: Vec<u8> = out.q.into_checked(|c| c.to_bits()).iter().map(|c| c.to_bits()).collect();
             let sf: Vec<u32> = out.sf.into_checked(f32::to_bits).iter().map(|s| s.to_bits()).collect();
             (codes, sf)
         };
         let (all, front, back) = (run(0, 37), run(0, 14), run(14, 23));
         assert_eq!(all.0, [front.0, back.0].concat());
-        let rows = |(g, row): (usize, usize)| if row < 14 { front.1[g * 14 + row] } else { back.1[g * 23 + row - 14] };
+        let rows = |(g, row): (usize, usize)| {
+            if row < 14 { front.1[g * 14 + row] } else { back.1[g * 23 + row - 14] }
+        };
         assert!((0..2).flat_map(|g| (0..37).map(move |row| (g, row))).map(rows).eq(all.1.iter().copied()));
         let _ = device.poll_error();
     }
@@ -169,7 +243,8 @@ fn the_reference_is_silu_times_up() {
             continue;
         }
         // exp 1 ulp (2^-23), the sum, the quotient and the product half an ulp each.
-        let bound = exact.abs() * (2.0_f64.powi(-23) + 3.0 * 2.0_f64.powi(-24)) * 1.01 + f64::from(f32::MIN_POSITIVE);
+        let bound =
+            exact.abs() * (2.0_f64.powi(-23) + 3.0 * 2.0_f64.powi(-24)) * 1.01 + f64::from(f32::MIN_POSITIVE);
         assert!((got - exact).abs() <= bound, "gate {gate}, up {up}: {got}, exactly {exact}");
     }
     assert_eq!(swiglu(3.0, -9.0, Some(2.0)), -2.0 / (1.0 + exp_f32(-2.0)) * 2.0);

@@ -9,9 +9,16 @@ use deepseek_kernels::cudarc::driver::{CudaEvent, CudaSlice, CudaStream, sys::CU
 pub const FLUSH_BYTES: usize = 256 << 20;
 
 /// Time of `launches` runs on the stream, flushing L2 before each when `cold`; the flushes are not counted.
-pub fn time(stream: &Arc<CudaStream>, flush: Option<&mut CudaSlice<u8>>, launches: u64, mut run: impl FnMut()) -> Duration {
+pub fn time(
+    stream: &Arc<CudaStream>,
+    flush: Option<&mut CudaSlice<u8>>,
+    launches: u64,
+    mut run: impl FnMut(),
+) -> Duration {
     let event = || stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).expect("event");
-    let elapsed = |start: &CudaEvent, end: &CudaEvent| Duration::from_secs_f32(start.elapsed_ms(end).expect("ms") / 1e3);
+    let elapsed = |start: &CudaEvent, end: &CudaEvent| {
+        Duration::from_secs_f32(start.elapsed_ms(end).expect("ms") / 1e3)
+    };
     match flush {
         None => {
             let start = event();

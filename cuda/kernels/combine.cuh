@@ -34,32 +34,31 @@ PTX_DEVICE void add_piece(CombineSum& sum, float weight, ptx::U32x4 v) {
   }
 }
 
-// A row of y, if the slot has one that exists.
-PTX_DEVICE bool find_row(const CombineParams& params, uint64_t token, uint32_t k, uint32_t& row) {
-  constexpr uint32_t kDropped = 0xffffffffu;  // -1
-  if (k >= params.top_k) return false;
-  row = ptx::ldg_u32(params.slot_row + token * params.top_k + k);
-  if (row < params.rows) return true;
-  if (row != kDropped) ptx::red_or_u32(params.error_word, FAULT_SEGMENT);
-  return false;
-}
-
+// The loads of a step depend on each other only within a slot: all rows are asked for before the first is used.
 PTX_DEVICE void add_slots(const CombineParams& params, uint64_t token, uint64_t column, CombineSum& sum) {
+  constexpr uint32_t kDropped = 0xffffffffu;  // -1
   for (uint32_t k0 = 0; k0 < params.top_k; k0 += kSlotsInFlight) {
-    ptx::U32x4 v[kSlotsInFlight];
-    float weight[kSlotsInFlight];
-    bool found[kSlotsInFlight];
+    const uint64_t slot0 = token * params.top_k + k0;
+    uint32_t row[kSlotsInFlight];
 #pragma unroll
     for (uint32_t i = 0; i < kSlotsInFlight; ++i) {
-      uint32_t row = 0;
-      found[i] = find_row(params, token, k0 + i, row);
-      if (!found[i]) continue;
-      v[i] = ptx::ldg_v4_u32(params.y + row * params.y_pitch + column);
-      weight[i] = params.weights != nullptr ? ptx::ldg_f32(params.weights + token * params.top_k + k0 + i) : 1.0f;
+      row[i] = k0 + i < params.top_k ? ptx::ldg_u32(params.slot_row + slot0 + i) : kDropped;
+    }
+    ptx::U32x4 v[kSlotsInFlight];
+    float weight[kSlotsInFlight];
+#pragma unroll
+    for (uint32_t i = 0; i < kSlotsInFlight; ++i) {
+      if (row[i] >= params.rows) continue;
+      v[i] = ptx::ldg_v4_u32(params.y + row[i] * params.y_pitch + column);
+      weight[i] = params.weights != nullptr ? ptx::ldg_f32(params.weights + slot0 + i) : 1.0f;
     }
 #pragma unroll
     for (uint32_t i = 0; i < kSlotsInFlight; ++i) {
-      if (found[i]) add_piece(sum, weight[i], v[i]);
+      if (row[i] < params.rows) {
+        add_piece(sum, weight[i], v[i]);
+      } else if (row[i] != kDropped) {
+        ptx::red_or_u32(params.error_word, FAULT_SEGMENT);
+      }
     }
   }
 }

@@ -30,7 +30,8 @@ pub fn combine(
     let element = |token: usize, column: usize| {
         let mut sum = 0.0_f32;
         for slot in token * top_k..(token + 1) * top_k {
-            let row = usize::try_from(slot_row[slot]).ok().and_then(|row| y.get(row * hidden..(row + 1) * hidden));
+            let row =
+                usize::try_from(slot_row[slot]).ok().and_then(|row| y.get(row * hidden..(row + 1) * hidden));
             if let Some(row) = row {
                 sum = weights.map_or(1.0, |w| w[slot]).mul_add(row[column].to_f32(), sum);
             }

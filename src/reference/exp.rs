@@ -2,13 +2,7 @@
 /// bit. Within 1 ulp; 0 below -104, Inf above 88.8, NaN for NaN.
 pub fn exp_f32(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
-    let clamped = if x < -104.0 {
-        -104.0
-    } else if x > 89.0 {
-        89.0
-    } else {
-        x
-    };
+    let clamped = x.clamp(-104.0, 89.0);
     let n = clamped.mul_add(hex(0x3fb8_aa3b), ROUND) - ROUND;
     let high = n.mul_add(-hex(0x3f31_7200), clamped);
     let r = n.mul_add(-hex(0x35bf_be8e), high);

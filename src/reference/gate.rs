@@ -58,12 +58,19 @@ pub struct GateOptions<'a> {
 
 /// FP32 logits `[tokens, experts]` of `x` `[tokens, k]` and `w` `[experts, k]`: within 1024 elements of K one chain of
 /// FMAs from +0, k ascending; the chains are added in ascending order, to +0.
-pub fn gate_logits(x: &[bf16], w: &[f32], tokens: usize, experts: usize, k: usize) -> Result<Vec<f32>, ShapeError> {
+pub fn gate_logits(
+    x: &[bf16],
+    w: &[f32],
+    tokens: usize,
+    experts: usize,
+    k: usize,
+) -> Result<Vec<f32>, ShapeError> {
     check_length("x", tokens * k, x.len())?;
     check_length("w", experts * k, w.len())?;
     let logit = |index: usize| {
         let (x, w) = (&x[index / experts * k..][..k], &w[index % experts * k..][..k]);
-        let chain = |(x, w): (&[bf16], &[f32])| x.iter().zip(w).fold(0.0, |sum, (x, w)| x.to_f32().mul_add(*w, sum));
+        let chain =
+            |(x, w): (&[bf16], &[f32])| x.iter().zip(w).fold(0.0, |sum, (x, w)| x.to_f32().mul_add(*w, sum));
         x.chunks(CHUNK).zip(w.chunks(CHUNK)).map(chain).fold(0.0, |sum: f32, chunk| sum + chunk)
     };
     Ok((0..tokens * experts).into_par_iter().map(logit).collect())
@@ -85,7 +92,8 @@ pub fn gate_logits_bound(
         let roundings = (k + k.div_ceil(CHUNK)) as f64;
         let magnitude: f64 = products().map(f64::abs).sum();
         // One rounding per element and per chunk (Higham's gamma), and at most half the least subnormal each.
-        let bound = roundings * ROUNDING / (1.0 - roundings * ROUNDING) * magnitude + roundings * 2.0_f64.powi(-150);
+        let bound =
+            roundings * ROUNDING / (1.0 - roundings * ROUNDING) * magnitude + roundings * 2.0_f64.powi(-150);
         (products().sum(), bound)
     };
     Ok((0..tokens * experts).into_par_iter().map(logit).collect())
@@ -143,7 +151,8 @@ fn scores(model: &GateModel, logits: &[f32]) -> Vec<f32> {
 /// The numbers among `values`, in the order of a warp: lane l adds every 32nd from l on, then lanes add pairwise, those
 /// 16 apart first.
 fn sum_of_warp(values: &[f32]) -> f32 {
-    let lane = |l: usize| values.iter().skip(l).step_by(32).filter(|x| !x.is_nan()).fold(0.0, |sum: f32, x| sum + x);
+    let lane =
+        |l: usize| values.iter().skip(l).step_by(32).filter(|x| !x.is_nan()).fold(0.0, |sum: f32, x| sum + x);
     let mut lanes: Vec<f32> = (0..32).map(lane).collect();
     while lanes.len() > 1 {
         let upper = lanes.split_off(lanes.len() / 2);
@@ -191,9 +200,11 @@ fn slots(model: &GateModel, scores: &[f32], chosen: &[Option<usize>], padding: b
         let slots = model.topk + model.shared;
         return (vec![-1; slots], vec![0.0; slots]);
     }
-    let counted: Vec<f32> = chosen.iter().map(|e| e.map(|e| scores[e]).filter(|s| !s.is_nan()).unwrap_or(0.0)).collect();
+    let counted: Vec<f32> =
+        chosen.iter().map(|e| e.map(|e| scores[e]).filter(|s| !s.is_nan()).unwrap_or(0.0)).collect();
     let sum = counted.iter().fold(0.0, |sum: f32, s| sum + s);
-    let weight = |s: &f32| if model.normalize { s / (sum + 1e-20) * model.route_scale } else { s * model.route_scale };
+    let weight =
+        |s: &f32| if model.normalize { s / (sum + 1e-20) * model.route_scale } else { s * model.route_scale };
     let shared = (0..model.shared).map(|j| (model.experts + j) as i32);
     let ids = chosen.iter().map(|e| e.map_or(-1, |e| e as i32)).chain(shared).collect();
     let weights = counted.iter().map(weight).chain(std::iter::repeat_n(1.0, model.shared)).collect();

@@ -18,8 +18,8 @@ mod oracle;
 mod quantize;
 mod swiglu;
 
-pub use combine::{Combined, combine};
 pub use balance::{bias_update, expert_load, max_vio, sequence_balance_loss};
+pub use combine::{Combined, combine};
 pub use exp::{exp_f32, sigmoid_f32};
 pub use expert_map::{MapLayout, Mapped, expert_map};
 pub use fp8_gemm::{
@@ -27,7 +27,9 @@ pub use fp8_gemm::{
     reference,
 };
 pub use fused_dot::{NAN, fused_dot_bf16, fused_dot_e4m3};
-pub use gate::{GateModel, GateOptions, Routed, gate_logits, gate_logits_bound, gate_select, gate_weights_bound};
+pub use gate::{
+    GateModel, GateOptions, Routed, gate_logits, gate_logits_bound, gate_select, gate_weights_bound,
+};
 pub use moe_layer::{ExpertMatrices, MoeLayerModel, MoeLayerOutput, moe_layer};
 pub use oracle::{Mismatch, Oracle, Verdict, calc_diff};
 pub use quantize::{QuantizeScale, Quantized, quantize_1x128, quantize_128x128};

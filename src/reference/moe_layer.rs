@@ -2,8 +2,9 @@ use float8::F8E4M3;
 use half::bf16;
 
 use super::{
-    BLOCK, Combined, Epilogue, GateModel, GateOptions, Operands, Output, QuantizeScale, Quantized, Sample, ShapeError,
-    bit_model, check_k, check_length, combine, gate_logits, gate_select, quantize_1x128, reference, swiglu_quantize,
+    BLOCK, Combined, Epilogue, GateModel, GateOptions, Operands, Output, QuantizeScale, Quantized, Sample,
+    ShapeError, bit_model, check_k, check_length, combine, gate_logits, gate_select, quantize_1x128,
+    reference, swiglu_quantize,
 };
 
 /// The quantised matrices of one projection of all experts: `[experts, n, k]` and their scales.
@@ -68,7 +69,8 @@ pub fn moe_layer(
     let mut exact = vec![0.0; slots * hidden];
     for expert in 0..experts {
         let own: Vec<usize> = (0..slots).filter(|&slot| routed.ids[slot] == expert as i32).collect();
-        let rows: Vec<bf16> = own.iter().flat_map(|slot| &x[slot / topk * hidden..][..hidden]).copied().collect();
+        let rows: Vec<bf16> =
+            own.iter().flat_map(|slot| &x[slot / topk * hidden..][..hidden]).copied().collect();
         let (bits, values) = run_expert(model, expert, &rows)?;
         for (row, slot) in own.iter().enumerate() {
             y[slot * hidden..][..hidden].copy_from_slice(&bits[row * hidden..][..hidden]);
@@ -77,7 +79,8 @@ pub fn moe_layer(
     }
 
     // Here the row of a slot is the slot.
-    let slot_row: Vec<i32> = routed.ids.iter().zip(0..).map(|(&id, slot)| if id < 0 { -1 } else { slot }).collect();
+    let slot_row: Vec<i32> =
+        routed.ids.iter().zip(0..).map(|(&id, slot)| if id < 0 { -1 } else { slot }).collect();
     let addends = Combined { weights: Some(&routed.weights), shared, residual };
     let added = |addend: Option<&[bf16]>, i: usize| addend.map_or(0.0, |values| values[i].to_f64());
     let sum = |i: usize| {

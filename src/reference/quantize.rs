@@ -44,7 +44,9 @@ pub fn quantize_1x128(
     let rows = rows(x, m, k, x_pitch)?;
     let blocks: Vec<_> = rows
         .par_iter()
-        .flat_map_iter(|row| row.chunks_exact(BLOCK).map(|block| Factors::of(block.iter().map(|x| x.to_f32()), scale)))
+        .flat_map_iter(|row| {
+            row.chunks_exact(BLOCK).map(|block| Factors::of(block.iter().map(|x| x.to_f32()), scale))
+        })
         .collect();
 
     let k_blocks = k / BLOCK;
@@ -99,7 +101,10 @@ pub(super) fn quantize_values(
     let blocks: Vec<_> = (0..m).into_par_iter().flat_map_iter(quantize_row).collect();
     Ok(Quantized {
         q: blocks.iter().flat_map(|(_, codes)| codes).copied().collect(),
-        sf: (0..k_blocks).flat_map(|g| blocks.iter().skip(g).step_by(k_blocks)).map(|(f, _)| f.scale).collect(),
+        sf: (0..k_blocks)
+            .flat_map(|g| blocks.iter().skip(g).step_by(k_blocks))
+            .map(|(f, _)| f.scale)
+            .collect(),
         nonfinite: blocks.iter().any(|(factors, _)| factors.nonfinite),
     })
 }

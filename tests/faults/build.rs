@@ -41,11 +41,13 @@ impl Library {
         }
         let copy = |kernel: &&str| {
             let source = folder.path().join(kernel).with_extension("cpp");
-            fs::copy(Path::new(KERNELS).join(kernel).with_extension("cu"), &source).expect("the generated source");
+            fs::copy(Path::new(KERNELS).join(kernel).with_extension("cu"), &source)
+                .expect("the generated source");
             source
         };
         let mut sources: Vec<PathBuf> = kernels.iter().map(copy).collect();
-        let declared: String = kernels.iter().map(|kernel| format!("extern const emu::Kernel {kernel}; ")).collect();
+        let declared: String =
+            kernels.iter().map(|kernel| format!("extern const emu::Kernel {kernel}; ")).collect();
         let listed: String = kernels.iter().map(|kernel| format!("&{kernel}, ")).collect();
         let table = folder.path().join("table.cpp");
         let text = format!(
@@ -63,7 +65,8 @@ impl Library {
     pub fn device(&self, seed: u64) -> Device {
         let options = EmulatorOptions { seed, multiprocessors: 4, ..Default::default() };
         // SAFETY: the library was built from this crate's `cuda/emu`, as its own emulator was.
-        unsafe { Device::emulated_from_library(&self.folder.path().join("kernel.so"), options) }.expect("the library")
+        unsafe { Device::emulated_from_library(&self.folder.path().join("kernel.so"), options) }
+            .expect("the library")
     }
 }
 
@@ -82,7 +85,9 @@ fn apply(folder: &Path, edit: &Edit) {
 fn machine_objects() -> Vec<PathBuf> {
     let built = Path::new(KERNELS).with_file_name("emulator");
     let sources = fs::read_dir(Path::new(CUDA).join("emu")).expect("cuda/emu");
-    let cpp = sources.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.extension().is_some_and(|e| e == "cpp"));
+    let cpp = sources
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "cpp"));
     cpp.map(|path| built.join(path.file_stem().expect("a name")).with_extension("o")).collect()
 }
 
@@ -90,7 +95,14 @@ fn compile(folder: &Path, sources: &[PathBuf]) {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
     let output = Command::new(compiler)
         .args(["-std=c++20", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-w"])
-        .args([Path::new("-I"), folder, Path::new("-I"), Path::new(CUDA), Path::new("-I"), &Path::new(CUDA).join("emu")])
+        .args([
+            Path::new("-I"),
+            folder,
+            Path::new("-I"),
+            Path::new(CUDA),
+            Path::new("-I"),
+            &Path::new(CUDA).join("emu"),
+        ])
         .args(sources)
         .args(machine_objects())
         .arg("-o")

@@ -4,8 +4,8 @@ use deepseek_kernels::reference::{
     GateModel, GateOptions, bias_update, expert_load, gate_logits, gate_select, sequence_balance_loss,
 };
 use deepseek_kernels::{
-    BiasUpdate, BiasUpdateSpec, Device, ExpertLoad, ExpertLoadSpec, Gate, GateInput, GateSpec, GroupScore, Routing, Scoring,
-    SequenceBalanceLoss, SequenceBalanceLossSpec, bf16,
+    BiasUpdate, BiasUpdateSpec, Device, ExpertLoad, ExpertLoadSpec, Gate, GateInput, GateSpec, GroupScore,
+    Routing, Scoring, SequenceBalanceLoss, SequenceBalanceLossSpec, bf16,
 };
 
 use super::build::{Edit, Library};
@@ -24,7 +24,11 @@ fn numbers(count: usize, seed: u32) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-fn vector<T: Copy + deepseek_kernels::cudarc::driver::DeviceRepr>(device: &Device, data: &[T], poison: T) -> Guarded<T> {
+fn vector<T: Copy + deepseek_kernels::cudarc::driver::DeviceRepr>(
+    device: &Device,
+    data: &[T],
+    poison: T,
+) -> Guarded<T> {
     Guarded::new(device, data, 1, data.len(), Placement { offset: 1, pitch: data.len() }, poison)
 }
 
@@ -90,10 +94,18 @@ fn judge(results: Results, spec: &GateSpec, logits: &[f32], options: GateOptions
 
 fn select_one(device: &Device, spec: &GateSpec, logits: &[f32], options: GateOptions) {
     let GateSpec { tokens, experts, topk, .. } = *spec;
-    let there = Guarded::new(device, logits, tokens, experts, Placement { offset: 1, pitch: experts + 2 }, f32::INFINITY);
+    let there = Guarded::new(
+        device,
+        logits,
+        tokens,
+        experts,
+        Placement { offset: 1, pitch: experts + 2 },
+        f32::INFINITY,
+    );
     let bias = options.bias.map(|bias| vector(device, bias, f32::INFINITY));
     let mask = options.mask.map(|mask| vector(device, mask, 0));
-    let fixed = options.fixed_ids.map(|ids| Guarded::new(device, ids, tokens, topk, Placement::dense(topk), 0));
+    let fixed =
+        options.fixed_ids.map(|ids| Guarded::new(device, ids, tokens, topk, Placement::dense(topk), 0));
     let mut results = Results::new(device, spec);
     let routing = Routing {
         bias: bias.as_ref().map(Guarded::slice),
@@ -167,7 +179,8 @@ fn load(device: &Device) {
         let mut counts = vector(device, &(0..experts).collect::<Vec<u32>>(), 99);
         let spec = ExpertLoadSpec { tokens, slots, experts: experts as usize };
         let plan = ExpertLoad::plan(device, spec).expect("plan");
-        plan.run(device.stream().expect("stream"), gids.matrix(), counts.slice_mut()).unwrap_or_else(|e| panic!("{e}"));
+        plan.run(device.stream().expect("stream"), gids.matrix(), counts.slice_mut())
+            .unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(counts.into_checked(|c| c), expected, "wrong counts");
     };
     run(&ids);
@@ -189,9 +202,11 @@ fn bias(device: &Device) {
         let gcounts = vector(device, &counts, 3);
         let mut gbias = vector(device, &before, UNWRITTEN);
         let mut vio = vector(device, &[UNWRITTEN], UNWRITTEN);
-        let plan = BiasUpdate::plan(device, BiasUpdateSpec { experts: counts.len(), speed: 1e-3 }).expect("plan");
+        let plan =
+            BiasUpdate::plan(device, BiasUpdateSpec { experts: counts.len(), speed: 1e-3 }).expect("plan");
         let stream = device.stream().expect("stream");
-        plan.run(stream, gcounts.slice(), gbias.slice_mut(), vio.slice_mut()).unwrap_or_else(|e| panic!("{e}"));
+        plan.run(stream, gcounts.slice(), gbias.slice_mut(), vio.slice_mut())
+            .unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(wrong(&gbias.into_checked(f32::to_bits), &expected), 0, "wrong biases");
         let exact = deepseek_kernels::reference::max_vio(&counts);
         let error = (f64::from(vio.into_checked(f32::to_bits)[0]) - exact).abs();
@@ -206,7 +221,8 @@ fn loss(device: &Device) {
     let gscores = Guarded::new(device, &scores, tokens, 72, Placement { offset: 1, pitch: 75 }, f32::NAN);
     let mut losses = vector(device, &[UNWRITTEN; 2], UNWRITTEN);
     let plan = SequenceBalanceLoss::plan(device, spec).expect("plan");
-    plan.run(device.stream().expect("stream"), gscores.matrix(), losses.slice_mut()).unwrap_or_else(|e| panic!("{e}"));
+    plan.run(device.stream().expect("stream"), gscores.matrix(), losses.slice_mut())
+        .unwrap_or_else(|e| panic!("{e}"));
     for (scores, got) in scores.chunks(spec.length * 72).zip(losses.into_checked(f32::to_bits)) {
         let (exact, bound) = sequence_balance_loss(scores, 72, 5, 8).expect("reference");
         assert!((f64::from(got) - 0.5 * exact).abs() <= 0.5 * bound, "wrong loss");

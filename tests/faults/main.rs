@@ -20,8 +20,9 @@ use deepseek_kernels::reference::Oracle;
 use deepseek_kernels::reference::inputs::{GemmClass, quantizer_rows};
 use deepseek_kernels::reference::{QuantizeScale, quantize_1x128, quantize_128x128};
 use deepseek_kernels::{
-    Device, F8E4M3, GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, MMajor, Quantize1x128, Quantize128x128, QuantizeSpec, RowMajor,
-    ScaleFormat, Scales1x128, Scales1x128Mut, Scales128x128Mut, TransposeScales, bf16,
+    Device, F8E4M3, GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, MMajor, Quantize1x128,
+    Quantize128x128, QuantizeSpec, RowMajor, ScaleFormat, Scales1x128, Scales1x128Mut, Scales128x128Mut,
+    TransposeScales, bf16,
 };
 use harness::grouped::{Routing, judge, masked, operands, ragged};
 use harness::{GemmLayout, Guarded, Placement, check_gemm, run_gemm};
@@ -32,7 +33,9 @@ const SEEDS: u64 = 4;
 #[derive(Clone, Copy)]
 enum Problem {
     /// The kernel `fp8_gemm_m128_n128_c{cluster}_bf16`: several ragged tiles per CTA, more K blocks than stages.
-    Gemm { cluster: u32 },
+    Gemm {
+        cluster: u32,
+    },
     /// The same, adding to D.
     GemmAccumulate,
     /// Segments of any length, none included; then segments that are none.
@@ -71,7 +74,8 @@ impl Problem {
 }
 
 fn gemm_instance(cluster: u32) -> GemmInstance {
-    let is_it = |i: &&GemmInstance| (i.block_m, i.block_n, i.cluster, i.output.bytes()) == (128, 128, cluster, 2);
+    let is_it =
+        |i: &&GemmInstance| (i.block_m, i.block_n, i.cluster, i.output.bytes()) == (128, 128, cluster, 2);
     *GEMM_INSTANCES.iter().find(is_it).expect("the instance")
 }
 
@@ -82,7 +86,8 @@ fn gemm(device: &Device, cluster: u32, accumulate: bool) {
     layout.d.pitch += 8;
     let before: Vec<bf16> = (0..m * n).map(|i| bf16::from_f32((i % 61) as f32)).collect();
     let before = accumulate.then_some(&before[..]);
-    let d = run_gemm(device, &inputs, &layout, Some(gemm_instance(cluster)), before).unwrap_or_else(|e| panic!("{e}"));
+    let d = run_gemm(device, &inputs, &layout, Some(gemm_instance(cluster)), before)
+        .unwrap_or_else(|e| panic!("{e}"));
     check_gemm("d", &inputs, &[Oracle::Exact], before, &d);
 }
 
@@ -119,21 +124,27 @@ const K: usize = 384;
 fn rows_to_quantize(seed: u64) -> Vec<bf16> {
     let mut x = quantizer_rows(ROWS, K, seed);
     for (row, values) in x.chunks_mut(K).enumerate().filter(|(row, _)| row % 2 == 1) {
-        values.iter_mut().enumerate().for_each(|(i, x)| *x = bf16::from_f32((i as f32 * 0.37).sin() * (row as f32 + 0.7)));
+        values
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, x)| *x = bf16::from_f32((i as f32 * 0.37).sin() * (row as f32 + 0.7)));
     }
     x
 }
 
 fn quantize_rows(device: &Device) {
     let x = rows_to_quantize(5);
-    for (format, model) in [(ScaleFormat::Fp32, QuantizeScale::Fp32), (ScaleFormat::PowerOfTwo, QuantizeScale::PowerOfTwo)] {
+    for (format, model) in
+        [(ScaleFormat::Fp32, QuantizeScale::Fp32), (ScaleFormat::PowerOfTwo, QuantizeScale::PowerOfTwo)]
+    {
         let expected = quantize_1x128(&x, ROWS, K, K, model).expect("reference");
         let gx = Guarded::new(device, &x, ROWS, K, Placement::dense(K), bf16::NAN);
         let mut q = Guarded::unwritten(device, ROWS, K, Placement::dense(K), F8E4M3::from_bits(0xff));
         let mut sf = Guarded::unwritten(device, K / 128, ROWS, Placement::dense(ROWS), f32::NAN);
         let plan = Quantize1x128::plan(device, QuantizeSpec { rows: ROWS, k: K, format }).expect("plan");
         let view = Scales1x128Mut::<MMajor>::new(sf.slice_mut(), ROWS, K).expect("view");
-        plan.run(device.stream().expect("stream"), gx.matrix(), q.matrix_mut(), view).unwrap_or_else(|e| panic!("{e}"));
+        plan.run(device.stream().expect("stream"), gx.matrix(), q.matrix_mut(), view)
+            .unwrap_or_else(|e| panic!("{e}"));
         compare(&expected.q, &q.into_checked(|c| c.to_bits()), &expected.sf, &sf.into_checked(f32::to_bits));
         assert!(device.poll_error().is_err(), "Inf and NaN went unreported");
     }
@@ -148,7 +159,8 @@ fn quantize_blocks(device: &Device) {
     let spec = QuantizeSpec { rows: ROWS, k: K, format: ScaleFormat::Fp32 };
     let plan = Quantize128x128::plan(device, spec).expect("plan");
     let view = Scales128x128Mut::new(sf.slice_mut(), ROWS, K).expect("view");
-    plan.run(device.stream().expect("stream"), gx.matrix(), q.matrix_mut(), view).unwrap_or_else(|e| panic!("{e}"));
+    plan.run(device.stream().expect("stream"), gx.matrix(), q.matrix_mut(), view)
+        .unwrap_or_else(|e| panic!("{e}"));
     compare(&expected.q, &q.into_checked(|c| c.to_bits()), &expected.sf, &sf.into_checked(f32::to_bits));
     assert!(device.poll_error().is_err(), "Inf and NaN went unreported");
 }
@@ -167,7 +179,8 @@ fn transpose(device: &Device) {
     let mut out = Guarded::unwritten(device, k_blocks, m, Placement::dense(m + 2), f32::NAN);
     let plan = TransposeScales::plan(device, m, 128 * k_blocks).expect("plan");
     let source = Scales1x128::<RowMajor>::new(sf.slice(), m, 128 * k_blocks).expect("view");
-    let target = Scales1x128Mut::<MMajor>::with_pitch(out.slice_mut(), m, 128 * k_blocks, m + 2).expect("view");
+    let target =
+        Scales1x128Mut::<MMajor>::with_pitch(out.slice_mut(), m, 128 * k_blocks, m + 2).expect("view");
     plan.run(device.stream().expect("stream"), source, target).unwrap_or_else(|e| panic!("{e}"));
     let got = out.into_checked(f32::to_bits);
     let wrong = (0..m * k_blocks).filter(|i| got[i % k_blocks * m + i / k_blocks] != data[*i]).count();
@@ -187,7 +200,10 @@ fn caught_in(library: &Library, run: &dyn Fn(&Device), causes: &[&str]) {
         let Err(panic) = result else { panic!("seed {seed}: the fault went unnoticed") };
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&s| s.to_owned())).unwrap_or_default();
-        assert!(causes.iter().any(|cause| text.contains(cause)), "seed {seed}: expected one of {causes:?} in: {text}");
+        assert!(
+            causes.iter().any(|cause| text.contains(cause)),
+            "seed {seed}: expected one of {causes:?} in: {text}"
+        );
         println!("seed {seed}: {text}");
     }
 }
@@ -195,7 +211,15 @@ fn caught_in(library: &Library, run: &dyn Fn(&Device), causes: &[&str]) {
 /// The unchanged sources, through the same build: nothing is found.
 #[test]
 fn no_fault() {
-    for problem in [ONE, TWO, Problem::GemmAccumulate, Problem::Grouped, Problem::Quantize1x128, Problem::Quantize128x128, Problem::Transpose] {
+    for problem in [
+        ONE,
+        TWO,
+        Problem::GemmAccumulate,
+        Problem::Grouped,
+        Problem::Quantize1x128,
+        Problem::Quantize128x128,
+        Problem::Transpose,
+    ] {
         let library = Library::with(&problem.kernel(), &[]);
         for seed in 0..SEEDS {
             problem.run(&library.device(seed));
@@ -392,7 +416,7 @@ faults! {
     infinities_unreported: Problem::Quantize1x128, "kernels/quantize_row.cuh",
         "if (!finite) ptx::red_or_u32" => "if (false) ptx::red_or_u32", ["unreported"];
     rows_past_the_end: Problem::Quantize128x128, "kernels/quantize_128x128.cuh",
-        "if (row < params.n) x[i]" => "x[i]", ["outside", "wrong scales"];
+        "if (row < params.n) x[i]" => "x[i]", ["outside", "wrong scales", "read-only load of q"];
     no_barrier_before_amax_is_shared: Problem::Quantize128x128, "kernels/quantize_128x128.cuh",
         "ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
     amax_of_one_warp: Problem::Quantize128x128, "kernels/quantize_128x128.cuh",

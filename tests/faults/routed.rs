@@ -45,7 +45,9 @@ impl Operation {
 /// Three blocks, ids of every kind, more experts than threads; no room for all in the masked layout.
 fn maps(device: &Device) {
     let aligned = ExpertLayout::Aligned { alignment: NonZeroU32::new(8).expect("not 0") };
-    for (experts, layout) in [(300, ExpertLayout::Ragged), (5, aligned), (5, ExpertLayout::Masked { max_rows: 20 })] {
+    for (experts, layout) in
+        [(300, ExpertLayout::Ragged), (5, aligned), (5, ExpertLayout::Masked { max_rows: 20 })]
+    {
         let spec = ExpertMapSpec { tokens: 150, top_k: 4, experts, layout };
         check_map(device, spec, &Routing::Strangers.ids((150, 4, experts), 1));
         let Err(Error::Data(faults)) = device.poll_error() else { panic!("strange ids went unreported") };
@@ -180,13 +182,16 @@ faults! {
     sigmoid_of_the_wrong_sign: Operation::Swiglu, SWIGLU, "exp_f32(-x)" => "exp_f32(x)", ["q[", "sf["];
     masked_rows_ignored: Operation::Swiglu, USED, "used.max_rows != 0" => "false", ["q[", "sf[", "was written", "outside"];
 
-    weight_of_the_next_slot: Operation::Combine, COMBINE, "token * params.top_k + k0 + i)" => "token * params.top_k + k0 + i + 1)", ["out[", "outside"];
-    dropped_slot_used_as_a_row: Operation::Combine, COMBINE, "if (row < params.rows) return true;" => "return true;", ["outside"];
-    missing_row_unreported: Operation::Combine, COMBINE, "if (row != kDropped) ptx::red_or_u32(params.error_word, FAULT_SEGMENT);" => "", ["unreported"];
-    slots_in_descending_order: Operation::Combine, COMBINE, "      if (found[i]) add_piece(sum, weight[i], v[i]);"
-        => "      { const uint32_t j = kSlotsInFlight - 1 - i; if (found[j]) add_piece(sum, weight[j], v[j]); }", ["out["];
+    weight_of_the_next_slot: Operation::Combine, COMBINE, "params.weights + slot0 + i)" => "params.weights + slot0 + i + 1)", ["out[", "outside"];
+    dropped_slot_used_as_a_row: Operation::Combine, COMBINE, "if (row[i] >= params.rows) continue;" => "", ["outside"];
+    missing_row_unreported: Operation::Combine, COMBINE, "} else if (row[i] != kDropped) {" => "} else if (false) {", ["unreported"];
+    dropped_slot_reported: Operation::Combine, COMBINE, "} else if (row[i] != kDropped) {" => "} else {", ["rows of an expert"];
+    slots_in_descending_order: Operation::Combine, COMBINE, "      if (row[i] < params.rows) {\n        add_piece(sum, weight[i], v[i]);\n      } else if (row[i]"
+        => "      const uint32_t j = kSlotsInFlight - 1 - i;\n      if (row[j] < params.rows) {\n        add_piece(sum, weight[j], v[j]);\n      } else if (row[j]",
+        ["out["];
     slots_after_the_fourth_lost: Operation::Combine, COMBINE, "k0 < params.top_k; k0 += kSlotsInFlight" => "k0 < 1; k0 += kSlotsInFlight", ["out["];
-    slots_beyond_the_last: Operation::Combine, COMBINE, "if (k >= params.top_k) return false;" => "", ["out[", "outside"];
+    slots_beyond_the_last: Operation::Combine, COMBINE, "k0 + i < params.top_k ? ptx::ldg_u32(params.slot_row + slot0 + i) : kDropped"
+        => "ptx::ldg_u32(params.slot_row + slot0 + i)", ["out[", "outside"];
     residual_before_shared: Operation::Combine, COMBINE, "ptx::ldg_v4_u32(params.shared + token * params.shared_pitch + column)"
         => "ptx::ldg_v4_u32(params.residual + token * params.residual_pitch + column)", ["out["];
     columns_exchanged_in_a_pair: Operation::Combine, COMBINE, "ptx::cvt_bf16x2(sum.x[1], sum.x[0])" => "ptx::cvt_bf16x2(sum.x[0], sum.x[1])", ["out["];

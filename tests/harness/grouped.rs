@@ -5,8 +5,8 @@ use std::ops::Range;
 use deepseek_kernels::reference::Oracle;
 use deepseek_kernels::reference::inputs::{GemmClass, GemmInputs};
 use deepseek_kernels::{
-    Device, Error, F8E4M3, GemmInstance, GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, MMajor, Scales1x128,
-    Segments, bf16,
+    Device, Error, F8E4M3, GemmInstance, GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, MMajor,
+    Scales1x128, Segments, bf16,
 };
 
 use super::{Guarded, Placement, Sentinel, check_gemm};
@@ -44,7 +44,9 @@ pub fn masked(counts: &[usize], max_rows: usize) -> Routing {
 
 /// The operands of every expert, as if each were a GEMM of its own.
 pub fn operands(class: GemmClass, routing: &Routing, n: usize, k: usize, seed: u64) -> Vec<GemmInputs> {
-    let of = |(e, rows): (usize, &Range<usize>)| class.generate((rows.len(), n, k), seed + e as u64).expect("inputs");
+    let of = |(e, rows): (usize, &Range<usize>)| {
+        class.generate((rows.len(), n, k), seed + e as u64).expect("inputs")
+    };
     routing.experts.iter().enumerate().map(of).collect()
 }
 
@@ -75,7 +77,14 @@ pub fn run(
     let b = Guarded::new(device, &b, experts * n, k, Placement { offset: 32, pitch: k + 32 }, NAN_CODE);
     let pitch = rows.next_multiple_of(4) + 4;
     let sfa = Guarded::new(device, &sfa, k_blocks, rows, Placement { offset: 4, pitch }, f32::NAN);
-    let sfb = Guarded::new(device, &sfb, experts * n_blocks, k_blocks, Placement { offset: 1, pitch: k_blocks + 1 }, f32::NAN);
+    let sfb = Guarded::new(
+        device,
+        &sfb,
+        experts * n_blocks,
+        k_blocks,
+        Placement { offset: 1, pitch: k_blocks + 1 },
+        f32::NAN,
+    );
     let values = &routing.values;
     let segments = Guarded::new(device, values, 1, values.len(), Placement::dense(values.len()), i32::MIN);
     let mut d = Guarded::unwritten(device, rows, n, Placement { offset: 8, pitch: n + 8 }, bf16::SENTINEL);

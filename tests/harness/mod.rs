@@ -10,8 +10,8 @@ use deepseek_kernels::cudarc::driver::DeviceRepr;
 use deepseek_kernels::reference::inputs::GemmInputs;
 use deepseek_kernels::reference::{Elements, Epilogue, Oracle, Output, Sample};
 use deepseek_kernels::{
-    Buffer, Device, EmulatorOptions, Error, F8E4M3, Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmInstance, GemmOutput, MMajor,
-    Matrix, MatrixMut, Scales128x128, Scales1x128, Slice, SliceMut, bf16,
+    Buffer, Device, EmulatorOptions, Error, F8E4M3, Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmInstance,
+    GemmOutput, MMajor, Matrix, MatrixMut, Scales1x128, Scales128x128, Slice, SliceMut, bf16,
 };
 
 /// The emulator, and the GPU if there is one. Without a GPU the test says so: it did not run there.
@@ -70,7 +70,14 @@ pub struct Guarded<T> {
 const TAIL: usize = 64;
 
 impl<T: DeviceRepr + Copy> Guarded<T> {
-    pub fn new(device: &Device, data: &[T], rows: usize, columns: usize, placement: Placement, poison: T) -> Self {
+    pub fn new(
+        device: &Device,
+        data: &[T],
+        rows: usize,
+        columns: usize,
+        placement: Placement,
+        poison: T,
+    ) -> Self {
         assert_eq!(data.len(), rows * columns);
         let mut host = vec![poison; placement.offset + rows * placement.pitch + TAIL];
         for (row, values) in data.chunks(columns.max(1)).enumerate() {
@@ -228,7 +235,13 @@ pub fn run_gemm<D: Sentinel>(
 }
 
 /// Demands that every oracle accepts every element.
-pub fn check_gemm<D: Sentinel>(what: &str, inputs: &GemmInputs, oracles: &[Oracle], initial: Option<&[D]>, got: &[D]) {
+pub fn check_gemm<D: Sentinel>(
+    what: &str,
+    inputs: &GemmInputs,
+    oracles: &[Oracle],
+    initial: Option<&[D]>,
+    got: &[D],
+) {
     let (m, n) = (inputs.m, inputs.n);
     let operands = inputs.operands().expect("operands");
     let before = |row: usize, column: usize| initial.map_or(0.0, |d| d[row * n + column].widen());
@@ -236,7 +249,8 @@ pub fn check_gemm<D: Sentinel>(what: &str, inputs: &GemmInputs, oracles: &[Oracl
     let epilogue = Epilogue { output: D::OUTPUT_MODEL, initial: initial.map(|_| before) };
     let got = |row: usize, column: usize| got[row * n + column].widen();
     for oracle in oracles {
-        let verdict = oracle.check(&operands, &epilogue, &Sample::all(m, n), &got).expect("inputs fit the oracle");
+        let verdict =
+            oracle.check(&operands, &epilogue, &Sample::all(m, n), &got).expect("inputs fit the oracle");
         assert!(verdict.accepted(), "{what}, {oracle:?}: {verdict}");
     }
 }

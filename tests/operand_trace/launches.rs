@@ -4,10 +4,12 @@
 use std::mem::offset_of;
 
 use crate::bindings::{
-    Fp8GemmParams, GroupedFp8GemmParams, Quantize1x128Params, Quantize128x128Params, SCALE_FP32, SCALE_POWER_OF_TWO,
-    TransposeScalesParams,
+    Fp8GemmParams, GroupedFp8GemmParams, Quantize1x128Params, Quantize128x128Params, SCALE_FP32,
+    SCALE_POWER_OF_TWO, TransposeScalesParams,
 };
-use crate::instances::{GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, QUANTIZE_1X128, QUANTIZE_128X128, TRANSPOSE_SCALES};
+use crate::instances::{
+    GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, QUANTIZE_1X128, QUANTIZE_128X128, TRANSPOSE_SCALES,
+};
 
 pub struct Launch {
     pub kernel: String,
@@ -22,8 +24,16 @@ pub fn all() -> Vec<Launch> {
     let gemms = GEMM_INSTANCES.iter().flat_map(|instance| [full_ring(instance), empty_sum(instance)]);
     let quantisers =
         [SCALE_FP32, SCALE_POWER_OF_TWO].into_iter().flat_map(|f| [quantize_1x128(f), quantize_128x128(f)]);
-    let grouped = GROUPED_GEMM_INSTANCES.iter().flat_map(|instance| [grouped(instance, 1), grouped(instance, 0)]);
-    gemms.chain(grouped).chain([two_bands(&GEMM_INSTANCES[0])]).chain(quantisers).chain([transpose_scales()]).chain(crate::routing::launches()).chain(crate::routed::launches()).collect()
+    let grouped =
+        GROUPED_GEMM_INSTANCES.iter().flat_map(|instance| [grouped(instance, 1), grouped(instance, 0)]);
+    gemms
+        .chain(grouped)
+        .chain([two_bands(&GEMM_INSTANCES[0])])
+        .chain(quantisers)
+        .chain([transpose_scales()])
+        .chain(crate::routing::launches())
+        .chain(crate::routed::launches())
+        .collect()
 }
 
 /// Global memory never exists here: an operand is an address that only it has.

@@ -81,9 +81,15 @@ mod against_the_emulator {
     fn every_kernel_is_traced() {
         let traced: Vec<String> = launches::all().into_iter().map(|launch| launch.kernel).collect();
         let built = std::fs::read_dir(env!("DK_KERNEL_DIR")).unwrap();
-        for path in built.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "cu")) {
+        for path in built
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|e| e == "cu"))
+        {
             let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-            assert!(name.starts_with("probe_") || traced.contains(&name), "{name} has no launch in launches.rs");
+            assert!(
+                name.starts_with("probe_") || traced.contains(&name),
+                "{name} has no launch in launches.rs"
+            );
         }
     }
 

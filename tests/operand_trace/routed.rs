@@ -3,10 +3,12 @@
 use std::mem::offset_of;
 
 use crate::bindings::{
-    CombineParams, ExpertMapParams, GatherQuantizeParams, SCALE_FP32, SCALE_POWER_OF_TWO, SwigluQuantizeParams, UsedRows,
+    CombineParams, ExpertMapParams, GatherQuantizeParams, SCALE_FP32, SCALE_POWER_OF_TWO,
+    SwigluQuantizeParams, UsedRows,
 };
 use crate::instances::{
-    COMBINE, EXPERT_MAP_COUNT, EXPERT_MAP_SCAN, EXPERT_MAP_SCATTER, FixedKernel, GATHER_QUANTIZE, SWIGLU_QUANTIZE,
+    COMBINE, EXPERT_MAP_COUNT, EXPERT_MAP_SCAN, EXPERT_MAP_SCATTER, FixedKernel, GATHER_QUANTIZE,
+    SWIGLU_QUANTIZE,
 };
 use crate::launches::{Launch, Params, fixed, region};
 
@@ -16,7 +18,9 @@ pub fn launches() -> Vec<Launch> {
     let maps = layouts.into_iter().flat_map(|layout| {
         [(EXPERT_MAP_COUNT, 5), (EXPERT_MAP_SCAN, 13), (EXPERT_MAP_SCATTER, 4)].map(|step| map(step, layout))
     });
-    let rows = [0, 20].into_iter().flat_map(|max_rows| [gather(max_rows), swiglu(max_rows, true), swiglu(max_rows, false)]);
+    let rows = [0, 20]
+        .into_iter()
+        .flat_map(|max_rows| [gather(max_rows), swiglu(max_rows, true), swiglu(max_rows, false)]);
     maps.chain(rows).chain([combine(true), combine(false)]).collect()
 }
 

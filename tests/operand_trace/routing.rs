@@ -74,7 +74,8 @@ const SOFTMAX: Selection = Selection {
 };
 /// Made-up ids are below 252: some are no experts.
 const FIXED: Selection = Selection { experts: 200, fixed: true, ..GROUPED };
-const BARE: Selection = Selection { experts: 5, chunks: 1, groups: [1, 1], slots: [8, 0], optional: false, ..GROUPED };
+const BARE: Selection =
+    Selection { experts: 5, chunks: 1, groups: [1, 1], slots: [8, 0], optional: false, ..GROUPED };
 
 fn select(selection: &Selection) -> Launch {
     let optional = |index| if selection.optional { region(index) } else { 0 };

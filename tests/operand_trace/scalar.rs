@@ -102,10 +102,8 @@ macro_rules! bit_forms {
 const BITS: &[Form] = &bit_forms!("b16" u16, "b32" u32, "b64" u64);
 
 /// How nvcc tests a flag that it keeps in a 16-bit register.
-const FLAGS: &[Form] = &[
-    form!("setp.eq.s16", |a, b| a as i16 == b as i16),
-    form!("setp.ne.s16", |a, b| a as i16 != b as i16),
-];
+const FLAGS: &[Form] =
+    &[form!("setp.eq.s16", |a, b| a as i16 == b as i16), form!("setp.ne.s16", |a, b| a as i16 != b as i16)];
 
 /// Widening and narrowing. Signed destinations narrower than a register are absent: they depend on the
 /// register.

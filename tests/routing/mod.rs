@@ -82,10 +82,12 @@ pub fn map(device: &Device, spec: ExpertMapSpec, ids: &[i32]) -> Result<Mapped, 
     let plan = ExpertMap::plan(device, spec)?;
     let rows = spec.rows();
     let line = |columns: usize| Placement { offset: 4, pitch: columns };
-    let output = |rows: usize, columns: usize| Guarded::unwritten(device, rows, columns, line(columns), UNWRITTEN);
+    let output =
+        |rows: usize, columns: usize| Guarded::unwritten(device, rows, columns, line(columns), UNWRITTEN);
     let gids = Guarded::new(device, ids, tokens, top_k, line(top_k), 0);
     let (mut row_slot, mut slot_row) = (output(1, rows), output(tokens, top_k));
-    let (mut offsets, mut counts, mut demand) = (output(1, experts + 1), output(1, experts), output(1, experts + 1));
+    let (mut offsets, mut counts, mut demand) =
+        (output(1, experts + 1), output(1, experts), output(1, experts + 1));
     let len = plan.workspace();
     let mut workspace = Guarded::unwritten(device, 1, len, line(len), 0xdead_beef_u32);
     plan.run(
@@ -124,7 +126,13 @@ pub fn check_map(device: &Device, spec: ExpertMapSpec, ids: &[i32]) -> Mapped {
     let want = expected(&spec, ids);
     let parts = |m: &Mapped| {
         let Mapped { row_slot, slot_row, offsets, counts, demand } = m.clone();
-        [("row_slot", row_slot), ("slot_row", slot_row), ("offsets", offsets), ("counts", counts), ("demand", demand)]
+        [
+            ("row_slot", row_slot),
+            ("slot_row", slot_row),
+            ("offsets", offsets),
+            ("counts", counts),
+            ("demand", demand),
+        ]
     };
     for ((name, want), (_, got)) in parts(&want).into_iter().zip(parts(&got)) {
         let wrong = want.iter().zip(&got).position(|(want, got)| want != got);

@@ -5,8 +5,9 @@ use std::num::NonZeroU32;
 use deepseek_kernels::reference::inputs::quantizer_rows;
 use deepseek_kernels::reference::{Mapped, QuantizeScale, Quantized, quantize_1x128, swiglu_quantize};
 use deepseek_kernels::{
-    Device, Error, ExpertLayout, ExpertMapSpec, F8E4M3, GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec, MMajor,
-    RoutingWeights, ScaleFormat, Scales1x128Mut, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec, bf16,
+    Device, Error, ExpertLayout, ExpertMapSpec, F8E4M3, GatherQuantize, GatherQuantizeArgs,
+    GatherQuantizeSpec, MMajor, RoutingWeights, ScaleFormat, Scales1x128Mut, SwigluQuantize,
+    SwigluQuantizeArgs, SwigluQuantizeSpec, bf16,
 };
 
 use super::{Routing, expected};
@@ -35,7 +36,12 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub fn new((tokens, top_k, experts): (usize, usize, usize), layout: ExpertLayout, routing: Routing, seed: u64) -> Self {
+    pub fn new(
+        (tokens, top_k, experts): (usize, usize, usize),
+        layout: ExpertLayout,
+        routing: Routing,
+        seed: u64,
+    ) -> Self {
         let spec = ExpertMapSpec { tokens, top_k, experts, layout };
         let map = expected(&spec, &routing.ids((tokens, top_k, experts), seed));
         Self { spec, map }
@@ -56,9 +62,7 @@ impl Batch {
     /// Whether an expert uses the row; padding of aligned segments counts.
     pub fn used(&self, row: usize) -> bool {
         match self.spec.layout {
-            ExpertLayout::Masked { max_rows } => {
-                ((row % max_rows) as i32) < self.map.counts[row / max_rows]
-            }
+            ExpertLayout::Masked { max_rows } => ((row % max_rows) as i32) < self.map.counts[row / max_rows],
             _ => (row as i32) < self.map.offsets[self.spec.experts],
         }
     }
@@ -81,7 +85,13 @@ pub struct Output {
 impl Output {
     pub fn new(device: &Device, rows: usize, k: usize) -> Self {
         let q = Guarded::unwritten(device, rows, k, Placement { offset: 16, pitch: k + 24 }, UNWRITTEN_CODE);
-        let sf = Guarded::unwritten(device, k / 128, rows, Placement { offset: 1, pitch: rows + 3 }, UNWRITTEN_SCALE);
+        let sf = Guarded::unwritten(
+            device,
+            k / 128,
+            rows,
+            Placement { offset: 1, pitch: rows + 3 },
+            UNWRITTEN_SCALE,
+        );
         Self { q, sf }
     }
 
@@ -97,7 +107,11 @@ impl Output {
                     assert_eq!(bits(got), bits(want), "q[{row}, {column}]");
                     assert_ne!(got.to_bits(), UNWRITTEN_CODE.to_bits(), "q[{row}, {column}] was not written");
                 } else {
-                    assert_eq!(got.to_bits(), UNWRITTEN_CODE.to_bits(), "q[{row}, {column}] of no expert was written");
+                    assert_eq!(
+                        got.to_bits(),
+                        UNWRITTEN_CODE.to_bits(),
+                        "q[{row}, {column}] of no expert was written"
+                    );
                 }
             }
             for g in 0..k / 128 {
@@ -118,8 +132,7 @@ pub fn check_report(device: &Device, nonfinite: bool, segment: bool) {
     assert_eq!(reported, (nonfinite, segment), "Inf or NaN, bad segment");
 }
 
-/// Gathers `x`; rows of `row_slot` that `is_padding` are zero.
-pub fn check_gather(device: &Device, batch: &Batch, x: &[bf16], hidden: usize, format: ScaleFormat) {
+pub fn run_gather(device: &Device, batch: &Batch, x: &[bf16], hidden: usize, format: ScaleFormat) -> Output {
     let (rows, ExpertMapSpec { tokens, top_k, experts, .. }) = (batch.rows(), batch.spec);
     let plan = GatherQuantize::plan(
         device,
@@ -139,16 +152,27 @@ pub fn check_gather(device: &Device, batch: &Batch, x: &[bf16], hidden: usize, f
             row_slot: row_slot.matrix(),
             segments: segments.matrix(),
             q: out.q.matrix_mut(),
-            sf: Scales1x128Mut::<MMajor>::with_pitch(out.sf.slice_mut(), rows, hidden, sf_pitch).expect("view"),
+            sf: Scales1x128Mut::<MMajor>::with_pitch(out.sf.slice_mut(), rows, hidden, sf_pitch)
+                .expect("view"),
         },
     )
     .unwrap_or_else(|error| panic!("{error}"));
+    out
+}
 
+/// Rows without a slot are zero.
+pub fn gathered(batch: &Batch, x: &[bf16], hidden: usize, format: ScaleFormat) -> Quantized {
+    let (rows, top_k) = (batch.rows(), batch.spec.top_k);
     let token = |row: usize| batch.slot(row).map(|slot| &x[slot / top_k * hidden..][..hidden]);
     let zeros = vec![bf16::ZERO; hidden];
     let gathered: Vec<bf16> = (0..rows).flat_map(|row| token(row).unwrap_or(&zeros)).copied().collect();
-    let want = quantize_1x128(&gathered, rows, hidden, hidden, model(format)).expect("reference");
-    out.check(&want, (rows, hidden), |row| batch.used(row));
+    quantize_1x128(&gathered, rows, hidden, hidden, model(format)).expect("reference")
+}
+
+pub fn check_gather(device: &Device, batch: &Batch, x: &[bf16], hidden: usize, format: ScaleFormat) {
+    let want = gathered(batch, x, hidden, format);
+    let out = run_gather(device, batch, x, hidden, format);
+    out.check(&want, (batch.rows(), hidden), |row| batch.used(row));
     check_report(device, want.nonfinite, false);
 }
 
@@ -158,7 +182,10 @@ pub fn activations(batch: &Batch, intermediate: usize, seed: u64) -> Vec<bf16> {
     for (row, values) in x.chunks_mut((2 * intermediate).max(1)).enumerate() {
         if row % 3 != 0 {
             // Gates on both sides of 0, where silu bends; the rest of the rows is special.
-            values.iter_mut().enumerate().for_each(|(i, x)| *x = bf16::from_f32((i as f32 * 0.37 + row as f32).sin() * 9.0));
+            values
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, x)| *x = bf16::from_f32((i as f32 * 0.37 + row as f32).sin() * 9.0));
         }
         if batch.slot(row).is_none() {
             values.fill(bf16::NAN);
@@ -180,7 +207,8 @@ impl Swiglu<'_> {
     pub fn run(&self, device: &Device) -> Output {
         let (rows, ExpertMapSpec { tokens, top_k, experts, .. }) = (self.batch.rows(), self.batch.spec);
         let Self { batch, x, intermediate, clamp, weights, format } = *self;
-        let spec = SwigluQuantizeSpec { intermediate, experts, segments: batch.spec.segments(), clamp, format };
+        let spec =
+            SwigluQuantizeSpec { intermediate, experts, segments: batch.spec.segments(), clamp, format };
         let plan = SwigluQuantize::plan(device, spec).expect("plan");
         let place = Placement { offset: 16, pitch: 2 * intermediate + 8 };
         let gx = Guarded::new(device, x, rows, 2 * intermediate, place, bf16::NAN);
@@ -195,9 +223,12 @@ impl Swiglu<'_> {
             SwigluQuantizeArgs {
                 x: gx.matrix(),
                 segments: segments.matrix(),
-                routing: weights.as_ref().map(|w| RoutingWeights { weights: w.matrix(), row_slot: row_slot.matrix() }),
+                routing: weights
+                    .as_ref()
+                    .map(|w| RoutingWeights { weights: w.matrix(), row_slot: row_slot.matrix() }),
                 q: out.q.matrix_mut(),
-                sf: Scales1x128Mut::<MMajor>::with_pitch(out.sf.slice_mut(), rows, intermediate, sf_pitch).expect("view"),
+                sf: Scales1x128Mut::<MMajor>::with_pitch(out.sf.slice_mut(), rows, intermediate, sf_pitch)
+                    .expect("view"),
             },
         )
         .unwrap_or_else(|error| panic!("{error}"));

@@ -24,7 +24,14 @@ impl Combination<'_> {
         let Self { tokens, top_k, hidden, y, slot_row, addends } = *self;
         let rows = self.rows();
         let matrix = |data: &[bf16], rows: usize, gap: usize| {
-            Guarded::new(device, data, rows, hidden, Placement { offset: gap, pitch: hidden + gap }, bf16::NAN)
+            Guarded::new(
+                device,
+                data,
+                rows,
+                hidden,
+                Placement { offset: gap, pitch: hidden + gap },
+                bf16::NAN,
+            )
         };
         let slots = Placement { offset: 3, pitch: top_k };
         let gy = matrix(y, rows, 8);
@@ -55,7 +62,8 @@ impl Combination<'_> {
         let want = combine(y, (tokens, top_k, hidden), slot_row, &addends).expect("reference");
         let canonical = |bits: u16| if bf16::from_bits(bits).is_nan() { 0x7fff } else { bits };
         let got = self.run(device);
-        let wrong = want.iter().zip(&got).position(|(want, got)| canonical(want.to_bits()) != canonical(*got));
+        let wrong =
+            want.iter().zip(&got).position(|(want, got)| canonical(want.to_bits()) != canonical(*got));
         if let Some(i) = wrong {
             let (want, got) = (want[i], bf16::from_bits(got[i]));
             panic!("out[{}, {}]: expected {want}, got {got}", i / hidden, i % hidden);

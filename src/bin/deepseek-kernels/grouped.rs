@@ -3,8 +3,8 @@
 use deepseek_kernels::reference::inputs::{GemmClass, GemmInputs};
 use deepseek_kernels::reference::{Epilogue, Oracle, Output};
 use deepseek_kernels::{
-    Device, F8E4M3, GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, Matrix, MatrixMut, Scales1x128, Segments,
-    bf16,
+    Device, F8E4M3, GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, Matrix, MatrixMut, Scales1x128,
+    Segments, bf16,
 };
 
 use crate::gemm::scale_pitch;
@@ -65,7 +65,8 @@ impl GroupedJob {
 
     fn check(&self, device: &Device) -> Result<Checked, String> {
         let Layer { n, k } = self.layer;
-        let of = |(e, &rows): (usize, &usize)| CLASS.generate((rows, n, k), self.seed + e as u64).map_err(text);
+        let of =
+            |(e, &rows): (usize, &usize)| CLASS.generate((rows, n, k), self.seed + e as u64).map_err(text);
         let experts = self.rows.iter().enumerate().map(of).collect::<Result<Vec<GemmInputs>, _>>()?;
         let rows: usize = self.rows.iter().sum();
         let (d, instance, seconds) = self.multiply(device, &experts, rows)?;
@@ -106,7 +107,8 @@ impl GroupedJob {
 
         let count = experts.len();
         let expected_rows = rows.div_ceil(count.max(1));
-        let spec = GroupedFp8GemmSpec { experts: count, n, k, segments: Segments::Ragged { rows }, expected_rows };
+        let spec =
+            GroupedFp8GemmSpec { experts: count, n, k, segments: Segments::Ragged { rows }, expected_rows };
         let gemm = GroupedFp8Gemm::plan(device, spec).map_err(text)?;
         let seconds = timed(device, |stream| {
             let args = GroupedFp8GemmArgs {

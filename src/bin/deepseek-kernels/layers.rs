@@ -1,13 +1,16 @@
 //! Which checks a list of layers gets.
 
-use deepseek_kernels::ScaleFormat;
 use deepseek_kernels::reference::inputs::GemmClass;
+use deepseek_kernels::{DeviceKind, ScaleFormat};
 
 use crate::gemm::{GemmJob, OUTPUTS, Output};
 use crate::grouped::GroupedJob;
+use crate::moe::MoeJob;
 use crate::quantize::{Kind, QuantizeJob};
+use crate::routed::RoutedJob;
+use crate::router::RouterJob;
 use crate::runner::Job;
-use crate::shapes::{EMULATED_ROWS, EMULATED_TOKENS, EXPERT, GPU_ROWS, Layer};
+use crate::shapes::{EMULATED_EXPERTS, EMULATED_ROWS, EMULATED_TOKENS, EXPERT, GPU_EXPERTS, GPU_ROWS, Layer};
 
 /// Integers that only one result is right for, and normal data with outlier channels.
 const CLASSES: [GemmClass; 2] = [GemmClass::X1b, GemmClass::N3];
@@ -42,17 +45,30 @@ pub fn rotating(layers: &[Layer], seed: u64) -> Vec<Box<dyn Job>> {
     jobs
 }
 
-/// The two layers of a routed expert, on experts with rows enough for several tiles, few, one, and none.
-pub fn experts(rows: &[usize], seed: u64) -> Vec<Box<dyn Job>> {
-    let job = |layer| Box::new(GroupedJob { layer, rows: rows.to_vec(), seed }) as Box<dyn Job>;
-    EXPERT.map(job).into()
+/// Routed experts: their router, the steps around their GEMMs, their two projections for experts with rows enough for several tiles, few,
+/// one, and none, and a whole layer.
+pub fn experts(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
+    let (tokens, rows, layer) = match kind {
+        DeviceKind::Cuda => (GPU_ROWS[0], &GPU_EXPERTS[..], MoeJob { tokens: 8, width: 2048, seed, ..MOE }),
+        DeviceKind::Emulated => (EMULATED_TOKENS, &EMULATED_EXPERTS[..], MoeJob { seed, ..MOE }),
+    };
+    let grouped = |layer| Box::new(GroupedJob { layer, rows: rows.to_vec(), seed }) as Box<dyn Job>;
+    let mut jobs: Vec<Box<dyn Job>> = EXPERT.map(grouped).into();
+    jobs.push(Box::new(RouterJob { tokens, seed }));
+    jobs.push(Box::new(RoutedJob { tokens, seed }));
+    jobs.push(Box::new(layer));
+    jobs
 }
+
+/// What the emulator can compute in seconds.
+const MOE: MoeJob =
+    MoeJob { tokens: 3, experts: 16, top_k: 4, groups: 4, kept_groups: 2, width: 256, seed: 0 };
 
 /// What a reader of the emulator's results has to know about them.
 pub fn rotation_note() -> String {
     format!(
-        "m is reduced to {EMULATED_ROWS:?} (a GPU runs {GPU_ROWS:?}), experts to a few, routed tokens to {EMULATED_TOKENS}, and inputs rotate over the layers: \
-         the emulator executes every instruction in software"
+        "m is reduced to {EMULATED_ROWS:?} (a GPU runs {GPU_ROWS:?}), experts to a few narrow ones, routed tokens to \
+         {EMULATED_TOKENS}, and inputs rotate over the layers: the emulator executes every instruction in software"
     )
 }
 

@@ -2,12 +2,14 @@
 
 use deepseek_kernels::reference::inputs::quantizer_rows;
 use deepseek_kernels::reference::{
-    Combined, MapLayout, Mapped, QuantizeScale, Quantized, combine, expert_map, quantize_1x128, swiglu_quantize,
+    Combined, MapLayout, Mapped, QuantizeScale, Quantized, combine, expert_map, quantize_1x128,
+    swiglu_quantize,
 };
 use deepseek_kernels::{
-    Buffer, Combine, CombineArgs, CombineSpec, Device, Error, ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec,
-    F8E4M3, GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec, MMajor, Matrix, MatrixMut, RoutingWeights,
-    ScaleFormat, Scales1x128Mut, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec, bf16,
+    Buffer, Combine, CombineArgs, CombineSpec, Device, Error, ExpertLayout, ExpertMap, ExpertMapArgs,
+    ExpertMapSpec, F8E4M3, GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec, MMajor, Matrix, MatrixMut,
+    RoutingWeights, ScaleFormat, Scales1x128Mut, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec,
+    bf16,
 };
 
 use crate::data::activations;
@@ -44,10 +46,30 @@ impl Job for RoutedJob {
         let map = expert_map(&ids, EXPERTS, MapLayout::Contiguous(1));
         let rows = self.tokens * TOP_K;
         Outcome::Rows(vec![
-            row("expert map", format!("{} x {TOP_K}", self.tokens), "expert_map_*", self.check_map(device, &ids, &map)),
-            row("gather and quantise", format!("{rows} x {HIDDEN}"), "gather_quantize", self.check_gather(device, &map)),
-            row("SwiGLU and quantise", format!("{rows} x {INTERMEDIATE}"), "swiglu_quantize", self.check_swiglu(device, &map)),
-            row("combine", format!("{} x {HIDDEN}", self.tokens), "combine", self.check_combine(device, &map)),
+            row(
+                "expert map",
+                format!("{} x {TOP_K}", self.tokens),
+                "expert_map_*",
+                self.check_map(device, &ids, &map),
+            ),
+            row(
+                "gather and quantise",
+                format!("{rows} x {HIDDEN}"),
+                "gather_quantize",
+                self.check_gather(device, &map),
+            ),
+            row(
+                "SwiGLU and quantise",
+                format!("{rows} x {INTERMEDIATE}"),
+                "swiglu_quantize",
+                self.check_swiglu(device, &map),
+            ),
+            row(
+                "combine",
+                format!("{} x {HIDDEN}", self.tokens),
+                "combine",
+                self.check_combine(device, &map),
+            ),
         ])
     }
 }
@@ -98,7 +120,8 @@ impl RoutedJob {
         let ids = device.upload(ids).map_err(text)?;
         let output = |len: usize| device.upload(&vec![UNWRITTEN; len]).map_err(text);
         let (mut row_slot, mut slot_row) = (output(rows)?, output(rows)?);
-        let (mut offsets, mut counts, mut demand) = (output(EXPERTS + 1)?, output(EXPERTS)?, output(EXPERTS + 1)?);
+        let (mut offsets, mut counts, mut demand) =
+            (output(EXPERTS + 1)?, output(EXPERTS)?, output(EXPERTS + 1)?);
         let mut workspace = device.upload(&vec![0_u32; plan.workspace()]).map_err(text)?;
         let seconds = timed(device, |stream| {
             plan.run(
@@ -201,9 +224,12 @@ impl RoutedJob {
     fn check_combine(&self, device: &Device, map: &Mapped) -> Checked {
         let (tokens, rows) = (self.tokens, self.rows());
         let y = activations(rows, HIDDEN, HIDDEN, self.seed + 1);
-        let (shared, residual) =
-            (activations(tokens, HIDDEN, HIDDEN, self.seed + 2), activations(tokens, HIDDEN, HIDDEN, self.seed + 3));
-        let plan = Combine::plan(device, CombineSpec { tokens, top_k: TOP_K, hidden: HIDDEN, rows }).map_err(text)?;
+        let (shared, residual) = (
+            activations(tokens, HIDDEN, HIDDEN, self.seed + 2),
+            activations(tokens, HIDDEN, HIDDEN, self.seed + 3),
+        );
+        let plan = Combine::plan(device, CombineSpec { tokens, top_k: TOP_K, hidden: HIDDEN, rows })
+            .map_err(text)?;
         let upload = |data: &[bf16]| device.upload(data).map_err(text);
         let (gy, gshared, gresidual) = (upload(&y)?, upload(&shared)?, upload(&residual)?);
         let (routing, slot_row) = (self.routing(device, map)?, device.upload(&map.slot_row).map_err(text)?);
@@ -226,9 +252,8 @@ impl RoutedJob {
         let want = combine(&y, (tokens, TOP_K, HIDDEN), &map.slot_row, &addends).map_err(text)?;
         let got = out.to_vec().map_err(text)?;
         let wrong = want.iter().zip(&got).position(|(want, got)| want.to_bits() != got.to_bits());
-        let failure = wrong.map(|i| {
-            format!("out[{}, {}]: expected {}, got {}", i / HIDDEN, i % HIDDEN, want[i], got[i])
-        });
+        let failure = wrong
+            .map(|i| format!("out[{}, {}]: expected {}, got {}", i / HIDDEN, i % HIDDEN, want[i], got[i]));
         Ok((seconds, vec![Check::equal("bytes", want.len(), failure), no_fault(device)]))
     }
 
@@ -283,7 +308,8 @@ impl Quantization {
         let mut unused = sf.chunks_exact(self.rows).flat_map(|line| &line[used..]);
         let scale = unused.any(|s| s.to_bits() != f32::NAN.to_bits());
         let failure = code.map(|i| format!("row {} of no expert was written", used + i / self.k));
-        let failure = failure.or_else(|| scale.then(|| "the scale of a row of no expert was written".to_owned()));
+        let failure =
+            failure.or_else(|| scale.then(|| "the scale of a row of no expert was written".to_owned()));
         Ok(Check::equal("untouched", (self.rows - used) * self.k, failure))
     }
 }

@@ -9,9 +9,8 @@ use crate::json::JsonFile;
 use crate::layers;
 use crate::machine::Machine;
 use crate::report::{DeviceReport, Report, Unused};
-use crate::routed::RoutedJob;
 use crate::runner::{self, Job, Outcome};
-use crate::shapes::{DEEPSEEK_V3, EMULATED_EXPERTS, EMULATED_TOKENS, GPU_EXPERTS, GPU_ROWS};
+use crate::shapes::{DEEPSEEK_V3, GPU_ROWS};
 use crate::table;
 use crate::weights;
 
@@ -80,12 +79,7 @@ fn layers_work(args: &VerifyArgs, kind: DeviceKind) -> Work {
         (None, DeviceKind::Emulated) => (layers::rotating(layers, args.seed), Some(layers::rotation_note())),
     };
     if args.shapes.is_empty() {
-        let (rows, tokens) = match kind {
-            DeviceKind::Cuda => (&GPU_EXPERTS[..], GPU_ROWS[0]),
-            DeviceKind::Emulated => (&EMULATED_EXPERTS[..], EMULATED_TOKENS),
-        };
-        jobs.extend(layers::experts(rows, args.seed));
-        jobs.push(Box::new(RoutedJob { tokens, seed: args.seed }));
+        jobs.extend(layers::experts(kind, args.seed));
     }
     Work { jobs, unused: Vec::new(), notes: note.into_iter().collect() }
 }

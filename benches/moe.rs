@@ -1,0 +1,214 @@
+//! A layer of routed experts with DeepSeek-V3's router, and the steps around its GEMMs, on a GPU. The steps are bound by
+//! memory: their throughput is in bytes that must be read or written once. Results are judged by the tests, and here only
+//! for being there. Without a GPU the kernels are SKIPPED.
+
+mod timing;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use deepseek_kernels::{
+    Buffer, Device, ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec, ExpertWeights, F8E4M3, Gate,
+    GateInput, GateSpec, Matrix, MatrixMut, MoeLayer, MoeLayerArgs, MoeLayerSpec, Routing, ScaleFormat,
+    Stream, bf16,
+};
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+use timing::{FLUSH_BYTES, time};
+
+const TOKENS: [usize; 3] = [64, 512, 4096];
+/// Width of an expert; its weights take 44 MB, those of 256 experts 11 GB.
+const WIDTH: usize = 2048;
+
+/// Hidden states and the router.
+struct Routed {
+    spec: GateSpec,
+    hidden: Buffer<bf16>,
+    weight: Buffer<f32>,
+    bias: Buffer<f32>,
+    ids: Buffer<i32>,
+    weights: Buffer<f32>,
+    workspace: Buffer<f32>,
+    gate: Gate,
+}
+
+impl Routed {
+    fn new(device: &Device, tokens: usize) -> Self {
+        let spec = GateSpec::deepseek_v3(tokens);
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+        let gate = Gate::plan(device, spec).expect("plan");
+        let hidden: Vec<bf16> =
+            (0..tokens * spec.hidden).map(|_| bf16::from_f32(rng.random_range(-1.7..1.7))).collect();
+        let weight: Vec<f32> =
+            (0..spec.experts * spec.hidden).map(|_| rng.random_range(-0.02..0.02)).collect();
+        Self {
+            hidden: device.upload(&hidden).expect("hidden"),
+            weight: device.upload(&weight).expect("weight"),
+            bias: device.upload(&vec![0.0; spec.experts]).expect("bias"),
+            ids: device.upload(&vec![-1; tokens * spec.slots()]).expect("ids"),
+            weights: device.upload(&vec![0.0; tokens * spec.slots()]).expect("weights"),
+            workspace: device.upload(&vec![0.0; gate.workspace_len()]).expect("workspace"),
+            gate,
+            spec,
+        }
+    }
+
+    fn run(&mut self, stream: Stream) {
+        let GateSpec { tokens, hidden, experts, .. } = self.spec;
+        let slots = self.spec.slots();
+        let input = GateInput {
+            hidden: Matrix::new(&self.hidden, tokens, hidden).expect("hidden"),
+            weight: Matrix::<f32>::new(&self.weight, experts, hidden).expect("weight"),
+            workspace: self.workspace.slice_mut(0),
+        };
+        let routing = Routing {
+            bias: Some(self.bias.slice(0)),
+            mask: None,
+            fixed_ids: None,
+            ids: MatrixMut::new(&mut self.ids, tokens, slots).expect("ids"),
+            weights: MatrixMut::new(&mut self.weights, tokens, slots).expect("weights"),
+            scores: None,
+        };
+        self.gate.run(stream, input, routing).expect("gate");
+    }
+
+    fn bytes(&self) -> u64 {
+        let GateSpec { tokens, hidden, experts, .. } = self.spec;
+        (2 * tokens * hidden + 4 * experts * hidden + 8 * tokens * self.spec.slots()) as u64
+    }
+}
+
+/// The map of a routing.
+struct Mapped {
+    map: ExpertMap,
+    row_slot: Buffer<i32>,
+    slot_row: Buffer<i32>,
+    offsets: Buffer<i32>,
+    counts: Buffer<i32>,
+    demand: Buffer<i32>,
+    workspace: Buffer<u32>,
+}
+
+impl Mapped {
+    fn new(device: &Device, gate: &GateSpec) -> Self {
+        let (tokens, top_k, experts) = (gate.tokens, gate.slots(), gate.experts);
+        let spec = ExpertMapSpec { tokens, top_k, experts, layout: ExpertLayout::Ragged };
+        let map = ExpertMap::plan(device, spec).expect("plan");
+        let zeros = |len| device.upload(&vec![0; len]).expect("buffer");
+        Self {
+            row_slot: zeros(spec.rows()),
+            slot_row: zeros(tokens * top_k),
+            offsets: zeros(experts + 1),
+            counts: zeros(experts),
+            demand: zeros(experts + 1),
+            workspace: device.upload(&vec![0; map.workspace()]).expect("workspace"),
+            map,
+        }
+    }
+
+    fn run(&mut self, stream: Stream, ids: &Buffer<i32>) {
+        let ExpertMapSpec { tokens, top_k, experts, .. } = *self.map.spec();
+        let (rows, workspace) = (self.map.spec().rows(), self.map.workspace());
+        let args = ExpertMapArgs {
+            ids: Matrix::new(ids, tokens, top_k).expect("ids"),
+            row_slot: MatrixMut::new(&mut self.row_slot, 1, rows).expect("row_slot"),
+            slot_row: MatrixMut::new(&mut self.slot_row, tokens, top_k).expect("slot_row"),
+            offsets: MatrixMut::new(&mut self.offsets, 1, experts + 1).expect("offsets"),
+            counts: MatrixMut::new(&mut self.counts, 1, experts).expect("counts"),
+            demand: MatrixMut::new(&mut self.demand, 1, experts + 1).expect("demand"),
+            workspace: MatrixMut::new(&mut self.workspace, 1, workspace).expect("workspace"),
+        };
+        self.map.run(stream, args).expect("map");
+    }
+}
+
+/// A whole layer; all experts share the codes, not the memory.
+struct Layer {
+    layer: MoeLayer,
+    gate_up: (Buffer<F8E4M3>, Buffer<f32>),
+    down: (Buffer<F8E4M3>, Buffer<f32>),
+    out: Buffer<bf16>,
+}
+
+impl Layer {
+    fn new(device: &Device, gate: GateSpec) -> Self {
+        let spec = MoeLayerSpec { gate, intermediate: WIDTH, clamp: None, format: ScaleFormat::PowerOfTwo };
+        let projection = |n: usize, k: usize| {
+            let code = |i: usize| F8E4M3::from_bits((i % 96) as u8 | ((i % 2) << 7) as u8);
+            let codes: Vec<F8E4M3> = (0..gate.experts * n * k).map(code).collect();
+            let scales = vec![1e-3_f32; gate.experts * n / 128 * (k / 128)];
+            (device.upload(&codes).expect("weight"), device.upload(&scales).expect("scales"))
+        };
+        Self {
+            layer: MoeLayer::plan(device, spec).expect("plan"),
+            gate_up: projection(2 * WIDTH, gate.hidden),
+            down: projection(gate.hidden, WIDTH),
+            out: device.upload(&vec![bf16::NAN; gate.tokens * gate.hidden]).expect("out"),
+        }
+    }
+
+    fn run(&mut self, stream: Stream, routed: &Routed) {
+        let GateSpec { tokens, hidden, experts, .. } = routed.spec;
+        let (gate_up, down) = (&self.gate_up, &self.down);
+        let args = MoeLayerArgs {
+            hidden: Matrix::new(&routed.hidden, tokens, hidden).expect("hidden"),
+            gate: Matrix::<f32>::new(&routed.weight, experts, hidden).expect("gate"),
+            bias: Some(routed.bias.slice(0)),
+            gate_up: ExpertWeights {
+                weight: Matrix::new(&gate_up.0, experts * 2 * WIDTH, hidden).expect("weight"),
+                scales: Matrix::new(&gate_up.1, experts * 2 * WIDTH / 128, hidden / 128).expect("scales"),
+            },
+            down: ExpertWeights {
+                weight: Matrix::new(&down.0, experts * hidden, WIDTH).expect("weight"),
+                scales: Matrix::new(&down.1, experts * hidden / 128, WIDTH / 128).expect("scales"),
+            },
+            shared: None,
+            residual: None,
+            out: MatrixMut::new(&mut self.out, tokens, hidden).expect("out"),
+        };
+        self.layer.run(stream, args).expect("layer");
+    }
+}
+
+fn kernels(c: &mut Criterion) {
+    let device = match Device::open_gpu(0) {
+        Ok(device) => device,
+        Err(error) => {
+            println!("SKIPPED moe on a GPU: {error}");
+            return;
+        }
+    };
+    let Ok(Stream::Cuda(stream)) = device.stream() else { return };
+    let mut group = c.benchmark_group("moe, cold");
+    let mut flush = stream.alloc_zeros(FLUSH_BYTES).expect("flush buffer");
+    for tokens in TOKENS {
+        let mut routed = Routed::new(&device, tokens);
+        group.throughput(Throughput::Bytes(routed.bytes()));
+        group.bench_function(BenchmarkId::new("gate", tokens), |b| {
+            b.iter_custom(|launches| time(stream, Some(&mut flush), launches, || routed.run(stream.into())));
+        });
+        let ids = routed.ids.to_vec().expect("ids");
+        assert!(ids.iter().all(|id| (0..256).contains(id)), "the gate chose nobody");
+
+        let mut mapped = Mapped::new(&device, &routed.spec);
+        group.throughput(Throughput::Bytes(12 * ids.len() as u64));
+        group.bench_function(BenchmarkId::new("map", tokens), |b| {
+            b.iter_custom(|launches| {
+                time(stream, Some(&mut flush), launches, || mapped.run(stream.into(), &routed.ids))
+            });
+        });
+
+        let mut layer = Layer::new(&device, routed.spec);
+        let flops = 6 * ids.len() * routed.spec.hidden * WIDTH;
+        group.throughput(Throughput::Elements(flops as u64));
+        group.bench_function(BenchmarkId::new("layer", tokens), |b| {
+            b.iter_custom(|launches| {
+                time(stream, Some(&mut flush), launches, || layer.run(stream.into(), &routed))
+            });
+        });
+        let out = layer.out.to_vec().expect("out");
+        assert!(out.iter().all(|x| x.is_finite()), "the layer left something unwritten");
+    }
+    group.finish();
+}
+
+criterion_group!(benches, kernels);
+criterion_main!(benches);
