@@ -6,9 +6,10 @@ mod timing;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use deepseek_kernels::{
-    Buffer, Device, ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec, ExpertWeights, F8E4M3, Gate,
-    GateInput, GateSpec, Matrix, MatrixMut, MoeLayer, MoeLayerArgs, MoeLayerSpec, Routing, ScaleFormat,
-    Stream, bf16,
+    Buffer, Combine, CombineArgs, CombineSpec, Device, ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec,
+    ExpertWeights, F8E4M3, Gate, GateInput, GateSpec, GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec,
+    MMajor, Matrix, MatrixMut, MoeLayer, MoeLayerArgs, MoeLayerSpec, Routing, ScaleFormat, Scales1x128Mut,
+    Segments, Stream, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec, bf16,
 };
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
@@ -120,6 +121,82 @@ impl Mapped {
     }
 }
 
+/// The steps around the experts' GEMMs, on the rows of a map.
+struct Steps {
+    gather: GatherQuantize,
+    swiglu: SwigluQuantize,
+    combine: Combine,
+    q: Buffer<F8E4M3>,
+    sf: Buffer<f32>,
+    /// `[rows, 2 * WIDTH]`, and as `[rows, hidden]` what the experts computed.
+    wide: Buffer<bf16>,
+    out: Buffer<bf16>,
+    rows: usize,
+    pitch: usize,
+    spec: GateSpec,
+}
+
+impl Steps {
+    fn new(device: &Device, spec: GateSpec, rows: usize) -> Self {
+        let GateSpec { tokens, hidden, experts, .. } = spec;
+        let (top_k, segments, format) = (spec.slots(), Segments::Ragged { rows }, ScaleFormat::PowerOfTwo);
+        let gather = GatherQuantizeSpec { tokens, top_k, hidden, experts, segments, format };
+        let swiglu = SwigluQuantizeSpec { intermediate: WIDTH, experts, segments, clamp: None, format };
+        let pitch = rows.next_multiple_of(4);
+        let widest = hidden.max(2 * WIDTH);
+        Self {
+            gather: GatherQuantize::plan(device, gather).expect("plan"),
+            swiglu: SwigluQuantize::plan(device, swiglu).expect("plan"),
+            combine: Combine::plan(device, CombineSpec { tokens, top_k, hidden, rows }).expect("plan"),
+            q: device.upload(&vec![F8E4M3::ZERO; rows * hidden]).expect("q"),
+            sf: device.upload(&vec![0.0; hidden / 128 * pitch]).expect("sf"),
+            wide: device.upload(&vec![bf16::ONE; rows * widest]).expect("rows"),
+            out: device.upload(&vec![bf16::NAN; tokens * hidden]).expect("out"),
+            rows,
+            pitch,
+            spec,
+        }
+    }
+
+    fn gather(&mut self, stream: Stream, routed: &Routed, mapped: &Mapped) {
+        let GateSpec { tokens, hidden, experts, .. } = self.spec;
+        let args = GatherQuantizeArgs {
+            x: Matrix::new(&routed.hidden, tokens, hidden).expect("x"),
+            row_slot: Matrix::new(&mapped.row_slot, 1, self.rows).expect("row_slot"),
+            segments: Matrix::new(&mapped.offsets, 1, experts + 1).expect("segments"),
+            q: MatrixMut::new(&mut self.q, self.rows, hidden).expect("q"),
+            sf: Scales1x128Mut::<MMajor>::with_pitch(&mut self.sf, self.rows, hidden, self.pitch)
+                .expect("sf"),
+        };
+        self.gather.run(stream, args).expect("gather");
+    }
+
+    fn swiglu(&mut self, stream: Stream, mapped: &Mapped) {
+        let args = SwigluQuantizeArgs {
+            x: Matrix::new(&self.wide, self.rows, 2 * WIDTH).expect("x"),
+            segments: Matrix::new(&mapped.offsets, 1, self.spec.experts + 1).expect("segments"),
+            routing: None,
+            q: MatrixMut::new(&mut self.q, self.rows, WIDTH).expect("q"),
+            sf: Scales1x128Mut::<MMajor>::with_pitch(&mut self.sf, self.rows, WIDTH, self.pitch).expect("sf"),
+        };
+        self.swiglu.run(stream, args).expect("swiglu");
+    }
+
+    fn combine(&mut self, stream: Stream, routed: &Routed, mapped: &Mapped) {
+        let GateSpec { tokens, hidden, .. } = self.spec;
+        let slots = self.spec.slots();
+        let args = CombineArgs {
+            y: Matrix::new(&self.wide, self.rows, hidden).expect("y"),
+            slot_row: Matrix::new(&mapped.slot_row, tokens, slots).expect("slot_row"),
+            weights: Some(Matrix::new(&routed.weights, tokens, slots).expect("weights")),
+            shared: None,
+            residual: None,
+            out: MatrixMut::new(&mut self.out, tokens, hidden).expect("out"),
+        };
+        self.combine.run(stream, args).expect("combine");
+    }
+}
+
 /// A whole layer; all experts share the codes, not the memory.
 struct Layer {
     layer: MoeLayer,
@@ -193,6 +270,27 @@ fn kernels(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("map", tokens), |b| {
             b.iter_custom(|launches| {
                 time(stream, Some(&mut flush), launches, || mapped.run(stream.into(), &routed.ids))
+            });
+        });
+
+        let (rows, hidden) = (ids.len(), routed.spec.hidden);
+        let mut steps = Steps::new(&device, routed.spec, rows);
+        group.throughput(Throughput::Bytes((2 * tokens * hidden + rows * (hidden + hidden / 32)) as u64));
+        group.bench_function(BenchmarkId::new("gather", tokens), |b| {
+            b.iter_custom(|launches| {
+                time(stream, Some(&mut flush), launches, || steps.gather(stream.into(), &routed, &mapped))
+            });
+        });
+        group.throughput(Throughput::Bytes((rows * (4 * WIDTH + WIDTH + WIDTH / 32)) as u64));
+        group.bench_function(BenchmarkId::new("swiglu", tokens), |b| {
+            b.iter_custom(|launches| {
+                time(stream, Some(&mut flush), launches, || steps.swiglu(stream.into(), &mapped))
+            });
+        });
+        group.throughput(Throughput::Bytes((2 * (rows + tokens) * hidden) as u64));
+        group.bench_function(BenchmarkId::new("combine", tokens), |b| {
+            b.iter_custom(|launches| {
+                time(stream, Some(&mut flush), launches, || steps.combine(stream.into(), &routed, &mapped))
             });
         });
 
