@@ -199,7 +199,7 @@ typedef struct GateSelectParams {
   uint64_t logits_pitch, fixed_pitch, ids_pitch, weights_pitch, scores_pitch;
   uint32_t t, experts, chunks;
   uint32_t groups, kept_groups;  // experts % groups == 0
-  uint32_t topk, shared;         // slots of routed and of shared experts
+  uint32_t top_k, shared;         // slots of routed and of shared experts
   uint32_t scoring;              // GateScoring
   uint32_t group_score;          // GateGroupScore
   uint32_t normalize;            // 0 or 1: divide the weights by their sum
@@ -229,7 +229,7 @@ typedef struct SequenceBalanceLossParams {
   const float* scores;  // FP32 [sequences * length, scores_pitch]
   float* loss;          // FP32 [sequences]
   uint64_t scores_pitch;
-  uint32_t length, experts, topk;
+  uint32_t length, experts, top_k;
   float alpha;
 } SequenceBalanceLossParams;
 

@@ -124,7 +124,7 @@ struct Outcome {
 fn by_reference(logits: &[f32], bias: &[f32]) -> Result<Outcome, Box<dyn Error>> {
     let model = GateModel {
         experts: EXPERTS,
-        topk: TOPK,
+        top_k: TOPK,
         groups: 8,
         kept_groups: 4,
         shared: 0,

@@ -140,7 +140,7 @@ pub struct SequenceBalanceLossSpec {
     /// At most 512.
     pub experts: usize,
     /// Routed experts of a token, at most 32.
-    pub topk: usize,
+    pub top_k: usize,
     /// Factor of the loss: 0.0001 in DeepSeek-V3.
     pub alpha: f32,
 }
@@ -158,12 +158,12 @@ impl SequenceBalanceLoss {
     /// # Errors
     /// [`crate::Error::TooLarge`].
     pub fn plan(device: &Device, spec: SequenceBalanceLossSpec) -> Result<Self> {
-        let SequenceBalanceLossSpec { sequences, length, experts, topk, .. } = spec;
+        let SequenceBalanceLossSpec { sequences, length, experts, top_k, .. } = spec;
         check_limit("sequences", sequences as u64, MAX_GRID)?;
         check_limit("tokens of a sequence", length as u64, MAX_DIM)?;
         check_limit("tokens", (sequences as u64).saturating_mul(length as u64), MAX_DIM)?;
         check_limit("experts", experts as u64, MAX_EXPERTS.into())?;
-        check_limit("routed experts of a token", topk as u64, MAX_GATE_SLOTS.into())?;
+        check_limit("routed experts of a token", top_k as u64, MAX_GATE_SLOTS.into())?;
         Ok(Self { device: device.clone(), kernel: device.kernel(SEQUENCE_BALANCE_LOSS.name)?, spec })
     }
 
@@ -180,7 +180,7 @@ impl SequenceBalanceLoss {
         scores: Matrix<'_, f32>,
         loss: SliceMut<'_, f32>,
     ) -> Result<()> {
-        let SequenceBalanceLossSpec { sequences, length, experts, topk, alpha } = self.spec;
+        let SequenceBalanceLossSpec { sequences, length, experts, top_k, alpha } = self.spec;
         scores.extent.expect("scores [sequences * length, experts]", sequences * length, experts)?;
         let mut loss = MatrixMut::new(loss, 1, sequences)?;
         let stream = stream.into();
@@ -191,7 +191,7 @@ impl SequenceBalanceLoss {
             scores_pitch: scores.extent.pitch as u64,
             length: length as u32,
             experts: experts as u32,
-            topk: topk as u32,
+            top_k: top_k as u32,
             alpha,
         };
         let grid = sequences as u32;

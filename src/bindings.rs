@@ -563,7 +563,7 @@ pub struct GateSelectParams {
     pub chunks: u32,
     pub groups: u32,
     pub kept_groups: u32,
-    pub topk: u32,
+    pub top_k: u32,
     pub shared: u32,
     pub scoring: u32,
     pub group_score: u32,
@@ -607,7 +607,7 @@ const _: () = {
         [::core::mem::offset_of!(GateSelectParams, groups) - 124usize];
     ["Offset of field: GateSelectParams::kept_groups"]
         [::core::mem::offset_of!(GateSelectParams, kept_groups) - 128usize];
-    ["Offset of field: GateSelectParams::topk"][::core::mem::offset_of!(GateSelectParams, topk) - 132usize];
+    ["Offset of field: GateSelectParams::top_k"][::core::mem::offset_of!(GateSelectParams, top_k) - 132usize];
     ["Offset of field: GateSelectParams::shared"]
         [::core::mem::offset_of!(GateSelectParams, shared) - 136usize];
     ["Offset of field: GateSelectParams::scoring"]
@@ -701,7 +701,7 @@ pub struct SequenceBalanceLossParams {
     pub scores_pitch: u64,
     pub length: u32,
     pub experts: u32,
-    pub topk: u32,
+    pub top_k: u32,
     pub alpha: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -718,8 +718,8 @@ const _: () = {
         [::core::mem::offset_of!(SequenceBalanceLossParams, length) - 24usize];
     ["Offset of field: SequenceBalanceLossParams::experts"]
         [::core::mem::offset_of!(SequenceBalanceLossParams, experts) - 28usize];
-    ["Offset of field: SequenceBalanceLossParams::topk"]
-        [::core::mem::offset_of!(SequenceBalanceLossParams, topk) - 32usize];
+    ["Offset of field: SequenceBalanceLossParams::top_k"]
+        [::core::mem::offset_of!(SequenceBalanceLossParams, top_k) - 32usize];
     ["Offset of field: SequenceBalanceLossParams::alpha"]
         [::core::mem::offset_of!(SequenceBalanceLossParams, alpha) - 36usize];
 };

@@ -54,7 +54,7 @@ pub struct GateSpec {
     /// Routed experts, at most 512.
     pub experts: usize,
     /// Routed experts of a token. With the shared ones at most 32.
-    pub topk: usize,
+    pub top_k: usize,
     /// Groups of neighbouring experts, at most 32; they divide the experts evenly. 1: no groups.
     pub groups: usize,
     /// Groups whose experts may be chosen.
@@ -78,7 +78,7 @@ impl GateSpec {
             tokens,
             hidden: 7168,
             experts: 256,
-            topk: 8,
+            top_k: 8,
             groups: 8,
             kept_groups: 4,
             shared: 0,
@@ -94,7 +94,7 @@ impl GateSpec {
         Self {
             hidden: 5120,
             experts: 160,
-            topk: 6,
+            top_k: 6,
             kept_groups: 3,
             scoring: Scoring::Softmax,
             group_score: GroupScore::Max,
@@ -132,13 +132,13 @@ impl GateSpec {
             return Err(Error::NotAMultiple { what: "experts", multiple: self.groups, got: self.experts });
         }
         check_limit("kept groups", self.kept_groups as u64, self.groups as u64)?;
-        check_limit("routed experts of a token", self.topk as u64, MAX_GATE_SLOTS.into())?;
+        check_limit("routed experts of a token", self.top_k as u64, MAX_GATE_SLOTS.into())?;
         check_limit("experts of a token", self.slots() as u64, MAX_GATE_SLOTS.into())
     }
 
-    /// Columns of ids and weights: `topk + shared`.
+    /// Columns of ids and weights: `top_k + shared`.
     pub fn slots(&self) -> usize {
-        self.topk.saturating_add(self.shared)
+        self.top_k.saturating_add(self.shared)
     }
 
     /// Chains of FMAs in one logit.
@@ -180,12 +180,12 @@ pub struct Routing<'a> {
     pub bias: Option<Slice<'a, f32>>,
     /// `[tokens]`; a token whose word is 0 is padding: its ids are -1, its weights 0, shared experts included.
     pub mask: Option<Slice<'a, u32>>,
-    /// `[tokens, topk]`: the choice of another run, kept; only the weights are computed. -1 stays -1 with weight 0; other
+    /// `[tokens, top_k]`: the choice of another run, kept; only the weights are computed. -1 stays -1 with weight 0; other
     /// ids of no expert become -1 and [`Device::poll_error`] tells. An expert whose score is NaN has weight 0.
     pub fixed_ids: Option<Matrix<'a, i32>>,
-    /// `[tokens, topk + shared]`: the best expert first.
+    /// `[tokens, top_k + shared]`: the best expert first.
     pub ids: MatrixMut<'a, i32>,
-    /// `[tokens, topk + shared]`.
+    /// `[tokens, top_k + shared]`.
     pub weights: MatrixMut<'a, f32>,
     /// `[tokens, experts]`: all scores, without the bias, padding included; what a balance loss needs.
     pub scores: Option<MatrixMut<'a, f32>>,
@@ -292,12 +292,12 @@ impl Gate {
     }
 
     fn check(&self, routing: &Routing<'_>) -> Result<()> {
-        let GateSpec { tokens, experts, topk, .. } = self.spec;
+        let GateSpec { tokens, experts, top_k, .. } = self.spec;
         let slots = self.spec.slots();
-        routing.ids.extent.expect("ids [tokens, topk + shared]", tokens, slots)?;
-        routing.weights.extent.expect("weights [tokens, topk + shared]", tokens, slots)?;
+        routing.ids.extent.expect("ids [tokens, top_k + shared]", tokens, slots)?;
+        routing.weights.extent.expect("weights [tokens, top_k + shared]", tokens, slots)?;
         if let Some(fixed_ids) = &routing.fixed_ids {
-            fixed_ids.extent.expect("fixed ids [tokens, topk]", tokens, topk)?;
+            fixed_ids.extent.expect("fixed ids [tokens, top_k]", tokens, top_k)?;
         }
         if let Some(scores) = &routing.scores {
             scores.extent.expect("scores [tokens, experts]", tokens, experts)?;
@@ -342,7 +342,7 @@ impl Gate {
             chunks: chunks.count as u32,
             groups: spec.groups as u32,
             kept_groups: spec.kept_groups as u32,
-            topk: spec.topk as u32,
+            top_k: spec.top_k as u32,
             shared: spec.shared as u32,
             scoring: match spec.scoring {
                 Scoring::Sigmoid => GATE_SIGMOID,

@@ -102,8 +102,8 @@ struct Memory {
 
 impl Memory {
     fn new(device: &Device, spec: &MoeLayerSpec, gate: &Gate, map: &ExpertMap) -> Result<Self> {
-        let MoeLayerSpec { gate: GateSpec { tokens, hidden, experts, topk, .. }, intermediate, .. } = *spec;
-        let (slots, rows, pitch) = (tokens * topk, map.spec().rows(), scale_pitch(map.spec().rows()));
+        let MoeLayerSpec { gate: GateSpec { tokens, hidden, experts, top_k, .. }, intermediate, .. } = *spec;
+        let (slots, rows, pitch) = (tokens * top_k, map.spec().rows(), scale_pitch(map.spec().rows()));
         Ok(Self {
             logits: device.upload(&vec![0.0; gate.workspace_len()])?,
             ids: device.upload(&vec![0; slots])?,
@@ -136,7 +136,7 @@ impl MoeLayer {
     /// [`Error::NotAMultiple`] for the hidden size and the width, [`Error::TooLarge`], among it a gate with shared slots,
     /// driver errors.
     pub fn plan(device: &Device, spec: MoeLayerSpec) -> Result<Self> {
-        let MoeLayerSpec { gate: GateSpec { tokens, hidden, experts, topk: top_k, shared, .. }, .. } = spec;
+        let MoeLayerSpec { gate: GateSpec { tokens, hidden, experts, top_k, shared, .. }, .. } = spec;
         let MoeLayerSpec { intermediate, clamp, format, .. } = spec;
         for (what, got) in [("hidden", hidden), ("intermediate", intermediate)] {
             if !got.is_multiple_of(BLOCK) {
@@ -193,12 +193,12 @@ impl MoeLayer {
         let MoeLayerArgs { hidden, gate, bias, gate_up, down, shared, residual, out } = args;
         self.route(stream, &hidden, gate, bias)?;
         self.compute(stream, hidden, gate_up, down)?;
-        let GateSpec { tokens, topk, .. } = self.spec.gate;
+        let GateSpec { tokens, top_k, .. } = self.spec.gate;
         let m = &self.memory;
         let combined = CombineArgs {
             y: Matrix::new(&m.y, self.map.spec().rows(), self.spec.gate.hidden)?,
-            slot_row: Matrix::new(&m.slot_row, tokens, topk)?,
-            weights: Some(Matrix::new(&m.weights, tokens, topk)?),
+            slot_row: Matrix::new(&m.slot_row, tokens, top_k)?,
+            weights: Some(Matrix::new(&m.weights, tokens, top_k)?),
             shared,
             residual,
             out,
@@ -214,7 +214,7 @@ impl MoeLayer {
         weight: Matrix<'_, W>,
         bias: Option<Slice<'_, f32>>,
     ) -> Result<()> {
-        let GateSpec { tokens, experts, topk, .. } = self.spec.gate;
+        let GateSpec { tokens, experts, top_k, .. } = self.spec.gate;
         let (rows, workspace) = (self.map.spec().rows(), self.map.workspace());
         let m = &mut self.memory;
         let input = GateInput { hidden: hidden.clone(), weight, workspace: m.logits.slice_mut(0) };
@@ -222,15 +222,15 @@ impl MoeLayer {
             bias,
             mask: None,
             fixed_ids: None,
-            ids: MatrixMut::new(&mut m.ids, tokens, topk)?,
-            weights: MatrixMut::new(&mut m.weights, tokens, topk)?,
+            ids: MatrixMut::new(&mut m.ids, tokens, top_k)?,
+            weights: MatrixMut::new(&mut m.weights, tokens, top_k)?,
             scores: None,
         };
         self.gate.run(stream, input, routing)?;
         let args = ExpertMapArgs {
-            ids: Matrix::new(&m.ids, tokens, topk)?,
+            ids: Matrix::new(&m.ids, tokens, top_k)?,
             row_slot: MatrixMut::new(&mut m.row_slot, 1, rows)?,
-            slot_row: MatrixMut::new(&mut m.slot_row, tokens, topk)?,
+            slot_row: MatrixMut::new(&mut m.slot_row, tokens, top_k)?,
             offsets: MatrixMut::new(&mut m.offsets, 1, experts + 1)?,
             counts: MatrixMut::new(&mut m.counts, 1, experts)?,
             demand: MatrixMut::new(&mut m.demand, 1, experts + 1)?,

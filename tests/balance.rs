@@ -137,15 +137,15 @@ fn the_loss_of_a_sequence() {
     let shapes =
         [(1, 1, 1, 1), (3, 17, 64, 6), (2, 40, 256, 8), (4, 9, 5, 2), (1, 33, 512, 32), (2, 100, 160, 6)];
     for device in devices() {
-        for (sequences, length, experts, topk) in shapes {
+        for (sequences, length, experts, top_k) in shapes {
             let rng = Xoshiro256PlusPlus::seed_from_u64(experts as u64);
             let logits = rng.sample_iter::<f32, _>(StandardNormal).take(sequences * length * experts);
             // Rounded logits: many ties.
             let scores: Vec<f32> = logits.map(|x| sigmoid_f32((2.0 * x).round() / 2.0)).collect();
-            let spec = SequenceBalanceLossSpec { sequences, length, experts, topk, alpha: 0.25 };
+            let spec = SequenceBalanceLossSpec { sequences, length, experts, top_k, alpha: 0.25 };
             let got = losses(&device, &scores, spec);
             for (scores, got) in scores.chunks(length * experts).zip(&got) {
-                let (loss, bound) = sequence_balance_loss(scores, experts, topk, CHAINS).expect("reference");
+                let (loss, bound) = sequence_balance_loss(scores, experts, top_k, CHAINS).expect("reference");
                 let error = (f64::from(*got) - 0.25 * loss).abs();
                 assert!(error <= 0.25 * bound, "{got}, exactly {} ({spec:?})", 0.25 * loss);
             }
@@ -162,10 +162,10 @@ fn the_loss_of_a_sequence() {
 /// Every expert chosen equally often, with equal scores: exactly alpha. One expert for all: more.
 #[test]
 fn perfect_balance_costs_alpha() {
-    let (experts, topk, length) = (64, 8, 64);
-    let spec = SequenceBalanceLossSpec { sequences: 1, length, experts, topk, alpha: 1.0 };
-    let turning = |t: usize, e: usize| if (e + experts - t) % experts < topk { 0.5 } else { 0.25 };
-    let fixed = |_: usize, e: usize| if e < topk { 0.5 } else { 0.25 };
+    let (experts, top_k, length) = (64, 8, 64);
+    let spec = SequenceBalanceLossSpec { sequences: 1, length, experts, top_k, alpha: 1.0 };
+    let turning = |t: usize, e: usize| if (e + experts - t) % experts < top_k { 0.5 } else { 0.25 };
+    let fixed = |_: usize, e: usize| if e < top_k { 0.5 } else { 0.25 };
     for device in devices() {
         let scores = |f: &dyn Fn(usize, usize) -> f32| {
             (0..length * experts).map(|i| f(i / experts, i % experts)).collect::<Vec<_>>()
@@ -187,7 +187,7 @@ fn the_update_balances_a_skewed_router() {
     let (experts, tokens, steps) = (16, 256, 400);
     let model = GateModel {
         experts,
-        topk: 2,
+        top_k: 2,
         groups: 4,
         kept_groups: 2,
         shared: 0,

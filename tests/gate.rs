@@ -26,7 +26,7 @@ fn normal(count: usize, scale: f32, seed: u64) -> Vec<f32> {
 fn model(spec: &GateSpec) -> GateModel {
     GateModel {
         experts: spec.experts,
-        topk: spec.topk,
+        top_k: spec.top_k,
         groups: spec.groups,
         kept_groups: spec.kept_groups,
         shared: spec.shared,
@@ -72,13 +72,13 @@ impl Results {
 
 /// Selects on the device; every operand lies in poison.
 fn select(device: &Device, spec: &GateSpec, logits: &[f32], options: GateOptions) -> Routed {
-    let GateSpec { tokens, experts, topk, .. } = *spec;
+    let GateSpec { tokens, experts, top_k, .. } = *spec;
     let gate = Gate::plan(device, *spec).expect("plan");
     let place = |columns: usize| Placement { offset: 1, pitch: columns + 2 };
     let logits = Guarded::new(device, logits, tokens, experts, place(experts), f32::INFINITY);
     let bias = options.bias.map(|bias| Guarded::new(device, bias, 1, experts, place(experts), f32::INFINITY));
     let mask = options.mask.map(|mask| Guarded::new(device, mask, 1, tokens, place(tokens), 0));
-    let fixed = options.fixed_ids.map(|ids| Guarded::new(device, ids, tokens, topk, place(topk), -2));
+    let fixed = options.fixed_ids.map(|ids| Guarded::new(device, ids, tokens, top_k, place(top_k), -2));
     let mut results = Results::new(device, spec);
     let routing = Routing {
         bias: bias.as_ref().map(Guarded::slice),
@@ -217,13 +217,13 @@ fn every_number_of_experts() {
             for (scoring, group_score) in
                 [(Scoring::Sigmoid, GroupScore::TopTwoSum), (Scoring::Softmax, GroupScore::Max)]
             {
-                for topk in [1, 6, 32] {
+                for top_k in [1, 6, 32] {
                     let normalize = scoring == Scoring::Sigmoid;
                     let spec = GateSpec {
                         experts,
                         groups,
                         kept_groups,
-                        topk,
+                        top_k,
                         scoring,
                         group_score,
                         normalize,
@@ -231,7 +231,7 @@ fn every_number_of_experts() {
                     };
                     let logits = normal(9 * experts, 1.0, experts as u64);
                     let bias = normal(experts, 0.5, 5);
-                    let bias = (topk != 6).then_some(&bias[..]);
+                    let bias = (top_k != 6).then_some(&bias[..]);
                     let got = check(&device, &spec, &logits, GateOptions { bias, ..Default::default() });
                     check_weights(&spec, &logits, &got);
                 }
@@ -258,7 +258,7 @@ fn nonfinite_logits_and_biases() {
             logits[..experts].fill(f32::NAN);
             logits[experts..2 * experts].fill(f32::NEG_INFINITY);
             let got = check(&device, &spec, &logits, GateOptions::default());
-            assert!(got.ids[..spec.topk].iter().all(|&id| id == -1), "{name}: {:?}", &got.ids[..spec.topk]);
+            assert!(got.ids[..spec.top_k].iter().all(|&id| id == -1), "{name}: {:?}", &got.ids[..spec.top_k]);
             assert!(got.weights.iter().all(|w| !w.is_nan()), "{name}");
 
             let mut bias = normal(experts, 0.1, 7);
@@ -312,7 +312,7 @@ fn fixed_routing() {
 /// Hidden states with a NaN score, under a choice that is given: that expert has no weight, the others keep theirs.
 #[test]
 fn fixed_routing_of_a_nan() {
-    let spec = GateSpec { topk: 3, ..GateSpec::deepseek_v3(1) };
+    let spec = GateSpec { top_k: 3, ..GateSpec::deepseek_v3(1) };
     let mut logits = vec![0.0; 256];
     logits[7] = f32::NAN;
     for device in devices() {
@@ -400,7 +400,7 @@ fn small(tokens: usize, hidden: usize, experts: usize) -> GateSpec {
     GateSpec {
         hidden,
         experts,
-        topk: experts.min(8),
+        top_k: experts.min(8),
         groups: 1,
         kept_groups: 1,
         ..GateSpec::deepseek_v3(tokens)
@@ -438,7 +438,7 @@ fn the_router_of_deepseek_v3() {
 #[test]
 fn nothing_to_do() {
     for device in devices() {
-        for spec in [small(0, 64, 8), small(3, 0, 8), GateSpec { topk: 0, ..small(3, 32, 8) }] {
+        for spec in [small(0, 64, 8), small(3, 0, 8), GateSpec { top_k: 0, ..small(3, 32, 8) }] {
             Router::new(spec, |x| x, |x| x).check(&device, f32::NAN);
         }
     }

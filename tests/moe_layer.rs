@@ -99,7 +99,7 @@ impl Weights {
         let GateSpec { groups, kept_groups, route_scale, .. } = spec(tokens.count).gate;
         let gate = GateModel {
             experts: EXPERTS,
-            topk: TOP_K,
+            top_k: TOP_K,
             groups,
             kept_groups,
             shared: 0,

@@ -290,7 +290,7 @@ const GATE: GateSpec = GateSpec {
     tokens: 4,
     hidden: 64,
     experts: 8,
-    topk: 2,
+    top_k: 2,
     groups: 4,
     kept_groups: 2,
     shared: 1,
@@ -313,8 +313,8 @@ fn routers_that_cannot_be() {
         (GateSpec { experts: 9, ..GATE }, "experts must be a multiple of 4, got 9"),
         (GateSpec { groups: 0, ..GATE }, "experts must be a multiple of 0, got 8"),
         (GateSpec { kept_groups: 5, ..GATE }, "kept groups must be at most 4, got 5"),
-        (GateSpec { topk: 33, ..GATE }, "routed experts of a token must be at most 32, got 33"),
-        (GateSpec { topk: 30, shared: 3, ..GATE }, "experts of a token must be at most 32, got 33"),
+        (GateSpec { top_k: 33, ..GATE }, "routed experts of a token must be at most 32, got 33"),
+        (GateSpec { top_k: 30, shared: 3, ..GATE }, "experts of a token must be at most 32, got 33"),
     ];
     for (spec, expected) in cases {
         assert_eq!(Gate::plan(&device, spec).err().expect("rejected").to_string(), expected);
@@ -395,7 +395,7 @@ fn operands_of_a_router() {
     assert_eq!(message, "weight: pitch must be a multiple of 16 bytes, got 264");
     let message =
         memory.rejected(|_, routing| routing.fixed_ids = Some(Matrix::new(&IDS[..], 4, 3).expect("view")));
-    assert_eq!(message, "expected fixed ids [tokens, topk] [4, 2], got [4, 3]");
+    assert_eq!(message, "expected fixed ids [tokens, top_k] [4, 2], got [4, 3]");
     let message = memory.rejected(|_, routing| routing.bias = Some((&WEIGHT[..7]).into()));
     assert_eq!(message, short("[1, 8] with pitch 8", 8, 7));
     let message = memory.rejected(|_, routing| routing.mask = Some((&[1_u32, 2, 3][..]).into()));
@@ -406,8 +406,8 @@ fn operands_of_a_router() {
     memory.workspace.push(0.0);
     let gate = Gate::plan(&emulated(0), GATE).expect("plan");
     for (shapes, expected) in [
-        ([(4, 2), (4, 3), (4, 8)], "expected ids [tokens, topk + shared] [4, 3], got [4, 2]"),
-        ([(4, 3), (5, 3), (4, 8)], "expected weights [tokens, topk + shared] [4, 3], got [5, 3]"),
+        ([(4, 2), (4, 3), (4, 8)], "expected ids [tokens, top_k + shared] [4, 3], got [4, 2]"),
+        ([(4, 3), (5, 3), (4, 8)], "expected weights [tokens, top_k + shared] [4, 3], got [5, 3]"),
         ([(4, 3), (4, 3), (4, 7)], "expected scores [tokens, experts] [4, 8], got [4, 7]"),
     ] {
         let (mut ids, mut weights, mut scores) = ([0; 64], [0.0; 64], [0.0; 64]);
@@ -455,12 +455,12 @@ fn operands_of_balancing() {
     assert_eq!(run(8, 6, 1), "[1, 8] with pitch 8 needs 8 elements, the slice has 6");
     assert_eq!(run(8, 8, 0), "[1, 1] with pitch 1 needs 1 elements, the slice has 0");
 
-    let spec = SequenceBalanceLossSpec { sequences: 2, length: 3, experts: 8, topk: 2, alpha: 1.0 };
+    let spec = SequenceBalanceLossSpec { sequences: 2, length: 3, experts: 8, top_k: 2, alpha: 1.0 };
     let plan = |spec| SequenceBalanceLoss::plan(&device, spec);
     let too_long = SequenceBalanceLossSpec { length: 1 << 30, ..spec };
     assert_eq!(message(plan(too_long).err()), "tokens must be at most 2147483647, got 2147483648");
     assert_eq!(
-        message(plan(SequenceBalanceLossSpec { topk: 33, ..spec }).err()),
+        message(plan(SequenceBalanceLossSpec { top_k: 33, ..spec }).err()),
         "routed experts of a token must be at most 32, got 33"
     );
     let scores = [0.5_f32; 64];

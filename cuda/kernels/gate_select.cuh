@@ -145,18 +145,18 @@ struct GateSlot {
   float weight;
 };
 
-// Routed experts in lanes 0 .. topk - 1, shared ones in the lanes behind.
+// Routed experts in lanes 0 .. top_k - 1, shared ones in the lanes behind.
 PTX_DEVICE GateSlot choose(const GateSelectParams& params, uint64_t t, const GateScores& rS, GateKeys& rKey) {
   const uint32_t lane = ptx::thread_idx() % 32;
-  GateSlot mine = {static_cast<int32_t>(params.experts + lane - params.topk), 1.0f};
+  GateSlot mine = {static_cast<int32_t>(params.experts + lane - params.top_k), 1.0f};
   float sum = 0.0f;
-  for (uint32_t slot = 0; slot < params.topk; ++slot) {
+  for (uint32_t slot = 0; slot < params.top_k; ++slot) {
     const int32_t id = params.fixed_ids != nullptr ? fixed_id(params, t, slot) : take_best(rKey);
     const float score = score_of(rS, id);
     sum += score;
     if (lane == slot) mine = {id, score};
   }
-  if (lane >= params.topk) return mine;
+  if (lane >= params.top_k) return mine;
   const float share = params.normalize != 0 ? mine.weight / (sum + 1e-20f) : mine.weight;
   return {mine.id, share * params.route_scale};
 }
@@ -171,7 +171,7 @@ PTX_DEVICE void gate_select_kernel(const GateSelectParams& params) {
   if (params.fixed_ids == nullptr) make_keys(params, rS, rKey);
   GateSlot slot = choose(params, t, rS, rKey);
   if (params.mask != nullptr && ptx::ldg_u32(params.mask + t) == 0) slot = {-1, 0.0f};
-  if (lane >= params.topk + params.shared) return;
+  if (lane >= params.top_k + params.shared) return;
   ptx::stg_u32(params.ids + t * params.ids_pitch + lane, static_cast<uint32_t>(slot.id));
   ptx::stg_f32(params.weights + t * params.weights_pitch + lane, slot.weight);
 }

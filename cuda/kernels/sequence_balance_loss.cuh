@@ -47,7 +47,7 @@ PTX_DEVICE void add_token(const SequenceBalanceLossParams& params, uint64_t t, E
     sum += s[i];
   }
   sum = warp_sum(sum);
-  for (uint32_t slot = 0; slot < params.topk; ++slot) {
+  for (uint32_t slot = 0; slot < params.top_k; ++slot) {
     const uint32_t id = static_cast<uint32_t>(take_best(rKey));
 #pragma unroll
     for (uint32_t i = 0; i < kGateRows; ++i) use.count[i] += gate_expert(i) == id;
@@ -70,7 +70,7 @@ PTX_DEVICE float balance_term(const SequenceBalanceLossParams& params, uint32_t 
     count += ptx::lds_u32(balance_slot(0, warp, expert));
     share += ptx::lds_f32(balance_slot(1, warp, expert));
   }
-  const uint64_t choices = static_cast<uint64_t>(params.topk) * params.length;
+  const uint64_t choices = static_cast<uint64_t>(params.top_k) * params.length;
   if (choices == 0) return 0.0f;
   const float f = static_cast<float>(static_cast<uint64_t>(count) * params.experts) / static_cast<float>(choices);
   return f * (share / static_cast<float>(params.length));

@@ -41,7 +41,7 @@ pub fn max_vio(counts: &[u32]) -> f64 {
 pub fn sequence_balance_loss(
     scores: &[f32],
     experts: usize,
-    topk: usize,
+    top_k: usize,
     chains: usize,
 ) -> Result<(f64, f64), ShapeError> {
     let tokens = scores.len() / experts.max(1);
@@ -51,11 +51,11 @@ pub fn sequence_balance_loss(
     for row in scores.chunks(experts.max(1)) {
         let mut order: Vec<usize> = (0..experts).collect();
         order.sort_by(|&i, &j| row[j].total_cmp(&row[i]).then(i.cmp(&j)));
-        order.iter().take(topk).for_each(|&i| counts[i] += 1);
+        order.iter().take(top_k).for_each(|&i| counts[i] += 1);
         let sum: f64 = row.iter().map(|&s| f64::from(s)).sum();
         shares.iter_mut().zip(row).for_each(|(share, &s)| *share += f64::from(s) / sum);
     }
-    let scale = experts as f64 / (topk * tokens * tokens).max(1) as f64;
+    let scale = experts as f64 / (top_k * tokens * tokens).max(1) as f64;
     let loss: f64 = counts.iter().zip(&shares).map(|(&count, share)| count as f64 * share * scale).sum();
     // Nothing is negative, so relative errors add up: the sum of a token's scores, its shares, a chain of tokens and the
     // chains, f, the product with P, the sum over the experts, alpha.

@@ -15,7 +15,7 @@ pub struct GateModel {
     /// Routed experts.
     pub experts: usize,
     /// Routed experts of a token.
-    pub topk: usize,
+    pub top_k: usize,
     /// Groups of neighbouring experts.
     pub groups: usize,
     /// Groups whose experts may be chosen.
@@ -35,9 +35,9 @@ pub struct GateModel {
 /// The experts of the tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Routed {
-    /// `[tokens, topk + shared]`.
+    /// `[tokens, top_k + shared]`.
     pub ids: Vec<i32>,
-    /// `[tokens, topk + shared]`.
+    /// `[tokens, top_k + shared]`.
     pub weights: Vec<f32>,
     /// `[tokens, experts]`.
     pub scores: Vec<f32>,
@@ -52,7 +52,7 @@ pub struct GateOptions<'a> {
     pub bias: Option<&'a [f32]>,
     /// `[tokens]`, 0 for padding.
     pub mask: Option<&'a [u32]>,
-    /// `[tokens, topk]`, kept.
+    /// `[tokens, top_k]`, kept.
     pub fixed_ids: Option<&'a [i32]>,
 }
 
@@ -102,17 +102,17 @@ pub fn gate_logits_bound(
 /// Scores, choice and weights in FP32, from logits `[tokens, experts]`. Sorting decides: by score descending, then by
 /// index.
 pub fn gate_select(model: &GateModel, logits: &[f32], options: GateOptions) -> Result<Routed, ShapeError> {
-    let GateModel { experts, topk, shared, .. } = *model;
+    let GateModel { experts, top_k, shared, .. } = *model;
     let tokens = logits.len() / experts.max(1);
     check_length("logits", tokens * experts, logits.len())?;
     check_length("bias", options.bias.map_or(0, |_| experts), options.bias.map_or(0, <[f32]>::len))?;
     check_length("mask", options.mask.map_or(0, |_| tokens), options.mask.map_or(0, <[u32]>::len))?;
     let fixed = options.fixed_ids.map_or(0, <[i32]>::len);
-    check_length("fixed ids", options.fixed_ids.map_or(0, |_| tokens * topk), fixed)?;
+    check_length("fixed ids", options.fixed_ids.map_or(0, |_| tokens * top_k), fixed)?;
 
     let token = |t: usize| {
         let scores = scores(model, &logits[t * experts..][..experts]);
-        let given = options.fixed_ids.map(|ids| &ids[t * topk..][..topk]);
+        let given = options.fixed_ids.map(|ids| &ids[t * top_k..][..top_k]);
         let chosen = match given {
             Some(ids) => ids.iter().map(|&id| usize::try_from(id).ok().filter(|&e| e < experts)).collect(),
             None => choose(model, &scores, options.bias),
@@ -125,7 +125,7 @@ pub fn gate_select(model: &GateModel, logits: &[f32], options: GateOptions) -> R
     let routed: Vec<_> = (0..tokens).into_par_iter().map(token).collect();
     let mut all = Routed { ids: Vec::new(), weights: Vec::new(), scores: Vec::new(), bad_id: false };
     for (ids, weights, scores, bad_id) in routed {
-        assert_eq!(ids.len(), topk + shared);
+        assert_eq!(ids.len(), top_k + shared);
         all.ids.extend(ids);
         all.weights.extend(weights);
         all.scores.extend(scores);
@@ -170,7 +170,7 @@ fn choose(model: &GateModel, scores: &[f32], bias: Option<&[f32]>) -> Vec<Option
     let group = |e: usize| e / (model.experts / model.groups);
     let left = candidates.into_iter().filter(|&(_, e)| kept.contains(&group(e)));
     let best = sorted(left.collect()).into_iter().map(|(_, e)| Some(e));
-    best.chain(std::iter::repeat(None)).take(model.topk).collect()
+    best.chain(std::iter::repeat(None)).take(model.top_k).collect()
 }
 
 fn kept_groups(model: &GateModel, candidates: &[(f32, usize)]) -> Vec<usize> {
@@ -197,7 +197,7 @@ fn sorted(mut values: Vec<(f32, usize)>) -> Vec<(f32, usize)> {
 /// Ids and weights of one token.
 fn slots(model: &GateModel, scores: &[f32], chosen: &[Option<usize>], padding: bool) -> (Vec<i32>, Vec<f32>) {
     if padding {
-        let slots = model.topk + model.shared;
+        let slots = model.top_k + model.shared;
         return (vec![-1; slots], vec![0.0; slots]);
     }
     let counted: Vec<f32> =
@@ -211,11 +211,11 @@ fn slots(model: &GateModel, scores: &[f32], chosen: &[Option<usize>], padding: b
     (ids, weights)
 }
 
-/// The weights that `ids` `[tokens, topk]` of finite logits have in exact arithmetic, as nearly as `f64` has it, and how
+/// The weights that `ids` `[tokens, top_k]` of finite logits have in exact arithmetic, as nearly as `f64` has it, and how
 /// far FP32 may be from each: the exponential within 1 ulp, every other operation rounded once.
 pub fn gate_weights_bound(model: &GateModel, logits: &[f32], ids: &[i32]) -> Vec<(f64, f64)> {
-    let GateModel { experts, topk, .. } = *model;
-    let rows = logits.chunks(experts).zip(ids.chunks(topk));
+    let GateModel { experts, top_k, .. } = *model;
+    let rows = logits.chunks(experts).zip(ids.chunks(top_k));
     rows.flat_map(|(logits, ids)| weights_of_token(model, logits, ids)).collect()
 }
 

@@ -55,7 +55,7 @@ pub fn moe_layer(
     shared: Option<&[bf16]>,
     residual: Option<&[bf16]>,
 ) -> Result<MoeLayerOutput, ShapeError> {
-    let MoeLayerModel { gate: GateModel { experts, topk, .. }, hidden, .. } = *model;
+    let MoeLayerModel { gate: GateModel { experts, top_k, .. }, hidden, .. } = *model;
     check_k(hidden)?;
     check_k(model.intermediate)?;
     let tokens = x.len() / hidden.max(1);
@@ -64,13 +64,13 @@ pub fn moe_layer(
     let options = GateOptions { bias: model.bias, ..Default::default() };
     let routed = gate_select(&model.gate, &logits, options)?;
 
-    let slots = tokens * topk;
+    let slots = tokens * top_k;
     let mut y = vec![bf16::ZERO; slots * hidden];
     let mut exact = vec![0.0; slots * hidden];
     for expert in 0..experts {
         let own: Vec<usize> = (0..slots).filter(|&slot| routed.ids[slot] == expert as i32).collect();
         let rows: Vec<bf16> =
-            own.iter().flat_map(|slot| &x[slot / topk * hidden..][..hidden]).copied().collect();
+            own.iter().flat_map(|slot| &x[slot / top_k * hidden..][..hidden]).copied().collect();
         let (bits, values) = run_expert(model, expert, &rows)?;
         for (row, slot) in own.iter().enumerate() {
             y[slot * hidden..][..hidden].copy_from_slice(&bits[row * hidden..][..hidden]);
@@ -86,10 +86,10 @@ pub fn moe_layer(
     let sum = |i: usize| {
         let (token, column) = (i / hidden, i % hidden);
         let of_slot = |slot: usize| f64::from(routed.weights[slot]) * exact[slot * hidden + column];
-        (token * topk..(token + 1) * topk).map(of_slot).sum::<f64>() + added(shared, i) + added(residual, i)
+        (token * top_k..(token + 1) * top_k).map(of_slot).sum::<f64>() + added(shared, i) + added(residual, i)
     };
     Ok(MoeLayerOutput {
-        bits: combine(&y, (tokens, topk, hidden), &slot_row, &addends)?,
+        bits: combine(&y, (tokens, top_k, hidden), &slot_row, &addends)?,
         exact: (0..tokens * hidden).map(sum).collect(),
     })
 }

@@ -42,7 +42,7 @@ const SPEC: GateSpec = GateSpec {
     tokens: 37,
     hidden: 2112,
     experts: 72,
-    topk: 6,
+    top_k: 6,
     groups: 8,
     kept_groups: 3,
     shared: 1,
@@ -55,7 +55,7 @@ const SPEC: GateSpec = GateSpec {
 fn model(spec: &GateSpec) -> GateModel {
     GateModel {
         experts: spec.experts,
-        topk: spec.topk,
+        top_k: spec.top_k,
         groups: spec.groups,
         kept_groups: spec.kept_groups,
         shared: spec.shared,
@@ -93,7 +93,7 @@ fn judge(results: Results, spec: &GateSpec, logits: &[f32], options: GateOptions
 }
 
 fn select_one(device: &Device, spec: &GateSpec, logits: &[f32], options: GateOptions) {
-    let GateSpec { tokens, experts, topk, .. } = *spec;
+    let GateSpec { tokens, experts, top_k, .. } = *spec;
     let there = Guarded::new(
         device,
         logits,
@@ -105,7 +105,7 @@ fn select_one(device: &Device, spec: &GateSpec, logits: &[f32], options: GateOpt
     let bias = options.bias.map(|bias| vector(device, bias, f32::INFINITY));
     let mask = options.mask.map(|mask| vector(device, mask, 0));
     let fixed =
-        options.fixed_ids.map(|ids| Guarded::new(device, ids, tokens, topk, Placement::dense(topk), 0));
+        options.fixed_ids.map(|ids| Guarded::new(device, ids, tokens, top_k, Placement::dense(top_k), 0));
     let mut results = Results::new(device, spec);
     let routing = Routing {
         bias: bias.as_ref().map(Guarded::slice),
@@ -134,7 +134,7 @@ fn select(device: &Device) {
         GateSpec { scoring: Scoring::Softmax, group_score: GroupScore::Max, normalize: false, ..SPEC };
     select_one(device, &softmax, &logits, GateOptions::default());
 
-    let mut fixed: Vec<i32> = (0..SPEC.tokens * SPEC.topk).map(|i| (i * 7 % experts) as i32).collect();
+    let mut fixed: Vec<i32> = (0..SPEC.tokens * SPEC.top_k).map(|i| (i * 7 % experts) as i32).collect();
     fixed[3] = -1;
     fixed[7] = 72;
     device.poll_error().expect("nothing is wrong yet");
@@ -215,7 +215,7 @@ fn bias(device: &Device) {
 }
 
 fn loss(device: &Device) {
-    let spec = SequenceBalanceLossSpec { sequences: 2, length: 27, experts: 72, topk: 5, alpha: 0.5 };
+    let spec = SequenceBalanceLossSpec { sequences: 2, length: 27, experts: 72, top_k: 5, alpha: 0.5 };
     let tokens = spec.sequences * spec.length;
     let scores: Vec<f32> = numbers(tokens * 72, 6).iter().map(|x| ((x + 1.5) * 8.0).round() / 8.0).collect();
     let gscores = Guarded::new(device, &scores, tokens, 72, Placement { offset: 1, pitch: 75 }, f32::NAN);
@@ -291,7 +291,7 @@ faults! {
     padding_is_routed: SELECT, SELECT_CUH, "params.mask != nullptr &&" => "false &&", ["wrong experts"];
     bad_id_unreported: SELECT, SELECT_CUH, "if (id != -1 &&" => "if (false &&", ["unreported"];
     bad_id_is_kept: SELECT, SELECT_CUH, "static_cast<uint32_t>(id) < params.experts) return id" => "true) return id", ["wrong experts"];
-    shared_experts_start_one_too_high: SELECT, SELECT_CUH, "params.experts + lane - params.topk" => "params.experts + lane - params.topk + 1", ["wrong experts"];
+    shared_experts_start_one_too_high: SELECT, SELECT_CUH, "params.experts + lane - params.top_k" => "params.experts + lane - params.top_k + 1", ["wrong experts"];
     chosen_twice: SELECT, KEY_CUH, "if (gate_expert(i) == best.expert) rKey[i] = 0;" => "", ["wrong experts"];
     of_equals_the_highest: SELECT, KEY_CUH, "rKey[i] > mine.key &&" => "rKey[i] >= mine.key &&", ["wrong experts"];
     of_equals_the_highest_lane: SELECT, KEY_CUH,

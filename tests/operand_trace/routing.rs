@@ -99,7 +99,7 @@ fn select(selection: &Selection) -> Launch {
         .u32(offset_of!(GateSelectParams, chunks), selection.chunks)
         .u32(offset_of!(GateSelectParams, groups), selection.groups[0])
         .u32(offset_of!(GateSelectParams, kept_groups), selection.groups[1])
-        .u32(offset_of!(GateSelectParams, topk), selection.slots[0])
+        .u32(offset_of!(GateSelectParams, top_k), selection.slots[0])
         .u32(offset_of!(GateSelectParams, shared), selection.slots[1])
         .u32(offset_of!(GateSelectParams, scoring), selection.scoring)
         .u32(offset_of!(GateSelectParams, group_score), selection.group_score)
@@ -137,7 +137,7 @@ fn sequence_balance_loss() -> Launch {
         .u64(offset_of!(SequenceBalanceLossParams, scores_pitch), 80)
         .u32(offset_of!(SequenceBalanceLossParams, length), 11)
         .u32(offset_of!(SequenceBalanceLossParams, experts), 72)
-        .u32(offset_of!(SequenceBalanceLossParams, topk), 3)
+        .u32(offset_of!(SequenceBalanceLossParams, top_k), 3)
         .u32(offset_of!(SequenceBalanceLossParams, alpha), 1e-4_f32.to_bits());
     launch(&SEQUENCE_BALANCE_LOSS, 2, params)
 }

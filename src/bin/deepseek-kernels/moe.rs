@@ -145,7 +145,7 @@ impl MoeJob {
     fn spec(&self) -> MoeLayerSpec {
         let Self { tokens, experts, top_k, groups, kept_groups, .. } = *self;
         MoeLayerSpec {
-            gate: GateSpec { experts, topk: top_k, groups, kept_groups, ..GateSpec::deepseek_v3(tokens) },
+            gate: GateSpec { experts, top_k, groups, kept_groups, ..GateSpec::deepseek_v3(tokens) },
             intermediate: self.width,
             clamp: None,
             format: FORMAT.0,
@@ -180,7 +180,7 @@ impl MoeJob {
         let GateSpec { groups, kept_groups, route_scale, .. } = self.spec().gate;
         let gate = GateModel {
             experts: self.experts,
-            topk: self.top_k,
+            top_k: self.top_k,
             groups,
             kept_groups,
             shared: 0,

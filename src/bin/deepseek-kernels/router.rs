@@ -64,14 +64,14 @@ impl RouterJob {
     }
 
     fn check(&self, device: &Device) -> Result<(f64, Vec<Check>), String> {
-        let GateSpec { tokens, hidden, experts, topk, .. } = self.spec();
+        let GateSpec { tokens, hidden, experts, top_k, .. } = self.spec();
         let x = activations(tokens, hidden, hidden, self.seed);
         let w: Vec<f32> = weights(experts, hidden, self.seed).iter().map(|w| w.to_f32()).collect();
         let mut bias: Vec<f32> = (0..experts).map(|e| (e as f32 * 0.7).sin() * 0.1 - 1.0).collect();
         let bias_there = device.upload(&bias).map_err(text)?;
         let mut outputs = Outputs {
-            ids: device.upload(&vec![i32::MIN; tokens * topk]).map_err(text)?,
-            weights: device.upload(&vec![f32::NAN; tokens * topk]).map_err(text)?,
+            ids: device.upload(&vec![i32::MIN; tokens * top_k]).map_err(text)?,
+            weights: device.upload(&vec![f32::NAN; tokens * top_k]).map_err(text)?,
             scores: device.upload(&vec![f32::NAN; tokens * experts]).map_err(text)?,
             counts: device.upload(&vec![0; experts]).map_err(text)?,
             bias: bias_there,
@@ -107,9 +107,10 @@ impl RouterJob {
         out: &mut Outputs,
     ) -> Result<f64, String> {
         let spec = self.spec();
-        let GateSpec { tokens, hidden, experts, topk, .. } = spec;
+        let GateSpec { tokens, hidden, experts, top_k, .. } = spec;
         let gate = Gate::plan(device, spec).map_err(text)?;
-        let load = ExpertLoad::plan(device, ExpertLoadSpec { tokens, slots: topk, experts }).map_err(text)?;
+        let load =
+            ExpertLoad::plan(device, ExpertLoadSpec { tokens, slots: top_k, experts }).map_err(text)?;
         let update = BiasUpdate::plan(device, BiasUpdateSpec { experts, speed: SPEED }).map_err(text)?;
         let (x, w) = (device.upload(x).map_err(text)?, device.upload(w).map_err(text)?);
         let mut workspace = device.upload(&vec![f32::NAN; gate.workspace_len()]).map_err(text)?;
@@ -125,14 +126,14 @@ impl RouterJob {
                     bias: Some(out.bias.slice(0)),
                     mask: None,
                     fixed_ids: None,
-                    ids: MatrixMut::new(&mut out.ids, tokens, topk)?,
-                    weights: MatrixMut::new(&mut out.weights, tokens, topk)?,
+                    ids: MatrixMut::new(&mut out.ids, tokens, top_k)?,
+                    weights: MatrixMut::new(&mut out.weights, tokens, top_k)?,
                     scores: Some(MatrixMut::new(&mut out.scores, tokens, experts)?),
                 };
                 gate.run(stream, input, routing)
             })?,
             timed(device, |stream| {
-                load.run(stream, Matrix::new(&out.ids, tokens, topk)?, out.counts.slice_mut(0))
+                load.run(stream, Matrix::new(&out.ids, tokens, top_k)?, out.counts.slice_mut(0))
             })?,
             timed(device, |stream| {
                 update.run(stream, out.counts.slice(0), out.bias.slice_mut(0), max_vio.slice_mut(0))
@@ -145,7 +146,7 @@ impl RouterJob {
 fn model(spec: &GateSpec) -> GateModel {
     GateModel {
         experts: spec.experts,
-        topk: spec.topk,
+        top_k: spec.top_k,
         groups: spec.groups,
         kept_groups: spec.kept_groups,
         shared: spec.shared,
