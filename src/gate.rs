@@ -164,6 +164,24 @@ mod sealed {
     }
 }
 
+/// The same router for the references.
+#[cfg(feature = "reference")]
+impl From<&GateSpec> for crate::reference::GateModel {
+    fn from(spec: &GateSpec) -> Self {
+        Self {
+            experts: spec.experts,
+            top_k: spec.top_k,
+            groups: spec.groups,
+            kept_groups: spec.kept_groups,
+            shared: spec.shared,
+            softmax: spec.scoring == Scoring::Softmax,
+            top_two_sum: spec.group_score == GroupScore::TopTwoSum,
+            normalize: spec.normalize,
+            route_scale: spec.route_scale,
+        }
+    }
+}
+
 /// What [`Gate::run`] computes the logits from.
 pub struct GateInput<'a, W> {
     /// Hidden states `[tokens, hidden]`; 16-byte aligned address and pitch.

@@ -23,20 +23,6 @@ fn normal(count: usize, scale: f32, seed: u64) -> Vec<f32> {
     rng.sample_iter::<f32, _>(StandardNormal).take(count).map(|x| x * scale).collect()
 }
 
-fn model(spec: &GateSpec) -> GateModel {
-    GateModel {
-        experts: spec.experts,
-        top_k: spec.top_k,
-        groups: spec.groups,
-        kept_groups: spec.kept_groups,
-        shared: spec.shared,
-        softmax: spec.scoring == Scoring::Softmax,
-        top_two_sum: spec.group_score == GroupScore::TopTwoSum,
-        normalize: spec.normalize,
-        route_scale: spec.route_scale,
-    }
-}
-
 /// A NaN has many bit patterns.
 fn bits(x: f32) -> u32 {
     if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }
@@ -115,7 +101,7 @@ fn compare(spec: &GateSpec, got: &Routed, expected: &Routed) {
 }
 
 fn check(device: &Device, spec: &GateSpec, logits: &[f32], options: GateOptions) -> Routed {
-    let expected = gate_select(&model(spec), logits, options).expect("reference");
+    let expected = gate_select(&GateModel::from(spec), logits, options).expect("reference");
     let got = select(device, spec, logits, options);
     compare(spec, &got, &expected);
     got
@@ -124,7 +110,7 @@ fn check(device: &Device, spec: &GateSpec, logits: &[f32], options: GateOptions)
 /// Every weight is as near to exact arithmetic's as the roundings of FP32 allow. Logits lie within 80.
 fn check_weights(spec: &GateSpec, logits: &[f32], got: &Routed) {
     assert_eq!(spec.shared, 0);
-    let exact = gate_weights_bound(&model(spec), logits, &got.ids);
+    let exact = gate_weights_bound(&GateModel::from(spec), logits, &got.ids);
     for (index, ((exact, bound), got)) in exact.into_iter().zip(&got.weights).enumerate() {
         let error = (f64::from(*got) - exact).abs();
         assert!(error <= bound, "weight {index}: {got} is {error:e} from {exact}, at most {bound:e}");
@@ -161,7 +147,7 @@ fn deepseek_v3_routes_4096_tokens() {
             let got = check(&device, &spec, &logits, GateOptions { bias, ..Default::default() });
             check_weights(&spec, &logits, &got);
             for ((exact, _), weight) in
-                gate_weights_bound(&model(&spec), &logits, &got.ids).iter().zip(&got.weights)
+                gate_weights_bound(&GateModel::from(&spec), &logits, &got.ids).iter().zip(&got.weights)
             {
                 assert!((exact - f64::from(*weight)).abs() <= 2e-7);
             }
@@ -391,7 +377,7 @@ impl<W: GateWeight> Router<W> {
         compare(
             &self.spec,
             &routed,
-            &gate_select(&model(&self.spec), &expected, GateOptions::default()).expect("reference"),
+            &gate_select(&GateModel::from(&self.spec), &expected, GateOptions::default()).expect("reference"),
         );
     }
 }
@@ -492,7 +478,7 @@ fn scores_need_not_be_wanted() {
         let got = results.into_routed();
         assert_eq!(
             got.ids,
-            gate_select(&model(&spec), &logits, GateOptions::default()).expect("reference").ids
+            gate_select(&GateModel::from(&spec), &logits, GateOptions::default()).expect("reference").ids
         );
         assert!(got.scores.iter().all(|s| s.to_bits() == UNWRITTEN.to_bits()));
     }

@@ -17,7 +17,6 @@ use rand::{RngExt, SeedableRng};
 const HIDDEN: usize = 256;
 const WIDTH: usize = 128;
 const EXPERTS: usize = 32;
-const TOP_K: usize = 8;
 
 fn spec(tokens: usize) -> MoeLayerSpec {
     MoeLayerSpec {
@@ -96,20 +95,8 @@ impl Weights {
     }
 
     fn expected(&self, tokens: &Tokens) -> MoeLayerOutput {
-        let GateSpec { groups, kept_groups, route_scale, .. } = spec(tokens.count).gate;
-        let gate = GateModel {
-            experts: EXPERTS,
-            top_k: TOP_K,
-            groups,
-            kept_groups,
-            shared: 0,
-            softmax: false,
-            top_two_sum: true,
-            normalize: true,
-            route_scale,
-        };
         let model = MoeLayerModel {
-            gate,
+            gate: GateModel::from(&spec(tokens.count).gate),
             gate_weight: &self.gate,
             bias: Some(&self.bias),
             hidden: HIDDEN,

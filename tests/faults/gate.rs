@@ -52,20 +52,6 @@ const SPEC: GateSpec = GateSpec {
     route_scale: 2.5,
 };
 
-fn model(spec: &GateSpec) -> GateModel {
-    GateModel {
-        experts: spec.experts,
-        top_k: spec.top_k,
-        groups: spec.groups,
-        kept_groups: spec.kept_groups,
-        shared: spec.shared,
-        softmax: spec.scoring == Scoring::Softmax,
-        top_two_sum: spec.group_score == GroupScore::TopTwoSum,
-        normalize: spec.normalize,
-        route_scale: spec.route_scale,
-    }
-}
-
 struct Results {
     ids: Guarded<i32>,
     weights: Guarded<f32>,
@@ -85,7 +71,7 @@ impl Results {
 }
 
 fn judge(results: Results, spec: &GateSpec, logits: &[f32], options: GateOptions) {
-    let expected = gate_select(&model(spec), logits, options).expect("reference");
+    let expected = gate_select(&GateModel::from(spec), logits, options).expect("reference");
     assert_eq!(wrong(&results.scores.into_checked(f32::to_bits), &expected.scores), 0, "wrong scores");
     let ids = results.ids.into_checked(|id| id);
     assert_eq!(ids.iter().zip(&expected.ids).filter(|(a, b)| a != b).count(), 0, "wrong experts");

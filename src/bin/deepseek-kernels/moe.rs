@@ -177,20 +177,8 @@ impl MoeJob {
     }
 
     fn expected(&self, layer: &Layer) -> Result<MoeLayerOutput, String> {
-        let GateSpec { groups, kept_groups, route_scale, .. } = self.spec().gate;
-        let gate = GateModel {
-            experts: self.experts,
-            top_k: self.top_k,
-            groups,
-            kept_groups,
-            shared: 0,
-            softmax: false,
-            top_two_sum: true,
-            normalize: true,
-            route_scale,
-        };
         let model = MoeLayerModel {
-            gate,
+            gate: GateModel::from(&self.spec().gate),
             gate_weight: &layer.gate,
             bias: Some(&layer.bias),
             hidden: HIDDEN,

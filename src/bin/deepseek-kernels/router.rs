@@ -80,7 +80,7 @@ impl RouterJob {
 
         let logits = gate_logits(&x, &w, tokens, experts, hidden).map_err(text)?;
         let want = gate_select(
-            &model(&self.spec()),
+            &GateModel::from(&self.spec()),
             &logits,
             GateOptions { bias: Some(&bias), ..Default::default() },
         );
@@ -140,20 +140,6 @@ impl RouterJob {
             })?,
         ];
         Ok(launches.iter().sum())
-    }
-}
-
-fn model(spec: &GateSpec) -> GateModel {
-    GateModel {
-        experts: spec.experts,
-        top_k: spec.top_k,
-        groups: spec.groups,
-        kept_groups: spec.kept_groups,
-        shared: spec.shared,
-        softmax: false,
-        top_two_sum: true,
-        normalize: spec.normalize,
-        route_scale: spec.route_scale,
     }
 }
 
