@@ -14,6 +14,10 @@ enum Memory<T> {
     Cuda(CudaSlice<T>),
 }
 
+/// Bytes that lie unused behind every buffer of the emulator: a kernel that leaves one does not land in the next, where
+/// the access would pass for a legal one.
+const REDZONE_BYTES: usize = 64 << 10;
+
 impl Device {
     /// Copies `data` to the device, in the order of [`Device::stream`].
     ///
@@ -25,7 +29,11 @@ impl Device {
                 let slice = gpu.stream()?.clone_htod(data).map_err(driver_error("copying to the GPU"))?;
                 Ok(Buffer(Memory::Cuda(slice)))
             }
-            Backend::Emulated(_) => Ok(Buffer(Memory::Host(data.to_vec()))),
+            Backend::Emulated(_) => {
+                let mut host = Vec::with_capacity(data.len() + REDZONE_BYTES / size_of::<T>().max(1));
+                host.extend_from_slice(data);
+                Ok(Buffer(Memory::Host(host)))
+            }
         }
     }
 }
