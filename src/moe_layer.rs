@@ -4,7 +4,7 @@
 //! gate -> expert map -> gather + cast -> grouped GEMM -> SwiGLU + cast -> grouped GEMM -> combine
 //! ```
 //!
-//! Nine launches in one stream; sizes that depend on the routing stay on the device.
+//! Ten launches in one stream; sizes that depend on the routing stay on the device.
 
 use float8::F8E4M3;
 use half::bf16;

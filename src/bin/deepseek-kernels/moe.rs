@@ -94,7 +94,7 @@ impl Job for MoeJob {
         Outcome::Rows(vec![Row {
             operation: format!("MoE layer, {} of {} experts", self.top_k, self.experts),
             shape: self.shape(),
-            instance: "9 launches".to_owned(),
+            instance: "10 launches".to_owned(),
             data: "uniform".to_owned(),
             checks,
             seconds,
