@@ -10,7 +10,6 @@
 #include "kernels/used_rows.cuh"
 #include "params.h"
 #include "ptx/gmem.h"
-#include "ptx/regs.h"
 #include "ptx/target.h"
 
 constexpr uint32_t gather_quantize_threads = 256;
@@ -26,19 +25,6 @@ PTX_DEVICE RowPiece gather_piece(const GatherQuantizeParams& params, uint64_t ro
 }
 
 PTX_DEVICE void gather_quantize_kernel(const GatherQuantizeParams& params) {
-  constexpr uint32_t kBlocksPerCta = gather_quantize_threads / kLanesPerRow;
-  const uint32_t thread = ptx::thread_idx();
-  const uint64_t block = static_cast<uint64_t>(ptx::block_idx()) * kBlocksPerCta + thread / kLanesPerRow;
-  const uint64_t row = block / params.k_blocks;
-  const uint64_t g = block % params.k_blocks;
-  const uint64_t column = g * kQuantizeBlock + thread % kLanesPerRow * kLaneElements;
-  const bool used =
-      row < params.used.total && row_in_use(params.used, static_cast<uint32_t>(row), params.error_word);
-
-  RowPiece x = {};
-  if (used) x = gather_piece(params, row, column);
-  const BlockScale scale = scale_of_block(x, params.scale_format);
-  if (!used) return;
-  store_block(params.q + row * params.q_pitch + column, params.sf + g * params.sf_pitch + row, x, scale,
-              params.error_word);
+  quantize_used_rows<gather_quantize_threads>(
+      params, [&](uint64_t row, uint64_t column) { return gather_piece(params, row, column); });
 }

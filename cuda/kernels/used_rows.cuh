@@ -1,9 +1,12 @@
-// Which rows experts use, from what routing left on the device; nothing that stands there can lead outside.
+// Which rows experts use, from what routing left on the device, and how they are quantised; nothing that stands there can
+// lead outside.
 #pragma once
 #include <cstdint>
 
+#include "kernels/quantize_row.cuh"
 #include "params.h"
 #include "ptx/gmem.h"
+#include "ptx/regs.h"
 #include "ptx/target.h"
 #include "tile/segments.h"
 
@@ -16,4 +19,25 @@ PTX_DEVICE bool row_in_use(const UsedRows& used, uint32_t row, uint32_t* error_w
       masked ? masked_segment(expert, stored, used.max_rows) : ragged_segment(0, stored, used.total);
   if (segment.clamped && row == segment.row) ptx::red_or_u32(error_word, FAULT_SEGMENT);
   return row < segment.row_end;
+}
+
+// Quantises the rows in use, sixteen lanes per 1x128 block as quantize_1x128 does; `piece(row, column)` gives a lane's
+// elements. Rows that no expert uses are left alone.
+template <uint32_t Threads, class Params, class Piece>
+PTX_DEVICE void quantize_used_rows(const Params& params, Piece piece) {
+  constexpr uint32_t kBlocksPerCta = Threads / kLanesPerRow;
+  const uint32_t thread = ptx::thread_idx();
+  const uint64_t block = static_cast<uint64_t>(ptx::block_idx()) * kBlocksPerCta + thread / kLanesPerRow;
+  const uint64_t row = block / params.k_blocks;
+  const uint64_t g = block % params.k_blocks;
+  const uint64_t column = g * kQuantizeBlock + thread % kLanesPerRow * kLaneElements;
+  const bool used =
+      row < params.used.total && row_in_use(params.used, static_cast<uint32_t>(row), params.error_word);
+
+  RowPiece x = {};
+  if (used) x = piece(row, column);
+  const BlockScale scale = scale_of_block(x, params.scale_format);
+  if (!used) return;
+  store_block(params.q + row * params.q_pitch + column, params.sf + g * params.sf_pitch + row, x, scale,
+              params.error_word);
 }

@@ -165,10 +165,10 @@ faults! {
     padding_used_as_a_slot: Operation::Gather, GATHER, "if (slot < params.slots) return" => "if (slot != 12345) return", ["outside"];
     token_of_the_next_slot: Operation::Gather, GATHER, "slot / params.top_k" => "(slot + 1) / params.top_k", ["q[", "sf[", "outside"];
     slot_taken_for_a_token: Operation::Gather, GATHER, "slot / params.top_k" => "slot", ["q[", "sf[", "outside"];
-    rows_of_no_expert_written: Operation::Gather, GATHER, "  if (!used) return;" => "", ["outside", "of no expert was written", "q["];
+    rows_of_no_expert_written: Operation::Gather, USED, "  if (!used) return;" => "", ["outside", "of no expert was written", "q["];
     one_row_of_a_segment_missing: Operation::Gather, USED, "row < segment.row_end" => "row + 1 < segment.row_end", ["q[", "sf["];
     one_row_beyond_a_segment: Operation::Gather, USED, "row < segment.row_end" => "row <= segment.row_end", ["of no expert was written", "sf["];
-    scales_of_the_wrong_layout: Operation::Gather, GATHER, "params.sf + g * params.sf_pitch + row" => "params.sf + row * params.k_blocks + g",
+    scales_of_the_wrong_layout: Operation::Gather, USED, "params.sf + g * params.sf_pitch + row" => "params.sf + row * params.k_blocks + g",
         ["sf[", "was written"];
 
     halves_exchanged: Operation::Swiglu, SWIGLU, "swiglu(gate.x[i], up.x[i], params.clamp)" => "swiglu(up.x[i], gate.x[i], params.clamp)", ["q[", "sf["];
