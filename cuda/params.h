@@ -53,6 +53,8 @@ typedef enum DeviceFault {
   FAULT_NONFINITE_INPUT = 1,  // a quantiser met Inf or NaN
   FAULT_SEGMENT = 2,          // the rows of an expert are not within the rows there are, or not in order
   FAULT_EXPERT_ID = 4,        // an expert id is neither -1 nor one of the experts
+  FAULT_PAGE_ID = 16,         // a page table names a page that the cache does not have
+  FAULT_SEQUENCE_LENGTH = 32, // a sequence is longer than its pages, or its length is negative
 } DeviceFault;
 
 // x [m, k] -> q [m, k] with one scale per 1x128 (activations).
@@ -232,6 +234,67 @@ typedef struct SequenceBalanceLossParams {
   uint32_t length, experts, top_k;
   float alpha;
 } SequenceBalanceLossParams;
+
+enum {
+  MLA_LATENT = 512,       // dimensions of the latent: the values, and the first part of the keys
+  MLA_ROPE = 64,          // dimensions that carry the position, the rest of the keys
+  MLA_BLOCK_TOKENS = 64,  // tokens of one step of the attention
+  MLA_SCALE_GROUP = 128,  // latent dimensions that share a scale in an FP8 cache
+  MLA_MAX_TABLE = 1 << 25,  // entries of a row of the page table: token numbers fit an int32
+};
+
+// Which splits of which sequences there are, found on the device: a decode step needs no length on the host.
+typedef struct MlaPlanTables {
+  uint32_t* lengths;        // [batch], clamped to what the pages hold
+  uint32_t* split_offsets;  // [batch + 1], splits of all sequences before; a sequence has one at least
+  uint32_t* items;          // [splits, 2]: sequence, split of it; longest first
+} MlaPlanTables;
+
+typedef struct MlaScheduleParams {
+  const int32_t* lengths;  // [batch], tokens in the cache
+  MlaPlanTables tables;
+  uint32_t* error_word;    // bits of DeviceFault
+  uint32_t batch;
+  uint32_t capacity;       // tokens that the pages of a sequence hold
+  uint32_t split_tokens;   // a multiple of MLA_BLOCK_TOKENS
+} MlaScheduleParams;
+
+// out = softmax(scale * q . k^T) . v for every sequence, v the latent part of k; splits leave partial results.
+typedef struct MlaDecodeParams {
+  TensorMap map_q;            // BF16 [batch, rows, 576], box [1, 64, 64], 128-byte swizzle
+  TensorMap map_kv;           // BF16 [pages, page_size, 576], box [1, 64 / cluster, 64]; FP8 cache: bytes [.., 656], box [1, 64, 128]
+  TensorMap map_out;          // BF16 [batch, rows, 512], box [1, 64, 64], 128-byte swizzle
+  const uint8_t* kv;          // FP8 cache: rows of 512 E4M3, 4 FP32 scales, 64 BF16
+  const int32_t* page_table;  // [batch, table_pitch], or null: sequence b is page b
+  MlaPlanTables tables;
+  float* lse;                 // FP32 [batch, rows], natural logarithm
+  float* part_out;            // FP32 [splits, rows, 512], sums that are not divided yet
+  float* part_state;          // FP32 [splits, rows, 2]: m in units of log2, l
+  uint32_t* error_word;       // bits of DeviceFault
+  uint64_t kv_pitch;          // FP8 cache: bytes from row to row
+  uint64_t table_pitch;
+  uint32_t batch;
+  uint32_t rows;              // q_tokens * heads
+  uint32_t row_tiles;         // of 64 rows, even in a cluster
+  uint32_t q_tokens, heads;
+  uint32_t pages, page_size;
+  uint32_t split_blocks;      // split_tokens / MLA_BLOCK_TOKENS
+  uint32_t causal;            // 0 or 1: query token t does not see the last q_tokens - 1 - t keys
+  float scale_log2;           // softmax scale * log2(e)
+  float empty_lse;            // of a row that sees no key
+} MlaDecodeParams;
+
+// out, lse of the sequences with several splits, from their parts in ascending order.
+typedef struct MlaCombineParams {
+  const float* part_out;           // FP32 [splits, rows, 512]
+  const float* part_state;         // FP32 [splits, rows, 2]
+  const uint32_t* split_offsets;   // [batch + 1]
+  uint16_t* out;                   // BF16 [batch * rows, out_pitch]
+  float* lse;                      // FP32 [batch, rows]
+  uint64_t out_pitch;
+  uint32_t batch, rows;
+  float empty_lse;
+} MlaCombineParams;
 
 // A test kernel of cuda/probes; each says there what the fields mean to it.
 typedef struct ProbeParams {

@@ -5,7 +5,7 @@ mod probes;
 
 use deepseek_kernels::probe::Probe;
 use deepseek_kernels::probe::kernels::{CONVERT, GMEM};
-use deepseek_kernels::reference::codec::{encode_bf16, encode_e4m3};
+use deepseek_kernels::reference::codec::{decode_e4m3, encode_bf16, encode_e4m3};
 use deepseek_kernels::{Device, DeviceKind};
 use harness::devices;
 use probes::{assert_words, machines, run_words};
@@ -18,6 +18,8 @@ const E4M3: u32 = 0;
 const BF16: u32 = 1;
 const UNPACK: u32 = 2;
 const FMA: u32 = 3;
+const APPROX: u32 = 4;
+const E4M3_DECODE: u32 = 5;
 
 /// The bit patterns `start + (i << shift)` for `i < count`.
 #[derive(Clone, Copy, Debug)]
@@ -141,6 +143,59 @@ fn fma_rounds_once_and_a_product_with_a_sum_twice() {
             {
                 let same = got.to_bits() == expected.to_bits() || got.is_nan() && expected.is_nan();
                 assert!(same, "{}: {a:e} * {b:e} + {c:e} = {got:e}, expected {expected:e}", device.name());
+            }
+        }
+    }
+}
+
+/// Subnormal numbers are zeros under `.ftz`.
+fn flush(x: f32) -> f32 {
+    if x.is_subnormal() { 0.0_f32.copysign(x) } else { x }
+}
+
+/// Where `y` must lie to be within 2 ulp of `exact`, or, near 0, within `absolute`.
+fn close(y: f32, exact: f64, absolute: f64) -> bool {
+    let nearest = flush(exact as f32);
+    if exact.is_nan() {
+        return y.is_nan();
+    }
+    if nearest.is_infinite() || nearest == 0.0 {
+        // The result may be the last one before the edge.
+        return (f64::from(y) - exact).abs() <= absolute.max(2.0 * f64::from(f32::MIN_POSITIVE)) || y == nearest;
+    }
+    let ulp = 2.0_f64.powi(exact.abs().log2().floor() as i32 - 23);
+    (f64::from(y) - exact).abs() <= (2.0 * ulp).max(absolute)
+}
+
+#[test]
+fn approximate_powers_and_logarithms_are_within_two_ulp() {
+    for device in devices() {
+        for sweep in sweeps(&device) {
+            let got = sweep.run(&device, APPROX, &[], 2 * sweep.count as usize);
+            got.par_chunks(2).enumerate().for_each(|(i, got)| {
+                let x = flush(sweep.value(i));
+                let [power, logarithm] = [f32::from_bits(got[0]), f32::from_bits(got[1])];
+                let exact = f64::from(x);
+                assert!(close(power, exact.exp2(), 0.0), "{}: 2^{x:e} = {power:e}", device.name());
+                let within = 2.0_f64.powi(-22);
+                assert!(close(logarithm, exact.log2(), within), "{}: log2({x:e}) = {logarithm:e}", device.name());
+            });
+        }
+        // What a masked key relies on.
+        let infinity = Sweep { start: f32::NEG_INFINITY.to_bits(), shift: 0, count: 1024 };
+        assert_eq!(infinity.run(&device, APPROX, &[], 2048)[0], 0, "{}: 2^-Inf", device.name());
+    }
+}
+
+#[test]
+fn every_e4m3_code_widens_exactly() {
+    for device in devices() {
+        let got = Sweep { start: 0, shift: 0, count: 1 << 16 }.run(&device, E4M3_DECODE, &[], 2 << 16);
+        for (pair, got) in got.chunks(2).enumerate() {
+            for (code, got) in [pair as u8, (pair >> 8) as u8].into_iter().zip(got) {
+                let (got, expected) = (f32::from_bits(*got), decode_e4m3(code));
+                let same = got.to_bits() == expected.to_bits() || got.is_nan() && expected.is_nan();
+                assert!(same, "{}: {code:#04x} gives {got}, expected {expected}", device.name());
             }
         }
     }

@@ -329,6 +329,8 @@ uint16_t f32_to_bf16(float x) {
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+float flush(float x) { return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.0f, x) : x; }
+
 }  // namespace emu
 
 float emu_fused_dot_e4m3(float c, const uint8_t* a, const uint8_t* b) {

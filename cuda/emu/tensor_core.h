@@ -26,5 +26,7 @@ float bf16_to_f32(uint16_t code);
 uint8_t f32_to_e4m3(float x);
 // To nearest even; NaN becomes 0x7fff, as the hardware's conversion has it.
 uint16_t f32_to_bf16(float x);
+// Subnormal numbers become 0 with their sign, as under ".ftz".
+float flush(float x);
 
 }  // namespace emu

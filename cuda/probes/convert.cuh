@@ -3,7 +3,8 @@
 //   arguments  operation, start, shift, count
 //   input      for kFma: a, b, c as FP32 bits  [count, 3]
 //   output     kE4m3: codes, four a word · kBf16: two a word · kUnpack: low half, high half as FP32 bits [count, 2]
-//              kFma: fma_rn(a, b, c), a * b + c  [count, 2]
+//              kFma: fma_rn(a, b, c), a * b + c  [count, 2] · kApprox: ex2, lg2  [count, 2]
+//              kE4m3Decode: low byte, next byte as FP32 bits  [count, 2]
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -13,7 +14,7 @@
 #include "ptx/regs.h"
 #include "ptx/target.h"
 
-enum class ProbeConversion : uint32_t { kE4m3, kBf16, kUnpack, kFma };
+enum class ProbeConversion : uint32_t { kE4m3, kBf16, kUnpack, kFma, kApprox, kE4m3Decode };
 
 PTX_DEVICE void probe_convert_kernel(const ProbeParams& params) {
   constexpr uint32_t kThreads = 128;
@@ -37,6 +38,16 @@ PTX_DEVICE void probe_convert_kernel(const ProbeParams& params) {
     for (uint32_t i = first; i < count; i += step) {
       ptx::stg_v2_u32(params.output + 2 * static_cast<uint64_t>(i), std::bit_cast<uint32_t>(ptx::bf16_lo_f32(bits(i))),
                       std::bit_cast<uint32_t>(ptx::bf16_hi_f32(bits(i))));
+    }
+  } else if (operation == ProbeConversion::kApprox) {
+    for (uint32_t i = first; i < count; i += step) {
+      ptx::stg_v2_u32(params.output + 2 * static_cast<uint64_t>(i), std::bit_cast<uint32_t>(ptx::ex2_approx(value(i))),
+                      std::bit_cast<uint32_t>(ptx::lg2_approx(value(i))));
+    }
+  } else if (operation == ProbeConversion::kE4m3Decode) {
+    for (uint32_t i = first; i < count; i += step) {
+      const ptx::F32x2 x = ptx::e4m3x2_f32(bits(i));
+      ptx::stg_v2_u32(params.output + 2 * i, std::bit_cast<uint32_t>(x.lo), std::bit_cast<uint32_t>(x.hi));
     }
   } else {
     for (uint32_t i = first; i < count; i += step) {

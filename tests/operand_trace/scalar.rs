@@ -5,6 +5,9 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use float8::F8E4M3;
+use half::f16;
+
 /// Registers are 64 bits wide here; values of narrower types are zero-extended.
 pub type Evaluate = fn([u64; 4]) -> u64;
 
@@ -201,9 +204,24 @@ const FLOAT: &[Form] = &[
     form!("cvt.rn.f32.u64", |a| a as f32),
     form!("cvt.rzi.s32.f32", |a| float(a) as i32),
     form!("cvt.rzi.u32.f32", |a| float(a) as u32),
+    // The emulator's model: the correctly rounded result.
+    form!("ex2.approx.ftz.f32", |a| flush(f64::from(flush(float(a))).exp2() as f32)),
+    form!("lg2.approx.ftz.f32", |a| flush(f64::from(flush(float(a))).log2() as f32)),
+    form!("cvt.rn.f16x2.e4m3x2", |a| f16_of_e4m3(a as u8) | f16_of_e4m3((a >> 8) as u8) << 16),
+    form!("cvt.f32.f16", |a| f16::from_bits(a as u16).to_f32()),
     form!("cvt.rn.bf16x2.f32", |high, low| bf16(float(high)) << 16 | bf16(float(low))),
     form!("cvt.rn.satfinite.e4m3x2.f32", |high, low| e4m3(float(high)) << 8 | e4m3(float(low))),
 ];
+
+/// Subnormal numbers are zeros under `.ftz`.
+fn flush(x: f32) -> f32 {
+    if x.is_subnormal() { 0.0_f32.copysign(x) } else { x }
+}
+
+/// Exact: E4M3 is within FP16.
+fn f16_of_e4m3(code: u8) -> u32 {
+    f16::from_f32(F8E4M3::from_bits(code).to_f32()).to_bits().into()
+}
 
 static FORMS: LazyLock<HashMap<&'static str, (usize, Evaluate)>> = LazyLock::new(|| {
     let groups = [INTEGER, BITS, FLAGS, CONVERSIONS.as_flattened(), WIDE, MISCELLANEOUS, FLOAT];
@@ -335,6 +353,11 @@ mod tests {
             assert_eq!(e4m3(-middle.next_up()), 0x80 | (code + 1));
         }
         assert_eq!(evaluate("cvt.rn.satfinite.e4m3x2.f32", &[bits(1e9), bits(-0.0)]), 0x7e80);
+        assert_eq!(evaluate("cvt.rn.f16x2.e4m3x2", &[0xc038]), 0xc000_3c00); // -2 and 1
+        assert_eq!(evaluate("cvt.f32.f16", &[0xc000]), bits(-2.0));
+        assert_eq!(evaluate("ex2.approx.ftz.f32", &[bits(f32::NEG_INFINITY)]), 0);
+        assert_eq!(evaluate("ex2.approx.ftz.f32", &[bits(-127.0)]), 0);
+        assert_eq!(evaluate("lg2.approx.ftz.f32", &[bits(8.0)]), bits(3.0));
         assert_eq!(
             evaluate("cvt.rn.bf16x2.f32", &[bits(1.0), bits(f32::from_bits(0x4000_8000))]),
             0x3f80_4000

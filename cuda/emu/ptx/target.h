@@ -28,4 +28,8 @@ struct U32x4 {
   uint32_t x, y, z, w;
 };
 
+struct F32x2 {
+  float lo, hi;
+};
+
 }  // namespace ptx

@@ -8,6 +8,22 @@ namespace ptx {
 // a * b + c with one rounding, to nearest even. "fma.rn.f32".
 PTX_DEVICE float fma_rn(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 
+// The greater of two; of a number and a NaN, the number. "max.f32".
+PTX_DEVICE float max_f32(float a, float b) { return fmaxf(a, b); }
+
+// 2^x and log2(x), as the hardware approximates them: within 2 ulp, and within 2^-22 absolutely where the result is
+// near 0. Subnormal operands and results count as 0; 2^-Inf is 0. "ex2.approx.ftz.f32", "lg2.approx.ftz.f32".
+PTX_DEVICE float ex2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+PTX_DEVICE float lg2_approx(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // Two BF16 values (`lo` in the low half) as FP32; exact.
 PTX_DEVICE float bf16_lo_f32(uint32_t pair) { return __uint_as_float(pair << 16); }
 PTX_DEVICE float bf16_hi_f32(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
@@ -24,6 +40,16 @@ PTX_DEVICE uint32_t cvt_e4m3x2(float hi, float lo) {
   uint16_t pair;
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(hi), "f"(lo));
   return pair;
+}
+
+// The two E4M3 codes in the low half of `pair` as FP32; exact. "cvt.rn.f16x2.e4m3x2", "cvt.f32.f16".
+PTX_DEVICE F32x2 e4m3x2_f32(uint32_t pair) {
+  uint32_t halves;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<uint16_t>(pair)));
+  F32x2 value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value.lo) : "h"(static_cast<uint16_t>(halves)));
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value.hi) : "h"(static_cast<uint16_t>(halves >> 16)));
+  return value;
 }
 
 }  // namespace ptx

@@ -12,6 +12,11 @@ struct U32x4 {
   uint32_t x, y, z, w;
 };
 
+// Two values that one instruction converts.
+struct F32x2 {
+  float lo, hi;
+};
+
 }  // namespace ptx
 
 // A function that runs on the device. Everything is inlined into its kernel.

@@ -1,0 +1,222 @@
+// The producers of MLA decode: Q by TMA, keys by TMA (BF16 cache) or dequantised on the way (FP8 cache).
+#pragma once
+#include <cstdint>
+
+#include "kernels/mla_decode_tile.cuh"
+#include "params.h"
+#include "ptx/convert.h"
+#include "ptx/gmem.h"
+#include "ptx/mbarrier.h"
+#include "ptx/regs.h"
+#include "ptx/smem.h"
+#include "ptx/sync.h"
+#include "ptx/target.h"
+#include "ptx/tma.h"
+#include "tile/ring.h"
+#include "tile/swizzle.h"
+
+// Where a block of 64 keys lies in the cache: it never straddles pages.
+struct MlaPageBlock {
+  uint32_t page, token;  // first token within the page
+};
+
+// Page ids come from the device's memory and may be anything: one that does not exist reads as zeros, and is reported.
+PTX_DEVICE MlaPageBlock page_block(const MlaDecodeParams& params, const MlaWork& work, uint32_t j) {
+  const uint32_t token = work.first_token + j * MLA_BLOCK_TOKENS;
+  if (params.page_table == nullptr) return {work.sequence, token};
+  const uint32_t entry = token / params.page_size;
+  const uint32_t page = ptx::ldg_u32(params.page_table + work.sequence * params.table_pitch + entry);
+  if (page >= params.pages) ptx::red_or_u32(params.error_word, FAULT_PAGE_ID);
+  return {page, token - entry * params.page_size};
+}
+
+// sQ <- the rows of `work`, without keys too: its shared memory takes the output. One thread.
+template <class Config>
+PTX_DEVICE void load_q(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, const MlaWork& work, Ring<1>& q) {
+  ptx::mbarrier_wait(smem.q_empty(), q.phase ^ 1);
+  ptx::mbarrier_arrive_expect_tx(smem.q_full(), Config::kTiles * Config::kTileBytes);
+#pragma unroll 1
+  for (uint32_t tile = 0; tile < Config::kTiles; ++tile) {
+    ptx::tma_load_3d(params.map_q, smem.q(tile), smem.q_full(), tile * Config::kTileColumns, work.first_row,
+                     work.sequence);
+  }
+  q.advance();
+}
+
+// ----------------------------------------------------------------------------------------------------- BF16 cache
+
+// sKV tile <- 64 tokens x 64 columns. In a cluster each CTA fetches half of the tokens and multicasts them to both.
+template <class Config>
+PTX_DEVICE void load_tile(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t tile,
+                          MlaPageBlock at) {
+  const uint32_t full = smem.kv_full(stage, tile);
+  const uint32_t column = tile * Config::kTileColumns;
+  ptx::mbarrier_arrive_expect_tx(full, Config::kTileBytes);
+  if constexpr (Config::kCluster == 1) {
+    ptx::tma_load_3d(params.map_kv, smem.kv(stage, tile), full, column, at.token, at.page);
+  } else {
+    const uint32_t rank = ptx::cluster_rank();
+    ptx::tma_load_3d_multicast(params.map_kv, smem.kv(stage, tile) + rank * (Config::kTileBytes / 2), full, column,
+                               at.token + rank * (Config::kBlockTokens / 2), at.page, 0b11);
+  }
+}
+
+// Tiles in the order in which they become free, which is the order in which the scores need them.
+template <class Config>
+PTX_DEVICE void load_block(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, Ring<Config::kStages> kv,
+                           MlaPageBlock at) {
+  ptx::mbarrier_wait_cluster(smem.kv_empty(kv.stage, kRope), kv.phase ^ 1);
+  load_tile(params, smem, kv.stage, Config::kRopeTile, at);
+  ptx::mbarrier_wait_cluster(smem.kv_empty(kv.stage, kLeftValues), kv.phase ^ 1);
+#pragma unroll 1
+  for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) load_tile(params, smem, kv.stage, tile, at);
+  ptx::mbarrier_wait_cluster(smem.kv_empty(kv.stage, kRightValues), kv.phase ^ 1);
+#pragma unroll 1
+  for (uint32_t tile = Config::kHalfTiles; tile < Config::kRopeTile; ++tile) load_tile(params, smem, kv.stage, tile, at);
+}
+
+// The producer thread of a BF16 cache. The first keys do not wait for the previous output, which lies where Q goes.
+template <class Config>
+PTX_DEVICE void load_bf16(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem) {
+  Ring<Config::kStages> kv;
+  Ring<1> q;
+#pragma unroll 1
+  for (MlaWorkList list(params); list.has_work(); list.advance()) {
+    const MlaWork work = list.work();
+    if (work.blocks == 0) load_q(params, smem, work, q);
+#pragma unroll 1
+    for (uint32_t j = 0; j < work.blocks; ++j, kv.advance()) {
+      load_block(params, smem, kv, page_block(params, work, j));
+      if (j == 0) load_q(params, smem, work, q);
+    }
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------ FP8 cache
+
+// A thread's part of half a block: 16 codes of each of four tiles, of two tokens.
+template <class Config>
+struct MlaCodes {
+  ptx::U32x4 codes[Config::kHalfTiles][2];
+};
+
+// The two tokens of a block whose codes a thread dequantises: eight tokens per warp and access, four lanes for the 64
+// codes of a tile, so that neither loads nor swizzled stores conflict.
+struct MlaFp8Rows {
+  const uint8_t* row[2];  // null where there is no token: reads as zeros
+  ptx::U32x4 scales[2];   // FP32 [4]
+};
+
+PTX_DEVICE uint32_t fp8_token(uint32_t i) {
+  const uint32_t thread = ptx::thread_idx() % 128;
+  return thread / 32 * 16 + i * 8 + thread % 32 / 4;
+}
+
+PTX_DEVICE MlaFp8Rows fp8_rows(const MlaDecodeParams& params, MlaPageBlock at) {
+  MlaFp8Rows rows = {};
+#pragma unroll
+  for (uint32_t i = 0; i < 2; ++i) {
+    const uint32_t token = at.token + fp8_token(i);
+    if (at.page >= params.pages || token >= params.page_size) continue;
+    rows.row[i] = params.kv + (static_cast<uint64_t>(at.page) * params.page_size + token) * params.kv_pitch;
+    rows.scales[i] = ptx::ldg_v4_u32(rows.row[i] + MLA_LATENT);
+  }
+  return rows;
+}
+
+template <class Config>
+PTX_DEVICE MlaCodes<Config> load_codes(const MlaFp8Rows& rows, uint32_t first_tile) {
+  MlaCodes<Config> half = {};
+  const uint32_t lane_codes = ptx::thread_idx() % 4 * 16;
+#pragma unroll
+  for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) {
+#pragma unroll
+    for (uint32_t i = 0; i < 2; ++i) {
+      if (rows.row[i] == nullptr) continue;
+      half.codes[tile][i] = ptx::ldg_v4_u32(rows.row[i] + (first_tile + tile) * Config::kTileColumns + lane_codes);
+    }
+  }
+  return half;
+}
+
+// Four codes to BF16: fp32(code) * scale, rounded to FP32, then to BF16.
+PTX_DEVICE void dequantize(uint32_t (&out)[2], uint32_t codes, float scale) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const ptx::F32x2 x = ptx::e4m3x2_f32(codes >> (16 * i));
+    out[i] = ptx::cvt_bf16x2(x.hi * scale, x.lo * scale);
+  }
+}
+
+PTX_DEVICE ptx::U32x4 dequantize_eight(uint32_t low, uint32_t high, float scale) {
+  uint32_t a[2], b[2];
+  dequantize(a, low, scale);
+  dequantize(b, high, scale);
+  return {a[0], a[1], b[0], b[1]};
+}
+
+// Half of a block -> its four tiles, one after the other.
+template <class Config>
+PTX_DEVICE void store_codes(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t first_tile, const MlaCodes<Config>& half,
+                            const MlaFp8Rows& rows) {
+  const uint32_t lane_bytes = ptx::thread_idx() % 4 * 32;
+#pragma unroll
+  for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) {
+    const uint32_t group = (first_tile + tile) * Config::kTileColumns / MLA_SCALE_GROUP;
+#pragma unroll
+    for (uint32_t i = 0; i < 2; ++i) {
+      const ptx::U32x4 s = rows.scales[i];
+      const float scale = std::bit_cast<float>(group == 0 ? s.x : group == 1 ? s.y : group == 2 ? s.z : s.w);
+      const ptx::U32x4 c = half.codes[tile][i];
+      const uint32_t sRow = smem.kv(stage, first_tile + tile) + fp8_token(i) * 128 + lane_bytes;
+      ptx::sts_v4_u32(swizzle<128>(sRow), dequantize_eight(c.x, c.y, scale));
+      ptx::sts_v4_u32(swizzle<128>(sRow + 16), dequantize_eight(c.z, c.w, scale));
+    }
+    ptx::fence_proxy_async_shared();
+    warp_arrive(smem.kv_full(stage, first_tile + tile));
+  }
+}
+
+// The producer warpgroup of an FP8 cache: the position by TMA, the latent through registers. The codes of the next half
+// are on their way while this one is dequantised.
+template <class Config>
+PTX_DEVICE void load_fp8(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem) {
+  constexpr uint32_t kRopeByte = MLA_LATENT + MLA_LATENT / MLA_SCALE_GROUP * sizeof(float);
+  const bool leader = ptx::thread_idx() % 128 == 0;
+  Ring<Config::kStages> kv;
+  Ring<1> q;
+#pragma unroll 1
+  for (MlaWorkList list(params); list.has_work(); list.advance()) {
+    const MlaWork work = list.work();
+    if (work.blocks == 0) {
+      if (leader) load_q(params, smem, work, q);
+      continue;
+    }
+    MlaPageBlock at = page_block(params, work, 0);
+    MlaFp8Rows rows = fp8_rows(params, at);
+    MlaCodes<Config> left = load_codes<Config>(rows, 0);
+#pragma unroll 1
+    for (uint32_t j = 0; j < work.blocks; ++j, kv.advance()) {
+      const uint32_t stage = kv.stage, free = kv.phase ^ 1;
+      if (leader) {
+        ptx::mbarrier_wait(smem.kv_empty(stage, kRope), free);
+        const uint32_t full = smem.kv_full(stage, Config::kRopeTile);
+        ptx::mbarrier_arrive_expect_tx(full, Config::kTileBytes);
+        ptx::tma_load_3d(params.map_kv, smem.kv(stage, Config::kRopeTile), full, kRopeByte, at.token, at.page);
+        if (j == 0) load_q(params, smem, work, q);
+      }
+      ptx::syncwarp();
+      const MlaCodes<Config> right = load_codes<Config>(rows, Config::kHalfTiles);
+      ptx::mbarrier_wait(smem.kv_empty(stage, kLeftValues), free);
+      store_codes(smem, stage, 0, left, rows);
+      const MlaFp8Rows now = rows;
+      if (j + 1 < work.blocks) {
+        at = page_block(params, work, j + 1);
+        rows = fp8_rows(params, at);
+        left = load_codes<Config>(rows, 0);
+      }
+      ptx::mbarrier_wait(smem.kv_empty(stage, kRightValues), free);
+      store_codes(smem, stage, Config::kHalfTiles, right, now);
+    }
+  }
+}
