@@ -78,6 +78,14 @@ pub enum Error {
         /// The value, in bytes.
         got: u64,
     },
+    /// A cache does not have the format of the plan.
+    #[error("expected a cache of {expected}, got {got}")]
+    CacheFormat {
+        /// The plan's format.
+        expected: crate::KvFormat,
+        /// The format of the cache.
+        got: crate::KvFormat,
+    },
     /// An operand, the stream and the plan do not live on one device.
     #[error("{what} belongs to another device: expected {expected}, got {got}")]
     WrongDevice {

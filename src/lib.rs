@@ -58,6 +58,7 @@ mod gemm;
 mod grouped_fp8_gemm;
 mod instances;
 mod launch;
+mod mla_cache;
 mod moe_layer;
 #[cfg(feature = "probes")]
 #[doc(hidden)]
@@ -91,6 +92,7 @@ pub use grouped_fp8_gemm::{GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpe
 pub use instances::{
     GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, MAX_EXPERTS, OutputType, Schedule,
 };
+pub use mla_cache::{KvCache, KvCacheMut, KvFormat};
 pub use moe_layer::{ExpertWeights, MoeLayer, MoeLayerArgs, MoeLayerSpec};
 pub use quantize::{Quantize1x128, Quantize128x128, QuantizeSpec, ScaleFormat};
 pub use scales::{

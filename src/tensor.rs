@@ -9,18 +9,22 @@ use crate::tensor_map::MapElement;
 
 mod sealed {
     pub trait Sealed {}
+    impl Sealed for u8 {}
     impl Sealed for f32 {}
     impl Sealed for half::bf16 {}
     impl Sealed for float8::F8E4M3 {}
 }
 
-/// Element types of the kernels: `f32`, [`bf16`], [`F8E4M3`].
+/// Element types of the kernels: `f32`, [`bf16`], [`F8E4M3`] and `u8`, bytes that hold more than one of them.
 pub trait Element: DeviceRepr + Copy + Send + Sync + 'static + sealed::Sealed {
     /// The TMA data type.
     #[doc(hidden)]
     const MAP: MapElement;
 }
 
+impl Element for u8 {
+    const MAP: MapElement = MapElement::U8;
+}
 impl Element for f32 {
     const MAP: MapElement = MapElement::F32;
 }
