@@ -2,7 +2,7 @@
 
 use crate::instances::{
     FIXED_KERNELS, FixedKernel, GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, MAX_EXPERTS,
-    OutputType, Schedule,
+    MLA_INSTANCES, MlaInstance, OutputType, Schedule,
 };
 
 /// A generated translation unit.
@@ -27,7 +27,12 @@ pub fn kernel_sources() -> Vec<KernelSource> {
         text: single(k),
         smem_bytes: k.smem_bytes,
     });
-    gemms.chain(fixed).collect()
+    let attention = MLA_INSTANCES.iter().map(|i| KernelSource {
+        name: i.name(),
+        text: mla_decode(i),
+        smem_bytes: i.smem_bytes(),
+    });
+    gemms.chain(attention).chain(fixed).collect()
 }
 
 /// The C++ configuration `name` of an instance.
@@ -62,6 +67,23 @@ fn gemm(instance: &GemmInstance) -> String {
          {config}\
          static_assert(sizeof({storage}<Config>) == {smem_bytes});\n\
          PTX_KERNEL({name}, {function}<Config>, {params}, {threads}, {cluster})\n"
+    )
+}
+
+fn mla_decode(instance: &MlaInstance) -> String {
+    let MlaInstance { fp8_cache, cluster } = instance;
+    let (name, threads, smem_bytes) = (instance.name(), instance.threads(), instance.smem_bytes());
+    let cache = if *fp8_cache { "Fp8" } else { "Bf16" };
+    format!(
+        "#include \"kernels/mla_decode.cuh\"\n\
+         namespace {{\n\
+         struct Config : MlaDecodeConfig {{\n\
+         \x20 static constexpr Cache kCache = Cache::k{cache};\n\
+         \x20 static constexpr int kCluster = {cluster};\n\
+         }};\n\
+         }}  // namespace\n\
+         static_assert(sizeof(MlaDecodeStorage<Config>) == {smem_bytes});\n\
+         PTX_KERNEL({name}, mla_decode<Config>, MlaDecodeParams, {threads}, {cluster})\n"
     )
 }
 

@@ -13,9 +13,10 @@ use cudarc::nvrtc::Ptx;
 
 use crate::error::{Error, Result};
 use crate::ffi::{
-    EmulatorLibrary, FAULT_EXPERT_ID, FAULT_NONFINITE_INPUT, FAULT_SEGMENT, TensorMap, kernel_name,
+    EmulatorLibrary, FAULT_EXPERT_ID, FAULT_NONFINITE_INPUT, FAULT_PAGE_ID, FAULT_SEGMENT, FAULT_SEQUENCE_LENGTH,
+    TensorMap, kernel_name,
 };
-use crate::instances::{GEMM_INSTANCES, MAX_SMEM_BYTES};
+use crate::instances::MAX_SMEM_BYTES;
 use crate::tensor_map::{MAX_RANK, MapElement, Swizzle, TensorMapArrays, TensorMapSpec};
 
 #[cfg(has_cubins)]
@@ -92,6 +93,16 @@ impl DataFaults {
         self.0 & FAULT_SEGMENT != 0
     }
 
+    /// A page table named a page that the cache does not have; its tokens were zeros.
+    pub fn page_id(self) -> bool {
+        self.0 & FAULT_PAGE_ID != 0
+    }
+
+    /// A sequence was longer than its pages, or its length negative; it was cut.
+    pub fn sequence_length(self) -> bool {
+        self.0 & FAULT_SEQUENCE_LENGTH != 0
+    }
+
     /// An expert id was neither -1 nor one of the experts; it was treated as -1.
     pub fn expert_id(self) -> bool {
         self.0 & FAULT_EXPERT_ID != 0
@@ -104,6 +115,8 @@ impl fmt::Display for DataFaults {
             (self.nonfinite_input(), "Inf or NaN in the input of a quantiser"),
             (self.segment(), "rows of an expert out of order or outside the rows there are"),
             (self.expert_id(), "ids of experts that there are not"),
+            (self.page_id(), "pages that the cache does not have"),
+            (self.sequence_length(), "sequences longer than their pages, or of negative length"),
         ];
         let mut met = faults.iter().filter(|(met, _)| *met).map(|(_, text)| text);
         match met.next() {
@@ -316,12 +329,10 @@ fn load_kernel(context: &Arc<CudaContext>, name: &str, image: &[u8]) -> Result<C
     let module =
         context.load_module(Ptx::from_binary(image.to_vec())).map_err(driver_error("loading a kernel"))?;
     let function = module.load_function(name).map_err(driver_error("finding a kernel in its module"))?;
-    if GEMM_INSTANCES.iter().any(|instance| instance.name() == name) {
-        // Once, at the maximum: a later, smaller setting would fail launches already planned.
-        function
-            .set_attribute(Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, MAX_SMEM_BYTES as i32)
-            .map_err(driver_error("asking for shared memory"))?;
-    }
+    // Once, at the maximum: a later, smaller setting would fail launches already planned.
+    function
+        .set_attribute(Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, MAX_SMEM_BYTES as i32)
+        .map_err(driver_error("asking for shared memory"))?;
     Ok(function)
 }
 

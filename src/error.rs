@@ -66,6 +66,32 @@ pub enum Error {
         /// Its value.
         got: u64,
     },
+    /// A size is 0 where there must be something.
+    #[error("{what} must be at least 1, got 0")]
+    Zero {
+        /// The size.
+        what: &'static str,
+    },
+    /// Scores cannot be multiplied with this.
+    #[error("softmax_scale must be positive and finite, got {got}")]
+    SoftmaxScale {
+        /// Its value.
+        got: String,
+    },
+    /// A contiguous cache has no page table, a paged one has.
+    #[error("page_table: expected {}, got {}", if *given { "none, the cache is contiguous" } else { "one, the cache is paged" }, if *given { "one" } else { "none" })]
+    PageTable {
+        /// There was one.
+        given: bool,
+    },
+    /// Splits were scheduled for another shape.
+    #[error("the splits belong to another shape: expected {expected}, got {got}")]
+    OtherSplits {
+        /// The plan's shape.
+        expected: String,
+        /// Theirs.
+        got: String,
+    },
     /// An address or a pitch is not aligned as TMA and 16-byte accesses need it.
     #[error("{operand}: {what} must be a multiple of {need} bytes, got {got}")]
     Misaligned {

@@ -135,6 +135,50 @@ pub const GEMM_INSTANCES: &[GemmInstance] = &[
 pub const GROUPED_GEMM_INSTANCES: &[GemmInstance] =
     &[grouped(64, 32), grouped(64, 64), grouped(64, 128), grouped(128, 128)];
 
+/// Numbers of a latent vector: the values of MLA, and the first part of its keys.
+pub const MLA_LATENT: u32 = 512;
+/// Numbers of a key that carry the position.
+pub const MLA_ROPE: u32 = 64;
+/// Keys that MLA decode takes at a time: splits and pages are multiples of it.
+pub const MLA_BLOCK_TOKENS: u32 = 64;
+
+/// One compiled configuration of `cuda/kernels/mla_decode.cuh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MlaInstance {
+    /// The cache holds 656 bytes a token, to be dequantised on the way; otherwise 576 BF16.
+    pub fp8_cache: bool,
+    /// CTAs that share the keys by multicast: 1 or 2, neighbours along the rows.
+    pub cluster: u32,
+}
+
+impl MlaInstance {
+    /// Threads per CTA: two warpgroups that multiply and a producer.
+    pub const fn threads(&self) -> u32 {
+        3 * 128
+    }
+
+    /// Dynamic shared memory per CTA: Q, two blocks of keys, the weights, factors and barriers.
+    pub const fn smem_bytes(&self) -> u32 {
+        let block = MLA_BLOCK_TOKENS * (MLA_LATENT + MLA_ROPE) * 2;
+        let weights = 64 * MLA_BLOCK_TOKENS * 2;
+        let barriers = 8 * (2 * (9 + 3) + 4);
+        (3 * block + weights + 64 * 4 + barriers).next_multiple_of(1024)
+    }
+
+    /// Name of the kernel, as in `mla_decode_bf16_c2`.
+    pub fn name(&self) -> String {
+        let cache = if self.fp8_cache { "fp8" } else { "bf16" };
+        format!("mla_decode_{cache}_c{}", self.cluster)
+    }
+}
+
+/// Every compiled MLA decode; all give the same bits.
+pub const MLA_INSTANCES: &[MlaInstance] = &[
+    MlaInstance { fp8_cache: false, cluster: 1 },
+    MlaInstance { fp8_cache: false, cluster: 2 },
+    MlaInstance { fp8_cache: true, cluster: 1 },
+];
+
 /// One kernel that has a single configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FixedKernel {
@@ -211,6 +255,13 @@ pub const SEQUENCE_BALANCE_LOSS: FixedKernel = FixedKernel {
     smem_bytes: 2 * 8 * MAX_EXPERTS * 4,
 };
 
+/// MLA decode: splits of the sequences.
+pub const MLA_SCHEDULE: FixedKernel =
+    FixedKernel { name: "mla_schedule", params: "MlaScheduleParams", threads: 128, smem_bytes: 0 };
+/// MLA decode: the splits of a row, added up.
+pub const MLA_COMBINE: FixedKernel =
+    FixedKernel { name: "mla_combine", params: "MlaCombineParams", threads: 256, smem_bytes: 0 };
+
 /// Every kernel that has a single configuration.
 #[allow(dead_code, reason = "the builds of the kernels read it, the crate does not")]
 pub const FIXED_KERNELS: &[FixedKernel] = &[
@@ -228,4 +279,6 @@ pub const FIXED_KERNELS: &[FixedKernel] = &[
     EXPERT_LOAD,
     BIAS_UPDATE,
     SEQUENCE_BALANCE_LOSS,
+    MLA_SCHEDULE,
+    MLA_COMBINE,
 ];

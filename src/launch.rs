@@ -23,7 +23,7 @@ pub(crate) const MAX_GRID: u64 = i32::MAX as u64;
 pub(crate) const MAX_DIM: u64 = i32::MAX as u64;
 
 /// Operands of one launch, the error word included.
-const MAX_OPERANDS: usize = 8;
+const MAX_OPERANDS: usize = 9;
 
 pub(crate) fn check_limit(what: &'static str, got: u64, limit: u64) -> Result<()> {
     if got <= limit { Ok(()) } else { Err(Error::TooLarge { what, limit, got }) }

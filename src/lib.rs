@@ -12,6 +12,7 @@
 //! | combine (MoE) | weighted sum of the experts' rows of a token | [`Combine`] |
 //! | transpose scales | `[m, k/128]` to the layout the GEMM reads | [`TransposeScales`] |
 //! | route tokens | scores, groups, the best K experts and their weights | [`Gate`] |
+//! | MLA decode | attention over the paged latent cache, BF16 or FP8, split-KV | [`MlaDecode`] |
 //! | balance experts | counts, the bias update without a loss, the loss of a sequence | [`ExpertLoad`], [`BiasUpdate`], [`SequenceBalanceLoss`] |
 //!
 //! Three layers: a [`Device`] is a GPU or an emulated Hopper on the CPU, and runs the same kernel sources; a *view*
@@ -59,6 +60,7 @@ mod grouped_fp8_gemm;
 mod instances;
 mod launch;
 mod mla_cache;
+mod mla_decode;
 mod moe_layer;
 #[cfg(feature = "probes")]
 #[doc(hidden)]
@@ -90,9 +92,14 @@ pub use gather_quantize::{GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec
 pub use gemm::{GemmChoice, GemmOutput};
 pub use grouped_fp8_gemm::{GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, Segments};
 pub use instances::{
-    GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, MAX_EXPERTS, OutputType, Schedule,
+    GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, MAX_EXPERTS, MLA_INSTANCES, MlaInstance,
+    OutputType, Schedule,
 };
 pub use mla_cache::{KvCache, KvCacheMut, KvFormat};
+pub use mla_decode::{
+    DEFAULT_SPLIT_TOKENS, EmptyLse, KvPaging, MAX_HEADS, MAX_Q_TOKENS, MlaChoice, MlaDecode, MlaDecodeArgs, MlaDecodeSpec,
+    MlaSplits,
+};
 pub use moe_layer::{ExpertWeights, MoeLayer, MoeLayerArgs, MoeLayerSpec};
 pub use quantize::{Quantize1x128, Quantize128x128, QuantizeSpec, ScaleFormat};
 pub use scales::{

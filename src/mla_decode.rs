@@ -1,0 +1,538 @@
+//! Attention of a decode step over the latent cache (MLA).
+//!
+//! `out[row] = sum over keys t of p[row, t] * k[t, 0..512]`, `p` the softmax over t of `softmax_scale * q[row] . k[t]`.
+//! A row is a head of a query token: `(sequence * q_tokens + token) * heads + head`.
+//!
+//! What decides the bits of a row is its own sequence, and `split_tokens`: keys are taken in splits of that many tokens,
+//! which are added up in ascending order. Neither the batch nor the pages a sequence lies in nor the GPU's size do.
+
+use std::fmt;
+
+use half::bf16;
+
+use crate::device::{Device, KernelHandle, Stream};
+use crate::error::{Error, Result};
+use crate::ffi::{MlaCombineParams, MlaDecodeParams, MlaPlanTables, MlaScheduleParams, TensorMap};
+use crate::instances::{
+    MLA_BLOCK_TOKENS, MLA_COMBINE, MLA_LATENT, MLA_ROPE, MLA_SCHEDULE, MlaInstance,
+};
+use crate::launch::{Address, Launch, MAX_DIM, MAX_GRID, check_limit};
+use crate::mla_cache::{KvCache, KvFormat};
+use crate::tensor::{Extent, Matrix, MatrixMut};
+use crate::tensor_map::{Dimension, MapElement, Swizzle, TensorMapSpec};
+
+/// Most query tokens of a sequence in one step.
+pub const MAX_Q_TOKENS: usize = 8;
+/// Most heads.
+pub const MAX_HEADS: usize = 128;
+/// Rows of Q that a CTA takes.
+const BLOCK_ROWS: usize = 64;
+const BLOCK_TOKENS: usize = MLA_BLOCK_TOKENS as usize;
+const LATENT: usize = MLA_LATENT as usize;
+const KEY: usize = (MLA_LATENT + MLA_ROPE) as usize;
+
+/// Where the keys of a sequence lie in the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KvPaging {
+    /// In pages that a table on the device lists. A page id that does not exist reads as zeros, and
+    /// [`Device::poll_error`] tells of it.
+    Paged {
+        /// Pages of the cache.
+        pages: usize,
+        /// Tokens of a page: a multiple of 64.
+        page_size: usize,
+        /// Columns of the page table.
+        pages_per_sequence: usize,
+    },
+    /// Sequence `b` owns the rows from `b * capacity` on.
+    Contiguous {
+        /// Tokens that a sequence has room for.
+        capacity: usize,
+    },
+}
+
+/// What the LSE of a row without keys is. Its output is 0 either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum EmptyLse {
+    /// The logarithm of an empty sum: merging with it changes nothing.
+    #[default]
+    NegativeInfinity,
+    /// As FlashMLA has it.
+    PositiveInfinity,
+}
+
+/// Shape of a decode step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MlaDecodeSpec {
+    /// Sequences: any number, 0 included.
+    pub batch: usize,
+    /// Query tokens of a sequence, the last of its keys: 1 to 8.
+    pub q_tokens: usize,
+    /// Query heads: 1 to 128. All share one latent key.
+    pub heads: usize,
+    /// What a row of the cache holds.
+    pub format: KvFormat,
+    /// Where the keys lie.
+    pub paging: KvPaging,
+    /// What scores are multiplied with: positive and finite. There is no default, because the width of a key is not
+    /// what models divide by: DeepSeek-V3 has 0.1352337788608801.
+    pub softmax_scale: f32,
+    /// Query token t sees the first `length - (q_tokens - 1 - t)` keys only.
+    pub causal: bool,
+    /// Keys per split: a multiple of 64, and of the page size. Part of the bits of a result. Long splits write fewer
+    /// partial results; short ones let few sequences fill a GPU.
+    pub split_tokens: usize,
+    /// What the LSE of a row without keys is.
+    pub empty_lse: EmptyLse,
+}
+
+/// A choice of [`MlaDecodeSpec::split_tokens`] for batches that fill a GPU.
+pub const DEFAULT_SPLIT_TOKENS: usize = 2048;
+
+/// Operands of an attention. Addresses and pitches of q and out are multiples of 16 bytes.
+pub struct MlaDecodeArgs<'a> {
+    /// `[batch * q_tokens * heads, 576]`: 512 absorbed, 64 rotated.
+    pub q: Matrix<'a, bf16>,
+    /// The keys; for a contiguous cache `[batch * capacity, ..]`.
+    pub cache: KvCache<'a>,
+    /// On the device: `[batch, pages_per_sequence]`. Entries past the end of a sequence are not read. None if, and only
+    /// if, the cache is contiguous.
+    pub page_table: Option<Matrix<'a, i32>>,
+    /// `[1, partials]`, see [`MlaDecode::partials`]. What it holds does not matter, before or after.
+    pub partials: MatrixMut<'a, f32>,
+    /// `[batch * q_tokens * heads, 512]`.
+    pub out: MatrixMut<'a, bf16>,
+    /// `[batch * q_tokens, heads]`: the natural logarithm of the sum of `e^score`.
+    pub lse: MatrixMut<'a, f32>,
+}
+
+/// The splits of a step's sequences, found on the device: the same for all layers. Made by [`MlaDecode::schedule`], so that
+/// they are those of some lengths.
+pub struct MlaSplits<'a> {
+    tables: MatrixMut<'a, u32>,
+    key: SplitKey,
+}
+
+/// What two plans must agree on to share their splits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct SplitKey {
+    batch: usize,
+    capacity: usize,
+    split_tokens: usize,
+}
+
+/// What the planner chose: [`Display`](fmt::Display) prints it on one line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MlaChoice {
+    /// The compiled configuration.
+    pub instance: MlaInstance,
+    /// Tiles of 64 rows that the queries of a sequence make.
+    pub row_tiles: u32,
+    /// Splits that run at the same time, each on `row_tiles` CTAs.
+    pub workers: u32,
+    /// Splits that a sequence may have.
+    pub max_splits: u32,
+}
+
+impl fmt::Display for MlaChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { instance, row_tiles, workers, max_splits } = self;
+        let name = instance.name();
+        write!(f, "{name}: {row_tiles} row tiles x {workers} splits at a time, up to {max_splits} a sequence")
+    }
+}
+
+/// A planned MLA decode: schedule, attention and combine, none of which waits for the host or allocates.
+pub struct MlaDecode {
+    device: Device,
+    spec: MlaDecodeSpec,
+    choice: MlaChoice,
+    schedule: KernelHandle,
+    attend: KernelHandle,
+    combine: KernelHandle,
+}
+
+impl MlaDecodeSpec {
+    /// Tokens that the pages of a sequence hold.
+    pub fn capacity(&self) -> usize {
+        match self.paging {
+            KvPaging::Paged { page_size, pages_per_sequence, .. } => page_size.saturating_mul(pages_per_sequence),
+            KvPaging::Contiguous { capacity } => capacity,
+        }
+    }
+
+    /// Rows of Q of a sequence.
+    fn rows(&self) -> usize {
+        self.q_tokens * self.heads
+    }
+
+    fn pages(&self) -> (usize, usize) {
+        match self.paging {
+            KvPaging::Paged { pages, page_size, .. } => (pages, page_size),
+            KvPaging::Contiguous { capacity } => (self.batch, capacity),
+        }
+    }
+
+    fn split_key(&self) -> SplitKey {
+        SplitKey { batch: self.batch, capacity: self.capacity(), split_tokens: self.split_tokens }
+    }
+
+    fn max_splits(&self) -> usize {
+        self.capacity().div_ceil(self.split_tokens).max(1)
+    }
+
+    fn empty_lse_value(&self) -> f32 {
+        match self.empty_lse {
+            EmptyLse::NegativeInfinity => f32::NEG_INFINITY,
+            EmptyLse::PositiveInfinity => f32::INFINITY,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        check_range("q_tokens", self.q_tokens, MAX_Q_TOKENS)?;
+        check_range("heads", self.heads, MAX_HEADS)?;
+        check_multiple("split_tokens", self.split_tokens, BLOCK_TOKENS)?;
+        if let KvPaging::Paged { page_size, .. } = self.paging {
+            check_multiple("page_size", page_size, BLOCK_TOKENS)?;
+            check_multiple("split_tokens", self.split_tokens, page_size)?;
+        }
+        if !(self.softmax_scale.is_finite() && self.softmax_scale > 0.0) {
+            return Err(Error::SoftmaxScale { got: self.softmax_scale.to_string() });
+        }
+        let (pages, page_size) = self.pages();
+        check_limit("rows of the cache", pages.saturating_mul(page_size) as u64, MAX_DIM)?;
+        check_limit("tokens of a sequence", self.capacity() as u64, MAX_DIM)?;
+        let rows = self.batch.saturating_mul(self.rows());
+        check_limit("rows of q", rows as u64, MAX_DIM)?;
+        check_limit("splits", self.batch.saturating_mul(self.max_splits()) as u64, MAX_DIM)
+    }
+}
+
+/// Fails unless `1 <= got <= most`.
+fn check_range(what: &'static str, got: usize, most: usize) -> Result<()> {
+    if got == 0 { Err(Error::Zero { what }) } else { check_limit(what, got as u64, most as u64) }
+}
+
+/// Fails unless `got` is a multiple of `multiple`, and not 0.
+fn check_multiple(what: &'static str, got: usize, multiple: usize) -> Result<()> {
+    if got == 0 {
+        return Err(Error::Zero { what });
+    }
+    if got.is_multiple_of(multiple) { Ok(()) } else { Err(Error::NotAMultiple { what, multiple, got }) }
+}
+
+impl MlaDecode {
+    /// Chooses the launches for a shape.
+    ///
+    /// # Errors
+    /// [`Error::Zero`], [`Error::TooLarge`], [`Error::NotAMultiple`], [`Error::SoftmaxScale`].
+    pub fn plan(device: &Device, spec: MlaDecodeSpec) -> Result<Self> {
+        spec.check()?;
+        let tiles = spec.rows().div_ceil(BLOCK_ROWS) as u32;
+        // Two CTAs of one sequence read the same keys: in a cluster each fetches half of them.
+        let cluster = if spec.format == KvFormat::Bf16 && tiles.is_multiple_of(2) { 2 } else { 1 };
+        Self::with_instance(device, spec, MlaInstance { fp8_cache: spec.format == KvFormat::Fp8, cluster })
+    }
+
+    /// Uses a given instance instead: for tuning, and for tests that every instance gives the same bits. Rows are
+    /// filled up to whole clusters.
+    ///
+    /// # Errors
+    /// As [`MlaDecode::plan`]; [`Error::KernelsNotBuilt`] when the instance is not one of
+    /// [`MLA_INSTANCES`](crate::MLA_INSTANCES) for the cache's format.
+    pub fn plan_instance(device: &Device, spec: MlaDecodeSpec, instance: MlaInstance) -> Result<Self> {
+        spec.check()?;
+        if instance.fp8_cache != (spec.format == KvFormat::Fp8) {
+            return Err(Error::KernelsNotBuilt { reason: "the instance reads another cache format" });
+        }
+        Self::with_instance(device, spec, instance)
+    }
+
+    fn with_instance(device: &Device, spec: MlaDecodeSpec, instance: MlaInstance) -> Result<Self> {
+        let row_tiles = spec.rows().div_ceil(BLOCK_ROWS).next_multiple_of(instance.cluster.max(1) as usize) as u32;
+        let max_splits = spec.max_splits() as u32;
+        let at_a_time = (device.multiprocessors() / row_tiles).max(1);
+        let workers = at_a_time.min(spec.batch as u32 * max_splits);
+        check_limit("CTAs of the combine", (spec.batch * spec.rows()) as u64, MAX_GRID)?;
+        Ok(Self {
+            device: device.clone(),
+            spec,
+            choice: MlaChoice { instance, row_tiles, workers, max_splits },
+            schedule: device.kernel(MLA_SCHEDULE.name)?,
+            attend: device.kernel(&instance.name())?,
+            combine: device.kernel(MLA_COMBINE.name)?,
+        })
+    }
+
+    /// The shape it was planned for.
+    pub fn spec(&self) -> &MlaDecodeSpec {
+        &self.spec
+    }
+
+    /// What the planner chose.
+    pub fn choice(&self) -> &MlaChoice {
+        &self.choice
+    }
+
+    /// Elements of the tables that [`MlaDecode::schedule`] fills.
+    pub fn tables(&self) -> usize {
+        self.items() + 2 * self.spec.batch + 1
+    }
+
+    fn items(&self) -> usize {
+        2 * self.splits()
+    }
+
+    /// Splits that the sequences may have together.
+    fn splits(&self) -> usize {
+        self.spec.batch * self.choice.max_splits as usize
+    }
+
+    /// Elements of the partial results: none if a sequence always fits one split.
+    pub fn partials(&self) -> usize {
+        if self.choice.max_splits == 1 { 0 } else { self.splits() * self.spec.rows() * (LATENT + 2) }
+    }
+
+    /// Enqueues schedule, attention and combine: one decode step of one layer.
+    ///
+    /// `lengths`, on the device: `[1, batch]`, keys of every sequence, its query tokens included. A length that the pages
+    /// cannot hold, or below 0, is cut, and [`Device::poll_error`] tells of it. `tables`: `[1, tables]`, see
+    /// [`MlaDecode::tables`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::NotDense`], [`Error::Misaligned`], [`Error::WrongDevice`], [`Error::PageTable`],
+    /// [`Error::CacheFormat`]; then nothing was launched. Launch errors.
+    pub fn run<'s>(
+        &self,
+        stream: impl Into<Stream<'s>>,
+        lengths: Matrix<'_, i32>,
+        tables: MatrixMut<'_, u32>,
+        args: MlaDecodeArgs<'_>,
+    ) -> Result<()> {
+        self.check(&args)?;
+        let stream = stream.into();
+        let mut splits = self.schedule_on(&stream, &lengths, tables)?;
+        self.attend_on(&stream, &mut splits, args)
+    }
+
+    /// Enqueues the schedule alone: once per step, when several layers share the lengths. Operands and errors as for
+    /// [`MlaDecode::run`].
+    ///
+    /// # Errors
+    /// As [`MlaDecode::run`].
+    pub fn schedule<'s, 'a>(
+        &self,
+        stream: impl Into<Stream<'s>>,
+        lengths: Matrix<'_, i32>,
+        tables: MatrixMut<'a, u32>,
+    ) -> Result<MlaSplits<'a>> {
+        self.schedule_on(&stream.into(), &lengths, tables)
+    }
+
+    /// Enqueues attention and combine with the splits of a schedule, which this plan or one of the same batch, capacity
+    /// and split size has made, in the same stream or before it.
+    ///
+    /// # Errors
+    /// As [`MlaDecode::run`]; [`Error::OtherSplits`].
+    pub fn attend<'s>(
+        &self,
+        stream: impl Into<Stream<'s>>,
+        splits: &mut MlaSplits<'_>,
+        args: MlaDecodeArgs<'_>,
+    ) -> Result<()> {
+        self.check(&args)?;
+        self.attend_on(&stream.into(), splits, args)
+    }
+
+    fn schedule_on<'a>(
+        &self,
+        stream: &Stream<'_>,
+        lengths: &Matrix<'_, i32>,
+        tables: MatrixMut<'a, u32>,
+    ) -> Result<MlaSplits<'a>> {
+        lengths.extent.expect("lengths [1, batch]", 1, self.spec.batch)?;
+        tables.extent.expect("tables [1, tables]", 1, self.tables())?;
+        let mut splits = MlaSplits { tables, key: self.spec.split_key() };
+        let mut launch = Launch::new(&self.device, &self.schedule, stream)?;
+        let params = MlaScheduleParams {
+            lengths: launch.read(c"lengths", &lengths.slice)?.cast(),
+            tables: self.plan_tables(launch.write_aligned(c"tables", &mut splits.tables.slice, 8)?),
+            error_word: launch.error_word().cast(),
+            batch: self.spec.batch as u32,
+            capacity: self.spec.capacity() as u32,
+            split_tokens: self.spec.split_tokens as u32,
+        };
+        let grid = (self.spec.batch as u32).div_ceil(MLA_SCHEDULE.threads);
+        launch.run(grid, MLA_SCHEDULE.threads, MLA_SCHEDULE.smem_bytes, &params)?;
+        Ok(splits)
+    }
+
+    /// Items first: they are pairs, which the kernels move together.
+    fn plan_tables(&self, base: Address) -> MlaPlanTables {
+        let items: *mut u32 = base.cast();
+        let lengths = items.wrapping_add(self.items());
+        MlaPlanTables { items, lengths, split_offsets: lengths.wrapping_add(self.spec.batch) }
+    }
+
+    fn attend_on(&self, stream: &Stream<'_>, splits: &mut MlaSplits<'_>, mut args: MlaDecodeArgs<'_>) -> Result<()> {
+        let expected = self.spec.split_key();
+        if splits.key != expected {
+            return Err(Error::OtherSplits { expected: expected.to_string(), got: splits.key.to_string() });
+        }
+        self.run_attention(stream, splits, &mut args)?;
+        if self.choice.max_splits == 1 { Ok(()) } else { self.run_combine(stream, splits, &mut args) }
+    }
+
+    fn run_attention(
+        &self,
+        stream: &Stream<'_>,
+        splits: &mut MlaSplits<'_>,
+        args: &mut MlaDecodeArgs<'_>,
+    ) -> Result<()> {
+        let spec = &self.spec;
+        let mut launch = Launch::new(&self.device, &self.attend, stream)?;
+        let q = launch.read_aligned(c"q", &args.q.slice, 16)?;
+        let cache = args.cache.read(&mut launch)?;
+        let page_table = match &args.page_table {
+            Some(table) => launch.read(c"page_table", &table.slice)?,
+            None => std::ptr::null_mut(),
+        };
+        let out = launch.write_aligned(c"out", &mut args.out.slice, 16)?;
+        let lse = launch.write(c"lse", &mut args.lse.slice)?;
+        let partials = launch.write_aligned(c"partials", &mut args.partials.slice, 8)?;
+        let tables = self.plan_tables(launch.write_aligned(c"tables", &mut splits.tables.slice, 8)?);
+        let error_word = launch.error_word().cast();
+        let MlaChoice { instance, row_tiles, workers, .. } = self.choice;
+        let grid = row_tiles * workers;
+        if grid == 0 {
+            return Ok(());
+        }
+        let (pages, page_size) = spec.pages();
+        let (part_out, part_state) = self.parts(partials);
+        let params = MlaDecodeParams {
+            map_q: self.map_rows("q", q, &args.q.extent)?,
+            map_kv: self.map_cache(cache, &args.cache)?,
+            map_out: self.map_rows("out", out, &args.out.extent)?,
+            kv: cache.cast(),
+            page_table: page_table.cast(),
+            tables,
+            lse: lse.cast(),
+            part_out,
+            part_state,
+            error_word,
+            kv_pitch: args.cache.rows().pitch_bytes(),
+            table_pitch: args.page_table.as_ref().map_or(0, |table| table.extent.pitch as u64),
+            batch: spec.batch as u32,
+            rows: spec.rows() as u32,
+            row_tiles,
+            q_tokens: spec.q_tokens as u32,
+            heads: spec.heads as u32,
+            pages: pages as u32,
+            page_size: page_size as u32,
+            split_blocks: (spec.split_tokens / BLOCK_TOKENS) as u32,
+            causal: u32::from(spec.causal),
+            scale_log2: spec.softmax_scale * std::f32::consts::LOG2_E,
+            empty_lse: spec.empty_lse_value(),
+        };
+        launch.run(grid, instance.threads(), instance.smem_bytes(), &params)
+    }
+
+    fn run_combine(
+        &self,
+        stream: &Stream<'_>,
+        splits: &mut MlaSplits<'_>,
+        args: &mut MlaDecodeArgs<'_>,
+    ) -> Result<()> {
+        let mut launch = Launch::new(&self.device, &self.combine, stream)?;
+        let partials = launch.write_aligned(c"partials", &mut args.partials.slice, 8)?;
+        let (part_out, part_state) = self.parts(partials);
+        let params = MlaCombineParams {
+            part_out,
+            part_state,
+            split_offsets: self.plan_tables(launch.write(c"tables", &mut splits.tables.slice)?).split_offsets,
+            out: launch.write_aligned(c"out", &mut args.out.slice, 16)?.cast(),
+            lse: launch.write(c"lse", &mut args.lse.slice)?.cast(),
+            out_pitch: args.out.extent.pitch as u64,
+            batch: self.spec.batch as u32,
+            rows: self.spec.rows() as u32,
+            empty_lse: self.spec.empty_lse_value(),
+        };
+        let grid = ((self.spec.batch * self.spec.rows()) as u32).div_ceil(MLA_COMBINE.threads / 32);
+        launch.run(grid, MLA_COMBINE.threads, MLA_COMBINE.smem_bytes, &params)
+    }
+
+    /// Sums first, then m and l of every part and row.
+    fn parts(&self, partials: Address) -> (*mut f32, *mut f32) {
+        let out: *mut f32 = partials.cast();
+        (out, out.wrapping_add(self.splits() * self.spec.rows() * LATENT))
+    }
+
+    /// Rows of one sequence after the other: tiles end with the sequence.
+    fn map_rows(&self, operand: &'static str, base: Address, extent: &Extent) -> Result<TensorMap> {
+        let rows = Dimension::rows(extent, MapElement::Bf16, BLOCK_ROWS as u32);
+        let rows = Dimension { size: self.spec.rows() as u64, ..rows };
+        let batch = Dimension { size: self.spec.batch as u64, stride: rows.stride * rows.size, box_size: 1 };
+        self.device.encode(&TensorMapSpec {
+            operand,
+            element: MapElement::Bf16,
+            base,
+            columns: extent.columns as u64,
+            box_columns: 64,
+            outer: &[rows, batch],
+            swizzle: Swizzle::Span128,
+        })
+    }
+
+    /// Pages are a dimension of their own: one that does not exist reads as zeros.
+    fn map_cache(&self, base: Address, cache: &KvCache<'_>) -> Result<TensorMap> {
+        let (pages, page_size) = self.spec.pages();
+        if pages * page_size == 0 {
+            return Ok(TensorMap::default()); // without tokens nobody looks
+        }
+        let (element, box_columns) = match self.spec.format {
+            KvFormat::Bf16 => (MapElement::Bf16, 64),
+            KvFormat::Fp8 => (MapElement::U8, 128),
+        };
+        let stride = cache.rows().pitch_bytes();
+        let box_size = MLA_BLOCK_TOKENS / self.choice.instance.cluster;
+        let tokens = Dimension { size: page_size as u64, stride, box_size };
+        let pages = Dimension { size: pages as u64, stride: stride * page_size as u64, box_size: 1 };
+        self.device.encode(&TensorMapSpec {
+            operand: "cache",
+            element,
+            base,
+            columns: self.spec.format.columns() as u64,
+            box_columns,
+            outer: &[tokens, pages],
+            swizzle: Swizzle::Span128,
+        })
+    }
+
+    fn check(&self, args: &MlaDecodeArgs<'_>) -> Result<()> {
+        let spec = &self.spec;
+        let rows = spec.batch * spec.rows();
+        args.q.extent.expect("q [batch * q_tokens * heads, 576]", rows, KEY)?;
+        args.q.extent.expect_pitch("q", size_of::<bf16>(), 16)?;
+        let (pages, page_size) = spec.pages();
+        args.cache.rows().check(spec.format, pages * page_size)?;
+        match (&spec.paging, &args.page_table) {
+            (KvPaging::Paged { pages_per_sequence, .. }, Some(table)) => {
+                table.extent.expect("page_table [batch, pages_per_sequence]", spec.batch, *pages_per_sequence)?;
+            }
+            (KvPaging::Contiguous { .. }, None) => {}
+            (_, table) => return Err(Error::PageTable { given: table.is_some() }),
+        }
+        args.partials.extent.expect("partials [1, partials]", 1, self.partials())?;
+        args.out.extent.expect("out [batch * q_tokens * heads, 512]", rows, LATENT)?;
+        args.out.extent.expect_pitch("out", size_of::<bf16>(), 16)?;
+        args.lse.extent.expect("lse [batch * q_tokens, heads]", spec.batch * spec.q_tokens, spec.heads)?;
+        args.lse.extent.expect_dense("lse")
+    }
+}
+
+impl fmt::Display for SplitKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { batch, capacity, split_tokens } = self;
+        write!(f, "batch {batch}, {capacity} tokens a sequence, splits of {split_tokens}")
+    }
+}
