@@ -45,8 +45,8 @@ pub const TMA_LOAD: ProbeKernel = probe("tma_load", 64, 1, 16 * 1024);
 pub const TMA_MULTICAST: ProbeKernel = probe("tma_multicast", 64, 2, 16 * 1024);
 /// Stores.
 pub const TMA_STORE: ProbeKernel = probe("tma_store", 64, 1, 16 * 1024);
-/// The tensor core: A [64, 128 bytes], B [256, 128 bytes], a barrier.
-pub const WGMMA: ProbeKernel = probe("wgmma", 128, 1, 40 * 1024 + 8);
+/// The tensor core: A [64, 128 bytes], B in 38 KiB, a barrier.
+pub const WGMMA: ProbeKernel = probe("wgmma", 128, 1, 46 * 1024 + 8);
 
 /// Every test kernel.
 pub const PROBES: &[ProbeKernel] = &[

@@ -18,6 +18,7 @@ const FRAGMENT: u32 = 1;
 const DESCRIPTOR: u32 = 2;
 const RING: u32 = 3;
 const TILES: u32 = 4;
+const MN_DESCRIPTOR: u32 = 5;
 
 fn evaluate(device: &Device, function: u32, count: usize, words_each: usize) -> Vec<u32> {
     let arguments = &[function, count as u32];
@@ -91,6 +92,21 @@ fn descriptors_have_every_bit_in_its_place() {
             let expected = i as u64 | 64 << 32 | 1 << 62;
             assert_eq!(word(0), expected, "address {:#x}", 16 * i);
             assert_eq!(word(2), expected + 2 * (i as u64 % 4), "address {:#x} advanced", 16 * i);
+        }
+    }
+}
+
+#[test]
+fn n_major_descriptors_also_say_how_far_their_chunks_are_apart() {
+    // As above, but a step along K is 16 rows of 128 bytes.
+    const COUNT: usize = (1 << 14) - 3 * 128;
+    for device in devices() {
+        for (i, result) in evaluate(&device, MN_DESCRIPTOR, COUNT, 4).chunks(4).enumerate() {
+            let word = |low: usize| u64::from(result[low]) | u64::from(result[low + 1]) << 32;
+            let i = i as u64;
+            let expected = i | (i % 256 * 64) << 16 | 64 << 32 | 1 << 62;
+            assert_eq!(word(0), expected, "address {:#x}", 16 * i);
+            assert_eq!(word(2), expected + 128 * (i % 4), "address {:#x} advanced", 16 * i);
         }
     }
 }

@@ -10,7 +10,7 @@ use deepseek_kernels::probe::{self, MapElement, Probe, Swizzle, Tensor};
 use deepseek_kernels::reference::codec::{decode_bf16, decode_e4m3, encode_bf16, encode_e4m3};
 use deepseek_kernels::reference::{fused_dot_bf16, fused_dot_e4m3};
 use deepseek_kernels::{Device, F8E4M3, bf16};
-use harness::devices;
+use harness::{devices, emulated};
 use probes::{machines, run_words};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
@@ -27,21 +27,36 @@ const WIDTHS: [usize; 6] = [8, 16, 32, 64, 128, 256];
 enum Operands {
     E4m3,
     Bf16,
+    /// BF16 and B N-major, in chunks of 64 columns that are so many bytes apart.
+    Bf16Mn(u32),
 }
-use Operands::{Bf16, E4m3};
+use Operands::{Bf16, Bf16Mn, E4m3};
+
+/// Bytes of 64 rows of 64 columns: chunks one after the other.
+const DENSE: u32 = 64 * 128;
+
+/// What the probe does wrong in the descriptor of an N-major B.
+#[derive(Debug, Clone, Copy)]
+enum Slip {
+    None,
+    Major,
+    Swizzle,
+    NextAtom,
+    FarAway,
+}
 
 impl Operands {
     fn encode(self, values: impl IntoIterator<Item = f32>) -> Vec<u8> {
         match self {
             E4m3 => values.into_iter().map(encode_e4m3).collect(),
-            Bf16 => values.into_iter().flat_map(|x| encode_bf16(x).to_le_bytes()).collect(),
+            Bf16 | Bf16Mn(_) => values.into_iter().flat_map(|x| encode_bf16(x).to_le_bytes()).collect(),
         }
     }
 
     fn row_elements(self) -> usize {
         match self {
             E4m3 => ROW,
-            Bf16 => ROW / 2,
+            Bf16 | Bf16Mn(_) => ROW / 2,
         }
     }
 
@@ -54,7 +69,7 @@ impl Operands {
                 &from_fn(|i| F8E4M3::from_bits(b[i])),
                 c,
             ),
-            Bf16 => fused_dot_bf16(&from_fn(|i| wide(a, i)), &from_fn(|i| wide(b, i)), c),
+            Bf16 | Bf16Mn(_) => fused_dot_bf16(&from_fn(|i| wide(a, i)), &from_fn(|i| wide(b, i)), c),
         }
     }
 }
@@ -78,28 +93,61 @@ struct Case {
 
 impl Case {
     fn run(&self, device: &Device) -> Vec<f32> {
-        let map = |memory: &[u8], box_rows: usize| Tensor {
+        self.with_probe(Slip::None, |probe| run_words(device, probe))
+            .into_iter()
+            .map(f32::from_bits)
+            .collect()
+    }
+
+    /// Columns of an N-major B in memory.
+    fn columns(&self) -> usize {
+        self.n.max(64)
+    }
+
+    /// B as rows of K, and NaN where no product may look.
+    fn b_n_major(&self) -> Vec<u8> {
+        let mut rows = 0x7fff_u16.to_le_bytes().repeat(self.grid * 64 * self.columns());
+        for (column, codes) in self.b.chunks(ROW).enumerate() {
+            for (k, code) in codes.chunks(2).enumerate() {
+                let element = (column / self.n * 64 + k) * self.columns() + column % self.n;
+                rows[2 * element..][..2].copy_from_slice(code);
+            }
+        }
+        rows
+    }
+
+    fn with_probe<T>(&self, slip: Slip, run: impl FnOnce(&Probe) -> T) -> T {
+        let map = |memory: Vec<u8>, row_bytes: usize, box_rows: usize| Tensor {
             element: MapElement::U8,
             swizzle: Swizzle::Span128,
-            dims: vec![ROW as u64, (memory.len() / ROW) as u64],
-            strides: vec![ROW as u64],
+            dims: vec![row_bytes as u64, (memory.len() / row_bytes) as u64],
+            strides: vec![row_bytes as u64],
             box_sizes: vec![ROW as u32, box_rows as u32],
-            memory: memory.to_vec(),
+            memory,
         };
-        let operands = u32::from(self.operands == Bf16);
+        let (operands, chunk_bytes, b) = match self.operands {
+            E4m3 => (0, 0, map(self.b.clone(), ROW, self.n)),
+            Bf16 => (1, 0, map(self.b.clone(), ROW, self.n)),
+            Bf16Mn(chunk_bytes) => (2, chunk_bytes, map(self.b_n_major(), 2 * self.columns(), 64)),
+        };
         let [n, first_step, steps, repeats] =
             [self.n, self.first_step, self.steps, self.repeats].map(|x| x as u32);
-        let words = run_words(
-            device,
-            &Probe {
-                arguments: &[n, operands, first_step, steps, u32::from(self.keep), repeats],
-                input: &self.d.iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
-                output_words: self.d.len(),
-                loads: &[map(&self.a, 64), map(&self.b, self.n)],
-                ..Probe::new(WGMMA, self.grid as u32)
-            },
-        );
-        words.into_iter().map(f32::from_bits).collect()
+        run(&Probe {
+            arguments: &[
+                n,
+                operands,
+                first_step,
+                steps,
+                u32::from(self.keep),
+                repeats,
+                chunk_bytes,
+                slip as u32,
+            ],
+            input: &self.d.iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
+            output_words: self.d.len(),
+            loads: &[map(self.a.clone(), ROW, 64), b],
+            ..Probe::new(WGMMA, self.grid as u32)
+        })
     }
 
     /// Rows of A and B that meet in element `index` of D.
@@ -178,7 +226,7 @@ fn integer_case(operands: Operands, n: usize, grid: usize, seed: u64) -> Case {
 #[test]
 fn every_width_multiplies_and_keeps_or_overwrites_d() {
     for device in devices() {
-        for (operands, n) in [E4m3, Bf16].into_iter().flat_map(|o| WIDTHS.map(|n| (o, n))) {
+        for (operands, n) in [E4m3, Bf16, Bf16Mn(DENSE)].into_iter().flat_map(|o| WIDTHS.map(|n| (o, n))) {
             let case = integer_case(operands, n, 2, n as u64);
             case.check(&device);
             // What is overwritten may hold anything.
@@ -190,8 +238,8 @@ fn every_width_multiplies_and_keeps_or_overwrites_d() {
 #[test]
 fn descriptors_advance_along_k_inside_the_swizzled_row() {
     for device in machines() {
-        for operands in [E4m3, Bf16] {
-            let case = integer_case(operands, 32, 1, 3);
+        for operands in [E4m3, Bf16, Bf16Mn(DENSE)] {
+            let case = integer_case(operands, 128, 1, 3);
             for first_step in 0..4 {
                 Case { first_step, steps: 1, ..case.clone() }.check(&device);
             }
@@ -202,8 +250,37 @@ fn descriptors_advance_along_k_inside_the_swizzled_row() {
 #[test]
 fn later_groups_continue_the_sum() {
     for device in machines() {
-        for operands in [E4m3, Bf16] {
+        for operands in [E4m3, Bf16, Bf16Mn(DENSE)] {
             Case { repeats: 5, ..integer_case(operands, 16, 1, 4) }.check(&device);
+        }
+    }
+}
+
+#[test]
+fn chunks_of_columns_may_lie_apart() {
+    for device in machines() {
+        for (n, chunk_bytes) in [(128, 9 * 1024), (128, 16 * 1024), (128, 30 * 1024), (256, 10 * 1024)] {
+            integer_case(Bf16Mn(chunk_bytes), n, 2, 5).check(&device);
+        }
+        // One chunk: the distance is not used.
+        for chunk_bytes in [0, 1024, 200 * 1024] {
+            integer_case(Bf16Mn(chunk_bytes), 64, 1, 6).check(&device);
+        }
+    }
+}
+
+#[test]
+fn a_wrong_descriptor_of_an_n_major_b_is_a_fault() {
+    let case = integer_case(Bf16Mn(DENSE), 128, 1, 7);
+    for (slip, expected) in [
+        (Slip::Major, "leading offset 0"),
+        (Slip::Swizzle, "swizzle of 0 bytes, not 128"),
+        (Slip::NextAtom, "which nothing has written"),
+        (Slip::FarAway, "outside the CTA's shared memory"),
+    ] {
+        for seed in 1..4 {
+            let fault = case.with_probe(slip, |probe| probe.run(&emulated(seed))).expect_err("a fault");
+            assert!(fault.to_string().contains(expected), "{slip:?}: {fault}");
         }
     }
 }
@@ -248,7 +325,7 @@ fn any_finite(operands: Operands, rng: &mut Xoshiro256PlusPlus) -> f32 {
         let bits = rng.next_u32();
         let x = match operands {
             E4m3 => decode_e4m3(bits as u8),
-            Bf16 => decode_bf16(bits as u16),
+            Bf16 | Bf16Mn(_) => decode_bf16(bits as u16),
         };
         if x.is_finite() {
             return x;
@@ -260,7 +337,7 @@ fn any_subnormal(operands: Operands, rng: &mut Xoshiro256PlusPlus) -> f32 {
     let bits = rng.next_u32();
     match operands {
         E4m3 => decode_e4m3(bits as u8 & 0x87),
-        Bf16 => decode_bf16(bits as u16 & 0x807f),
+        Bf16 | Bf16Mn(_) => decode_bf16(bits as u16 & 0x807f),
     }
 }
 
@@ -317,6 +394,7 @@ fn random_bf16_blocks_of_16_and_64_follow_the_model() {
     for device in devices() {
         random_case(Bf16, RANDOM_GRID, 1, 23).check(&device);
         random_case(Bf16, RANDOM_GRID, 4, 24).check(&device);
+        random_case(Bf16Mn(DENSE), 1, 4, 29).check(&device);
     }
 }
 
@@ -451,7 +529,7 @@ fn the_emulators_fused_sum_is_the_references() {
                 let narrow = |bytes: &[u8]| from_fn(|i| bytes[i]);
                 let got = match operands {
                     E4m3 => probe::fused_dot_e4m3(c, &narrow(&a), &narrow(&b)),
-                    Bf16 => probe::fused_dot_bf16(c, &wide(&a), &wide(&b)),
+                    Bf16 | Bf16Mn(_) => probe::fused_dot_bf16(c, &wide(&a), &wide(&b)),
                 };
                 let expected = operands.fused_dot(&a, &b, c);
                 assert!(

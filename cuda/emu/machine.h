@@ -92,7 +92,8 @@ void bulk_commit_group(Where where);
 void bulk_wait_group(uint32_t pending, bool read_only, Where where);
 
 // Tensor core.
-enum class Operands { kE4m3, kBf16 };  // m64nNk32, m64nNk16; both operands K-major in shared memory
+// m64nNk32, m64nNk16; both operands K-major in shared memory, but B of kBf16Mn N-major
+enum class Operands { kE4m3, kBf16, kBf16Mn };
 void wgmma_fence(Where where);
 void wgmma(Operands operands, float* d, uint32_t registers, uint64_t desc_a, uint64_t desc_b, bool accumulate,
            Where where);

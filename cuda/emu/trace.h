@@ -29,7 +29,7 @@
 //   tma_store_2d map src x y                       tma_store_3d map src x y z
 //   bulk_commit_group                              bulk_wait_group_read pending · bulk_wait_group pending
 //   wgmma_fence · wgmma_commit_group               wgmma_wait_group pending   delivers the accumulator's registers
-//   wgmma_k32_e4m3, wgmma_k16_bf16                 registers desc_a desc_b accumulate
+//   wgmma_k32_e4m3, wgmma_k16_bf16, wgmma_k16_bf16_mn registers desc_a desc_b accumulate
 //   lds_f32 addr · lds_u32 addr                    deliver index 0
 //   ldg_f32 p · ld_global_f32 p · ld_global_u32 p  deliver index 0
 //   ldg_u32 p                                      delivers index 0

@@ -12,11 +12,11 @@ namespace {
 constexpr uint32_t kPoison = 0x7fed5eed;
 constexpr uint32_t kOperandBytes = 32;  // of K per wgmma, in every format
 constexpr uint32_t kChunk = 16;
-constexpr uint32_t kChunks = kOperandBytes / kChunk;
+constexpr uint32_t kModelledSpan = 128;  // the swizzle of an N-major operand; K-major ones may have any
 
 // --------------------------------------------------------------------------------------------- operands in memory
 
-// A K-major operand in shared memory. PTX ISA, "Matrix Descriptor Format".
+// PTX ISA, "Matrix Descriptor Format".
 struct Descriptor {
   uint32_t start, leading, stride;  // bytes
   uint32_t span;                    // of the swizzle, 0: none
@@ -27,38 +27,81 @@ struct Descriptor {
     span = kSpan[bits >> 62];
   }
 
-  // Chunk `c` of 16 bytes of row `row`.
-  uint32_t chunk(uint32_t row, uint32_t c) const {
+  // K-major: chunk `c` of 16 bytes, along K, of row `row`.
+  uint32_t k_major(uint32_t row, uint32_t c) const {
     const uint32_t group = start + row / 8 * stride;
     if (span == 0) return group + c * leading + row % 8 * kChunk;
-    const uint32_t addr = group + row % 8 * span + c * kChunk;
-    return addr ^ (addr >> 3 & (span - kChunk));
+    return swizzled(group + row % 8 * span + c * kChunk);
   }
+
+  // N-major: chunk `c` of 16 bytes, along N, of row `k` of K. "Major-ness supported by Strides": the leading dimension
+  // leads from one span of columns to the next, the stride from eight rows of K to the next eight.
+  uint32_t n_major(uint32_t k, uint32_t c) const {
+    const uint32_t in_span = span / kChunk;
+    return swizzled(start + c / in_span * leading + k / 8 * stride + k % 8 * span + c % in_span * kChunk);
+  }
+
+  uint32_t swizzled(uint32_t addr) const { return addr ^ (addr >> 3 & (span - kChunk)); }
 };
 
 // All bits but the fields above must be zero, the base offset (49-51) included: tiles start at whole swizzle atoms.
 bool is_well_formed(uint64_t bits) { return (bits & 0x3ffe'c000'c000'c000) == 0 && (bits >> 48 & 1) == 0; }
 
+// A or B: `lines` of `chunks` of 16 bytes, lines of N along K, or, if N-major, lines of K along N.
+struct Operand {
+  Descriptor descriptor;
+  bool n_major;
+  uint32_t lines, chunks;
+};
+
+Operand operand_a(const Wgmma& op) { return {Descriptor(op.desc_a), false, kTileRows, kOperandBytes / kChunk}; }
+
+Operand operand_b(const Wgmma& op) {
+  const Descriptor descriptor(op.desc_b);
+  const uint32_t columns = op.d->columns;
+  if (op.operands != Operands::kBf16Mn) return {descriptor, false, columns, kOperandBytes / kChunk};
+  return {descriptor, true, kFusedBf16, columns * static_cast<uint32_t>(sizeof(uint16_t)) / kChunk};
+}
+
 template <class Visit>
-void for_each_chunk(uint64_t bits, uint32_t rows, Visit visit) {
-  const Descriptor descriptor(bits);
-  for (uint32_t row = 0; row < rows; ++row) {
-    for (uint32_t c = 0; c < kChunks; ++c) visit(row, c, descriptor.chunk(row, c));
+void for_each_chunk(const Operand& operand, Visit visit) {
+  const Descriptor& descriptor = operand.descriptor;
+  for (uint32_t line = 0; line < operand.lines; ++line) {
+    for (uint32_t c = 0; c < operand.chunks; ++c) {
+      visit(line, c, operand.n_major ? descriptor.n_major(line, c) : descriptor.k_major(line, c));
+    }
   }
 }
 
-void check_operand(const Thread& thread, Where where, const Cta& cta, uint64_t bits, uint32_t rows) {
-  for_each_chunk(bits, rows, [&](uint32_t, uint32_t, uint32_t addr) {
+// What the hardware would take but no tile is.
+void check_n_major(const Thread& thread, Where where, const Operand& operand) {
+  const Descriptor& descriptor = operand.descriptor;
+  if (descriptor.span != kModelledSpan) {
+    fault_at(thread, where, "wgmma of an N-major operand with a swizzle of %u bytes, not %u", descriptor.span,
+             kModelledSpan);
+  }
+  if (operand.chunks * kChunk > kModelledSpan && descriptor.leading == 0) {
+    fault_at(thread, where, "wgmma of an N-major operand with leading offset 0: its spans of columns coincide");
+  }
+}
+
+void check_operand(const Thread& thread, Where where, const Cta& cta, const Operand& operand) {
+  for_each_chunk(operand, [&](uint32_t, uint32_t, uint32_t addr) {
     check_range(thread, where, cta, addr, kChunk, kChunk, "wgmma");
     check_async_read(thread, where, cta, addr, kChunk, "wgmma");
   });
 }
 
 template <class Code, uint32_t L>
-void fetch_operand(const Cta& cta, uint64_t bits, uint32_t rows, Code (*tile)[L]) {
+void fetch_operand(const Cta& cta, const Operand& operand, Code (*tile)[L]) {
   static_assert(L * sizeof(Code) == kOperandBytes);
-  for_each_chunk(bits, rows, [&](uint32_t row, uint32_t c, uint32_t addr) {
-    std::memcpy(&tile[row][c * kChunk / sizeof(Code)], cta.smem->async(addr), kChunk);
+  constexpr uint32_t kCodes = kChunk / sizeof(Code);
+  for_each_chunk(operand, [&](uint32_t line, uint32_t c, uint32_t addr) {
+    Code codes[kCodes];
+    std::memcpy(codes, cta.smem->async(addr), kChunk);
+    for (uint32_t i = 0; i < kCodes; ++i) {
+      (operand.n_major ? tile[c * kCodes + i][line] : tile[line][c * kCodes + i]) = codes[i];
+    }
   });
 }
 
@@ -149,8 +192,10 @@ Wgmma& queue_entry(Thread& thread, const Wgmma& mine, float* d, uint32_t columns
 void check_issue(Thread& thread, const Wgmma& op) {
   Warpgroup& warpgroup = *thread.warpgroup;
   const Cta& cta = *thread.cta;
-  check_operand(thread, op.where, cta, op.desc_a, kTileRows);
-  check_operand(thread, op.where, cta, op.desc_b, op.d->columns);
+  const Operand a = operand_a(op), b = operand_b(op);
+  if (b.n_major) check_n_major(thread, op.where, b);
+  check_operand(thread, op.where, cta, a);
+  check_operand(thread, op.where, cta, b);
   if (!machine().check_races) return;
   const Epoch mine{warpgroup.pipe, machine().sites.number(op.where), static_cast<int32_t>(thread.wgmmas)};
   Past past(warpgroup);
@@ -159,8 +204,8 @@ void check_issue(Thread& thread, const Wgmma& op) {
       report_race(thread, op.where, "wgmma", cta, *conflict);
     }
   };
-  for_each_chunk(op.desc_a, kTileRows, read);
-  for_each_chunk(op.desc_b, op.d->columns, read);
+  for_each_chunk(a, read);
+  for_each_chunk(b, read);
 }
 
 void multiply(const Cta& cta, const Wgmma& op) {
@@ -168,13 +213,13 @@ void multiply(const Cta& cta, const Wgmma& op) {
   float* d = op.d->values.data();
   if (op.operands == Operands::kE4m3) {
     uint8_t a[kTileRows][kFusedE4m3], b[kMaxColumns][kFusedE4m3];
-    fetch_operand(cta, op.desc_a, kTileRows, a);
-    fetch_operand(cta, op.desc_b, columns, b);
+    fetch_operand(cta, operand_a(op), a);
+    fetch_operand(cta, operand_b(op), b);
     multiply_e4m3(d, columns, a, b, op.accumulate);
   } else {
     uint16_t a[kTileRows][kFusedBf16], b[kMaxColumns][kFusedBf16];
-    fetch_operand(cta, op.desc_a, kTileRows, a);
-    fetch_operand(cta, op.desc_b, columns, b);
+    fetch_operand(cta, operand_a(op), a);
+    fetch_operand(cta, operand_b(op), b);
     multiply_bf16(d, columns, a, b, op.accumulate);
   }
 }
@@ -206,8 +251,8 @@ void tensor_step() {
   Machine& m = machine();
   Warpgroup& warpgroup = *m.ready_pipes[m.random.below(static_cast<uint32_t>(m.ready_pipes.size()))];
   const Wgmma& op = warpgroup.queue.front();
-  check_operand(*op.first, op.where, *warpgroup.cta, op.desc_a, kTileRows);
-  check_operand(*op.first, op.where, *warpgroup.cta, op.desc_b, op.d->columns);
+  check_operand(*op.first, op.where, *warpgroup.cta, operand_a(op));
+  check_operand(*op.first, op.where, *warpgroup.cta, operand_b(op));
   multiply(*warpgroup.cta, op);
   warpgroup.queue.pop_front();
   ++warpgroup.completed;

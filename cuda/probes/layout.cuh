@@ -5,6 +5,7 @@
 //   output     kSwizzle: of address i, by spans 32, 64, 128, and 0  [count, 4]
 //              kFragment: fragment_row, fragment_column, stmatrix_row, stmatrix_column of i  [count, 4]
 //              kDescriptor: of address 16 i, and advanced by 32 (i % 4) bytes, low words first  [count, 4]
+//              kMnDescriptor: the same, N-major, of chunks i % 256 KiB apart, advanced by 2048 (i % 4) bytes
 //              kRing: stage and phase after i steps, for 1 to 12 stages  [12, count, 2]
 //              kTiles: tile_coord of every tile  [m_tiles * n_tiles, 2]
 #pragma once
@@ -19,7 +20,7 @@
 #include "tile/ring.h"
 #include "tile/swizzle.h"
 
-enum class ProbeLayout : uint32_t { kSwizzle, kFragment, kDescriptor, kRing, kTiles };
+enum class ProbeLayout : uint32_t { kSwizzle, kFragment, kDescriptor, kRing, kTiles, kMnDescriptor };
 
 constexpr uint32_t kProbeLayoutThreads = 128;
 
@@ -28,9 +29,8 @@ PTX_DEVICE void write_four(uint32_t* out, uint32_t i, uint32_t x, uint32_t y, ui
   ptx::stg_v2_u32(out + 4 * i + 2, z, w);
 }
 
-PTX_DEVICE void write_descriptors(uint32_t* out, uint32_t i) {
-  const uint64_t base = descriptor_k_major_128b(16 * i);
-  const uint64_t advanced = descriptor_advance(base, 32 * (i % 4));
+PTX_DEVICE void write_descriptors(uint32_t* out, uint32_t i, uint64_t base, uint32_t step_bytes) {
+  const uint64_t advanced = descriptor_advance(base, step_bytes * (i % 4));
   write_four(out, i, static_cast<uint32_t>(base), static_cast<uint32_t>(base >> 32), static_cast<uint32_t>(advanced),
              static_cast<uint32_t>(advanced >> 32));
 }
@@ -65,7 +65,9 @@ PTX_DEVICE void probe_layout_kernel(const ProbeParams& params) {
     } else if (function == ProbeLayout::kFragment) {
       write_four(out, i, fragment_row(i), fragment_column(i), stmatrix_row(i), stmatrix_column(i));
     } else if (function == ProbeLayout::kDescriptor) {
-      write_descriptors(out, i);
+      write_descriptors(out, i, descriptor_k_major_128b(16 * i), 32);
+    } else if (function == ProbeLayout::kMnDescriptor) {
+      write_descriptors(out, i, descriptor_mn_major_128b(16 * i, 1024 * (i % 256)), 2048);
     } else {
       write_ring<12>(out, i, count);
     }

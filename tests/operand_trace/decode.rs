@@ -538,7 +538,7 @@ impl Decoder<'_> {
     }
 
     /// D, the two descriptors, the flag that keeps D; then the factors of A and B, which are always 1, and
-    /// for 16-bit types whether A and B are transposed, which they never are.
+    /// for 16-bit types whether A and B are transposed, which only B may be.
     fn multiply(&self, shape: &str, operands: &[Operand]) -> Option<Action> {
         use Operand::{Immediate, Register, Vector};
         let (name, columns) = match shape {
@@ -556,21 +556,13 @@ impl Decoder<'_> {
             "m64n256k16.f32.bf16.bf16" => ("wgmma_k16_bf16", 256),
             _ => return None,
         };
-        let (d, a, b, keep) = match (name, operands) {
-            ("wgmma_k32_e4m3", [d @ Vector(_), a, b, keep @ Register(_), Immediate(1), Immediate(1)])
-            | (
-                "wgmma_k16_bf16",
-                [
-                    d @ Vector(_),
-                    a,
-                    b,
-                    keep @ Register(_),
-                    Immediate(1),
-                    Immediate(1),
-                    Immediate(0),
-                    Immediate(0),
-                ],
-            ) => (d, a, b, keep),
+        let [d @ Vector(_), a, b, keep @ Register(_), Immediate(1), Immediate(1), transposed @ ..] = operands
+        else {
+            return None;
+        };
+        let name = match (name, transposed) {
+            ("wgmma_k32_e4m3", []) | ("wgmma_k16_bf16", [Immediate(0), Immediate(0)]) => name,
+            ("wgmma_k16_bf16", [Immediate(0), Immediate(1)]) => "wgmma_k16_bf16_mn",
             _ => return None,
         };
         let registers = results(d).filter(|registers| registers.len() == columns / 2)?;

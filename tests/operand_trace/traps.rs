@@ -46,6 +46,8 @@ fn an_unlisted_form_is_refused_with_its_text() {
         "mbarrier.arrive.shared::cta.b64 %rd1, [%r1];",
         "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%rd3, {%r1, %r2, %r3}], [%r4];",
         "wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {%f1, %f2, %f3, %f4}, %rd1, %rd2, %p1, -1, 1;",
+        "wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {%f1, %f2, %f3, %f4}, %rd1, %rd2, %p1, 1, 1, 0, 1;",
+        "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f1, %f2, %f3, %f4}, %rd1, %rd2, %p1, 1, 1, 1, 0;",
         "wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {%f1, %f2}, %rd1, %rd2, %p1, 1, 1;",
         "mov.u32 %r1, %laneid;",
         "mov.u32 %r1, some_array;",
@@ -268,6 +270,10 @@ fn every_function_in_ptx_has_its_form_and_operand_order() {
         (
             &format!("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {four}, 0, 0"),
             "wgmma_k16_bf16(0x4, 0x1000, 0x2000, 0x1)",
+        ),
+        (
+            &format!("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {four}, 0, 1"),
+            "wgmma_k16_bf16_mn(0x4, 0x1000, 0x2000, 0x1)",
         ),
         ("barrier.cluster.arrive.release.aligned", "cluster_arrive()"),
         ("barrier.cluster.wait.acquire.aligned", "cluster_wait()"),

@@ -41,4 +41,12 @@ PTX_DEVICE void wgmma_k16_bf16(float (&d)[Registers], uint64_t desc_a, uint64_t 
   emu::wgmma(emu::Operands::kBf16, d, Registers, desc_a, desc_b, accumulate, where);
 }
 
+template <int Registers>
+PTX_DEVICE void wgmma_k16_bf16_mn(float (&d)[Registers], uint64_t desc_a, uint64_t desc_b, bool accumulate,
+                                  Where where = Where::here()) {
+  static_assert(kIsAccumulator<Registers>);
+  if (emu::traced("wgmma_k16_bf16_mn", Registers, desc_a, desc_b, accumulate)) return;
+  emu::wgmma(emu::Operands::kBf16Mn, d, Registers, desc_a, desc_b, accumulate, where);
+}
+
 }  // namespace ptx

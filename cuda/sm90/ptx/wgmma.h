@@ -72,6 +72,14 @@ PTX_WGMMA(wgmma_k16_bf16, "m64n64k16.f32.bf16.bf16", ", 0, 0", 32, 32, 33, 34)
 PTX_WGMMA(wgmma_k16_bf16, "m64n128k16.f32.bf16.bf16", ", 0, 0", 64, 64, 65, 66)
 PTX_WGMMA(wgmma_k16_bf16, "m64n256k16.f32.bf16.bf16", ", 0, 0", 128, 128, 129, 130)
 
+// D = A . B (+ D), A 64 x 16 BF16, K-major, and B 16 x N BF16, N-major: the last immediate, imm-trans-b, is 1.
+PTX_WGMMA(wgmma_k16_bf16_mn, "m64n8k16.f32.bf16.bf16", ", 0, 1", 4, 4, 5, 6)
+PTX_WGMMA(wgmma_k16_bf16_mn, "m64n16k16.f32.bf16.bf16", ", 0, 1", 8, 8, 9, 10)
+PTX_WGMMA(wgmma_k16_bf16_mn, "m64n32k16.f32.bf16.bf16", ", 0, 1", 16, 16, 17, 18)
+PTX_WGMMA(wgmma_k16_bf16_mn, "m64n64k16.f32.bf16.bf16", ", 0, 1", 32, 32, 33, 34)
+PTX_WGMMA(wgmma_k16_bf16_mn, "m64n128k16.f32.bf16.bf16", ", 0, 1", 64, 64, 65, 66)
+PTX_WGMMA(wgmma_k16_bf16_mn, "m64n256k16.f32.bf16.bf16", ", 0, 1", 128, 128, 129, 130)
+
 #undef PTX_WGMMA
 #undef PTX_R128
 #undef PTX_R64
