@@ -13,6 +13,7 @@ mod fp8_gemm;
 mod fused_dot;
 mod gate;
 pub mod inputs;
+mod mla_decode;
 mod moe_layer;
 mod oracle;
 mod quantize;
@@ -30,8 +31,9 @@ pub use fused_dot::{NAN, fused_dot_bf16, fused_dot_e4m3};
 pub use gate::{
     GateModel, GateOptions, Routed, gate_logits, gate_logits_bound, gate_select, gate_weights_bound,
 };
+pub use mla_decode::{MlaBounded, MlaSequence, dequantize_kv_fp8, gather_pages, mla_decode};
 pub use moe_layer::{ExpertMatrices, MoeLayerModel, MoeLayerOutput, moe_layer};
-pub use oracle::{Mismatch, Oracle, Verdict, calc_diff};
+pub use oracle::{FlashMlaBar, FlashMlaVerdict, Mismatch, Oracle, Verdict, calc_diff};
 pub use quantize::{QuantizeScale, Quantized, quantize_1x128, quantize_128x128};
 pub use swiglu::{swiglu, swiglu_quantize};
 
