@@ -115,6 +115,8 @@ pub type ScaleFormat = core::ffi::c_uint;
 pub const FAULT_NONFINITE_INPUT: DeviceFault = 1;
 pub const FAULT_SEGMENT: DeviceFault = 2;
 pub const FAULT_EXPERT_ID: DeviceFault = 4;
+pub const FAULT_PAGE_ID: DeviceFault = 16;
+pub const FAULT_SEQUENCE_LENGTH: DeviceFault = 32;
 pub type DeviceFault = core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -724,6 +726,192 @@ const _: () = {
         [::core::mem::offset_of!(SequenceBalanceLossParams, alpha) - 36usize];
 };
 impl Default for SequenceBalanceLossParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+pub const MLA_LATENT: _bindgen_ty_3 = 512;
+pub const MLA_ROPE: _bindgen_ty_3 = 64;
+pub const MLA_BLOCK_TOKENS: _bindgen_ty_3 = 64;
+pub const MLA_SCALE_GROUP: _bindgen_ty_3 = 128;
+pub const MLA_MAX_TABLE: _bindgen_ty_3 = 33554432;
+pub type _bindgen_ty_3 = core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MlaPlanTables {
+    pub lengths: *mut u32,
+    pub split_offsets: *mut u32,
+    pub items: *mut u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MlaPlanTables"][::core::mem::size_of::<MlaPlanTables>() - 24usize];
+    ["Alignment of MlaPlanTables"][::core::mem::align_of::<MlaPlanTables>() - 8usize];
+    ["Offset of field: MlaPlanTables::lengths"][::core::mem::offset_of!(MlaPlanTables, lengths) - 0usize];
+    ["Offset of field: MlaPlanTables::split_offsets"]
+        [::core::mem::offset_of!(MlaPlanTables, split_offsets) - 8usize];
+    ["Offset of field: MlaPlanTables::items"][::core::mem::offset_of!(MlaPlanTables, items) - 16usize];
+};
+impl Default for MlaPlanTables {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MlaScheduleParams {
+    pub lengths: *const i32,
+    pub tables: MlaPlanTables,
+    pub error_word: *mut u32,
+    pub batch: u32,
+    pub capacity: u32,
+    pub split_tokens: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MlaScheduleParams"][::core::mem::size_of::<MlaScheduleParams>() - 56usize];
+    ["Alignment of MlaScheduleParams"][::core::mem::align_of::<MlaScheduleParams>() - 8usize];
+    ["Offset of field: MlaScheduleParams::lengths"]
+        [::core::mem::offset_of!(MlaScheduleParams, lengths) - 0usize];
+    ["Offset of field: MlaScheduleParams::tables"]
+        [::core::mem::offset_of!(MlaScheduleParams, tables) - 8usize];
+    ["Offset of field: MlaScheduleParams::error_word"]
+        [::core::mem::offset_of!(MlaScheduleParams, error_word) - 32usize];
+    ["Offset of field: MlaScheduleParams::batch"]
+        [::core::mem::offset_of!(MlaScheduleParams, batch) - 40usize];
+    ["Offset of field: MlaScheduleParams::capacity"]
+        [::core::mem::offset_of!(MlaScheduleParams, capacity) - 44usize];
+    ["Offset of field: MlaScheduleParams::split_tokens"]
+        [::core::mem::offset_of!(MlaScheduleParams, split_tokens) - 48usize];
+};
+impl Default for MlaScheduleParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[repr(align(128))]
+#[derive(Debug, Copy, Clone)]
+pub struct MlaDecodeParams {
+    pub map_q: TensorMap,
+    pub map_kv: TensorMap,
+    pub map_out: TensorMap,
+    pub kv: *const u8,
+    pub page_table: *const i32,
+    pub tables: MlaPlanTables,
+    pub lse: *mut f32,
+    pub part_out: *mut f32,
+    pub part_state: *mut f32,
+    pub error_word: *mut u32,
+    pub kv_pitch: u64,
+    pub table_pitch: u64,
+    pub batch: u32,
+    pub rows: u32,
+    pub row_tiles: u32,
+    pub q_tokens: u32,
+    pub heads: u32,
+    pub pages: u32,
+    pub page_size: u32,
+    pub split_blocks: u32,
+    pub causal: u32,
+    pub scale_log2: f32,
+    pub empty_lse: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MlaDecodeParams"][::core::mem::size_of::<MlaDecodeParams>() - 640usize];
+    ["Alignment of MlaDecodeParams"][::core::mem::align_of::<MlaDecodeParams>() - 128usize];
+    ["Offset of field: MlaDecodeParams::map_q"][::core::mem::offset_of!(MlaDecodeParams, map_q) - 0usize];
+    ["Offset of field: MlaDecodeParams::map_kv"][::core::mem::offset_of!(MlaDecodeParams, map_kv) - 128usize];
+    ["Offset of field: MlaDecodeParams::map_out"]
+        [::core::mem::offset_of!(MlaDecodeParams, map_out) - 256usize];
+    ["Offset of field: MlaDecodeParams::kv"][::core::mem::offset_of!(MlaDecodeParams, kv) - 384usize];
+    ["Offset of field: MlaDecodeParams::page_table"]
+        [::core::mem::offset_of!(MlaDecodeParams, page_table) - 392usize];
+    ["Offset of field: MlaDecodeParams::tables"][::core::mem::offset_of!(MlaDecodeParams, tables) - 400usize];
+    ["Offset of field: MlaDecodeParams::lse"][::core::mem::offset_of!(MlaDecodeParams, lse) - 424usize];
+    ["Offset of field: MlaDecodeParams::part_out"]
+        [::core::mem::offset_of!(MlaDecodeParams, part_out) - 432usize];
+    ["Offset of field: MlaDecodeParams::part_state"]
+        [::core::mem::offset_of!(MlaDecodeParams, part_state) - 440usize];
+    ["Offset of field: MlaDecodeParams::error_word"]
+        [::core::mem::offset_of!(MlaDecodeParams, error_word) - 448usize];
+    ["Offset of field: MlaDecodeParams::kv_pitch"]
+        [::core::mem::offset_of!(MlaDecodeParams, kv_pitch) - 456usize];
+    ["Offset of field: MlaDecodeParams::table_pitch"]
+        [::core::mem::offset_of!(MlaDecodeParams, table_pitch) - 464usize];
+    ["Offset of field: MlaDecodeParams::batch"][::core::mem::offset_of!(MlaDecodeParams, batch) - 472usize];
+    ["Offset of field: MlaDecodeParams::rows"][::core::mem::offset_of!(MlaDecodeParams, rows) - 476usize];
+    ["Offset of field: MlaDecodeParams::row_tiles"]
+        [::core::mem::offset_of!(MlaDecodeParams, row_tiles) - 480usize];
+    ["Offset of field: MlaDecodeParams::q_tokens"]
+        [::core::mem::offset_of!(MlaDecodeParams, q_tokens) - 484usize];
+    ["Offset of field: MlaDecodeParams::heads"][::core::mem::offset_of!(MlaDecodeParams, heads) - 488usize];
+    ["Offset of field: MlaDecodeParams::pages"][::core::mem::offset_of!(MlaDecodeParams, pages) - 492usize];
+    ["Offset of field: MlaDecodeParams::page_size"]
+        [::core::mem::offset_of!(MlaDecodeParams, page_size) - 496usize];
+    ["Offset of field: MlaDecodeParams::split_blocks"]
+        [::core::mem::offset_of!(MlaDecodeParams, split_blocks) - 500usize];
+    ["Offset of field: MlaDecodeParams::causal"][::core::mem::offset_of!(MlaDecodeParams, causal) - 504usize];
+    ["Offset of field: MlaDecodeParams::scale_log2"]
+        [::core::mem::offset_of!(MlaDecodeParams, scale_log2) - 508usize];
+    ["Offset of field: MlaDecodeParams::empty_lse"]
+        [::core::mem::offset_of!(MlaDecodeParams, empty_lse) - 512usize];
+};
+impl Default for MlaDecodeParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MlaCombineParams {
+    pub part_out: *const f32,
+    pub part_state: *const f32,
+    pub split_offsets: *const u32,
+    pub out: *mut u16,
+    pub lse: *mut f32,
+    pub out_pitch: u64,
+    pub batch: u32,
+    pub rows: u32,
+    pub empty_lse: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MlaCombineParams"][::core::mem::size_of::<MlaCombineParams>() - 64usize];
+    ["Alignment of MlaCombineParams"][::core::mem::align_of::<MlaCombineParams>() - 8usize];
+    ["Offset of field: MlaCombineParams::part_out"]
+        [::core::mem::offset_of!(MlaCombineParams, part_out) - 0usize];
+    ["Offset of field: MlaCombineParams::part_state"]
+        [::core::mem::offset_of!(MlaCombineParams, part_state) - 8usize];
+    ["Offset of field: MlaCombineParams::split_offsets"]
+        [::core::mem::offset_of!(MlaCombineParams, split_offsets) - 16usize];
+    ["Offset of field: MlaCombineParams::out"][::core::mem::offset_of!(MlaCombineParams, out) - 24usize];
+    ["Offset of field: MlaCombineParams::lse"][::core::mem::offset_of!(MlaCombineParams, lse) - 32usize];
+    ["Offset of field: MlaCombineParams::out_pitch"]
+        [::core::mem::offset_of!(MlaCombineParams, out_pitch) - 40usize];
+    ["Offset of field: MlaCombineParams::batch"][::core::mem::offset_of!(MlaCombineParams, batch) - 48usize];
+    ["Offset of field: MlaCombineParams::rows"][::core::mem::offset_of!(MlaCombineParams, rows) - 52usize];
+    ["Offset of field: MlaCombineParams::empty_lse"]
+        [::core::mem::offset_of!(MlaCombineParams, empty_lse) - 56usize];
+};
+impl Default for MlaCombineParams {
     fn default() -> Self {
         let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
         unsafe {

@@ -7,6 +7,7 @@
 //
 // A part without any key (l = 0) changes no bit. Schedule: a warp per row, 16 columns per lane.
 #pragma once
+#include <bit>
 #include <cstdint>
 
 #include "kernels/mla_state.cuh"

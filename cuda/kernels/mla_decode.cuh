@@ -11,6 +11,7 @@
 // values of this one, and hands its weights to the right warpgroup. Splits and the order in them are fixed, so a row's
 // bits depend on its sequence alone; mla_combine.cuh adds up the splits.
 #pragma once
+#include <bit>
 #include <cstdint>
 
 #include "kernels/mla_decode_load.cuh"
@@ -147,6 +148,7 @@ PTX_DEVICE void attend_left(const MlaDecodeParams& params, MlaDecodeSmem<Config>
     Ring<Config::kStages> next = kv;
     next.advance();
     score(rS, smem, next);           // rS <- sQ . sK[j]^T
+    ptx::mbarrier_wait(smem.p_full(), p.phase ^ 1);  // written by all four warps
     weigh(rO, smem, kv.stage, 0);    // rO += sP . sV[j - 1]
     ptx::wgmma_wait_group<1>(rS);
     release_keys(smem, next.stage, kRope);
@@ -158,6 +160,7 @@ PTX_DEVICE void attend_left(const MlaDecodeParams& params, MlaDecodeSmem<Config>
     publish(smem, p, rS, rescale);
     kv = next;
   }
+  ptx::mbarrier_wait(smem.p_full(), p.phase ^ 1);
   weigh(rO, smem, kv.stage, 0);
   ptx::wgmma_wait_group<0>(rO);
   release_keys(smem, kv.stage, kLeftValues);

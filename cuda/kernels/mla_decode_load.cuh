@@ -1,5 +1,6 @@
 // The producers of MLA decode: Q by TMA, keys by TMA (BF16 cache) or dequantised on the way (FP8 cache).
 #pragma once
+#include <bit>
 #include <cstdint>
 
 #include "kernels/mla_decode_tile.cuh"

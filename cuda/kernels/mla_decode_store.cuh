@@ -1,5 +1,6 @@
 // The way of MLA decode's results out of the registers of a warpgroup, which has 256 of the 512 columns.
 #pragma once
+#include <bit>
 #include <cstdint>
 
 #include "kernels/mla_decode_tile.cuh"

@@ -7,6 +7,7 @@
 #include "ptx/gmem.h"
 #include "ptx/mbarrier.h"
 #include "ptx/regs.h"
+#include "ptx/smem.h"
 #include "ptx/sync.h"
 #include "ptx/target.h"
 #include "tile/order.h"
