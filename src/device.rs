@@ -13,8 +13,8 @@ use cudarc::nvrtc::Ptx;
 
 use crate::error::{Error, Result};
 use crate::ffi::{
-    EmulatorLibrary, FAULT_EXPERT_ID, FAULT_NONFINITE_INPUT, FAULT_PAGE_ID, FAULT_SEGMENT, FAULT_SEQUENCE_LENGTH,
-    TensorMap, kernel_name,
+    EmulatorLibrary, FAULT_EXPERT_ID, FAULT_NONFINITE_INPUT, FAULT_PAGE_ID, FAULT_SEGMENT,
+    FAULT_SEQUENCE_LENGTH, TensorMap, kernel_name,
 };
 use crate::instances::MAX_SMEM_BYTES;
 use crate::tensor_map::{MAX_RANK, MapElement, Swizzle, TensorMapArrays, TensorMapSpec};

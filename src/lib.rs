@@ -97,8 +97,8 @@ pub use instances::{
 };
 pub use mla_cache::{KvCache, KvCacheMut, KvFormat};
 pub use mla_decode::{
-    DEFAULT_SPLIT_TOKENS, EmptyLse, KvPaging, MAX_HEADS, MAX_Q_TOKENS, MlaChoice, MlaDecode, MlaDecodeArgs, MlaDecodeSpec,
-    MlaSplits,
+    DEFAULT_SPLIT_TOKENS, EmptyLse, KvPaging, MAX_HEADS, MAX_Q_TOKENS, MlaChoice, MlaDecode, MlaDecodeArgs,
+    MlaDecodeSpec, MlaSplits,
 };
 pub use moe_layer::{ExpertWeights, MoeLayer, MoeLayerArgs, MoeLayerSpec};
 pub use quantize::{Quantize1x128, Quantize128x128, QuantizeSpec, ScaleFormat};

@@ -13,9 +13,7 @@ use half::bf16;
 use crate::device::{Device, KernelHandle, Stream};
 use crate::error::{Error, Result};
 use crate::ffi::{MlaCombineParams, MlaDecodeParams, MlaPlanTables, MlaScheduleParams, TensorMap};
-use crate::instances::{
-    MLA_BLOCK_TOKENS, MLA_COMBINE, MLA_LATENT, MLA_ROPE, MLA_SCHEDULE, MlaInstance,
-};
+use crate::instances::{MLA_BLOCK_TOKENS, MLA_COMBINE, MLA_LATENT, MLA_ROPE, MLA_SCHEDULE, MlaInstance};
 use crate::launch::{Address, Launch, MAX_DIM, MAX_GRID, check_limit};
 use crate::mla_cache::{KvCache, KvFormat};
 use crate::tensor::{Extent, Matrix, MatrixMut};
@@ -156,7 +154,9 @@ impl MlaDecodeSpec {
     /// Tokens that the pages of a sequence hold.
     pub fn capacity(&self) -> usize {
         match self.paging {
-            KvPaging::Paged { page_size, pages_per_sequence, .. } => page_size.saturating_mul(pages_per_sequence),
+            KvPaging::Paged { page_size, pages_per_sequence, .. } => {
+                page_size.saturating_mul(pages_per_sequence)
+            }
             KvPaging::Contiguous { capacity } => capacity,
         }
     }
@@ -249,7 +249,8 @@ impl MlaDecode {
     }
 
     fn with_instance(device: &Device, spec: MlaDecodeSpec, instance: MlaInstance) -> Result<Self> {
-        let row_tiles = spec.rows().div_ceil(BLOCK_ROWS).next_multiple_of(instance.cluster.max(1) as usize) as u32;
+        let row_tiles =
+            spec.rows().div_ceil(BLOCK_ROWS).next_multiple_of(instance.cluster.max(1) as usize) as u32;
         let max_splits = spec.max_splits() as u32;
         let at_a_time = (device.multiprocessors() / row_tiles).max(1);
         let workers = at_a_time.min(spec.batch as u32 * max_splits);
@@ -374,7 +375,12 @@ impl MlaDecode {
         MlaPlanTables { items, lengths, split_offsets: lengths.wrapping_add(self.spec.batch) }
     }
 
-    fn attend_on(&self, stream: &Stream<'_>, splits: &mut MlaSplits<'_>, mut args: MlaDecodeArgs<'_>) -> Result<()> {
+    fn attend_on(
+        &self,
+        stream: &Stream<'_>,
+        splits: &mut MlaSplits<'_>,
+        mut args: MlaDecodeArgs<'_>,
+    ) -> Result<()> {
         let expected = self.spec.split_key();
         if splits.key != expected {
             return Err(Error::OtherSplits { expected: expected.to_string(), got: splits.key.to_string() });
@@ -517,7 +523,11 @@ impl MlaDecode {
         args.cache.rows().check(spec.format, pages * page_size)?;
         match (&spec.paging, &args.page_table) {
             (KvPaging::Paged { pages_per_sequence, .. }, Some(table)) => {
-                table.extent.expect("page_table [batch, pages_per_sequence]", spec.batch, *pages_per_sequence)?;
+                table.extent.expect(
+                    "page_table [batch, pages_per_sequence]",
+                    spec.batch,
+                    *pages_per_sequence,
+                )?;
             }
             (KvPaging::Contiguous { .. }, None) => {}
             (_, table) => return Err(Error::PageTable { given: table.is_some() }),

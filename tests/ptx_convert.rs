@@ -161,7 +161,8 @@ fn close(y: f32, exact: f64, absolute: f64) -> bool {
     }
     if nearest.is_infinite() || nearest == 0.0 {
         // The result may be the last one before the edge.
-        return (f64::from(y) - exact).abs() <= absolute.max(2.0 * f64::from(f32::MIN_POSITIVE)) || y == nearest;
+        return (f64::from(y) - exact).abs() <= absolute.max(2.0 * f64::from(f32::MIN_POSITIVE))
+            || y == nearest;
     }
     let ulp = 2.0_f64.powi(exact.abs().log2().floor() as i32 - 23);
     (f64::from(y) - exact).abs() <= (2.0 * ulp).max(absolute)
@@ -178,7 +179,11 @@ fn approximate_powers_and_logarithms_are_within_two_ulp() {
                 let exact = f64::from(x);
                 assert!(close(power, exact.exp2(), 0.0), "{}: 2^{x:e} = {power:e}", device.name());
                 let within = 2.0_f64.powi(-22);
-                assert!(close(logarithm, exact.log2(), within), "{}: log2({x:e}) = {logarithm:e}", device.name());
+                assert!(
+                    close(logarithm, exact.log2(), within),
+                    "{}: log2({x:e}) = {logarithm:e}",
+                    device.name()
+                );
             });
         }
         // What a masked key relies on.

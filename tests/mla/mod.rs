@@ -7,8 +7,8 @@ use deepseek_kernels::reference::{
     FlashMlaBar, MlaBounded, MlaSequence, dequantize_kv_fp8, gather_pages, mla_decode,
 };
 use deepseek_kernels::{
-    Device, EmptyLse, Error, KvCache, KvFormat, KvPaging, MLA_INSTANCES, MlaDecode, MlaDecodeArgs, MlaDecodeSpec,
-    MlaInstance, bf16,
+    Device, EmptyLse, Error, KvCache, KvFormat, KvPaging, MLA_INSTANCES, MlaDecode, MlaDecodeArgs,
+    MlaDecodeSpec, MlaInstance, bf16,
 };
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
@@ -192,16 +192,28 @@ impl Operands {
         let spec = &self.spec;
         let (batch, tokens) = (spec.batch, spec.batch * spec.q_tokens);
         let rows = tokens * spec.heads;
-        let lengths = Guarded::new(device, &self.lengths, 1, batch, Placement { offset: 3, pitch: batch }, -7);
+        let lengths =
+            Guarded::new(device, &self.lengths, 1, batch, Placement { offset: 3, pitch: batch }, -7);
         let placed = Placement { offset: 8, pitch: KEY + 8 };
         let q = Guarded::new(device, &self.q, rows, KEY, placed, NAN);
-        let mut out = Guarded::unwritten(device, rows, LATENT, Placement { offset: 8, pitch: LATENT + 8 }, NAN);
+        let mut out =
+            Guarded::unwritten(device, rows, LATENT, Placement { offset: 8, pitch: LATENT + 8 }, NAN);
         let mut lse = Guarded::unwritten(device, tokens, spec.heads, Placement::dense(spec.heads), f32::NAN);
         let dense = |columns| Placement { offset: 4, pitch: columns };
         let mut tables = Guarded::unwritten(device, 1, plan.tables(), dense(plan.tables()), 0xdead_beef);
         let mut partials = Guarded::unwritten(device, 1, plan.partials(), dense(plan.partials()), f32::NAN);
-        let columns = self.table.len() / batch.max(1);
-        let table = Guarded::new(device, &self.table, batch, columns, Placement { offset: 1, pitch: columns + 2 }, -1);
+        let columns = match spec.paging {
+            KvPaging::Paged { pages_per_sequence, .. } => pages_per_sequence,
+            KvPaging::Contiguous { .. } => 1,
+        };
+        let table = Guarded::new(
+            device,
+            &self.table,
+            batch,
+            columns,
+            Placement { offset: 1, pitch: columns + 2 },
+            -1,
+        );
         let paged = matches!(spec.paging, KvPaging::Paged { .. });
         let width = spec.format.columns();
         let bf16_cache;
@@ -256,7 +268,8 @@ impl Operands {
     pub fn reference(&self, index: usize) -> MlaBounded {
         let (q, keys) = self.sequence(index);
         let MlaDecodeSpec { q_tokens, heads, softmax_scale, causal, split_tokens, .. } = self.spec;
-        let problem = MlaSequence { q: &q, keys: &keys, q_tokens, heads, scale: softmax_scale, causal, split_tokens };
+        let problem =
+            MlaSequence { q: &q, keys: &keys, q_tokens, heads, scale: softmax_scale, causal, split_tokens };
         mla_decode(&problem).expect("shapes")
     }
 
@@ -281,7 +294,8 @@ impl Operands {
             }
             if class == AttentionClass::N1 {
                 let out: Vec<f32> = out.iter().map(|x| x.to_f32()).collect();
-                let bars = [(FlashMlaBar::OUT, &reference.out, &out), (FlashMlaBar::LSE, &reference.lse, &lse)];
+                let bars =
+                    [(FlashMlaBar::OUT, &reference.out, &out), (FlashMlaBar::LSE, &reference.lse, &lse)];
                 for (bar, expected, got) in bars {
                     let verdict = bar.check(expected, got).expect("shape");
                     if !verdict.accepted() {
@@ -298,7 +312,9 @@ impl Operands {
                     let (got, at) = (out[row * LATENT + column], row * LATENT + column);
                     let exact = bf16::from_f64(reference.out[at]);
                     if got.to_bits() != exact.to_bits() {
-                        return Err(format!("sequence {index}, out[{row}, {column}]: expected {exact}, got {got}"));
+                        return Err(format!(
+                            "sequence {index}, out[{row}, {column}]: expected {exact}, got {got}"
+                        ));
                     }
                 }
             }
