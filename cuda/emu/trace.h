@@ -10,8 +10,13 @@
 //
 // where `thread` is the index in the CTA. A float register `index` (0 unless said otherwise) holds number `index`; a
 // 32-bit register holds two BF16, number 2 * index in its low half and 2 * index + 1 in the high one, for that is what
-// kernels read as words, except that lds_u32 and ldg_u32, which read counts, deliver the number itself. A BF16 holds all integers up to 256; 251 is prime, so that neighbouring threads, deliveries
-// and registers differ. Neither compiler may contract, so rounding is the same on both sides.
+// kernels read as words. A BF16 holds all integers up to 256; 251 is prime, so that neighbouring threads, deliveries and
+// registers differ. lds_u32 and ldg_u32 read counts, which decide how often a loop runs, and which threads must agree on:
+// they deliver
+//
+//   1 + (address / 4 * 7) % 251
+//
+// as if memory held it. Neither compiler may contract, so rounding is the same on both sides.
 //
 // An operation is named after its function in ptx/. Operands are its arguments in order, then what is listed here:
 // template arguments and coordinates as integers (sign-extended to 64 bits), floats as their 32 bits, shared addresses
@@ -30,9 +35,9 @@
 //   bulk_commit_group                              bulk_wait_group_read pending · bulk_wait_group pending
 //   wgmma_fence · wgmma_commit_group               wgmma_wait_group pending   delivers the accumulator's registers
 //   wgmma_k32_e4m3, wgmma_k16_bf16, wgmma_k16_bf16_mn registers desc_a desc_b accumulate
-//   lds_f32 addr · lds_u32 addr                    deliver index 0
+//   lds_f32 addr                                   delivers index 0
 //   ldg_f32 p · ld_global_f32 p · ld_global_u32 p  deliver index 0
-//   ldg_u32 p                                      delivers index 0
+//   lds_u32 addr · ldg_u32 p                       deliver what the address says
 //   lds_v4_u32 addr · ldg_v4_u32 p                 deliver index 0 .. 3
 //   ldmatrix_x4 addr                               delivers index 0 .. 3
 //   sts_u32 addr value · sts_f32 addr value        sts_v2_f32 addr x y
@@ -99,10 +104,9 @@ T delivered() {
   return value[0];
 }
 
-inline uint32_t delivered_count() {
-  const uint32_t number = made_up(0);
+inline uint32_t delivered_count(uint64_t address) {
   next_delivery();
-  return number;
+  return static_cast<uint32_t>(1 + address / 4 * 7 % 251);
 }
 
 }  // namespace emu

@@ -9,6 +9,9 @@ mod build;
 mod gate;
 #[path = "../harness/mod.rs"]
 mod harness;
+#[path = "../mla/mod.rs"]
+mod mla;
+mod mla_decode;
 mod routed;
 #[path = "../routing/mod.rs"]
 mod routing;

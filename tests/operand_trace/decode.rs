@@ -48,8 +48,6 @@ pub enum Shuffle {
 pub enum Element {
     /// Two BF16.
     U32,
-    /// A number.
-    Count,
     F32,
 }
 
@@ -59,6 +57,8 @@ pub enum Effect {
     None,
     /// Made-up values arrive.
     Deliver(Vec<Register>, Element),
+    /// What stands at the address, the first operand, arrives.
+    DeliverCount(Register),
     /// A wait succeeds.
     Succeed(Register),
     /// The accumulator belongs to the tensor core until the wait.
@@ -356,6 +356,10 @@ impl Decoder<'_> {
             let registers = results(to).filter(|registers| registers.len() == count)?;
             Some(Effect::Deliver(registers, element))
         };
+        let count = |to: &Operand| match results(to)?[..] {
+            [register] => Some(Effect::DeliverCount(register)),
+            _ => None,
+        };
         match (form, operands) {
             // mbarrier.h
             ("mbarrier.init.shared::cta.b64", [bar, count]) => {
@@ -443,9 +447,7 @@ impl Decoder<'_> {
             ("ld.shared.f32", [to, from]) => {
                 log("lds_f32", vec![self.shared(from)?], deliver(to, 1, Element::F32)?)
             }
-            ("ld.shared.u32", [to, from]) => {
-                log("lds_u32", vec![self.shared(from)?], deliver(to, 1, Element::Count)?)
-            }
+            ("ld.shared.u32", [to, from]) => log("lds_u32", vec![self.shared(from)?], count(to)?),
             ("ld.shared.v4.u32", [to, from]) => {
                 log("lds_v4_u32", vec![self.shared(from)?], deliver(to, 4, Element::U32)?)
             }
@@ -474,9 +476,7 @@ impl Decoder<'_> {
             ("ld.global.nc.f32", [to, from]) => {
                 log("ldg_f32", vec![self.global(from)?], deliver(to, 1, Element::F32)?)
             }
-            ("ld.global.nc.u32", [to, from]) => {
-                log("ldg_u32", vec![self.global(from)?], deliver(to, 1, Element::Count)?)
-            }
+            ("ld.global.nc.u32", [to, from]) => log("ldg_u32", vec![self.global(from)?], count(to)?),
             ("ld.global.nc.v4.u32", [to, from]) => {
                 log("ldg_v4_u32", vec![self.global(from)?], deliver(to, 4, Element::U32)?)
             }

@@ -5,7 +5,7 @@ use crate::decode::{
     Action, Collective, Effect, Element, Extent, Layout, Shuffle, Source, Special, Step, Word, decode,
 };
 use crate::parse::{Program, Register};
-use crate::trace::{Operation, made_up};
+use crate::trace::{Operation, count_at, made_up};
 
 /// Generic address of the parameter struct; only differences matter.
 pub const PARAMETER_ADDRESS: u64 = 0x0070_0000_0000;
@@ -241,10 +241,15 @@ impl<'a> Warp<'a> {
             operands = vec![address & ((1 << CLUSTER_RANK_SHIFT) - 1), rank];
         }
         let line = self.program.instructions[pc].line;
+        let first = operands.first().copied().unwrap_or_default();
         self.threads[lane].log.push(Logged { operation: Operation { name, operands }, line });
         match effect {
             Effect::None => {}
             Effect::Deliver(registers, element) => self.deliver(registers, *element, lane),
+            Effect::DeliverCount(register) => {
+                self.threads[lane].sequence += 1;
+                self.registers[*register][lane] = count_at(first);
+            }
             Effect::Succeed(register) => self.registers[*register][lane] = 1,
             Effect::Multiply(registers) => {
                 for &register in registers {

@@ -11,7 +11,7 @@ PTX_DEVICE float ldg_f32(const float* p, Where where = Where::here()) {
   return value;
 }
 PTX_DEVICE uint32_t ldg_u32(const void* p, Where where = Where::here()) {
-  if (emu::traced("ldg_u32", p)) return emu::delivered_count();
+  if (emu::traced("ldg_u32", p)) return emu::delivered_count(reinterpret_cast<uintptr_t>(p));
   uint32_t value;
   emu::load_global(p, &value, sizeof value, true, where);
   return value;

@@ -15,7 +15,7 @@ PTX_DEVICE float lds_f32(uint32_t addr, Where where = Where::here()) {
   return value;
 }
 PTX_DEVICE uint32_t lds_u32(uint32_t addr, Where where = Where::here()) {
-  if (emu::traced("lds_u32", addr)) return emu::delivered_count();
+  if (emu::traced("lds_u32", addr)) return emu::delivered_count(addr);
   uint32_t value;
   emu::load_shared(addr, &value, sizeof value, where);
   return value;
