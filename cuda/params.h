@@ -233,6 +233,38 @@ typedef struct SequenceBalanceLossParams {
   float alpha;
 } SequenceBalanceLossParams;
 
+enum {
+  MLA_NOPE = 128,    // of a head's query: what is not rotated
+  MLA_VALUE = 128,   // of a head's output
+  MLA_LATENT = 512,  // of a cached token: the compressed keys and values
+};
+
+// D[t, h] = A[t, h] . B[h], B[h] being rows of W[h] or their transpose: cuda/kernels/head_gemm.cuh.
+typedef struct HeadGemmParams {
+  TensorMap map_a;  // BF16 [tokens, heads, k], box [64, 1, 64], 128-byte swizzle
+  TensorMap map_w;  // BF16 [heads, MLA_NOPE + MLA_VALUE, MLA_LATENT], box [1, 64, 64], 128-byte swizzle
+  TensorMap map_d;  // BF16 [tokens, heads, n], box [64, 1, 64], 128-byte swizzle
+  uint32_t tokens;
+} HeadGemmParams;
+
+// Attention over a part of the keys.
+typedef struct MergePart {
+  const void* o;     // BF16 or FP32 [rows, o_pitch], MLA_LATENT columns
+  const float* lse;  // FP32 [rows], natural logarithm; -Inf: no key
+  uint64_t o_pitch;  // elements
+} MergePart;
+
+// out, out_lse = attention over the keys of both parts.
+typedef struct MergeStatesParams {
+  MergePart part[2];
+  void* out;                   // BF16 or FP32, as o  [rows, out_pitch]
+  float* out_lse;              // FP32 [rows]
+  uint64_t out_pitch;
+  uint32_t rows;
+  uint32_t o_is_f32;           // 0 or 1
+  uint32_t infinity_is_empty;  // 0 or 1: +Inf says the same as -Inf
+} MergeStatesParams;
+
 // A test kernel of cuda/probes; each says there what the fields mean to it.
 typedef struct ProbeParams {
   TensorMap map_load[2];

@@ -211,6 +211,24 @@ pub const SEQUENCE_BALANCE_LOSS: FixedKernel = FixedKernel {
     smem_bytes: 2 * 8 * MAX_EXPERTS * 4,
 };
 
+/// MLA: queries into the latent space of the cache.
+pub const MLA_ABSORB_QUERY: FixedKernel = FixedKernel {
+    name: "mla_absorb_query",
+    params: "HeadGemmParams",
+    threads: 160,
+    smem_bytes: 2 * (8 + 32) * 1024 + 32 * 1024 + 1024,
+};
+/// MLA: attention over latents into the space of the values.
+pub const MLA_ABSORB_OUTPUT: FixedKernel = FixedKernel {
+    name: "mla_absorb_output",
+    params: "HeadGemmParams",
+    threads: 160,
+    smem_bytes: 4 * (8 + 16) * 1024 + 16 * 1024 + 1024,
+};
+/// MLA: attention over two parts of the keys, put together.
+pub const MERGE_STATES: FixedKernel =
+    FixedKernel { name: "merge_states", params: "MergeStatesParams", threads: 256, smem_bytes: 0 };
+
 /// Every kernel that has a single configuration.
 #[allow(dead_code, reason = "the builds of the kernels read it, the crate does not")]
 pub const FIXED_KERNELS: &[FixedKernel] = &[
@@ -228,4 +246,7 @@ pub const FIXED_KERNELS: &[FixedKernel] = &[
     EXPERT_LOAD,
     BIAS_UPDATE,
     SEQUENCE_BALANCE_LOSS,
+    MLA_ABSORB_QUERY,
+    MLA_ABSORB_OUTPUT,
+    MERGE_STATES,
 ];

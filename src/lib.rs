@@ -10,6 +10,8 @@
 //! | gather and quantise (MoE) | rows of tokens by expert, BF16 to E4M3 | [`GatherQuantize`] |
 //! | SwiGLU and quantise (MoE) | `silu(gate) * up`, BF16 to E4M3 | [`SwigluQuantize`] |
 //! | combine (MoE) | weighted sum of the experts' rows of a token | [`Combine`] |
+//! | absorb MLA's up-projection | queries into the latent space of the cache, attention's results out of it | [`MlaAbsorb`] |
+//! | merge attention states | attention over two parts of the keys, as one softmax gives it | [`MergeStates`] |
 //! | transpose scales | `[m, k/128]` to the layout the GEMM reads | [`TransposeScales`] |
 //! | route tokens | scores, groups, the best K experts and their weights | [`Gate`] |
 //! | balance experts | counts, the bias update without a loss, the loss of a sequence | [`ExpertLoad`], [`BiasUpdate`], [`SequenceBalanceLoss`] |
@@ -58,6 +60,8 @@ mod gemm;
 mod grouped_fp8_gemm;
 mod instances;
 mod launch;
+mod merge_states;
+mod mla_absorb;
 mod moe_layer;
 #[cfg(feature = "probes")]
 #[doc(hidden)]
@@ -91,6 +95,8 @@ pub use grouped_fp8_gemm::{GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpe
 pub use instances::{
     GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, MAX_EXPERTS, OutputType, Schedule,
 };
+pub use merge_states::{AttentionState, AttentionStateMut, MergeStates, MergeStatesSpec};
+pub use mla_absorb::{AbsorbOutputArgs, AbsorbQueryArgs, MlaAbsorb, MlaAbsorbSpec};
 pub use moe_layer::{ExpertWeights, MoeLayer, MoeLayerArgs, MoeLayerSpec};
 pub use quantize::{Quantize1x128, Quantize128x128, QuantizeSpec, ScaleFormat};
 pub use scales::{
