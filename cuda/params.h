@@ -236,11 +236,12 @@ typedef struct SequenceBalanceLossParams {
 } SequenceBalanceLossParams;
 
 enum {
-  MLA_LATENT = 512,       // dimensions of the latent: the values, and the first part of the keys
-  MLA_ROPE = 64,          // dimensions that carry the position, the rest of the keys
+  MLA_NOPE = 128,         // of a head's query: what is not rotated
+  MLA_VALUE = 128,        // of a head's output
+  MLA_LATENT = 512,       // of a cached token: the compressed keys and values
+  MLA_ROPE = 64,          // of a cached token: the rest of its key, which carries the position
   MLA_BLOCK_TOKENS = 64,  // tokens of one step of the attention
-  MLA_SCALE_GROUP = 128,  // latent dimensions that share a scale in an FP8 cache
-  MLA_MAX_TABLE = 1 << 25,  // entries of a row of the page table: token numbers fit an int32
+  MLA_SCALE_GROUP = 128,  // latent numbers that share a scale in an FP8 cache
 };
 
 // Which splits of which sequences there are, found on the device: a decode step needs no length on the host.
@@ -295,6 +296,32 @@ typedef struct MlaCombineParams {
   uint32_t batch, rows;
   float empty_lse;
 } MlaCombineParams;
+
+// D[t, h] = A[t, h] . B[h], B[h] being rows of W[h] or their transpose: cuda/kernels/head_gemm.cuh.
+typedef struct HeadGemmParams {
+  TensorMap map_a;  // BF16 [tokens, heads, k], box [64, 1, 64], 128-byte swizzle
+  TensorMap map_w;  // BF16 [heads, MLA_NOPE + MLA_VALUE, MLA_LATENT], box [1, 64, 64], 128-byte swizzle
+  TensorMap map_d;  // BF16 [tokens, heads, n], box [64, 1, 64], 128-byte swizzle
+  uint32_t tokens;
+} HeadGemmParams;
+
+// Attention over a part of the keys.
+typedef struct MergePart {
+  const void* o;     // BF16 or FP32 [rows, o_pitch], MLA_LATENT columns
+  const float* lse;  // FP32 [rows], natural logarithm; -Inf: no key
+  uint64_t o_pitch;  // elements
+} MergePart;
+
+// out, out_lse = attention over the keys of both parts.
+typedef struct MergeStatesParams {
+  MergePart part[2];
+  void* out;                   // BF16 or FP32, as o  [rows, out_pitch]
+  float* out_lse;              // FP32 [rows]
+  uint64_t out_pitch;
+  uint32_t rows;
+  uint32_t o_is_f32;           // 0 or 1
+  uint32_t infinity_is_empty;  // 0 or 1: +Inf says the same as -Inf
+} MergeStatesParams;
 
 // A test kernel of cuda/probes; each says there what the fields mean to it.
 typedef struct ProbeParams {

@@ -734,11 +734,12 @@ impl Default for SequenceBalanceLossParams {
         }
     }
 }
+pub const MLA_NOPE: _bindgen_ty_3 = 128;
+pub const MLA_VALUE: _bindgen_ty_3 = 128;
 pub const MLA_LATENT: _bindgen_ty_3 = 512;
 pub const MLA_ROPE: _bindgen_ty_3 = 64;
 pub const MLA_BLOCK_TOKENS: _bindgen_ty_3 = 64;
 pub const MLA_SCALE_GROUP: _bindgen_ty_3 = 128;
-pub const MLA_MAX_TABLE: _bindgen_ty_3 = 33554432;
 pub type _bindgen_ty_3 = core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -912,6 +913,93 @@ const _: () = {
         [::core::mem::offset_of!(MlaCombineParams, empty_lse) - 56usize];
 };
 impl Default for MlaCombineParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[repr(align(128))]
+#[derive(Debug, Copy, Clone)]
+pub struct HeadGemmParams {
+    pub map_a: TensorMap,
+    pub map_w: TensorMap,
+    pub map_d: TensorMap,
+    pub tokens: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of HeadGemmParams"][::core::mem::size_of::<HeadGemmParams>() - 512usize];
+    ["Alignment of HeadGemmParams"][::core::mem::align_of::<HeadGemmParams>() - 128usize];
+    ["Offset of field: HeadGemmParams::map_a"][::core::mem::offset_of!(HeadGemmParams, map_a) - 0usize];
+    ["Offset of field: HeadGemmParams::map_w"][::core::mem::offset_of!(HeadGemmParams, map_w) - 128usize];
+    ["Offset of field: HeadGemmParams::map_d"][::core::mem::offset_of!(HeadGemmParams, map_d) - 256usize];
+    ["Offset of field: HeadGemmParams::tokens"][::core::mem::offset_of!(HeadGemmParams, tokens) - 384usize];
+};
+impl Default for HeadGemmParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MergePart {
+    pub o: *const core::ffi::c_void,
+    pub lse: *const f32,
+    pub o_pitch: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MergePart"][::core::mem::size_of::<MergePart>() - 24usize];
+    ["Alignment of MergePart"][::core::mem::align_of::<MergePart>() - 8usize];
+    ["Offset of field: MergePart::o"][::core::mem::offset_of!(MergePart, o) - 0usize];
+    ["Offset of field: MergePart::lse"][::core::mem::offset_of!(MergePart, lse) - 8usize];
+    ["Offset of field: MergePart::o_pitch"][::core::mem::offset_of!(MergePart, o_pitch) - 16usize];
+};
+impl Default for MergePart {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MergeStatesParams {
+    pub part: [MergePart; 2usize],
+    pub out: *mut core::ffi::c_void,
+    pub out_lse: *mut f32,
+    pub out_pitch: u64,
+    pub rows: u32,
+    pub o_is_f32: u32,
+    pub infinity_is_empty: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MergeStatesParams"][::core::mem::size_of::<MergeStatesParams>() - 88usize];
+    ["Alignment of MergeStatesParams"][::core::mem::align_of::<MergeStatesParams>() - 8usize];
+    ["Offset of field: MergeStatesParams::part"][::core::mem::offset_of!(MergeStatesParams, part) - 0usize];
+    ["Offset of field: MergeStatesParams::out"][::core::mem::offset_of!(MergeStatesParams, out) - 48usize];
+    ["Offset of field: MergeStatesParams::out_lse"]
+        [::core::mem::offset_of!(MergeStatesParams, out_lse) - 56usize];
+    ["Offset of field: MergeStatesParams::out_pitch"]
+        [::core::mem::offset_of!(MergeStatesParams, out_pitch) - 64usize];
+    ["Offset of field: MergeStatesParams::rows"][::core::mem::offset_of!(MergeStatesParams, rows) - 72usize];
+    ["Offset of field: MergeStatesParams::o_is_f32"]
+        [::core::mem::offset_of!(MergeStatesParams, o_is_f32) - 76usize];
+    ["Offset of field: MergeStatesParams::infinity_is_empty"]
+        [::core::mem::offset_of!(MergeStatesParams, infinity_is_empty) - 80usize];
+};
+impl Default for MergeStatesParams {
     fn default() -> Self {
         let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
         unsafe {

@@ -261,6 +261,23 @@ pub const MLA_SCHEDULE: FixedKernel =
 /// MLA decode: the splits of a row, added up.
 pub const MLA_COMBINE: FixedKernel =
     FixedKernel { name: "mla_combine", params: "MlaCombineParams", threads: 256, smem_bytes: 0 };
+/// MLA: queries into the latent space of the cache.
+pub const MLA_ABSORB_QUERY: FixedKernel = FixedKernel {
+    name: "mla_absorb_query",
+    params: "HeadGemmParams",
+    threads: 160,
+    smem_bytes: 2 * (8 + 32) * 1024 + 32 * 1024 + 1024,
+};
+/// MLA: attention over latents into the space of the values.
+pub const MLA_ABSORB_OUTPUT: FixedKernel = FixedKernel {
+    name: "mla_absorb_output",
+    params: "HeadGemmParams",
+    threads: 160,
+    smem_bytes: 4 * (8 + 16) * 1024 + 16 * 1024 + 1024,
+};
+/// MLA: attention over two parts of the keys, put together.
+pub const MERGE_STATES: FixedKernel =
+    FixedKernel { name: "merge_states", params: "MergeStatesParams", threads: 256, smem_bytes: 0 };
 
 /// Every kernel that has a single configuration.
 #[allow(dead_code, reason = "the builds of the kernels read it, the crate does not")]
@@ -281,4 +298,7 @@ pub const FIXED_KERNELS: &[FixedKernel] = &[
     SEQUENCE_BALANCE_LOSS,
     MLA_SCHEDULE,
     MLA_COMBINE,
+    MLA_ABSORB_QUERY,
+    MLA_ABSORB_OUTPUT,
+    MERGE_STATES,
 ];

@@ -10,6 +10,8 @@
 //! | gather and quantise (MoE) | rows of tokens by expert, BF16 to E4M3 | [`GatherQuantize`] |
 //! | SwiGLU and quantise (MoE) | `silu(gate) * up`, BF16 to E4M3 | [`SwigluQuantize`] |
 //! | combine (MoE) | weighted sum of the experts' rows of a token | [`Combine`] |
+//! | absorb MLA's up-projection | queries into the latent space of the cache, attention's results out of it | [`MlaAbsorb`] |
+//! | merge attention states | attention over two parts of the keys, as one softmax gives it | [`MergeStates`] |
 //! | transpose scales | `[m, k/128]` to the layout the GEMM reads | [`TransposeScales`] |
 //! | route tokens | scores, groups, the best K experts and their weights | [`Gate`] |
 //! | MLA decode | attention over the paged latent cache, BF16 or FP8, split-KV | [`MlaDecode`] |
@@ -59,6 +61,8 @@ mod gemm;
 mod grouped_fp8_gemm;
 mod instances;
 mod launch;
+mod merge_states;
+mod mla_absorb;
 mod mla_cache;
 mod mla_decode;
 mod moe_layer;
@@ -95,6 +99,8 @@ pub use instances::{
     GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, MAX_EXPERTS, MLA_INSTANCES, MlaInstance,
     OutputType, Schedule,
 };
+pub use merge_states::{AttentionState, AttentionStateMut, MergeStates, MergeStatesSpec};
+pub use mla_absorb::{AbsorbOutputArgs, AbsorbQueryArgs, MlaAbsorb, MlaAbsorbSpec};
 pub use mla_cache::{KvCache, KvCacheMut, KvFormat};
 pub use mla_decode::{
     DEFAULT_SPLIT_TOKENS, EmptyLse, KvPaging, MAX_HEADS, MAX_Q_TOKENS, MlaChoice, MlaDecode, MlaDecodeArgs,

@@ -13,6 +13,9 @@ mod fp8_gemm;
 mod fused_dot;
 mod gate;
 pub mod inputs;
+mod log1p;
+mod merge_states;
+mod mla_absorb;
 mod mla_decode;
 mod moe_layer;
 mod oracle;
@@ -31,6 +34,9 @@ pub use fused_dot::{NAN, fused_dot_bf16, fused_dot_e4m3};
 pub use gate::{
     GateModel, GateOptions, Routed, gate_logits, gate_logits_bound, gate_select, gate_weights_bound,
 };
+pub use log1p::log1p_f32;
+pub use merge_states::{State, merge_states, merge_states_bound};
+pub use mla_absorb::{HeadProduct, Side};
 pub use mla_decode::{MlaBounded, MlaSequence, dequantize_kv_fp8, gather_pages, mla_decode};
 pub use moe_layer::{ExpertMatrices, MoeLayerModel, MoeLayerOutput, moe_layer};
 pub use oracle::{FlashMlaBar, FlashMlaVerdict, Mismatch, Oracle, Verdict, calc_diff};

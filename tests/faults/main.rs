@@ -4,13 +4,19 @@
 //! the unchanged kernel solves. What the emulator reports, or which elements are wrong, must contain one of the texts
 //! given.
 
+#[path = "../absorb/mod.rs"]
+mod absorb;
 #[path = "build.rs"]
 mod build;
 mod gate;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod merge_states;
+#[path = "../merging/mod.rs"]
+mod merging;
 #[path = "../mla/mod.rs"]
 mod mla;
+mod mla_absorb;
 mod mla_decode;
 mod routed;
 #[path = "../routing/mod.rs"]

@@ -20,6 +20,7 @@ mod emulate;
 mod instances;
 mod interpret;
 mod launches;
+mod mla;
 mod parse;
 mod planted;
 mod routed;
