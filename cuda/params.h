@@ -53,6 +53,8 @@ typedef enum DeviceFault {
   FAULT_NONFINITE_INPUT = 1,  // a quantiser met Inf or NaN
   FAULT_SEGMENT = 2,          // the rows of an expert are not within the rows there are, or not in order
   FAULT_EXPERT_ID = 4,        // an expert id is neither -1 nor one of the experts
+  FAULT_CACHE_SLOT = 8,       // a slot is neither -1 nor a row of the cache
+  FAULT_POSITION = 64,        // a position is not in the table of angles
 } DeviceFault;
 
 // x [m, k] -> q [m, k] with one scale per 1x128 (activations).
@@ -232,6 +234,38 @@ typedef struct SequenceBalanceLossParams {
   uint32_t length, experts, top_k;
   float alpha;
 } SequenceBalanceLossParams;
+
+// What a row of the KV cache holds; `cuda/tile/kv_row.h` has the layout.
+typedef enum KvRowFormat {
+  KV_BF16 = 0,  // 512 + 64 BF16
+  KV_FP8 = 1,   // 512 E4M3, 4 FP32 scales, 64 BF16
+} KvRowFormat;
+
+// cache[slots[t]] = latent[t], k_pe[t], for every token t that has a slot.
+typedef struct KvAppendParams {
+  const uint16_t* latent;  // BF16 [tokens, latent_pitch]
+  const uint16_t* k_pe;    // BF16 [tokens, k_pe_pitch], rotated
+  const int32_t* slots;    // [tokens], rows of the cache; -1: none
+  uint8_t* cache;          // [rows, cache_pitch]
+  uint32_t* error_word;    // bits of DeviceFault
+  uint64_t latent_pitch, k_pe_pitch;
+  uint64_t cache_pitch;    // bytes
+  uint32_t tokens, rows;
+  uint32_t format;         // KvRowFormat
+  uint32_t scale_format;   // ScaleFormat, for KV_FP8
+} KvAppendParams;
+
+// out[t, h] = x[t, h], its 32 pairs of neighbours turned by the angles of positions[t].
+typedef struct RopeParams {
+  const uint16_t* x;         // BF16 [tokens, heads, 64] by its strides
+  const int32_t* positions;  // [tokens], rows of the table
+  const float* table;        // FP32 [table_rows, table_pitch]: cos, sin of pair 0, cos, sin of pair 1, ...
+  uint16_t* out;             // BF16 [tokens, heads, 64] by its strides
+  uint32_t* error_word;      // bits of DeviceFault
+  uint64_t x_token_stride, x_head_stride, out_token_stride, out_head_stride, table_pitch;
+  uint32_t tokens, heads;
+  uint32_t table_rows;
+} RopeParams;
 
 // A test kernel of cuda/probes; each says there what the fields mean to it.
 typedef struct ProbeParams {

@@ -13,7 +13,8 @@ use cudarc::nvrtc::Ptx;
 
 use crate::error::{Error, Result};
 use crate::ffi::{
-    EmulatorLibrary, FAULT_EXPERT_ID, FAULT_NONFINITE_INPUT, FAULT_SEGMENT, TensorMap, kernel_name,
+    EmulatorLibrary, FAULT_CACHE_SLOT, FAULT_EXPERT_ID, FAULT_NONFINITE_INPUT, FAULT_POSITION, FAULT_SEGMENT,
+    TensorMap, kernel_name,
 };
 use crate::instances::{GEMM_INSTANCES, MAX_SMEM_BYTES};
 use crate::tensor_map::{MAX_RANK, MapElement, Swizzle, TensorMapArrays, TensorMapSpec};
@@ -96,6 +97,16 @@ impl DataFaults {
     pub fn expert_id(self) -> bool {
         self.0 & FAULT_EXPERT_ID != 0
     }
+
+    /// A slot was neither -1 nor a row of the KV cache; its token was not stored.
+    pub fn cache_slot(self) -> bool {
+        self.0 & FAULT_CACHE_SLOT != 0
+    }
+
+    /// A position was not in the table of angles; what it belongs to became zeros.
+    pub fn position(self) -> bool {
+        self.0 & FAULT_POSITION != 0
+    }
 }
 
 impl fmt::Display for DataFaults {
@@ -104,6 +115,8 @@ impl fmt::Display for DataFaults {
             (self.nonfinite_input(), "Inf or NaN in the input of a quantiser"),
             (self.segment(), "rows of an expert out of order or outside the rows there are"),
             (self.expert_id(), "ids of experts that there are not"),
+            (self.cache_slot(), "slots that are no rows of the cache"),
+            (self.position(), "positions beyond the table of angles"),
         ];
         let mut met = faults.iter().filter(|(met, _)| *met).map(|(_, text)| text);
         match met.next() {

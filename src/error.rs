@@ -66,12 +66,22 @@ pub enum Error {
         /// Its value.
         got: u64,
     },
+    /// A parameter makes no sense.
+    #[error("{what} must be {expected}, got {got}")]
+    OutOfRange {
+        /// The parameter.
+        what: &'static str,
+        /// What it must be.
+        expected: &'static str,
+        /// Its value.
+        got: String,
+    },
     /// An address or a pitch is not aligned as TMA and 16-byte accesses need it.
     #[error("{operand}: {what} must be a multiple of {need} bytes, got {got}")]
     Misaligned {
         /// The operand.
         operand: &'static str,
-        /// `address` or `pitch`.
+        /// `address`, `pitch` or `stride of heads`.
         what: &'static str,
         /// The alignment.
         need: u64,

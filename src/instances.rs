@@ -211,6 +211,12 @@ pub const SEQUENCE_BALANCE_LOSS: FixedKernel = FixedKernel {
     smem_bytes: 2 * 8 * MAX_EXPERTS * 4,
 };
 
+/// New tokens into the KV cache.
+pub const KV_APPEND: FixedKernel =
+    FixedKernel { name: "kv_append", params: "KvAppendParams", threads: 256, smem_bytes: 0 };
+/// Rotary position embedding.
+pub const ROPE: FixedKernel = FixedKernel { name: "rope", params: "RopeParams", threads: 256, smem_bytes: 0 };
+
 /// Every kernel that has a single configuration.
 #[allow(dead_code, reason = "the builds of the kernels read it, the crate does not")]
 pub const FIXED_KERNELS: &[FixedKernel] = &[
@@ -228,4 +234,6 @@ pub const FIXED_KERNELS: &[FixedKernel] = &[
     EXPERT_LOAD,
     BIAS_UPDATE,
     SEQUENCE_BALANCE_LOSS,
+    KV_APPEND,
+    ROPE,
 ];

@@ -13,9 +13,11 @@ mod fp8_gemm;
 mod fused_dot;
 mod gate;
 pub mod inputs;
+mod kv_cache;
 mod moe_layer;
 mod oracle;
 mod quantize;
+mod rope;
 mod swiglu;
 
 pub use balance::{bias_update, expert_load, max_vio, sequence_balance_loss};
@@ -30,9 +32,11 @@ pub use fused_dot::{NAN, fused_dot_bf16, fused_dot_e4m3};
 pub use gate::{
     GateModel, GateOptions, Routed, gate_logits, gate_logits_bound, gate_select, gate_weights_bound,
 };
+pub use kv_cache::{Appended, kv_append_bf16, kv_append_fp8, kv_dequantize};
 pub use moe_layer::{ExpertMatrices, MoeLayerModel, MoeLayerOutput, moe_layer};
 pub use oracle::{Mismatch, Oracle, Verdict, calc_diff};
 pub use quantize::{QuantizeScale, Quantized, quantize_1x128, quantize_128x128};
+pub use rope::rope;
 pub use swiglu::{swiglu, swiglu_quantize};
 
 /// Elements of K that share one scale, and that are summed between two promotions.
