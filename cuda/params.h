@@ -55,6 +55,8 @@ typedef enum DeviceFault {
   FAULT_EXPERT_ID = 4,        // an expert id is neither -1 nor one of the experts
   FAULT_PAGE_ID = 16,         // a page table names a page that the cache does not have
   FAULT_SEQUENCE_LENGTH = 32, // a sequence is longer than its pages, or its length is negative
+  FAULT_CACHE_SLOT = 8,       // a slot is neither -1 nor a row of the cache
+  FAULT_POSITION = 64,        // a position is not in the table of angles
 } DeviceFault;
 
 // x [m, k] -> q [m, k] with one scale per 1x128 (activations).
@@ -241,7 +243,6 @@ enum {
   MLA_LATENT = 512,       // of a cached token: the compressed keys and values
   MLA_ROPE = 64,          // of a cached token: the rest of its key, which carries the position
   MLA_BLOCK_TOKENS = 64,  // tokens of one step of the attention
-  MLA_SCALE_GROUP = 128,  // latent numbers that share a scale in an FP8 cache
 };
 
 // Which splits of which sequences there are, found on the device: a decode step needs no length on the host.
@@ -322,6 +323,38 @@ typedef struct MergeStatesParams {
   uint32_t o_is_f32;           // 0 or 1
   uint32_t infinity_is_empty;  // 0 or 1: +Inf says the same as -Inf
 } MergeStatesParams;
+
+// What a row of the KV cache holds; `cuda/tile/kv_row.h` has the layout.
+typedef enum KvRowFormat {
+  KV_BF16 = 0,  // 512 + 64 BF16
+  KV_FP8 = 1,   // 512 E4M3, 4 FP32 scales, 64 BF16
+} KvRowFormat;
+
+// cache[slots[t]] = latent[t], k_pe[t], for every token t that has a slot.
+typedef struct KvAppendParams {
+  const uint16_t* latent;  // BF16 [tokens, latent_pitch]
+  const uint16_t* k_pe;    // BF16 [tokens, k_pe_pitch], rotated
+  const int32_t* slots;    // [tokens], rows of the cache; -1: none
+  uint8_t* cache;          // [rows, cache_pitch]
+  uint32_t* error_word;    // bits of DeviceFault
+  uint64_t latent_pitch, k_pe_pitch;
+  uint64_t cache_pitch;    // bytes
+  uint32_t tokens, rows;
+  uint32_t format;         // KvRowFormat
+  uint32_t scale_format;   // ScaleFormat, for KV_FP8
+} KvAppendParams;
+
+// out[t, h] = x[t, h], its 32 pairs of neighbours turned by the angles of positions[t].
+typedef struct RopeParams {
+  const uint16_t* x;         // BF16 [tokens, heads, 64] by its strides
+  const int32_t* positions;  // [tokens], rows of the table
+  const float* table;        // FP32 [table_rows, table_pitch]: cos, sin of pair 0, cos, sin of pair 1, ...
+  uint16_t* out;             // BF16 [tokens, heads, 64] by its strides
+  uint32_t* error_word;      // bits of DeviceFault
+  uint64_t x_token_stride, x_head_stride, out_token_stride, out_head_stride, table_pitch;
+  uint32_t tokens, heads;
+  uint32_t table_rows;
+} RopeParams;
 
 // A test kernel of cuda/probes; each says there what the fields mean to it.
 typedef struct ProbeParams {

@@ -117,6 +117,8 @@ pub const FAULT_SEGMENT: DeviceFault = 2;
 pub const FAULT_EXPERT_ID: DeviceFault = 4;
 pub const FAULT_PAGE_ID: DeviceFault = 16;
 pub const FAULT_SEQUENCE_LENGTH: DeviceFault = 32;
+pub const FAULT_CACHE_SLOT: DeviceFault = 8;
+pub const FAULT_POSITION: DeviceFault = 64;
 pub type DeviceFault = core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -739,7 +741,6 @@ pub const MLA_VALUE: _bindgen_ty_3 = 128;
 pub const MLA_LATENT: _bindgen_ty_3 = 512;
 pub const MLA_ROPE: _bindgen_ty_3 = 64;
 pub const MLA_BLOCK_TOKENS: _bindgen_ty_3 = 64;
-pub const MLA_SCALE_GROUP: _bindgen_ty_3 = 128;
 pub type _bindgen_ty_3 = core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1000,6 +1001,104 @@ const _: () = {
         [::core::mem::offset_of!(MergeStatesParams, infinity_is_empty) - 80usize];
 };
 impl Default for MergeStatesParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+pub const KV_BF16: KvRowFormat = 0;
+pub const KV_FP8: KvRowFormat = 1;
+pub type KvRowFormat = core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct KvAppendParams {
+    pub latent: *const u16,
+    pub k_pe: *const u16,
+    pub slots: *const i32,
+    pub cache: *mut u8,
+    pub error_word: *mut u32,
+    pub latent_pitch: u64,
+    pub k_pe_pitch: u64,
+    pub cache_pitch: u64,
+    pub tokens: u32,
+    pub rows: u32,
+    pub format: u32,
+    pub scale_format: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of KvAppendParams"][::core::mem::size_of::<KvAppendParams>() - 80usize];
+    ["Alignment of KvAppendParams"][::core::mem::align_of::<KvAppendParams>() - 8usize];
+    ["Offset of field: KvAppendParams::latent"][::core::mem::offset_of!(KvAppendParams, latent) - 0usize];
+    ["Offset of field: KvAppendParams::k_pe"][::core::mem::offset_of!(KvAppendParams, k_pe) - 8usize];
+    ["Offset of field: KvAppendParams::slots"][::core::mem::offset_of!(KvAppendParams, slots) - 16usize];
+    ["Offset of field: KvAppendParams::cache"][::core::mem::offset_of!(KvAppendParams, cache) - 24usize];
+    ["Offset of field: KvAppendParams::error_word"]
+        [::core::mem::offset_of!(KvAppendParams, error_word) - 32usize];
+    ["Offset of field: KvAppendParams::latent_pitch"]
+        [::core::mem::offset_of!(KvAppendParams, latent_pitch) - 40usize];
+    ["Offset of field: KvAppendParams::k_pe_pitch"]
+        [::core::mem::offset_of!(KvAppendParams, k_pe_pitch) - 48usize];
+    ["Offset of field: KvAppendParams::cache_pitch"]
+        [::core::mem::offset_of!(KvAppendParams, cache_pitch) - 56usize];
+    ["Offset of field: KvAppendParams::tokens"][::core::mem::offset_of!(KvAppendParams, tokens) - 64usize];
+    ["Offset of field: KvAppendParams::rows"][::core::mem::offset_of!(KvAppendParams, rows) - 68usize];
+    ["Offset of field: KvAppendParams::format"][::core::mem::offset_of!(KvAppendParams, format) - 72usize];
+    ["Offset of field: KvAppendParams::scale_format"]
+        [::core::mem::offset_of!(KvAppendParams, scale_format) - 76usize];
+};
+impl Default for KvAppendParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RopeParams {
+    pub x: *const u16,
+    pub positions: *const i32,
+    pub table: *const f32,
+    pub out: *mut u16,
+    pub error_word: *mut u32,
+    pub x_token_stride: u64,
+    pub x_head_stride: u64,
+    pub out_token_stride: u64,
+    pub out_head_stride: u64,
+    pub table_pitch: u64,
+    pub tokens: u32,
+    pub heads: u32,
+    pub table_rows: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RopeParams"][::core::mem::size_of::<RopeParams>() - 96usize];
+    ["Alignment of RopeParams"][::core::mem::align_of::<RopeParams>() - 8usize];
+    ["Offset of field: RopeParams::x"][::core::mem::offset_of!(RopeParams, x) - 0usize];
+    ["Offset of field: RopeParams::positions"][::core::mem::offset_of!(RopeParams, positions) - 8usize];
+    ["Offset of field: RopeParams::table"][::core::mem::offset_of!(RopeParams, table) - 16usize];
+    ["Offset of field: RopeParams::out"][::core::mem::offset_of!(RopeParams, out) - 24usize];
+    ["Offset of field: RopeParams::error_word"][::core::mem::offset_of!(RopeParams, error_word) - 32usize];
+    ["Offset of field: RopeParams::x_token_stride"]
+        [::core::mem::offset_of!(RopeParams, x_token_stride) - 40usize];
+    ["Offset of field: RopeParams::x_head_stride"]
+        [::core::mem::offset_of!(RopeParams, x_head_stride) - 48usize];
+    ["Offset of field: RopeParams::out_token_stride"]
+        [::core::mem::offset_of!(RopeParams, out_token_stride) - 56usize];
+    ["Offset of field: RopeParams::out_head_stride"]
+        [::core::mem::offset_of!(RopeParams, out_head_stride) - 64usize];
+    ["Offset of field: RopeParams::table_pitch"][::core::mem::offset_of!(RopeParams, table_pitch) - 72usize];
+    ["Offset of field: RopeParams::tokens"][::core::mem::offset_of!(RopeParams, tokens) - 80usize];
+    ["Offset of field: RopeParams::heads"][::core::mem::offset_of!(RopeParams, heads) - 84usize];
+    ["Offset of field: RopeParams::table_rows"][::core::mem::offset_of!(RopeParams, table_rows) - 88usize];
+};
+impl Default for RopeParams {
     fn default() -> Self {
         let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
         unsafe {

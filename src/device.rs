@@ -13,8 +13,8 @@ use cudarc::nvrtc::Ptx;
 
 use crate::error::{Error, Result};
 use crate::ffi::{
-    EmulatorLibrary, FAULT_EXPERT_ID, FAULT_NONFINITE_INPUT, FAULT_PAGE_ID, FAULT_SEGMENT,
-    FAULT_SEQUENCE_LENGTH, TensorMap, kernel_name,
+    EmulatorLibrary, FAULT_CACHE_SLOT, FAULT_EXPERT_ID, FAULT_NONFINITE_INPUT, FAULT_PAGE_ID, FAULT_POSITION,
+    FAULT_SEGMENT, FAULT_SEQUENCE_LENGTH, TensorMap, kernel_name,
 };
 use crate::instances::MAX_SMEM_BYTES;
 use crate::tensor_map::{MAX_RANK, MapElement, Swizzle, TensorMapArrays, TensorMapSpec};
@@ -107,6 +107,16 @@ impl DataFaults {
     pub fn expert_id(self) -> bool {
         self.0 & FAULT_EXPERT_ID != 0
     }
+
+    /// A slot was neither -1 nor a row of the KV cache; its token was not stored.
+    pub fn cache_slot(self) -> bool {
+        self.0 & FAULT_CACHE_SLOT != 0
+    }
+
+    /// A position was not in the table of angles; what it belongs to became zeros.
+    pub fn position(self) -> bool {
+        self.0 & FAULT_POSITION != 0
+    }
 }
 
 impl fmt::Display for DataFaults {
@@ -117,6 +127,8 @@ impl fmt::Display for DataFaults {
             (self.expert_id(), "ids of experts that there are not"),
             (self.page_id(), "pages that the cache does not have"),
             (self.sequence_length(), "sequences longer than their pages, or of negative length"),
+            (self.cache_slot(), "slots that are no rows of the cache"),
+            (self.position(), "positions beyond the table of angles"),
         ];
         let mut met = faults.iter().filter(|(met, _)| *met).map(|(_, text)| text);
         match met.next() {

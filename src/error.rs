@@ -66,18 +66,6 @@ pub enum Error {
         /// Its value.
         got: u64,
     },
-    /// A size is 0 where there must be something.
-    #[error("{what} must be at least 1, got 0")]
-    Zero {
-        /// The size.
-        what: &'static str,
-    },
-    /// Scores cannot be multiplied with this.
-    #[error("softmax_scale must be positive and finite, got {got}")]
-    SoftmaxScale {
-        /// Its value.
-        got: String,
-    },
     /// A contiguous cache has no page table, a paged one has.
     #[error("page_table: expected {}, got {}", if *given { "none, the cache is contiguous" } else { "one, the cache is paged" }, if *given { "one" } else { "none" })]
     PageTable {
@@ -92,12 +80,22 @@ pub enum Error {
         /// Theirs.
         got: String,
     },
+    /// A parameter makes no sense.
+    #[error("{what} must be {expected}, got {got}")]
+    OutOfRange {
+        /// The parameter.
+        what: &'static str,
+        /// What it must be.
+        expected: &'static str,
+        /// Its value.
+        got: String,
+    },
     /// An address or a pitch is not aligned as TMA and 16-byte accesses need it.
     #[error("{operand}: {what} must be a multiple of {need} bytes, got {got}")]
     Misaligned {
         /// The operand.
         operand: &'static str,
-        /// `address` or `pitch`.
+        /// `address`, `pitch` or `stride of heads`.
         what: &'static str,
         /// The alignment.
         need: u64,

@@ -278,6 +278,11 @@ pub const MLA_ABSORB_OUTPUT: FixedKernel = FixedKernel {
 /// MLA: attention over two parts of the keys, put together.
 pub const MERGE_STATES: FixedKernel =
     FixedKernel { name: "merge_states", params: "MergeStatesParams", threads: 256, smem_bytes: 0 };
+/// New tokens into the KV cache.
+pub const KV_APPEND: FixedKernel =
+    FixedKernel { name: "kv_append", params: "KvAppendParams", threads: 256, smem_bytes: 0 };
+/// Rotary position embedding.
+pub const ROPE: FixedKernel = FixedKernel { name: "rope", params: "RopeParams", threads: 256, smem_bytes: 0 };
 
 /// Every kernel that has a single configuration.
 #[allow(dead_code, reason = "the builds of the kernels read it, the crate does not")]
@@ -301,4 +306,6 @@ pub const FIXED_KERNELS: &[FixedKernel] = &[
     MLA_ABSORB_QUERY,
     MLA_ABSORB_OUTPUT,
     MERGE_STATES,
+    KV_APPEND,
+    ROPE,
 ];

@@ -16,6 +16,8 @@
 //! | route tokens | scores, groups, the best K experts and their weights | [`Gate`] |
 //! | MLA decode | attention over the paged latent cache, BF16 or FP8, split-KV | [`MlaDecode`] |
 //! | balance experts | counts, the bias update without a loss, the loss of a sequence | [`ExpertLoad`], [`BiasUpdate`], [`SequenceBalanceLoss`] |
+//! | rotate (MLA) | rotary embedding of queries and keys, YaRN | [`Rope`], [`RopeTable`] |
+//! | KV cache (MLA) | latent vectors and rotated keys to their rows, BF16 or E4M3 | [`KvAppend`] |
 //!
 //! Three layers: a [`Device`] is a GPU or an emulated Hopper on the CPU, and runs the same kernel sources; a *view*
 //! ([`Matrix`], [`Scales1x128`], ...) is a slice with a shape, checked once; a *plan* chooses a compiled kernel for a
@@ -60,6 +62,7 @@ mod gather_quantize;
 mod gemm;
 mod grouped_fp8_gemm;
 mod instances;
+mod kv_append;
 mod launch;
 mod merge_states;
 mod mla_absorb;
@@ -72,6 +75,8 @@ pub mod probe;
 mod quantize;
 #[cfg(feature = "reference")]
 pub mod reference;
+mod rope;
+mod rope_table;
 mod scales;
 mod swiglu;
 mod tensor;
@@ -99,6 +104,7 @@ pub use instances::{
     GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, MAX_EXPERTS, MLA_INSTANCES, MlaInstance,
     OutputType, Schedule,
 };
+pub use kv_append::{KvAppend, KvAppendArgs, KvAppendSpec};
 pub use merge_states::{AttentionState, AttentionStateMut, MergeStates, MergeStatesSpec};
 pub use mla_absorb::{AbsorbOutputArgs, AbsorbQueryArgs, MlaAbsorb, MlaAbsorbSpec};
 pub use mla_cache::{KvCache, KvCacheMut, KvFormat};
@@ -108,6 +114,8 @@ pub use mla_decode::{
 };
 pub use moe_layer::{ExpertWeights, MoeLayer, MoeLayerArgs, MoeLayerSpec};
 pub use quantize::{Quantize1x128, Quantize128x128, QuantizeSpec, ScaleFormat};
+pub use rope::{Heads, HeadsMut, Rope, RopeArgs, RopeSpec};
+pub use rope_table::{RopeTable, YarnRope};
 pub use scales::{
     MMajor, RowMajor, ScaleLayout, Scales1x128, Scales1x128Mut, Scales128x128, Scales128x128Mut,
     TransposeScales,

@@ -6,13 +6,14 @@ use std::fmt;
 use half::bf16;
 
 use crate::error::{Error, Result};
+use crate::instances::{MLA_LATENT, MLA_ROPE};
 use crate::launch::{Address, Launch};
 use crate::tensor::{Extent, Matrix, MatrixMut};
 
 /// Elements of a token's latent vector, from which keys and values come.
-pub(crate) const LATENT: usize = 512;
+pub(crate) const LATENT: usize = MLA_LATENT as usize;
 /// Elements of a token's rotated key.
-pub(crate) const ROPE: usize = 64;
+pub(crate) const ROPE: usize = MLA_ROPE as usize;
 
 /// Bytes that a row's address is a multiple of.
 const ROW_ALIGN: u64 = 16;

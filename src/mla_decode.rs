@@ -13,9 +13,9 @@ use half::bf16;
 use crate::device::{Device, KernelHandle, Stream};
 use crate::error::{Error, Result};
 use crate::ffi::{MlaCombineParams, MlaDecodeParams, MlaPlanTables, MlaScheduleParams, TensorMap};
-use crate::instances::{MLA_BLOCK_TOKENS, MLA_COMBINE, MLA_LATENT, MLA_ROPE, MLA_SCHEDULE, MlaInstance};
+use crate::instances::{MLA_BLOCK_TOKENS, MLA_COMBINE, MLA_SCHEDULE, MlaInstance};
 use crate::launch::{Address, Launch, MAX_DIM, MAX_GRID, check_limit};
-use crate::mla_cache::{KvCache, KvFormat};
+use crate::mla_cache::{KvCache, KvFormat, LATENT, ROPE};
 use crate::tensor::{Extent, Matrix, MatrixMut};
 use crate::tensor_map::{Dimension, MapElement, Swizzle, TensorMapSpec};
 
@@ -26,8 +26,7 @@ pub const MAX_HEADS: usize = 128;
 /// Rows of Q that a CTA takes.
 const BLOCK_ROWS: usize = 64;
 const BLOCK_TOKENS: usize = MLA_BLOCK_TOKENS as usize;
-const LATENT: usize = MLA_LATENT as usize;
-const KEY: usize = (MLA_LATENT + MLA_ROPE) as usize;
+const KEY: usize = LATENT + ROPE;
 
 /// Where the keys of a sequence lie in the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -197,7 +196,11 @@ impl MlaDecodeSpec {
             check_multiple("split_tokens", self.split_tokens, page_size)?;
         }
         if !(self.softmax_scale.is_finite() && self.softmax_scale > 0.0) {
-            return Err(Error::SoftmaxScale { got: self.softmax_scale.to_string() });
+            return Err(Error::OutOfRange {
+                what: "softmax_scale",
+                expected: "positive and finite",
+                got: self.softmax_scale.to_string(),
+            });
         }
         let (pages, page_size) = self.pages();
         check_limit("rows of the cache", pages.saturating_mul(page_size) as u64, MAX_DIM)?;
@@ -208,16 +211,22 @@ impl MlaDecodeSpec {
     }
 }
 
+fn at_least_one(what: &'static str, got: usize) -> Result<()> {
+    if got == 0 {
+        Err(Error::OutOfRange { what, expected: "at least 1", got: got.to_string() })
+    } else {
+        Ok(())
+    }
+}
+
 /// Fails unless `1 <= got <= most`.
 fn check_range(what: &'static str, got: usize, most: usize) -> Result<()> {
-    if got == 0 { Err(Error::Zero { what }) } else { check_limit(what, got as u64, most as u64) }
+    at_least_one(what, got).and_then(|()| check_limit(what, got as u64, most as u64))
 }
 
 /// Fails unless `got` is a multiple of `multiple`, and not 0.
 fn check_multiple(what: &'static str, got: usize, multiple: usize) -> Result<()> {
-    if got == 0 {
-        return Err(Error::Zero { what });
-    }
+    at_least_one(what, got)?;
     if got.is_multiple_of(multiple) { Ok(()) } else { Err(Error::NotAMultiple { what, multiple, got }) }
 }
 
@@ -225,7 +234,7 @@ impl MlaDecode {
     /// Chooses the launches for a shape.
     ///
     /// # Errors
-    /// [`Error::Zero`], [`Error::TooLarge`], [`Error::NotAMultiple`], [`Error::SoftmaxScale`].
+    /// [`Error::OutOfRange`], [`Error::TooLarge`], [`Error::NotAMultiple`].
     pub fn plan(device: &Device, spec: MlaDecodeSpec) -> Result<Self> {
         spec.check()?;
         let tiles = spec.rows().div_ceil(BLOCK_ROWS) as u32;

@@ -13,6 +13,7 @@
 #include "ptx/sync.h"
 #include "ptx/target.h"
 #include "ptx/tma.h"
+#include "tile/kv_row.h"
 #include "tile/ring.h"
 #include "tile/swizzle.h"
 
@@ -120,7 +121,7 @@ PTX_DEVICE MlaFp8Rows fp8_rows(const MlaDecodeParams& params, MlaPageBlock at) {
     const uint32_t token = at.token + fp8_token(i);
     if (at.page >= params.pages || token >= params.page_size) continue;
     rows.row[i] = params.kv + (static_cast<uint64_t>(at.page) * params.page_size + token) * params.kv_pitch;
-    rows.scales[i] = ptx::ldg_v4_u32(rows.row[i] + MLA_LATENT);
+    rows.scales[i] = ptx::ldg_v4_u32(rows.row[i] + kKvFp8Scales);
   }
   return rows;
 }
@@ -163,7 +164,7 @@ PTX_DEVICE void store_codes(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t
   const uint32_t lane_bytes = ptx::thread_idx() % 4 * 32;
 #pragma unroll
   for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) {
-    const uint32_t group = (first_tile + tile) * Config::kTileColumns / MLA_SCALE_GROUP;
+    const uint32_t group = (first_tile + tile) * Config::kTileColumns / kKvScaleBlock;
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
       const ptx::U32x4 s = rows.scales[i];
@@ -182,7 +183,6 @@ PTX_DEVICE void store_codes(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t
 // are on their way while this one is dequantised.
 template <class Config>
 PTX_DEVICE void load_fp8(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem) {
-  constexpr uint32_t kRopeByte = MLA_LATENT + MLA_LATENT / MLA_SCALE_GROUP * sizeof(float);
   const bool leader = ptx::thread_idx() % 128 == 0;
   Ring<Config::kStages> kv;
   Ring<1> q;
@@ -203,7 +203,7 @@ PTX_DEVICE void load_fp8(const MlaDecodeParams& params, MlaDecodeSmem<Config> sm
         ptx::mbarrier_wait(smem.kv_empty(stage, kRope), free);
         const uint32_t full = smem.kv_full(stage, Config::kRopeTile);
         ptx::mbarrier_arrive_expect_tx(full, Config::kTileBytes);
-        ptx::tma_load_3d(params.map_kv, smem.kv(stage, Config::kRopeTile), full, kRopeByte, at.token, at.page);
+        ptx::tma_load_3d(params.map_kv, smem.kv(stage, Config::kRopeTile), full, kKvFp8Rope, at.token, at.page);
         if (j == 0) load_q(params, smem, work, q);
       }
       ptx::syncwarp();

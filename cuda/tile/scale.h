@@ -31,6 +31,14 @@ constexpr BlockScale block_scale(float amax, uint32_t scale_format) {
   return {scale, kE4m3Max / floored};
 }
 
+// Of a block in the KV cache: here the scale is floored, not amax, as FlashMLA does.
+constexpr float kCacheScaleFloor = 1e-4f;
+constexpr float cache_scale(float amax, uint32_t scale_format) {
+  const float scale = amax / kE4m3Max;
+  const float floored = scale < kCacheScaleFloor ? kCacheScaleFloor : scale;
+  return scale_format == SCALE_POWER_OF_TWO ? ceil_power_of_two(floored) : floored;
+}
+
 // |x| of a BF16 or FP32 value, 0 for Inf and NaN: a block's amax ignores them.
 constexpr float finite_magnitude(float x) {
   const uint32_t magnitude = std::bit_cast<uint32_t>(x) & 0x7fffffffu;

@@ -13,6 +13,7 @@ mod fp8_gemm;
 mod fused_dot;
 mod gate;
 pub mod inputs;
+mod kv_cache;
 mod log1p;
 mod merge_states;
 mod mla_absorb;
@@ -20,6 +21,7 @@ mod mla_decode;
 mod moe_layer;
 mod oracle;
 mod quantize;
+mod rope;
 mod swiglu;
 
 pub use balance::{bias_update, expert_load, max_vio, sequence_balance_loss};
@@ -34,6 +36,7 @@ pub use fused_dot::{NAN, fused_dot_bf16, fused_dot_e4m3};
 pub use gate::{
     GateModel, GateOptions, Routed, gate_logits, gate_logits_bound, gate_select, gate_weights_bound,
 };
+pub use kv_cache::{Appended, kv_append_bf16, kv_append_fp8};
 pub use log1p::log1p_f32;
 pub use merge_states::{State, merge_states, merge_states_bound};
 pub use mla_absorb::{HeadProduct, Side};
@@ -41,6 +44,7 @@ pub use mla_decode::{MlaBounded, MlaSequence, dequantize_kv_fp8, gather_pages, m
 pub use moe_layer::{ExpertMatrices, MoeLayerModel, MoeLayerOutput, moe_layer};
 pub use oracle::{FlashMlaBar, FlashMlaVerdict, Mismatch, Oracle, Verdict, calc_diff};
 pub use quantize::{QuantizeScale, Quantized, quantize_1x128, quantize_128x128};
+pub use rope::rope;
 pub use swiglu::{swiglu, swiglu_quantize};
 
 /// Elements of K that share one scale, and that are summed between two promotions.

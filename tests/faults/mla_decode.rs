@@ -202,13 +202,13 @@ faults! {
     rows_past_the_last_are_stored: Bf16, STORE, "if (row >= params.rows) continue;" => "", ["elements are wrong", "outside", "out of bounds", "race", "race"];
     output_not_divided: Bf16, STATE, "l == 0.0f ? 0.0f : 1.0f / l" => "l == 0.0f ? 0.0f : 1.0f", ["elements are wrong"];
     part_in_the_wrong_columns: Bf16, STORE, "half * Config::kHalfColumns + fragment_column(thread)" => "half * Config::kHalfColumns + fragment_column(thread + 1)", ["elements are wrong"];
-    scale_of_another_group: Fp8, LOAD, "* Config::kTileColumns / MLA_SCALE_GROUP" => "* Config::kTileColumns / 256", ["elements are wrong"];
+    scale_of_another_group: Fp8, LOAD, "* Config::kTileColumns / kKvScaleBlock" => "* Config::kTileColumns / 256", ["elements are wrong"];
     codes_exchanged_in_a_pair: Fp8, LOAD, "ptx::cvt_bf16x2(x.hi * scale, x.lo * scale)" => "ptx::cvt_bf16x2(x.lo * scale, x.hi * scale)", ["elements are wrong"];
     codes_of_the_next_token: Fp8, LOAD, "const uint32_t token = at.token + fp8_token(i);" => "const uint32_t token = at.token + fp8_token(i) + 1;", ["elements are wrong"];
     codes_without_a_fence: Fp8, LOAD, "ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
     codes_over_left_values: Fp8, LOAD, "ptx::mbarrier_wait(smem.kv_empty(stage, kLeftValues), free);" => "", ["not ordered"];
     codes_over_right_values: Fp8, LOAD, "ptx::mbarrier_wait(smem.kv_empty(stage, kRightValues), free);" => "", ["not ordered"];
-    position_of_a_wrong_byte: Fp8, LOAD, "MLA_SCALE_GROUP * sizeof(float);" => "MLA_SCALE_GROUP * sizeof(float) - 16;", ["elements are wrong"];
+    position_of_a_wrong_byte: Fp8, LOAD, "full, kKvFp8Rope," => "full, kKvFp8Rope - 16,", ["elements are wrong"];
     bad_page_is_read: Fp8, LOAD, "if (at.page >= params.pages || token" => "if (token", ["outside", "out of bounds", "race"];
     scales_of_the_next_block: Fp8, LOAD, "store_codes(smem, stage, Config::kHalfTiles, right, now);" => "store_codes(smem, stage, Config::kHalfTiles, right, rows);", ["elements are wrong"];
 }

@@ -97,6 +97,11 @@ impl<T: DeviceRepr + Copy> Guarded<T> {
         self.buffer.slice(self.placement.offset)
     }
 
+    /// From an element of the first row on.
+    pub fn slice_from(&self, column: usize) -> Slice<'_, T> {
+        self.buffer.slice(self.placement.offset + column)
+    }
+
     /// From the first element on.
     pub fn slice_mut(&mut self) -> SliceMut<'_, T> {
         self.buffer.slice_mut(self.placement.offset)
