@@ -14,6 +14,7 @@ mod fused_dot;
 mod gate;
 pub mod inputs;
 mod mla_decode;
+mod mla_step;
 mod moe_layer;
 mod oracle;
 mod quantize;
@@ -32,6 +33,7 @@ pub use gate::{
     GateModel, GateOptions, Routed, gate_logits, gate_logits_bound, gate_select, gate_weights_bound,
 };
 pub use mla_decode::{MlaBounded, MlaSequence, dequantize_kv_fp8, gather_pages, mla_decode};
+pub use mla_step::{ExpandedKv, MlaStep};
 pub use moe_layer::{ExpertMatrices, MoeLayerModel, MoeLayerOutput, moe_layer};
 pub use oracle::{FlashMlaBar, FlashMlaVerdict, Mismatch, Oracle, Verdict, calc_diff};
 pub use quantize::{QuantizeScale, Quantized, quantize_1x128, quantize_128x128};
