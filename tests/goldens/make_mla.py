@@ -22,8 +22,8 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Atten
 
 HEADS, LATENT, ROPE, NOPE, VALUE = 4, 512, 64, 128, 128
 QUERY = HEADS * (NOPE + ROPE)
-# Tokens of the prompt, and the distance of positions: not every one, so that few tokens reach beyond 4096.
-SEQUENCES = [(70, 1), (130, 43)]
+# Tokens of the prompt, and the distance of positions: not every one, so that few tokens reach far beyond 4096.
+SEQUENCES = [(70, 1), (130, 131)]
 # Tokens that are decoded at once, after the prompt.
 STEPS = [1, 2]
 
