@@ -159,6 +159,7 @@ fn problems() -> Vec<Problem> {
             (1, 16, 512, false, 128),
             (4, 4, 700, true, 256),
             (2, 4, 1024, true, 0),
+            (1, 2, 4101, true, 2048),
         ] {
             problems.push(Problem { class, q_tokens, heads, keys, causal, split_tokens });
         }
