@@ -4,7 +4,8 @@
 
 use deepseek_kernels::reference::inputs::{AttentionClass, AttentionInputs};
 use deepseek_kernels::reference::{
-    FlashMlaBar, MlaSequence, ShapeError, dequantize_kv_fp8, fused_dot_bf16, gather_pages, mla_decode,
+    ExpandedKv, FlashMlaBar, MlaSequence, MlaStep, ShapeError, dequantize_kv_fp8, fused_dot_bf16,
+    gather_pages, mla_decode,
 };
 use half::bf16;
 use rayon::prelude::*;
@@ -158,6 +159,7 @@ fn problems() -> Vec<Problem> {
             (1, 16, 512, false, 128),
             (4, 4, 700, true, 256),
             (2, 4, 1024, true, 0),
+            (1, 2, 4101, true, 2048),
         ] {
             problems.push(Problem { class, q_tokens, heads, keys, causal, split_tokens });
         }
@@ -378,5 +380,142 @@ fn flash_mla_bars() -> Result<(), ShapeError> {
         (FlashMlaBar::OUT.check(&expected.out, &out)?, FlashMlaBar::LSE.check(&expected.lse, &lse)?);
     println!("out: {out}; lse: {lse}");
     assert!(out.accepted() && lse.accepted(), "out: {out}; lse: {lse}");
+    Ok(())
+}
+
+// A whole step
+
+/// In [-8, 8) times a scale, from the generator of tests/goldens/make_moe_layer.py.
+fn small(count: usize, mut state: u32, scale: f32) -> Vec<bf16> {
+    let mut integer = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 28) as f32 - 8.0
+    };
+    (0..count).map(|_| bf16::from_f32(integer() * scale)).collect()
+}
+
+const HEADS: usize = 4;
+
+/// A sequence of tests/goldens/make_mla.py.
+struct Golden {
+    q: Vec<bf16>,
+    c_kv: Vec<bf16>,
+    k_pe: Vec<bf16>,
+    positions: Vec<i32>,
+    w_kvb: Vec<bf16>,
+    frequencies: [f32; 32],
+    scale: f64,
+    /// Of the last tokens, the first of which is `first`.
+    out: Vec<Vec<f64>>,
+    first: usize,
+}
+
+impl Golden {
+    fn read(sequence: u32) -> Self {
+        let mut lines = include_str!("goldens/mla.txt").lines();
+        let mut header = |name| {
+            let line = lines.next().and_then(|line| line.strip_prefix(name)).expect(name);
+            line.split(' ').map(|x| x.parse().expect("a number")).collect::<Vec<f64>>()
+        };
+        let frequencies: Vec<f32> = header("frequencies ").iter().map(|x| *x as f32).collect();
+        let scale = header("scale ")[0];
+        let (mut out, mut tokens) = (vec![], vec![]);
+        for line in lines.filter_map(|line| line.strip_prefix(&format!("{sequence} "))) {
+            let (token, values) = line.split_once(' ').expect("a token and its output");
+            tokens.push(token.parse::<usize>().expect("a token"));
+            out.push(values.split(' ').map(|x| x.parse().expect("a number")).collect());
+        }
+        let (first, n) = (tokens[0], tokens[tokens.len() - 1] + 1);
+        assert!(tokens.len() == 3 && tokens.iter().copied().eq(first..n), "the file is whole");
+        let seed = 100 * (sequence + 1);
+        let distance = [1, 131][sequence as usize];
+        Self {
+            q: small(n * HEADS * 192, seed, 0.25),
+            c_kv: small(n * LATENT, seed + 1, 0.125),
+            k_pe: small(n * 64, seed + 2, 0.25),
+            positions: (0..n as i32).map(|token| token * distance).collect(),
+            w_kvb: small(HEADS * 256 * LATENT, 21, 1.0 / 64.0),
+            frequencies: frequencies.try_into().expect("32 pairs"),
+            scale,
+            out,
+            first,
+        }
+    }
+
+    /// The step of `tokens` that ends before token `end`.
+    fn step(&self, end: usize, tokens: usize) -> MlaStep<'_> {
+        MlaStep {
+            q: &self.q[(end - tokens) * HEADS * 192..end * HEADS * 192],
+            c_kv: &self.c_kv[..end * LATENT],
+            k_pe: &self.k_pe[..end * 64],
+            positions: &self.positions[..end],
+            w_kvb: &self.w_kvb,
+            heads: HEADS,
+            frequencies: &self.frequencies,
+            scale: self.scale,
+        }
+    }
+}
+
+/// How far the library may be from f64 for each head, by what it computes in FP32.
+///
+/// A cosine or sine is within two units of 2^-24, so a turned pair is within 2 sqrt(2) units of its length, and a logit
+/// within twice that of its size. The softmax rounds the logit and its distance from the largest one, at most three times
+/// the size together; its exponential adds two units, the sum of n one each, and the quotient one. A relative error of
+/// all p that is at most e moves their mean of the values by at most 2 e times the largest value.
+fn tolerances(step: &MlaStep) -> Result<Vec<f64>, ShapeError> {
+    const UNIT: f64 = 1.0 / 16_777_216.0;
+    let length = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let tolerance = |head| -> Result<f64, ShapeError> {
+        let ExpandedKv { keys, values } = step.expand(head)?;
+        let key = keys.chunks(192).map(length).fold(0.0, f64::max);
+        let queries = step.q.chunks(192).skip(head).step_by(HEADS);
+        let query = queries.map(|q| length(&q.iter().map(|x| x.to_f64()).collect::<Vec<_>>()));
+        // No logit, and no sum of its products' absolute values, is larger.
+        let size = step.scale * query.fold(0.0, f64::max) * key;
+        let units = size * (4.0 * std::f64::consts::SQRT_2 + 3.0) + step.positions.len() as f64 + 3.0;
+        Ok(2.0 * units * UNIT * values.iter().fold(0.0, |most: f64, v| most.max(v.abs())))
+    };
+    (0..HEADS).map(tolerance).collect()
+}
+
+#[test]
+fn hugging_face_computes_the_same_step() -> Result<(), ShapeError> {
+    for sequence in 0..2 {
+        let golden = Golden::read(sequence);
+        for (tokens, end) in [(1, golden.first + 1), (2, golden.first + 3)] {
+            let step = golden.step(end, tokens);
+            let expected = &golden.out[end - tokens - golden.first..][..tokens];
+            let tolerances = tolerances(&step)?;
+            let mut worst = 0.0_f64;
+            for out in [step.naive()?, step.absorbed()?] {
+                for (index, (out, expected)) in out.iter().zip(expected.concat()).enumerate() {
+                    let tolerance = tolerances[index / 128 % HEADS];
+                    let error = (out - expected).abs();
+                    worst = worst.max(error / tolerance);
+                    assert!(error <= tolerance, "{sequence}, {index}: {out}, expected {expected}");
+                }
+            }
+            println!("sequence {sequence}, {tokens} tokens: {worst:.4} of {tolerances:?}");
+            // A tolerance as wide as this would let mistakes pass.
+            assert!(worst > 1e-4 && tolerances.iter().all(|tolerance| *tolerance < 1e-3));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn both_forms_of_a_step_are_the_same() -> Result<(), ShapeError> {
+    let golden = Golden::read(1);
+    // A whole prompt too.
+    for (tokens, end) in [(2, golden.first + 3), (40, 40)] {
+        let step = golden.step(end, tokens);
+        let (naive, absorbed) = (step.naive()?, step.absorbed()?);
+        assert_eq!(naive.len(), tokens * HEADS * 128);
+        let largest = naive.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+        for (index, (naive, absorbed)) in naive.iter().zip(&absorbed).enumerate() {
+            assert!((naive - absorbed).abs() <= 1e-12 * largest, "{index}: {naive}, {absorbed}");
+        }
+    }
     Ok(())
 }
