@@ -1,6 +1,6 @@
 use half::bf16;
 
-use super::codec::{E4M3_MAX, decode_e4m3, encode_e4m3};
+use super::codec::{E4M3_MAX, encode_e4m3};
 use super::{BLOCK, QuantizeScale, ShapeError, check_length};
 
 /// Elements of a token's latent vector and of its rotated key.
