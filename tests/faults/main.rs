@@ -9,6 +9,10 @@ mod build;
 mod gate;
 #[path = "../harness/mod.rs"]
 mod harness;
+#[path = "../kv_cache/mod.rs"]
+mod kv_cache;
+#[path = "kv_cache.rs"]
+mod kv_cache_faults;
 mod routed;
 #[path = "../routing/mod.rs"]
 mod routing;
