@@ -18,6 +18,10 @@ mod merging;
 mod mla;
 mod mla_absorb;
 mod mla_decode;
+#[path = "../kv_cache/mod.rs"]
+mod kv_cache;
+#[path = "kv_cache.rs"]
+mod kv_cache_faults;
 mod routed;
 #[path = "../routing/mod.rs"]
 mod routing;

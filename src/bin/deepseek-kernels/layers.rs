@@ -5,6 +5,7 @@ use deepseek_kernels::{DeviceKind, ScaleFormat};
 
 use crate::gemm::{GemmJob, OUTPUTS, Output};
 use crate::grouped::GroupedJob;
+use crate::kv_cache::KvCacheJob;
 use crate::moe::MoeJob;
 use crate::quantize::{Kind, QuantizeJob};
 use crate::routed::RoutedJob;
@@ -58,6 +59,15 @@ pub fn experts(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
     jobs.push(Box::new(RoutedJob { tokens, seed }));
     jobs.push(Box::new(layer));
     jobs
+}
+
+/// Attention: what fills its cache.
+pub fn attention(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
+    let tokens = match kind {
+        DeviceKind::Cuda => GPU_ROWS[0],
+        DeviceKind::Emulated => EMULATED_TOKENS,
+    };
+    vec![Box::new(KvCacheJob { tokens, seed })]
 }
 
 /// What the emulator can compute in seconds.

@@ -6,6 +6,7 @@ mod gemm;
 mod grouped;
 mod json;
 mod judge;
+mod kv_cache;
 mod layers;
 mod machine;
 mod moe;
