@@ -33,7 +33,7 @@ pub fn all() -> Vec<Launch> {
         .chain([transpose_scales()])
         .chain(crate::routing::launches())
         .chain(crate::routed::launches())
-        .chain(crate::mla::launches())
+        .chain(crate::absorb::launches())
         .collect()
 }
 

@@ -3,6 +3,7 @@
 use deepseek_kernels::reference::inputs::GemmClass;
 use deepseek_kernels::{DeviceKind, ScaleFormat};
 
+use crate::absorb::AbsorbJob;
 use crate::gemm::{GemmJob, OUTPUTS, Output};
 use crate::grouped::GroupedJob;
 use crate::moe::MoeJob;
@@ -58,6 +59,15 @@ pub fn experts(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
     jobs.push(Box::new(RoutedJob { tokens, seed }));
     jobs.push(Box::new(layer));
     jobs
+}
+
+/// What surrounds MLA's attention: all heads of DeepSeek-V3, or those of one of eight ranks.
+pub fn absorption(kind: DeviceKind, seed: u64) -> Box<dyn Job> {
+    let (tokens, heads) = match kind {
+        DeviceKind::Cuda => (64, 128),
+        DeviceKind::Emulated => (EMULATED_TOKENS, 16),
+    };
+    Box::new(AbsorbJob { tokens, heads, seed })
 }
 
 /// What the emulator can compute in seconds.
