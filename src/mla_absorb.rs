@@ -188,15 +188,11 @@ impl ByHead {
 
     /// `outer` has the sizes of the two dimensions, and those of the box.
     fn map(&self, device: &Device, base: Address, outer: [(usize, usize); 2]) -> Result<TensorMap> {
-        let dimension = |i: usize| Dimension {
-            size: outer[i].0 as u64,
-            // From a single row on there is no next one: its pitch may be anything, which a descriptor may not hold.
-            stride: if outer[i].0 > 1 { self.pitches[i] as u64 * size_of::<bf16>() as u64 } else { 16 },
-            box_size: outer[i].1 as u32,
-        };
+        let element = MapElement::Bf16;
+        let dimension = |i: usize| Dimension::every(self.pitches[i], outer[i].0, element, outer[i].1 as u32);
         device.encode(&TensorMapSpec {
             operand: self.text(),
-            element: MapElement::Bf16,
+            element,
             base,
             columns: self.columns as u64,
             box_columns: BOX as u32,
