@@ -3,6 +3,7 @@
 use deepseek_kernels::reference::inputs::GemmClass;
 use deepseek_kernels::{DeviceKind, ScaleFormat};
 
+use crate::absorb::AbsorbJob;
 use crate::gemm::{GemmJob, OUTPUTS, Output};
 use crate::grouped::GroupedJob;
 use crate::kv_cache::KvCacheJob;
@@ -68,6 +69,13 @@ pub fn attention(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
         DeviceKind::Emulated => EMULATED_TOKENS,
     };
     vec![Box::new(KvCacheJob { tokens, seed })]
+/// What surrounds MLA's attention: all heads of DeepSeek-V3, or those of one of eight ranks.
+pub fn absorption(kind: DeviceKind, seed: u64) -> Box<dyn Job> {
+    let (tokens, heads) = match kind {
+        DeviceKind::Cuda => (64, 128),
+        DeviceKind::Emulated => (EMULATED_TOKENS, 16),
+    };
+    Box::new(AbsorbJob { tokens, heads, seed })
 }
 
 /// What the emulator can compute in seconds.
