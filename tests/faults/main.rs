@@ -11,6 +11,10 @@ mod build;
 mod gate;
 #[path = "../harness/mod.rs"]
 mod harness;
+#[path = "../kv_cache/mod.rs"]
+mod kv_cache;
+#[path = "kv_cache.rs"]
+mod kv_cache_faults;
 mod merge_states;
 #[path = "../merging/mod.rs"]
 mod merging;
@@ -18,10 +22,6 @@ mod merging;
 mod mla;
 mod mla_absorb;
 mod mla_decode;
-#[path = "../kv_cache/mod.rs"]
-mod kv_cache;
-#[path = "kv_cache.rs"]
-mod kv_cache_faults;
 mod routed;
 #[path = "../routing/mod.rs"]
 mod routing;

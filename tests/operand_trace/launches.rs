@@ -35,7 +35,6 @@ pub fn all() -> Vec<Launch> {
         .chain(crate::routed::launches())
         .chain(crate::mla::launches())
         .chain(crate::kv_cache::launches())
-        .chain(crate::absorb::launches())
         .collect()
 }
 

@@ -8,7 +8,6 @@
 
 #![cfg_attr(not(has_emulator), allow(dead_code))]
 
-mod absorb;
 #[path = "../../src/bindings.rs"]
 #[allow(dead_code, non_camel_case_types, non_upper_case_globals, non_snake_case, clippy::all)]
 mod bindings;
@@ -22,6 +21,7 @@ mod instances;
 mod interpret;
 mod kv_cache;
 mod launches;
+mod mla;
 mod parse;
 mod planted;
 mod routed;

@@ -62,20 +62,13 @@ pub fn experts(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
     jobs
 }
 
-/// Attention: what fills its cache.
+/// What surrounds MLA's attention: the cache, and the heads of DeepSeek-V3 or those of one of eight ranks.
 pub fn attention(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
-    let tokens = match kind {
-        DeviceKind::Cuda => GPU_ROWS[0],
-        DeviceKind::Emulated => EMULATED_TOKENS,
+    let (tokens, absorbed, heads) = match kind {
+        DeviceKind::Cuda => (GPU_ROWS[0], 64, 128),
+        DeviceKind::Emulated => (EMULATED_TOKENS, EMULATED_TOKENS, 16),
     };
-    vec![Box::new(KvCacheJob { tokens, seed })]
-/// What surrounds MLA's attention: all heads of DeepSeek-V3, or those of one of eight ranks.
-pub fn absorption(kind: DeviceKind, seed: u64) -> Box<dyn Job> {
-    let (tokens, heads) = match kind {
-        DeviceKind::Cuda => (64, 128),
-        DeviceKind::Emulated => (EMULATED_TOKENS, 16),
-    };
-    Box::new(AbsorbJob { tokens, heads, seed })
+    vec![Box::new(KvCacheJob { tokens, seed }), Box::new(AbsorbJob { tokens: absorbed, heads, seed })]
 }
 
 /// What the emulator can compute in seconds.

@@ -81,7 +81,6 @@ fn layers_work(args: &VerifyArgs, kind: DeviceKind) -> Work {
     if args.shapes.is_empty() {
         jobs.extend(layers::experts(kind, args.seed));
         jobs.extend(layers::attention(kind, args.seed));
-        jobs.push(layers::absorption(kind, args.seed));
     }
     Work { jobs, unused: Vec::new(), notes: note.into_iter().collect() }
 }
