@@ -148,7 +148,7 @@ faults! {
 
 // Products.
 faults! {
-    position_never_scored: Bf16, DECODE, "i == 0 ? Config::kRopeTile : i - 1" => "i == 0 ? 0 : i - 1", ["elements are wrong", "arrival on kv_full", "arrival on kv_full"];
+    position_never_scored: Bf16, DECODE, "i == 0 ? Config::kRopeTile : i - 1" => "i == 0 ? 0 : i - 1", ["elements are wrong", "arrival on kv_full", "race"];
     scores_never_cleared: Bf16, DECODE, "i + byte != 0);" => "true);", ["elements are wrong", "uninitialised", "wgmma"];
     values_of_the_other_half: Bf16, DECODE,
         "descriptor_mn_major_128b(smem.kv(stage, half * Config::kHalfTiles)" => "descriptor_mn_major_128b(smem.kv(stage, 0)", ["elements are wrong", "race"];
