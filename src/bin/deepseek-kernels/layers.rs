@@ -3,6 +3,7 @@
 use deepseek_kernels::reference::inputs::GemmClass;
 use deepseek_kernels::{DeviceKind, ScaleFormat};
 
+use crate::attention;
 use crate::gemm::{GemmJob, OUTPUTS, Output};
 use crate::grouped::GroupedJob;
 use crate::moe::MoeJob;
@@ -58,6 +59,11 @@ pub fn experts(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
     jobs.push(Box::new(RoutedJob { tokens, seed }));
     jobs.push(Box::new(layer));
     jobs
+}
+
+/// Latent attention over both caches.
+pub fn attention(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
+    attention::jobs(kind, seed).into_iter().map(|job| Box::new(job) as Box<dyn Job>).collect()
 }
 
 /// What the emulator can compute in seconds.

@@ -1,5 +1,6 @@
 //! The crate's program: runs its kernels on the best device found and says whether they are right.
 
+mod attention;
 mod cli;
 mod data;
 mod gemm;

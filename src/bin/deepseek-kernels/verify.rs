@@ -80,6 +80,7 @@ fn layers_work(args: &VerifyArgs, kind: DeviceKind) -> Work {
     };
     if args.shapes.is_empty() {
         jobs.extend(layers::experts(kind, args.seed));
+        jobs.extend(layers::attention(kind, args.seed));
     }
     Work { jobs, unused: Vec::new(), notes: note.into_iter().collect() }
 }
