@@ -431,3 +431,26 @@ fn encode_cuda(spec: &TensorMapSpec) -> Result<TensorMap> {
         code => Err(Error::TensorMap { operand: spec.operand, reason: format!("{code:?}") }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_data_are_named_in_words() {
+        for (bits, text) in [
+            (FAULT_PAGE_ID, "pages that the cache does not have"),
+            (FAULT_SEQUENCE_LENGTH, "sequences longer than their pages, or of negative length"),
+            (FAULT_CACHE_SLOT, "slots that are no rows of the cache"),
+            (FAULT_POSITION, "positions beyond the table of angles"),
+            (
+                FAULT_POSITION | FAULT_CACHE_SLOT,
+                "slots that are no rows of the cache; positions beyond the table of angles",
+            ),
+            (1 << 31, "unknown bits 0x80000000"),
+        ] {
+            let error = Error::Data(DataFaults(bits));
+            assert_eq!(error.to_string(), format!("kernels reported bad data: {text}"));
+        }
+    }
+}

@@ -149,6 +149,12 @@ pub struct MlaDecode {
     combine: KernelHandle,
 }
 
+/// A launch that lacks nothing but the splits.
+struct Attention<'l> {
+    launch: Launch<'l>,
+    params: MlaDecodeParams,
+}
+
 impl MlaDecodeSpec {
     /// Tokens that the pages of a sequence hold.
     pub fn capacity(&self) -> usize {
@@ -317,12 +323,14 @@ impl MlaDecode {
         stream: impl Into<Stream<'s>>,
         lengths: Matrix<'_, i32>,
         tables: MatrixMut<'_, u32>,
-        args: MlaDecodeArgs<'_>,
+        mut args: MlaDecodeArgs<'_>,
     ) -> Result<()> {
         self.check(&args)?;
         let stream = stream.into();
+        let attention = self.prepare(&stream, &mut args)?;
         let mut splits = self.schedule_on(&stream, &lengths, tables)?;
-        self.attend_on(&stream, &mut splits, args)
+        self.run_attention(attention, &mut splits)?;
+        self.run_combine(&stream, &mut splits, &mut args)
     }
 
     /// Enqueues the schedule alone: once per step, when several layers share the lengths. Operands and errors as for
@@ -348,10 +356,17 @@ impl MlaDecode {
         &self,
         stream: impl Into<Stream<'s>>,
         splits: &mut MlaSplits<'_>,
-        args: MlaDecodeArgs<'_>,
+        mut args: MlaDecodeArgs<'_>,
     ) -> Result<()> {
         self.check(&args)?;
-        self.attend_on(&stream.into(), splits, args)
+        let expected = self.spec.split_key();
+        if splits.key != expected {
+            return Err(Error::OtherSplits { expected: expected.to_string(), got: splits.key.to_string() });
+        }
+        let stream = stream.into();
+        let attention = self.prepare(&stream, &mut args)?;
+        self.run_attention(attention, splits)?;
+        self.run_combine(&stream, splits, &mut args)
     }
 
     fn schedule_on<'a>(
@@ -384,26 +399,12 @@ impl MlaDecode {
         MlaPlanTables { items, lengths, split_offsets: lengths.wrapping_add(self.spec.batch) }
     }
 
-    fn attend_on(
-        &self,
-        stream: &Stream<'_>,
-        splits: &mut MlaSplits<'_>,
-        mut args: MlaDecodeArgs<'_>,
-    ) -> Result<()> {
-        let expected = self.spec.split_key();
-        if splits.key != expected {
-            return Err(Error::OtherSplits { expected: expected.to_string(), got: splits.key.to_string() });
-        }
-        self.run_attention(stream, splits, &mut args)?;
-        if self.choice.max_splits == 1 { Ok(()) } else { self.run_combine(stream, splits, &mut args) }
-    }
-
-    fn run_attention(
-        &self,
-        stream: &Stream<'_>,
-        splits: &mut MlaSplits<'_>,
-        args: &mut MlaDecodeArgs<'_>,
-    ) -> Result<()> {
+    /// Everything that can be wrong with the operands is found here, before the schedule is launched.
+    fn prepare<'l>(
+        &'l self,
+        stream: &'l Stream<'l>,
+        args: &'l mut MlaDecodeArgs<'_>,
+    ) -> Result<Attention<'l>> {
         let spec = &self.spec;
         let mut launch = Launch::new(&self.device, &self.attend, stream)?;
         let q = launch.read_aligned(c"q", &args.q.slice, 16)?;
@@ -415,13 +416,7 @@ impl MlaDecode {
         let out = launch.write_aligned(c"out", &mut args.out.slice, 16)?;
         let lse = launch.write(c"lse", &mut args.lse.slice)?;
         let partials = launch.write_aligned(c"partials", &mut args.partials.slice, 8)?;
-        let tables = self.plan_tables(launch.write_aligned(c"tables", &mut splits.tables.slice, 8)?);
         let error_word = launch.error_word().cast();
-        let MlaChoice { instance, row_tiles, workers, .. } = self.choice;
-        let grid = row_tiles * workers;
-        if grid == 0 {
-            return Ok(());
-        }
         let (pages, page_size) = spec.pages();
         let (part_out, part_state) = self.parts(partials);
         let params = MlaDecodeParams {
@@ -430,7 +425,7 @@ impl MlaDecode {
             map_out: self.map_rows("out", out, &args.out.extent)?,
             kv: cache.cast(),
             page_table: page_table.cast(),
-            tables,
+            tables: MlaPlanTables::default(),
             lse: lse.cast(),
             part_out,
             part_state,
@@ -439,7 +434,7 @@ impl MlaDecode {
             table_pitch: args.page_table.as_ref().map_or(0, |table| table.extent.pitch as u64),
             batch: spec.batch as u32,
             rows: spec.rows() as u32,
-            row_tiles,
+            row_tiles: self.choice.row_tiles,
             q_tokens: spec.q_tokens as u32,
             heads: spec.heads as u32,
             pages: pages as u32,
@@ -449,15 +444,26 @@ impl MlaDecode {
             scale_log2: spec.softmax_scale * std::f32::consts::LOG2_E,
             empty_lse: spec.empty_lse_value(),
         };
-        launch.run(grid, instance.threads(), instance.smem_bytes(), &params)
+        Ok(Attention { launch, params })
     }
 
+    fn run_attention<'l>(&self, attention: Attention<'l>, splits: &'l mut MlaSplits<'_>) -> Result<()> {
+        let Attention { mut launch, mut params } = attention;
+        params.tables = self.plan_tables(launch.write_aligned(c"tables", &mut splits.tables.slice, 8)?);
+        let MlaChoice { instance, row_tiles, workers, .. } = self.choice;
+        launch.run(row_tiles * workers, instance.threads(), instance.smem_bytes(), &params)
+    }
+
+    /// Nothing to do if a sequence always fits one split.
     fn run_combine(
         &self,
         stream: &Stream<'_>,
         splits: &mut MlaSplits<'_>,
         args: &mut MlaDecodeArgs<'_>,
     ) -> Result<()> {
+        if self.choice.max_splits == 1 {
+            return Ok(());
+        }
         let mut launch = Launch::new(&self.device, &self.combine, stream)?;
         let partials = launch.write_aligned(c"partials", &mut args.partials.slice, 8)?;
         let (part_out, part_state) = self.parts(partials);
@@ -484,6 +490,9 @@ impl MlaDecode {
 
     /// Rows of one sequence after the other: tiles end with the sequence.
     fn map_rows(&self, operand: &'static str, base: Address, extent: &Extent) -> Result<TensorMap> {
+        if extent.rows == 0 {
+            return Ok(TensorMap::default()); // without sequences nobody looks
+        }
         let rows = Dimension::rows(extent, MapElement::Bf16, BLOCK_ROWS as u32);
         let rows = Dimension { size: self.spec.rows() as u64, ..rows };
         let batch = Dimension { size: self.spec.batch as u64, stride: rows.stride * rows.size, box_size: 1 };

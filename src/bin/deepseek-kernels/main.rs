@@ -1,6 +1,7 @@
 //! The crate's program: runs its kernels on the best device found and says whether they are right.
 
 mod absorb;
+mod attention;
 mod cli;
 mod data;
 mod gemm;
