@@ -76,7 +76,7 @@ pub struct MlaDecodeSpec {
     pub softmax_scale: f32,
     /// Query token t sees the first `length - (q_tokens - 1 - t)` keys only.
     pub causal: bool,
-    /// Keys per split: a multiple of 64, and of the page size. Part of the bits of a result. Long splits write fewer
+    /// Keys per split: a multiple of 64. Part of the bits of a result. Long splits write fewer
     /// partial results; short ones let few sequences fill a GPU.
     pub split_tokens: usize,
     /// What the LSE of a row without keys is.
@@ -199,7 +199,6 @@ impl MlaDecodeSpec {
         check_multiple("split_tokens", self.split_tokens, BLOCK_TOKENS)?;
         if let KvPaging::Paged { page_size, .. } = self.paging {
             check_multiple("page_size", page_size, BLOCK_TOKENS)?;
-            check_multiple("split_tokens", self.split_tokens, page_size)?;
         }
         if !(self.softmax_scale.is_finite() && self.softmax_scale > 0.0) {
             return Err(Error::OutOfRange {

@@ -34,7 +34,7 @@ fn lengths_at_every_border() {
     let lengths = vec![0, 1, 63, 64, 65, 0, 127, 128, 129, 191, 192, 193, 255, 256, 257, 384, 0];
     for device in devices() {
         for format in FORMATS {
-            for (page_size, split_tokens) in [(64, 64), (64, 128), (128, 128), (192, 192)] {
+            for (page_size, split_tokens) in [(64, 64), (64, 128), (128, 64), (192, 128), (192, 192)] {
                 let page_size = Some(page_size);
                 Step {
                     format,
@@ -408,6 +408,61 @@ fn nan_stays_where_it_is() {
         let bits = operands.run(&device, None).unwrap();
         assert!(part(&bits, &operands, 0).out().iter().all(|x| x.is_nan()));
         assert_eq!(part(&bits, &operands, 1), part(&clean, &operands, 1));
+    }
+}
+
+/// Every finite code, and scales of every kind; a NaN among them spoils its own sequence only.
+#[test]
+fn every_code_and_scale_of_an_fp8_cache() {
+    const SCALES: [f32; 6] = [1.0 / 256.0, 0.0, -0.0, -1.0 / 512.0, 1e-40, 3.3e-3];
+    for device in devices() {
+        let mut operands =
+            Step { lengths: vec![200, 130], format: KvFormat::Fp8, ..Step::default() }.operands();
+        let Cache::Fp8(rows) = &mut operands.cache else { unreachable!() };
+        for (index, row) in rows.chunks_mut(KvFormat::Fp8.columns()).enumerate() {
+            for (i, code) in row[..LATENT].iter_mut().enumerate() {
+                *code = (i + 37 * index) as u8;
+                *code ^= u8::from(*code & 0x7f == 0x7f); // 0x7f and 0xff are NaN
+            }
+            for (group, scale) in row[LATENT..][..16].chunks_mut(4).enumerate() {
+                scale.copy_from_slice(&SCALES[(index + group) % SCALES.len()].to_ne_bytes());
+            }
+            row[LATENT + 16..].fill(0x3c); // 2^-7 or so
+        }
+        let clean = operands.run(&device, None).unwrap();
+        operands.judge(AttentionClass::N2, &clean).unwrap();
+        let first = operands.table[0] as usize * 64 * KvFormat::Fp8.columns();
+        for (at, bytes) in [(5, vec![0x7f]), (LATENT, f32::NAN.to_ne_bytes().to_vec())] {
+            let mut spoilt = operands.clone();
+            let Cache::Fp8(rows) = &mut spoilt.cache else { unreachable!() };
+            rows[first + at..][..bytes.len()].copy_from_slice(&bytes);
+            let bits = spoilt.run(&device, None).unwrap();
+            assert!(part(&bits, &spoilt, 0).out().iter().all(|x| x.is_nan()), "byte {at}");
+            assert_eq!(part(&bits, &spoilt, 1), part(&clean, &spoilt, 1), "byte {at}");
+        }
+    }
+}
+
+/// No score is near 0: a mask that stands in for -Inf must be below all of them, and none may overflow.
+#[test]
+fn logits_far_from_zero() {
+    for device in devices() {
+        for sign in [-1.0, 1.0] {
+            let mut operands =
+                Step { lengths: vec![200, 65], heads: 8, causal: true, q_tokens: 2, ..Step::default() }
+                    .operands();
+            let Cache::Bf16(keys) = &mut operands.cache else { unreachable!() };
+            // The last eight of the 64 rotated numbers add sign * 8 * 2^20 to every score.
+            for key in keys.chunks_mut(KEY).filter(|key| !key[0].is_nan()) {
+                key[KEY - 8..].fill(half::bf16::from_f32(1024.0));
+            }
+            for q in operands.q.chunks_mut(KEY) {
+                q[KEY - 8..].fill(half::bf16::from_f32(sign * 1024.0));
+            }
+            let bits = operands.run(&device, None).unwrap();
+            operands.judge(AttentionClass::N2, &bits).unwrap();
+            assert!(bits.lse().iter().all(|lse| (lse / 1e6 * sign) > 1.0), "{:?}", &bits.lse()[..4]);
+        }
     }
 }
 
