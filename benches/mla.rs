@@ -257,7 +257,7 @@ fn emulated(c: &mut Criterion) {
     };
     let mut group = c.benchmark_group("mla/emulated");
     group.sampling_mode(SamplingMode::Flat).sample_size(10);
-    group.warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_secs(2));
+    group.warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_secs(3));
     for shape in [shape(2, 16, &[2100, 0, 65]), shape(1, 128, &[70])] {
         for (format, name, token_bytes) in FORMATS {
             group.throughput(throughput(&shape, token_bytes));
