@@ -138,7 +138,8 @@ impl MlaAbsorb {
         let MlaAbsorbSpec { tokens, heads } = self.spec;
         w_matrix.extent.expect("w [heads * 256, 512]", heads * (NOPE + VALUE), LATENT)?;
         let w_pitch = w_matrix.extent.pitch;
-        let w = ByHead { name: c"w", columns: LATENT, pitches: [w_pitch, (NOPE + VALUE) * w_pitch] };
+        let w =
+            ByHead { name: c"w", columns: LATENT, pitches: [w_pitch, w_pitch.saturating_mul(NOPE + VALUE)] };
         for (by_head, extent) in [(a, &a_matrix.extent), (&w, &w_matrix.extent), (d, &d_matrix.extent)] {
             extent.expect_pitch(by_head.text(), size_of::<bf16>(), ALIGN)?;
         }
@@ -187,15 +188,11 @@ impl ByHead {
 
     /// `outer` has the sizes of the two dimensions, and those of the box.
     fn map(&self, device: &Device, base: Address, outer: [(usize, usize); 2]) -> Result<TensorMap> {
-        let dimension = |i: usize| Dimension {
-            size: outer[i].0 as u64,
-            // A pitch that is no multiple of 16 bytes is one of a single row, and moot.
-            stride: (self.pitches[i] as u64).saturating_mul(2).next_multiple_of(16),
-            box_size: outer[i].1 as u32,
-        };
+        let element = MapElement::Bf16;
+        let dimension = |i: usize| Dimension::every(self.pitches[i], outer[i].0, element, outer[i].1 as u32);
         device.encode(&TensorMapSpec {
             operand: self.text(),
-            element: MapElement::Bf16,
+            element,
             base,
             columns: self.columns as u64,
             box_columns: BOX as u32,

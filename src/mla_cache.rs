@@ -65,8 +65,8 @@ impl KvFormat {
 impl fmt::Display for KvFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Bf16 => "576 BF16 a row",
-            Self::Fp8 => "656 bytes a row",
+            Self::Bf16 => "BF16 rows",
+            Self::Fp8 => "FP8 rows",
         })
     }
 }

@@ -156,7 +156,7 @@ mod tests {
     fn frequencies_of_deepseek_v3() {
         let table = RopeTable::yarn(YarnRope::DEEPSEEK_V3).expect("sensible");
         for (pair, golden) in [
-            (0, 1.0),
+            (0, 1.0_f64),
             (10, 5.623_412_877e-2),
             (11, 3.900_692_612e-2),
             (16, 5.500_000_436e-3),
@@ -164,7 +164,74 @@ mod tests {
             (23, 3.333_803_761e-5),
             (31, 3.333_803_761e-6),
         ] {
-            assert_eq!(table.frequencies()[pair], golden, "pair {pair}");
+            assert_eq!(table.frequencies()[pair], golden as f32, "pair {pair}");
+        }
+        assert_eq!(YarnRope::DEEPSEEK_V3.ramp(), (10.0, 23.0));
+    }
+
+    /// The formula without any rounding to FP32.
+    #[test]
+    fn frequencies_are_near_the_exact_ones() {
+        let (plain, yarn) = (RopeTable::plain(10_000.0), RopeTable::yarn(YarnRope::DEEPSEEK_V3));
+        let (plain, yarn) = (plain.expect("sensible"), yarn.expect("sensible"));
+        for pair in 0..PAIRS {
+            let exact = 10_000_f64.powf(-(pair as f64) / 32.0);
+            let slowed = ((pair as f64 - 10.0) / 13.0).clamp(0.0, 1.0);
+            let stretched = exact * (slowed / 40.0 + 1.0 - slowed);
+            for (got, exact) in [(plain.frequencies()[pair], exact), (yarn.frequencies()[pair], stretched)] {
+                assert!((f64::from(got) / exact - 1.0).abs() < 4e-7, "pair {pair}: {got}, not {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn softmax_scales() {
+        let scale = |yarn| RopeTable::yarn(yarn).expect("sensible").softmax_scale();
+        let near = |got: f64, golden: f64| assert!((got / golden - 1.0).abs() < 1e-15, "{got}, not {golden}");
+        near(scale(YarnRope::DEEPSEEK_V3), 0.135_233_778_860_880_1);
+        near(scale(YarnRope::DEEPSEEK_V2), 0.114_721_386_792_926_1);
+        near(RopeTable::plain(10_000.0).expect("sensible").softmax_scale(), 0.072_168_783_648_703_22);
+        // Not stretched is not scaled.
+        near(scale(YarnRope { factor: 1.0, ..YarnRope::DEEPSEEK_V3 }), 0.072_168_783_648_703_22);
+    }
+
+    #[test]
+    fn a_context_that_is_not_stretched_keeps_its_frequencies() {
+        let yarn = RopeTable::yarn(YarnRope { factor: 1.0, ..YarnRope::DEEPSEEK_V3 }).expect("sensible");
+        let plain = RopeTable::plain(10_000.0).expect("sensible");
+        for (got, want) in yarn.frequencies().iter().zip(plain.frequencies()) {
+            assert!((got / want - 1.0).abs() <= 2.0 * f32::EPSILON);
+        }
+    }
+
+    /// A context so short that no pair turns at all is slowed down in every pair, one so long is in none.
+    #[test]
+    fn ramps_beyond_the_pairs() {
+        let frequency = |original_positions, pair: usize| {
+            let yarn = YarnRope { original_positions, ..YarnRope::DEEPSEEK_V3 };
+            let plain = RopeTable::plain(10_000.0).expect("sensible");
+            RopeTable::yarn(yarn).expect("sensible").frequencies()[pair] / plain.frequencies()[pair]
+        };
+        for pair in [1, 31] {
+            assert!((frequency(1, pair) * 40.0 - 1.0).abs() < 1e-6);
+            assert!((frequency(1 << 40, pair) - 1.0).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn a_table_has_cos_and_sin_of_the_rounded_angle() {
+        let table = RopeTable::yarn(YarnRope::DEEPSEEK_V3).expect("sensible");
+        let rows = table.cos_sin(4097).expect("few");
+        assert_eq!(rows.len(), 4097 * ROPE);
+        assert_eq!(rows[..ROPE], [1.0, 0.0].repeat(PAIRS));
+        // The fastest pair turns by one radian a position.
+        assert_eq!(rows[ROPE..][..2], [0.540_302_3, 0.841_470_96]);
+        for position in [1, 1000, 4096] {
+            for pair in [0, 10, 16, 31] {
+                let angle = f64::from(position as f32 * table.frequencies()[pair]);
+                let got = &rows[position * ROPE + 2 * pair..][..2];
+                assert_eq!(got, [angle.cos() as f32, angle.sin() as f32], "position {position}, pair {pair}");
+            }
         }
     }
 }

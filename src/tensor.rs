@@ -180,7 +180,8 @@ impl Extent {
 
     /// Fails unless rows start `align` bytes apart.
     pub fn expect_pitch(&self, operand: &'static str, element_bytes: usize, align: u64) -> Result<()> {
-        let got = self.pitch as u64 * element_bytes as u64;
+        // The pitch of a single row is moot, however large.
+        let got = (self.pitch as u64).saturating_mul(element_bytes as u64);
         if self.rows <= 1 || got.is_multiple_of(align) {
             return Ok(());
         }

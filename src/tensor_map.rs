@@ -59,11 +59,18 @@ pub(crate) struct Dimension {
 }
 
 impl Dimension {
-    /// The rows of a matrix. The descriptor wants strides in multiples of 16 bytes even where a single row
-    /// makes the stride moot.
+    /// The rows of a matrix.
     pub fn rows(extent: &Extent, element: MapElement, box_size: u32) -> Self {
-        let stride = (extent.pitch as u64 * element.bytes()).next_multiple_of(16);
-        Self { size: extent.rows as u64, stride, box_size }
+        Self::every(extent.pitch, extent.rows, element, box_size)
+    }
+
+    /// An index every `pitch` elements. The descriptor wants strides in multiples of 16 bytes, and below 2^40, even where a
+    /// single index makes the stride moot.
+    pub fn every(pitch: usize, size: usize, element: MapElement, box_size: u32) -> Self {
+        const LARGEST: u64 = (1 << 40) - 16;
+        let bytes = (pitch as u64).saturating_mul(element.bytes());
+        let stride = if size > 1 { bytes } else { bytes.min(LARGEST).next_multiple_of(16) };
+        Self { size: size as u64, stride, box_size }
     }
 }
 
@@ -112,5 +119,19 @@ impl TensorMapSpec<'_> {
             arrays.box_sizes[i + 1] = dimension.box_size;
         }
         Ok(arrays)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pitch_of_a_single_row_is_moot() {
+        let stride = |rows, pitch| {
+            let extent = Extent { rows, columns: 4, pitch };
+            Dimension::rows(&extent, MapElement::F32, 1).stride
+        };
+        assert_eq!((stride(1, usize::MAX), stride(1, 5), stride(2, 8)), ((1 << 40) - 16, 32, 32));
     }
 }

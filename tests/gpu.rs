@@ -1,16 +1,18 @@
 //! What only a GPU has: streams, contexts, graphs, asynchrony. Without one each test says SKIPPED and proves nothing.
 
 mod harness;
+mod mla;
 
 use deepseek_kernels::cudarc::driver::CudaContext;
 use deepseek_kernels::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use deepseek_kernels::reference::Oracle;
 use deepseek_kernels::reference::inputs::{GemmClass, GemmInputs};
 use deepseek_kernels::{
-    Device, Error, Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, MMajor, Matrix, MatrixMut, Scales1x128, Scales128x128,
-    Stream, bf16,
+    Device, Error, Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, KvCache, MMajor, Matrix, MatrixMut, MlaDecode,
+    MlaDecodeArgs, Scales1x128, Scales128x128, Stream, bf16,
 };
 use harness::{Sentinel, check_gemm, gpu};
+use mla::{Bits, Cache, KEY, LATENT, Operands, Step};
 
 const SHAPE: (usize, usize, usize) = (256, 512, 1024);
 
@@ -74,6 +76,55 @@ fn a_graph_replays_with_changed_data() {
         changed.b.clone_from(&first.b);
         changed.sfb.clone_from(&first.sfb);
         check_gemm("replay", &changed, &[Oracle::Exact], None, &got);
+    }
+    // SAFETY: re-enables what was disabled.
+    unsafe { stream.context().enable_event_tracking() };
+}
+
+/// Lengths are read by the kernels: a captured decode step follows them.
+#[test]
+fn attention_in_a_graph_follows_the_lengths() {
+    let Some(device) = device_or_skip("attention_in_a_graph_follows_the_lengths") else { return };
+    let Ok(Stream::Cuda(stream)) = device.stream() else { panic!("a GPU has a stream") };
+    let step = Step { lengths: vec![500, 0, 130], q_tokens: 2, heads: 64, causal: true, ..Step::default() };
+    let operands = step.operands();
+    let Cache::Bf16(keys) = &operands.cache else { unreachable!("the default format") };
+    let plan = MlaDecode::plan(&device, operands.spec).expect("plan");
+    let (rows, columns) = (3 * 2 * 64, operands.table.len() / 3);
+    let (q, keys) = (stream.clone_htod(&operands.q).expect("q"), stream.clone_htod(keys).expect("keys"));
+    let table = stream.clone_htod(&operands.table).expect("table");
+    let mut lengths = stream.clone_htod(&operands.lengths).expect("lengths");
+    let mut tables = stream.clone_htod(&vec![0_u32; plan.tables()]).expect("tables");
+    let mut partials = stream.clone_htod(&vec![f32::NAN; plan.partials()]).expect("partials");
+    let mut out = stream.clone_htod(&vec![bf16::SENTINEL; rows * LATENT]).expect("out");
+    let mut lse = stream.clone_htod(&vec![f32::NAN; rows]).expect("lse");
+    stream.synchronize().expect("synchronize");
+
+    // SAFETY: one stream only; its order replaces the events, which a capture could not record.
+    unsafe { stream.context().disable_event_tracking() };
+    stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).expect("capture");
+    let args = MlaDecodeArgs {
+        q: Matrix::new(&q, rows, KEY).expect("q"),
+        cache: KvCache::Bf16(Matrix::new(&keys, keys.len() / KEY, KEY).expect("cache")),
+        page_table: Some(Matrix::new(&table, 3, columns).expect("table")),
+        partials: MatrixMut::new(&mut partials, 1, plan.partials()).expect("partials"),
+        out: MatrixMut::new(&mut out, rows, LATENT).expect("out"),
+        lse: MatrixMut::new(&mut lse, 3 * 2, 64).expect("lse"),
+    };
+    let (gpu_lengths, gpu_tables) =
+        (Matrix::new(&lengths, 1, 3), MatrixMut::new(&mut tables, 1, plan.tables()));
+    let run = plan.run(stream, gpu_lengths.expect("lengths"), gpu_tables.expect("tables"), args);
+    run.expect("nothing in run forbids capture");
+    let graph = stream.end_capture(CUgraphInstantiate_flags(0)).expect("capture").expect("a graph");
+    for changed in [[500, 0, 130], [64, 0, 1], [129, 0, 0], [1, 0, 128]] {
+        stream.memcpy_htod(&changed, &mut lengths).expect("lengths");
+        graph.launch().expect("replay");
+        let bits = Bits {
+            out: stream.clone_dtoh(&out).expect("out").into_iter().map(bf16::to_bits).collect(),
+            lse: stream.clone_dtoh(&lse).expect("lse").into_iter().map(f32::to_bits).collect(),
+        };
+        let replayed = Operands { lengths: changed.to_vec(), ..operands.clone() };
+        replayed.judge(step.class, &bits).unwrap_or_else(|text| panic!("{changed:?}: {text}"));
     }
     // SAFETY: re-enables what was disabled.
     unsafe { stream.context().enable_event_tracking() };

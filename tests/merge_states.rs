@@ -35,7 +35,7 @@ fn any_number_of_rows() {
 #[test]
 fn any_distance_of_the_parts() {
     fn check<T: Sentinel + DeviceRepr>(device: &Device) {
-        let distances = [0.0, 1e-7, 0.1, 0.693_147_2, 0.7, 3.0, 17.0, 87.0, 103.9, 104.1, 1e4, 3e38];
+        let distances = [0.0, 1e-7, 0.1, 0.69, 0.7, 3.0, 17.0, 87.0, 103.9, 104.1, 1e4, 3e38];
         for base in [0.0, 1e-6, -0.4, 30.0, -1000.0, 1e30] {
             let mut case = Merge::random::<T>(distances.len(), 1, 1.0, 2);
             case.parts[0].lse.fill(base);

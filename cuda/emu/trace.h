@@ -14,9 +14,9 @@
 // registers differ. lds_u32 and ldg_u32 read counts, which decide how often a loop runs, and which threads must agree on:
 // they deliver
 //
-//   1 + (address / 4 * 7) % 251
+//   1 + 7 * w * w % 251,  w = address / 4 % 251
 //
-// as if memory held it. Neither compiler may contract, so rounding is the same on both sides.
+// as if memory held it; neighbours differ by any amount. Neither compiler may contract, so rounding is the same on both sides.
 //
 // An operation is named after its function in ptx/. Operands are its arguments in order, then what is listed here:
 // template arguments and coordinates as integers (sign-extended to 64 bits), floats as their 32 bits, shared addresses
@@ -105,8 +105,9 @@ T delivered() {
 }
 
 inline uint32_t delivered_count(uint64_t address) {
+  const uint64_t word = address / 4 % 251;
   next_delivery();
-  return static_cast<uint32_t>(1 + address / 4 * 7 % 251);
+  return static_cast<uint32_t>(1 + 7 * word * word % 251);
 }
 
 }  // namespace emu

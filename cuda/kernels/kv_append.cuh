@@ -7,6 +7,7 @@
 // Schedule: a warp per token. Quantising, a lane owns 16 neighbouring values, eight lanes the block of a scale; every
 // access moves 16 bytes, but for the scales.
 #pragma once
+#include <bit>
 #include <cstdint>
 
 #include "kernels/quantize_row.cuh"
@@ -64,8 +65,10 @@ PTX_DEVICE void quantize_latent(const KvAppendParams& params, const uint16_t* gL
   const uint64_t q1 = encode_piece(right, scale, params.scale_format);
   ptx::stg_v4_u32(gRow + first, {static_cast<uint32_t>(q0), static_cast<uint32_t>(q0 >> 32),
                                  static_cast<uint32_t>(q1), static_cast<uint32_t>(q1 >> 32)});
-  float* gScales = reinterpret_cast<float*>(gRow + kKvFp8Scales);
-  if (lane % kLanesPerBlock == 0) ptx::stg_f32(gScales + lane / kLanesPerBlock, scale);
+  if (lane % kLanesPerBlock == 0) {
+    const uint32_t block = lane / kLanesPerBlock;
+    ptx::stg_u32(gRow + kKvFp8Scales + block * sizeof(float), std::bit_cast<uint32_t>(scale));
+  }
   report_nonfinite(params.error_word, left);
   report_nonfinite(params.error_word, right);
 }
@@ -76,7 +79,7 @@ PTX_DEVICE void kv_append_kernel(const KvAppendParams& params) {
   const uint32_t thread = ptx::thread_idx();
   const uint64_t token = static_cast<uint64_t>(ptx::block_idx()) * kTokensPerCta + thread / kWarpLanes;
   if (token >= params.tokens) return;
-  const uint32_t slot = ptx::ldg_u32(params.slots + token);
+  const uint32_t slot = ptx::warp_uniform(ptx::ldg_u32(params.slots + token));  // shuffles follow a branch on it
   if (slot >= params.rows) {
     if (slot != kNoSlot) ptx::red_or_u32(params.error_word, FAULT_CACHE_SLOT);
     return;

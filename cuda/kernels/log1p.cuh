@@ -7,7 +7,6 @@
 // log(1 + f) = f - s (f - r) with s = f / (2 + f) and r = 2/3 s^2 + 2/5 s^4 + ..., |s| <= 1/5.
 PTX_DEVICE float log1p_f32(float x) {
   constexpr float kLn2 = 0x1.62e43p-1f;
-  constexpr float kLn2Low = -0x1.05c61p-29f;
   const bool halved = x > 0.5f;
   const float f = halved ? (x - 1.0f) * 0.5f : x;
   const float s = f / (2.0f + f);
@@ -17,6 +16,6 @@ PTX_DEVICE float log1p_f32(float x) {
   r = ptx::fma_rn(r, z, 0x1.24924ap-2f);
   r = ptx::fma_rn(r, z, 0x1.99999ap-2f);
   r = ptx::fma_rn(r, z, 0x1.555556p-1f);
-  const float log = ptx::fma_rn(-s, ptx::fma_rn(-r, z, f), halved ? f + kLn2Low : f);
+  const float log = ptx::fma_rn(-s, ptx::fma_rn(-r, z, f), f);
   return halved ? kLn2 + log : log;
 }

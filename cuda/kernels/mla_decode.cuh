@@ -169,29 +169,30 @@ PTX_DEVICE void attend_left(const MlaDecodeParams& params, MlaDecodeSmem<Config>
 
 // m, l or lse of the thread's rows, which the four threads of a row share.
 template <class Config>
-PTX_DEVICE void store_rows(const MlaDecodeParams& params, const MlaWork& work, const MlaRows& rows, const float (&l)[2]) {
+PTX_DEVICE void store_rows(const MlaDecodeParams& params, const MlaWork& work, MlaPart part, const MlaRows& rows,
+                           const float (&l)[2]) {
   const uint32_t thread = ptx::thread_idx() % 128;
 #pragma unroll
   for (uint32_t r = 0; r < 2; ++r) {
     const uint32_t row = work.first_row + fragment_row(thread) + 8 * r;
     if (thread % 4 != 0 || row >= params.rows) continue;
-    if (work.splits == 1) {
+    if (part.splits == 1) {
       ptx::stg_f32(params.lse + static_cast<uint64_t>(work.sequence) * params.rows + row,
                    log_sum_exp(rows.m[r], l[r], params.empty_lse));
     } else {
-      ptx::stg_v2_u32(params.part_state + (static_cast<uint64_t>(work.part) * params.rows + row) * 2,
+      ptx::stg_v2_u32(params.part_state + (static_cast<uint64_t>(part.index) * params.rows + row) * 2,
                       std::bit_cast<uint32_t>(rows.m[r]), std::bit_cast<uint32_t>(l[r]));
     }
   }
 }
 
 template <class Config>
-PTX_DEVICE void store_half(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, const MlaWork& work, uint32_t half,
-                           const float (&rO)[Config::kOutRegisters], const float (&inverse)[2]) {
-  if (work.splits == 1) {
+PTX_DEVICE void store_half(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, const MlaWork& work, MlaPart part,
+                           uint32_t half, const float (&rO)[Config::kOutRegisters], const float (&inverse)[2]) {
+  if (part.splits == 1) {
     store_out(params, smem, work, half, rO, inverse);
   } else {
-    store_part<Config>(params, work, half, rO);
+    store_part<Config>(params, work, part, half, rO);
   }
   warp_arrive(smem.q_empty());
 }
@@ -212,8 +213,9 @@ PTX_DEVICE void left(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem) 
     const float inverse[2] = {inverse_sum(l[0]), inverse_sum(l[1])};
     ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);
     publish_scale(smem, p, inverse);
-    store_rows<Config>(params, work, rows, l);
-    store_half(params, smem, work, 0, rO, inverse);
+    const MlaPart part = part_of(params, work);
+    store_rows<Config>(params, work, part, rows, l);
+    store_half(params, smem, work, part, 0, rO, inverse);
   }
 }
 
@@ -250,7 +252,7 @@ PTX_DEVICE void right(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem)
     read_scale(smem, p, factor);
     warp_arrive(smem.p_empty());
     p.advance();
-    store_half(params, smem, work, 1, rO, factor);
+    store_half(params, smem, work, part_of(params, work), 1, rO, factor);
   }
 }
 

@@ -56,7 +56,7 @@ PTX_DEVICE void store_out(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
 
 // part_out <- rO, FP32, as it is: the combine divides.
 template <class Config>
-PTX_DEVICE void store_part(const MlaDecodeParams& params, const MlaWork& work, uint32_t half,
+PTX_DEVICE void store_part(const MlaDecodeParams& params, const MlaWork& work, MlaPart part, uint32_t half,
                            const float (&rO)[Config::kOutRegisters]) {
   const uint32_t thread = ptx::thread_idx() % 128;
   const uint32_t column = half * Config::kHalfColumns + fragment_column(thread);
@@ -64,7 +64,7 @@ PTX_DEVICE void store_part(const MlaDecodeParams& params, const MlaWork& work, u
   for (uint32_t r = 0; r < 2; ++r) {
     const uint32_t row = work.first_row + fragment_row(thread) + 8 * r;
     if (row >= params.rows) continue;
-    float* gO = params.part_out + (static_cast<uint64_t>(work.part) * params.rows + row) * MLA_LATENT + column;
+    float* gO = params.part_out + (static_cast<uint64_t>(part.index) * params.rows + row) * MLA_LATENT + column;
 #pragma unroll
     for (uint32_t i = 0; i < Config::kOutRegisters; i += 4) {
       ptx::stg_v2_u32(gO + 2 * i, std::bit_cast<uint32_t>(rO[i + 2 * r]), std::bit_cast<uint32_t>(rO[i + 2 * r + 1]));

@@ -29,7 +29,7 @@ struct MlaDecodeConfig {
 };
 
 // The tiles of a block of keys that are given back together, each by the warpgroup that reads it last.
-enum MlaPart : uint32_t { kLeftValues, kRightValues, kRope, kParts };
+enum MlaTiles : uint32_t { kLeftValues, kRightValues, kRope, kTileGroups };
 
 template <class Config>
 struct MlaDecodeStorage {
@@ -38,7 +38,7 @@ struct MlaDecodeStorage {
   alignas(1024) uint8_t p[Config::kTileBytes];                  // BF16 [64 rows, 64 tokens], swizzled
   float scale[Config::kBlockRows];                // what the block multiplies earlier sums with; last, 1 / l
   uint64_t kv_full[Config::kStages][Config::kTiles];
-  uint64_t kv_empty[Config::kStages][kParts];
+  uint64_t kv_empty[Config::kStages][kTileGroups];
   uint64_t q_full, q_empty;
   uint64_t p_full, p_empty;                       // p and scale
 };
@@ -58,8 +58,8 @@ struct MlaDecodeSmem {
   PTX_DEVICE uint32_t kv_full(uint32_t stage, uint32_t tile) const {
     return base + offsetof(Storage, kv_full) + (stage * Config::kTiles + tile) * 8;
   }
-  PTX_DEVICE uint32_t kv_empty(uint32_t stage, MlaPart part) const {
-    return base + offsetof(Storage, kv_empty) + (stage * kParts + part) * 8;
+  PTX_DEVICE uint32_t kv_empty(uint32_t stage, MlaTiles tiles) const {
+    return base + offsetof(Storage, kv_empty) + (stage * kTileGroups + tiles) * 8;
   }
   PTX_DEVICE uint32_t q_full() const { return base + offsetof(Storage, q_full); }
   PTX_DEVICE uint32_t q_empty() const { return base + offsetof(Storage, q_empty); }
@@ -74,13 +74,24 @@ struct MlaWork {
   uint32_t sequence, first_row;
   uint32_t length;       // keys of the sequence
   uint32_t first_token;  // of the split
+  uint32_t split;        // of the sequence
   uint32_t blocks;       // of 64 tokens; 0 only in an empty sequence
-  uint32_t splits;       // of the sequence: with several, the results are partial
-  uint32_t part;         // where partial results go
 
   // Keys of block `j` that exist: fewer than 64 only at the end of the sequence.
   PTX_DEVICE uint32_t tokens(uint32_t j) const { return length - (first_token + j * MLA_BLOCK_TOKENS); }
 };
+
+// Where the results of a split go.
+struct MlaPart {
+  uint32_t splits;  // of the sequence: with several, the results are partial
+  uint32_t index;   // of this one among the splits of all sequences
+};
+
+PTX_DEVICE MlaPart part_of(const MlaDecodeParams& params, const MlaWork& work) {
+  const uint32_t* gOffsets = params.tables.split_offsets + work.sequence;
+  const uint32_t first = ptx::ldg_u32(gOffsets);
+  return {ptx::ldg_u32(gOffsets + 1) - first, first + work.split};
+}
 
 // The work of one CTA: every `step`-th split. The CTAs of a cluster differ in their rows only and share the keys.
 struct MlaWorkList {
@@ -102,13 +113,10 @@ struct MlaWorkList {
     w.sequence = ptx::ldg_u32(gItem);
     w.first_row = ptx::block_idx() % params.row_tiles * MlaDecodeConfig::kBlockRows;
     w.length = ptx::ldg_u32(params.tables.lengths + w.sequence);
-    const uint32_t split = ptx::ldg_u32(gItem + 1);
-    w.first_token = split * params.split_blocks * MLA_BLOCK_TOKENS;
+    w.split = ptx::ldg_u32(gItem + 1);
+    w.first_token = w.split * params.split_blocks * MLA_BLOCK_TOKENS;
     const uint32_t blocks_left = ceil_div(w.length - w.first_token, MLA_BLOCK_TOKENS);
     w.blocks = blocks_left < params.split_blocks ? blocks_left : params.split_blocks;
-    const uint32_t first_part = ptx::ldg_u32(params.tables.split_offsets + w.sequence);
-    w.splits = ptx::ldg_u32(params.tables.split_offsets + w.sequence + 1) - first_part;
-    w.part = first_part + split;
     return w;
   }
 };
@@ -123,8 +131,8 @@ PTX_DEVICE void warp_arrive(uint32_t bar) {
 
 // Tells every producer that writes these tiles that this warp has read them.
 template <class Config>
-PTX_DEVICE void release_keys(MlaDecodeSmem<Config> smem, uint32_t stage, MlaPart part) {
-  const uint32_t bar = smem.kv_empty(stage, part);
+PTX_DEVICE void release_keys(MlaDecodeSmem<Config> smem, uint32_t stage, MlaTiles tiles) {
+  const uint32_t bar = smem.kv_empty(stage, tiles);
   if constexpr (Config::kCluster == 1) {
     warp_arrive(bar);
   } else {
@@ -147,10 +155,10 @@ PTX_DEVICE void init_barriers(MlaDecodeSmem<Config> smem) {
       ptx::name_shared(smem.kv_full(stage, tile), "kv_full", stage * Config::kTiles + tile);
     }
 #pragma unroll 1
-    for (uint32_t part = 0; part < kParts; ++part) {
-      const uint32_t bar = smem.kv_empty(stage, static_cast<MlaPart>(part));
+    for (uint32_t tiles = 0; tiles < kTileGroups; ++tiles) {
+      const uint32_t bar = smem.kv_empty(stage, static_cast<MlaTiles>(tiles));
       ptx::mbarrier_init(bar, kWarps * Config::kCluster);
-      ptx::name_shared(bar, "kv_empty", stage * kParts + part);
+      ptx::name_shared(bar, "kv_empty", stage * kTileGroups + tiles);
     }
   }
   ptx::mbarrier_init(smem.q_full(), 1);

@@ -7,7 +7,7 @@
 #include "ptx/target.h"
 
 // m of a row that has seen no key.
-constexpr float kMlaNoKey = -__builtin_inff();
+constexpr float kMlaNoKey = std::bit_cast<float>(0xff800000u);  // -Inf
 
 // 1 / l, and 0 for a row without keys, whose output is 0.
 PTX_DEVICE float inverse_sum(float l) { return l == 0.0f ? 0.0f : 1.0f / l; }

@@ -11,6 +11,10 @@ mod build;
 mod gate;
 #[path = "../harness/mod.rs"]
 mod harness;
+#[path = "../kv_cache/mod.rs"]
+mod kv_cache;
+#[path = "kv_cache.rs"]
+mod kv_cache_faults;
 mod merge_states;
 #[path = "../merging/mod.rs"]
 mod merging;

@@ -45,11 +45,11 @@ faults! {
     advance_of_the_other_major: Side::Query, GEMM,
         "descriptor_advance(desc_b, k * 128)" => "descriptor_advance(desc_b, k * 2)", ["elements are wrong"];
     product_of_the_other_major: Side::Query, GEMM,
-        "ptx::wgmma_k16_bf16_mn(" => "ptx::wgmma_k16_bf16(", ["elements are wrong"];
+        "ptx::wgmma_k16_bf16_mn(" => "ptx::wgmma_k16_bf16(", ["elements are wrong", "not ordered", "in flight"];
     transposed_instead: Side::Output, GEMM,
         "ptx::wgmma_k16_bf16(" => "ptx::wgmma_k16_bf16_mn(", ["leading offset 0"];
     chunk_distance_in_the_wrong_bits: Side::Query, "tile/descriptor.h",
-        "(chunk_bytes >> 4) << 16" => "(chunk_bytes >> 4) << 18", ["outside", "elements are wrong", "reserved"];
+        "(chunk_bytes >> 4) << 16" => "(chunk_bytes >> 4) << 18", ["outside", "nothing has written", "not ordered", "in flight"];
 }
 
 // What is loaded.

@@ -108,7 +108,7 @@ faults! {
 // Splits and their order.
 faults! {
     split_starts_a_block_late: Bf16, TILE,
-        "split * params.split_blocks * MLA_BLOCK_TOKENS" => "(split * params.split_blocks + split % 2) * MLA_BLOCK_TOKENS",
+        "w.split * params.split_blocks * MLA_BLOCK_TOKENS" => "(w.split * params.split_blocks + w.split % 2) * MLA_BLOCK_TOKENS",
         ["elements are wrong", "in flight", "waits"];
     split_ends_a_block_early: Bf16, TILE,
         "blocks_left < params.split_blocks ? blocks_left : params.split_blocks" => "blocks_left < params.split_blocks ? blocks_left : params.split_blocks - 1",
@@ -123,7 +123,7 @@ faults! {
         "totals.whole_before += count.whole;" => "totals.whole_before += count.total();", ["elements are wrong", "outside", "out of bounds", "race"];
     offsets_of_the_next_sequence: Bf16, SCHEDULE, "if (other < mine)" => "if (other <= mine)", ["elements are wrong", "outside", "out of bounds", "race"];
     bad_length_goes_unreported: Bf16, SCHEDULE, "ptx::red_or_u32(params.error_word, FAULT_SEQUENCE_LENGTH)" => "(void)0", ["unreported"];
-    part_of_another_split: Bf16, TILE, "w.part = first_part + split;" => "w.part = first_part;", ["elements are wrong", "race"];
+    part_of_another_split: Bf16, TILE, "- first, first + work.split}" => "- first, first}", ["elements are wrong", "race"];
     only_split_combined_too: Bf16, COMBINE, "if (count == 1) return;" => "", ["elements are wrong"];
     merge_without_max: Bf16, COMBINE, "ptx::ldg_f32(gState) - greatest)" => "ptx::ldg_f32(gState))", ["elements are wrong"];
     merge_with_the_first_max: Bf16, COMBINE,
@@ -148,7 +148,7 @@ faults! {
 
 // Products.
 faults! {
-    position_never_scored: Bf16, DECODE, "i == 0 ? Config::kRopeTile : i - 1" => "i == 0 ? 0 : i - 1", ["elements are wrong", "arrival on kv_full", "arrival on kv_full"];
+    position_never_scored: Bf16, DECODE, "i == 0 ? Config::kRopeTile : i - 1" => "i == 0 ? 0 : i - 1", ["elements are wrong", "arrival on kv_full", "race"];
     scores_never_cleared: Bf16, DECODE, "i + byte != 0);" => "true);", ["elements are wrong", "uninitialised", "wgmma"];
     values_of_the_other_half: Bf16, DECODE,
         "descriptor_mn_major_128b(smem.kv(stage, half * Config::kHalfTiles)" => "descriptor_mn_major_128b(smem.kv(stage, 0)", ["elements are wrong", "race"];

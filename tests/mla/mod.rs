@@ -146,7 +146,7 @@ impl Step {
         };
         let cache = match self.format {
             KvFormat::Bf16 => Cache::Bf16(keys),
-            KvFormat::Fp8 => Cache::Fp8(keys.chunks(KEY).flat_map(|key| poisoned_fp8_row(key)).collect()),
+            KvFormat::Fp8 => Cache::Fp8(keys.chunks(KEY).flat_map(poisoned_fp8_row).collect()),
         };
         let spec = MlaDecodeSpec {
             batch,

@@ -34,6 +34,7 @@ pub fn all() -> Vec<Launch> {
         .chain(crate::routing::launches())
         .chain(crate::routed::launches())
         .chain(crate::mla::launches())
+        .chain(crate::kv_cache::launches())
         .collect()
 }
 

@@ -19,6 +19,7 @@ mod emulate;
 #[allow(dead_code)]
 mod instances;
 mod interpret;
+mod kv_cache;
 mod launches;
 mod mla;
 mod parse;

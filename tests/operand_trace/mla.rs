@@ -1,15 +1,22 @@
-//! The launches around MLA's attention.
+//! The launches of MLA: attention, and what stands around it.
 
 use std::mem::offset_of;
 
-use crate::bindings::{HeadGemmParams, MergePart, MergeStatesParams};
-use crate::instances::{FixedKernel, MERGE_STATES, MLA_ABSORB_OUTPUT, MLA_ABSORB_QUERY};
+use crate::bindings::{
+    HeadGemmParams, MergePart, MergeStatesParams, MlaCombineParams, MlaDecodeParams, MlaScheduleParams,
+};
+use crate::instances::{
+    FixedKernel, MERGE_STATES, MLA_ABSORB_OUTPUT, MLA_ABSORB_QUERY, MLA_COMBINE, MLA_INSTANCES, MLA_SCHEDULE,
+    MlaInstance,
+};
 use crate::launches::{Launch, Params, fixed, region};
 
 pub fn launches() -> Vec<Launch> {
     let merges = [(0, 0), (1, 0), (0, 1)].map(|(o_is_f32, infinity)| merge_states(o_is_f32, infinity));
     // Two tiles of tokens, two of columns, or one; two heads.
-    [absorb(&MLA_ABSORB_QUERY, 8), absorb(&MLA_ABSORB_OUTPUT, 4)].into_iter().chain(merges).collect()
+    let absorbs = [absorb(&MLA_ABSORB_QUERY, 8), absorb(&MLA_ABSORB_OUTPUT, 4)];
+    let decodes = MLA_INSTANCES.iter().flat_map(|instance| [decode(instance, true), decode(instance, false)]);
+    absorbs.into_iter().chain(merges).chain(decodes).chain([schedule(), combine()]).collect()
 }
 
 fn absorb(kernel: &FixedKernel, grid: u32) -> Launch {
@@ -34,4 +41,65 @@ fn merge_states(o_is_f32: u32, infinity_is_empty: u32) -> Launch {
             .u64(at + offset_of!(MergePart, o_pitch), 512 + 8 * i as u64)
     };
     fixed(MERGE_STATES.name, 3, MERGE_STATES.smem_bytes, part(part(params, 0), 1))
+}
+
+fn schedule() -> Launch {
+    let params = Params::of::<MlaScheduleParams>()
+        .u64(offset_of!(MlaScheduleParams, lengths), region(0))
+        .u64(offset_of!(MlaScheduleParams, tables.lengths), region(1))
+        .u64(offset_of!(MlaScheduleParams, tables.split_offsets), region(2))
+        .u64(offset_of!(MlaScheduleParams, tables.items), region(3))
+        .u64(offset_of!(MlaScheduleParams, error_word), region(4))
+        .u32(offset_of!(MlaScheduleParams, batch), 130)
+        .u32(offset_of!(MlaScheduleParams, capacity), 200)
+        .u32(offset_of!(MlaScheduleParams, split_tokens), 64);
+    fixed(MLA_SCHEDULE.name, 2, MLA_SCHEDULE.smem_bytes, params)
+}
+
+/// Two workers, each on two row tiles or clusters of them, of which the last tile is not full.
+///
+/// `split_blocks` makes every split begin at token 0, modulo 2^32: what lengths are made up then decides the number of
+/// blocks and the tail. The offsets begin where there are four items, the second of them the only split of a sequence.
+fn decode(instance: &MlaInstance, paged: bool) -> Launch {
+    let row_tiles = 2 * instance.cluster;
+    let params = Params::of::<MlaDecodeParams>()
+        .u64(offset_of!(MlaDecodeParams, kv), region(0))
+        .u64(offset_of!(MlaDecodeParams, page_table), if paged { region(1) } else { 0 })
+        .u64(offset_of!(MlaDecodeParams, tables.lengths), region(2))
+        .u64(offset_of!(MlaDecodeParams, tables.split_offsets), region(3) + 4 * 118)
+        .u64(offset_of!(MlaDecodeParams, tables.items), region(4))
+        .u64(offset_of!(MlaDecodeParams, lse), region(5))
+        .u64(offset_of!(MlaDecodeParams, part_out), region(6))
+        .u64(offset_of!(MlaDecodeParams, part_state), region(7))
+        .u64(offset_of!(MlaDecodeParams, error_word), region(8))
+        .u64(offset_of!(MlaDecodeParams, kv_pitch), 672)
+        .u64(offset_of!(MlaDecodeParams, table_pitch), 5)
+        .u32(offset_of!(MlaDecodeParams, batch), 127)
+        .u32(offset_of!(MlaDecodeParams, rows), row_tiles * 64 - 20)
+        .u32(offset_of!(MlaDecodeParams, row_tiles), row_tiles)
+        .u32(offset_of!(MlaDecodeParams, q_tokens), 2)
+        .u32(offset_of!(MlaDecodeParams, heads), row_tiles * 32 - 10)
+        .u32(offset_of!(MlaDecodeParams, pages), 100)
+        .u32(offset_of!(MlaDecodeParams, page_size), 128)
+        .u32(offset_of!(MlaDecodeParams, split_blocks), 1 << 26)
+        .u32(offset_of!(MlaDecodeParams, causal), 1)
+        .u32(offset_of!(MlaDecodeParams, scale_log2), 0.03_f32.to_bits())
+        .u32(offset_of!(MlaDecodeParams, empty_lse), f32::NEG_INFINITY.to_bits());
+    let (grid, smem_bytes) = (2 * row_tiles, instance.smem_bytes());
+    fixed(&instance.name(), grid, smem_bytes, params)
+}
+
+/// One sequence of a single split, one of fifteen.
+fn combine() -> Launch {
+    let params = Params::of::<MlaCombineParams>()
+        .u64(offset_of!(MlaCombineParams, part_out), region(0))
+        .u64(offset_of!(MlaCombineParams, part_state), region(1))
+        .u64(offset_of!(MlaCombineParams, split_offsets), region(2) + 4 * 173)
+        .u64(offset_of!(MlaCombineParams, out), region(3))
+        .u64(offset_of!(MlaCombineParams, lse), region(4))
+        .u64(offset_of!(MlaCombineParams, out_pitch), 520)
+        .u32(offset_of!(MlaCombineParams, batch), 2)
+        .u32(offset_of!(MlaCombineParams, rows), 3)
+        .u32(offset_of!(MlaCombineParams, empty_lse), f32::INFINITY.to_bits());
+    fixed(MLA_COMBINE.name, 1, MLA_COMBINE.smem_bytes, params)
 }

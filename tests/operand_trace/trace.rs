@@ -23,7 +23,8 @@ pub fn made_up(thread: u64, sequence: u64, index: u64, element: Element) -> u64 
 
 /// What stands at an address that is read as a count.
 pub fn count_at(address: u64) -> u64 {
-    1 + address / 4 * 7 % 251
+    let word = address / 4 % 251;
+    1 + 7 * word * word % 251
 }
 
 /// Where dynamic shared memory starts in the emulator, as on the device.

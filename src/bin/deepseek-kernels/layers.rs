@@ -3,9 +3,11 @@
 use deepseek_kernels::reference::inputs::GemmClass;
 use deepseek_kernels::{DeviceKind, ScaleFormat};
 
+use crate::absorb::AbsorbJob;
 use crate::attention;
 use crate::gemm::{GemmJob, OUTPUTS, Output};
 use crate::grouped::GroupedJob;
+use crate::kv_cache::KvCacheJob;
 use crate::moe::MoeJob;
 use crate::quantize::{Kind, QuantizeJob};
 use crate::routed::RoutedJob;
@@ -61,9 +63,17 @@ pub fn experts(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
     jobs
 }
 
-/// Latent attention over both caches.
+/// Latent attention over both caches, and what surrounds it: the cache's rows, and the heads of DeepSeek-V3 or those of one
+/// of eight ranks.
 pub fn attention(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
-    attention::jobs(kind, seed).into_iter().map(|job| Box::new(job) as Box<dyn Job>).collect()
+    let (tokens, absorbed, heads) = match kind {
+        DeviceKind::Cuda => (GPU_ROWS[0], 64, 128),
+        DeviceKind::Emulated => (EMULATED_TOKENS, EMULATED_TOKENS, 16),
+    };
+    let mut jobs: Vec<Box<dyn Job>> =
+        vec![Box::new(KvCacheJob { tokens, seed }), Box::new(AbsorbJob { tokens: absorbed, heads, seed })];
+    jobs.extend(attention::jobs(kind, seed).into_iter().map(|job| Box::new(job) as Box<dyn Job>));
+    jobs
 }
 
 /// What the emulator can compute in seconds.

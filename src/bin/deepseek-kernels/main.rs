@@ -1,5 +1,6 @@
 //! The crate's program: runs its kernels on the best device found and says whether they are right.
 
+mod absorb;
 mod attention;
 mod cli;
 mod data;
@@ -7,6 +8,7 @@ mod gemm;
 mod grouped;
 mod json;
 mod judge;
+mod kv_cache;
 mod layers;
 mod machine;
 mod moe;
