@@ -320,9 +320,9 @@ rejects! {
     fp8_cache_at_an_odd_address: |call| { call.fp8(); call.cache = dense(384, 656).from(8) }
         => "cache: address must be a multiple of 16 bytes, got 8";
     fp8_cache_for_a_plan_of_bf16: |call| { call.fp8(); call.spec.format = KvFormat::Bf16 }
-        => "expected a cache of 576 BF16 a row, got 656 bytes a row";
+        => "expected a cache of BF16 rows, got FP8 rows";
     bf16_cache_for_a_plan_of_fp8: |call| call.spec.format = KvFormat::Fp8
-        => "expected a cache of 656 bytes a row, got 576 BF16 a row";
+        => "expected a cache of FP8 rows, got BF16 rows";
     contiguous_cache_of_another_capacity: |call| {
         call.spec.paging = CONTIGUOUS;
         call.page_table = None;
