@@ -14,7 +14,7 @@ use crate::device::{Device, KernelHandle, Stream};
 use crate::error::{Error, Result};
 use crate::ffi::{MlaCombineParams, MlaDecodeParams, MlaPlanTables, MlaScheduleParams, TensorMap};
 use crate::instances::{MLA_BLOCK_TOKENS, MLA_COMBINE, MLA_SCHEDULE, MlaInstance};
-use crate::launch::{Address, Launch, MAX_DIM, MAX_GRID, check_limit};
+use crate::launch::{Address, Launch, MAX_DIM, check_limit};
 use crate::mla_cache::{KvCache, KvFormat, LATENT, ROPE};
 use crate::tensor::{Extent, Matrix, MatrixMut};
 use crate::tensor_map::{Dimension, MapElement, Swizzle, TensorMapSpec};
@@ -268,7 +268,6 @@ impl MlaDecode {
         let max_splits = spec.max_splits() as u32;
         let at_a_time = (device.multiprocessors() / row_tiles).max(1);
         let workers = at_a_time.min(spec.batch as u32 * max_splits);
-        check_limit("CTAs of the combine", (spec.batch * spec.rows()) as u64, MAX_GRID)?;
         Ok(Self {
             device: device.clone(),
             spec,
