@@ -88,6 +88,7 @@ void prefetch_tensormap(const TensorMap& map, Where where);
 void tma_load(const TensorMap& map, uint32_t dst, uint32_t bar, const int32_t* coordinates, uint32_t rank,
               uint32_t mask, Where where);
 void tma_store(const TensorMap& map, uint32_t src, const int32_t* coordinates, uint32_t rank, Where where);
+void bulk_copy_to_cta(uint32_t dst, uint32_t bar, uint32_t src, uint32_t bytes, uint32_t rank, Where where);
 void bulk_commit_group(Where where);
 void bulk_wait_group(uint32_t pending, bool read_only, Where where);
 
