@@ -219,9 +219,9 @@ faults! {
 
 // Dequantised keys handed to the peer.
 faults! {
-    both_ctas_dequantise_the_same_half: Fp8Cluster, LOAD, "ptx::cluster_rank() * 4" => "0", ["bulk copy", "in flight"];
+    both_ctas_dequantise_the_same_half: Fp8Cluster, LOAD, "ptx::cluster_rank() * 4" => "0", ["bulk copy", "in flight", "not ordered"];
     codes_copied_over_the_peers_own: Fp8Cluster, LOAD,
-        "bulk_copy_to_cta(sTokens," => "bulk_copy_to_cta(smem.kv(stage, tile) + (fp8_token<Config>(0) ^ 32) * 128,", ["bulk copy", "in flight"];
+        "bulk_copy_to_cta(sTokens," => "bulk_copy_to_cta(smem.kv(stage, tile) + (fp8_token<Config>(0) ^ 32) * 128,", ["bulk copy", "in flight", "not ordered"];
     codes_copied_to_the_cta_itself: Fp8Cluster, LOAD, "ptx::cluster_rank() ^ 1" => "ptx::cluster_rank()", ["bulk copy"];
     peers_codes_not_announced: Fp8Cluster, LOAD,
         "ptx::mbarrier_arrive_expect_tx(full, kBytes);" => "ptx::mbarrier_arrive(full);", ["expect_tx", "in flight"];
