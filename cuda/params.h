@@ -264,7 +264,7 @@ typedef struct MlaScheduleParams {
 // out = softmax(scale * q . k^T) . v for every sequence, v the latent part of k; splits leave partial results.
 typedef struct MlaDecodeParams {
   TensorMap map_q;            // BF16 [batch, rows, 576], box [1, 64, 64], 128-byte swizzle
-  TensorMap map_kv;           // BF16 [pages, page_size, 576], box [1, 64 / cluster, 64]; FP8 cache: bytes [.., 656], box [1, 64, 128]
+  TensorMap map_kv;           // BF16 [pages, page_size, 576], FP8 cache: bytes [.., 656]; box [1, 64 / cluster, 128 bytes]
   TensorMap map_out;          // BF16 [batch, rows, 512], box [1, 64, 64], 128-byte swizzle
   const uint8_t* kv;          // FP8 cache: rows of 512 E4M3, 4 FP32 scales, 64 BF16
   const int32_t* page_table;  // [batch, table_pitch], or null: sequence b is page b

@@ -147,7 +147,7 @@ pub const MLA_BLOCK_TOKENS: u32 = 64;
 pub struct MlaInstance {
     /// The cache holds 656 bytes a token, to be dequantised on the way; otherwise 576 BF16.
     pub fp8_cache: bool,
-    /// CTAs that share the keys by multicast: 1 or 2, neighbours along the rows.
+    /// CTAs that share the keys, each bringing in half of them: 1 or 2, neighbours along the rows.
     pub cluster: u32,
 }
 
@@ -177,6 +177,7 @@ pub const MLA_INSTANCES: &[MlaInstance] = &[
     MlaInstance { fp8_cache: false, cluster: 1 },
     MlaInstance { fp8_cache: false, cluster: 2 },
     MlaInstance { fp8_cache: true, cluster: 1 },
+    MlaInstance { fp8_cache: true, cluster: 2 },
 ];
 
 /// One kernel that has a single configuration.

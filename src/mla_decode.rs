@@ -243,8 +243,8 @@ impl MlaDecode {
     pub fn plan(device: &Device, spec: MlaDecodeSpec) -> Result<Self> {
         spec.check()?;
         let tiles = spec.rows().div_ceil(BLOCK_ROWS) as u32;
-        // Two CTAs of one sequence read the same keys: in a cluster each fetches half of them.
-        let cluster = if spec.format == KvFormat::Bf16 && tiles.is_multiple_of(2) { 2 } else { 1 };
+        // Two CTAs of one sequence read the same keys: in a cluster each fetches half of them, and dequantises them.
+        let cluster = if tiles.is_multiple_of(2) { 2 } else { 1 };
         Self::with_instance(device, spec, MlaInstance { fp8_cache: spec.format == KvFormat::Fp8, cluster })
     }
 

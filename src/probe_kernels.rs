@@ -39,6 +39,8 @@ pub const SMEM: ProbeKernel = probe("smem", 32, 1, 4096);
 pub const STORAGE: ProbeKernel = probe("storage", 32, 1, 0);
 /// Special registers, warp collectives, barriers of a CTA.
 pub const SYNC: ProbeKernel = probe("sync", 128, 1, 1024);
+/// Copies from one CTA's shared memory to another's.
+pub const TMA_COPY: ProbeKernel = probe("tma_copy", 64, 2, 16 * 1024);
 /// Loads.
 pub const TMA_LOAD: ProbeKernel = probe("tma_load", 64, 1, 16 * 1024);
 /// Multicast loads.
@@ -61,6 +63,7 @@ pub const PROBES: &[ProbeKernel] = &[
     SMEM,
     STORAGE,
     SYNC,
+    TMA_COPY,
     TMA_LOAD,
     TMA_MULTICAST,
     TMA_STORE,

@@ -3,9 +3,10 @@
 mod harness;
 mod probes;
 
-use deepseek_kernels::Device;
-use deepseek_kernels::probe::kernels::{TMA_LOAD, TMA_MULTICAST, TMA_STORE};
+use deepseek_kernels::probe::kernels::{TMA_COPY, TMA_LOAD, TMA_MULTICAST, TMA_STORE};
 use deepseek_kernels::probe::{MapElement, Probe, Swizzle, Tensor};
+use deepseek_kernels::{Device, Result};
+use harness::emulated;
 use probes::{UNTOUCHED, assert_words, machines, run, run_words};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng, SeedableRng};
@@ -305,6 +306,84 @@ fn multicast_reaches_the_ctas_of_its_mask() {
                 let expected = [slot(0), slot(1), vec![UNTOUCHED; GUARD]].concat();
                 assert_words(&format!("{} masks {masks:?} rank {rank}", device.name()), got, &expected);
             }
+        }
+    }
+}
+
+/// Words that each CTA of a pair copies, and how.
+#[derive(Clone, Copy)]
+struct Copy {
+    words: u32,
+    source: u32,
+    target: u32,
+    /// 1: into the peer; 0: within the CTA.
+    peer: u32,
+    expected: u32,
+    fence: bool,
+}
+
+impl Copy {
+    const DUMPED: u32 = 2048;
+
+    /// To the same bytes of the peer.
+    fn new(words: u32) -> Self {
+        Self { words, source: 64, target: 2048, peer: 1, expected: 4 * words, fence: true }
+    }
+
+    fn data(&self) -> Vec<u32> {
+        (0..2 * self.words).map(|i| i.wrapping_mul(0x9e37_79b9)).collect()
+    }
+
+    fn run(&self, device: &Device) -> Result<Vec<u32>> {
+        let Self { words, source, target, peer, expected, fence } = *self;
+        let probe = Probe {
+            arguments: &[words, source, target, peer, expected, u32::from(fence), Self::DUMPED],
+            input: &self.data(),
+            output_words: 2 * Self::DUMPED as usize,
+            ..Probe::new(TMA_COPY, 2)
+        };
+        Ok(probe.run(device)?.output)
+    }
+}
+
+#[test]
+fn copies_reach_the_shared_memory_of_another_cta() {
+    for device in machines() {
+        for words in [4, 8, 36, 256, 400] {
+            for peer in [0, 1] {
+                let copy = Copy { peer, ..Copy::new(words) };
+                let output = copy.run(&device).unwrap_or_else(|error| panic!("{error}"));
+                for (rank, got) in output.chunks(Copy::DUMPED as usize).enumerate() {
+                    let from = rank ^ peer as usize;
+                    let mut expected = vec![UNTOUCHED; Copy::DUMPED as usize];
+                    expected[512..][..words as usize]
+                        .copy_from_slice(&copy.data()[from * words as usize..][..words as usize]);
+                    assert_words(&format!("{} {words} words, rank {rank}", device.name()), got, &expected);
+                }
+            }
+        }
+    }
+}
+
+/// What would hang or go unnoticed on a GPU is a fault with every seed.
+#[test]
+fn copies_are_checked() {
+    let good = Copy::new(64);
+    for (copy, message) in [
+        (Copy { expected: 240, ..good }, "bytes"),
+        (Copy { expected: 272, ..good }, "16 bytes missing"),
+        (Copy { fence: false, ..good }, "fence.proxy.async"),
+        (Copy { source: 72, ..good }, "is not 16-byte aligned"),
+        (Copy { target: 2056, ..good }, "is not 16-byte aligned"),
+        (Copy { words: 62, expected: 248, ..good }, "no positive multiple of 16"),
+        (Copy { words: 0, expected: 0, ..good }, "no positive multiple of 16"),
+        (Copy { peer: 2, ..good }, "mapa of CTA"),
+        (Copy { target: 4 * (Copy::DUMPED - 4), ..good }, "which is part of an mbarrier"),
+        (Copy { target: 1 << 14, ..good }, "outside the CTA's shared memory"),
+    ] {
+        for seed in 0..8 {
+            let error = copy.run(&emulated(seed)).expect_err(message).to_string();
+            assert!(error.contains(message), "`{message}` is not in: {error}");
         }
     }
 }

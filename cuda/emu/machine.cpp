@@ -49,6 +49,11 @@ void check_cta_exit(const Thread& last, const Cta& cta) {
       fault(last, "block %u exits while bytes are outstanding on %s", cta.block, state.c_str());
     }
   }
+  for (const CopyPiece& piece : machine().tma.copies) {
+    if (piece.from != &cta) continue;
+    fault(last, "block %u exits while a copy out of its shared memory, issued at %s, is in flight", cta.block,
+          place(piece.where).c_str());
+  }
   if (!machine().check_races) return;
   for (Epoch arrival : cta.remote_arrivals) {
     if (!cta.exited.has(arrival)) {

@@ -15,7 +15,7 @@
 //  6. Clusters that run at the same time: they run one after another, so a kernel in which one waits for another
 //     never ends here (the step limit reports it). Memory weaker than happens-before.
 //  7. Races on global memory except between two writes, and a missing proxy fence between a thread's access and a TMA
-//     access of global memory, or between a thread's access of shared memory and a later TMA load over it.
+//     access of global memory, or between a thread's access of shared memory and a later TMA load or copy over it.
 //  8. Races on shared memory between parts of the same four bytes. Two threads that write neighbouring bytes of the
 //     same four are reported although they do not race.
 //  9. A kernel's stack overflow: the guard page ends the process.
@@ -82,12 +82,13 @@ void mbarrier_arrive_expect_tx(uint32_t bar, uint32_t bytes, Where where);
 void mbarrier_arrive_cluster(uint32_t bar, uint32_t rank, Where where);
 void mbarrier_wait(uint32_t bar, uint32_t parity, Scope scope, Where where);
 
-// TMA. The mask of a multicast names CTAs of the cluster.
+// TMA. The mask of a multicast and the rank of a copy name CTAs of the cluster.
 constexpr uint32_t kNoMulticast = 1 << 16;
 void prefetch_tensormap(const TensorMap& map, Where where);
 void tma_load(const TensorMap& map, uint32_t dst, uint32_t bar, const int32_t* coordinates, uint32_t rank,
               uint32_t mask, Where where);
 void tma_store(const TensorMap& map, uint32_t src, const int32_t* coordinates, uint32_t rank, Where where);
+void bulk_copy_to_cta(uint32_t dst, uint32_t bar, uint32_t src, uint32_t bytes, uint32_t rank, Where where);
 void bulk_commit_group(Where where);
 void bulk_wait_group(uint32_t pending, bool read_only, Where where);
 

@@ -15,7 +15,7 @@ constexpr uint32_t kRedraw = 64;       // how rarely a priority changes
 bool has_work(const Machine& m, Engine engine) {
   switch (engine) {
     case Engine::kLoads:
-      return !m.tma.loads.empty();
+      return !m.tma.loads.empty() || !m.tma.copies.empty();
     case Engine::kStores:
       return !m.tma.stores.empty();
     case Engine::kTensor:

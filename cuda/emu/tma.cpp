@@ -1,4 +1,4 @@
-// TMA: loads land in pieces, stores read and later write; every moment is drawn from the seed.
+// TMA: loads and copies land in pieces, stores read and later write; every moment is drawn from the seed.
 #include "emu/tma.h"
 
 #include <algorithm>
@@ -11,6 +11,7 @@ namespace {
 
 constexpr uint32_t kMaxPieces = 4;
 constexpr uint32_t kPieceRows = 8;  // a swizzle permutes within eight rows
+constexpr uint32_t kCopyUnit = 16;  // bytes, of addresses and sizes of a copy
 
 template <class T>
 size_t choose(Machine& m, const std::vector<T>& pending) {
@@ -52,25 +53,28 @@ void check_rows(const Thread& thread, const Box& box, bool write, const char* wh
 
 // ---------------------------------------------------------------------------------------------------------- loads
 
-// From here to the landing the box belongs to TMA; its bytes are NaN in every format.
-void claim_destination(Thread& thread, Cta& cta, const Box& box, uint32_t dst, const Mbarrier& bar) {
-  const char* what = "TMA load";
-  const uint32_t bytes = box.map->bytes();
-  check_range(thread, thread.where, cta, dst, bytes, box.map->alignment(), what);
+// What TMA does to shared memory for the barrier's present phase, as those learn who wait for it.
+Epoch transfer(const Thread& thread, const Mbarrier& bar) {
+  return {bar.loads, machine().sites.number(thread.where), static_cast<int32_t>(bar.phase + 1)};
+}
+
+// From here to the landing the bytes belong to TMA; they are NaN in every format.
+void claim_destination(Thread& thread, Cta& cta, uint32_t dst, uint32_t bytes, uint32_t alignment, const Mbarrier& bar,
+                       const char* what) {
+  check_range(thread, thread.where, cta, dst, bytes, alignment, what);
   Machine& m = machine();
   SharedMemory& smem = *cta.smem;
   if (m.check_state) {
     for (uint32_t at = dst; at < dst + bytes; ++at) {
       const ByteState state = smem.state(at);
       if (state != ByteState::kInFlight && state != ByteState::kMbarrier) continue;
-      fault(thread, "TMA load onto %s, %s", object(thread, cta, at).c_str(),
+      fault(thread, "%s onto %s, %s", what, object(thread, cta, at).c_str(),
             state == ByteState::kInFlight ? "where another one is in flight" : "which is part of an mbarrier");
     }
   }
   if (m.check_races) {
-    const Epoch landing{bar.loads, m.sites.number(thread.where), static_cast<int32_t>(bar.phase + 1)};
     Past past(thread);
-    if (const auto conflict = smem.shadow.write(dst, bytes, landing, past)) {
+    if (const auto conflict = smem.shadow.write(dst, bytes, transfer(thread, bar), past)) {
       report_race(thread, thread.where, what, cta, *conflict);
     }
   }
@@ -96,7 +100,7 @@ void load_into(Thread& thread, Cta& cta, const Box& box, uint32_t dst, uint32_t 
   if (cta.alive == 0) fault(thread, "TMA load into block %u, which has exited", cta.block);
   Mbarrier& state = find_mbarrier(thread, cta, bar, "TMA load");
   check_async_use(thread, state, "TMA");
-  claim_destination(thread, cta, box, dst, state);
+  claim_destination(thread, cta, dst, box.map->bytes(), box.map->alignment(), state, "TMA load");
   launch_pieces(thread, cta, box, dst, state);
 }
 
@@ -112,6 +116,39 @@ void copy_row(const LoadPiece& piece, uint32_t row) {
     std::memcpy(smem.generic(addr), bytes + chunk, 16);
     std::memcpy(smem.async(addr), bytes + chunk, 16);
   }
+}
+
+// A landing in another phase than the issue's: the barrier did not wait for these bytes.
+void check_phase(const Thread& issuer, Where where, const Mbarrier& bar, uint32_t phase, const char* what) {
+  if (bar.phase == phase) return;
+  fault_at(issuer, where,
+           "bytes of this %s land on %s in phase %u but were issued in phase %u: expect_tx asked for too few bytes",
+           what, object(issuer, *bar.cta, bar.addr).c_str(), bar.phase, phase);
+}
+
+// --------------------------------------------------------------------------------------------------------- copies
+
+void claim_copy_source(Thread& thread, uint32_t src, uint32_t bytes, const Mbarrier& bar) {
+  Cta& cta = *thread.cta;
+  check_range(thread, thread.where, cta, src, bytes, kCopyUnit, "bulk copy");
+  check_async_read(thread, thread.where, cta, src, bytes, "bulk copy");
+  if (!machine().check_races) return;
+  Past past(thread);
+  if (const auto conflict = cta.smem->shadow.read(src, bytes, transfer(thread, bar), past)) {
+    report_race(thread, thread.where, "bulk copy", cta, *conflict);
+  }
+}
+
+void launch_copy(const Thread& thread, Cta& cta, uint32_t dst, uint32_t src, uint32_t bytes, Mbarrier& bar) {
+  Machine& m = machine();
+  const uint32_t units = bytes / kCopyUnit;
+  const uint32_t pieces = std::min(units, 1 + m.random.below(kMaxPieces));
+  for (uint32_t i = 0; i < pieces; ++i) {
+    const uint32_t at = i * units / pieces * kCopyUnit, end = (i + 1) * units / pieces * kCopyUnit;
+    m.tma.copies.push_back({thread.cta, src + at, &cta, dst + at, &bar, bar.phase, end - at, &thread, thread.where});
+    ++bar.loads_in_flight;
+  }
+  m.report.tma_bytes += bytes;
 }
 
 // --------------------------------------------------------------------------------------------------------- stores
@@ -210,6 +247,22 @@ void tma_load(const TensorMap& map, uint32_t dst, uint32_t bar, const int32_t* c
   }
 }
 
+void bulk_copy_to_cta(uint32_t dst, uint32_t bar, uint32_t src, uint32_t bytes, uint32_t rank, Where where) {
+  Thread& thread = enter(where);
+  Machine& m = machine();
+  if (rank >= m.ctas.size()) fault(thread, "mapa of CTA %u in a cluster of %zu", rank, m.ctas.size());
+  Cta& cta = *m.ctas[rank];
+  if (cta.alive == 0) fault(thread, "bulk copy into block %u, which has exited", cta.block);
+  if (bytes == 0 || bytes % kCopyUnit != 0) {
+    fault(thread, "bulk copy of %u bytes, which is no positive multiple of %u", bytes, kCopyUnit);
+  }
+  Mbarrier& state = find_mbarrier(thread, cta, bar, "bulk copy");
+  check_async_use(thread, state, "a bulk copy");
+  claim_copy_source(thread, src, bytes, state);
+  claim_destination(thread, cta, dst, bytes, kCopyUnit, state, "bulk copy");
+  launch_copy(thread, cta, dst, src, bytes, state);
+}
+
 void tma_store(const TensorMap& map, uint32_t src, const int32_t* coordinates, uint32_t rank, Where where) {
   Thread& thread = enter(where);
   Machine& m = machine();
@@ -235,20 +288,30 @@ void bulk_wait_group(uint32_t pending, bool read_only, Where where) {
 }
 
 void TmaEngine::load_step(Machine& m) {
+  if (loads.empty() || (!copies.empty() && m.random.one_in(2))) return copy_step(m);
   const LoadPiece piece = take(loads, choose(m, loads));
   const uint32_t row_bytes = piece.box.map->row_bytes();
   const uint32_t bytes = (piece.end_row - piece.first_row) * row_bytes;
   Mbarrier& bar = *piece.bar;
-  if (bar.phase != piece.phase) {
-    fault_at(
-        *piece.issuer, piece.where,
-        "bytes of this TMA load land on %s in phase %u but were issued in phase %u: expect_tx asked for too few bytes",
-        object(*piece.issuer, *piece.cta, bar.addr).c_str(), bar.phase, piece.phase);
-  }
+  check_phase(*piece.issuer, piece.where, bar, piece.phase, "TMA load");
   for (uint32_t row = piece.first_row; row < piece.end_row; ++row) copy_row(piece, row);
   piece.cta->smem->set_state(piece.dst + piece.first_row * row_bytes, bytes, ByteState::kWritten);
   --bar.loads_in_flight;
   complete_tx(*piece.issuer, piece.where, bar, bytes);
+}
+
+void TmaEngine::copy_step(Machine& m) {
+  const CopyPiece piece = take(copies, choose(m, copies));
+  Mbarrier& bar = *piece.bar;
+  check_phase(*piece.issuer, piece.where, bar, piece.phase, "bulk copy");
+  check_async_read(*piece.issuer, piece.where, *piece.from, piece.src, piece.bytes, "bulk copy");
+  const uint8_t* bytes = piece.from->smem->async(piece.src);
+  SharedMemory& smem = *piece.cta->smem;
+  std::memcpy(smem.generic(piece.dst), bytes, piece.bytes);
+  std::memcpy(smem.async(piece.dst), bytes, piece.bytes);
+  smem.set_state(piece.dst, piece.bytes, ByteState::kWritten);
+  --bar.loads_in_flight;
+  complete_tx(*piece.issuer, piece.where, bar, piece.bytes);
 }
 
 void TmaEngine::store_step(Machine& m) {

@@ -42,12 +42,29 @@ struct Store {
   std::vector<uint8_t> rows;
 };
 
+// Some bytes of a copy from one CTA's shared memory to another's: read and written at the same moment.
+struct CopyPiece {
+  const Cta* from;
+  uint32_t src;
+  Cta* cta;
+  uint32_t dst;
+  Mbarrier* bar;
+  uint32_t phase;
+  uint32_t bytes;
+  const Thread* issuer;
+  Where where;
+};
+
 struct TmaEngine {
   std::vector<LoadPiece> loads;
+  std::vector<CopyPiece> copies;
   std::vector<Store> stores;
 
-  void load_step(Machine& machine);
+  void load_step(Machine& machine);  // of a load or a copy
   void store_step(Machine& machine);
+
+ private:
+  void copy_step(Machine& machine);
 };
 
 }  // namespace emu

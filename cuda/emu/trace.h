@@ -32,6 +32,7 @@
 //   tma_load_2d map dst bar x y                    tma_load_3d map dst bar x y z
 //   tma_load_2d_multicast map dst bar x y mask     tma_load_3d_multicast map dst bar x y z mask
 //   tma_store_2d map src x y                       tma_store_3d map src x y z
+//   bulk_copy_to_cta dst bar src bytes rank
 //   bulk_commit_group                              bulk_wait_group_read pending · bulk_wait_group pending
 //   wgmma_fence · wgmma_commit_group               wgmma_wait_group pending   delivers the accumulator's registers
 //   wgmma_k32_e4m3, wgmma_k16_bf16, wgmma_k16_bf16_mn registers desc_a desc_b accumulate

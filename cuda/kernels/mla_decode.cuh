@@ -66,10 +66,11 @@ PTX_DEVICE void weigh(float (&rO)[Config::kOutRegisters], MlaDecodeSmem<Config> 
   ptx::wgmma_commit_group();
 }
 
-// Values of tokens past the end of the sequence become 0: what lies there may be NaN, and 0 * NaN is not 0.
+// Values of tokens past the end of the sequence become 0: what lies there may be NaN, and 0 * NaN is not 0. The
+// producer of an FP8 cache has written zeros already.
 template <class Config>
 PTX_DEVICE void clear_values(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t half, uint32_t tokens) {
-  if (tokens >= Config::kBlockTokens) return;
+  if (Config::kCache == Config::Cache::kFp8 || tokens >= Config::kBlockTokens) return;
   const uint32_t chunks = (Config::kBlockTokens - tokens) * 8;  // of 16 bytes, per tile
   half_sync(half);  // no warp of this warpgroup reads the keys any more
 #pragma unroll 1
@@ -274,7 +275,9 @@ PTX_DEVICE void run_roles(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
   } else {
     if (warp / 4 == 2) {
       ptx::setmaxnreg_dec<128>();
-      return load_fp8(params, smem);
+      load_fp8(params, smem);
+      ptx::syncwarp();
+      return;
     }
     if (warp / 4 == 0) ptx::setmaxnreg_inc<208>();
   }
@@ -302,6 +305,6 @@ PTX_DEVICE void mla_decode(const MlaDecodeParams& params) {
   init_barriers(smem);
   cluster_sync<Config>();
   run_roles(params, smem);
-  // A CTA must outlive its peer's last arrival on its barriers.
+  // A CTA must outlive its peer's last arrival on its barriers, and the last copy to its peer.
   if constexpr (Config::kCluster > 1) cluster_sync<Config>();
 }

@@ -45,14 +45,12 @@ PTX_DEVICE void load_q(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem
   q.advance();
 }
 
-// ----------------------------------------------------------------------------------------------------- BF16 cache
-
-// sKV tile <- 64 tokens x 64 columns. In a cluster each CTA fetches half of the tokens and multicasts them to both.
+// sKV tile <- 64 tokens x 128 bytes, from `column` of the cache on. In a cluster each CTA fetches half of the tokens
+// and multicasts them to both.
 template <class Config>
 PTX_DEVICE void load_tile(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t tile,
-                          MlaPageBlock at) {
+                          uint32_t column, MlaPageBlock at) {
   const uint32_t full = smem.kv_full(stage, tile);
-  const uint32_t column = tile * Config::kTileColumns;
   ptx::mbarrier_arrive_expect_tx(full, Config::kTileBytes);
   if constexpr (Config::kCluster == 1) {
     ptx::tma_load_3d(params.map_kv, smem.kv(stage, tile), full, column, at.token, at.page);
@@ -63,18 +61,24 @@ PTX_DEVICE void load_tile(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
   }
 }
 
+// ----------------------------------------------------------------------------------------------------- BF16 cache
+
 // Tiles in the order in which they become free, which is the order in which the scores need them.
 template <class Config>
 PTX_DEVICE void load_block(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, Ring<Config::kStages> kv,
                            MlaPageBlock at) {
   ptx::mbarrier_wait_cluster(smem.kv_empty(kv.stage, kRope), kv.phase ^ 1);
-  load_tile(params, smem, kv.stage, Config::kRopeTile, at);
+  load_tile(params, smem, kv.stage, Config::kRopeTile, MLA_LATENT, at);
   ptx::mbarrier_wait_cluster(smem.kv_empty(kv.stage, kLeftValues), kv.phase ^ 1);
 #pragma unroll 1
-  for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) load_tile(params, smem, kv.stage, tile, at);
+  for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) {
+    load_tile(params, smem, kv.stage, tile, tile * Config::kTileColumns, at);
+  }
   ptx::mbarrier_wait_cluster(smem.kv_empty(kv.stage, kRightValues), kv.phase ^ 1);
 #pragma unroll 1
-  for (uint32_t tile = Config::kHalfTiles; tile < Config::kRopeTile; ++tile) load_tile(params, smem, kv.stage, tile, at);
+  for (uint32_t tile = Config::kHalfTiles; tile < Config::kRopeTile; ++tile) {
+    load_tile(params, smem, kv.stage, tile, tile * Config::kTileColumns, at);
+  }
 }
 
 // The producer thread of a BF16 cache. The first keys do not wait for the previous output, which lies where Q goes.
@@ -96,44 +100,54 @@ PTX_DEVICE void load_bf16(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
 
 // ------------------------------------------------------------------------------------------------------ FP8 cache
 
-// A thread's part of half a block: 16 codes of each of four tiles, of two tokens.
+// Tokens of a block whose codes a thread dequantises: the CTAs of a cluster share the 64.
+template <class Config>
+constexpr uint32_t kFp8Tokens = 2 / Config::kCluster;
+
+// A thread's part of half a block: 16 codes of each of four tiles.
 template <class Config>
 struct MlaCodes {
-  ptx::U32x4 codes[Config::kHalfTiles][2];
+  ptx::U32x4 codes[Config::kHalfTiles][kFp8Tokens<Config>];
 };
 
-// The two tokens of a block whose codes a thread dequantises: eight tokens per warp and access, four lanes for the 64
-// codes of a tile, so that neither loads nor swizzled stores conflict.
+// Where a thread's tokens lie: eight tokens per warp and access, four lanes for the 64 codes of a tile, so that neither
+// loads nor swizzled stores conflict.
+template <class Config>
 struct MlaFp8Rows {
-  const uint8_t* row[2];  // null where there is no token: reads as zeros
-  ptx::U32x4 scales[2];   // FP32 [4]
+  const uint8_t* row[kFp8Tokens<Config>];  // null where there is no token: reads as zeros
+  ptx::U32x4 scales[kFp8Tokens<Config>];   // FP32 [4]
 };
 
+// The i-th token of a thread. Those of a warp follow one another, and so do those of a CTA.
+template <class Config>
 PTX_DEVICE uint32_t fp8_token(uint32_t i) {
-  const uint32_t thread = ptx::thread_idx() % 128;
-  return thread / 32 * 16 + i * 8 + thread % 32 / 4;
+  const uint32_t warp = ptx::thread_idx() % 128 / 32 + (Config::kCluster == 1 ? 0 : ptx::cluster_rank() * 4);
+  return (warp * kFp8Tokens<Config> + i) * 8 + ptx::thread_idx() % 32 / 4;
 }
 
-PTX_DEVICE MlaFp8Rows fp8_rows(const MlaDecodeParams& params, MlaPageBlock at) {
-  MlaFp8Rows rows = {};
+// Of the block at `at`, in which the sequence has `tokens` keys.
+template <class Config>
+PTX_DEVICE MlaFp8Rows<Config> fp8_rows(const MlaDecodeParams& params, MlaPageBlock at, uint32_t tokens) {
+  MlaFp8Rows<Config> rows = {};
 #pragma unroll
-  for (uint32_t i = 0; i < 2; ++i) {
-    const uint32_t token = at.token + fp8_token(i);
-    if (at.page >= params.pages || token >= params.page_size) continue;
-    rows.row[i] = params.kv + (static_cast<uint64_t>(at.page) * params.page_size + token) * params.kv_pitch;
+  for (uint32_t i = 0; i < kFp8Tokens<Config>; ++i) {
+    const uint32_t token = fp8_token<Config>(i);
+    if (at.page >= params.pages || token >= tokens) continue;
+    const uint64_t row = static_cast<uint64_t>(at.page) * params.page_size + at.token + token;
+    rows.row[i] = params.kv + row * params.kv_pitch;
     rows.scales[i] = ptx::ldg_v4_u32(rows.row[i] + kKvFp8Scales);
   }
   return rows;
 }
 
 template <class Config>
-PTX_DEVICE MlaCodes<Config> load_codes(const MlaFp8Rows& rows, uint32_t first_tile) {
+PTX_DEVICE MlaCodes<Config> load_codes(const MlaFp8Rows<Config>& rows, uint32_t first_tile) {
   MlaCodes<Config> half = {};
   const uint32_t lane_codes = ptx::thread_idx() % 4 * 16;
 #pragma unroll
   for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) {
 #pragma unroll
-    for (uint32_t i = 0; i < 2; ++i) {
+    for (uint32_t i = 0; i < kFp8Tokens<Config>; ++i) {
       if (rows.row[i] == nullptr) continue;
       half.codes[tile][i] = ptx::ldg_v4_u32(rows.row[i] + (first_tile + tile) * Config::kTileColumns + lane_codes);
     }
@@ -157,25 +171,53 @@ PTX_DEVICE ptx::U32x4 dequantize_eight(uint32_t low, uint32_t high, float scale)
   return {a[0], a[1], b[0], b[1]};
 }
 
+// Tells the scores that this warp has stored its tokens of a tile. In a cluster it hands them to the peer too, and
+// announces as many bytes as the peer's warp sends.
+template <class Config>
+PTX_DEVICE void publish_tokens(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t tile) {
+  const uint32_t full = smem.kv_full(stage, tile);
+  if constexpr (Config::kCluster == 1) {
+    warp_arrive(full);
+  } else {
+    constexpr uint32_t kBytes = kFp8Tokens<Config> * 8 * 128;  // whole swizzle atoms: the same bytes in both CTAs
+    ptx::syncwarp();
+    if (ptx::thread_idx() % 32 != 0) return;
+    const uint32_t sTokens = smem.kv(stage, tile) + fp8_token<Config>(0) * 128;
+    ptx::bulk_copy_to_cta(sTokens, full, sTokens, kBytes, ptx::cluster_rank() ^ 1);
+    ptx::mbarrier_arrive_expect_tx(full, kBytes);
+  }
+}
+
 // Half of a block -> its four tiles, one after the other.
 template <class Config>
-PTX_DEVICE void store_codes(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t first_tile, const MlaCodes<Config>& half,
-                            const MlaFp8Rows& rows) {
+PTX_DEVICE void store_codes(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t first_tile,
+                            const MlaCodes<Config>& half, const MlaFp8Rows<Config>& rows) {
   const uint32_t lane_bytes = ptx::thread_idx() % 4 * 32;
 #pragma unroll
   for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) {
     const uint32_t group = (first_tile + tile) * Config::kTileColumns / kKvScaleBlock;
 #pragma unroll
-    for (uint32_t i = 0; i < 2; ++i) {
+    for (uint32_t i = 0; i < kFp8Tokens<Config>; ++i) {
       const ptx::U32x4 s = rows.scales[i];
       const float scale = std::bit_cast<float>(group == 0 ? s.x : group == 1 ? s.y : group == 2 ? s.z : s.w);
       const ptx::U32x4 c = half.codes[tile][i];
-      const uint32_t sRow = smem.kv(stage, first_tile + tile) + fp8_token(i) * 128 + lane_bytes;
+      const uint32_t sRow = smem.kv(stage, first_tile + tile) + fp8_token<Config>(i) * 128 + lane_bytes;
       ptx::sts_v4_u32(swizzle<128>(sRow), dequantize_eight(c.x, c.y, scale));
       ptx::sts_v4_u32(swizzle<128>(sRow + 16), dequantize_eight(c.z, c.w, scale));
     }
     ptx::fence_proxy_async_shared();
-    warp_arrive(smem.kv_full(stage, first_tile + tile));
+    publish_tokens(smem, stage, first_tile + tile);
+  }
+}
+
+// Waits until nobody reads these tiles any more, in a cluster neither here nor in the peer.
+template <class Config>
+PTX_DEVICE void await_free(MlaDecodeSmem<Config> smem, Ring<Config::kStages> kv, MlaTiles tiles) {
+  const uint32_t bar = smem.kv_empty(kv.stage, tiles);
+  if constexpr (Config::kCluster == 1) {
+    ptx::mbarrier_wait(bar, kv.phase ^ 1);
+  } else {
+    ptx::mbarrier_wait_cluster(bar, kv.phase ^ 1);
   }
 }
 
@@ -194,30 +236,27 @@ PTX_DEVICE void load_fp8(const MlaDecodeParams& params, MlaDecodeSmem<Config> sm
       continue;
     }
     MlaPageBlock at = page_block(params, work, 0);
-    MlaFp8Rows rows = fp8_rows(params, at);
+    MlaFp8Rows<Config> rows = fp8_rows<Config>(params, at, work.tokens(0));
     MlaCodes<Config> left = load_codes<Config>(rows, 0);
 #pragma unroll 1
     for (uint32_t j = 0; j < work.blocks; ++j, kv.advance()) {
-      const uint32_t stage = kv.stage, free = kv.phase ^ 1;
       if (leader) {
-        ptx::mbarrier_wait(smem.kv_empty(stage, kRope), free);
-        const uint32_t full = smem.kv_full(stage, Config::kRopeTile);
-        ptx::mbarrier_arrive_expect_tx(full, Config::kTileBytes);
-        ptx::tma_load_3d(params.map_kv, smem.kv(stage, Config::kRopeTile), full, kKvFp8Rope, at.token, at.page);
+        await_free(smem, kv, kRope);
+        load_tile(params, smem, kv.stage, Config::kRopeTile, kKvFp8Rope, at);
         if (j == 0) load_q(params, smem, work, q);
       }
       ptx::syncwarp();
       const MlaCodes<Config> right = load_codes<Config>(rows, Config::kHalfTiles);
-      ptx::mbarrier_wait(smem.kv_empty(stage, kLeftValues), free);
-      store_codes(smem, stage, 0, left, rows);
-      const MlaFp8Rows now = rows;
+      await_free(smem, kv, kLeftValues);
+      store_codes(smem, kv.stage, 0, left, rows);
+      const MlaFp8Rows<Config> now = rows;
       if (j + 1 < work.blocks) {
         at = page_block(params, work, j + 1);
-        rows = fp8_rows(params, at);
+        rows = fp8_rows<Config>(params, at, work.tokens(j + 1));
         left = load_codes<Config>(rows, 0);
       }
-      ptx::mbarrier_wait(smem.kv_empty(stage, kRightValues), free);
-      store_codes(smem, stage, Config::kHalfTiles, right, now);
+      await_free(smem, kv, kRightValues);
+      store_codes(smem, kv.stage, Config::kHalfTiles, right, now);
     }
   }
 }

@@ -150,7 +150,7 @@ PTX_DEVICE void init_barriers(MlaDecodeSmem<Config> smem) {
 #pragma unroll 1
   for (uint32_t stage = 0; stage < Config::kStages; ++stage) {
 #pragma unroll 1
-    for (uint32_t tile = 0; tile < Config::kTiles; ++tile) {
+    for (uint32_t tile = 0; tile < Config::kTiles; ++tile) {  // dequantised by four warps, or filled by one TMA load
       ptx::mbarrier_init(smem.kv_full(stage, tile), kDequantizes && tile != Config::kRopeTile ? kWarps : 1);
       ptx::name_shared(smem.kv_full(stage, tile), "kv_full", stage * Config::kTiles + tile);
     }

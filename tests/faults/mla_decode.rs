@@ -14,9 +14,11 @@ enum Problem {
     /// Two tiles of rows, whose CTAs share the keys.
     Cluster,
     Fp8,
+    /// Two tiles of rows, whose CTAs dequantise half of the keys each.
+    Fp8Cluster,
 }
 
-use Problem::{Bf16, Cluster, Fp8};
+use Problem::{Bf16, Cluster, Fp8, Fp8Cluster};
 
 impl Problem {
     fn kernels(self) -> [&'static str; 3] {
@@ -24,14 +26,15 @@ impl Problem {
             Bf16 => "mla_decode_bf16_c1",
             Cluster => "mla_decode_bf16_c2",
             Fp8 => "mla_decode_fp8_c1",
+            Fp8Cluster => "mla_decode_fp8_c2",
         };
         ["mla_schedule", decode, "mla_combine"]
     }
 
     /// Empty sequences, several splits, borders, rows that see no key of a split, and pages that do not exist.
     fn run(self, device: &Device) {
-        let format = if matches!(self, Fp8) { KvFormat::Fp8 } else { KvFormat::Bf16 };
-        let heads = if matches!(self, Cluster) { 64 } else { 21 };
+        let format = if matches!(self, Fp8 | Fp8Cluster) { KvFormat::Fp8 } else { KvFormat::Bf16 };
+        let heads = if matches!(self, Cluster | Fp8Cluster) { 64 } else { 21 };
         let step = Step { format, heads, q_tokens: 2, causal: true, ..Step::default() };
         for (class, lengths) in
             [(AttentionClass::N1, vec![0, 300, 129, 0, 65]), (AttentionClass::X4, vec![200, 333])]
@@ -58,7 +61,7 @@ impl Problem {
 
 #[test]
 fn no_fault() {
-    for problem in [Bf16, Cluster, Fp8] {
+    for problem in [Bf16, Cluster, Fp8, Fp8Cluster] {
         let library = Library::of(&problem.kernels(), &[]);
         for seed in 0..SEEDS {
             problem.run(&library.device(seed));
@@ -204,11 +207,33 @@ faults! {
     part_in_the_wrong_columns: Bf16, STORE, "half * Config::kHalfColumns + fragment_column(thread)" => "half * Config::kHalfColumns + fragment_column(thread + 1)", ["elements are wrong"];
     scale_of_another_group: Fp8, LOAD, "* Config::kTileColumns / kKvScaleBlock" => "* Config::kTileColumns / 256", ["elements are wrong"];
     codes_exchanged_in_a_pair: Fp8, LOAD, "ptx::cvt_bf16x2(x.hi * scale, x.lo * scale)" => "ptx::cvt_bf16x2(x.lo * scale, x.hi * scale)", ["elements are wrong"];
-    codes_of_the_next_token: Fp8, LOAD, "const uint32_t token = at.token + fp8_token(i);" => "const uint32_t token = at.token + fp8_token(i) + 1;", ["elements are wrong"];
+    codes_of_the_next_token: Fp8, LOAD, "const uint32_t token = fp8_token<Config>(i);" => "const uint32_t token = fp8_token<Config>(i) + 1;", ["elements are wrong"];
     codes_without_a_fence: Fp8, LOAD, "ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
-    codes_over_left_values: Fp8, LOAD, "ptx::mbarrier_wait(smem.kv_empty(stage, kLeftValues), free);" => "", ["not ordered"];
-    codes_over_right_values: Fp8, LOAD, "ptx::mbarrier_wait(smem.kv_empty(stage, kRightValues), free);" => "", ["not ordered"];
-    position_of_a_wrong_byte: Fp8, LOAD, "full, kKvFp8Rope," => "full, kKvFp8Rope - 16,", ["elements are wrong"];
+    codes_past_the_end_stay: Fp8, LOAD, "|| token >= tokens" => "|| token >= Config::kBlockTokens", ["elements are wrong"];
+    codes_over_left_values: Fp8, LOAD, "await_free(smem, kv, kLeftValues);" => "", ["not ordered"];
+    codes_over_right_values: Fp8, LOAD, "await_free(smem, kv, kRightValues);" => "", ["not ordered"];
+    position_of_a_wrong_byte: Fp8, LOAD, "kKvFp8Rope, at);" => "kKvFp8Rope - 16, at);", ["elements are wrong"];
     bad_page_is_read: Fp8, LOAD, "if (at.page >= params.pages || token" => "if (token", ["outside", "out of bounds", "race"];
-    scales_of_the_next_block: Fp8, LOAD, "store_codes(smem, stage, Config::kHalfTiles, right, now);" => "store_codes(smem, stage, Config::kHalfTiles, right, rows);", ["elements are wrong"];
+    scales_of_the_next_block: Fp8, LOAD, "store_codes(smem, kv.stage, Config::kHalfTiles, right, now);" => "store_codes(smem, kv.stage, Config::kHalfTiles, right, rows);", ["elements are wrong"];
+}
+
+// Dequantised keys handed to the peer.
+faults! {
+    both_ctas_dequantise_the_same_half: Fp8Cluster, LOAD, "ptx::cluster_rank() * 4" => "0", ["bulk copy", "in flight", "not ordered"];
+    codes_copied_over_the_peers_own: Fp8Cluster, LOAD,
+        "bulk_copy_to_cta(sTokens," => "bulk_copy_to_cta(smem.kv(stage, tile) + (fp8_token<Config>(0) ^ 32) * 128,", ["bulk copy", "in flight", "not ordered"];
+    codes_copied_to_the_cta_itself: Fp8Cluster, LOAD, "ptx::cluster_rank() ^ 1" => "ptx::cluster_rank()", ["bulk copy"];
+    peers_codes_not_announced: Fp8Cluster, LOAD,
+        "ptx::mbarrier_arrive_expect_tx(full, kBytes);" => "ptx::mbarrier_arrive(full);", ["expect_tx", "in flight"];
+    codes_copied_without_a_fence: Fp8Cluster, LOAD, "ptx::fence_proxy_async_shared();" => "", ["bulk copy"];
+    codes_copied_before_all_lanes_have_stored: Fp8Cluster, LOAD,
+        "    ptx::syncwarp();\n    if (ptx::thread_idx() % 32 != 0) return;" => "    if (ptx::thread_idx() % 32 != 0) return;", ["bulk copy"];
+    half_of_a_warps_codes_copied: Fp8Cluster, LOAD, "sTokens, kBytes," => "sTokens, kBytes / 2,", ["kv_full"];
+    codes_copied_over_the_peers_left_values: Fp8Cluster, LOAD, "await_free(smem, kv, kLeftValues);" => "", ["not ordered", "in flight"];
+    codes_copied_over_the_peers_right_values: Fp8Cluster, LOAD, "await_free(smem, kv, kRightValues);" => "", ["not ordered", "in flight"];
+    codes_wait_at_cta_scope_only: Fp8Cluster, LOAD,
+        "ptx::mbarrier_wait_cluster(bar, kv.phase ^ 1);" => "ptx::mbarrier_wait(bar, kv.phase ^ 1);", ["not ordered"];
+    codes_released_to_one_producer_only: Fp8Cluster, TILE, "if (lane < Config::kCluster)" => "if (lane < 1)", ["kv_empty"];
+    codes_of_a_peer_that_has_left: Fp8Cluster, DECODE,
+        "  if constexpr (Config::kCluster > 1) cluster_sync<Config>();\n}" => "}", ["exited", "exits", "may exit before"];
 }

@@ -411,6 +411,14 @@ impl Decoder<'_> {
             {
                 self.store_box("tma_store_3d", map, src, at)
             }
+            (
+                "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes",
+                [dst, src, bytes, bar],
+            ) => {
+                let operands =
+                    vec![self.shared(dst)?, self.shared(bar)?, self.shared(src)?, self.word(bytes)?];
+                log("bulk_copy_to_cta", operands, Effect::None)
+            }
             ("cp.async.bulk.commit_group", []) => log("bulk_commit_group", vec![], Effect::None),
             ("cp.async.bulk.wait_group.read", [pending @ Immediate(_)]) => {
                 log("bulk_wait_group_read", vec![self.word(pending)?], Effect::None)

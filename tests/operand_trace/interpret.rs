@@ -14,6 +14,15 @@ pub const PARAMETER_ADDRESS: u64 = 0x0070_0000_0000;
 const CLUSTER_FLAG: u64 = 1 << 31;
 const CLUSTER_RANK_SHIFT: u32 = 24;
 
+/// Offset and rank of an address that `mapa` returned.
+fn unmapped(address: u64) -> Result<[u64; 2], String> {
+    if address & CLUSTER_FLAG == 0 {
+        return Err("not an address that mapa returned".to_owned());
+    }
+    let rank = (address & !CLUSTER_FLAG) >> CLUSTER_RANK_SHIFT;
+    Ok([address & ((1 << CLUSTER_RANK_SHIFT) - 1), rank])
+}
+
 /// What an accumulator holds while the tensor core owns it: a NaN nobody else makes.
 const IN_FLIGHT: u64 = 0x7fab_cdef;
 
@@ -232,13 +241,16 @@ impl<'a> Warp<'a> {
         lane: usize,
     ) -> Result<(), String> {
         let mut operands: Vec<u64> = operands.iter().map(|&operand| self.word(operand, lane)).collect();
-        if name == "mbarrier_arrive_cluster" {
-            let [address] = operands[..] else { return Err("one address".to_owned()) };
-            if address & CLUSTER_FLAG == 0 {
-                return Err("not an address that mapa returned".to_owned());
+        match (name, &operands[..]) {
+            ("mbarrier_arrive_cluster", &[bar]) => operands = unmapped(bar)?.into(),
+            ("bulk_copy_to_cta", &[dst, bar, src, bytes]) => {
+                let ([dst, rank], [bar, rank_of_bar]) = (unmapped(dst)?, unmapped(bar)?);
+                if rank != rank_of_bar {
+                    return Err("destination and barrier lie in different CTAs".to_owned());
+                }
+                operands = vec![dst, bar, src, bytes, rank];
             }
-            let rank = (address & !CLUSTER_FLAG) >> CLUSTER_RANK_SHIFT;
-            operands = vec![address & ((1 << CLUSTER_RANK_SHIFT) - 1), rank];
+            _ => {}
         }
         let line = self.program.instructions[pc].line;
         let first = operands.first().copied().unwrap_or_default();

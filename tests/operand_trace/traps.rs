@@ -3,6 +3,8 @@
 use crate::interpret::{Cta, Logged, run};
 use crate::parse::parse;
 
+const COPY_TO_CTA: &str = "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes";
+
 /// Runs `body` with 64 threads and 16 bytes of parameters, the words 3, 5, 7 and 9.
 fn try_run(body: &str) -> Result<Vec<Vec<Logged>>, String> {
     let text = format!(
@@ -156,19 +158,29 @@ fn shared_memory_parameters_and_special_registers() {
         mov.b64 {%r5, %r6}, %rd3; mov.u32 %r7, %cluster_ctarank; mov.u32 %r8, %nctaid.x;
         st.shared.u32 [%r1+16], %r2; st.shared.u32 [%r3], %r4; st.shared.u32 [%r5], %r6; st.shared.u32 [%r7], %r8;
         { .reg .b32 remote; mapa.shared::cluster.u32 remote, %r1, %r7;
-        mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote]; } ret;";
+        mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote]; }
+        { .reg .b32 remote_dst, remote_bar; mapa.shared::cluster.u32 remote_dst, 64, %r7;
+        mapa.shared::cluster.u32 remote_bar, 16, %r7; COPY [remote_dst], [%r1], %r2, [remote_bar]; } ret;"
+        .replace("COPY", COPY_TO_CTA);
     assert_eq!(
-        trace(body),
+        trace(&body),
         [
             "sts_u32(0x410, 0x5)",
             "sts_u32(0x7, 0x9)",
             "sts_u32(0x3, 0x5)",
             "sts_u32(0x1, 0x8)",
             "mbarrier_arrive_cluster(0x400, 0x1)",
+            "bulk_copy_to_cta(0x40, 0x10, 0x400, 0x5, 0x1)",
         ]
     );
     assert!(refusal("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [64]; ret;").contains("mapa"));
     assert!(refusal("mapa.shared::cluster.u32 %r1, 64, 2; ret;").contains("rank 2 of 2"));
+    let copy = |dst, bar| {
+        let map = "mapa.shared::cluster.u32 %r1, 64, 0; mapa.shared::cluster.u32 %r2, 16, 1;";
+        refusal(&format!("{map} {COPY_TO_CTA} [{dst}], [32], 16, [{bar}]; ret;"))
+    };
+    assert!(copy("%r1", "16").contains("mapa") && copy("64", "%r2").contains("mapa"));
+    assert!(copy("%r1", "%r2").contains("different CTAs"));
     assert!(refusal("ld.param.u32 %r1, [kernel_param_0+16]; ret;").contains("byte 16"));
 }
 

@@ -1,4 +1,4 @@
-// TMA: bulk copies of boxes of a tensor.
+// TMA: bulk copies.
 #pragma once
 #include "ptx/target.h"
 
@@ -34,6 +34,12 @@ PTX_DEVICE void tma_load_3d_multicast(const TensorMap& map, uint32_t dst, uint32
   if (emu::traced("tma_load_3d_multicast", map, dst, bar, x, y, z, mask)) return;
   const int32_t coordinates[] = {x, y, z};
   emu::tma_load(map, dst, bar, coordinates, 3, mask, where);
+}
+
+PTX_DEVICE void bulk_copy_to_cta(uint32_t dst, uint32_t bar, uint32_t src, uint32_t bytes, uint32_t rank,
+                                 Where where = Where::here()) {
+  if (emu::traced("bulk_copy_to_cta", dst, bar, src, bytes, rank)) return;
+  emu::bulk_copy_to_cta(dst, bar, src, bytes, rank, where);
 }
 
 PTX_DEVICE void tma_store_2d(const TensorMap& map, uint32_t src, int32_t x, int32_t y, Where where = Where::here()) {

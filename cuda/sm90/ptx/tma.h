@@ -1,5 +1,6 @@
-// TMA: bulk copies of boxes of a tensor, described by a tensor map. Coordinates name the fastest dimension first (x),
-// count elements, and may lie outside the tensor: loads fill with zero, stores skip. PTX ISA, "cp.async.bulk.tensor".
+// TMA: bulk copies, most of them of boxes of a tensor, described by a tensor map. Coordinates name the fastest dimension
+// first (x), count elements, and may lie outside the tensor: loads fill with zero, stores skip. PTX ISA,
+// "cp.async.bulk.tensor".
 #pragma once
 #include "ptx/target.h"
 
@@ -43,6 +44,19 @@ PTX_DEVICE void tma_load_3d_multicast(const TensorMap& map, uint32_t dst, uint32
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
       "[%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(dst),
       "l"(&map), "r"(bar), "r"(x), "r"(y), "r"(z), "h"(mask)
+      : "memory");
+}
+
+// `bytes` of this CTA's shared memory from `src` on -> offset `dst` of CTA `rank` of the cluster; completes them on the
+// barrier at the offset of `bar` there. `dst`, `src` and `bytes` are multiples of 16. "mapa", "cp.async.bulk".
+PTX_DEVICE void bulk_copy_to_cta(uint32_t dst, uint32_t bar, uint32_t src, uint32_t bytes, uint32_t rank) {
+  asm volatile(
+      "{ .reg .b32 remote_dst, remote_bar;\n"
+      "mapa.shared::cluster.u32 remote_dst, %0, %4;\n"
+      "mapa.shared::cluster.u32 remote_bar, %1, %4;\n"
+      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [remote_dst], [%2], %3, "
+      "[remote_bar]; }" ::"r"(dst),
+      "r"(bar), "r"(src), "r"(bytes), "r"(rank)
       : "memory");
 }
 
