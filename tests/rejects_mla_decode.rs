@@ -112,7 +112,7 @@ fn instances_that_do_not_fit_or_do_not_exist() {
     let unknown = "the GPU kernels were not built: this build has no kernel of that name";
     assert_eq!(plan(SPEC, false, 4), unknown);
     assert_eq!(plan(SPEC, false, 0), unknown);
-    assert_eq!(plan(fp8, true, 2), unknown);
+    assert_eq!(plan(fp8, true, 3), unknown);
     let bad = MlaDecodeSpec { heads: 0, ..SPEC };
     assert_eq!(plan(bad, false, 1), "heads must be at least 1, got 0");
 }
