@@ -3,10 +3,12 @@
 use half::bf16;
 
 use crate::device::{Device, KernelHandle, Stream};
-use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
 use crate::ffi::CombineParams;
 use crate::instances::COMBINE;
-use crate::launch::{Launch, MAX_DIM, MAX_GRID, check_limit};
+use crate::launch::{Launch, MAX_DIM, MAX_GRID, check_limit, check_multiple};
 use crate::tensor::{Extent, Matrix, MatrixMut};
 
 /// Shape of a combine.
@@ -57,9 +59,7 @@ impl Combine {
     /// # Errors
     /// [`Error::NotAMultiple`] for hidden, [`Error::TooLarge`].
     pub fn plan(device: &Device, spec: CombineSpec) -> Result<Self> {
-        if !spec.hidden.is_multiple_of(PIECE) {
-            return Err(Error::NotAMultiple { what: "hidden", multiple: PIECE, got: spec.hidden });
-        }
+        check_multiple("hidden", spec.hidden, PIECE)?;
         check_limit("hidden", spec.hidden as u64, MAX_DIM)?;
         check_limit("rows", spec.rows as u64, MAX_DIM)?;
         check_limit("tokens", spec.tokens as u64, MAX_DIM)?;

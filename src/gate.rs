@@ -17,13 +17,15 @@ use std::ptr;
 use half::bf16;
 
 use crate::device::{Device, KernelHandle, Stream};
-use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
 use crate::ffi::{
     GATE_CHUNK, GATE_GROUP_MAX, GATE_GROUP_TOP2_SUM, GATE_SIGMOID, GATE_SOFTMAX, GateLogitsParams,
     GateSelectParams, MAX_EXPERTS, MAX_GATE_GROUPS, MAX_GATE_SLOTS,
 };
 use crate::instances::{GATE_LOGITS, GATE_SELECT};
-use crate::launch::{Address, Launch, MAX_DIM, MAX_GRID, check_limit};
+use crate::launch::{Address, Launch, MAX_DIM, MAX_GRID, check_limit, check_multiple};
 use crate::tensor::{Element, Matrix, MatrixMut, Slice, SliceMut};
 
 /// How logits become scores.
@@ -117,9 +119,7 @@ impl GateSpec {
     }
 
     fn check(&self) -> Result<()> {
-        if !self.hidden.is_multiple_of(HIDDEN_MULTIPLE) {
-            return Err(Error::NotAMultiple { what: "hidden", multiple: HIDDEN_MULTIPLE, got: self.hidden });
-        }
+        check_multiple("hidden", self.hidden, HIDDEN_MULTIPLE)?;
         check_limit("tokens", self.tokens as u64, MAX_DIM)?;
         check_limit("hidden", self.hidden as u64, MAX_DIM)?;
         check_limit("experts", self.experts as u64, MAX_EXPERTS.into())?;
@@ -128,9 +128,7 @@ impl GateSpec {
             self.groups as u64,
             u64::from(MAX_GATE_GROUPS).min(self.experts.max(1) as u64),
         )?;
-        if !self.experts.is_multiple_of(self.groups) {
-            return Err(Error::NotAMultiple { what: "experts", multiple: self.groups, got: self.experts });
-        }
+        check_multiple("experts", self.experts, self.groups)?;
         check_limit("kept groups", self.kept_groups as u64, self.groups as u64)?;
         check_limit("routed experts of a token", self.top_k as u64, MAX_GATE_SLOTS.into())?;
         check_limit("experts of a token", self.slots() as u64, MAX_GATE_SLOTS.into())

@@ -4,11 +4,13 @@ use float8::F8E4M3;
 use half::bf16;
 
 use crate::device::{Device, KernelHandle, Stream};
-use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
 use crate::ffi::GatherQuantizeParams;
 use crate::grouped_fp8_gemm::Segments;
 use crate::instances::GATHER_QUANTIZE;
-use crate::launch::{Launch, MAX_DIM, MAX_GRID, check_limit};
+use crate::launch::{Launch, MAX_DIM, MAX_GRID, check_limit, check_multiple};
 use crate::quantize::{BLOCKS_PER_CTA, ScaleFormat};
 use crate::scales::{BLOCK, MMajor, Scales1x128Mut};
 use crate::tensor::{Matrix, MatrixMut};
@@ -60,9 +62,7 @@ impl GatherQuantize {
     /// # Errors
     /// [`Error::NotAMultiple`] for hidden, [`Error::TooLarge`].
     pub fn plan(device: &Device, spec: GatherQuantizeSpec) -> Result<Self> {
-        if !spec.hidden.is_multiple_of(BLOCK) {
-            return Err(Error::NotAMultiple { what: "hidden", multiple: BLOCK, got: spec.hidden });
-        }
+        check_multiple("hidden", spec.hidden, BLOCK)?;
         check_limit("hidden", spec.hidden as u64, MAX_DIM)?;
         check_limit("tokens * top_k", spec.tokens.saturating_mul(spec.top_k) as u64, MAX_DIM)?;
         let rows = ExpertRows::new(spec.experts, spec.segments)?;

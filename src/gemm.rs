@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::ffi::{Fp8GemmParams, TensorMap};
 use crate::fp8_gemm::{Fp8GemmSpec, problem};
 use crate::instances::{GEMM_INSTANCES, GemmInstance, OutputType};
-use crate::launch::{Address, MAX_DIM, check_limit};
+use crate::launch::{Address, MAX_DIM, check_limit, check_multiple};
 use crate::scales::BLOCK;
 use crate::tensor::{Element, Extent};
 use crate::tensor_map::{Dimension, MapElement, Swizzle, TensorMapSpec};
@@ -133,12 +133,8 @@ pub(crate) struct GemmOperands<'a> {
 impl GemmProblem {
     /// Fails unless the kernels can index the sizes. `rows` is what the rows are called.
     pub fn check_sizes(&self, rows: &'static str) -> Result<()> {
-        if !self.n.is_multiple_of(8) {
-            return Err(Error::NotAMultiple { what: "n", multiple: 8, got: self.n });
-        }
-        if !self.k.is_multiple_of(BLOCK) {
-            return Err(Error::NotAMultiple { what: "k", multiple: BLOCK, got: self.k });
-        }
+        check_multiple("n", self.n, 8)?;
+        check_multiple("k", self.k, BLOCK)?;
         for (what, got) in [(rows, self.rows), ("n", self.n), ("k", self.k)] {
             check_limit(what, got as u64, MAX_DIM)?;
         }

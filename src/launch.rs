@@ -29,6 +29,11 @@ pub(crate) fn check_limit(what: &'static str, got: u64, limit: u64) -> Result<()
     if got <= limit { Ok(()) } else { Err(Error::TooLarge { what, limit, got }) }
 }
 
+/// Fails unless `multiple` divides `got`.
+pub(crate) fn check_multiple(what: &'static str, got: usize, multiple: usize) -> Result<()> {
+    if got.is_multiple_of(multiple) { Ok(()) } else { Err(Error::NotAMultiple { what, multiple, got }) }
+}
+
 /// A device address, typed only where it enters a parameter struct.
 pub(crate) type Address = *mut c_void;
 

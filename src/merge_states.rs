@@ -4,13 +4,13 @@ use std::marker::PhantomData;
 
 use crate::device::{Device, KernelHandle, Stream};
 use crate::error::Result;
-use crate::ffi::{MLA_LATENT, MergePart, MergeStatesParams};
+use crate::ffi::{MergePart, MergeStatesParams};
 use crate::gemm::GemmOutput;
 use crate::instances::{MERGE_STATES, OutputType};
 use crate::launch::{Launch, MAX_DIM, MAX_GRID, check_limit};
+use crate::mla_cache::LATENT;
 use crate::tensor::{Matrix, MatrixMut};
 
-const LATENT: usize = MLA_LATENT as usize;
 /// Threads that share a row, of eight columns each.
 const THREADS_PER_ROW: usize = LATENT / 8;
 

@@ -6,16 +6,15 @@ use half::bf16;
 
 use crate::device::{Device, KernelHandle, Stream};
 use crate::error::Result;
-use crate::ffi::{HeadGemmParams, MLA_LATENT, MLA_NOPE, MLA_VALUE, TensorMap};
+use crate::ffi::{HeadGemmParams, MLA_NOPE, MLA_VALUE, TensorMap};
 use crate::instances::{FixedKernel, MLA_ABSORB_OUTPUT, MLA_ABSORB_QUERY};
 use crate::launch::{Address, Launch, MAX_DIM, MAX_GRID, check_limit};
+use crate::mla_cache::{LATENT, ROPE};
 use crate::tensor::{Extent, Matrix, MatrixMut};
 use crate::tensor_map::{Dimension, MapElement, Swizzle, TensorMapSpec};
 
 const NOPE: usize = MLA_NOPE as usize;
 const VALUE: usize = MLA_VALUE as usize;
-const LATENT: usize = MLA_LATENT as usize;
-const ROPE: usize = 64;
 
 /// Tokens, and rows and columns of every TMA box: `kBox` in `cuda/kernels/head_gemm.cuh`.
 const BOX: usize = 64;

@@ -14,7 +14,7 @@ use crate::device::{Device, KernelHandle, Stream};
 use crate::error::{Error, Result};
 use crate::ffi::{MlaCombineParams, MlaDecodeParams, MlaPlanTables, MlaScheduleParams, TensorMap};
 use crate::instances::{MLA_BLOCK_TOKENS, MLA_COMBINE, MLA_SCHEDULE, MlaInstance};
-use crate::launch::{Address, Launch, MAX_DIM, check_limit};
+use crate::launch::{Address, Launch, MAX_DIM, check_limit, check_multiple};
 use crate::mla_cache::{KvCache, KvFormat, LATENT, ROPE};
 use crate::tensor::{Extent, Matrix, MatrixMut};
 use crate::tensor_map::{Dimension, MapElement, Swizzle, TensorMapSpec};
@@ -196,9 +196,9 @@ impl MlaDecodeSpec {
     fn check(&self) -> Result<()> {
         check_range("q_tokens", self.q_tokens, MAX_Q_TOKENS)?;
         check_range("heads", self.heads, MAX_HEADS)?;
-        check_multiple("split_tokens", self.split_tokens, BLOCK_TOKENS)?;
+        check_tokens("split_tokens", self.split_tokens)?;
         if let KvPaging::Paged { page_size, .. } = self.paging {
-            check_multiple("page_size", page_size, BLOCK_TOKENS)?;
+            check_tokens("page_size", page_size)?;
         }
         if !(self.softmax_scale.is_finite() && self.softmax_scale > 0.0) {
             return Err(Error::OutOfRange {
@@ -229,10 +229,9 @@ fn check_range(what: &'static str, got: usize, most: usize) -> Result<()> {
     at_least_one(what, got).and_then(|()| check_limit(what, got as u64, most as u64))
 }
 
-/// Fails unless `got` is a multiple of `multiple`, and not 0.
-fn check_multiple(what: &'static str, got: usize, multiple: usize) -> Result<()> {
-    at_least_one(what, got)?;
-    if got.is_multiple_of(multiple) { Ok(()) } else { Err(Error::NotAMultiple { what, multiple, got }) }
+/// Fails unless there are whole blocks of tokens, and one at least.
+fn check_tokens(what: &'static str, got: usize) -> Result<()> {
+    at_least_one(what, got).and_then(|()| check_multiple(what, got, BLOCK_TOKENS))
 }
 
 impl MlaDecode {

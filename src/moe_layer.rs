@@ -17,6 +17,7 @@ use crate::expert_map::{ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec};
 use crate::gate::{Gate, GateInput, GateSpec, GateWeight, Routing};
 use crate::gather_quantize::{GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec};
 use crate::grouped_fp8_gemm::{GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, Segments};
+use crate::launch::check_multiple;
 use crate::quantize::ScaleFormat;
 use crate::scales::{BLOCK, MMajor, Scales1x128, Scales1x128Mut};
 use crate::swiglu::{SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec};
@@ -138,11 +139,8 @@ impl MoeLayer {
     pub fn plan(device: &Device, spec: MoeLayerSpec) -> Result<Self> {
         let MoeLayerSpec { gate: GateSpec { tokens, hidden, experts, top_k, shared, .. }, .. } = spec;
         let MoeLayerSpec { intermediate, clamp, format, .. } = spec;
-        for (what, got) in [("hidden", hidden), ("intermediate", intermediate)] {
-            if !got.is_multiple_of(BLOCK) {
-                return Err(Error::NotAMultiple { what, multiple: BLOCK, got });
-            }
-        }
+        check_multiple("hidden", hidden, BLOCK)?;
+        check_multiple("intermediate", intermediate, BLOCK)?;
         if shared > 0 {
             return Err(Error::TooLarge {
                 what: "shared slots of a layer's gate",

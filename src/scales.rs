@@ -4,10 +4,12 @@
 use std::marker::PhantomData;
 
 use crate::device::{Device, KernelHandle, Stream};
-use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
 use crate::ffi::TransposeScalesParams;
 use crate::instances::TRANSPOSE_SCALES;
-use crate::launch::Launch;
+use crate::launch::{Launch, check_multiple};
 use crate::tensor::{Extent, Matrix, MatrixMut, Slice, SliceMut};
 
 /// Elements of K, and rows of a weight, that share a scale.
@@ -55,10 +57,7 @@ impl sealed::Layout for RowMajor {
 }
 
 fn blocks(k: usize) -> Result<usize> {
-    if !k.is_multiple_of(BLOCK) {
-        return Err(Error::NotAMultiple { what: "k", multiple: BLOCK, got: k });
-    }
-    Ok(k / BLOCK)
+    check_multiple("k", k, BLOCK).map(|()| k / BLOCK)
 }
 
 /// One scale per 1x128 of an `[m, k]` matrix, to be read.

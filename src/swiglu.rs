@@ -4,11 +4,13 @@ use float8::F8E4M3;
 use half::bf16;
 
 use crate::device::{Device, KernelHandle, Stream};
-use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
 use crate::ffi::SwigluQuantizeParams;
 use crate::grouped_fp8_gemm::Segments;
 use crate::instances::SWIGLU_QUANTIZE;
-use crate::launch::{Launch, MAX_DIM, MAX_GRID, check_limit};
+use crate::launch::{Launch, MAX_DIM, MAX_GRID, check_limit, check_multiple};
 use crate::quantize::{BLOCKS_PER_CTA, ScaleFormat};
 use crate::scales::{BLOCK, MMajor, Scales1x128Mut};
 use crate::tensor::{Matrix, MatrixMut};
@@ -67,13 +69,7 @@ impl SwigluQuantize {
     /// # Errors
     /// [`Error::NotAMultiple`] for intermediate, [`Error::TooLarge`].
     pub fn plan(device: &Device, spec: SwigluQuantizeSpec) -> Result<Self> {
-        if !spec.intermediate.is_multiple_of(BLOCK) {
-            return Err(Error::NotAMultiple {
-                what: "intermediate",
-                multiple: BLOCK,
-                got: spec.intermediate,
-            });
-        }
+        check_multiple("intermediate", spec.intermediate, BLOCK)?;
         check_limit("intermediate", spec.intermediate as u64, MAX_DIM / 2)?;
         let rows = ExpertRows::new(spec.experts, spec.segments)?;
         let grid = (rows.total() as u64 * (spec.intermediate / BLOCK) as u64).div_ceil(BLOCKS_PER_CTA);

@@ -10,6 +10,7 @@
 #pragma once
 #include <cstdint>
 
+#include "kernels/cta_sync.cuh"
 #include "kernels/fp8_gemm_store.cuh"
 #include "kernels/fp8_gemm_tile.cuh"
 #include "params.h"
@@ -177,17 +178,6 @@ PTX_DEVICE void init_barriers(Fp8GemmSmem<Config> smem) {
       ptx::name_shared(smem.empty(stage), "empty", stage);
     }
     ptx::fence_mbarrier_init();
-  }
-}
-
-// All threads of the CTA, or of both CTAs of a cluster.
-template <class Config>
-PTX_DEVICE void cluster_sync() {
-  if constexpr (Config::kCluster == 1) {
-    ptx::syncthreads();
-  } else {
-    ptx::cluster_arrive();
-    ptx::cluster_wait();
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+#include "kernels/cta_sync.cuh"
 #include "kernels/fp8_gemm_tile.cuh"
 #include "params.h"
 #include "ptx/convert.h"
@@ -64,15 +65,6 @@ PTX_DEVICE void write_slice(Fp8GemmSmem<Config> smem, const float (&rD)[Fp8GemmT
       ptx::sts_v2_f32(swizzle<Tile::kChunkBytes>(sD), rD[r], rD[r + 1]);
       ptx::sts_v2_f32(swizzle<Tile::kChunkBytes>(sD + 8 * Tile::kChunkBytes), rD[r + 2], rD[r + 3]);
     }
-  }
-}
-
-// Meets the 128 threads of one math warpgroup. The ids are constants, so that ptxas reserves only these two.
-PTX_DEVICE void warpgroup_sync(uint32_t warpgroup) {
-  if (warpgroup == 0) {
-    ptx::named_barrier_sync<1, 128>();
-  } else {
-    ptx::named_barrier_sync<2, 128>();
   }
 }
 

@@ -14,6 +14,7 @@
 #include <bit>
 #include <cstdint>
 
+#include "kernels/cta_sync.cuh"
 #include "kernels/mla_decode_load.cuh"
 #include "kernels/mla_decode_softmax.cuh"
 #include "kernels/mla_decode_store.cuh"
@@ -72,14 +73,14 @@ template <class Config>
 PTX_DEVICE void clear_values(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t half, uint32_t tokens) {
   if (Config::kCache == Config::Cache::kFp8 || tokens >= Config::kBlockTokens) return;
   const uint32_t chunks = (Config::kBlockTokens - tokens) * 8;  // of 16 bytes, per tile
-  half_sync(half);  // no warp of this warpgroup reads the keys any more
+  warpgroup_sync(half);  // no warp of this warpgroup reads the keys any more
 #pragma unroll 1
   for (uint32_t i = ptx::thread_idx() % 128; i < Config::kHalfTiles * chunks; i += 128) {
     const uint32_t sTile = smem.kv(stage, half * Config::kHalfTiles + i / chunks);
     ptx::sts_v4_u32(sTile + tokens * 128 + i % chunks * 16, {});
   }
   ptx::fence_proxy_async_shared();
-  half_sync(half);
+  warpgroup_sync(half);
 }
 
 // Earlier sums of a thread's two rows, in the units of the new m.
@@ -285,17 +286,6 @@ PTX_DEVICE void run_roles(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
     left(params, smem);
   } else {
     right(params, smem);
-  }
-}
-
-// All threads of the CTA, or of both CTAs of a cluster.
-template <class Config>
-PTX_DEVICE void cluster_sync() {
-  if constexpr (Config::kCluster == 1) {
-    ptx::syncthreads();
-  } else {
-    ptx::cluster_arrive();
-    ptx::cluster_wait();
   }
 }
 

@@ -3,6 +3,7 @@
 #include <bit>
 #include <cstdint>
 
+#include "kernels/cta_sync.cuh"
 #include "kernels/mla_decode_tile.cuh"
 #include "params.h"
 #include "ptx/convert.h"
@@ -14,15 +15,6 @@
 #include "ptx/tma.h"
 #include "tile/fragment.h"
 #include "tile/swizzle.h"
-
-// Meets the 128 threads of one math warpgroup. The ids are constants, so that ptxas reserves only these two.
-PTX_DEVICE void half_sync(uint32_t half) {
-  if (half == 0) {
-    ptx::named_barrier_sync<1, 128>();
-  } else {
-    ptx::named_barrier_sync<2, 128>();
-  }
-}
 
 // out <- rO / l: BF16, through the shared memory of Q, by TMA, which clips at the last row.
 template <class Config>
@@ -43,7 +35,7 @@ PTX_DEVICE void store_out(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
     ptx::stmatrix_x4(swizzle<128>(sO), pairs[0], pairs[1], pairs[2], pairs[3]);
   }
   ptx::fence_proxy_async_shared();
-  half_sync(half);
+  warpgroup_sync(half);
   if (thread == 0) {
 #pragma unroll 1
     for (uint32_t tile = half * Config::kHalfTiles; tile < (half + 1) * Config::kHalfTiles; ++tile) {

@@ -103,7 +103,7 @@ faults! {
     right_values_past_the_end_stay: Bf16, DECODE,
         "clear_values(smem, kv.stage, 1, work.tokens(j));" => "", ["elements are wrong"];
     cleared_values_without_a_fence: Bf16, DECODE,
-        "  ptx::fence_proxy_async_shared();\n  half_sync(half);\n}" => "  half_sync(half);\n}", ["fence.proxy.async"];
+        "  ptx::fence_proxy_async_shared();\n  warpgroup_sync(half);\n}" => "  warpgroup_sync(half);\n}", ["fence.proxy.async"];
     empty_sequence_reads_the_table: Bf16, TILE,
         "ceil_div(w.length - w.first_token, MLA_BLOCK_TOKENS)" => "w.length / MLA_BLOCK_TOKENS + 1", ["reported", "elements are wrong"];
 }
@@ -189,7 +189,7 @@ faults! {
     queries_loaded_over_the_output: Bf16, LOAD, "ptx::mbarrier_wait(smem.q_empty(), q.phase ^ 1);" => "", ["q_full", "in flight", "not ordered"];
     output_given_back_while_it_is_copied: Bf16, STORE, "ptx::bulk_wait_group_read<0>();" => "", ["TMA store"];
     output_without_a_fence: Bf16, STORE, "ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
-    output_copied_before_all_have_written: Bf16, STORE, "  half_sync(half);\n  if (thread == 0)" => "  if (thread == 0)", ["not ordered", "TMA store"];
+    output_copied_before_all_have_written: Bf16, STORE, "  warpgroup_sync(half);\n  if (thread == 0)" => "  if (thread == 0)", ["not ordered", "TMA store"];
     cluster_keys_of_one_half_twice: Cluster, LOAD, "at.token + rank * (Config::kBlockTokens / 2)" => "at.token", ["elements are wrong"];
     cluster_released_to_one_producer_only: Cluster, TILE, "if (lane < Config::kCluster)" => "if (lane < 1)", ["kv_empty"];
     cluster_leaves_before_its_peer: Cluster, DECODE,

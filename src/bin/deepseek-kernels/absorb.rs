@@ -9,7 +9,7 @@ use deepseek_kernels::{
 use crate::data::{activations, weights};
 use crate::judge::{Cell, first_difference};
 use crate::machine::{text, timed};
-use crate::report::{Check, Row};
+use crate::report::{Check, Checked, Row};
 use crate::runner::{Job, Outcome};
 
 /// DeepSeek-V3's widths, with this many heads.
@@ -38,46 +38,35 @@ impl Job for AbsorbJob {
     fn run(&self, device: &Device) -> Outcome {
         let rows = self.tokens * self.heads;
         Outcome::Rows(vec![
-            row(
+            Row::of(
+                "activations",
                 "MLA query, absorbed",
                 format!("{rows} x {LATENT} x {VALUE}"),
                 "mla_absorb_query",
                 self.query(device),
             ),
-            row(
+            Row::of(
+                "activations",
                 "MLA output, absorbed",
                 format!("{rows} x {VALUE} x {LATENT}"),
                 "mla_absorb_output",
                 self.output(device),
             ),
-            row(
+            Row::of(
+                "activations",
                 "merge states, BF16",
                 format!("{rows} x {LATENT}"),
                 "merge_states",
                 self.merge::<bf16>(device),
             ),
-            row(
+            Row::of(
+                "activations",
                 "merge states, FP32",
                 format!("{rows} x {LATENT}"),
                 "merge_states",
                 self.merge::<f32>(device),
             ),
         ])
-    }
-}
-
-type Checked = Result<(f64, Vec<Check>), String>;
-
-fn row(operation: &str, shape: String, instance: &str, checked: Checked) -> Row {
-    let (seconds, checks) = checked.unwrap_or_else(|failure| (0.0, vec![Check::failed("run", failure)]));
-    Row {
-        operation: operation.to_owned(),
-        shape,
-        instance: instance.to_owned(),
-        data: "activations".to_owned(),
-        checks,
-        seconds,
-        matrix: None,
     }
 }
 

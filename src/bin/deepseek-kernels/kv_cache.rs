@@ -9,7 +9,7 @@ use deepseek_kernels::{
 use crate::data::activations;
 use crate::judge::Cell;
 use crate::machine::{text, timed};
-use crate::report::{Check, Row};
+use crate::report::{Check, Checked, Row};
 use crate::runner::{Job, Outcome};
 
 /// DeepSeek-V3's attention, on this many new tokens.
@@ -40,28 +40,25 @@ impl Job for KvCacheJob {
     fn run(&self, device: &Device) -> Outcome {
         let append = |format| {
             let shape = format!("{} x {ABSORBED}", self.tokens);
-            row(&format!("append {format}"), shape, "kv_append", self.check_append(device, format))
+            Row::of(
+                "activations",
+                &format!("append {format}"),
+                shape,
+                "kv_append",
+                self.check_append(device, format),
+            )
         };
         Outcome::Rows(vec![
-            row("rotate", format!("{} x {HEADS} x {ROPE}", self.tokens), "rope", self.check_rope(device)),
+            Row::of(
+                "activations",
+                "rotate",
+                format!("{} x {HEADS} x {ROPE}", self.tokens),
+                "rope",
+                self.check_rope(device),
+            ),
             append(KvFormat::Bf16),
             append(KvFormat::Fp8),
         ])
-    }
-}
-
-type Checked = Result<(f64, Vec<Check>), String>;
-
-fn row(operation: &str, shape: String, instance: &str, checked: Checked) -> Row {
-    let (seconds, checks) = checked.unwrap_or_else(|failure| (0.0, vec![Check::failed("run", failure)]));
-    Row {
-        operation: operation.to_owned(),
-        shape,
-        instance: instance.to_owned(),
-        data: "activations".to_owned(),
-        checks,
-        seconds,
-        matrix: None,
     }
 }
 

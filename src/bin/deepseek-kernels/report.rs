@@ -42,6 +42,25 @@ pub struct Row {
     pub matrix: Option<MatrixReport>,
 }
 
+/// Seconds of a launch and what the oracles say of it, or why there is neither.
+pub type Checked = Result<(f64, Vec<Check>), String>;
+
+impl Row {
+    /// Of an operation on inputs of the class `data`.
+    pub fn of(data: &str, operation: &str, shape: String, instance: &str, checked: Checked) -> Self {
+        let (seconds, checks) = checked.unwrap_or_else(|failure| (0.0, vec![Check::failed("run", failure)]));
+        Self {
+            operation: operation.to_owned(),
+            shape,
+            instance: instance.to_owned(),
+            data: data.to_owned(),
+            checks,
+            seconds,
+            matrix: None,
+        }
+    }
+}
+
 /// What only a matrix of a file has.
 #[derive(Serialize)]
 pub struct MatrixReport {

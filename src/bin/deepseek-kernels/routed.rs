@@ -15,7 +15,7 @@ use deepseek_kernels::{
 use crate::data::activations;
 use crate::judge::{Cell, same_codes};
 use crate::machine::{text, timed};
-use crate::report::{Check, Row};
+use crate::report::{Check, Checked, Row};
 use crate::runner::{Job, Outcome};
 
 /// DeepSeek-V3's experts, on this many tokens.
@@ -46,46 +46,35 @@ impl Job for RoutedJob {
         let map = expert_map(&ids, EXPERTS, MapLayout::Contiguous(1));
         let rows = self.tokens * TOP_K;
         Outcome::Rows(vec![
-            row(
+            Row::of(
+                "routed",
                 "expert map",
                 format!("{} x {TOP_K}", self.tokens),
                 "expert_map_*",
                 self.check_map(device, &ids, &map),
             ),
-            row(
+            Row::of(
+                "routed",
                 "gather and quantise",
                 format!("{rows} x {HIDDEN}"),
                 "gather_quantize",
                 self.check_gather(device, &map),
             ),
-            row(
+            Row::of(
+                "routed",
                 "SwiGLU and quantise",
                 format!("{rows} x {INTERMEDIATE}"),
                 "swiglu_quantize",
                 self.check_swiglu(device, &map),
             ),
-            row(
+            Row::of(
+                "routed",
                 "combine",
                 format!("{} x {HIDDEN}", self.tokens),
                 "combine",
                 self.check_combine(device, &map),
             ),
         ])
-    }
-}
-
-type Checked = Result<(f64, Vec<Check>), String>;
-
-fn row(operation: &str, shape: String, instance: &str, checked: Checked) -> Row {
-    let (seconds, checks) = checked.unwrap_or_else(|failure| (0.0, vec![Check::failed("run", failure)]));
-    Row {
-        operation: operation.to_owned(),
-        shape,
-        instance: instance.to_owned(),
-        data: "routed".to_owned(),
-        checks,
-        seconds,
-        matrix: None,
     }
 }
 
