@@ -241,6 +241,7 @@ fn no_fault() {
 }
 
 const GEMM: &str = "kernels/fp8_gemm.cuh";
+const SYNC: &str = "kernels/cta_sync.cuh";
 const TILE: &str = "kernels/fp8_gemm_tile.cuh";
 const STORE: &str = "kernels/fp8_gemm_store.cuh";
 
@@ -367,7 +368,7 @@ faults! {
         "at.m * Config::kCluster + ptx::cluster_rank()" => "at.m * Config::kCluster", ["is not ordered after the write by the TMA store of block"];
     no_barrier_at_the_end_of_a_cluster: TWO, GEMM,
         "if constexpr (Config::kCluster > 1) cluster_sync<Config>();" => "", ["exit"];
-    no_wait_at_the_cluster_barrier: TWO, GEMM, "ptx::cluster_wait();" => "", ["cluster", "mbarrier", "not ordered", "exit"];
+    no_wait_at_the_cluster_barrier: TWO, SYNC, "ptx::cluster_wait();" => "", ["cluster", "mbarrier", "not ordered", "exit"];
     release_of_cta_scope_only: TWO, GEMM,
         "ptx::mbarrier_wait_cluster(smem.empty" => "ptx::mbarrier_wait(smem.empty", ["not ordered"];
 }
