@@ -5,7 +5,7 @@ mod routing;
 
 use deepseek_kernels::reference::Combined;
 use deepseek_kernels::{ExpertLayout, ExpertMapSpec, bf16};
-use harness::{devices, emulated, gpu};
+use harness::{devices, seeded};
 use proptest::prelude::*;
 use routing::tokens::{Combination, combine_weights, map_rows, values};
 use routing::{ROUTINGS, Routing};
@@ -195,7 +195,7 @@ proptest! {
             shared: (choice & 2 != 0).then_some(&shared[..]),
             residual: (choice & 4 != 0).then_some(&residual[..]),
         };
-        for device in [Some(emulated(seed)), gpu()].into_iter().flatten() {
+        for device in seeded([seed]) {
             Combination { tokens, top_k, hidden, y: &y, slot_row: &slot_row, addends }.check(&device);
         }
     }

@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 
 use deepseek_kernels::reference::Mapped;
 use deepseek_kernels::{Device, DeviceKind, Error, ExpertLayout, ExpertMapSpec};
-use harness::{devices, emulated, gpu};
+use harness::{devices, seeded};
 use proptest::prelude::*;
 use routing::{ROUTINGS, Routing, check_map, map, strangers};
 
@@ -227,7 +227,7 @@ proptest! {
             _ => masked(size as usize),
         };
         let ids = ROUTINGS[routing].ids((tokens, top_k, experts), seed);
-        for device in [Some(emulated(seed)), gpu()].into_iter().flatten() {
+        for device in seeded([seed]) {
             check(&device, ExpertMapSpec { tokens, top_k, experts, layout }, &ids);
         }
     }

@@ -6,7 +6,7 @@ mod harness;
 use deepseek_kernels::reference::Oracle;
 use deepseek_kernels::reference::inputs::GemmClass;
 use deepseek_kernels::{Device, EmulatorOptions, GEMM_INSTANCES, GemmInstance, OutputType, bf16};
-use harness::{GemmLayout, Placement, Sentinel, check_gemm, devices, emulated, run_gemm};
+use harness::{GemmLayout, Placement, Sentinel, check_gemm, devices, emulators, run_gemm, schedules, seeded};
 use proptest::prelude::*;
 
 const EXACT: [Oracle; 1] = [Oracle::Exact];
@@ -142,26 +142,31 @@ fn batch_invariance() {
             assert!(d == whole[rows.start * n..rows.end * n], "rows {rows:?} alone give other bits");
         }
     }
-    let whole = run_gemm::<bf16>(&emulated(0), &inputs, &layout, None, None).expect("run");
-    for multiprocessors in [1, 3, 132] {
-        let options = EmulatorOptions { multiprocessors, ..Default::default() };
-        let device = Device::emulated_with(options).expect("emulator");
-        let d = run_gemm::<bf16>(&device, &inputs, &layout, None, None).expect("run");
-        assert!(d == whole, "{multiprocessors} multiprocessors give other bits");
+    let sizes =
+        [4, 1, 3, 132].map(|multiprocessors| EmulatorOptions { multiprocessors, ..Default::default() });
+    let of_sizes = emulators(sizes);
+    let run = |device| run_gemm::<bf16>(device, &inputs, &layout, None, None).expect("run");
+    for pair in of_sizes.windows(2) {
+        let counts = [pair[0].multiprocessors(), pair[1].multiprocessors()];
+        assert!(run(&pair[0]) == run(&pair[1]), "{counts:?} multiprocessors do not agree");
     }
 }
 
 /// Whatever the schedule, no rule is broken and the bits are the same.
 #[test]
-fn every_seed_gives_the_same_bits() {
+fn every_schedule_gives_the_same_bits() {
     let (m, n, k) = (200, 136, 1024);
     let inputs = GemmClass::N1.generate((m, n, k), 3).expect("inputs");
     let layout = GemmLayout::tight(m, n, k, 2);
     for instance in instances(OutputType::Bf16) {
-        let run = |seed| run_gemm::<bf16>(&emulated(seed), &inputs, &layout, Some(instance), None);
-        let first = run(0).unwrap_or_else(|e| panic!("{e}"));
-        for seed in 1..4 {
-            assert!(run(seed).unwrap_or_else(|e| panic!("{e}")) == first, "{} seed {seed}", instance.name());
+        let run = |device: &Device| {
+            run_gemm::<bf16>(device, &inputs, &layout, Some(instance), None).unwrap_or_else(|e| panic!("{e}"))
+        };
+        for machines in schedules(4) {
+            let first = run(&machines[0]);
+            for (number, device) in machines.iter().enumerate().skip(1) {
+                assert!(run(device) == first, "{} {} number {number}", instance.name(), device.name());
+            }
         }
     }
 }
@@ -192,7 +197,7 @@ fn case(d_bytes: usize) -> impl Strategy<Value = Case> {
 
 fn any_case<D: Sentinel>(((m, n, k), layout, seed): Case, instance: Option<GemmInstance>) {
     let inputs = GemmClass::X1a.generate((m, n, k), seed).expect("inputs");
-    for device in [Some(emulated(seed)), harness::gpu()].into_iter().flatten() {
+    for device in seeded([seed]) {
         let d = run_gemm::<D>(&device, &inputs, &layout, instance, None).unwrap_or_else(|e| panic!("{e}"));
         check_gemm(device.name(), &inputs, &EXACT, None, &d);
     }

@@ -7,7 +7,7 @@ use deepseek_kernels::reference::Oracle;
 use deepseek_kernels::reference::inputs::GemmClass;
 use deepseek_kernels::{Device, Error, GROUPED_GEMM_INSTANCES, GemmInstance, Segments, bf16};
 use harness::grouped::{NAN_CODE, Routing, judge, masked, operands, ragged, run};
-use harness::{GemmLayout, Sentinel, devices, emulated, gpu, run_gemm};
+use harness::{GemmLayout, Sentinel, devices, run_gemm, seeded};
 use proptest::prelude::*;
 
 fn check(device: &Device, routing: &Routing, (n, k): (usize, usize), instance: Option<GemmInstance>) {
@@ -172,7 +172,7 @@ proptest! {
         pick in any::<prop::sample::Index>(),
     ) {
         let instance = GROUPED_GEMM_INSTANCES[pick.index(GROUPED_GEMM_INSTANCES.len())];
-        for device in [Some(emulated(seed)), gpu()].into_iter().flatten() {
+        for device in seeded([seed]) {
             check(&device, &ragged(&counts, spare), (8 * n, 128 * k_blocks), Some(instance));
             let most = counts.iter().max().copied().unwrap_or(0);
             check(&device, &masked(&counts, most + spare), (8 * n, 128 * k_blocks), Some(instance));

@@ -6,7 +6,7 @@ mod kv_cache;
 use deepseek_kernels::reference::inputs::quantizer_rows;
 use deepseek_kernels::reference::{QuantizeScale, dequantize_kv_fp8, kv_append_fp8};
 use deepseek_kernels::{Error, KvFormat, ScaleFormat, bf16};
-use harness::{devices, emulated, gpu};
+use harness::{FEW_MULTIPROCESSORS, devices, emulators, seeded};
 use kv_cache::append::{Append, FORMATS, LATENT, ROPE, Tokens, slots, strangers};
 use proptest::prelude::*;
 
@@ -127,10 +127,12 @@ fn a_slot_named_twice_is_a_race() {
     for format in FORMATS {
         let tokens = Tokens::new(vec![3, 1, 3], 8);
         let append = Append { tokens: &tokens, rows: 5, format, one_matrix: false };
-        let Err(Error::Emulated { report, .. }) = append.try_run(&emulated(0)) else {
-            panic!("went unnoticed")
-        };
-        assert!(report.contains("not ordered after the write"), "{report}");
+        for device in emulators([FEW_MULTIPROCESSORS]) {
+            let Err(Error::Emulated { report, .. }) = append.try_run(&device) else {
+                panic!("went unnoticed")
+            };
+            assert!(report.contains("not ordered after the write"), "{report}");
+        }
     }
 }
 
@@ -181,7 +183,7 @@ proptest! {
             let at = seed as usize % count;
             tokens.slots[at] = strangers(rows)[seed as usize % 6];
         }
-        for device in [Some(emulated(seed)), gpu()].into_iter().flatten() {
+        for device in seeded([seed]) {
             Append { tokens: &tokens, rows, format: FORMATS[format], one_matrix }.check(&device);
         }
     }

@@ -6,7 +6,7 @@ mod merging;
 use deepseek_kernels::cudarc::driver::DeviceRepr;
 use deepseek_kernels::reference::{State, log1p_f32, merge_states_bound};
 use deepseek_kernels::{Device, bf16};
-use harness::{Sentinel, devices, emulated, gpu};
+use harness::{Sentinel, devices, seeded};
 use merging::{COLUMNS, Merge, Part, same};
 use proptest::prelude::*;
 use rayon::prelude::*;
@@ -226,7 +226,7 @@ proptest! {
             let lse = [f32::NEG_INFINITY, f32::INFINITY, f32::NAN, 0.0][kind];
             case.parts[part].empty_row(row % (tokens * heads), lse);
         }
-        for device in [Some(emulated(seed)), gpu()].into_iter().flatten() {
+        for device in seeded([seed]) {
             if wide { case.check::<f32>(&device) } else { case.check::<bf16>(&device) }
         }
     }

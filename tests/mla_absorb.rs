@@ -6,7 +6,7 @@ mod harness;
 use absorb::{Absorption, LATENT, Oracle, same};
 use deepseek_kernels::bf16;
 use deepseek_kernels::reference::Side;
-use harness::{devices, emulated, gpu};
+use harness::{devices, seeded};
 use proptest::prelude::*;
 
 const SIDES: [Side; 2] = [Side::Query, Side::Output];
@@ -53,7 +53,7 @@ fn random_values_follow_the_model_and_the_bound() {
 /// Adjacent rows, larger gaps, another seed of the emulator: the same bits.
 #[test]
 fn the_layout_decides_nothing() {
-    for device in (1..4).map(emulated).chain(gpu()) {
+    for device in seeded(1..4) {
         for side in SIDES {
             let case = Absorption::random(side, 66, 2, 12);
             let got = case.run_with(&device, 0);
@@ -154,7 +154,7 @@ proptest! {
     #[test]
     fn any_shape(tokens in 1..140_usize, heads in 1..4_usize, gap in 0..6_usize, query in any::<bool>(), seed in 0..1000_u64) {
         let case = Absorption::random(if query { Side::Query } else { Side::Output }, tokens, heads, seed);
-        for device in [Some(emulated(seed)), gpu()].into_iter().flatten() {
+        for device in seeded([seed]) {
             case.judge(Oracle::BitModel, &case.run_with(&device, 8 * gap));
         }
     }

@@ -10,7 +10,7 @@ use deepseek_kernels::{
     Buffer, Device, ExpertWeights, F8E4M3, GateSpec, Matrix, MatrixMut, MoeLayer, MoeLayerArgs, MoeLayerSpec,
     ScaleFormat, bf16,
 };
-use harness::{devices, emulated};
+use harness::{devices, emulated, schedules};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
@@ -214,16 +214,17 @@ fn batches_can_be_split() {
 }
 
 #[test]
-fn every_seed_gives_the_same_bits() {
+fn every_schedule_gives_the_same_bits() {
     let (weights, tokens) = (Weights::new(8), Tokens::new(12, 9));
-    let run = |seed| {
-        let device = emulated(seed);
-        let mut layer = MoeLayer::plan(&device, spec(12)).expect("plan");
-        bits(&run(&device, &mut layer, &weights, &tokens))
+    let run = |device: &Device| {
+        let mut layer = MoeLayer::plan(device, spec(12)).expect("plan");
+        bits(&run(device, &mut layer, &weights, &tokens))
     };
-    let first = run(0);
-    for seed in 1..4 {
-        assert!(run(seed) == first, "seed {seed}");
+    for machines in schedules(4) {
+        let first = run(&machines[0]);
+        for (number, device) in machines.iter().enumerate().skip(1) {
+            assert!(run(device) == first, "{} number {number}", device.name());
+        }
     }
 }
 

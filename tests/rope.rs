@@ -3,8 +3,8 @@
 mod harness;
 mod kv_cache;
 
-use deepseek_kernels::{RopeTable, YarnRope, bf16};
-use harness::{devices, emulated, gpu};
+use deepseek_kernels::{Device, RopeTable, YarnRope, bf16};
+use harness::{devices, seeded};
 use kv_cache::rotation::{ROPE, Rotation, Strides, values};
 use proptest::prelude::*;
 
@@ -67,23 +67,26 @@ fn nothing_to_do() {
     }
 }
 
-fn turn(x: &[bf16], table: &[f32]) -> Vec<bf16> {
-    let device = emulated(0);
+fn turn(device: &Device, x: &[bf16], table: &[f32]) -> Vec<bf16> {
     let (from, to) = (Strides::DENSE, Strides::DENSE);
     let case = Rotation { heads: 1, x, positions: &[0], table, from, to };
-    case.check(&device);
-    case.run(&device)
+    case.check(device);
+    case.run(device)
 }
 
 /// Products that FP32 cannot hold, taken from each other: an fma would leave a rounding error, rounded products leave 0.
 #[test]
 fn products_are_rounded_before_they_are_added() {
     let angles = [std::f32::consts::FRAC_1_SQRT_2; ROPE];
-    let out = turn(&[bf16::from_f32(1.007_812_5); ROPE], &angles);
-    assert!(out.iter().step_by(2).all(|x| x.to_bits() == 0), "{out:?}");
-    let mut x = [bf16::from_f32(1.007_812_5); ROPE];
-    x.iter_mut().step_by(2).for_each(|x| *x = -*x);
-    assert!(turn(&x, &angles).iter().skip(1).step_by(2).all(|x| x.to_bits() == 0));
+    let alike = [bf16::from_f32(1.007_812_5); ROPE];
+    let mut opposed = alike;
+    opposed.iter_mut().step_by(2).for_each(|x| *x = -*x);
+    for device in devices() {
+        let out = turn(&device, &alike, &angles);
+        assert!(out.iter().step_by(2).all(|x| x.to_bits() == 0), "{out:?}");
+        let out = turn(&device, &opposed, &angles);
+        assert!(out.iter().skip(1).step_by(2).all(|x| x.to_bits() == 0), "{out:?}");
+    }
 }
 
 /// A quarter of a turn, exactly: (x, y) becomes (-y, x), neighbours with neighbours, and nobody else's.
@@ -94,7 +97,9 @@ fn a_quarter_turn_of_neighbours() {
     let x: Vec<bf16> = (1..=ROPE).map(|i| bf16::from_f32(i as f32)).collect();
     let mut want = x.clone();
     want[10..12].copy_from_slice(&[-x[11], x[10]]);
-    assert_eq!(turn(&x, &angles), want);
+    for device in devices() {
+        assert_eq!(turn(&device, &x, &angles), want);
+    }
 }
 
 /// What it is for: the score of a query and a key depends on how far apart they are, not on where.
@@ -102,19 +107,21 @@ fn a_quarter_turn_of_neighbours() {
 fn scores_depend_on_the_distance() {
     let table = table(200);
     let (q, k) = (values(ROPE, 3), values(ROPE, 4));
-    let at = |x: &[bf16], position: usize| turn(x, &table[position * ROPE..][..ROPE]);
     let score =
         |q: &[bf16], k: &[bf16]| -> f64 { q.iter().zip(k).map(|(q, k)| q.to_f64() * k.to_f64()).sum() };
     let size = |x: &[bf16]| score(x, x).sqrt();
     // Each rotated vector is off by half a unit of BF16, each angle by half a unit of FP32.
     let bound = size(&q) * size(&k) * 2.0 * (2.0_f64.powi(-9) * 1.01 + 200.0 * 2.0_f64.powi(-24));
-    for distance in [0, 1, 7, 50] {
-        let first = score(&at(&q, distance), &at(&k, 0));
-        let second = score(&at(&q, distance + 149), &at(&k, 149));
-        assert!((first - second).abs() <= 2.0 * bound, "distance {distance}: {first} and {second}");
+    for device in devices() {
+        let at = |x: &[bf16], position: usize| turn(&device, x, &table[position * ROPE..][..ROPE]);
+        for distance in [0, 1, 7, 50] {
+            let first = score(&at(&q, distance), &at(&k, 0));
+            let second = score(&at(&q, distance + 149), &at(&k, 149));
+            assert!((first - second).abs() <= 2.0 * bound, "distance {distance}: {first} and {second}");
+        }
+        let (near, far) = (score(&at(&q, 0), &at(&k, 0)), score(&at(&q, 50), &at(&k, 0)));
+        assert!((near - far).abs() > 4.0 * bound, "the distance counts: {near} and {far}");
     }
-    let (near, far) = (score(&at(&q, 0), &at(&k, 0)), score(&at(&q, 50), &at(&k, 0)));
-    assert!((near - far).abs() > 4.0 * bound, "the distance counts: {near} and {far}");
 }
 
 proptest! {
@@ -131,7 +138,7 @@ proptest! {
         let position = |t: usize| ((t * 31 + seed as usize) % (rows + beyond)) as i32;
         let positions: Vec<i32> = (0..tokens).map(position).collect();
         let (from, to) = PLACES[place];
-        for device in [Some(emulated(seed)), gpu()].into_iter().flatten() {
+        for device in seeded([seed]) {
             Rotation { heads, x: &x, positions: &positions, table: &table, from, to }.check(&device);
         }
     }

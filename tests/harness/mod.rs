@@ -1,10 +1,10 @@
 //! What the tests of every operation share: the devices to run on, and memory with guards around it.
-#![allow(dead_code, reason = "every test target uses its own part")]
+#![allow(dead_code, unused_imports, reason = "every test target uses its own part")]
 
+mod devices;
 pub mod grouped;
 
 use std::fmt::Debug;
-use std::sync::OnceLock;
 
 use deepseek_kernels::cudarc::driver::DeviceRepr;
 use deepseek_kernels::reference::inputs::GemmInputs;
@@ -14,35 +14,7 @@ use deepseek_kernels::{
     GemmOutput, MMajor, Matrix, MatrixMut, Scales1x128, Scales128x128, Slice, SliceMut, bf16,
 };
 
-/// The emulator, and the GPU if there is one. Without a GPU the test says so: it did not run there.
-pub fn devices() -> Vec<Device> {
-    let mut devices = vec![emulated(0)];
-    match gpu() {
-        Some(gpu) => devices.push(gpu),
-        None => eprintln!("SKIPPED on a GPU: {}", gpu_error()),
-    }
-    devices
-}
-
-/// The emulated Hopper with a seed, on few multiprocessors so that CTAs walk several tiles.
-pub fn emulated(seed: u64) -> Device {
-    Device::emulated_with(EmulatorOptions { seed, multiprocessors: 4, ..Default::default() })
-        .expect("the tests need a C++ compiler")
-}
-
-fn open() -> &'static Result<Device, Error> {
-    static GPU: OnceLock<Result<Device, Error>> = OnceLock::new();
-    GPU.get_or_init(|| Device::open_gpu(0))
-}
-
-/// The GPU, if one can be used.
-pub fn gpu() -> Option<Device> {
-    open().as_ref().ok().cloned()
-}
-
-fn gpu_error() -> String {
-    open().as_ref().err().map(ToString::to_string).unwrap_or_default()
-}
+pub use devices::{FEW_MULTIPROCESSORS, devices, emulated, emulators, gpu, runs_emulated, schedules, seeded};
 
 /// Where a matrix lies in a larger buffer: elements before it, and from row to row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -273,6 +273,31 @@ impl Operands {
         mla_decode(&problem).expect("shapes")
     }
 
+    /// The first and the last sequence, and of their heads the first, the middle one and the last.
+    pub fn sampled(self, bits: &Bits) -> (Self, Bits) {
+        let MlaDecodeSpec { batch, q_tokens, heads, .. } = self.spec;
+        let few = |count: usize, indices: &[usize]| -> Vec<usize> {
+            let mut indices: Vec<usize> = indices.iter().copied().filter(|&i| i < count).collect();
+            indices.dedup();
+            indices
+        };
+        let sequences = few(batch, &[0, batch.saturating_sub(1)]);
+        let kept = few(heads, &[0, heads / 2, heads.saturating_sub(1)]);
+        let tokens = sequences.iter().flat_map(|&s| (0..q_tokens).map(move |token| s * q_tokens + token));
+        let rows: Vec<usize> =
+            tokens.flat_map(|token| kept.iter().map(move |head| token * heads + head)).collect();
+        let columns = self.table.len() / batch.max(1);
+        let part = Self {
+            spec: MlaDecodeSpec { batch: sequences.len(), heads: kept.len(), ..self.spec },
+            lengths: sequences.iter().map(|&s| self.lengths[s]).collect(),
+            table: sequences.iter().flat_map(|&s| &self.table[s * columns..][..columns]).copied().collect(),
+            q: rows.iter().flat_map(|&row| &self.q[row * KEY..][..KEY]).copied().collect(),
+            cache: self.cache,
+        };
+        let out = rows.iter().flat_map(|&row| &bits.out[row * LATENT..][..LATENT]).copied().collect();
+        (part, Bits { out, lse: rows.iter().map(|&row| bits.lse[row]).collect() })
+    }
+
     /// Every element within its bound; exact where the class is; FlashMLA's own bar on its own kind of data.
     pub fn judge(&self, class: AttentionClass, bits: &Bits) -> Result<(), String> {
         let (out, lse) = (bits.out(), bits.lse());
