@@ -1,7 +1,9 @@
-//! The FP8 GEMM over the dense list of DeepSeek-V3 layers: `cargo bench`. On a GPU every shape is checked against the
-//! tensor core's bit model before it is timed by CUDA events, with warm and with cold L2. Without a GPU the kernels are
-//! SKIPPED, and only what runs on the host is timed: the planner and the references.
+//! The FP8 GEMM over the dense list of DeepSeek-V3 layers: `cargo bench`. On a GPU every shape is checked against its error
+//! bound before it is timed, with warm and with cold L2. Without a GPU the kernels are SKIPPED, and only what runs on the
+//! host is timed: the planner and the references.
 
+mod acceptance;
+mod gpu;
 mod timing;
 
 use std::hint::black_box;
@@ -13,12 +15,14 @@ use deepseek_kernels::{
     Buffer, Device, F8E4M3, Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmChoice, MMajor, Matrix, MatrixMut,
     OutputType, Scales1x128, Scales128x128, Stream, bf16,
 };
-use timing::{FLUSH_BYTES, time};
+use timing::L2;
 
-/// (n, k) of the layers.
+/// (n, k) of the layers, and some that are small.
 const LAYERS: [(usize, usize); 7] =
     [(2112, 7168), (576, 7168), (24576, 1536), (32768, 512), (7168, 16384), (4096, 7168), (7168, 2048)];
+const SMALL_LAYERS: [(usize, usize); 2] = [(2112, 256), (576, 512)];
 const ROWS: [usize; 4] = [1, 64, 128, 4096];
+const FEW_ROWS: [usize; 3] = [1, 64, 200];
 
 /// One shape with its operands on the device.
 struct Problem {
@@ -68,40 +72,26 @@ impl Problem {
         self.run(stream);
         let d = self.d.to_vec().expect("download");
         let GemmInputs { m, n, .. } = self.inputs;
-        let sample = Sample::spread(m, n, 32, 64, 1);
         let got = |row: usize, column: usize| d[row * n + column].to_f32();
-        let operands = self.inputs.operands().expect("operands");
-        let verdict = Oracle::BitModel.check(&operands, &Epilogue::store(Output::Bf16), &sample, &got);
-        let verdict = verdict.expect("any input fits the bit model");
-        assert!(verdict.accepted(), "wrong before it is timed: {verdict}");
+        let what = format!("{m}x{n}x{}, {}", self.inputs.k, self.gemm.choice());
+        acceptance::accept(&what, &self.inputs, &Sample::spread(m, n, 32, 64, 1), &got);
     }
 }
 
 fn kernels(c: &mut Criterion) {
-    let device = match Device::open_gpu(0) {
-        Ok(device) => device,
-        Err(error) => {
-            println!("SKIPPED fp8_gemm on a GPU: {error}");
-            return;
-        }
-    };
-    let Ok(Stream::Cuda(stream)) = device.stream() else { return };
-    for (n, k) in LAYERS {
+    let Some((device, mut timer)) = gpu::open("fp8_gemm") else { return };
+    let stream = device.stream().expect("a stream");
+    for &(n, k) in gpu::shapes(&LAYERS, &SMALL_LAYERS) {
         let mut group = c.benchmark_group(format!("fp8_gemm/n{n}_k{k}"));
-        for m in ROWS {
+        for &m in gpu::shapes(&ROWS, &FEW_ROWS) {
             let mut problem = Problem::new(&device, (m, n, k));
-            problem.check(stream.into());
-            println!("{m}x{n}x{k}: {}", problem.gemm.choice());
+            problem.check(stream);
             group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
-            group.bench_function(BenchmarkId::new("warm", m), |b| {
-                b.iter_custom(|launches| time(stream, None, launches, || problem.run(stream.into())));
-            });
-            let mut flush = stream.alloc_zeros(FLUSH_BYTES).expect("flush buffer");
-            group.bench_function(BenchmarkId::new("cold", m), |b| {
-                b.iter_custom(|launches| {
-                    time(stream, Some(&mut flush), launches, || problem.run(stream.into()))
+            for (name, l2) in [("warm", L2::Warm), ("cold", L2::Cold)] {
+                group.bench_function(BenchmarkId::new(name, m), |b| {
+                    gpu::measure(b, &mut timer, l2, |stream| problem.run(stream));
                 });
-            });
+            }
         }
     }
 }

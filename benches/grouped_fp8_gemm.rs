@@ -1,24 +1,28 @@
 //! The grouped FP8 GEMM over DeepGEMM's lists of experts and over decoding. On a GPU a sample of every result is checked
-//! against the tensor core's bit model before it is timed; FLOPs count the rows there are, no padding. Without a GPU the
+//! against its error bound before it is timed; FLOPs count the rows there are, no padding. Without a GPU the
 //! kernels are SKIPPED.
 
+mod acceptance;
+mod gpu;
 mod timing;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use deepseek_kernels::reference::Sample;
 use deepseek_kernels::reference::inputs::{GemmClass, GemmInputs};
-use deepseek_kernels::reference::{Epilogue, Oracle, Output, Sample};
 use deepseek_kernels::{
     Buffer, Device, F8E4M3, GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, MMajor, Matrix,
     MatrixMut, Scales1x128, Segments, Stream, bf16,
 };
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
-use timing::{FLUSH_BYTES, time};
+use timing::L2;
 
-/// (n, k) of an expert's layers.
+/// (n, k) of an expert's layers, and a small one.
 const LAYERS: [(usize, usize); 4] = [(6144, 7168), (7168, 3072), (4096, 4096), (4096, 2048)];
+const SMALL_LAYERS: [(usize, usize); 1] = [(256, 256)];
 /// Experts, and rows that one has on average: prefill, decoding.
 const EXPERTS: [(usize, usize); 6] = [(4, 8192), (8, 4096), (6, 1024), (32, 192), (32, 20), (6, 20)];
+const FEW_EXPERTS: [(usize, usize); 2] = [(4, 80), (6, 20)];
 
 /// Experts that share one set of operands: their values do not matter for time, their memory does.
 struct Problem {
@@ -91,36 +95,23 @@ impl Problem {
         let n = self.expert.n;
         let own = self.rows_of.last().copied().unwrap_or(0);
         let first = self.rows - own;
-        let sample = Sample::spread(own, n, 16, 64, 1);
         let got = |row: usize, column: usize| d[(first + row) * n + column].to_f32();
-        let operands = self.expert.operands().expect("operands");
-        let verdict = Oracle::BitModel.check(&operands, &Epilogue::store(Output::Bf16), &sample, &got);
-        let verdict = verdict.expect("any input fits the bit model");
-        assert!(verdict.accepted(), "wrong before it is timed: {verdict}");
+        let what = format!("{} experts, {} rows, {}", self.rows_of.len(), self.rows, self.gemm.choice());
+        acceptance::accept(&what, &self.expert, &Sample::spread(own, n, 16, 64, 1), &got);
     }
 }
 
 fn kernels(c: &mut Criterion) {
-    let device = match Device::open_gpu(0) {
-        Ok(device) => device,
-        Err(error) => {
-            println!("SKIPPED grouped_fp8_gemm on a GPU: {error}");
-            return;
-        }
-    };
-    let Ok(Stream::Cuda(stream)) = device.stream() else { return };
-    for (n, k) in LAYERS {
+    let Some((device, mut timer)) = gpu::open("grouped_fp8_gemm") else { return };
+    let stream = device.stream().expect("a stream");
+    for &(n, k) in gpu::shapes(&LAYERS, &SMALL_LAYERS) {
         let mut group = c.benchmark_group(format!("grouped_fp8_gemm/n{n}_k{k}"));
-        for (experts, average) in EXPERTS {
+        for &(experts, average) in gpu::shapes(&EXPERTS, &FEW_EXPERTS) {
             let mut problem = Problem::new(&device, (experts, average), (n, k));
-            problem.check(stream.into());
-            println!("{experts} experts of about {average} rows: {}", problem.gemm.choice());
-            let mut flush = stream.alloc_zeros(FLUSH_BYTES).expect("flush buffer");
+            problem.check(stream);
             group.throughput(Throughput::Elements(2 * (problem.rows * n * k) as u64));
             group.bench_function(BenchmarkId::new("cold", format!("{experts}x{average}")), |b| {
-                b.iter_custom(|launches| {
-                    time(stream, Some(&mut flush), launches, || problem.run(stream.into()))
-                });
+                gpu::measure(b, &mut timer, L2::Cold, |stream| problem.run(stream));
             });
         }
     }

@@ -1,15 +1,15 @@
 //! MLA decode over the shapes by which such kernels are compared in public: schedule, attention and combine. On a GPU some
-//! rows of every result are checked against their f64 reference before it is timed by CUDA events, with warm and with cold
+//! rows of every result are checked against their f64 reference before it is timed, with warm and with cold
 //! L2, once with each cache; elements are FLOPs. Without a GPU that is SKIPPED, and the emulator runs small shapes: what
 //! it takes says nothing of a GPU.
 
+mod gpu;
 mod mla_shapes;
 mod timing;
 
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use deepseek_kernels::cudarc::driver::CudaSlice;
 use deepseek_kernels::reference::inputs::AttentionClass;
 use deepseek_kernels::reference::{MlaSequence, QuantizeScale, dequantize_kv_fp8, kv_append_fp8, mla_decode};
 use deepseek_kernels::{
@@ -20,7 +20,7 @@ use mla_shapes::{BF16_ROW, FP8_ROW, Lengths, MlaShape, Source, shapes};
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
-use timing::{FLUSH_BYTES, time};
+use timing::L2;
 
 const KEY: usize = KvFormat::LATENT + KvFormat::ROPE;
 const LATENT: usize = KvFormat::LATENT;
@@ -193,18 +193,11 @@ fn throughput(shape: &MlaShape, token_bytes: usize) -> Throughput {
 }
 
 fn kernels(c: &mut Criterion) {
-    let device = match Device::open_gpu(0) {
-        Ok(device) => device,
-        Err(error) => {
-            println!("SKIPPED mla on a GPU: {error}");
-            return;
-        }
-    };
-    let Ok(Stream::Cuda(stream)) = device.stream() else { return };
+    let Some((device, mut timer)) = gpu::open("mla") else { return };
+    let shapes = if gpu::testing() { small_shapes() } else { shapes() };
     let (shapes, others): (Vec<_>, Vec<_>) =
-        shapes().into_iter().partition(|shape| shape.q_tokens <= MAX_Q_TOKENS);
+        shapes.into_iter().partition(|shape| shape.q_tokens <= MAX_Q_TOKENS);
     println!("SKIPPED {} shapes with more than {MAX_Q_TOKENS} query tokens", others.len());
-    let mut flush = stream.alloc_zeros(FLUSH_BYTES).expect("flush buffer");
     for shape in shapes {
         let mut group = c.benchmark_group(format!("mla/{:?}", shape.source));
         // There are about a thousand of them.
@@ -216,17 +209,13 @@ fn kernels(c: &mut Criterion) {
             group.throughput(throughput(&shape, token_bytes));
             // Made when the first of its benchmarks runs: a filter of the command line may name none.
             let mut problem = None;
-            let mut bench = |l2: &str, mut flush: Option<&mut CudaSlice<u8>>| {
-                let id = BenchmarkId::new(format!("{name}, {l2}"), shape.name());
+            for (temperature, l2) in [("warm", L2::Warm), ("cold", L2::Cold)] {
+                let id = BenchmarkId::new(format!("{name}, {temperature}"), shape.name());
                 group.bench_function(id, |b| {
                     let problem = problem.get_or_insert_with(|| checked(&device, &shape, format));
-                    b.iter_custom(|launches| {
-                        time(stream, flush.as_deref_mut(), launches, || problem.run(stream.into()))
-                    });
+                    gpu::measure(b, &mut timer, l2, |stream| problem.run(stream));
                 });
-            };
-            bench("warm", None);
-            bench("cold", Some(&mut flush));
+            }
         }
     }
 }
@@ -239,14 +228,7 @@ fn checked(device: &Device, shape: &MlaShape, format: KvFormat) -> Problem {
 }
 
 /// A tile of rows with several query tokens and splits, and two tiles that share their keys.
-fn emulated(c: &mut Criterion) {
-    let device = match Device::emulated() {
-        Ok(device) => device,
-        Err(error) => {
-            println!("SKIPPED mla on the emulator: {error}");
-            return;
-        }
-    };
+fn small_shapes() -> Vec<MlaShape> {
     let shape = |q_tokens, heads, lengths: &'static [usize]| MlaShape {
         source: Source::FlashMla,
         batch: lengths.len(),
@@ -255,10 +237,21 @@ fn emulated(c: &mut Criterion) {
         lengths: Lengths::List(lengths),
         causal: true,
     };
+    vec![shape(2, 16, &[2100, 0, 65]), shape(1, 128, &[70])]
+}
+
+fn emulated(c: &mut Criterion) {
+    let device = match Device::emulated() {
+        Ok(device) => device,
+        Err(error) => {
+            println!("SKIPPED mla on the emulator: {error}");
+            return;
+        }
+    };
     let mut group = c.benchmark_group("mla/emulated");
     group.sampling_mode(SamplingMode::Flat).sample_size(10);
     group.warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_secs(3));
-    for shape in [shape(2, 16, &[2100, 0, 65]), shape(1, 128, &[70])] {
+    for shape in small_shapes() {
         for (format, name, token_bytes) in FORMATS {
             group.throughput(throughput(&shape, token_bytes));
             let mut problem = None;

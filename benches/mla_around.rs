@@ -3,6 +3,7 @@
 //! once. Results are judged by the tests, and here only for being there. Without a GPU nothing is timed (SKIPPED), and
 //! the emulator runs every step once.
 
+mod gpu;
 mod timing;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -11,10 +12,12 @@ use deepseek_kernels::{
     KvAppend, KvAppendArgs, KvAppendSpec, KvCacheMut, KvFormat, Matrix, MatrixMut, MergeStates,
     MergeStatesSpec, MlaAbsorb, MlaAbsorbSpec, Rope, RopeArgs, RopeSpec, RopeTable, Stream, YarnRope, bf16,
 };
-use timing::{FLUSH_BYTES, time};
+use timing::L2;
 
 const TOKENS: [usize; 4] = [1, 16, 128, 4096];
+const FEW_TOKENS: [usize; 2] = [1, 5];
 const HEADS: usize = 128;
+const FEW_HEADS: usize = 4;
 const LATENT: usize = KvFormat::LATENT;
 const ROPE: usize = KvFormat::ROPE;
 const KEY: usize = LATENT + ROPE;
@@ -192,25 +195,17 @@ fn append<'a>(
 }
 
 fn kernels(c: &mut Criterion) {
-    let device = match Device::open_gpu(0) {
-        Ok(device) => device,
-        Err(error) => {
-            println!("SKIPPED mla_around on a GPU: {error}");
-            return emulated();
-        }
-    };
-    let Ok(Stream::Cuda(stream)) = device.stream() else { return };
+    let Some((device, mut timer)) = gpu::open("mla_around") else { return emulated() };
+    let stream = device.stream().expect("a stream");
+    let heads = if gpu::testing() { FEW_HEADS } else { HEADS };
     let mut group = c.benchmark_group("mla, around attention, cold");
-    let mut flush = stream.alloc_zeros(FLUSH_BYTES).expect("flush buffer");
-    for tokens in TOKENS {
-        let mut around = Around::new(&device, tokens, HEADS);
+    for &tokens in gpu::shapes(&TOKENS, &FEW_TOKENS) {
+        let mut around = Around::new(&device, tokens, heads);
         for (name, bytes, run) in STEPS {
-            run(&mut around, stream.into());
-            group.throughput(Throughput::Bytes(bytes(tokens, HEADS) as u64));
+            run(&mut around, stream);
+            group.throughput(Throughput::Bytes(bytes(tokens, heads) as u64));
             group.bench_function(BenchmarkId::new(name, tokens), |b| {
-                b.iter_custom(|launches| {
-                    time(stream, Some(&mut flush), launches, || run(&mut around, stream.into()))
-                });
+                gpu::measure(b, &mut timer, L2::Cold, |stream| run(&mut around, stream));
             });
         }
         around.check();

@@ -2,9 +2,11 @@
 //! memory: their throughput is in bytes that must be read or written once. Results are judged by the tests, and here only
 //! for being there. Without a GPU the kernels are SKIPPED.
 
+mod gpu;
 mod timing;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use deepseek_kernels::{
     Buffer, Combine, CombineArgs, CombineSpec, Device, ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec,
     ExpertWeights, F8E4M3, Gate, GateInput, GateSpec, GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec,
@@ -13,11 +15,21 @@ use deepseek_kernels::{
 };
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
-use timing::{FLUSH_BYTES, time};
+use timing::{L2, Timer};
 
 const TOKENS: [usize; 3] = [64, 512, 4096];
+const FEW_TOKENS: [usize; 2] = [3, 6];
+
 /// Width of an expert; its weights take 44 MB, those of 256 experts 11 GB.
-const WIDTH: usize = 2048;
+fn width() -> usize {
+    if gpu::testing() { 128 } else { 2048 }
+}
+
+/// DeepSeek-V3's router, or a small one like it.
+fn gate_spec(tokens: usize) -> GateSpec {
+    let spec = GateSpec::deepseek_v3(tokens);
+    if gpu::testing() { GateSpec { hidden: 512, experts: 32, ..spec } } else { spec }
+}
 
 /// Hidden states and the router.
 struct Routed {
@@ -33,7 +45,7 @@ struct Routed {
 
 impl Routed {
     fn new(device: &Device, tokens: usize) -> Self {
-        let spec = GateSpec::deepseek_v3(tokens);
+        let spec = gate_spec(tokens);
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
         let gate = Gate::plan(device, spec).expect("plan");
         let hidden: Vec<bf16> =
@@ -128,7 +140,7 @@ struct Steps {
     combine: Combine,
     q: Buffer<F8E4M3>,
     sf: Buffer<f32>,
-    /// `[rows, 2 * WIDTH]`, and as `[rows, hidden]` what the experts computed.
+    /// `[rows, 2 * width]`, and as `[rows, hidden]` what the experts computed.
     wide: Buffer<bf16>,
     out: Buffer<bf16>,
     rows: usize,
@@ -141,9 +153,9 @@ impl Steps {
         let GateSpec { tokens, hidden, experts, .. } = spec;
         let (top_k, segments, format) = (spec.slots(), Segments::Ragged { rows }, ScaleFormat::PowerOfTwo);
         let gather = GatherQuantizeSpec { tokens, top_k, hidden, experts, segments, format };
-        let swiglu = SwigluQuantizeSpec { intermediate: WIDTH, experts, segments, clamp: None, format };
+        let swiglu = SwigluQuantizeSpec { intermediate: width(), experts, segments, clamp: None, format };
         let pitch = rows.next_multiple_of(4);
-        let widest = hidden.max(2 * WIDTH);
+        let widest = hidden.max(2 * width());
         Self {
             gather: GatherQuantize::plan(device, gather).expect("plan"),
             swiglu: SwigluQuantize::plan(device, swiglu).expect("plan"),
@@ -173,11 +185,12 @@ impl Steps {
 
     fn swiglu(&mut self, stream: Stream, mapped: &Mapped) {
         let args = SwigluQuantizeArgs {
-            x: Matrix::new(&self.wide, self.rows, 2 * WIDTH).expect("x"),
+            x: Matrix::new(&self.wide, self.rows, 2 * width()).expect("x"),
             segments: Matrix::new(&mapped.offsets, 1, self.spec.experts + 1).expect("segments"),
             routing: None,
-            q: MatrixMut::new(&mut self.q, self.rows, WIDTH).expect("q"),
-            sf: Scales1x128Mut::<MMajor>::with_pitch(&mut self.sf, self.rows, WIDTH, self.pitch).expect("sf"),
+            q: MatrixMut::new(&mut self.q, self.rows, width()).expect("q"),
+            sf: Scales1x128Mut::<MMajor>::with_pitch(&mut self.sf, self.rows, width(), self.pitch)
+                .expect("sf"),
         };
         self.swiglu.run(stream, args).expect("swiglu");
     }
@@ -207,7 +220,7 @@ struct Layer {
 
 impl Layer {
     fn new(device: &Device, gate: GateSpec) -> Self {
-        let spec = MoeLayerSpec { gate, intermediate: WIDTH, clamp: None, format: ScaleFormat::PowerOfTwo };
+        let spec = MoeLayerSpec { gate, intermediate: width(), clamp: None, format: ScaleFormat::PowerOfTwo };
         let projection = |n: usize, k: usize| {
             let code = |i: usize| F8E4M3::from_bits((i % 96) as u8 | ((i % 2) << 7) as u8);
             let codes: Vec<F8E4M3> = (0..gate.experts * n * k).map(code).collect();
@@ -216,8 +229,8 @@ impl Layer {
         };
         Self {
             layer: MoeLayer::plan(device, spec).expect("plan"),
-            gate_up: projection(2 * WIDTH, gate.hidden),
-            down: projection(gate.hidden, WIDTH),
+            gate_up: projection(2 * width(), gate.hidden),
+            down: projection(gate.hidden, width()),
             out: device.upload(&vec![bf16::NAN; gate.tokens * gate.hidden]).expect("out"),
         }
     }
@@ -230,12 +243,12 @@ impl Layer {
             gate: Matrix::<f32>::new(&routed.weight, experts, hidden).expect("gate"),
             bias: Some(routed.bias.slice(0)),
             gate_up: ExpertWeights {
-                weight: Matrix::new(&gate_up.0, experts * 2 * WIDTH, hidden).expect("weight"),
-                scales: Matrix::new(&gate_up.1, experts * 2 * WIDTH / 128, hidden / 128).expect("scales"),
+                weight: Matrix::new(&gate_up.0, experts * 2 * width(), hidden).expect("weight"),
+                scales: Matrix::new(&gate_up.1, experts * 2 * width() / 128, hidden / 128).expect("scales"),
             },
             down: ExpertWeights {
-                weight: Matrix::new(&down.0, experts * hidden, WIDTH).expect("weight"),
-                scales: Matrix::new(&down.1, experts * hidden / 128, WIDTH / 128).expect("scales"),
+                weight: Matrix::new(&down.0, experts * hidden, width()).expect("weight"),
+                scales: Matrix::new(&down.1, experts * hidden / 128, width() / 128).expect("scales"),
             },
             shared: None,
             residual: None,
@@ -245,63 +258,52 @@ impl Layer {
     }
 }
 
+/// One cold benchmark, whose throughput is `per_run`.
+fn bench(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    timer: &mut Timer,
+    (name, tokens): (&str, usize),
+    per_run: Throughput,
+    mut run: impl FnMut(Stream<'_>),
+) {
+    group.throughput(per_run);
+    group.bench_function(BenchmarkId::new(name, tokens), |b| gpu::measure(b, timer, L2::Cold, &mut run));
+}
+
 fn kernels(c: &mut Criterion) {
-    let device = match Device::open_gpu(0) {
-        Ok(device) => device,
-        Err(error) => {
-            println!("SKIPPED moe on a GPU: {error}");
-            return;
-        }
-    };
-    let Ok(Stream::Cuda(stream)) = device.stream() else { return };
+    let Some((device, mut timer)) = gpu::open("moe") else { return };
+    let timer = &mut timer;
     let mut group = c.benchmark_group("moe, cold");
-    let mut flush = stream.alloc_zeros(FLUSH_BYTES).expect("flush buffer");
-    for tokens in TOKENS {
+    let bytes = |bytes: usize| Throughput::Bytes(bytes as u64);
+    for &tokens in gpu::shapes(&TOKENS, &FEW_TOKENS) {
         let mut routed = Routed::new(&device, tokens);
-        group.throughput(Throughput::Bytes(routed.bytes()));
-        group.bench_function(BenchmarkId::new("gate", tokens), |b| {
-            b.iter_custom(|launches| time(stream, Some(&mut flush), launches, || routed.run(stream.into())));
-        });
+        let per_run = Throughput::Bytes(routed.bytes());
+        bench(&mut group, timer, ("gate", tokens), per_run, |stream| routed.run(stream));
         let ids = routed.ids.to_vec().expect("ids");
-        assert!(ids.iter().all(|id| (0..256).contains(id)), "the gate chose nobody");
+        let experts = routed.spec.experts as i32;
+        assert!(ids.iter().all(|id| (0..experts).contains(id)), "the gate chose nobody");
 
         let mut mapped = Mapped::new(&device, &routed.spec);
-        group.throughput(Throughput::Bytes(12 * ids.len() as u64));
-        group.bench_function(BenchmarkId::new("map", tokens), |b| {
-            b.iter_custom(|launches| {
-                time(stream, Some(&mut flush), launches, || mapped.run(stream.into(), &routed.ids))
-            });
+        bench(&mut group, timer, ("map", tokens), bytes(12 * ids.len()), |stream| {
+            mapped.run(stream, &routed.ids)
         });
 
         let (rows, hidden) = (ids.len(), routed.spec.hidden);
         let mut steps = Steps::new(&device, routed.spec, rows);
-        group.throughput(Throughput::Bytes((2 * tokens * hidden + rows * (hidden + hidden / 32)) as u64));
-        group.bench_function(BenchmarkId::new("gather", tokens), |b| {
-            b.iter_custom(|launches| {
-                time(stream, Some(&mut flush), launches, || steps.gather(stream.into(), &routed, &mapped))
-            });
+        let per_run = bytes(2 * tokens * hidden + rows * (hidden + hidden / 32));
+        bench(&mut group, timer, ("gather", tokens), per_run, |stream| {
+            steps.gather(stream, &routed, &mapped);
         });
-        group.throughput(Throughput::Bytes((rows * (4 * WIDTH + WIDTH + WIDTH / 32)) as u64));
-        group.bench_function(BenchmarkId::new("swiglu", tokens), |b| {
-            b.iter_custom(|launches| {
-                time(stream, Some(&mut flush), launches, || steps.swiglu(stream.into(), &mapped))
-            });
-        });
-        group.throughput(Throughput::Bytes((2 * (rows + tokens) * hidden) as u64));
-        group.bench_function(BenchmarkId::new("combine", tokens), |b| {
-            b.iter_custom(|launches| {
-                time(stream, Some(&mut flush), launches, || steps.combine(stream.into(), &routed, &mapped))
-            });
+        let per_run = bytes(rows * (4 * width() + width() + width() / 32));
+        bench(&mut group, timer, ("swiglu", tokens), per_run, |stream| steps.swiglu(stream, &mapped));
+        let per_run = bytes(2 * (rows + tokens) * hidden);
+        bench(&mut group, timer, ("combine", tokens), per_run, |stream| {
+            steps.combine(stream, &routed, &mapped);
         });
 
         let mut layer = Layer::new(&device, routed.spec);
-        let flops = 6 * ids.len() * routed.spec.hidden * WIDTH;
-        group.throughput(Throughput::Elements(flops as u64));
-        group.bench_function(BenchmarkId::new("layer", tokens), |b| {
-            b.iter_custom(|launches| {
-                time(stream, Some(&mut flush), launches, || layer.run(stream.into(), &routed))
-            });
-        });
+        let flops = Throughput::Elements((6 * ids.len() * hidden * width()) as u64);
+        bench(&mut group, timer, ("layer", tokens), flops, |stream| layer.run(stream, &routed));
         let out = layer.out.to_vec().expect("out");
         assert!(out.iter().all(|x| x.is_finite()), "the layer left something unwritten");
     }

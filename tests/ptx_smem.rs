@@ -5,7 +5,8 @@ mod probes;
 
 use deepseek_kernels::probe::Probe;
 use deepseek_kernels::probe::kernels::SMEM;
-use probes::{UNTOUCHED, assert_words, machines, run_words};
+use deepseek_kernels::probe::tma::UNTOUCHED;
+use probes::{assert_words, machines, run_words};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
