@@ -1,8 +1,12 @@
-//! Compiles `cuda/` twice: with nvcc to the cubins that `src/` embeds, and with a C++ compiler to the emulated Hopper.
+//! Compiles `cuda/` twice: with nvcc to the cubins that `src/` embeds, and with a C++ compiler to the emulated Hopper
+//! (and to a CUDA driver that runs on it).
 //! What cannot be built is left out, with the reason in the environment of the crate; what fails to build is an error.
 
 #[path = "build/compile.rs"]
 mod compile;
+#[cfg(feature = "fake-driver")]
+#[path = "build/driver.rs"]
+mod driver;
 #[cfg(feature = "emu")]
 #[path = "build/emulator.rs"]
 mod emulator;
@@ -61,6 +65,7 @@ fn build() -> Result<(), String> {
     if env::var_os("DOCS_RS").is_some() {
         leave_out("CUBINS", "docs.rs builds documentation only");
         leave_out("EMULATOR", "docs.rs builds documentation only");
+        leave_out("DRIVER", "docs.rs builds documentation only");
         return Ok(());
     }
 
@@ -68,6 +73,8 @@ fn build() -> Result<(), String> {
     let mut tasks = Vec::new();
     #[cfg(feature = "emu")]
     let emulator = plan_emulator(&out, &cuda, &kernels, &mut tasks)?;
+    #[cfg(feature = "fake-driver")]
+    let driver = plan_driver(&out, &cuda, emulator.as_ref(), &mut tasks);
     let nvcc = find_nvcc(&root)?;
     if let Some(nvcc) = &nvcc {
         tasks.extend(kernels::tasks(nvcc, &cuda, &kernel_folder, &kernels));
@@ -77,6 +84,11 @@ fn build() -> Result<(), String> {
 
     #[cfg(feature = "emu")]
     if let Some(emulator) = emulator {
+        #[cfg(feature = "fake-driver")]
+        if let Some(driver) = driver {
+            driver.link(&out, &emulator)?;
+            println!("cargo:rustc-cfg=has_driver");
+        }
         emulator.link()?;
         println!("cargo:rustc-cfg=has_emulator");
     }
@@ -97,7 +109,7 @@ fn announce() {
     for variable in nvcc::variables().chain([REQUIRE_CUDA, "DOCS_RS"]) {
         println!("cargo:rerun-if-env-changed={variable}");
     }
-    println!("cargo:rustc-check-cfg=cfg(has_cubins, has_emulator)");
+    println!("cargo:rustc-check-cfg=cfg(has_cubins, has_driver, has_emulator)");
 }
 
 fn find_nvcc(root: &Path) -> Result<Option<nvcc::Nvcc>, String> {
@@ -131,6 +143,28 @@ fn plan_emulator(
             println!("cargo:warning=built without the emulated Hopper: {reason}");
             leave_out("EMULATOR", &reason);
             Ok(None)
+        }
+    }
+}
+
+#[cfg(feature = "fake-driver")]
+fn plan_driver(
+    out: &Path,
+    cuda: &Path,
+    emulator: Option<&emulator::Emulator>,
+    tasks: &mut Vec<compile::Task>,
+) -> Option<driver::Driver> {
+    let planned = emulator
+        .ok_or("there is no emulated Hopper to run its kernels".to_owned())
+        .and_then(|emulator| driver::Driver::plan(out, cuda, emulator));
+    match planned {
+        Ok((driver, own)) => {
+            tasks.extend(own);
+            Some(driver)
+        }
+        Err(reason) => {
+            leave_out("DRIVER", &reason);
+            None
         }
     }
 }

@@ -20,20 +20,23 @@ pub struct Emulator {
     build: cc::Build,
     version: String,
     folder: PathBuf,
+    objects: Vec<PathBuf>,
+    /// Built with sanitizers.
+    pub sanitized: bool,
 }
 
 impl Emulator {
     /// Asks the compiler to compile an empty C++20 program; the error says why it cannot.
     pub fn find(out: &Path) -> Result<Self, String> {
         println!("cargo:rerun-if-env-changed={SANITIZE}");
-        let sanitize = std::env::var_os(SANITIZE).is_some();
-        let folder = out.join(if sanitize { "emulator-sanitized" } else { "emulator" });
+        let sanitized = std::env::var_os(SANITIZE).is_some();
+        let folder = out.join(if sanitized { "emulator-sanitized" } else { "emulator" });
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let mut build = cc::Build::new();
         // Optimised in every profile, or tests take minutes; never contracted: a product and a sum round twice.
         build.cpp(true).std("c++20").opt_level(2).debug(false).flag("-ffp-contract=off");
         build.flag("-Wno-unknown-pragmas"); // `#pragma unroll` is for nvcc
-        if sanitize {
+        if sanitized {
             build
                 .opt_level(1)
                 .debug(true)
@@ -50,17 +53,12 @@ impl Emulator {
         compile::run(compiler.to_command().arg("-c").arg(&probe).arg("-o").arg(probe.with_extension("o")))
             .map_err(|text| format!("no C++20 compiler: {}", text.replace('\n', "; ")))?;
         let version = compile::run(Command::new(compiler.path()).arg("-v")).unwrap_or_default();
-        Ok(Self { build, version, folder })
+        Ok(Self { build, version, folder, objects: Vec::new(), sanitized })
     }
 
     /// One task per file of `cuda/emu` and per kernel.
     pub fn tasks(&mut self, cuda: &Path, kernels: &[KernelSource]) -> Result<Vec<Task>, String> {
-        let entries = fs::read_dir(cuda.join("emu")).map_err(|error| format!("cuda/emu: {error}"))?;
-        let machine = entries.filter_map(|entry| Some(entry.ok()?.path()));
-        let mut sources: Vec<_> =
-            machine.filter(|path| path.extension() == Some(OsStr::new("cpp"))).collect();
-        sources.sort();
-
+        let mut sources = sources_in(&cuda.join("emu"))?;
         for kernel in kernels {
             let source = self.folder.join(format!("{}.cpp", kernel.name));
             write(&source, &kernel.text)?;
@@ -69,23 +67,42 @@ impl Emulator {
         let table = self.folder.join("emu_kernels.cpp");
         write(&table, &emulator_table(kernels))?;
         sources.push(table);
-        sources.into_iter().map(|source| self.task(cuda, &source)).collect()
+        let (objects, tasks): (Vec<_>, Vec<_>) =
+            sources.iter().map(|source| self.task(cuda, source, &self.folder)).collect::<Result<_, _>>()?;
+        self.build.objects(&objects);
+        self.objects = objects;
+        Ok(tasks)
     }
 
-    fn task(&mut self, cuda: &Path, source: &Path) -> Result<Task, String> {
+    /// The object in `folder` that a source becomes, and what makes it.
+    pub fn task(&self, cuda: &Path, source: &Path, folder: &Path) -> Result<(PathBuf, Task), String> {
         let name = source.file_stem().ok_or("a source without a name")?;
-        let object = self.folder.join(name).with_extension("o");
+        let object = folder.join(name).with_extension("o");
         let depfile = object.with_extension("d");
-        let compiler = self.build.try_get_compiler().map_err(|error| error.to_string())?;
-        let mut command = compiler.to_command();
+        let mut command = self.compiler()?;
         command.arg("-I").arg(cuda).arg("-I").arg(cuda.join("emu")).arg("-MMD").arg("-MF").arg(&depfile);
         command.arg("-c").arg(source).arg("-o").arg(&object);
-        self.build.object(&object);
 
-        let recipe = self.version.clone() + &compile::line(&command);
-        Ok(Box::new(move || {
-            compile::unless_made(&object, &depfile, &recipe, || compile::run(&mut command).map(drop))
-        }))
+        let recipe = self.recipe(&command);
+        let output = object.clone();
+        let task =
+            move || compile::unless_made(&output, &depfile, &recipe, || compile::run(&mut command).map(drop));
+        Ok((object, Box::new(task)))
+    }
+
+    /// A call of the compiler.
+    pub fn compiler(&self) -> Result<Command, String> {
+        Ok(self.build.try_get_compiler().map_err(|error| error.to_string())?.to_command())
+    }
+
+    /// What decides the output of a command besides the files it reads.
+    pub fn recipe(&self, command: &Command) -> String {
+        self.version.clone() + &compile::line(command)
+    }
+
+    /// What the machine and the kernels were compiled to.
+    pub fn objects(&self) -> &[PathBuf] {
+        &self.objects
     }
 
     /// Archives the objects and has cargo link them.
@@ -98,9 +115,11 @@ impl Emulator {
             .cpp_link_stdlib(None)
             .try_compile("deepseek_emulator")
             .map_err(|error| error.to_string())?;
-        let compiler = self.build.try_get_compiler().map_err(|error| error.to_string())?;
-        let mut ask = compiler.to_command();
-        let output = ask.arg("-print-file-name=libstdc++.a").output().map_err(|error| error.to_string())?;
+        let output = self
+            .compiler()?
+            .arg("-print-file-name=libstdc++.a")
+            .output()
+            .map_err(|error| error.to_string())?;
         let archive = String::from_utf8_lossy(&output.stdout);
         // A compiler that has no such file prints the bare name.
         let folder = Path::new(archive.trim()).parent().filter(|folder| folder.is_absolute());
@@ -111,6 +130,15 @@ impl Emulator {
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<(), String> {
+/// The C++ files of a folder, in order.
+pub fn sources_in(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut sources: Vec<_> = files.filter(|path| path.extension() == Some(OsStr::new("cpp"))).collect();
+    sources.sort();
+    Ok(sources)
+}
+
+pub fn write(path: &Path, text: &str) -> Result<(), String> {
     fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
 }

@@ -22,6 +22,18 @@ pub enum Command {
     /// Every result is compared with a CPU reference, element by element. Exit code: 0 when all checks pass, 1 when
     /// one fails, 2 when nothing could be checked (no such device, a file that cannot be used, a wrong option).
     Verify(VerifyArgs),
+    /// Write a CUDA driver that needs no GPU: it checks every call and runs this crate's kernels on the emulated Hopper
+    ///
+    /// A program started with LD_LIBRARY_PATH=DIR finds it instead of a real one. Exit code: 0, or 2 when it could not
+    /// be written.
+    Driver(DriverArgs),
+}
+
+#[derive(Args)]
+pub struct DriverArgs {
+    /// The folder to write libcuda.so.1 into; it must exist, and a file of that name is replaced
+    #[arg(long, value_name = "DIR")]
+    pub into: PathBuf,
 }
 
 #[derive(Args)]

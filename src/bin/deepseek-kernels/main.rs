@@ -1,9 +1,11 @@
-//! The crate's program: runs its kernels on the best device found and says whether they are right.
+//! The crate's program: runs its kernels on the best device found and says whether they are right; writes the fake
+//! driver.
 
 mod absorb;
 mod attention;
 mod cli;
 mod data;
+mod driver;
 mod gemm;
 mod grouped;
 mod json;
@@ -36,6 +38,7 @@ const UNUSABLE: u8 = 2;
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Verify(args) => verify::verify(&args),
+        Command::Driver(args) => driver::write(&args).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
