@@ -20,7 +20,7 @@ const fn probe(name: &'static str, threads: u32, cluster: u32, smem_bytes: u32) 
 /// Conversions and arithmetic.
 pub const CONVERT: ProbeKernel = probe("convert", 128, 1, 0);
 /// Cluster barrier, remote arrivals.
-pub const CLUSTER: ProbeKernel = probe("cluster", 64, 2, 8);
+pub const CLUSTER: ProbeKernel = probe("cluster", 64, 2, 784);
 /// Global memory.
 pub const GMEM: ProbeKernel = probe("gmem", 64, 1, 0);
 /// The functions of `cuda/tile`.

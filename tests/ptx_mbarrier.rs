@@ -3,9 +3,9 @@
 mod harness;
 mod probes;
 
-use deepseek_kernels::probe::kernels::{CLUSTER, MBARRIER, MBARRIER_BYTES};
+use deepseek_kernels::probe::kernels::{MBARRIER, MBARRIER_BYTES};
 use deepseek_kernels::probe::{MapElement, Probe, Swizzle, Tensor};
-use probes::{assert_words, machines, run_words};
+use probes::{assert_words, check_cluster, machines, run_words};
 
 #[test]
 fn phases_alternate_and_arrivals_order_memory() {
@@ -44,22 +44,5 @@ fn bytes_may_land_before_and_after_they_are_expected() {
 
 #[test]
 fn remote_arrivals_and_the_cluster_barrier_order_memory() {
-    const GRID: u32 = 4;
-    const THREADS: u32 = 64;
-    let seen = |i: u32| {
-        let (block, opposite) = (i / THREADS, THREADS - 1 - i % THREADS);
-        let other = block ^ 1;
-        // Phase 0 reads the first word of the pair, phase 1 the second.
-        [block % 2, other, 10 + other, opposite]
-    };
-    let handed_over = |i: u32| {
-        let (block, step) = (i / THREADS / 3, i / THREADS % 3);
-        [10 * step + block, i % THREADS]
-    };
-    let mut expected: Vec<u32> = (0..GRID * THREADS).flat_map(seen).collect();
-    expected.extend((0..GRID * 3 * THREADS).flat_map(handed_over));
-    for device in machines() {
-        let probe = Probe { output_words: expected.len(), ..Probe::new(CLUSTER, GRID) };
-        assert_words(device.name(), &run_words(&device, &probe), &expected);
-    }
+    machines().iter().for_each(check_cluster);
 }

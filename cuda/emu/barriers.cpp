@@ -6,7 +6,7 @@ namespace {
 
 constexpr uint32_t kBarriers = 16;
 
-void wake_all(std::vector<Thread*>& waiters, const Snapshot& news) {
+void wake_all(std::vector<Thread*>& waiters, const Order& news) {
   for (Thread* waiter : waiters) {
     acquire(*waiter, news);
     machine().scheduler.wake(*waiter);
@@ -14,8 +14,8 @@ void wake_all(std::vector<Thread*>& waiters, const Snapshot& news) {
   waiters.clear();
 }
 
-Snapshot open_barrier(NamedBarrier& barrier) {
-  const Snapshot news = finish(barrier.arriving);
+Order open_barrier(NamedBarrier& barrier) {
+  const Order news = finish(barrier.arriving);
   wake_all(barrier.waiters, news);
   barrier.arrived = barrier.wanted = 0;
   return news;
@@ -58,7 +58,7 @@ void named_barrier(uint32_t id, uint32_t threads, bool wait, Where where) {
     barrier.waiters.push_back(&thread);
     return machine().scheduler.block(thread, {Wait::kNamedBarrier, id, 0});
   }
-  const Snapshot news = open_barrier(barrier);
+  const Order news = open_barrier(barrier);
   if (wait) acquire(thread, news);
 }
 
@@ -70,13 +70,17 @@ void settle_named_barrier(Cta& cta) {
 
 // ------------------------------------------------------------------------------------------------ cluster barrier
 
-void cluster_arrive(Where where) {
+// A relaxed arrival teaches nothing but the mbarriers that the thread has initialised and fenced.
+void cluster_arrive(bool relaxed, Where where) {
   Thread& thread = enter(where);
   ClusterBarrier& barrier = machine().cluster_barrier;
   if (thread.cluster_arrived) fault(thread, "barrier.cluster.arrive twice without a wait between");
   thread.cluster_arrived = true;
   thread.cluster_generation = barrier.generation;
-  release(thread, barrier.arriving);
+  if (!relaxed) release(thread, barrier.arriving);
+  for (const auto& [addr, bar] : thread.cta->mbarriers) {
+    if (relaxed && bar.init_fenced && bar.init.agent == thread.agent) barrier.arriving.raise(bar.loads, 1);
+  }
   ++barrier.arrived;
   settle_cluster_barrier();
 }

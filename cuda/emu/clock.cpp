@@ -38,24 +38,49 @@ Snapshot Joiner::join(const Snapshot& a, const Snapshot& b) {
   return entry.joined = std::make_shared<const VectorClock>(std::move(joined));
 }
 
-void Knowledge::learn(const Snapshot& news, Joiner& joiner) {
-  if (news == nullptr || news == others_) return;
-  others_ = others_ == nullptr ? news : joiner.join(others_, news);
+void Knowledge::learn(const Order& news, Joiner& joiner) {
+  const auto learn = [&](Snapshot& known, const Snapshot& more) {
+    if (more == nullptr || more == known) return;
+    known = known == nullptr ? more : joiner.join(known, more);
+  };
+  const bool one = news.shared == news.global && others_.shared == others_.global;
+  learn(others_.shared, news.shared);
+  if (one) {
+    others_.global = others_.shared;
+  } else {
+    learn(others_.global, news.global);
+  }
 }
 
 void Gathering::add(const Knowledge& knowledge) {
+  const Order& others = knowledge.others_;
   empty_ = false;
-  if (knowledge.others_ != last_ && knowledge.others_ != nullptr) {
-    clock_.join(*knowledge.others_);
-    last_ = knowledge.others_;
+  if (!split_ && others.shared != others.global) {
+    global_ = shared_;
+    split_ = true;
   }
-  clock_.raise(knowledge.self_, knowledge.releases_);
+  if (others != last_) {
+    if (others.shared != nullptr) shared_.join(*others.shared);
+    if (split_ && others.global != nullptr) global_.join(*others.global);
+    last_ = others;
+  }
+  raise(knowledge.self_, knowledge.releases_);
 }
 
-VectorClock Gathering::take() {
-  last_ = nullptr;
-  empty_ = true;
-  return std::exchange(clock_, {});
+void Gathering::raise(Agent agent, int32_t clock) {
+  shared_.raise(agent, clock);
+  if (split_) global_.raise(agent, clock);
+}
+
+Order Gathering::take() {
+  const auto freeze = [](VectorClock& clock) {
+    return std::make_shared<const VectorClock>(std::exchange(clock, {}));
+  };
+  const Snapshot shared = freeze(shared_);
+  const bool one = !split_ || global_.covers(*shared);
+  const Order order{shared, one ? shared : freeze(global_)};
+  *this = {};
+  return order;
 }
 
 }  // namespace emu

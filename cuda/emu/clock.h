@@ -42,6 +42,14 @@ class VectorClock {
 // learning something is mostly a comparison of two pointers.
 using Snapshot = std::shared_ptr<const VectorClock>;
 
+// What lies before a moment, in shared and in global memory. The same object but where an arrival from another CTA has
+// ordered shared memory alone; the global one never knows more.
+struct Order {
+  Snapshot shared, global;
+
+  bool operator==(const Order&) const = default;
+};
+
 // Joins snapshots and remembers the latest results: the lanes of a warp ask for the same one, one after the other.
 class Joiner {
  public:
@@ -54,35 +62,42 @@ class Joiner {
   std::array<Entry, 64> latest_;
 };
 
-// What a thread knows: a shared snapshot, and its own count of releases.
+// What a thread knows: the order it has learnt, and its own count of releases.
 class Knowledge {
  public:
   void begin(Agent self) { self_ = self, releases_ = 1; }
-  int32_t of(Agent agent) const { return agent == self_ ? releases_ : others_ ? others_->of(agent) : 0; }
+  int32_t of(Agent agent) const { return of(agent, others_.shared); }
   bool has(Epoch epoch) const { return epoch.clock <= of(epoch.agent); }
+  bool has_global(Epoch epoch) const { return epoch.clock <= of(epoch.agent, others_.global); }
 
-  void learn(const Snapshot& news, Joiner& joiner);
+  void learn(const Order& news, Joiner& joiner);
   void count_release() { ++releases_; }
 
  private:
+  int32_t of(Agent agent, const Snapshot& others) const {
+    return agent == self_ ? releases_ : others ? others->of(agent) : 0;
+  }
+
   friend class Gathering;
   Agent self_ = 0;
   int32_t releases_ = 0;
-  Snapshot others_;
+  Order others_;
 };
 
 // What those who arrive at a barrier know.
 class Gathering {
  public:
   void add(const Knowledge& knowledge);
-  bool has(Epoch epoch) const { return epoch.clock <= clock_.of(epoch.agent); }
+  void raise(Agent agent, int32_t clock);
+  bool has(Epoch epoch) const { return epoch.clock <= shared_.of(epoch.agent); }
   bool empty() const { return empty_; }
   // Ends the gathering and begins the next one.
-  VectorClock take();
+  Order take();
 
  private:
-  VectorClock clock_;
-  Snapshot last_;  // joined last: the next to arrive mostly shares it
+  VectorClock shared_, global_;
+  bool split_ = false;  // `global_` is in use: somebody knows less of global memory
+  Order last_;          // joined last: the next to arrive mostly shares it
   bool empty_ = true;
 };
 

@@ -180,17 +180,16 @@ void release(Thread& thread, Gathering& gathering) {
   thread.known.count_release();
 }
 
-Snapshot finish(Gathering& gathering) {
-  return machine().check_races ? std::make_shared<const VectorClock>(gathering.take()) : nullptr;
-}
+Order finish(Gathering& gathering) { return machine().check_races ? gathering.take() : Order{}; }
 
-void acquire(Thread& thread, const Snapshot& news) { thread.known.learn(news, machine().joiner); }
+void acquire(Thread& thread, const Order& news) { thread.known.learn(news, machine().joiner); }
 
 void acquire(Thread& thread, Agent agent, uint32_t clock) {
   if (!machine().check_races) return;
   VectorClock news;
   news.raise(agent, static_cast<int32_t>(clock));
-  acquire(thread, std::make_shared<const VectorClock>(std::move(news)));
+  const auto snapshot = std::make_shared<const VectorClock>(std::move(news));
+  acquire(thread, {snapshot, snapshot});
 }
 
 // ----------------------------------------------------------------------------------------------- special registers

@@ -14,8 +14,8 @@
 //  5. The driver: its map encoder, launch limits, streams, graphs, programmatic launch.
 //  6. Clusters that run at the same time: they run one after another, so a kernel in which one waits for another
 //     never ends here (the step limit reports it). Memory weaker than happens-before.
-//  7. Races on global memory except between two writes, and a missing proxy fence between a thread's access and a TMA
-//     access of global memory, or between a thread's access of shared memory and a later TMA load or copy over it.
+//  7. Races on global memory of a write with an earlier read, and a missing proxy fence between a thread's access and a
+//     TMA access of global memory, or between a thread's access of shared memory and a later TMA load or copy over it.
 //  8. Races on shared memory between parts of the same four bytes. Two threads that write neighbouring bytes of the
 //     same four are reported although they do not race.
 //  9. A kernel's stack overflow: the guard page ends the process.
@@ -70,7 +70,7 @@ uint32_t shuffle(uint32_t value, uint32_t source_lane, const char* name, Where w
 enum class Reduction { kAdd, kMin, kMax };
 uint32_t reduce(Reduction reduction, uint32_t value, Where where);  // over the warp
 void named_barrier(uint32_t id, uint32_t threads, bool wait, Where where);  // 0 threads: all of the CTA
-void cluster_arrive(Where where);
+void cluster_arrive(bool relaxed, Where where);
 void cluster_wait(Where where);
 
 // mbarriers.

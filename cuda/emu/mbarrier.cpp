@@ -38,16 +38,13 @@ void learn(Thread& thread, const Mbarrier& bar, Scope scope) {
   acquire(thread, scope == Scope::kCluster ? bar.done_cluster : bar.done);
 }
 
-// Arrivals from other CTAs are seen at cluster scope only.
+// Arrivals from other CTAs are seen at cluster scope only, and order shared memory alone.
 void gather(Mbarrier& bar) {
   if (!machine().check_races) return;
-  VectorClock here = bar.arriving.take();
-  here.raise(bar.loads, static_cast<int32_t>(bar.phase));
-  bar.done = bar.done_cluster = std::make_shared<const VectorClock>(std::move(here));
+  bar.arriving.raise(bar.loads, bar.clock());
+  bar.done = bar.done_cluster = bar.arriving.take();
   if (bar.arriving_remote.empty()) return;
-  VectorClock everywhere = bar.arriving_remote.take();
-  everywhere.join(*bar.done);
-  bar.done_cluster = std::make_shared<const VectorClock>(std::move(everywhere));
+  bar.done_cluster.shared = machine().joiner.join(bar.done.shared, bar.arriving_remote.take().shared);
 }
 
 // Stores the word; when nothing is pending, begins the next phase and wakes the waiters.
@@ -113,6 +110,7 @@ void mbarrier_init(uint32_t bar, uint32_t count, Where where) {
   state.addr = bar;
   state.init = now(thread);
   state.loads = machine().add_agent({AgentInfo::kLoads, &cta, bar});
+  acquire(thread, state.loads, static_cast<uint32_t>(state.clock()));
   if (machine().check_races) {
     Past past(thread);
     if (const auto conflict = cta.smem->shadow.write(bar, 8, state.init, past)) {
@@ -173,7 +171,7 @@ Mbarrier& find_mbarrier(Thread& thread, Cta& cta, uint32_t bar, const char* what
           object(thread, cta, bar).c_str());
   }
   Past past(thread);
-  if (machine().check_races && !past.contains(entry->second.init)) {
+  if (machine().check_races && !past.contains({entry->second.loads, 0, 1})) {
     fault(thread, "race: %s on %s is not ordered after its mbarrier.init by %s", what, object(thread, cta, bar).c_str(),
           describe(entry->second.init).c_str());
   }

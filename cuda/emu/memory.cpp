@@ -174,6 +174,24 @@ GlobalMemory::Region& global_range(const Thread& thread, const void* p, uint64_t
   return *region;
 }
 
+namespace {
+
+// Faults unless the access comes after the last write of the same four bytes.
+void check_ordered(const Thread& thread, const GlobalMemory::Region& region, const GlobalMemory::Write& last,
+                   unsigned long long offset, const char* what) {
+  if (!machine().check_races || last.cluster == 0) return;
+  if (last.cluster != machine().cluster + 1) {
+    fault(thread, "race: %s of %s + %llu is not ordered after the write by block %u", what, region.range->name,
+          offset, last.block);
+  }
+  if (thread.known.has_global(last.epoch)) return;
+  fault(thread, "race: %s of %s + %llu is not ordered after the write by %s%s", what, region.range->name, offset,
+        describe(last.epoch).c_str(),
+        thread.known.has(last.epoch) ? ": an arrival from another CTA orders shared memory only" : "");
+}
+
+}  // namespace
+
 void record_global_write(const Thread& thread, GlobalMemory::Region& region, const void* p, uint64_t bytes, Epoch mine,
                          const char* what) {
   GlobalMemory::Write* writes = GlobalMemory::writes(region, p);
@@ -184,14 +202,7 @@ void record_global_write(const Thread& thread, GlobalMemory::Region& region, con
     GlobalMemory::Write& last = writes[i];
     const auto offset = static_cast<unsigned long long>(static_cast<const uint8_t*>(p) -
                                                         static_cast<const uint8_t*>(region.range->base) + 4 * i);
-    if (m.check_races && last.cluster != 0 && last.cluster != m.cluster + 1) {
-      fault(thread, "race: %s of %s + %llu is not ordered after the write by block %u", what, region.range->name,
-            offset, last.block);
-    }
-    if (m.check_races && last.cluster != 0 && !thread.known.has(last.epoch)) {
-      fault(thread, "race: %s of %s + %llu is not ordered after the write by %s", what, region.range->name, offset,
-            describe(last.epoch).c_str());
-    }
+    check_ordered(thread, region, last, offset, what);
     last = {m.cluster + 1, thread.cta->block, mine};
   }
 }
@@ -200,13 +211,17 @@ void load_global(const void* p, void* value, uint32_t bytes, bool read_only, Whe
   Thread& thread = enter(where);
   check_aligned(thread, p, bytes, "global load");
   GlobalMemory::Region& region = global_range(thread, p, bytes, false, "global load");
-  const GlobalMemory::Write* writes = read_only ? GlobalMemory::writes(region, p) : nullptr;
+  const GlobalMemory::Write* writes = GlobalMemory::writes(region, p);
   for (uint64_t i = 0; writes != nullptr && i < GlobalMemory::granules(p, bytes); ++i) {
     if (writes[i].cluster == 0) continue;
+    const auto offset = static_cast<unsigned long long>(static_cast<const uint8_t*>(p) -
+                                                        static_cast<const uint8_t*>(region.range->base) + 4 * i);
+    if (!read_only) {
+      check_ordered(thread, region, writes[i], offset, "global load");
+      continue;
+    }
     fault(thread, "read-only load of %s + %llu, which block %u of the same launch has written", region.range->name,
-          static_cast<unsigned long long>(static_cast<const uint8_t*>(p) -
-                                          static_cast<const uint8_t*>(region.range->base)),
-          writes[i].block);
+          offset, writes[i].block);
   }
   std::memcpy(value, p, bytes);
 }

@@ -161,7 +161,10 @@ struct Mbarrier {
   uint32_t loads_in_flight = 0;
   Agent loads = 0;
   Gathering arriving, arriving_remote;  // in this phase, from this CTA and from others
-  Snapshot done, done_cluster;          // what the phase before taught to waiters of either scope
+  Order done, done_cluster;             // what the phase before taught to waiters of either scope
+
+  // Of `loads`: 1 from the init on, and one more with every phase.
+  int32_t clock() const { return static_cast<int32_t>(phase + 1); }
 
   struct Waiter {
     Thread* thread;
@@ -180,7 +183,7 @@ struct ClusterBarrier {
   uint32_t arrived = 0;
   uint32_t generation = 0;
   Gathering arriving;
-  Snapshot done;
+  Order done;
   std::vector<Thread*> waiters;
 };
 
@@ -269,8 +272,8 @@ Epoch now(const Thread& thread);
 // Adds what the thread knows to what others will learn; its later accesses are not part of it.
 void release(Thread& thread, Gathering& gathering);
 // Ends a gathering; null unless races are checked.
-Snapshot finish(Gathering& gathering);
-void acquire(Thread& thread, const Snapshot& news);
+Order finish(Gathering& gathering);
+void acquire(Thread& thread, const Order& news);
 // Teaches the thread that an asynchronous agent has come so far.
 void acquire(Thread& thread, Agent agent, uint32_t clock);
 

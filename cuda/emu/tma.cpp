@@ -55,7 +55,7 @@ void check_rows(const Thread& thread, const Box& box, bool write, const char* wh
 
 // What TMA does to shared memory for the barrier's present phase, as those learn who wait for it.
 Epoch transfer(const Thread& thread, const Mbarrier& bar) {
-  return {bar.loads, machine().sites.number(thread.where), static_cast<int32_t>(bar.phase + 1)};
+  return {bar.loads, machine().sites.number(thread.where), bar.clock() + 1};
 }
 
 // From here to the landing the bytes belong to TMA; they are NaN in every format.

@@ -25,8 +25,9 @@
 //
 //   mbarrier_init bar count                        fence_mbarrier_init
 //   mbarrier_arrive bar                            mbarrier_arrive_expect_tx bar bytes
-//   mbarrier_arrive_cluster bar rank               mbarrier_wait bar parity · mbarrier_wait_cluster bar parity
-//   setmaxnreg_dec count · setmaxnreg_inc count    syncthreads · syncwarp · cluster_arrive · cluster_wait
+//   mbarrier_arrive_cluster bar rank               mbarrier_wait bar parity, mbarrier_wait_cluster being the same
+//   setmaxnreg_dec count · setmaxnreg_inc count    syncthreads · syncwarp
+//   cluster_arrive · cluster_arrive_relaxed        cluster_wait
 //   named_barrier_sync id threads                  named_barrier_arrive id threads
 //   fence_proxy_async_shared                       prefetch_tensormap map
 //   tma_load_2d map dst bar x y                    tma_load_3d map dst bar x y z

@@ -34,7 +34,7 @@ void sync_warp(Where where) {
   meet_warp(thread, "syncwarp", [&] {
     Gathering lanes;
     for (uint32_t lane = 0; lane < kWarp; ++lane) release(warp.threads[lane], lanes);
-    const Snapshot all = finish(lanes);
+    const Order all = finish(lanes);
     for (uint32_t lane = 0; lane < kWarp; ++lane) acquire(warp.threads[lane], all);
   });
 }

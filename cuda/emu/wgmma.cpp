@@ -242,7 +242,7 @@ void learn(Thread& thread, uint32_t last) {
     warpgroup.completion = std::make_shared<const VectorClock>(std::move(done));
     warpgroup.completion_of = last;
   }
-  acquire(thread, warpgroup.completion);
+  acquire(thread, {warpgroup.completion, warpgroup.completion});
 }
 
 }  // namespace

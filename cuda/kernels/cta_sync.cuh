@@ -1,7 +1,9 @@
-// Where the threads of a warpgroup, a CTA or a cluster meet.
+// Where the threads of a warpgroup, a CTA or a cluster meet, and what they tell each other about shared buffers.
 #pragma once
 #include <cstdint>
 
+#include "ptx/mbarrier.h"
+#include "ptx/regs.h"
 #include "ptx/sync.h"
 #include "ptx/target.h"
 
@@ -14,13 +16,46 @@ PTX_DEVICE void warpgroup_sync(uint32_t warpgroup) {
   }
 }
 
-// All threads of the CTA, or of both CTAs of a cluster.
+// The mbarriers that a thread has initialised and fenced are ready for all threads of the CTA, or of both CTAs of a
+// cluster. In a cluster nothing else is ordered: all else that the CTAs tell each other goes through those mbarriers.
 template <class Config>
-PTX_DEVICE void cluster_sync() {
+PTX_DEVICE void enter_cluster() {
   if constexpr (Config::kCluster == 1) {
     ptx::syncthreads();
   } else {
+    ptx::cluster_arrive_relaxed();
+    ptx::cluster_wait();
+  }
+}
+
+// A CTA outlives its peer's last arrival on its mbarriers, and the last copy to its peer. This arrive releases: it must
+// not overtake those.
+template <class Config>
+PTX_DEVICE void leave_cluster() {
+  if constexpr (Config::kCluster > 1) {
     ptx::cluster_arrive();
     ptx::cluster_wait();
+  }
+}
+
+// Tells every producer that writes a buffer of this CTA that this warp has read it.
+template <class Config>
+PTX_DEVICE void warp_release(uint32_t bar) {
+  ptx::syncwarp();  // the other lanes' reads come before the arrival
+  const uint32_t lane = ptx::thread_idx() % 32;
+  if constexpr (Config::kCluster == 1) {
+    if (lane == 0) ptx::mbarrier_arrive(bar);
+  } else {
+    if (lane < Config::kCluster) ptx::mbarrier_arrive_cluster(bar, lane);
+  }
+}
+
+// The producer's side: waits until the warps of every CTA that reads the buffer have released it.
+template <class Config>
+PTX_DEVICE void await_release(uint32_t bar, uint32_t parity) {
+  if constexpr (Config::kCluster == 1) {
+    ptx::mbarrier_wait(bar, parity);
+  } else {
+    ptx::mbarrier_wait_cluster(bar, parity);
   }
 }

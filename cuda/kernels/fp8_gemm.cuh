@@ -85,7 +85,7 @@ PTX_DEVICE void load(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, Sche
     const GemmTile tile = schedule.tile();
 #pragma unroll 1
     for (uint32_t g = 0; g < params.k_blocks; ++g, ring.advance()) {
-      ptx::mbarrier_wait_cluster(smem.empty(ring.stage), ring.phase ^ 1);  // a fresh barrier lets the first lap through
+      await_release<Config>(smem.empty(ring.stage), ring.phase ^ 1);  // a fresh barrier lets the first lap through
       load_stage(params, smem, ring.stage, tile, g);
     }
   }
@@ -93,7 +93,7 @@ PTX_DEVICE void load(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, Sche
 
 // ----------------------------------------------------------------------------------------------------------- mma
 
-// rPartial <- sA[64 rows] . sB^T over one K block; returns when the tensor core is done with the stage.
+// rPartial <- sA[64 rows] . sB^T over one K block, in flight as one wgmma group.
 template <class Config>
 PTX_DEVICE void mma(float (&rPartial)[Fp8GemmTile<Config>::kRegisters], uint32_t sA, uint32_t sB) {
   const uint64_t desc_a = descriptor_k_major_128b(sA);
@@ -104,27 +104,13 @@ PTX_DEVICE void mma(float (&rPartial)[Fp8GemmTile<Config>::kRegisters], uint32_t
     ptx::wgmma_k32_e4m3(rPartial, descriptor_advance(desc_a, k), descriptor_advance(desc_b, k), k != 0);
   }
   ptx::wgmma_commit_group();
-  ptx::wgmma_wait_group<0>(rPartial);
-}
-
-// Tells every producer that writes this CTA's stage that this warp has read it.
-template <class Config>
-PTX_DEVICE void release_stage(Fp8GemmSmem<Config> smem, uint32_t stage) {
-  ptx::syncwarp();  // the other lanes' scale loads come before lane 0's arrival
-  const uint32_t lane = ptx::thread_idx() % 32;
-  if constexpr (Config::kCluster == 1) {
-    if (lane == 0) ptx::mbarrier_arrive(smem.empty(stage));
-  } else {
-    if (lane < Config::kCluster) ptx::mbarrier_arrive_cluster(smem.empty(stage), lane);
-  }
 }
 
 // ------------------------------------------------------------------------------------------------------- promote
 
-// rD += (sfa * sfb) * rPartial, in FP32. `sfa0` belongs to the thread's upper rows, `sfa8` to those 8 below.
+// rD += (sfa * sfb) * rPartial, in FP32. The thread's upper rows have the first scale, those 8 below the second.
 template <int Registers>
-PTX_DEVICE void promote(float (&rD)[Registers], const float (&rPartial)[Registers], float sfa0, float sfa8, float sfb) {
-  const float scale[2] = {sfa0 * sfb, sfa8 * sfb};
+PTX_DEVICE void promote(float (&rD)[Registers], const float (&rPartial)[Registers], const float (&scale)[2]) {
 #pragma unroll
   for (int i = 0; i < Registers; ++i) rD[i] = ptx::fma_rn(scale[i % 4 / 2], rPartial[i], rD[i]);
 }
@@ -143,20 +129,26 @@ PTX_DEVICE void math(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, uint
     const float* gSfb = params.sfb + tile.expert * params.sfb_expert_stride +
                         static_cast<uint64_t>(tile.column / Config::kBlockK) * params.sfb_pitch;
     float rD[Tile::kWaves][Tile::kRegisters] = {};
+    float sfb = params.k_blocks != 0 ? ptx::ldg_f32(gSfb) : 0.0f;
 #pragma unroll 1
-    for (uint32_t g = 0; g < params.k_blocks; ++g, ring.advance()) {
-      const float sfb = ptx::ldg_f32(gSfb + g);
+    for (uint32_t left = params.k_blocks; left != 0; --left, ring.advance()) {
       ptx::mbarrier_wait(smem.full(ring.stage), ring.phase);
 #pragma unroll
       for (int wave = 0; wave < Tile::kWaves; ++wave) {
         const uint32_t slice_row = (warpgroup * Tile::kWaves + wave) * Config::kWgmmaM;
         const uint32_t sSfa = smem.sfa(ring.stage) + (slice_row + fragment_row(thread)) * sizeof(float);
-        const float sfa0 = ptx::lds_f32(sSfa);  // before the products, so that the stage can go right after them
-        const float sfa8 = ptx::lds_f32(sSfa + 8 * sizeof(float));
         float rPartial[Tile::kRegisters];
         mma<Config>(rPartial, smem.a(ring.stage) + slice_row * Config::kBlockK, smem.b(ring.stage));
-        if (wave == Tile::kWaves - 1) release_stage(smem, ring.stage);
-        promote(rD[wave], rPartial, sfa0, sfa8, sfb);
+        // ptxas would take the scales, and the wait for them, between two products; not over a barrier of the warp.
+        ptx::syncwarp();
+        const float sfa0 = ptx::lds_f32(sSfa);
+        const float sfa8 = ptx::lds_f32(sSfa + 8 * sizeof(float));
+        ptx::wgmma_wait_group<0>(rPartial);
+        const bool last_wave = wave == Tile::kWaves - 1;
+        if (last_wave) warp_release<Config>(smem.empty(ring.stage));
+        const float scale[2] = {sfa0 * sfb, sfa8 * sfb};
+        if (last_wave && left > 1) sfb = ptx::ldg_f32(++gSfb);  // a block ahead: nothing waits for it yet
+        promote(rD[wave], rPartial, scale);
       }
     }
     store<Config, Schedule>(params, smem, warpgroup, tile, rD);
@@ -197,14 +189,13 @@ PTX_DEVICE void run_roles(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem,
     if constexpr (Tile::kMathWarpgroups > 1) ptx::setmaxnreg_inc<232>();
     math<Config>(params, smem, warpgroup, schedule);
   }
-  // A CTA must outlive its peer's last arrival on its barriers.
-  if constexpr (Config::kCluster > 1) cluster_sync<Config>();
+  leave_cluster<Config>();
 }
 
 template <class Config>
 PTX_DEVICE void fp8_gemm(const Fp8GemmParams& params) {
   const Fp8GemmSmem<Config> smem{ptx::smem_base()};
   init_barriers<Config>(smem);
-  cluster_sync<Config>();
+  enter_cluster<Config>();
   run_roles(params, smem, DenseSchedule<Config>(params));
 }

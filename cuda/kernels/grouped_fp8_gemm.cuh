@@ -17,6 +17,7 @@
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
 #include "ptx/smem.h"
+#include "ptx/sync.h"
 #include "ptx/target.h"
 #include "tile/order.h"
 #include "tile/segments.h"
@@ -143,6 +144,6 @@ PTX_DEVICE void grouped_fp8_gemm(const GroupedFp8GemmParams& params) {
   const SegmentSmem segments{ring.base + static_cast<uint32_t>(offsetof(GroupedFp8GemmStorage<Config>, segments))};
   init_barriers<Config>(ring);
   if (ptx::thread_idx() < 32) write_segments<Config>(params, segments);
-  cluster_sync<Config>();
+  ptx::syncthreads();
   run_roles(params.gemm, ring, GroupedSchedule<Config>(params, segments));
 }

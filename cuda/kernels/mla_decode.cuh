@@ -104,12 +104,11 @@ PTX_DEVICE void publish_scale(MlaDecodeSmem<Config> smem, Ring<1>& p, const floa
   p.advance();
 }
 
-// sP, sScale <- the weights of a block, once the right warpgroup has read those of the block before.
+// sP, sScale <- the weights of a block. The right warpgroup has read those of the block before (p_empty).
 template <class Config>
 PTX_DEVICE void publish(MlaDecodeSmem<Config> smem, Ring<1>& p, const float (&rP)[Config::kScoreRegisters],
                         const float (&rescale)[2]) {
   const uint32_t thread = ptx::thread_idx() % 128, lane = thread % 32;
-  ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);
 #pragma unroll
   for (uint32_t column = 0; column < Config::kBlockTokens; column += 16) {
     const uint32_t r = column / 2;
@@ -144,6 +143,7 @@ PTX_DEVICE void attend_left(const MlaDecodeParams& params, MlaDecodeSmem<Config>
   release_keys(smem, kv.stage, kRope);
   clear_values(smem, kv.stage, 0, work.tokens(0));
   softmax<Config>(rS, params, work, 0, rows, rescale);
+  ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);
   publish(smem, p, rS, rescale);
 #pragma unroll 1
   for (uint32_t j = 1; j < work.blocks; ++j) {
@@ -155,6 +155,8 @@ PTX_DEVICE void attend_left(const MlaDecodeParams& params, MlaDecodeSmem<Config>
     ptx::wgmma_wait_group<1>(rS);
     release_keys(smem, next.stage, kRope);
     softmax<Config>(rS, params, work, j, rows, rescale);
+    // Not only for `publish`: ptxas moves the wait for the products over the softmax, but not over another wait.
+    ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);
     ptx::wgmma_wait_group<0>(rO);
     release_keys(smem, kv.stage, kLeftValues);
     clear_values(smem, next.stage, 0, work.tokens(j));
@@ -293,8 +295,7 @@ template <class Config>
 PTX_DEVICE void mla_decode(const MlaDecodeParams& params) {
   const MlaDecodeSmem<Config> smem{ptx::smem_base()};
   init_barriers(smem);
-  cluster_sync<Config>();
+  enter_cluster<Config>();
   run_roles(params, smem);
-  // A CTA must outlive its peer's last arrival on its barriers, and the last copy to its peer.
-  if constexpr (Config::kCluster > 1) cluster_sync<Config>();
+  leave_cluster<Config>();
 }

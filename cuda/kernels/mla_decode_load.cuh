@@ -3,6 +3,7 @@
 #include <bit>
 #include <cstdint>
 
+#include "kernels/cta_sync.cuh"
 #include "kernels/mla_decode_tile.cuh"
 #include "params.h"
 #include "ptx/convert.h"
@@ -61,20 +62,26 @@ PTX_DEVICE void load_tile(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
   }
 }
 
+// Waits until nobody reads these tiles any more, in a cluster neither here nor in the peer.
+template <class Config>
+PTX_DEVICE void await_free(MlaDecodeSmem<Config> smem, Ring<Config::kStages> kv, MlaTiles tiles) {
+  await_release<Config>(smem.kv_empty(kv.stage, tiles), kv.phase ^ 1);
+}
+
 // ----------------------------------------------------------------------------------------------------- BF16 cache
 
 // Tiles in the order in which they become free, which is the order in which the scores need them.
 template <class Config>
 PTX_DEVICE void load_block(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, Ring<Config::kStages> kv,
                            MlaPageBlock at) {
-  ptx::mbarrier_wait_cluster(smem.kv_empty(kv.stage, kRope), kv.phase ^ 1);
+  await_free(smem, kv, kRope);
   load_tile(params, smem, kv.stage, Config::kRopeTile, MLA_LATENT, at);
-  ptx::mbarrier_wait_cluster(smem.kv_empty(kv.stage, kLeftValues), kv.phase ^ 1);
+  await_free(smem, kv, kLeftValues);
 #pragma unroll 1
   for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) {
     load_tile(params, smem, kv.stage, tile, tile * Config::kTileColumns, at);
   }
-  ptx::mbarrier_wait_cluster(smem.kv_empty(kv.stage, kRightValues), kv.phase ^ 1);
+  await_free(smem, kv, kRightValues);
 #pragma unroll 1
   for (uint32_t tile = Config::kHalfTiles; tile < Config::kRopeTile; ++tile) {
     load_tile(params, smem, kv.stage, tile, tile * Config::kTileColumns, at);
@@ -207,17 +214,6 @@ PTX_DEVICE void store_codes(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t
     }
     ptx::fence_proxy_async_shared();
     publish_tokens(smem, stage, first_tile + tile);
-  }
-}
-
-// Waits until nobody reads these tiles any more, in a cluster neither here nor in the peer.
-template <class Config>
-PTX_DEVICE void await_free(MlaDecodeSmem<Config> smem, Ring<Config::kStages> kv, MlaTiles tiles) {
-  const uint32_t bar = smem.kv_empty(kv.stage, tiles);
-  if constexpr (Config::kCluster == 1) {
-    ptx::mbarrier_wait(bar, kv.phase ^ 1);
-  } else {
-    ptx::mbarrier_wait_cluster(bar, kv.phase ^ 1);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cta_sync.cuh"
 #include "params.h"
 #include "ptx/gmem.h"
 #include "ptx/mbarrier.h"
@@ -132,14 +133,7 @@ PTX_DEVICE void warp_arrive(uint32_t bar) {
 // Tells every producer that writes these tiles that this warp has read them.
 template <class Config>
 PTX_DEVICE void release_keys(MlaDecodeSmem<Config> smem, uint32_t stage, MlaTiles tiles) {
-  const uint32_t bar = smem.kv_empty(stage, tiles);
-  if constexpr (Config::kCluster == 1) {
-    warp_arrive(bar);
-  } else {
-    ptx::syncwarp();
-    const uint32_t lane = ptx::thread_idx() % 32;
-    if (lane < Config::kCluster) ptx::mbarrier_arrive_cluster(bar, lane);
-  }
+  warp_release<Config>(smem.kv_empty(stage, tiles));
 }
 
 template <class Config>

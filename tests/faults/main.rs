@@ -8,6 +8,7 @@
 mod absorb;
 #[path = "build.rs"]
 mod build;
+mod cluster;
 mod gate;
 #[path = "../harness/mod.rs"]
 mod harness;
@@ -22,6 +23,8 @@ mod merging;
 mod mla;
 mod mla_absorb;
 mod mla_decode;
+#[path = "../probes/mod.rs"]
+mod probes;
 mod routed;
 #[path = "../routing/mod.rs"]
 mod routing;
@@ -259,7 +262,7 @@ faults! {
     consumer_skips_the_full_wait: ONE, GEMM,
         "ptx::mbarrier_wait(smem.full(ring.stage), ring.phase);" => "", ["TMA load in flight", "nothing has written", "not ordered"];
     producer_skips_the_empty_wait: ONE, GEMM,
-        "ptx::mbarrier_wait_cluster(smem.empty(ring.stage), ring.phase ^ 1);" => "", ["full[0]", "in flight"];
+        "await_release<Config>(smem.empty(ring.stage), ring.phase ^ 1);" => "", ["full[0]", "in flight"];
     empty_wait_starts_in_the_wrong_phase: ONE, GEMM,
         "smem.empty(ring.stage), ring.phase ^ 1)" => "smem.empty(ring.stage), ring.phase)", ["waits for empty[0]"];
     full_wait_starts_in_the_wrong_phase: ONE, GEMM,
@@ -277,11 +280,11 @@ faults! {
     load_of_scales_missing: ONE, GEMM,
         "ptx::tma_load_2d(params.map_sfa, smem.sfa(stage), full, tile.row, g);" => "", ["bytes missing"];
     stage_released_before_its_products: ONE, GEMM,
-        "const float sfa0 = ptx::lds_f32(sSfa);" => "if (wave == 0) release_stage(smem, ring.stage); const float sfa0 = ptx::lds_f32(sSfa);",
+        "const float sfa0 = ptx::lds_f32(sSfa);" => "if (wave == 0) warp_release<Config>(smem.empty(ring.stage)); const float sfa0 = ptx::lds_f32(sSfa);",
         ["empty[", "not ordered", "in flight"];
-    stage_never_released: ONE, GEMM,
-        "if (lane == 0) ptx::mbarrier_arrive(smem.empty(stage));" => "", ["waits for empty["];
-    no_syncwarp_before_the_release: ONE, GEMM,
+    stage_never_released: ONE, SYNC,
+        "if (lane == 0) ptx::mbarrier_arrive(bar);" => "", ["waits for empty["];
+    no_syncwarp_before_the_release: ONE, SYNC,
         "ptx::syncwarp();  // the other lanes'" => "//", ["not ordered after the read"];
     too_few_arrivals_expected: ONE, TILE,
         "kCluster * kMathWarpgroups * 4;" => "kCluster * kMathWarpgroups * 4 - 1;", ["empty[", "not ordered", "in flight"];
@@ -291,7 +294,7 @@ faults! {
         "ptx::mbarrier_init(smem.full(stage), 1);" => "", ["mbarrier"];
     no_fence_after_mbarrier_init: ONE, GEMM, "ptx::fence_mbarrier_init();" => "", ["fence.mbarrier_init"];
     no_barrier_after_mbarrier_init: ONE, GEMM,
-        "  cluster_sync<Config>();\n  run_roles" => "  run_roles", ["mbarrier.init", "not ordered"];
+        "  enter_cluster<Config>();\n  run_roles" => "  run_roles", ["mbarrier.init", "not ordered"];
 }
 
 // Products and promotion.
@@ -316,10 +319,16 @@ faults! {
     scale_row_shifted: ONE, GEMM,
         "(slice_row + fragment_row(thread)) * sizeof(float)" => "(slice_row + fragment_row(thread) + 1) * sizeof(float)",
         ["elements are wrong", "nothing has written", "in flight", "race"];
-    scale_of_b_shifted: ONE, GEMM, "ptx::ldg_f32(gSfb + g)" => "ptx::ldg_f32(gSfb + g + 1)", ["elements are wrong", "sfb"];
+    scale_of_b_shifted: ONE, GEMM, "? ptx::ldg_f32(gSfb) :" => "? ptx::ldg_f32(gSfb + 1) :", ["elements are wrong", "sfb"];
+    scale_of_b_of_the_first_block: ONE, GEMM, "ptx::ldg_f32(++gSfb)" => "ptx::ldg_f32(gSfb)", ["elements are wrong"];
+    scale_of_b_past_the_last_block: ONE, GEMM, "last_wave && left > 1" => "last_wave", ["global load of 4 bytes"];
+    scale_of_b_a_block_early: ONE, GEMM,
+        "const float scale[2] = {sfa0 * sfb, sfa8 * sfb};\n        if (last_wave && left > 1) sfb = ptx::ldg_f32(++gSfb);"
+            => "if (last_wave && left > 1) sfb = ptx::ldg_f32(++gSfb); const float scale[2] = {sfa0 * sfb, sfa8 * sfb};",
+        ["elements are wrong"];
     scale_of_b_of_another_tile: ONE, GEMM, "tile.column / Config::kBlockK" => "tile.column / 256", ["elements are wrong"];
     k_blocks_one_short: ONE, GEMM,
-        "g < params.k_blocks; ++g, ring.advance()) {\n      const float" => "g + 1 < params.k_blocks; ++g, ring.advance()) {\n      const float",
+        "left = params.k_blocks; left != 0;" => "left = params.k_blocks; left > 1;",
         ["exits while a TMA load counted on full[0] is in flight", "elements are wrong"];
 }
 
@@ -357,9 +366,8 @@ faults! {
 
 // Clusters.
 faults! {
-    release_not_sent_to_the_peer: TWO, GEMM,
-        "if (lane < Config::kCluster) ptx::mbarrier_arrive_cluster(smem.empty(stage), lane);"
-            => "if (lane < Config::kCluster) ptx::mbarrier_arrive_cluster(smem.empty(stage), ptx::cluster_rank());",
+    release_not_sent_to_the_peer: TWO, SYNC,
+        "ptx::mbarrier_arrive_cluster(bar, lane);" => "ptx::mbarrier_arrive_cluster(bar, ptx::cluster_rank());",
         ["not ordered", "in flight", "empty[", "full["];
     multicast_to_one_cta_only: TWO, GEMM, "0b11);" => "0b01);", ["bytes missing", "expect_tx", "in flight"];
     both_ctas_fetch_the_same_half: TWO, GEMM,
@@ -367,10 +375,15 @@ faults! {
     ctas_of_a_cluster_take_the_same_tile: TWO, GEMM,
         "at.m * Config::kCluster + ptx::cluster_rank()" => "at.m * Config::kCluster", ["is not ordered after the write by the TMA store of block"];
     no_barrier_at_the_end_of_a_cluster: TWO, GEMM,
-        "if constexpr (Config::kCluster > 1) cluster_sync<Config>();" => "", ["exit"];
-    no_wait_at_the_cluster_barrier: TWO, SYNC, "ptx::cluster_wait();" => "", ["cluster", "mbarrier", "not ordered", "exit"];
-    release_of_cta_scope_only: TWO, GEMM,
-        "ptx::mbarrier_wait_cluster(smem.empty" => "ptx::mbarrier_wait(smem.empty", ["not ordered"];
+        "  leave_cluster<Config>();" => "", ["exit"];
+    no_release_at_the_end_of_a_cluster: TWO, SYNC,
+        "    ptx::cluster_arrive();" => "    ptx::cluster_arrive_relaxed();", ["may exit before"];
+    no_wait_at_the_first_cluster_barrier: TWO, SYNC,
+        "ptx::cluster_arrive_relaxed();\n    ptx::cluster_wait();" => "ptx::cluster_arrive_relaxed();", ["cluster", "mbarrier", "not ordered"];
+    no_wait_at_the_last_cluster_barrier: TWO, SYNC,
+        "ptx::cluster_arrive();\n    ptx::cluster_wait();" => "ptx::cluster_arrive();", ["exit"];
+    no_fence_before_the_first_cluster_barrier: TWO, GEMM, "ptx::fence_mbarrier_init();" => "", ["mbarrier.init"];
+    release_of_cta_scope_only: TWO, SYNC, "ptx::mbarrier_wait_cluster(bar, parity);" => "ptx::mbarrier_wait(bar, parity);", ["not ordered"];
 }
 
 const GROUPED: &str = "kernels/grouped_fp8_gemm.cuh";
@@ -396,7 +409,7 @@ faults! {
     empty_expert_takes_a_tile: Problem::Grouped, GROUPED,
         "<= linear;" => "< linear;", ["elements are wrong", "deadlock"];
     segment_table_before_it_is_written: Problem::Grouped, GROUPED,
-        "  cluster_sync<Config>();\n  run_roles" => "  run_roles", ["nothing has written", "mbarrier", "not ordered"];
+        "  ptx::syncthreads();\n  run_roles" => "  run_roles", ["nothing has written", "mbarrier", "not ordered"];
     segments_past_the_rows: Problem::Grouped, "tile/segments.h",
         "end < row ? row : end < limit ? end : limit;" => "end < row ? row : end;", ["outside", "around the matrix was written"];
     bad_segments_unreported: Problem::Grouped, GROUPED,

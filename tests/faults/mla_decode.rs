@@ -80,6 +80,7 @@ macro_rules! faults {
 }
 
 const DECODE: &str = "kernels/mla_decode.cuh";
+const SYNC: &str = "kernels/cta_sync.cuh";
 const TILE: &str = "kernels/mla_decode_tile.cuh";
 const LOAD: &str = "kernels/mla_decode_load.cuh";
 const SOFTMAX: &str = "kernels/mla_decode_softmax.cuh";
@@ -170,7 +171,7 @@ faults! {
     weights_of_the_other_warps_not_awaited: Bf16, DECODE,
         "ptx::mbarrier_wait(smem.p_full(), p.phase ^ 1);  // written" => "//", ["not ordered"];
     weights_overwritten_while_they_are_read: Bf16, DECODE,
-        "ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);\n#pragma unroll" => "#pragma unroll", ["not ordered", "p_full"];
+        "ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);\n    ptx::wgmma" => "ptx::wgmma", ["not ordered", "p_full"];
     weights_without_a_fence: Bf16, DECODE, "ptx::fence_proxy_async_shared();\n  publish_scale" => "publish_scale", ["fence.proxy.async"];
     weights_never_given_back: Bf16, DECODE, "      warp_arrive(smem.p_empty());\n    }" => "    }", ["waits for p_empty"];
     left_values_released_too_early: Bf16, DECODE,
@@ -181,19 +182,17 @@ faults! {
         ["not ordered", "in flight", "kv_empty"];
     position_never_released: Bf16, DECODE, "    release_keys(smem, next.stage, kRope);" => "", ["waits for kv_empty"];
     keys_read_before_they_land: Bf16, DECODE, "ptx::mbarrier_wait(smem.kv_full(kv.stage, tile), kv.phase);" => "", ["in flight", "nothing has written", "not ordered"];
-    keys_loaded_over_left_values: Bf16, LOAD,
-        "ptx::mbarrier_wait_cluster(smem.kv_empty(kv.stage, kLeftValues), kv.phase ^ 1);" => "", ["kv_full", "in flight", "not ordered"];
-    keys_loaded_over_right_values: Bf16, LOAD,
-        "ptx::mbarrier_wait_cluster(smem.kv_empty(kv.stage, kRightValues), kv.phase ^ 1);" => "", ["kv_full", "in flight", "not ordered"];
+    keys_loaded_over_left_values: Bf16, LOAD, "  await_free(smem, kv, kLeftValues);\n#pragma" => "#pragma", ["kv_full", "in flight", "not ordered"];
+    keys_loaded_over_right_values: Bf16, LOAD, "  await_free(smem, kv, kRightValues);\n#pragma" => "#pragma", ["kv_full", "in flight", "not ordered"];
     queries_read_before_they_land: Bf16, DECODE, "ptx::mbarrier_wait(smem.q_full(), q.phase);" => "", ["in flight", "nothing has written", "not ordered"];
     queries_loaded_over_the_output: Bf16, LOAD, "ptx::mbarrier_wait(smem.q_empty(), q.phase ^ 1);" => "", ["q_full", "in flight", "not ordered"];
     output_given_back_while_it_is_copied: Bf16, STORE, "ptx::bulk_wait_group_read<0>();" => "", ["TMA store"];
     output_without_a_fence: Bf16, STORE, "ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
     output_copied_before_all_have_written: Bf16, STORE, "  warpgroup_sync(half);\n  if (thread == 0)" => "  if (thread == 0)", ["not ordered", "TMA store"];
     cluster_keys_of_one_half_twice: Cluster, LOAD, "at.token + rank * (Config::kBlockTokens / 2)" => "at.token", ["elements are wrong"];
-    cluster_released_to_one_producer_only: Cluster, TILE, "if (lane < Config::kCluster)" => "if (lane < 1)", ["kv_empty"];
+    cluster_released_to_one_producer_only: Cluster, SYNC, "if (lane < Config::kCluster)" => "if (lane < 1)", ["kv_empty"];
     cluster_leaves_before_its_peer: Cluster, DECODE,
-        "  if constexpr (Config::kCluster > 1) cluster_sync<Config>();\n}" => "}", ["exited", "exits", "gone", "may exit before"];
+        "  leave_cluster<Config>();" => "", ["exited", "exits", "gone", "may exit before"];
 }
 
 // Pages, rows, codes.
@@ -210,8 +209,8 @@ faults! {
     codes_of_the_next_token: Fp8, LOAD, "const uint32_t token = fp8_token<Config>(i);" => "const uint32_t token = fp8_token<Config>(i) + 1;", ["elements are wrong"];
     codes_without_a_fence: Fp8, LOAD, "ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
     codes_past_the_end_stay: Fp8, LOAD, "|| token >= tokens" => "|| token >= Config::kBlockTokens", ["elements are wrong"];
-    codes_over_left_values: Fp8, LOAD, "await_free(smem, kv, kLeftValues);" => "", ["not ordered"];
-    codes_over_right_values: Fp8, LOAD, "await_free(smem, kv, kRightValues);" => "", ["not ordered"];
+    codes_over_left_values: Fp8, LOAD, "await_free(smem, kv, kLeftValues);\n      store" => "store", ["not ordered"];
+    codes_over_right_values: Fp8, LOAD, "await_free(smem, kv, kRightValues);\n      store" => "store", ["not ordered"];
     position_of_a_wrong_byte: Fp8, LOAD, "kKvFp8Rope, at);" => "kKvFp8Rope - 16, at);", ["elements are wrong"];
     bad_page_is_read: Fp8, LOAD, "if (at.page >= params.pages || token" => "if (token", ["outside", "out of bounds", "race"];
     scales_of_the_next_block: Fp8, LOAD, "store_codes(smem, kv.stage, Config::kHalfTiles, right, now);" => "store_codes(smem, kv.stage, Config::kHalfTiles, right, rows);", ["elements are wrong"];
@@ -229,11 +228,11 @@ faults! {
     codes_copied_before_all_lanes_have_stored: Fp8Cluster, LOAD,
         "    ptx::syncwarp();\n    if (ptx::thread_idx() % 32 != 0) return;" => "    if (ptx::thread_idx() % 32 != 0) return;", ["bulk copy"];
     half_of_a_warps_codes_copied: Fp8Cluster, LOAD, "sTokens, kBytes," => "sTokens, kBytes / 2,", ["kv_full"];
-    codes_copied_over_the_peers_left_values: Fp8Cluster, LOAD, "await_free(smem, kv, kLeftValues);" => "", ["not ordered", "in flight"];
-    codes_copied_over_the_peers_right_values: Fp8Cluster, LOAD, "await_free(smem, kv, kRightValues);" => "", ["not ordered", "in flight"];
-    codes_wait_at_cta_scope_only: Fp8Cluster, LOAD,
-        "ptx::mbarrier_wait_cluster(bar, kv.phase ^ 1);" => "ptx::mbarrier_wait(bar, kv.phase ^ 1);", ["not ordered"];
-    codes_released_to_one_producer_only: Fp8Cluster, TILE, "if (lane < Config::kCluster)" => "if (lane < 1)", ["kv_empty"];
+    codes_copied_over_the_peers_left_values: Fp8Cluster, LOAD, "await_free(smem, kv, kLeftValues);\n      store" => "store", ["not ordered", "in flight"];
+    codes_copied_over_the_peers_right_values: Fp8Cluster, LOAD, "await_free(smem, kv, kRightValues);\n      store" => "store", ["not ordered", "in flight"];
+    codes_wait_at_cta_scope_only: Fp8Cluster, SYNC,
+        "ptx::mbarrier_wait_cluster(bar, parity);" => "ptx::mbarrier_wait(bar, parity);", ["not ordered"];
+    codes_released_to_one_producer_only: Fp8Cluster, SYNC, "if (lane < Config::kCluster)" => "if (lane < 1)", ["kv_empty"];
     codes_of_a_peer_that_has_left: Fp8Cluster, DECODE,
-        "  if constexpr (Config::kCluster > 1) cluster_sync<Config>();\n}" => "}", ["exited", "exits", "may exit before"];
+        "  leave_cluster<Config>();" => "", ["exited", "exits", "may exit before"];
 }

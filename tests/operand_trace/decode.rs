@@ -372,16 +372,12 @@ impl Decoder<'_> {
             ("mbarrier.arrive.expect_tx.shared::cta.b64", [Sink, bar, bytes]) => {
                 log("mbarrier_arrive_expect_tx", vec![self.shared(bar)?, self.word(bytes)?], Effect::None)
             }
-            ("mbarrier.arrive.release.cluster.shared::cluster.b64", [Sink, bar]) => {
+            ("mbarrier.arrive.shared::cluster.b64", [Sink, bar]) => {
                 log("mbarrier_arrive_cluster", vec![self.shared(bar)?], Effect::None)
             }
             ("mbarrier.try_wait.parity.shared::cta.b64", [done, bar, parity]) => {
                 let operands = vec![self.shared(bar)?, self.word(parity)?];
                 log("mbarrier_wait", operands, Effect::Succeed(result(done)?))
-            }
-            ("mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64", [done, bar, parity]) => {
-                let operands = vec![self.shared(bar)?, self.word(parity)?];
-                log("mbarrier_wait_cluster", operands, Effect::Succeed(result(done)?))
             }
             // tma.h
             ("prefetch.tensormap", [map]) => log("prefetch_tensormap", vec![self.map(map)?], Effect::None),
@@ -443,6 +439,9 @@ impl Decoder<'_> {
                 log("named_barrier_arrive", vec![self.word(id)?, self.word(threads)?], Effect::None)
             }
             ("barrier.cluster.arrive.release.aligned", []) => log("cluster_arrive", vec![], Effect::None),
+            ("barrier.cluster.arrive.relaxed.aligned", []) => {
+                log("cluster_arrive_relaxed", vec![], Effect::None)
+            }
             ("barrier.cluster.wait.acquire.aligned", []) => log("cluster_wait", vec![], Effect::None),
             ("fence.proxy.async.shared::cta", []) => log("fence_proxy_async_shared", vec![], Effect::None),
             ("setmaxnreg.dec.sync.aligned.u32", [count]) => {

@@ -88,15 +88,27 @@ pub const PLANTED: &[Planted] = &[
     },
     Planted {
         what: "barrier and parity swapped",
-        statement: "mbarrier.try_wait.parity.acquire.cluster",
+        statement: "mbarrier.try_wait.parity",
         edit: Edit::Swap(1, 2),
-        flagged: "does mbarrier_wait_cluster(",
+        flagged: "does mbarrier_wait(",
     },
     Planted {
-        what: "scope of the wait dropped",
-        statement: "mbarrier.try_wait.parity.acquire.cluster",
-        edit: Edit::Replace(".acquire.cluster", ""),
-        flagged: "the emulator does mbarrier_wait_cluster(",
+        what: "a wait that drops all of L1",
+        statement: "mbarrier.try_wait.parity",
+        edit: Edit::Replace(".parity", ".parity.acquire.cluster"),
+        flagged: "refused: mbarrier.try_wait.parity.acquire.cluster",
+    },
+    Planted {
+        what: "an arrival that fences the whole GPU",
+        statement: "mbarrier.arrive.shared::cluster",
+        edit: Edit::Replace(".arrive", ".arrive.release.cluster"),
+        flagged: "refused: mbarrier.arrive.release.cluster",
+    },
+    Planted {
+        what: "the first cluster barrier releases",
+        statement: "barrier.cluster.arrive.relaxed",
+        edit: Edit::Replace("relaxed", "release"),
+        flagged: "the emulator does cluster_arrive_relaxed()",
     },
     Planted {
         what: "the wait loops while it succeeds",

@@ -158,7 +158,7 @@ fn shared_memory_parameters_and_special_registers() {
         mov.b64 {%r5, %r6}, %rd3; mov.u32 %r7, %cluster_ctarank; mov.u32 %r8, %nctaid.x;
         st.shared.u32 [%r1+16], %r2; st.shared.u32 [%r3], %r4; st.shared.u32 [%r5], %r6; st.shared.u32 [%r7], %r8;
         { .reg .b32 remote; mapa.shared::cluster.u32 remote, %r1, %r7;
-        mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote]; }
+        mbarrier.arrive.shared::cluster.b64 _, [remote]; }
         { .reg .b32 remote_dst, remote_bar; mapa.shared::cluster.u32 remote_dst, 64, %r7;
         mapa.shared::cluster.u32 remote_bar, 16, %r7; COPY [remote_dst], [%r1], %r2, [remote_bar]; } ret;"
         .replace("COPY", COPY_TO_CTA);
@@ -173,7 +173,7 @@ fn shared_memory_parameters_and_special_registers() {
             "bulk_copy_to_cta(0x40, 0x10, 0x400, 0x5, 0x1)",
         ]
     );
-    assert!(refusal("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [64]; ret;").contains("mapa"));
+    assert!(refusal("mbarrier.arrive.shared::cluster.b64 _, [64]; ret;").contains("mapa"));
     assert!(refusal("mapa.shared::cluster.u32 %r1, 64, 2; ret;").contains("rank 2 of 2"));
     let copy = |dst, bar| {
         let map = "mapa.shared::cluster.u32 %r1, 64, 0; mapa.shared::cluster.u32 %r2, 16, 1;";
@@ -243,10 +243,6 @@ fn every_function_in_ptx_has_its_form_and_operand_order() {
         ("mbarrier.arrive.shared::cta.b64 _, [%r1]", "mbarrier_arrive(0x10)"),
         ("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r1], %r2", "mbarrier_arrive_expect_tx(0x10, 0x20)"),
         ("mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r1], %r2", "mbarrier_wait(0x10, 0x20)"),
-        (
-            "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 %p2, [%r1], %r2",
-            "mbarrier_wait_cluster(0x10, 0x20)",
-        ),
         ("prefetch.tensormap [%rd3]", "prefetch_tensormap(0x8)"),
         (
             &format!("cp.async.bulk.tensor.2d.{to_shared} [%r1], [%rd3, {{%r3, %r4}}], [%r2]"),
@@ -288,6 +284,7 @@ fn every_function_in_ptx_has_its_form_and_operand_order() {
             "wgmma_k16_bf16_mn(0x4, 0x1000, 0x2000, 0x1)",
         ),
         ("barrier.cluster.arrive.release.aligned", "cluster_arrive()"),
+        ("barrier.cluster.arrive.relaxed.aligned", "cluster_arrive_relaxed()"),
         ("barrier.cluster.wait.acquire.aligned", "cluster_wait()"),
         ("fence.proxy.async.shared::cta", "fence_proxy_async_shared()"),
         ("setmaxnreg.dec.sync.aligned.u32 40", "setmaxnreg_dec(0x28)"),

@@ -3,6 +3,7 @@
 
 use deepseek_kernels::Device;
 use deepseek_kernels::probe::catalogue::{ENTRIES, Entry};
+use deepseek_kernels::probe::kernels::CLUSTER;
 use deepseek_kernels::probe::{Effort, Findings, Outcome, Probe, UNWRITTEN};
 use deepseek_kernels::{DeviceKind, Result};
 
@@ -63,4 +64,19 @@ pub fn assert_words(what: &str, got: &[u32], expected: &[u32]) {
             expected[index]
         );
     }
+}
+
+/// Runs the probe in which two CTAs hand words over, and compares what each thread saw.
+pub fn check_cluster(device: &Device) {
+    const GRID: u32 = 4;
+    const THREADS: u32 = 64;
+    let seen = |i: u32| {
+        let (block, opposite) = (i / THREADS, THREADS - 1 - i % THREADS);
+        let other = block ^ 1;
+        [block % 2, other, 10 + other, opposite]
+    };
+    let mut expected: Vec<u32> = (0..GRID * THREADS).flat_map(seen).collect();
+    expected.extend((0..GRID * THREADS).flat_map(|i| [i / THREADS, i % THREADS]));
+    let probe = Probe { output_words: expected.len(), ..Probe::new(CLUSTER, GRID) };
+    assert_words(device.name(), &run_words(device, &probe), &expected);
 }

@@ -51,7 +51,11 @@ PTX_DEVICE uint32_t reduce_max_u32(uint32_t value, Where where = Where::here()) 
 
 PTX_DEVICE void cluster_arrive(Where where = Where::here()) {
   if (emu::traced("cluster_arrive")) return;
-  emu::cluster_arrive(where);
+  emu::cluster_arrive(false, where);
+}
+PTX_DEVICE void cluster_arrive_relaxed(Where where = Where::here()) {
+  if (emu::traced("cluster_arrive_relaxed")) return;
+  emu::cluster_arrive(true, where);
 }
 PTX_DEVICE void cluster_wait(Where where = Where::here()) {
   if (emu::traced("cluster_wait")) return;

@@ -23,13 +23,19 @@ PTX_DEVICE void mbarrier_arrive_expect_tx(uint32_t bar, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
 }
 
-// One arrival on the barrier at the same offset in CTA `rank` of the cluster, release at cluster scope. "mapa",
-// "mbarrier.arrive.release.cluster.shared::cluster".
+// One arrival on the barrier at the same offset in CTA `rank` of the cluster: "I have read it". "mapa",
+// "mbarrier.arrive.shared::cluster".
+//
+// Across CTAs it orders shared memory of the cluster only: what this thread (or its warp, before a syncwarp) has read
+// there may be overwritten, by a CTA that waits with mbarrier_wait_cluster. It hands over nothing in global memory.
+// `.release.cluster` would, and costs a fence of the whole GPU per arrival and all of L1 per wait (SASS: MEMBAR.ALL.GPU,
+// CCTL.IVALL). PTX's default `.release.cta` is enough for shared memory because loads and arrivals of a warp reach it
+// in order; PTX's text does not promise that across CTAs, CUTLASS' ClusterBarrier rests on it too.
 PTX_DEVICE void mbarrier_arrive_cluster(uint32_t bar, uint32_t rank) {
   asm volatile(
       "{ .reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote]; }" ::"r"(bar),
+      "mbarrier.arrive.shared::cluster.b64 _, [remote]; }" ::"r"(bar),
       "r"(rank)
       : "memory");
 }
@@ -45,15 +51,8 @@ PTX_DEVICE void mbarrier_wait(uint32_t bar, uint32_t parity) {
       "r"(parity)
       : "memory");
 }
-// The same, acquire at cluster scope: arrivals may come from another CTA.
-PTX_DEVICE void mbarrier_wait_cluster(uint32_t bar, uint32_t parity) {
-  asm volatile(
-      "{ .reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again; }" ::"r"(bar),
-      "r"(parity)
-      : "memory");
-}
+// The same where arrivals may come from another CTA, which order no more than mbarrier_arrive_cluster says. Hopper has
+// one instruction for both; the emulator tells them apart.
+PTX_DEVICE void mbarrier_wait_cluster(uint32_t bar, uint32_t parity) { mbarrier_wait(bar, parity); }
 
 }  // namespace ptx

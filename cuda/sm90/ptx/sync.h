@@ -48,6 +48,9 @@ PTX_DEVICE uint32_t reduce_max_u32(uint32_t value) { return __reduce_max_sync(0x
 
 // All threads of the cluster; arrive releases, wait acquires. "barrier.cluster".
 PTX_DEVICE void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+// The same without the release, which costs a fence of the whole GPU: the waiters learn of the mbarriers that this
+// thread has initialised and fenced (fence_mbarrier_init), and of nothing else it did.
+PTX_DEVICE void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 PTX_DEVICE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
 // Makes this thread's writes to shared memory visible to TMA and wgmma. "fence.proxy.async.shared::cta".
