@@ -138,10 +138,15 @@ bool Call::device(Device device) {
 
 bool Call::forbidden_by_capture() {
   if (result != CUDA_SUCCESS) return true;
+  // The table of cuThreadExchangeStreamCaptureMode: a relaxed thread may do everything, a thread-local one minds its own
+  // captures only.
+  const auto found = state().capture_modes.find(this_thread());
+  const CaptureMode thread_mode = found != state().capture_modes.end() ? found->second : kCaptureGlobal;
+  if (thread_mode == kCaptureRelaxed) return false;
   for (Capture* capture : state().captures) {
     if (!capture->active || capture->mode == kCaptureRelaxed) continue;
     const bool own = capture->thread == this_thread();
-    if (!own && capture->mode != kCaptureGlobal) continue;
+    if (!own && (capture->mode != kCaptureGlobal || thread_mode != kCaptureGlobal)) continue;
     invalidate(*capture, std::string(name) + " was called");
     fail(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "not permitted while stream %llu is captured (%s)",
          printable(capture->origin->id), own ? "by this thread" : "by another thread, in global mode");

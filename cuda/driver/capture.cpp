@@ -1,6 +1,7 @@
 #include "driver/capture.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "driver/call.h"
 
@@ -86,6 +87,17 @@ DRIVER_API Result cuStreamEndCapture(Stream* handle, Graph** graph) {
   auto* made = create<Graph>(Kind::kGraph, stream->context);
   made->nodes = std::move(capture->nodes);
   *graph = made;
+  return CUDA_SUCCESS;
+}
+
+// How strict captures are with the calling thread, from now on.
+DRIVER_API Result cuThreadExchangeStreamCaptureMode(CaptureMode* mode) {
+  Call call("cuThreadExchangeStreamCaptureMode");
+  if (!call.stores_into(mode)) return call.result;
+  if (*mode < kCaptureGlobal || *mode > kCaptureRelaxed) {
+    return call.fail(CUDA_ERROR_INVALID_VALUE, "mode %d, there are 0 to 2", *mode);
+  }
+  std::swap(*mode, state().capture_modes[this_thread()]);
   return CUDA_SUCCESS;
 }
 

@@ -7,7 +7,7 @@
 namespace driver {
 namespace {
 
-constexpr const char* kNames[] = {"MODE",    "SEED", "SMS",    "DEVICES", "COMPUTE_CAPABILITY", "VERSION",
+constexpr const char* kNames[] = {"MODE",    "SEED", "SMS",    "DEVICES", "COMPUTE_CAPABILITY", "DRIVER_VERSION",
                                   "EXEC",    "CHECKS", "STRICT", "FAULT", "ALLOW"};
 
 bool number(const std::string& text, uint64_t least, uint64_t most, uint64_t& value) {
@@ -60,7 +60,7 @@ bool set_option(Options& o, const std::string& name, const std::string& value) {
   if (name == "SMS") return read(value, 1, 132, o.multiprocessors);
   if (name == "DEVICES") return read(value, 0, 1, o.devices);
   if (name == "COMPUTE_CAPABILITY") return read(value, 10, 999, o.compute_capability);
-  if (name == "VERSION") return read(value, 1000, 99999, o.version);
+  if (name == "DRIVER_VERSION") return read(value, 1000, 99999, o.version);
   if (name == "EXEC") return read(value, 0, 1, o.execute);
   if (name == "CHECKS") return read(value, 0, 1, o.checks);
   if (name == "STRICT") return read(value, 0, 1, o.strict);

@@ -141,6 +141,7 @@ struct State {
   std::map<std::string, uint64_t> calls;
   uint64_t random = 0;
   Clock host;  // what the host has waited for
+  std::map<uint64_t, CaptureMode> capture_modes;  // of threads that do not forbid all that a capture would not see
 };
 
 // Never destroyed: destructors of the caller's thread-locals and statics still call.
