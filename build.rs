@@ -9,6 +9,7 @@ mod compile;
 mod driver;
 #[cfg(feature = "emu")]
 #[path = "build/emulator.rs"]
+#[cfg_attr(not(feature = "fake-driver"), allow(dead_code))]
 mod emulator;
 #[path = "src/instances.rs"]
 #[allow(dead_code)]

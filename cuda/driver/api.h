@@ -1,5 +1,6 @@
-// The part of the CUDA driver API that this driver offers, in our own words: handles, result codes and enumerations with
-// the values that a program compiled against CUDA 12 or 13 passes. The functions stand in the files of their topics.
+// The part of the CUDA driver API that this driver offers, in our own words: handles, result codes and enumerations
+// with the values that a program compiled against CUDA 12 or 13 passes. The functions stand in the files of their
+// topics.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -9,35 +10,35 @@
 namespace driver {
 
 // Every code that some call here gives, with the value of the driver API's section "Data types used by CUDA driver".
-#define DRIVER_RESULTS(X)                    \
-  X(CUDA_SUCCESS, 0)                         \
-  X(CUDA_ERROR_INVALID_VALUE, 1)             \
-  X(CUDA_ERROR_OUT_OF_MEMORY, 2)             \
-  X(CUDA_ERROR_NOT_INITIALIZED, 3)           \
-  X(CUDA_ERROR_DEINITIALIZED, 4)             \
-  X(CUDA_ERROR_NO_DEVICE, 100)               \
-  X(CUDA_ERROR_INVALID_DEVICE, 101)          \
-  X(CUDA_ERROR_INVALID_IMAGE, 200)           \
-  X(CUDA_ERROR_INVALID_CONTEXT, 201)         \
-  X(CUDA_ERROR_NO_BINARY_FOR_GPU, 209)       \
-  X(CUDA_ERROR_FILE_NOT_FOUND, 301)          \
-  X(CUDA_ERROR_INVALID_HANDLE, 400)          \
-  X(CUDA_ERROR_ILLEGAL_STATE, 401)           \
-  X(CUDA_ERROR_NOT_FOUND, 500)               \
-  X(CUDA_ERROR_NOT_READY, 600)               \
-  X(CUDA_ERROR_ILLEGAL_ADDRESS, 700)         \
-  X(CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, 701) \
-  X(CUDA_ERROR_LAUNCH_TIMEOUT, 702)          \
-  X(CUDA_ERROR_CONTEXT_IS_DESTROYED, 709)    \
-  X(CUDA_ERROR_ASSERT, 710)                  \
-  X(CUDA_ERROR_HARDWARE_STACK_ERROR, 714)    \
-  X(CUDA_ERROR_ILLEGAL_INSTRUCTION, 715)     \
-  X(CUDA_ERROR_MISALIGNED_ADDRESS, 716)      \
-  X(CUDA_ERROR_INVALID_ADDRESS_SPACE, 717)   \
-  X(CUDA_ERROR_INVALID_PC, 718)              \
-  X(CUDA_ERROR_LAUNCH_FAILED, 719)           \
-  X(CUDA_ERROR_NOT_PERMITTED, 800)           \
-  X(CUDA_ERROR_NOT_SUPPORTED, 801)           \
+#define DRIVER_RESULTS(X)                        \
+  X(CUDA_SUCCESS, 0)                             \
+  X(CUDA_ERROR_INVALID_VALUE, 1)                 \
+  X(CUDA_ERROR_OUT_OF_MEMORY, 2)                 \
+  X(CUDA_ERROR_NOT_INITIALIZED, 3)               \
+  X(CUDA_ERROR_DEINITIALIZED, 4)                 \
+  X(CUDA_ERROR_NO_DEVICE, 100)                   \
+  X(CUDA_ERROR_INVALID_DEVICE, 101)              \
+  X(CUDA_ERROR_INVALID_IMAGE, 200)               \
+  X(CUDA_ERROR_INVALID_CONTEXT, 201)             \
+  X(CUDA_ERROR_NO_BINARY_FOR_GPU, 209)           \
+  X(CUDA_ERROR_FILE_NOT_FOUND, 301)              \
+  X(CUDA_ERROR_INVALID_HANDLE, 400)              \
+  X(CUDA_ERROR_ILLEGAL_STATE, 401)               \
+  X(CUDA_ERROR_NOT_FOUND, 500)                   \
+  X(CUDA_ERROR_NOT_READY, 600)                   \
+  X(CUDA_ERROR_ILLEGAL_ADDRESS, 700)             \
+  X(CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, 701)     \
+  X(CUDA_ERROR_LAUNCH_TIMEOUT, 702)              \
+  X(CUDA_ERROR_CONTEXT_IS_DESTROYED, 709)        \
+  X(CUDA_ERROR_ASSERT, 710)                      \
+  X(CUDA_ERROR_HARDWARE_STACK_ERROR, 714)        \
+  X(CUDA_ERROR_ILLEGAL_INSTRUCTION, 715)         \
+  X(CUDA_ERROR_MISALIGNED_ADDRESS, 716)          \
+  X(CUDA_ERROR_INVALID_ADDRESS_SPACE, 717)       \
+  X(CUDA_ERROR_INVALID_PC, 718)                  \
+  X(CUDA_ERROR_LAUNCH_FAILED, 719)               \
+  X(CUDA_ERROR_NOT_PERMITTED, 800)               \
+  X(CUDA_ERROR_NOT_SUPPORTED, 801)               \
   X(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, 900)  \
   X(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, 901)  \
   X(CUDA_ERROR_STREAM_CAPTURE_MERGE, 902)        \

@@ -20,7 +20,8 @@ std::map<uint64_t, Injected>& injected() {
 
 // Those that "Data types used by CUDA driver" says leave the process in an inconsistent state.
 bool breaks_context(Result code) {
-  return code == CUDA_ERROR_ILLEGAL_ADDRESS || (code >= CUDA_ERROR_HARDWARE_STACK_ERROR && code <= CUDA_ERROR_LAUNCH_FAILED) ||
+  return code == CUDA_ERROR_ILLEGAL_ADDRESS ||
+         (code >= CUDA_ERROR_HARDWARE_STACK_ERROR && code <= CUDA_ERROR_LAUNCH_FAILED) ||
          code == CUDA_ERROR_LAUNCH_TIMEOUT || code == CUDA_ERROR_ASSERT;
 }
 
@@ -115,12 +116,12 @@ Stream* Call::stream(Stream* handle) {
   return stream;
 }
 
-#define DRIVER_FIND(Type, method, kind, code)                             \
-  Type* Call::method(Type* handle) {                                      \
-    if (result != CUDA_SUCCESS) return nullptr;                           \
-    Type* found = find_object(handle, kind);                              \
+#define DRIVER_FIND(Type, method, kind, code)                               \
+  Type* Call::method(Type* handle) {                                        \
+    if (result != CUDA_SUCCESS) return nullptr;                             \
+    Type* found = find_object(handle, kind);                                \
     if (found == nullptr) fail(code, "no such " #method ", or it is gone"); \
-    return found;                                                         \
+    return found;                                                           \
   }
 DRIVER_FIND(Event, event, Kind::kEvent, CUDA_ERROR_INVALID_HANDLE)
 DRIVER_FIND(Function, function, Kind::kFunction, CUDA_ERROR_INVALID_HANDLE)
@@ -138,8 +139,8 @@ bool Call::device(Device device) {
 
 bool Call::forbidden_by_capture() {
   if (result != CUDA_SUCCESS) return true;
-  // The table of cuThreadExchangeStreamCaptureMode: a relaxed thread may do everything, a thread-local one minds its own
-  // captures only.
+  // The table of cuThreadExchangeStreamCaptureMode: a relaxed thread may do everything, a thread-local one minds its
+  // own captures only.
   const auto found = state().capture_modes.find(this_thread());
   const CaptureMode thread_mode = found != state().capture_modes.end() ? found->second : kCaptureGlobal;
   if (thread_mode == kCaptureRelaxed) return false;

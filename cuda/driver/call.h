@@ -37,7 +37,8 @@ class Call {
   std::unique_lock<std::recursive_mutex> lock_;
 };
 
-// The contexts of a thread, the current one last. Without a destructor: those of the caller's own thread-locals may call.
+// The contexts of a thread, the current one last. Without a destructor: those of the caller's own thread-locals may
+// call.
 struct ContextStack {
   static constexpr int kMost = 64;
   Context* contexts[kMost];
@@ -46,8 +47,8 @@ struct ContextStack {
 };
 ContextStack& context_stack();
 
-// The call of this name by this thread, after `after` others, fails with `code`; a code that breaks a context breaks the
-// current one.
+// The call of this name by this thread, after `after` others, fails with `code`; a code that breaks a context breaks
+// the current one.
 void fail_later(const char* name, int after, int code);
 
 }  // namespace driver

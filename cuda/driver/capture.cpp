@@ -105,8 +105,10 @@ DRIVER_API Result cuStreamIsCapturing(Stream* handle, CaptureStatus* status) {
   Call call("cuStreamIsCapturing");
   const Stream* stream = call.stream(handle);
   if (stream == nullptr || !call.stores_into(status)) return call.result;
-  if (stream->capture == nullptr) *status = kCaptureNone;
-  else *status = stream->capture->invalid() ? kCaptureInvalidated : kCaptureActive;
+  if (stream->capture == nullptr)
+    *status = kCaptureNone;
+  else
+    *status = stream->capture->invalid() ? kCaptureInvalidated : kCaptureActive;
   return CUDA_SUCCESS;
 }
 

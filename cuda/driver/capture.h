@@ -1,4 +1,5 @@
-// Captures: streams whose work becomes the nodes of a graph (programming guide, "creating a graph using stream capture").
+// Captures: streams whose work becomes the nodes of a graph (programming guide, "creating a graph using stream
+// capture").
 #pragma once
 #include <string>
 

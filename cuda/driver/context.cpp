@@ -1,5 +1,6 @@
 // Contexts, and which is current on a thread.
 #include "driver/capture.h"
+#include "driver/hooks.h"
 #include "driver/memory.h"
 #include "driver/options.h"
 #include "driver/queue.h"
@@ -18,6 +19,7 @@ Context* new_context() {
 // What is queued runs first; then all that the context owns is gone.
 void destroy(Context* context) {
   wait_for_all(context);
+  for (const std::string& object : live_objects(context)) state().left_behind.push_back(object);
   for (Object* object : state().objects) {
     const bool owned = object->kind == Kind::kStream || object->kind == Kind::kEvent || object->kind == Kind::kModule ||
                        object->kind == Kind::kFunction;

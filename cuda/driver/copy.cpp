@@ -35,8 +35,10 @@ bool host_range(Call& call, const void* host, uint64_t bytes) {
   }
   const Allocation* allocation = find_allocation(reinterpret_cast<uint64_t>(host), 0);
   if (allocation == nullptr || reinterpret_cast<uint64_t>(host) == allocation->base + allocation->bytes) return true;
-  if (allocation->origin != Allocation::kHost) call.fail(CUDA_ERROR_INVALID_VALUE, "host pointer %p is device memory", host);
-  else device_range(call, reinterpret_cast<uint64_t>(host), bytes, "host pointer");
+  if (allocation->origin != Allocation::kHost)
+    call.fail(CUDA_ERROR_INVALID_VALUE, "host pointer %p is device memory", host);
+  else
+    device_range(call, reinterpret_cast<uint64_t>(host), bytes, "host pointer");
   return call.result == CUDA_SUCCESS;
 }
 

@@ -46,7 +46,8 @@ class Reader {
       sections_.push_back(load<Elf64_Shdr>(image_ + header.e_shoff + i * sizeof(Elf64_Shdr)));
     }
     const uint8_t* names = image_ + sections_[header.e_shstrndx].sh_offset;
-    for (const Elf64_Shdr& section : sections_) names_.push_back(reinterpret_cast<const char*>(names + section.sh_name));
+    for (const Elf64_Shdr& section : sections_)
+      names_.push_back(reinterpret_cast<const char*>(names + section.sh_name));
     read_symbols();
     for (size_t i = 0; i < sections_.size(); ++i) read_section(names_[i], sections_[i]);
     return cubin_.kernels.empty() ? "the cubin has no kernels" : "";
@@ -79,7 +80,8 @@ class Reader {
 
   void read_section(const std::string& name, const Elf64_Shdr& section) {
     if (CubinKernel* of = kernel_of(name, ".nv.shared.")) {
-      of->static_shared = section.sh_size > kReservedShared ? static_cast<uint32_t>(section.sh_size - kReservedShared) : 0;
+      of->static_shared =
+          section.sh_size > kReservedShared ? static_cast<uint32_t>(section.sh_size - kReservedShared) : 0;
     }
     CubinKernel* own = kernel_of(name, ".nv.info.");
     if (own == nullptr && name != ".nv.info") return;
@@ -88,8 +90,10 @@ class Reader {
     while (at + 4 <= end) {
       const uint8_t* data = at + 4;
       const auto length = at[0] == kSized ? load<uint16_t>(at + 2) : uint16_t{0};
-      if (own != nullptr) read_attribute(*own, at[1], data);
-      else if (length >= 8) read_global(at[1], data);
+      if (own != nullptr)
+        read_attribute(*own, at[1], data);
+      else if (length >= 8)
+        read_global(at[1], data);
       at = data + length;
     }
   }

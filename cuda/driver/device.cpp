@@ -15,43 +15,43 @@ struct Attribute {
 
 // By CUdevice_attribute; values of an H100 SXM as published (programming guide, "compute capabilities"; data sheet).
 constexpr Attribute kAttributes[] = {
-    {1, 1024},                     // threads of a block
-    {2, 1024},                     // block, x
-    {3, 1024},                     // y
-    {4, 64},                       // z
-    {5, 2147483647},               // grid, x
-    {6, 65535},                    // y
-    {7, 65535},                    // z
-    {8, 48 * 1024},                // shared memory of a block without opt-in
-    {9, 64 * 1024},                // constant memory
-    {10, 32},                      // threads of a warp
-    {11, 2147483647},              // pitch of a copy
-    {12, 65536},                   // registers of a block
-    {13, 1980000},                 // clock, kHz
-    {18, 0},                       // integrated
-    {19, 1},                       // maps host memory
-    {20, 0},                       // compute mode: default
-    {31, 1},                       // concurrent kernels
-    {32, 1},                       // ECC
-    {36, 2619000},                 // memory clock, kHz
-    {37, 5120},                    // bits of the memory bus
-    {38, 50 << 20},                // bytes of L2
-    {39, 2048},                    // threads of a multiprocessor
-    {40, 3},                       // copy engines
-    {41, 1},                       // unified addresses
-    {78, 1},                       // stream priorities
-    {81, 228 * 1024},              // shared memory of a multiprocessor
-    {82, 65536},                   // registers of a multiprocessor
-    {83, 1},                       // managed memory
-    {86, 0},                       // atomics between host and device
-    {91, 1},                       // host pointers of registered memory
-    {95, 1},                       // cooperative launches
-    {97, kMaxSharedOptIn},         // shared memory of a block with opt-in
-    {106, 32},                     // blocks of a multiprocessor
-    {111, kReservedSharedBytes},   // of a block
-    {115, 1},                      // memory pools
-    {120, 1},                      // clusters
-    {127, 1},                      // tensor maps
+    {1, 1024},                    // threads of a block
+    {2, 1024},                    // block, x
+    {3, 1024},                    // y
+    {4, 64},                      // z
+    {5, 2147483647},              // grid, x
+    {6, 65535},                   // y
+    {7, 65535},                   // z
+    {8, 48 * 1024},               // shared memory of a block without opt-in
+    {9, 64 * 1024},               // constant memory
+    {10, 32},                     // threads of a warp
+    {11, 2147483647},             // pitch of a copy
+    {12, 65536},                  // registers of a block
+    {13, 1980000},                // clock, kHz
+    {18, 0},                      // integrated
+    {19, 1},                      // maps host memory
+    {20, 0},                      // compute mode: default
+    {31, 1},                      // concurrent kernels
+    {32, 1},                      // ECC
+    {36, 2619000},                // memory clock, kHz
+    {37, 5120},                   // bits of the memory bus
+    {38, 50 << 20},               // bytes of L2
+    {39, 2048},                   // threads of a multiprocessor
+    {40, 3},                      // copy engines
+    {41, 1},                      // unified addresses
+    {78, 1},                      // stream priorities
+    {81, 228 * 1024},             // shared memory of a multiprocessor
+    {82, 65536},                  // registers of a multiprocessor
+    {83, 1},                      // managed memory
+    {86, 0},                      // atomics between host and device
+    {91, 1},                      // host pointers of registered memory
+    {95, 1},                      // cooperative launches
+    {97, kMaxSharedOptIn},        // shared memory of a block with opt-in
+    {106, 32},                    // blocks of a multiprocessor
+    {111, kReservedSharedBytes},  // of a block
+    {115, 1},                     // memory pools
+    {120, 1},                     // clusters
+    {127, 1},                     // tensor maps
 };
 
 enum { kMultiprocessors = 16, kMajor = 75, kMinor = 76 };
@@ -106,9 +106,12 @@ DRIVER_API Result cuDeviceGetName(char* name, int bytes, Device device) {
 DRIVER_API Result cuDeviceGetAttribute(int* value, int attribute, Device device) {
   Call call("cuDeviceGetAttribute");
   if (!call.device(device) || !call.stores_into(value)) return call.result;
-  if (attribute == kMultiprocessors) *value = options().multiprocessors;
-  else if (attribute == kMajor) *value = options().compute_capability / 10;
-  else if (attribute == kMinor) *value = options().compute_capability % 10;
+  if (attribute == kMultiprocessors)
+    *value = options().multiprocessors;
+  else if (attribute == kMajor)
+    *value = options().compute_capability / 10;
+  else if (attribute == kMinor)
+    *value = options().compute_capability % 10;
   else {
     for (const Attribute& known : kAttributes) {
       if (known.id != attribute) continue;

@@ -72,9 +72,12 @@ void check_writes(const Before& before) {
   std::vector<std::pair<uint64_t, uint64_t>> pieces;
   for (uint64_t i = 0; i < before.bytes.size(); ++i) {
     if (now[i] == before.bytes[i]) continue;
-    if (!pieces.empty() && i - pieces.back().second <= kGap) pieces.back().second = i + 1;
-    else if (pieces.size() == kMostPieces) break;
-    else pieces.emplace_back(i, i + 1);
+    if (!pieces.empty() && i - pieces.back().second <= kGap)
+      pieces.back().second = i + 1;
+    else if (pieces.size() == kMostPieces)
+      break;
+    else
+      pieces.emplace_back(i, i + 1);
   }
   const auto [operation, stream] = executing();
   const uint64_t base = before.allocation->base;
@@ -86,7 +89,8 @@ void check_writes(const Before& before) {
 Result fail(const KernelLaunch& launch, Result code, const std::string& why) {
   std::string text = why;
   for (const Allocation* allocation : launch.freed) {
-    text += "; its parameters point into allocation " + std::to_string(allocation->id) + ", freed by " + allocation->freed_by;
+    text += "; its parameters point into allocation " + std::to_string(allocation->id) + ", freed by " +
+            allocation->freed_by;
   }
   error(executing().operation->thread, launch.function->kernel.name.c_str(), code, "%s", text.c_str());
   return code;

@@ -5,27 +5,27 @@
 namespace driver {
 
 #define DRIVER_FAULTS(X)                                                                        \
-  X(kNoSmemOptIn, "no-smem-opt-in")                  /* more shared memory was not asked for */ \
-  X(kSmemOptInTooLarge, "smem-opt-in-too-large")     /* 1 KiB more was asked for than there is */ \
-  X(kNoDynamicSmem, "no-dynamic-smem")               /* launched without shared memory */       \
-  X(kHalfTheThreads, "half-the-threads")             /* launched with half the threads */       \
-  X(kOddGrid, "odd-grid")                            /* launched with one CTA more */           \
-  X(kNullStream, "null-stream")                      /* launched on the legacy stream */        \
-  X(kContextNotBound, "context-not-bound")           /* no context was made current */          \
-  X(kForeignContext, "foreign-context")              /* memory is of another context */         \
-  X(kEventWaitDropped, "event-wait-dropped")         /* no stream waits for an event */         \
-  X(kEventRecordDropped, "event-record-dropped")     /* no event is recorded */                 \
-  X(kSyncDropped, "sync-dropped")                    /* the host waits for nothing */           \
-  X(kErrorWordPageable, "error-word-pageable")       /* host memory is not the driver's */      \
-  X(kEarlyFree, "early-free")                        /* memory is freed before queued work */   \
-  X(kDoubleFree, "double-free")                      /* memory is freed twice */                \
-  X(kFreeDropped, "free-dropped")                    /* memory is never freed */                \
-  X(kZeroElementStrides, "zero-element-strides")     /* of a tensor map */                      \
-  X(kMisalignedMemory, "misaligned-memory")          /* a tensor map 8 bytes off */             \
-  X(kTensorMapTooLong, "tensor-map-too-long")        /* a tensor map with a row more */         \
-  X(kParamSize, "param-size")                        /* the parameter struct is too small */    \
-  X(kCaptureWaitOutside, "capture-wait-outside")     /* a capture waits for an event outside */ \
-  X(kModuleUnloadedEarly, "module-unloaded-early")   /* a kernel is unloaded while queued */
+  X(kNoSmemOptIn, "no-smem-opt-in")                /* more shared memory was not asked for */   \
+  X(kSmemOptInTooLarge, "smem-opt-in-too-large")   /* 1 KiB more was asked for than there is */ \
+  X(kNoDynamicSmem, "no-dynamic-smem")             /* launched without shared memory */         \
+  X(kHalfTheThreads, "half-the-threads")           /* launched with half the threads */         \
+  X(kOddGrid, "odd-grid")                          /* launched with one CTA more */             \
+  X(kNullStream, "null-stream")                    /* launched on the legacy stream */          \
+  X(kContextNotBound, "context-not-bound")         /* no context was made current */            \
+  X(kForeignContext, "foreign-context")            /* memory is of another context */           \
+  X(kEventWaitDropped, "event-wait-dropped")       /* no stream waits for an event */           \
+  X(kEventRecordDropped, "event-record-dropped")   /* no event is recorded */                   \
+  X(kSyncDropped, "sync-dropped")                  /* the host waits for nothing */             \
+  X(kErrorWordPageable, "error-word-pageable")     /* host memory is not the driver's */        \
+  X(kEarlyFree, "early-free")                      /* memory is freed before queued work */     \
+  X(kDoubleFree, "double-free")                    /* memory is freed twice */                  \
+  X(kFreeDropped, "free-dropped")                  /* memory is never freed */                  \
+  X(kZeroElementStrides, "zero-element-strides")   /* of a tensor map */                        \
+  X(kMisalignedMemory, "misaligned-memory")        /* a tensor map 8 bytes off */               \
+  X(kTensorMapTooLong, "tensor-map-too-long")      /* a tensor map with a row more */           \
+  X(kParamSize, "param-size")                      /* the parameter struct is too small */      \
+  X(kCaptureWaitOutside, "capture-wait-outside")   /* a capture waits for an event outside */   \
+  X(kModuleUnloadedEarly, "module-unloaded-early") /* a kernel is unloaded while queued */
 
 enum class Fault {
   kNone,

@@ -35,7 +35,8 @@ DRIVER_API Result cuGraphInstantiateWithFlags(Exec** handle, Graph* graph_handle
   // Freeing memory on relaunch, uploading and node priorities change nothing here; a launch from the device does.
   constexpr unsigned long long kDeviceLaunch = 4, kAll = 15;
   if (flags > kAll) return call.fail(CUDA_ERROR_INVALID_VALUE, "flags %llu", flags);
-  if ((flags & kDeviceLaunch) != 0) return call.fail(CUDA_ERROR_NOT_SUPPORTED, "launches from the device are not modelled");
+  if ((flags & kDeviceLaunch) != 0)
+    return call.fail(CUDA_ERROR_NOT_SUPPORTED, "launches from the device are not modelled");
   auto* exec = create<Exec>(Kind::kExec, graph->context);
   exec->nodes = graph->nodes;
   *handle = exec;

@@ -14,34 +14,46 @@ enum Live { kContexts, kStreams, kEvents, kModules, kGraphs, kExecs, kDeviceMemo
 // Default streams come and go with their context.
 bool of_caller(const Object* object, Live& kind) {
   switch (object->kind) {
-    case Kind::kContext: kind = kContexts; return true;
+    case Kind::kContext:
+      kind = kContexts;
+      return true;
     case Kind::kStream: {
       kind = kStreams;
       const auto* stream = static_cast<const Stream*>(object);
       return !stream->legacy && !stream->per_thread;
     }
-    case Kind::kEvent: kind = kEvents; return true;
-    case Kind::kModule: kind = kModules; return true;
-    case Kind::kGraph: kind = kGraphs; return true;
-    case Kind::kExec: kind = kExecs; return true;
-    case Kind::kFunction: return false;
+    case Kind::kEvent:
+      kind = kEvents;
+      return true;
+    case Kind::kModule:
+      kind = kModules;
+      return true;
+    case Kind::kGraph:
+      kind = kGraphs;
+      return true;
+    case Kind::kExec:
+      kind = kExecs;
+      return true;
+    case Kind::kFunction:
+      return false;
   }
   return false;
 }
 
 }  // namespace
 
-std::vector<std::string> live_objects() {
-  static constexpr const char* kWords[] = {"context", "stream", "event", "module", "graph", "executable graph"};
+std::vector<std::string> live_objects(const Context* context) {
+  static constexpr const char* kWords[] = {"", "stream", "event", "module", "graph", "executable graph"};
+  const auto within = [&](const Context* of) { return context == nullptr || of == context; };
   std::vector<std::string> all;
   for (const Object* object : state().objects) {
     Live kind;
-    // The primary context may be held to the end, and often is; what is in it may not.
-    if (!object->alive || !of_caller(object, kind) || object == state().primary || object == state().foreign) continue;
-    all.push_back(std::string(kWords[kind]) + " " + std::to_string(object->id));
+    if (!object->alive || !of_caller(object, kind) || !within(object->context)) continue;
+    // A context is held to the end by its owner, which often is a static; what is in it may not.
+    if (kind != kContexts) all.push_back(std::string(kWords[kind]) + " " + std::to_string(object->id));
   }
   for (const auto& [base, allocation] : state().allocations) {
-    if (allocation->freed()) continue;
+    if (allocation->freed() || !within(allocation->context)) continue;
     all.push_back((allocation->origin == Allocation::kHost ? "host allocation " : "allocation ") +
                   std::to_string(allocation->id) + " of " + std::to_string(allocation->bytes) + " bytes");
   }
@@ -84,8 +96,8 @@ DRIVER_API uint64_t fake_cuda_problems() {
   return count_problems(this_thread());
 }
 
-// Takes the oldest of them, cut to `bytes` with the null; 0 when there is none. Under FAKE_CUDA_STRICT what is taken was
-// expected.
+// Takes the oldest of them, cut to `bytes` with the null; 0 when there is none. Under FAKE_CUDA_STRICT what is taken
+// was expected.
 DRIVER_API int fake_cuda_take_problem(char* text, size_t bytes) {
   const std::lock_guard lock(state().mutex);
   std::string problem;

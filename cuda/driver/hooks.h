@@ -3,9 +3,11 @@
 #include <string>
 #include <vector>
 
+#include "driver/api.h"
+
 namespace driver {
 
-// What the caller made and did not destroy, in words.
-std::vector<std::string> live_objects();
+// What the caller made in the context (null: in all) and did not destroy, in words.
+std::vector<std::string> live_objects(const Context* context = nullptr);
 
 }  // namespace driver

@@ -30,15 +30,17 @@ Result check_size(Call& call, const Function& function, Extent grid, Extent bloc
   }
   const auto threads = static_cast<uint32_t>(block.count());
   if (threads > kernel.max_threads) {
-    return call.fail(CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, "%s: %u threads, launch bounds %u", name, threads, kernel.max_threads);
+    return call.fail(CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, "%s: %u threads, launch bounds %u", name, threads,
+                     kernel.max_threads);
   }
   if (block_registers(kernel, threads) > kRegistersOfMultiprocessor) {
-    return call.fail(CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, "%s: %u registers of %u threads", name, kernel.registers, threads);
+    return call.fail(CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, "%s: %u registers of %u threads", name, kernel.registers,
+                     threads);
   }
   const uint32_t* required = kernel.required_threads;
   if (required[0] != 0 && (block.x != required[0] || block.y != required[1] || block.z != required[2])) {
-    return call.fail(CUDA_ERROR_INVALID_VALUE, "%s: block %u x %u x %u, %u x %u x %u is required", name, block.x, block.y,
-                     block.z, required[0], required[1], required[2]);
+    return call.fail(CUDA_ERROR_INVALID_VALUE, "%s: block %u x %u x %u, %u x %u x %u is required", name, block.x,
+                     block.y, block.z, required[0], required[1], required[2]);
   }
   if (shared_bytes > static_cast<unsigned>(function.max_dynamic_shared)) {
     return call.fail(CUDA_ERROR_INVALID_VALUE, "%s: %u bytes of dynamic shared memory, %d were asked for", name,
@@ -63,8 +65,9 @@ bool take_parameters(Call& call, const CubinKernel& kernel, Extent grid, uint32_
     return false;
   }
   if (kernel.parameters.size() != 1 || grid.y != 1 || grid.z != 1) {
-    call.fail(CUDA_ERROR_NOT_SUPPORTED, "%s: %zu parameters, grid %u x %u x %u: only one parameter and one dimension are modelled",
-              name, kernel.parameters.size(), grid.x, grid.y, grid.z);
+    call.fail(CUDA_ERROR_NOT_SUPPORTED,
+              "%s: %zu parameters, grid %u x %u x %u: only one parameter and one dimension are modelled", name,
+              kernel.parameters.size(), grid.x, grid.y, grid.z);
     return false;
   }
   if (given == nullptr || given[0] == nullptr) {
@@ -120,20 +123,22 @@ Result launch(Call& call, Function* handle, Extent grid, Extent block, unsigned 
   if (stream == nullptr) return call.result;
   const char* name = function->kernel.name.c_str();
   if (function->context != stream->context) {
-    return call.fail(CUDA_ERROR_INVALID_HANDLE, "%s and stream %llu are of different contexts", name, printable(stream->id));
+    return call.fail(CUDA_ERROR_INVALID_HANDLE, "%s and stream %llu are of different contexts", name,
+                     printable(stream->id));
   }
   if (function->context != current) {
     return call.fail(CUDA_ERROR_INVALID_CONTEXT, "%s is of a context that is not current", name);
   }
-  if (const Result result = check_size(call, *function, grid, block, shared_bytes); result != CUDA_SUCCESS) return result;
+  if (const Result result = check_size(call, *function, grid, block, shared_bytes); result != CUDA_SUCCESS)
+    return result;
   if (extra != nullptr) return call.fail(CUDA_ERROR_NOT_SUPPORTED, "%s: extra is not modelled", name);
   auto made = std::make_shared<KernelLaunch>(KernelLaunch{function, stream->context, grid.x, shared_bytes, {}, {}, {}});
   const auto threads = static_cast<uint32_t>(block.count());
   if (!take_parameters(call, function->kernel, grid, threads, parameters, made->parameters)) return call.result;
   if (stream->capture != nullptr && planted(Fault::kCaptureWaitOutside)) {
     invalidate(*stream->capture, "it was made to wait for an event outside");
-    return call.fail(CUDA_ERROR_STREAM_CAPTURE_ISOLATION, "captured stream %llu cannot wait for an event recorded outside",
-                     printable(stream->id));
+    return call.fail(CUDA_ERROR_STREAM_CAPTURE_ISOLATION,
+                     "captured stream %llu cannot wait for an event recorded outside", printable(stream->id));
   }
   Operation operation;
   operation.what = name;

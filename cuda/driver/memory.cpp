@@ -14,7 +14,8 @@ namespace driver {
 namespace {
 
 constexpr uint64_t kPage = 4096;
-// "Any address ... is always aligned to at least 256 bytes" (programming guide, device memory accesses): no more than that.
+// "Any address ... is always aligned to at least 256 bytes" (programming guide, device memory accesses): no more than
+// that.
 constexpr uint64_t kOffset = 256;
 // NaN in every format of ours. Larger allocations have them at both ends.
 constexpr uint64_t kFilled = 32 << 20;
@@ -101,8 +102,10 @@ Result free_on(Call& call, Allocation* allocation, Stream* stream) {
   operation.accesses.push_back({allocation, allocation->base, allocation->base + allocation->bytes, true});
   operation.run = [allocation] {
     // A graph's memory comes back with its next launch.
-    if (allocation->graph_owned) allocation->live = false;
-    else release(*allocation);
+    if (allocation->graph_owned)
+      allocation->live = false;
+    else
+      release(*allocation);
     return CUDA_SUCCESS;
   };
   if (const Result result = enqueue(call, stream, std::move(operation)); result != CUDA_SUCCESS) return result;
@@ -149,15 +152,15 @@ void release(Allocation& allocation) {
   allocation.live = false;
   allocation.records.clear();
   if (allocation.origin != Allocation::kHost) state().used -= allocation.bytes;
-  mmap(allocation.mapping, allocation.mapping_bytes, PROT_NONE,
-       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  mmap(allocation.mapping, allocation.mapping_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
+       -1, 0);
 }
 
 Allocation* device_range(Call& call, uint64_t address, uint64_t bytes, const char* what) {
   Allocation* allocation = find_allocation(address, bytes);
   if (allocation == nullptr) {
-    call.fail(CUDA_ERROR_INVALID_VALUE, "%s: %llu bytes at 0x%llx are not within an allocation", what,
-              printable(bytes), printable(address));
+    call.fail(CUDA_ERROR_INVALID_VALUE, "%s: %llu bytes at 0x%llx are not within an allocation", what, printable(bytes),
+              printable(address));
   } else if (allocation->freed()) {
     call.fail(CUDA_ERROR_INVALID_VALUE, "%s: 0x%llx lies in allocation %llu, freed by %s", what, printable(address),
               printable(allocation->id), allocation->freed_by.c_str());
@@ -167,7 +170,8 @@ Allocation* device_range(Call& call, uint64_t address, uint64_t bytes, const cha
 
 Allocation* pinned_range(const void* host, uint64_t bytes) {
   Allocation* allocation = find_allocation(reinterpret_cast<uint64_t>(host), bytes);
-  return allocation != nullptr && allocation->origin == Allocation::kHost && !allocation->freed() ? allocation : nullptr;
+  return allocation != nullptr && allocation->origin == Allocation::kHost && !allocation->freed() ? allocation
+                                                                                                  : nullptr;
 }
 
 Result check_live(const Operation& operation) {
@@ -230,12 +234,15 @@ DRIVER_API Result cuMemFreeAsync(DevicePointer pointer, Stream* handle) {
 DRIVER_API Result cuMemFree_v2(DevicePointer pointer) {
   Call call("cuMemFree_v2");
   const Context* context = call.current();
-  if (context == nullptr || call.forbidden_by_capture() || pointer == 0 || planted(Fault::kFreeDropped)) return call.result;
+  if (context == nullptr || call.forbidden_by_capture() || pointer == 0 || planted(Fault::kFreeDropped))
+    return call.result;
   Allocation* allocation = freeable(call, pointer);
   if (allocation == nullptr) return call.result;
   // Only memory of cuMemAlloc is said to be waited for.
-  if (allocation->origin == Allocation::kPool) note_users(call, "pool-memory-in-use", *allocation);
-  else wait_for_all(allocation->context);
+  if (allocation->origin == Allocation::kPool)
+    note_users(call, "pool-memory-in-use", *allocation);
+  else
+    wait_for_all(allocation->context);
   free_now(*allocation, "cuMemFree");
   return CUDA_SUCCESS;
 }

@@ -16,8 +16,8 @@ Allocation* find_allocation(uint64_t address, uint64_t bytes = 0);
 // Takes the memory away: who touches it now touches nothing.
 void release(Allocation& allocation);
 
-// What a call names as device memory (or memory of cuMemHostAlloc), at the moment of the call. Null and a failed call when
-// it is not within a live allocation.
+// What a call names as device memory (or memory of cuMemHostAlloc), at the moment of the call. Null and a failed call
+// when it is not within a live allocation.
 Allocation* device_range(Call& call, uint64_t address, uint64_t bytes, const char* what);
 
 // The allocation if these bytes are memory of cuMemHostAlloc.

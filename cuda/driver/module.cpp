@@ -23,7 +23,8 @@ void compare_with_emulator(const CubinKernel& kernel) {
          printable(emulator));
   };
   compare("parameters:", kernel.parameters.size(), 1);
-  if (kernel.parameters.size() == 1) compare("bytes of parameters:", kernel.parameters.begin()->second.bytes, info.params_bytes);
+  if (kernel.parameters.size() == 1)
+    compare("bytes of parameters:", kernel.parameters.begin()->second.bytes, info.params_bytes);
   compare("threads:", kernel.max_threads, info.threads);
   const auto extent = [&](int i) { return std::max(1u, kernel.cluster[i]); };
   compare("CTAs of a cluster:", extent(0) * extent(1) * extent(2), info.cluster);
@@ -46,7 +47,8 @@ Result load(Call& call, Module** handle, const void* image) {
   if (!why.empty()) return call.fail(CUDA_ERROR_INVALID_IMAGE, "%s", why.c_str());
   constexpr uint32_t kAbiOfCuda13 = 8;
   if (cubin.abi >= kAbiOfCuda13 && options().version < 13000) {
-    return call.fail(CUDA_ERROR_INVALID_IMAGE, "a cubin of CUDA 13 or later, and a driver of version %d", options().version);
+    return call.fail(CUDA_ERROR_INVALID_IMAGE, "a cubin of CUDA 13 or later, and a driver of version %d",
+                     options().version);
   }
   if (static_cast<int>(cubin.architecture) != options().compute_capability) {
     return call.fail(CUDA_ERROR_NO_BINARY_FOR_GPU, "for sm_%u, the device is sm_%d", cubin.architecture,
@@ -73,22 +75,39 @@ bool launches(const Operation& operation, const Module& module) {
 int attribute_of(const Function& function, int attribute, bool& known) {
   const CubinKernel& kernel = function.kernel;
   switch (attribute) {
-    case kMaxThreadsPerBlock: return static_cast<int>(kernel.max_threads);
-    case kStaticSharedBytes: return static_cast<int>(kernel.static_shared);
-    case kConstantBytes: return 0;
-    case kLocalBytes: return static_cast<int>(kernel.local_bytes);
-    case kRegisters: return static_cast<int>(kernel.registers);
-    case kPtxVersion: return 90;
-    case kBinaryVersion: return 90;
-    case kCacheModeCa: return 0;
-    case kMaxDynamicSharedBytes: return function.max_dynamic_shared;
-    case kSharedCarveout: return function.carveout;
-    case kClusterSizeMustBeSet: return 0;
-    case kRequiredClusterWidth: return static_cast<int>(kernel.cluster[0]);
-    case kRequiredClusterHeight: return static_cast<int>(kernel.cluster[1]);
-    case kRequiredClusterDepth: return static_cast<int>(kernel.cluster[2]);
-    case kNonPortableClusterSizeAllowed: return 0;
-    default: known = false; return 0;
+    case kMaxThreadsPerBlock:
+      return static_cast<int>(kernel.max_threads);
+    case kStaticSharedBytes:
+      return static_cast<int>(kernel.static_shared);
+    case kConstantBytes:
+      return 0;
+    case kLocalBytes:
+      return static_cast<int>(kernel.local_bytes);
+    case kRegisters:
+      return static_cast<int>(kernel.registers);
+    case kPtxVersion:
+      return 90;
+    case kBinaryVersion:
+      return 90;
+    case kCacheModeCa:
+      return 0;
+    case kMaxDynamicSharedBytes:
+      return function.max_dynamic_shared;
+    case kSharedCarveout:
+      return function.carveout;
+    case kClusterSizeMustBeSet:
+      return 0;
+    case kRequiredClusterWidth:
+      return static_cast<int>(kernel.cluster[0]);
+    case kRequiredClusterHeight:
+      return static_cast<int>(kernel.cluster[1]);
+    case kRequiredClusterDepth:
+      return static_cast<int>(kernel.cluster[2]);
+    case kNonPortableClusterSizeAllowed:
+      return 0;
+    default:
+      known = false;
+      return 0;
   }
 }
 
@@ -131,7 +150,8 @@ DRIVER_API Result cuModuleLoad(Module** handle, const char* path) {
   if (file == nullptr) return call.fail(CUDA_ERROR_FILE_NOT_FOUND, "%s", path != nullptr ? path : "null");
   std::vector<uint8_t> image;
   uint8_t piece[65536];
-  for (size_t bytes; (bytes = std::fread(piece, 1, sizeof piece, file)) > 0;) image.insert(image.end(), piece, piece + bytes);
+  for (size_t bytes; (bytes = std::fread(piece, 1, sizeof piece, file)) > 0;)
+    image.insert(image.end(), piece, piece + bytes);
   std::fclose(file);
   if (image.size() < 64) return call.fail(CUDA_ERROR_INVALID_IMAGE, "%s has %zu bytes", path, image.size());
   return load(call, handle, image.data());
@@ -188,7 +208,8 @@ DRIVER_API Result cuFuncSetAttribute(Function* handle, int attribute, int value)
     function->carveout = value;
     return CUDA_SUCCESS;
   }
-  if (attribute != kMaxDynamicSharedBytes) return call.fail(CUDA_ERROR_INVALID_VALUE, "attribute %d cannot be set", attribute);
+  if (attribute != kMaxDynamicSharedBytes)
+    return call.fail(CUDA_ERROR_INVALID_VALUE, "attribute %d cannot be set", attribute);
   if (planted(Fault::kNoSmemOptIn)) return CUDA_SUCCESS;
   if (planted(Fault::kSmemOptInTooLarge)) value += 1024;
   const int fixed = static_cast<int>(function->kernel.static_shared);
@@ -218,7 +239,8 @@ DRIVER_API Result cuFuncLoad(Function* handle) {
   return call.result;
 }
 
-DRIVER_API Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Function* handle, int threads, size_t dynamic) {
+DRIVER_API Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Function* handle, int threads,
+                                                              size_t dynamic) {
   Call call("cuOccupancyMaxActiveBlocksPerMultiprocessor");
   if (call.current() == nullptr) return call.result;
   const Function* function = call.function(handle);

@@ -7,8 +7,9 @@
 namespace driver {
 namespace {
 
-constexpr const char* kNames[] = {"MODE",    "SEED", "SMS",    "DEVICES", "COMPUTE_CAPABILITY", "DRIVER_VERSION",
-                                  "EXEC",    "CHECKS", "STRICT", "FAULT", "ALLOW"};
+constexpr const char* kNames[] = {"MODE",           "SEED", "SMS",    "DEVICES", "COMPUTE_CAPABILITY",
+                                  "DRIVER_VERSION", "EXEC", "CHECKS", "STRICT",  "FAULT",
+                                  "ALLOW"};
 
 bool number(const std::string& text, uint64_t least, uint64_t most, uint64_t& value) {
   const char* end = text.data() + text.size();
@@ -25,18 +26,24 @@ bool read(const std::string& text, uint64_t least, uint64_t most, T& target) {
 }
 
 bool read_mode(const std::string& text, Mode& mode) {
-  if (text == "lazy") mode = Mode::kLazy;
-  else if (text == "random") mode = Mode::kRandom;
-  else if (text == "eager") mode = Mode::kEager;
-  else return false;
+  if (text == "lazy")
+    mode = Mode::kLazy;
+  else if (text == "random")
+    mode = Mode::kRandom;
+  else if (text == "eager")
+    mode = Mode::kEager;
+  else
+    return false;
   return true;
 }
 
 std::vector<std::string> split(const std::string& text) {
   std::vector<std::string> parts(1);
   for (char c : text) {
-    if (c == ',') parts.emplace_back();
-    else parts.back() += c;
+    if (c == ',')
+      parts.emplace_back();
+    else
+      parts.back() += c;
   }
   return parts;
 }

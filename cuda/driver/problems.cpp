@@ -41,7 +41,8 @@ struct Strict {
   ~Strict() {
     if (!options().strict) return;
     const std::lock_guard lock(state().mutex);
-    const std::vector<std::string> alive = live_objects();
+    std::vector<std::string> alive = live_objects();
+    alive.insert(alive.end(), state().left_behind.begin(), state().left_behind.end());
     if (problems().empty() && alive.empty()) return;
     std::fprintf(stderr, "[fake CUDA] FAKE_CUDA_STRICT: %zu problems, %zu live objects at exit\n", problems().size(),
                  alive.size());

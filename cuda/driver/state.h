@@ -135,12 +135,13 @@ struct State {
   std::vector<Stream*> streams;
   std::map<uint64_t, Allocation*> allocations;  // by base; freed ones stay: their addresses are never used again
   uint64_t used = 0;
+  std::vector<std::string> left_behind;  // alive when its context was destroyed
   Context* primary = nullptr;
   Context* foreign = nullptr;  // of the fault of this name
   std::vector<Capture*> captures;
   std::map<std::string, uint64_t> calls;
   uint64_t random = 0;
-  Clock host;  // what the host has waited for
+  Clock host;                                     // what the host has waited for
   std::map<uint64_t, CaptureMode> capture_modes;  // of threads that do not forbid all that a capture would not see
 };
 

@@ -34,7 +34,8 @@ Result invalid(Call& call, const char* rule, uint64_t value) {
 
 Result check_dimensions(Call& call, const Tiled& t) {
   for (uint32_t i = 0; i < t.rank; ++i) {
-    if (t.dims[i] == 0 || t.dims[i] > uint64_t{1} << 32) return invalid(call, "a dimension must be 1 to 2^32", t.dims[i]);
+    if (t.dims[i] == 0 || t.dims[i] > uint64_t{1} << 32)
+      return invalid(call, "a dimension must be 1 to 2^32", t.dims[i]);
     if (t.box[i] == 0 || t.box[i] > 256) return invalid(call, "a box must be 1 to 256", t.box[i]);
     const uint32_t stride = planted(Fault::kZeroElementStrides) ? 0 : t.element_strides[i];
     if (stride == 0 || stride > 8) return invalid(call, "an element stride must be 1 to 8", stride);
@@ -51,9 +52,11 @@ Result check(Call& call, const Tiled& t) {
   if (t.type < 0 || t.type >= kTensorTypes) return invalid(call, "no such data type", static_cast<uint64_t>(t.type));
   if (t.rank == 0 || t.rank > kMaxRank) return invalid(call, "the rank must be 1 to 5", t.rank);
   if (t.base == 0 || t.base % 16 != 0) return invalid(call, "the address must be aligned to 16 bytes", t.base);
-  if (t.swizzle < 0 || t.swizzle >= static_cast<int>(kSwizzles)) return invalid(call, "no such swizzle", static_cast<uint64_t>(t.swizzle));
+  if (t.swizzle < 0 || t.swizzle >= static_cast<int>(kSwizzles))
+    return invalid(call, "no such swizzle", static_cast<uint64_t>(t.swizzle));
   if (t.promotion < 0 || t.promotion > 3) return invalid(call, "no such promotion", static_cast<uint64_t>(t.promotion));
-  if (t.interleave < 0 || t.interleave > 2) return invalid(call, "no such interleave", static_cast<uint64_t>(t.interleave));
+  if (t.interleave < 0 || t.interleave > 2)
+    return invalid(call, "no such interleave", static_cast<uint64_t>(t.interleave));
   if (t.interleave != 0) return call.fail(CUDA_ERROR_NOT_SUPPORTED, "interleave is not modelled");
   if (const Result result = check_dimensions(call, t); result != CUDA_SUCCESS) return result;
   const uint64_t inner = t.box[0] * t.element();
@@ -70,8 +73,9 @@ void note_oddities(const Tiled& t) {
   const uint64_t row = t.dims[0] * t.element();
   for (uint32_t i = 0; i + 1 < t.rank; ++i) {
     if (t.dims[i + 1] > 1 && t.strides[i] < row) {
-      note(this_thread(), "rows-overlap", "a tensor map: stride 0x%llx of dimension %u is less than a row of 0x%llx bytes",
-           printable(t.strides[i]), i + 1, printable(row));
+      note(this_thread(), "rows-overlap",
+           "a tensor map: stride 0x%llx of dimension %u is less than a row of 0x%llx bytes", printable(t.strides[i]),
+           i + 1, printable(row));
     }
     if (i > 0 && t.dims[i + 1] > 1 && t.dims[i] > 1 && t.strides[i] % t.strides[i - 1] != 0) {
       note(this_thread(), "stride-multiple", "a tensor map: stride 0x%llx of dimension %u is no multiple of 0x%llx",
@@ -100,10 +104,17 @@ Result encode(Call& call, void* map, const Tiled& t) {
   EmuTensorMapSpec spec = {};
   spec.base = reinterpret_cast<const void*>(t.base);
   switch (t.type) {
-    case kTensorU8: spec.element = EMU_U8; break;
-    case kTensorBf16: spec.element = EMU_BF16; break;
-    case kTensorF32: spec.element = EMU_F32; break;
-    default: return call.fail(CUDA_ERROR_NOT_SUPPORTED, "data type %d is not modelled", t.type);
+    case kTensorU8:
+      spec.element = EMU_U8;
+      break;
+    case kTensorBf16:
+      spec.element = EMU_BF16;
+      break;
+    case kTensorF32:
+      spec.element = EMU_F32;
+      break;
+    default:
+      return call.fail(CUDA_ERROR_NOT_SUPPORTED, "data type %d is not modelled", t.type);
   }
   spec.swizzle = static_cast<uint32_t>(t.swizzle);
   spec.rank = t.rank;
@@ -126,7 +137,8 @@ DRIVER_API Result cuTensorMapEncodeTiled(void* map, int type, uint32_t rank, voi
                                          int interleave, int swizzle, int promotion, int fill) {
   Call call("cuTensorMapEncodeTiled");
   if (call.result != CUDA_SUCCESS) return call.result;
-  if (map == nullptr || dims == nullptr || box == nullptr || element_strides == nullptr || (rank > 1 && strides == nullptr)) {
+  if (map == nullptr || dims == nullptr || box == nullptr || element_strides == nullptr ||
+      (rank > 1 && strides == nullptr)) {
     return call.fail(CUDA_ERROR_INVALID_VALUE, "an argument is null");
   }
   if (reinterpret_cast<uint64_t>(map) % 64 != 0) {

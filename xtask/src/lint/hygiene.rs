@@ -1,4 +1,4 @@
-//! Where `unsafe` may stand, and what must not be committed.
+//! Where `unsafe` may stand, what the fake driver may know, and what must not be committed.
 
 use super::Finding;
 use super::source::Source;
@@ -7,7 +7,25 @@ use super::source::Source;
 const UNSAFE: [&str; 4] = ["src/bindings.rs", "src/device.rs", "src/ffi.rs", "src/launch.rs"];
 
 pub fn check(sources: &[Source]) -> Vec<Finding> {
-    sources.iter().flat_map(|source| [unsafe_code(source), places(source)].concat()).collect()
+    let rules = [unsafe_code, driver_includes, places];
+    sources.iter().flat_map(|source| rules.iter().flat_map(|rule| rule(source))).collect()
+}
+
+/// The fake driver sees the emulator as any caller does, and no header of NVIDIA's.
+fn driver_includes(source: &Source) -> Vec<Finding> {
+    if !source.is_in("cuda/driver") {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for (number, line) in source.text.lines().enumerate() {
+        let Some(file) = line.strip_prefix("#include ") else { continue };
+        let own = file.starts_with("\"driver/") || file == "\"emu/emu.h\"";
+        if !own && (!file.starts_with('<') || file.contains("cuda")) {
+            let message = format!("includes {file}; the fake driver knows driver/ and emu/emu.h alone");
+            findings.push(Finding::new(source, number + 1, message));
+        }
+    }
+    findings
 }
 
 fn unsafe_code(source: &Source) -> Vec<Finding> {
@@ -57,6 +75,18 @@ fn is_absolute(line: &str, at: usize, folder: &str) -> bool {
 mod tests {
     use super::super::tests::messages;
     use super::*;
+
+    #[test]
+    fn the_driver_knows_the_emulator_by_one_header() {
+        let fine = "#include <map>\n#include \"driver/api.h\"\n#include \"emu/emu.h\"\n";
+        assert_eq!(messages(check, "cuda/driver/a.cpp", fine), [""; 0]);
+        for file in ["<cuda.h>", "\"emu/model.h\"", "\"params.h\""] {
+            let found = messages(check, "cuda/driver/a.cpp", &format!("#include {file}\n"));
+            let why = "the fake driver knows driver/ and emu/emu.h alone";
+            assert_eq!(found, [format!("cuda/driver/a.cpp:1: includes {file}; {why}")]);
+        }
+        assert_eq!(messages(check, "cuda/emu/a.cpp", "#include \"emu/model.h\"\n"), [""; 0]);
+    }
 
     #[test]
     fn unsafe_outside_its_files_is_found() {

@@ -3,24 +3,32 @@
 use super::Finding;
 use super::source::{Source, functions};
 
-/// Lines of a kernel file.
-const KERNEL_FILE: usize = 400;
+/// Lines of a file of kernels or of the fake driver.
+const FILE: usize = 400;
+/// Where files are measured.
+const SHORT_FILES: [&str; 2] = ["cuda/kernels", "cuda/driver"];
 /// Lines of a function, from its name to its brace.
 const FUNCTION: usize = 80;
 /// Where functions are measured.
-const FOLDERS: [&str; 7] =
-    ["cuda/kernels", "cuda/tile", "cuda/emu", "cuda/sm90", "src", "build", "xtask/src"];
+const FOLDERS: [&str; 9] = [
+    "cuda/kernels",
+    "cuda/tile",
+    "cuda/emu",
+    "cuda/driver",
+    "cuda/sm90",
+    "src",
+    "build",
+    "tests/driver",
+    "xtask/src",
+];
 
 pub fn check(sources: &[Source]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for source in sources {
         let lines = source.text.lines().count();
-        if source.is_in("cuda/kernels") && source.path.ends_with(".cuh") && lines > KERNEL_FILE {
-            findings.push(Finding::new(
-                source,
-                0,
-                format!("{lines} lines; a kernel file has at most {KERNEL_FILE}"),
-            ));
+        let code = !source.path.ends_with(".md");
+        if code && lines > FILE && SHORT_FILES.iter().any(|folder| source.is_in(folder)) {
+            findings.push(Finding::new(source, 0, format!("{lines} lines; a file here has at most {FILE}")));
         }
         if FOLDERS.iter().any(|folder| source.is_in(folder)) {
             let long = functions(source).into_iter().filter(|function| function.lines > FUNCTION);
@@ -47,6 +55,7 @@ mod tests {
         for (path, opening) in [
             ("src/a/b.rs", "fn long()"),
             ("cuda/emu/a.cpp", "void long()"),
+            ("cuda/driver/a.cpp", "DRIVER_API Result long(int x)"),
             ("cuda/emu/ptx/a.h", "PTX_DEVICE void long(int x)"),
         ] {
             assert_eq!(messages(check, path, &function(opening, FUNCTION)), [""; 0]);
@@ -56,8 +65,11 @@ mod tests {
     }
 
     #[test]
-    fn long_kernel_files_are_found() {
-        assert_eq!(messages(check, "cuda/kernels/a.cuh", &"\n".repeat(KERNEL_FILE)), [""; 0]);
-        assert_eq!(messages(check, "cuda/kernels/a.cuh", &"\n".repeat(KERNEL_FILE + 1)).len(), 1);
+    fn long_files_are_found() {
+        for path in ["cuda/kernels/a.cuh", "cuda/driver/a.cpp"] {
+            assert_eq!(messages(check, path, &"\n".repeat(FILE)), [""; 0]);
+            assert_eq!(messages(check, path, &"\n".repeat(FILE + 1)).len(), 1);
+        }
+        assert_eq!(messages(check, "cuda/kernels/a.md", &"\n".repeat(FILE + 1)), [""; 0]);
     }
 }
