@@ -15,7 +15,7 @@ use deepseek_kernels::{
     Buffer, Device, F8E4M3, Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmChoice, MMajor, Matrix, MatrixMut,
     OutputType, Scales1x128, Scales128x128, Stream, bf16,
 };
-use timing::L2;
+use gpu::{Gpu, L2};
 
 /// (n, k) of the layers, and some that are small.
 const LAYERS: [(usize, usize); 7] =
@@ -79,17 +79,16 @@ impl Problem {
 }
 
 fn kernels(c: &mut Criterion) {
-    let Some((device, mut timer)) = gpu::open("fp8_gemm") else { return };
-    let stream = device.stream().expect("a stream");
+    let Some(mut gpu) = Gpu::open("fp8_gemm") else { return };
     for &(n, k) in gpu::shapes(&LAYERS, &SMALL_LAYERS) {
         let mut group = c.benchmark_group(format!("fp8_gemm/n{n}_k{k}"));
         for &m in gpu::shapes(&ROWS, &FEW_ROWS) {
-            let mut problem = Problem::new(&device, (m, n, k));
-            problem.check(stream);
+            let mut problem = Problem::new(&gpu.device, (m, n, k));
+            problem.check(gpu.stream());
             group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
             for (name, l2) in [("warm", L2::Warm), ("cold", L2::Cold)] {
                 group.bench_function(BenchmarkId::new(name, m), |b| {
-                    gpu::measure(b, &mut timer, l2, |stream| problem.run(stream));
+                    gpu.measure(b, l2, |stream| problem.run(stream));
                 });
             }
         }

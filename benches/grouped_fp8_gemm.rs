@@ -13,9 +13,9 @@ use deepseek_kernels::{
     Buffer, Device, F8E4M3, GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, MMajor, Matrix,
     MatrixMut, Scales1x128, Segments, Stream, bf16,
 };
+use gpu::{Gpu, L2};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
-use timing::L2;
 
 /// (n, k) of an expert's layers, and a small one.
 const LAYERS: [(usize, usize); 4] = [(6144, 7168), (7168, 3072), (4096, 4096), (4096, 2048)];
@@ -102,16 +102,15 @@ impl Problem {
 }
 
 fn kernels(c: &mut Criterion) {
-    let Some((device, mut timer)) = gpu::open("grouped_fp8_gemm") else { return };
-    let stream = device.stream().expect("a stream");
+    let Some(mut gpu) = Gpu::open("grouped_fp8_gemm") else { return };
     for &(n, k) in gpu::shapes(&LAYERS, &SMALL_LAYERS) {
         let mut group = c.benchmark_group(format!("grouped_fp8_gemm/n{n}_k{k}"));
         for &(experts, average) in gpu::shapes(&EXPERTS, &FEW_EXPERTS) {
-            let mut problem = Problem::new(&device, (experts, average), (n, k));
-            problem.check(stream);
+            let mut problem = Problem::new(&gpu.device, (experts, average), (n, k));
+            problem.check(gpu.stream());
             group.throughput(Throughput::Elements(2 * (problem.rows * n * k) as u64));
             group.bench_function(BenchmarkId::new("cold", format!("{experts}x{average}")), |b| {
-                gpu::measure(b, &mut timer, L2::Cold, |stream| problem.run(stream));
+                gpu.measure(b, L2::Cold, |stream| problem.run(stream));
             });
         }
     }

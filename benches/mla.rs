@@ -16,11 +16,11 @@ use deepseek_kernels::{
     Buffer, DEFAULT_SPLIT_TOKENS, Device, EmptyLse, KvCache, KvFormat, KvPaging, MAX_Q_TOKENS, Matrix,
     MatrixMut, MlaDecode, MlaDecodeArgs, MlaDecodeSpec, Stream, bf16,
 };
+use gpu::{Gpu, L2};
 use mla_shapes::{BF16_ROW, FP8_ROW, Lengths, MlaShape, Source, shapes};
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
-use timing::L2;
 
 const KEY: usize = KvFormat::LATENT + KvFormat::ROPE;
 const LATENT: usize = KvFormat::LATENT;
@@ -193,7 +193,7 @@ fn throughput(shape: &MlaShape, token_bytes: usize) -> Throughput {
 }
 
 fn kernels(c: &mut Criterion) {
-    let Some((device, mut timer)) = gpu::open("mla") else { return };
+    let Some(mut gpu) = Gpu::open("mla") else { return };
     let shapes = if gpu::testing() { small_shapes() } else { shapes() };
     let (shapes, others): (Vec<_>, Vec<_>) =
         shapes.into_iter().partition(|shape| shape.q_tokens <= MAX_Q_TOKENS);
@@ -212,8 +212,8 @@ fn kernels(c: &mut Criterion) {
             for (temperature, l2) in [("warm", L2::Warm), ("cold", L2::Cold)] {
                 let id = BenchmarkId::new(format!("{name}, {temperature}"), shape.name());
                 group.bench_function(id, |b| {
-                    let problem = problem.get_or_insert_with(|| checked(&device, &shape, format));
-                    gpu::measure(b, &mut timer, l2, |stream| problem.run(stream));
+                    let problem = problem.get_or_insert_with(|| checked(&gpu.device, &shape, format));
+                    gpu.measure(b, l2, |stream| problem.run(stream));
                 });
             }
         }

@@ -12,7 +12,7 @@ use deepseek_kernels::{
     KvAppend, KvAppendArgs, KvAppendSpec, KvCacheMut, KvFormat, Matrix, MatrixMut, MergeStates,
     MergeStatesSpec, MlaAbsorb, MlaAbsorbSpec, Rope, RopeArgs, RopeSpec, RopeTable, Stream, YarnRope, bf16,
 };
-use timing::L2;
+use gpu::{Gpu, L2};
 
 const TOKENS: [usize; 4] = [1, 16, 128, 4096];
 const FEW_TOKENS: [usize; 2] = [1, 5];
@@ -195,17 +195,16 @@ fn append<'a>(
 }
 
 fn kernels(c: &mut Criterion) {
-    let Some((device, mut timer)) = gpu::open("mla_around") else { return emulated() };
-    let stream = device.stream().expect("a stream");
+    let Some(mut gpu) = Gpu::open("mla_around") else { return emulated() };
     let heads = if gpu::testing() { FEW_HEADS } else { HEADS };
     let mut group = c.benchmark_group("mla, around attention, cold");
     for &tokens in gpu::shapes(&TOKENS, &FEW_TOKENS) {
-        let mut around = Around::new(&device, tokens, heads);
+        let mut around = Around::new(&gpu.device, tokens, heads);
         for (name, bytes, run) in STEPS {
-            run(&mut around, stream);
+            run(&mut around, gpu.stream());
             group.throughput(Throughput::Bytes(bytes(tokens, heads) as u64));
             group.bench_function(BenchmarkId::new(name, tokens), |b| {
-                gpu::measure(b, &mut timer, L2::Cold, |stream| run(&mut around, stream));
+                gpu.measure(b, L2::Cold, |stream| run(&mut around, stream));
             });
         }
         around.check();

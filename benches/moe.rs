@@ -13,9 +13,9 @@ use deepseek_kernels::{
     MMajor, Matrix, MatrixMut, MoeLayer, MoeLayerArgs, MoeLayerSpec, Routing, ScaleFormat, Scales1x128Mut,
     Segments, Stream, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec, bf16,
 };
+use gpu::{Gpu, L2};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
-use timing::{L2, Timer};
 
 const TOKENS: [usize; 3] = [64, 512, 4096];
 const FEW_TOKENS: [usize; 2] = [3, 6];
@@ -261,49 +261,48 @@ impl Layer {
 /// One cold benchmark, whose throughput is `per_run`.
 fn bench(
     group: &mut BenchmarkGroup<'_, WallTime>,
-    timer: &mut Timer,
+    gpu: &mut Gpu,
     (name, tokens): (&str, usize),
     per_run: Throughput,
     mut run: impl FnMut(Stream<'_>),
 ) {
     group.throughput(per_run);
-    group.bench_function(BenchmarkId::new(name, tokens), |b| gpu::measure(b, timer, L2::Cold, &mut run));
+    group.bench_function(BenchmarkId::new(name, tokens), |b| gpu.measure(b, L2::Cold, &mut run));
 }
 
 fn kernels(c: &mut Criterion) {
-    let Some((device, mut timer)) = gpu::open("moe") else { return };
-    let timer = &mut timer;
+    let Some(gpu) = &mut Gpu::open("moe") else { return };
     let mut group = c.benchmark_group("moe, cold");
     let bytes = |bytes: usize| Throughput::Bytes(bytes as u64);
     for &tokens in gpu::shapes(&TOKENS, &FEW_TOKENS) {
-        let mut routed = Routed::new(&device, tokens);
+        let mut routed = Routed::new(&gpu.device, tokens);
         let per_run = Throughput::Bytes(routed.bytes());
-        bench(&mut group, timer, ("gate", tokens), per_run, |stream| routed.run(stream));
+        bench(&mut group, gpu, ("gate", tokens), per_run, |stream| routed.run(stream));
         let ids = routed.ids.to_vec().expect("ids");
         let experts = routed.spec.experts as i32;
         assert!(ids.iter().all(|id| (0..experts).contains(id)), "the gate chose nobody");
 
-        let mut mapped = Mapped::new(&device, &routed.spec);
-        bench(&mut group, timer, ("map", tokens), bytes(12 * ids.len()), |stream| {
+        let mut mapped = Mapped::new(&gpu.device, &routed.spec);
+        bench(&mut group, gpu, ("map", tokens), bytes(12 * ids.len()), |stream| {
             mapped.run(stream, &routed.ids)
         });
 
         let (rows, hidden) = (ids.len(), routed.spec.hidden);
-        let mut steps = Steps::new(&device, routed.spec, rows);
+        let mut steps = Steps::new(&gpu.device, routed.spec, rows);
         let per_run = bytes(2 * tokens * hidden + rows * (hidden + hidden / 32));
-        bench(&mut group, timer, ("gather", tokens), per_run, |stream| {
+        bench(&mut group, gpu, ("gather", tokens), per_run, |stream| {
             steps.gather(stream, &routed, &mapped);
         });
         let per_run = bytes(rows * (4 * width() + width() + width() / 32));
-        bench(&mut group, timer, ("swiglu", tokens), per_run, |stream| steps.swiglu(stream, &mapped));
+        bench(&mut group, gpu, ("swiglu", tokens), per_run, |stream| steps.swiglu(stream, &mapped));
         let per_run = bytes(2 * (rows + tokens) * hidden);
-        bench(&mut group, timer, ("combine", tokens), per_run, |stream| {
+        bench(&mut group, gpu, ("combine", tokens), per_run, |stream| {
             steps.combine(stream, &routed, &mapped);
         });
 
-        let mut layer = Layer::new(&device, routed.spec);
+        let mut layer = Layer::new(&gpu.device, routed.spec);
         let flops = Throughput::Elements((6 * ids.len() * hidden * width()) as u64);
-        bench(&mut group, timer, ("layer", tokens), flops, |stream| layer.run(stream, &routed));
+        bench(&mut group, gpu, ("layer", tokens), flops, |stream| layer.run(stream, &routed));
         let out = layer.out.to_vec().expect("out");
         assert!(out.iter().all(|x| x.is_finite()), "the layer left something unwritten");
     }
