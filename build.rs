@@ -94,8 +94,8 @@ fn build() -> Result<(), String> {
     }
     #[cfg(not(feature = "emu"))]
     leave_out("EMULATOR", "the feature `emu` is off");
-    if nvcc.is_some() {
-        kernels::write_table(&out, &kernels)?;
+    if let Some(nvcc) = &nvcc {
+        kernels::write_table(&out, nvcc, &kernels)?;
         println!("cargo:rustc-cfg=has_cubins");
     }
     Ok(())

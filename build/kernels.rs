@@ -50,7 +50,7 @@ fn compile(nvcc: &Nvcc, cuda: &Path, file: &Path) -> Result<(), String> {
 }
 
 /// Writes `cubins.rs`: the table of names and images, each aligned as the driver wants it.
-pub fn write_table(out: &Path, kernels: &[KernelSource]) -> Result<(), String> {
+pub fn write_table(out: &Path, nvcc: &Nvcc, kernels: &[KernelSource]) -> Result<(), String> {
     let mut text = String::from(
         "#[repr(C, align(16))]\n\
          struct Image<T: ?Sized>(T);\n\n\
@@ -60,7 +60,8 @@ pub fn write_table(out: &Path, kernels: &[KernelSource]) -> Result<(), String> {
     for KernelSource { name, .. } in kernels {
         let _ = writeln!(text, "    (\"{name}\", &Image(*include_bytes!(\"kernels/{name}.cubin\")).0),");
     }
-    text.push_str("];\n");
+    let major = nvcc.major();
+    let _ = writeln!(text, "];\n\n/// The CUDA whose drivers load them.\nconst CUBINS_CUDA_MAJOR: i32 = {major};");
     write(&out.join("cubins.rs"), &text)
 }
 

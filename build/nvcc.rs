@@ -39,6 +39,14 @@ pub struct Nvcc {
     pub path: PathBuf,
     /// All that `nvcc --version` prints.
     pub version: String,
+    release: Release,
+}
+
+impl Nvcc {
+    /// The generation of CUDA: drivers of the same one load what this compiler makes.
+    pub fn major(&self) -> u32 {
+        self.release.major
+    }
 }
 
 /// Finds nvcc in this process's environment. The error lists every place that was tried, and why it was left.
@@ -93,7 +101,7 @@ fn probe(path: &Path, version: impl Fn(&Path) -> Result<String, String>) -> Resu
     if release < OLDEST {
         return Err(format!("release {}.{} is too old", release.major, release.minor));
     }
-    Ok(Nvcc { path, version })
+    Ok(Nvcc { path, version, release })
 }
 
 fn version(nvcc: &Path) -> Result<String, String> {

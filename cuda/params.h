@@ -34,7 +34,7 @@ typedef struct Fp8GemmParams {
 typedef struct GroupedFp8GemmParams {
   Fp8GemmParams gemm;    // m: rows of A and D
   const int32_t* rows;   // ragged: [experts + 1], where segments start and the last ends; masked: [experts], rows used
-  uint32_t* error_word;  // bits of DeviceFault
+  uint32_t* error_words;  // [FAULT_KINDS]
   uint32_t experts;      // at most MAX_EXPERTS
   uint32_t ragged;       // 1: segments follow each other; 0: masked, segment e starts at e * max_rows
   uint32_t max_rows;     // masked: rows of a segment
@@ -48,15 +48,17 @@ typedef enum ScaleFormat {
   SCALE_POWER_OF_TWO = 1,  // rounded up to the next power of two
 } ScaleFormat;
 
-// What a kernel can find wrong with data that the host cannot see; bits of the device's error word.
+// What a kernel can find wrong with data that the host cannot see: one of the device's error words each, so that a report
+// is a store that no other can undo.
 typedef enum DeviceFault {
-  FAULT_NONFINITE_INPUT = 1,  // a quantiser met Inf or NaN
-  FAULT_SEGMENT = 2,          // the rows of an expert are not within the rows there are, or not in order
-  FAULT_EXPERT_ID = 4,        // an expert id is neither -1 nor one of the experts
-  FAULT_PAGE_ID = 16,         // a page table names a page that the cache does not have
-  FAULT_SEQUENCE_LENGTH = 32, // a sequence is longer than its pages, or its length is negative
-  FAULT_CACHE_SLOT = 8,       // a slot is neither -1 nor a row of the cache
-  FAULT_POSITION = 64,        // a position is not in the table of angles
+  FAULT_NONFINITE_INPUT,  // a quantiser met Inf or NaN
+  FAULT_SEGMENT,          // the rows of an expert are not within the rows there are, or not in order
+  FAULT_EXPERT_ID,        // an expert id is neither -1 nor one of the experts
+  FAULT_CACHE_SLOT,       // a slot is neither -1 nor a row of the cache
+  FAULT_PAGE_ID,          // a page table names a page that the cache does not have
+  FAULT_SEQUENCE_LENGTH,  // a sequence is longer than its pages, or its length is negative
+  FAULT_POSITION,         // a position is not in the table of angles
+  FAULT_KINDS,
 } DeviceFault;
 
 // x [m, k] -> q [m, k] with one scale per 1x128 (activations).
@@ -64,7 +66,7 @@ typedef struct Quantize1x128Params {
   const uint16_t* x;      // BF16 [m, x_pitch]
   uint8_t* q;             // E4M3 [m, q_pitch]
   float* sf;              // FP32, element (row, g) at row * sf_row_stride + g * sf_group_stride
-  uint32_t* error_word;   // bits of DeviceFault
+  uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t x_pitch, q_pitch;
   uint64_t sf_row_stride, sf_group_stride;
   uint32_t m;
@@ -77,7 +79,7 @@ typedef struct Quantize128x128Params {
   const uint16_t* x;      // BF16 [n, x_pitch]
   uint8_t* q;             // E4M3 [n, q_pitch]
   float* sf;              // FP32 [ceil(n/128), sf_pitch]
-  uint32_t* error_word;   // bits of DeviceFault
+  uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t x_pitch, q_pitch, sf_pitch;
   uint32_t n;
   uint32_t k_blocks;      // k / 128
@@ -101,7 +103,7 @@ typedef struct ExpertMapParams {
   int32_t* counts;         // [experts], slots that have a row
   int32_t* demand;         // [experts + 1], slots that asked for the expert; last: ids that are none
   uint32_t* block_counts;  // workspace [experts + 1, blocks]
-  uint32_t* error_word;    // bits of DeviceFault
+  uint32_t* error_words;  // [FAULT_KINDS]
   uint32_t slots, rows;
   uint32_t experts;        // at most MAX_EXPERTS
   uint32_t blocks;         // of 256 slots
@@ -124,7 +126,7 @@ typedef struct GatherQuantizeParams {
   UsedRows used;
   uint8_t* q;               // E4M3 [rows, q_pitch]
   float* sf;                // FP32 [k_blocks, sf_pitch]
-  uint32_t* error_word;     // bits of DeviceFault
+  uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t x_pitch, q_pitch, sf_pitch;
   uint32_t slots, top_k;
   uint32_t k_blocks;        // hidden / 128
@@ -139,7 +141,7 @@ typedef struct SwigluQuantizeParams {
   UsedRows used;
   uint8_t* q;               // E4M3 [rows, q_pitch]
   float* sf;                // FP32 [k_blocks, sf_pitch]
-  uint32_t* error_word;     // bits of DeviceFault
+  uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t x_pitch, q_pitch, sf_pitch;
   float clamp;              // gate <= clamp, |up| <= clamp; Inf: not clamped
   uint32_t slots;
@@ -155,7 +157,7 @@ typedef struct CombineParams {
   const uint16_t* shared;    // BF16 [tokens, shared_pitch], or null
   const uint16_t* residual;  // BF16 [tokens, residual_pitch], or null
   uint16_t* out;             // BF16 [tokens, out_pitch]
-  uint32_t* error_word;      // bits of DeviceFault
+  uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t y_pitch, shared_pitch, residual_pitch, out_pitch;
   uint32_t tokens, top_k, rows;
   uint32_t pieces;           // hidden / 8
@@ -198,7 +200,7 @@ typedef struct GateSelectParams {
   int32_t* ids;               // [t, ids_pitch]
   float* weights;             // FP32 [t, weights_pitch]
   float* scores;              // FP32 [t, scores_pitch] of all experts, without bias; null: not wanted
-  uint32_t* error_word;       // bits of DeviceFault
+  uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t chunk_stride;      // elements from one chunk of logits to the next
   uint64_t logits_pitch, fixed_pitch, ids_pitch, weights_pitch, scores_pitch;
   uint32_t t, experts, chunks;
@@ -214,7 +216,7 @@ typedef struct GateSelectParams {
 typedef struct ExpertLoadParams {
   const int32_t* ids;    // [t, ids_pitch], of which `slots` columns count; -1: none
   uint32_t* counts;      // [experts]
-  uint32_t* error_word;  // bits of DeviceFault
+  uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t ids_pitch;
   uint32_t t, slots, experts;
 } ExpertLoadParams;
@@ -255,7 +257,7 @@ typedef struct MlaPlanTables {
 typedef struct MlaScheduleParams {
   const int32_t* lengths;  // [batch], tokens in the cache
   MlaPlanTables tables;
-  uint32_t* error_word;    // bits of DeviceFault
+  uint32_t* error_words;  // [FAULT_KINDS]
   uint32_t batch;
   uint32_t capacity;       // tokens that the pages of a sequence hold
   uint32_t split_tokens;   // a multiple of MLA_BLOCK_TOKENS
@@ -272,7 +274,7 @@ typedef struct MlaDecodeParams {
   float* lse;                 // FP32 [batch, rows], natural logarithm
   float* part_out;            // FP32 [splits, rows, 512], sums that are not divided yet
   float* part_state;          // FP32 [splits, rows, 2]: m in units of log2, l
-  uint32_t* error_word;       // bits of DeviceFault
+  uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t kv_pitch;          // FP8 cache: bytes from row to row
   uint64_t table_pitch;
   uint32_t batch;
@@ -336,7 +338,7 @@ typedef struct KvAppendParams {
   const uint16_t* k_pe;    // BF16 [tokens, k_pe_pitch], rotated
   const int32_t* slots;    // [tokens], rows of the cache; -1: none
   uint8_t* cache;          // [rows, cache_pitch]
-  uint32_t* error_word;    // bits of DeviceFault
+  uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t latent_pitch, k_pe_pitch;
   uint64_t cache_pitch;    // bytes
   uint32_t tokens, rows;
@@ -350,7 +352,7 @@ typedef struct RopeParams {
   const int32_t* positions;  // [tokens], rows of the table
   const float* table;        // FP32 [table_rows, table_pitch]: cos, sin of pair 0, cos, sin of pair 1, ...
   uint16_t* out;             // BF16 [tokens, heads, 64] by its strides
-  uint32_t* error_word;      // bits of DeviceFault
+  uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t x_token_stride, x_head_stride, out_token_stride, out_head_stride, table_pitch;
   uint32_t tokens, heads;
   uint32_t table_rows;

@@ -64,11 +64,12 @@ impl ExpertLoad {
         let params = ExpertLoadParams {
             ids: launch.read(c"ids", &ids.slice)?.cast(),
             counts: launch.write(c"counts", &mut counts.slice)?.cast(),
-            error_word: launch.error_word().cast(),
+            error_words: launch.error_words().cast(),
             ids_pitch: ids.extent.pitch as u64,
             t: tokens as u32,
             slots: slots as u32,
             experts: experts as u32,
+            ..Default::default()
         };
         launch.run(self.grid, EXPERT_LOAD.threads, EXPERT_LOAD.smem_bytes, &params)
     }

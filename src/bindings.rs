@@ -39,6 +39,7 @@ pub struct Fp8GemmParams {
     pub n: u32,
     pub k_blocks: u32,
     pub accumulate: u32,
+    pub __bindgen_padding_0: [u8; 76usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -76,10 +77,11 @@ impl Default for Fp8GemmParams {
 pub struct GroupedFp8GemmParams {
     pub gemm: Fp8GemmParams,
     pub rows: *const i32,
-    pub error_word: *mut u32,
+    pub error_words: *mut u32,
     pub experts: u32,
     pub ragged: u32,
     pub max_rows: u32,
+    pub __bindgen_padding_0: [u8; 100usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -89,8 +91,8 @@ const _: () = {
         [::core::mem::offset_of!(GroupedFp8GemmParams, gemm) - 0usize];
     ["Offset of field: GroupedFp8GemmParams::rows"]
         [::core::mem::offset_of!(GroupedFp8GemmParams, rows) - 640usize];
-    ["Offset of field: GroupedFp8GemmParams::error_word"]
-        [::core::mem::offset_of!(GroupedFp8GemmParams, error_word) - 648usize];
+    ["Offset of field: GroupedFp8GemmParams::error_words"]
+        [::core::mem::offset_of!(GroupedFp8GemmParams, error_words) - 648usize];
     ["Offset of field: GroupedFp8GemmParams::experts"]
         [::core::mem::offset_of!(GroupedFp8GemmParams, experts) - 656usize];
     ["Offset of field: GroupedFp8GemmParams::ragged"]
@@ -112,13 +114,14 @@ pub type _bindgen_ty_1 = core::ffi::c_uint;
 pub const SCALE_FP32: ScaleFormat = 0;
 pub const SCALE_POWER_OF_TWO: ScaleFormat = 1;
 pub type ScaleFormat = core::ffi::c_uint;
-pub const FAULT_NONFINITE_INPUT: DeviceFault = 1;
-pub const FAULT_SEGMENT: DeviceFault = 2;
-pub const FAULT_EXPERT_ID: DeviceFault = 4;
-pub const FAULT_PAGE_ID: DeviceFault = 16;
-pub const FAULT_SEQUENCE_LENGTH: DeviceFault = 32;
-pub const FAULT_CACHE_SLOT: DeviceFault = 8;
-pub const FAULT_POSITION: DeviceFault = 64;
+pub const FAULT_NONFINITE_INPUT: DeviceFault = 0;
+pub const FAULT_SEGMENT: DeviceFault = 1;
+pub const FAULT_EXPERT_ID: DeviceFault = 2;
+pub const FAULT_CACHE_SLOT: DeviceFault = 3;
+pub const FAULT_PAGE_ID: DeviceFault = 4;
+pub const FAULT_SEQUENCE_LENGTH: DeviceFault = 5;
+pub const FAULT_POSITION: DeviceFault = 6;
+pub const FAULT_KINDS: DeviceFault = 7;
 pub type DeviceFault = core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -126,7 +129,7 @@ pub struct Quantize1x128Params {
     pub x: *const u16,
     pub q: *mut u8,
     pub sf: *mut f32,
-    pub error_word: *mut u32,
+    pub error_words: *mut u32,
     pub x_pitch: u64,
     pub q_pitch: u64,
     pub sf_row_stride: u64,
@@ -134,6 +137,7 @@ pub struct Quantize1x128Params {
     pub m: u32,
     pub k_blocks: u32,
     pub scale_format: u32,
+    pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -142,8 +146,8 @@ const _: () = {
     ["Offset of field: Quantize1x128Params::x"][::core::mem::offset_of!(Quantize1x128Params, x) - 0usize];
     ["Offset of field: Quantize1x128Params::q"][::core::mem::offset_of!(Quantize1x128Params, q) - 8usize];
     ["Offset of field: Quantize1x128Params::sf"][::core::mem::offset_of!(Quantize1x128Params, sf) - 16usize];
-    ["Offset of field: Quantize1x128Params::error_word"]
-        [::core::mem::offset_of!(Quantize1x128Params, error_word) - 24usize];
+    ["Offset of field: Quantize1x128Params::error_words"]
+        [::core::mem::offset_of!(Quantize1x128Params, error_words) - 24usize];
     ["Offset of field: Quantize1x128Params::x_pitch"]
         [::core::mem::offset_of!(Quantize1x128Params, x_pitch) - 32usize];
     ["Offset of field: Quantize1x128Params::q_pitch"]
@@ -173,13 +177,14 @@ pub struct Quantize128x128Params {
     pub x: *const u16,
     pub q: *mut u8,
     pub sf: *mut f32,
-    pub error_word: *mut u32,
+    pub error_words: *mut u32,
     pub x_pitch: u64,
     pub q_pitch: u64,
     pub sf_pitch: u64,
     pub n: u32,
     pub k_blocks: u32,
     pub scale_format: u32,
+    pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -189,8 +194,8 @@ const _: () = {
     ["Offset of field: Quantize128x128Params::q"][::core::mem::offset_of!(Quantize128x128Params, q) - 8usize];
     ["Offset of field: Quantize128x128Params::sf"]
         [::core::mem::offset_of!(Quantize128x128Params, sf) - 16usize];
-    ["Offset of field: Quantize128x128Params::error_word"]
-        [::core::mem::offset_of!(Quantize128x128Params, error_word) - 24usize];
+    ["Offset of field: Quantize128x128Params::error_words"]
+        [::core::mem::offset_of!(Quantize128x128Params, error_words) - 24usize];
     ["Offset of field: Quantize128x128Params::x_pitch"]
         [::core::mem::offset_of!(Quantize128x128Params, x_pitch) - 32usize];
     ["Offset of field: Quantize128x128Params::q_pitch"]
@@ -259,7 +264,7 @@ pub struct ExpertMapParams {
     pub counts: *mut i32,
     pub demand: *mut i32,
     pub block_counts: *mut u32,
-    pub error_word: *mut u32,
+    pub error_words: *mut u32,
     pub slots: u32,
     pub rows: u32,
     pub experts: u32,
@@ -282,8 +287,8 @@ const _: () = {
     ["Offset of field: ExpertMapParams::demand"][::core::mem::offset_of!(ExpertMapParams, demand) - 40usize];
     ["Offset of field: ExpertMapParams::block_counts"]
         [::core::mem::offset_of!(ExpertMapParams, block_counts) - 48usize];
-    ["Offset of field: ExpertMapParams::error_word"]
-        [::core::mem::offset_of!(ExpertMapParams, error_word) - 56usize];
+    ["Offset of field: ExpertMapParams::error_words"]
+        [::core::mem::offset_of!(ExpertMapParams, error_words) - 56usize];
     ["Offset of field: ExpertMapParams::slots"][::core::mem::offset_of!(ExpertMapParams, slots) - 64usize];
     ["Offset of field: ExpertMapParams::rows"][::core::mem::offset_of!(ExpertMapParams, rows) - 68usize];
     ["Offset of field: ExpertMapParams::experts"]
@@ -310,6 +315,7 @@ pub struct UsedRows {
     pub total: u32,
     pub experts: u32,
     pub max_rows: u32,
+    pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -337,7 +343,7 @@ pub struct GatherQuantizeParams {
     pub used: UsedRows,
     pub q: *mut u8,
     pub sf: *mut f32,
-    pub error_word: *mut u32,
+    pub error_words: *mut u32,
     pub x_pitch: u64,
     pub q_pitch: u64,
     pub sf_pitch: u64,
@@ -358,8 +364,8 @@ const _: () = {
     ["Offset of field: GatherQuantizeParams::q"][::core::mem::offset_of!(GatherQuantizeParams, q) - 40usize];
     ["Offset of field: GatherQuantizeParams::sf"]
         [::core::mem::offset_of!(GatherQuantizeParams, sf) - 48usize];
-    ["Offset of field: GatherQuantizeParams::error_word"]
-        [::core::mem::offset_of!(GatherQuantizeParams, error_word) - 56usize];
+    ["Offset of field: GatherQuantizeParams::error_words"]
+        [::core::mem::offset_of!(GatherQuantizeParams, error_words) - 56usize];
     ["Offset of field: GatherQuantizeParams::x_pitch"]
         [::core::mem::offset_of!(GatherQuantizeParams, x_pitch) - 64usize];
     ["Offset of field: GatherQuantizeParams::q_pitch"]
@@ -393,7 +399,7 @@ pub struct SwigluQuantizeParams {
     pub used: UsedRows,
     pub q: *mut u8,
     pub sf: *mut f32,
-    pub error_word: *mut u32,
+    pub error_words: *mut u32,
     pub x_pitch: u64,
     pub q_pitch: u64,
     pub sf_pitch: u64,
@@ -416,8 +422,8 @@ const _: () = {
     ["Offset of field: SwigluQuantizeParams::q"][::core::mem::offset_of!(SwigluQuantizeParams, q) - 48usize];
     ["Offset of field: SwigluQuantizeParams::sf"]
         [::core::mem::offset_of!(SwigluQuantizeParams, sf) - 56usize];
-    ["Offset of field: SwigluQuantizeParams::error_word"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, error_word) - 64usize];
+    ["Offset of field: SwigluQuantizeParams::error_words"]
+        [::core::mem::offset_of!(SwigluQuantizeParams, error_words) - 64usize];
     ["Offset of field: SwigluQuantizeParams::x_pitch"]
         [::core::mem::offset_of!(SwigluQuantizeParams, x_pitch) - 72usize];
     ["Offset of field: SwigluQuantizeParams::q_pitch"]
@@ -451,7 +457,7 @@ pub struct CombineParams {
     pub shared: *const u16,
     pub residual: *const u16,
     pub out: *mut u16,
-    pub error_word: *mut u32,
+    pub error_words: *mut u32,
     pub y_pitch: u64,
     pub shared_pitch: u64,
     pub residual_pitch: u64,
@@ -471,8 +477,8 @@ const _: () = {
     ["Offset of field: CombineParams::shared"][::core::mem::offset_of!(CombineParams, shared) - 24usize];
     ["Offset of field: CombineParams::residual"][::core::mem::offset_of!(CombineParams, residual) - 32usize];
     ["Offset of field: CombineParams::out"][::core::mem::offset_of!(CombineParams, out) - 40usize];
-    ["Offset of field: CombineParams::error_word"]
-        [::core::mem::offset_of!(CombineParams, error_word) - 48usize];
+    ["Offset of field: CombineParams::error_words"]
+        [::core::mem::offset_of!(CombineParams, error_words) - 48usize];
     ["Offset of field: CombineParams::y_pitch"][::core::mem::offset_of!(CombineParams, y_pitch) - 56usize];
     ["Offset of field: CombineParams::shared_pitch"]
         [::core::mem::offset_of!(CombineParams, shared_pitch) - 64usize];
@@ -555,7 +561,7 @@ pub struct GateSelectParams {
     pub ids: *mut i32,
     pub weights: *mut f32,
     pub scores: *mut f32,
-    pub error_word: *mut u32,
+    pub error_words: *mut u32,
     pub chunk_stride: u64,
     pub logits_pitch: u64,
     pub fixed_pitch: u64,
@@ -573,6 +579,7 @@ pub struct GateSelectParams {
     pub group_score: u32,
     pub normalize: u32,
     pub route_scale: f32,
+    pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -588,8 +595,8 @@ const _: () = {
         [::core::mem::offset_of!(GateSelectParams, weights) - 40usize];
     ["Offset of field: GateSelectParams::scores"]
         [::core::mem::offset_of!(GateSelectParams, scores) - 48usize];
-    ["Offset of field: GateSelectParams::error_word"]
-        [::core::mem::offset_of!(GateSelectParams, error_word) - 56usize];
+    ["Offset of field: GateSelectParams::error_words"]
+        [::core::mem::offset_of!(GateSelectParams, error_words) - 56usize];
     ["Offset of field: GateSelectParams::chunk_stride"]
         [::core::mem::offset_of!(GateSelectParams, chunk_stride) - 64usize];
     ["Offset of field: GateSelectParams::logits_pitch"]
@@ -637,11 +644,12 @@ impl Default for GateSelectParams {
 pub struct ExpertLoadParams {
     pub ids: *const i32,
     pub counts: *mut u32,
-    pub error_word: *mut u32,
+    pub error_words: *mut u32,
     pub ids_pitch: u64,
     pub t: u32,
     pub slots: u32,
     pub experts: u32,
+    pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -649,8 +657,8 @@ const _: () = {
     ["Alignment of ExpertLoadParams"][::core::mem::align_of::<ExpertLoadParams>() - 8usize];
     ["Offset of field: ExpertLoadParams::ids"][::core::mem::offset_of!(ExpertLoadParams, ids) - 0usize];
     ["Offset of field: ExpertLoadParams::counts"][::core::mem::offset_of!(ExpertLoadParams, counts) - 8usize];
-    ["Offset of field: ExpertLoadParams::error_word"]
-        [::core::mem::offset_of!(ExpertLoadParams, error_word) - 16usize];
+    ["Offset of field: ExpertLoadParams::error_words"]
+        [::core::mem::offset_of!(ExpertLoadParams, error_words) - 16usize];
     ["Offset of field: ExpertLoadParams::ids_pitch"]
         [::core::mem::offset_of!(ExpertLoadParams, ids_pitch) - 24usize];
     ["Offset of field: ExpertLoadParams::t"][::core::mem::offset_of!(ExpertLoadParams, t) - 32usize];
@@ -772,10 +780,11 @@ impl Default for MlaPlanTables {
 pub struct MlaScheduleParams {
     pub lengths: *const i32,
     pub tables: MlaPlanTables,
-    pub error_word: *mut u32,
+    pub error_words: *mut u32,
     pub batch: u32,
     pub capacity: u32,
     pub split_tokens: u32,
+    pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -785,8 +794,8 @@ const _: () = {
         [::core::mem::offset_of!(MlaScheduleParams, lengths) - 0usize];
     ["Offset of field: MlaScheduleParams::tables"]
         [::core::mem::offset_of!(MlaScheduleParams, tables) - 8usize];
-    ["Offset of field: MlaScheduleParams::error_word"]
-        [::core::mem::offset_of!(MlaScheduleParams, error_word) - 32usize];
+    ["Offset of field: MlaScheduleParams::error_words"]
+        [::core::mem::offset_of!(MlaScheduleParams, error_words) - 32usize];
     ["Offset of field: MlaScheduleParams::batch"]
         [::core::mem::offset_of!(MlaScheduleParams, batch) - 40usize];
     ["Offset of field: MlaScheduleParams::capacity"]
@@ -816,7 +825,7 @@ pub struct MlaDecodeParams {
     pub lse: *mut f32,
     pub part_out: *mut f32,
     pub part_state: *mut f32,
-    pub error_word: *mut u32,
+    pub error_words: *mut u32,
     pub kv_pitch: u64,
     pub table_pitch: u64,
     pub batch: u32,
@@ -830,6 +839,7 @@ pub struct MlaDecodeParams {
     pub causal: u32,
     pub scale_log2: f32,
     pub empty_lse: f32,
+    pub __bindgen_padding_0: [u8; 124usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -848,8 +858,8 @@ const _: () = {
         [::core::mem::offset_of!(MlaDecodeParams, part_out) - 432usize];
     ["Offset of field: MlaDecodeParams::part_state"]
         [::core::mem::offset_of!(MlaDecodeParams, part_state) - 440usize];
-    ["Offset of field: MlaDecodeParams::error_word"]
-        [::core::mem::offset_of!(MlaDecodeParams, error_word) - 448usize];
+    ["Offset of field: MlaDecodeParams::error_words"]
+        [::core::mem::offset_of!(MlaDecodeParams, error_words) - 448usize];
     ["Offset of field: MlaDecodeParams::kv_pitch"]
         [::core::mem::offset_of!(MlaDecodeParams, kv_pitch) - 456usize];
     ["Offset of field: MlaDecodeParams::table_pitch"]
@@ -893,6 +903,7 @@ pub struct MlaCombineParams {
     pub batch: u32,
     pub rows: u32,
     pub empty_lse: f32,
+    pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -930,6 +941,7 @@ pub struct HeadGemmParams {
     pub map_w: TensorMap,
     pub map_d: TensorMap,
     pub tokens: u32,
+    pub __bindgen_padding_0: [u8; 124usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -983,6 +995,7 @@ pub struct MergeStatesParams {
     pub rows: u32,
     pub o_is_f32: u32,
     pub infinity_is_empty: u32,
+    pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1019,7 +1032,7 @@ pub struct KvAppendParams {
     pub k_pe: *const u16,
     pub slots: *const i32,
     pub cache: *mut u8,
-    pub error_word: *mut u32,
+    pub error_words: *mut u32,
     pub latent_pitch: u64,
     pub k_pe_pitch: u64,
     pub cache_pitch: u64,
@@ -1036,8 +1049,8 @@ const _: () = {
     ["Offset of field: KvAppendParams::k_pe"][::core::mem::offset_of!(KvAppendParams, k_pe) - 8usize];
     ["Offset of field: KvAppendParams::slots"][::core::mem::offset_of!(KvAppendParams, slots) - 16usize];
     ["Offset of field: KvAppendParams::cache"][::core::mem::offset_of!(KvAppendParams, cache) - 24usize];
-    ["Offset of field: KvAppendParams::error_word"]
-        [::core::mem::offset_of!(KvAppendParams, error_word) - 32usize];
+    ["Offset of field: KvAppendParams::error_words"]
+        [::core::mem::offset_of!(KvAppendParams, error_words) - 32usize];
     ["Offset of field: KvAppendParams::latent_pitch"]
         [::core::mem::offset_of!(KvAppendParams, latent_pitch) - 40usize];
     ["Offset of field: KvAppendParams::k_pe_pitch"]
@@ -1066,7 +1079,7 @@ pub struct RopeParams {
     pub positions: *const i32,
     pub table: *const f32,
     pub out: *mut u16,
-    pub error_word: *mut u32,
+    pub error_words: *mut u32,
     pub x_token_stride: u64,
     pub x_head_stride: u64,
     pub out_token_stride: u64,
@@ -1075,6 +1088,7 @@ pub struct RopeParams {
     pub tokens: u32,
     pub heads: u32,
     pub table_rows: u32,
+    pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1084,7 +1098,7 @@ const _: () = {
     ["Offset of field: RopeParams::positions"][::core::mem::offset_of!(RopeParams, positions) - 8usize];
     ["Offset of field: RopeParams::table"][::core::mem::offset_of!(RopeParams, table) - 16usize];
     ["Offset of field: RopeParams::out"][::core::mem::offset_of!(RopeParams, out) - 24usize];
-    ["Offset of field: RopeParams::error_word"][::core::mem::offset_of!(RopeParams, error_word) - 32usize];
+    ["Offset of field: RopeParams::error_words"][::core::mem::offset_of!(RopeParams, error_words) - 32usize];
     ["Offset of field: RopeParams::x_token_stride"]
         [::core::mem::offset_of!(RopeParams, x_token_stride) - 40usize];
     ["Offset of field: RopeParams::x_head_stride"]
@@ -1116,6 +1130,7 @@ pub struct ProbeParams {
     pub input: *const u32,
     pub output: *mut u32,
     pub arguments: [u32; 8usize],
+    pub __bindgen_padding_0: [u8; 80usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1142,16 +1157,20 @@ pub struct EmuRegion {
     pub base: *const core::ffi::c_void,
     pub bytes: u64,
     pub writable: u32,
+    pub __bindgen_padding_0: [u8; 4usize],
     pub name: *const core::ffi::c_char,
+    pub host: u32,
+    pub __bindgen_padding_1: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of EmuRegion"][::core::mem::size_of::<EmuRegion>() - 32usize];
+    ["Size of EmuRegion"][::core::mem::size_of::<EmuRegion>() - 40usize];
     ["Alignment of EmuRegion"][::core::mem::align_of::<EmuRegion>() - 8usize];
     ["Offset of field: EmuRegion::base"][::core::mem::offset_of!(EmuRegion, base) - 0usize];
     ["Offset of field: EmuRegion::bytes"][::core::mem::offset_of!(EmuRegion, bytes) - 8usize];
     ["Offset of field: EmuRegion::writable"][::core::mem::offset_of!(EmuRegion, writable) - 16usize];
     ["Offset of field: EmuRegion::name"][::core::mem::offset_of!(EmuRegion, name) - 24usize];
+    ["Offset of field: EmuRegion::host"][::core::mem::offset_of!(EmuRegion, host) - 32usize];
 };
 impl Default for EmuRegion {
     fn default() -> Self {
@@ -1169,6 +1188,7 @@ pub struct EmuTraceRecord {
     pub thread: u32,
     pub op: *const core::ffi::c_char,
     pub operand_count: u32,
+    pub __bindgen_padding_0: [u8; 4usize],
     pub operands: *const u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -1202,12 +1222,15 @@ pub struct EmuLaunch {
     pub smem_bytes: u32,
     pub regions: *const EmuRegion,
     pub region_count: u32,
+    pub __bindgen_padding_0: [u8; 4usize],
     pub seed: u64,
     pub check_state: u32,
     pub check_races: u32,
     pub registers: u32,
+    pub __bindgen_padding_1: [u8; 4usize],
     pub step_limit: u64,
     pub watchdog_ms: u32,
+    pub __bindgen_padding_2: [u8; 4usize],
     pub trace: ::core::option::Option<
         unsafe extern "C" fn(context: *mut core::ffi::c_void, record: *const EmuTraceRecord),
     >,
@@ -1252,6 +1275,7 @@ pub type EmuStatus = core::ffi::c_uint;
 pub struct EmuReport {
     pub status: i32,
     pub message: [core::ffi::c_char; 2048usize],
+    pub __bindgen_padding_0: [u8; 4usize],
     pub switches: u64,
     pub engine_events: u64,
     pub wgmmas: u64,
@@ -1320,9 +1344,11 @@ pub struct EmuTensorMapSpec {
     pub element: u32,
     pub swizzle: u32,
     pub rank: u32,
+    pub __bindgen_padding_0: [u8; 4usize],
     pub dims: [u64; 5usize],
     pub strides: [u64; 4usize],
     pub box_: [u32; 5usize],
+    pub __bindgen_padding_1: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {

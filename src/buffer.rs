@@ -1,17 +1,24 @@
 //! Owned memory on either machine, for tests, tools and first steps. An engine brings its own.
 
+use std::sync::Arc;
+
 use cudarc::driver::{CudaSlice, DeviceRepr};
 
-use crate::device::{Backend, Device, driver_error};
+use crate::device::{Backend, Device};
 use crate::error::Result;
+use crate::gpu::Gpu;
 use crate::tensor::{Slice, SliceMut};
 
 /// A copy of host data where a [`Device`] can use it: device memory of a GPU, host memory for the emulator.
+///
+/// On a GPU it is freed in the order of [`Device::stream`]. With cudarc's event tracking off, or while a captured graph
+/// uses it, whoever runs kernels on another stream keeps it until they are done, as with any slice of cudarc's.
 pub struct Buffer<T>(Memory<T>);
 
 enum Memory<T> {
     Host(Vec<T>),
-    Cuda(CudaSlice<T>),
+    /// Of at least one element.
+    Cuda { slice: CudaSlice<T>, len: usize, gpu: Arc<Gpu> },
 }
 
 /// Bytes that lie unused behind every buffer of the emulator: a kernel that leaves one does not land in the next, where
@@ -19,15 +26,16 @@ enum Memory<T> {
 const REDZONE_BYTES: usize = 64 << 10;
 
 impl Device {
-    /// Copies `data` to the device, in the order of [`Device::stream`].
+    /// Copies `data` to the device; when it returns, the copy is complete and any stream may use it. It may be called while
+    /// a stream is captured, unless that is [`Device::stream`], and does not become part of the graph.
     ///
     /// # Errors
-    /// Driver errors.
+    /// [`Error::Captured`](crate::Error::Captured), driver errors.
     pub fn upload<T: DeviceRepr + Clone>(&self, data: &[T]) -> Result<Buffer<T>> {
         match self.backend() {
             Backend::Cuda(gpu) => {
-                let slice = gpu.stream()?.clone_htod(data).map_err(driver_error("copying to the GPU"))?;
-                Ok(Buffer(Memory::Cuda(slice)))
+                let slice = gpu.upload(data)?;
+                Ok(Buffer(Memory::Cuda { slice, len: data.len(), gpu: gpu.clone() }))
             }
             Backend::Emulated(_) => {
                 let mut host = Vec::with_capacity(data.len() + REDZONE_BYTES / size_of::<T>().max(1));
@@ -39,16 +47,15 @@ impl Device {
 }
 
 impl<T: DeviceRepr + Clone> Buffer<T> {
-    /// Copies the data back, after everything enqueued before has finished.
+    /// Copies the data back, after everything enqueued before in the GPU's context has finished, on whatever stream.
     ///
     /// # Errors
-    /// Driver errors, those of earlier launches included.
+    /// [`Error::Captured`](crate::Error::Captured) while a stream of the context is captured: CUDA then forbids to wait for
+    /// the others, and invalidates a capture that it was not asked about. Driver errors, those of earlier launches included.
     pub fn to_vec(&self) -> Result<Vec<T>> {
         match &self.0 {
             Memory::Host(data) => Ok(data.clone()),
-            Memory::Cuda(slice) => {
-                slice.stream().clone_dtoh(slice).map_err(driver_error("copying from the GPU"))
-            }
+            Memory::Cuda { slice, len, gpu } => gpu.download(slice, *len),
         }
     }
 
@@ -56,7 +63,7 @@ impl<T: DeviceRepr + Clone> Buffer<T> {
     pub fn slice(&self, offset: usize) -> Slice<'_, T> {
         match &self.0 {
             Memory::Host(data) => Slice::Host(data.get(offset..).unwrap_or_default()),
-            Memory::Cuda(slice) => Slice::Cuda(slice.slice(offset.min(slice.len())..)),
+            Memory::Cuda { slice, len, .. } => Slice::Cuda(slice.slice(offset.min(*len)..*len)),
         }
     }
 
@@ -64,10 +71,7 @@ impl<T: DeviceRepr + Clone> Buffer<T> {
     pub fn slice_mut(&mut self, offset: usize) -> SliceMut<'_, T> {
         match &mut self.0 {
             Memory::Host(data) => SliceMut::Host(data.get_mut(offset..).unwrap_or_default()),
-            Memory::Cuda(slice) => {
-                let offset = offset.min(slice.len());
-                SliceMut::Cuda(slice.slice_mut(offset..))
-            }
+            Memory::Cuda { slice, len, .. } => SliceMut::Cuda(slice.slice_mut(offset.min(*len)..*len)),
         }
     }
 }

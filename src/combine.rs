@@ -83,7 +83,7 @@ impl Combine {
             y: launch.read_aligned(c"y", &args.y.slice, 16)?.cast(),
             slot_row: launch.read(c"slot_row", &args.slot_row.slice)?.cast(),
             out: launch.write_aligned(c"out", &mut args.out.slice, 16)?.cast(),
-            error_word: launch.error_word().cast(),
+            error_words: launch.error_words().cast(),
             y_pitch: args.y.extent.pitch as u64,
             out_pitch: args.out.extent.pitch as u64,
             tokens: tokens as u32,

@@ -126,6 +126,22 @@ pub enum Error {
         /// The library names that were tried.
         tried: &'static str,
     },
+    /// The driver's library is there, but not a function that every supported driver has.
+    #[error("the NVIDIA driver {library} has no {function}: expected one for CUDA 12.8 or newer")]
+    DriverFunctionMissing {
+        /// The library.
+        library: &'static str,
+        /// The function.
+        function: &'static str,
+    },
+    /// The driver cannot load what the compiler made; a newer one can.
+    #[error("the NVIDIA driver is too old: expected one for CUDA {} or newer, got one for CUDA {}", release(*needed), release(*found))]
+    DriverTooOld {
+        /// The oldest version that works, as `cuDriverGetVersion` counts: 13000 is CUDA 13.0.
+        needed: i32,
+        /// The driver's version.
+        found: i32,
+    },
     /// The GPU is not a Hopper: the kernels are built for compute capability 9.0 and run on nothing else.
     #[error("unsupported GPU {name}: expected compute capability 9.0, got {major}.{minor}")]
     UnsupportedDevice {
@@ -156,7 +172,9 @@ pub enum Error {
         /// What the loader said.
         reason: String,
     },
-    /// A call into the CUDA driver failed.
+    /// A call into the CUDA driver failed. When the call is `an earlier call on this context`, it was not this one's: cudarc
+    /// keeps what a drop could not return, and the error is told here once. When it is `recording the use of the operands`
+    /// the kernel is enqueued, but later users of the operands do not wait for it.
     #[error("{call} failed with {name} ({code})")]
     Driver {
         /// What was being done.
@@ -166,7 +184,25 @@ pub enum Error {
         /// Its name.
         name: String,
     },
-    /// The driver or the emulator refused a tensor map.
+    /// CUDA forbids the call while a stream is captured into a graph, and nothing was done.
+    #[error("{what} is not possible while a stream is captured: {remedy}")]
+    Captured {
+        /// The call.
+        what: &'static str,
+        /// What to do instead.
+        remedy: &'static str,
+    },
+    /// The kernel was built from other headers than the crate.
+    #[error("parameters of {kernel}: expected {expected} bytes, got {got}; the kernels are of another build")]
+    ParameterSize {
+        /// The kernel.
+        kernel: String,
+        /// What the kernel takes.
+        expected: usize,
+        /// What the crate passes.
+        got: usize,
+    },
+    /// A tensor map breaks a rule of TMA, or the driver refused it.
     #[error("tensor map of {operand}: {reason}")]
     TensorMap {
         /// The operand.
@@ -199,6 +235,11 @@ pub enum Error {
     /// Kernels met data that they had to treat specially; their outputs follow their documentation.
     #[error("kernels reported bad data: {0}")]
     Data(crate::DataFaults),
+}
+
+/// `13000` as people say it.
+fn release(version: i32) -> String {
+    format!("{}.{}", version / 1000, version % 1000 / 10)
 }
 
 /// Result with this crate's [`Error`].

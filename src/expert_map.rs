@@ -187,7 +187,7 @@ impl ExpertMap {
             counts: launch.write(c"counts", &mut args.counts.slice)?.cast(),
             demand: launch.write(c"demand", &mut args.demand.slice)?.cast(),
             block_counts: launch.write(c"workspace", &mut args.workspace.slice)?.cast(),
-            error_word: launch.error_word().cast(),
+            error_words: launch.error_words().cast(),
             slots: (tokens * top_k) as u32,
             rows: self.spec.rows() as u32,
             experts: experts as u32,

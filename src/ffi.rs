@@ -100,6 +100,7 @@ impl EmulatorLibrary {
             dims,
             strides,
             box_: box_sizes,
+            ..Default::default()
         };
         let mut map = TensorMap::default();
         let mut reason = [0; 256];

@@ -348,7 +348,7 @@ impl Gate {
                 .cast(),
             ids: launch.write(c"ids", &mut routing.ids.slice)?.cast(),
             weights: launch.write(c"weights", &mut routing.weights.slice)?.cast(),
-            error_word: launch.error_word().cast(),
+            error_words: launch.error_words().cast(),
             chunk_stride: chunks.stride as u64,
             logits_pitch: chunks.pitch as u64,
             ids_pitch: routing.ids.extent.pitch as u64,
@@ -370,6 +370,7 @@ impl Gate {
             },
             normalize: spec.normalize.into(),
             route_scale: spec.route_scale,
+            ..Default::default()
         };
         let grid = spec.tokens.div_ceil(TOKENS_PER_CTA) as u32;
         launch.run(grid, GATE_SELECT.threads, GATE_SELECT.smem_bytes, &params)

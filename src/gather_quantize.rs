@@ -96,7 +96,7 @@ impl GatherQuantize {
             used: self.rows.params(launch.read(c"segments", &args.segments.slice)?),
             q: launch.write_aligned(c"q", &mut args.q.slice, 8)?.cast(),
             sf: launch.write(c"sf", &mut args.sf.matrix.slice)?.cast(),
-            error_word: launch.error_word().cast(),
+            error_words: launch.error_words().cast(),
             x_pitch: args.x.extent.pitch as u64,
             q_pitch: args.q.extent.pitch as u64,
             sf_pitch,

@@ -210,6 +210,7 @@ impl GemmProblem {
             n: self.n as u32,
             k_blocks: (self.k / BLOCK) as u32,
             accumulate: u32::from(accumulate),
+            ..Default::default()
         })
     }
 }

@@ -153,10 +153,11 @@ impl GroupedFp8Gemm {
         let params = GroupedFp8GemmParams {
             gemm: self.problem.params::<bf16>(&self.device, instance, &operands, false)?,
             rows,
-            error_word: launch.error_word().cast(),
+            error_words: launch.error_words().cast(),
             experts: self.spec.experts as u32,
             ragged,
             max_rows,
+            ..Default::default()
         };
         launch.run(*grid, instance.threads(), instance.smem_bytes(), &params)
     }

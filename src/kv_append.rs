@@ -91,7 +91,7 @@ impl KvAppend {
             slots: launch.read(c"slots", &args.slots.slice)?.cast(),
             cache_pitch: args.cache.rows().pitch_bytes(),
             cache: args.cache.write(&mut launch)?.cast(),
-            error_word: launch.error_word().cast(),
+            error_words: launch.error_words().cast(),
             latent_pitch: args.latent.extent.pitch as u64,
             k_pe_pitch: args.k_pe.extent.pitch as u64,
             tokens: self.spec.tokens as u32,

@@ -6,15 +6,15 @@
 
 use std::ffi::{CStr, c_void};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 
 use cudarc::driver::result::{DriverError, launch_kernel};
-use cudarc::driver::{CudaContext, CudaFunction, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut};
+use cudarc::driver::{CudaContext, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut};
 use cudarc::driver::{DeviceSlice, SyncOnDrop};
 
-use crate::device::{Backend, Device, Emulator, KernelHandle, Stream, driver_error};
+use crate::device::{Backend, Device, Emulator, KernelHandle, Stream};
 use crate::error::{Error, Result};
 use crate::ffi::{EmuLaunch, EmuRegion};
+use crate::gpu::{self, CudaKernel, Gpu, driver_error};
 use crate::tensor::{Slice, SliceMut};
 
 /// CTAs of one launch.
@@ -22,7 +22,7 @@ pub(crate) const MAX_GRID: u64 = i32::MAX as u64;
 /// Rows and columns: TMA coordinates are 32-bit signed.
 pub(crate) const MAX_DIM: u64 = i32::MAX as u64;
 
-/// Operands of one launch, the error word included.
+/// Operands of one launch, the error words included.
 const MAX_OPERANDS: usize = 9;
 
 pub(crate) fn check_limit(what: &'static str, got: u64, limit: u64) -> Result<()> {
@@ -45,14 +45,20 @@ enum Target<'l> {
 }
 
 struct CudaLaunch<'l> {
-    context: &'l Arc<CudaContext>,
+    gpu: &'l Gpu,
     stream: &'l Arc<CudaStream>,
-    kernel: &'static str,
-    function: &'l CudaFunction,
-    error_word: &'l AtomicU32,
-    /// Record the launch in the slices' events when dropped: they must outlive it.
-    guards: [Option<SyncOnDrop<'l>>; MAX_OPERANDS],
-    operands: usize,
+    kernel: &'l CudaKernel,
+    /// The kernel becomes part of a graph: who captures and replays it orders it with the rest of the world.
+    captured: bool,
+    operands: [Option<CudaOperand<'l>>; MAX_OPERANDS],
+    count: usize,
+}
+
+struct CudaOperand<'l> {
+    /// Records the launch in the slice's events when dropped: it must outlive the launch.
+    _record: SyncOnDrop<'l>,
+    /// The operand's stream, when cudarc's tracking ends between it and the launch.
+    untracked: Option<Arc<CudaStream>>,
 }
 
 struct EmulatedLaunch<'l> {
@@ -62,6 +68,8 @@ struct EmulatedLaunch<'l> {
     operands: usize,
 }
 
+const ORDERING: &str = "ordering the operands";
+const RECORDING: &str = "recording the use of the operands";
 const EMULATED: &str = "the emulator";
 const CUDA: &str = "a GPU";
 const THIS_GPU: &str = "the plan's GPU context";
@@ -70,18 +78,8 @@ const OTHER_GPU: &str = "another GPU context";
 impl<'l> Launch<'l> {
     pub fn new(device: &'l Device, kernel: &'l KernelHandle, stream: &'l Stream<'l>) -> Result<Self> {
         match (device.backend(), kernel, stream) {
-            (Backend::Cuda(gpu), KernelHandle::Cuda { name, function }, Stream::Cuda(stream)) => {
-                same_context("stream", &gpu.context, stream.context())?;
-                gpu.context.bind_to_thread().map_err(driver_error("binding the context"))?;
-                Ok(Self(Target::Cuda(CudaLaunch {
-                    context: &gpu.context,
-                    stream,
-                    kernel: name,
-                    function,
-                    error_word: gpu.error_word.atomic(),
-                    guards: [const { None }; MAX_OPERANDS],
-                    operands: 0,
-                })))
+            (Backend::Cuda(gpu), KernelHandle::Cuda(kernel), Stream::Cuda(stream)) => {
+                Ok(Self(Target::Cuda(CudaLaunch::new(gpu, kernel, stream)?)))
             }
             (Backend::Emulated(emulator), KernelHandle::Emulated(kernel), Stream::Emulated) => {
                 Ok(Self(Target::Emulated(EmulatedLaunch {
@@ -143,13 +141,16 @@ impl<'l> Launch<'l> {
         self.write(name, slice).and_then(|address| aligned(name, address, needed))
     }
 
-    /// The device's error word.
-    pub fn error_word(&mut self) -> Address {
+    /// The device's error words.
+    pub fn error_words(&mut self) -> Address {
         match &mut self.0 {
-            Target::Cuda(launch) => launch.error_word.as_ptr().cast(),
+            Target::Cuda(launch) => launch.gpu.error_words().as_ptr().cast_mut().cast(),
             Target::Emulated(launch) => {
-                let word = launch.emulator.error_word.as_ptr();
-                launch.region(c"error_word", word.cast(), size_of::<u32>(), true)
+                let words = &launch.emulator.error_words;
+                let base = words.as_ptr().cast_mut().cast();
+                launch.region(c"error_words", base, size_of_val(words), true);
+                launch.regions[launch.operands - 1].host = 1;
+                base
             }
         }
     }
@@ -158,44 +159,95 @@ impl<'l> Launch<'l> {
     ///
     /// `P` is the parameter struct that `cuda/params.h` gives the kernel; every pointer in it came from this launch.
     pub fn run<P>(self, grid: u32, threads: u32, smem_bytes: u32, params: &P) -> Result<()> {
-        if grid == 0 {
-            return Ok(());
-        }
         match self.0 {
             Target::Cuda(launch) => launch.run(grid, threads, smem_bytes, params),
+            Target::Emulated(_) if grid == 0 => Ok(()),
             Target::Emulated(launch) => launch.run(grid, smem_bytes, params),
         }
     }
 }
 
 impl<'l> CudaLaunch<'l> {
+    fn new(gpu: &'l Gpu, kernel: &'l CudaKernel, stream: &'l Arc<CudaStream>) -> Result<Self> {
+        same_context("stream", &gpu.context, stream.context())?;
+        gpu::enter(&gpu.context)?;
+        if !Arc::ptr_eq(&gpu.context, stream.context()) {
+            gpu::enter(stream.context())?;
+        }
+        let captured = gpu.is_captured(stream)?;
+        let operands = [const { None }; MAX_OPERANDS];
+        Ok(Self { gpu, stream, kernel, captured, operands, count: 0 })
+    }
+
     fn read<T>(&mut self, name: &'static CStr, view: &'l CudaView<'_, T>) -> Result<Address> {
-        same_context(text(name), self.context, view.stream().context())?;
-        let (address, guard) = view.device_ptr(self.stream);
-        self.keep(guard);
+        same_context(text(name), &self.gpu.context, view.stream().context())?;
+        if self.captured {
+            return Ok(self.gpu.addresses.of(view) as Address);
+        }
+        let untracked = self.join_untracked(view.stream())?;
+        let (address, record) = view.device_ptr(self.stream);
+        self.keep(CudaOperand { _record: record, untracked });
         Ok(address as Address)
     }
 
     fn write<T>(&mut self, name: &'static CStr, view: &'l mut CudaViewMut<'_, T>) -> Result<Address> {
-        same_context(text(name), self.context, view.stream().context())?;
-        let (address, guard) = view.device_ptr_mut(self.stream);
-        self.keep(guard);
+        same_context(text(name), &self.gpu.context, view.stream().context())?;
+        if self.captured {
+            return Ok(self.gpu.addresses.of(view) as Address);
+        }
+        let untracked = self.join_untracked(view.stream())?;
+        let (address, record) = view.device_ptr_mut(self.stream);
+        self.keep(CudaOperand { _record: record, untracked });
         Ok(address as Address)
     }
 
-    fn keep(&mut self, guard: SyncOnDrop<'l>) {
-        self.guards[self.operands] = Some(guard);
-        self.operands += 1;
+    /// cudarc tracks within one object of a context. An operand of another one is ordered by its stream.
+    fn join_untracked(&self, stream: &Arc<CudaStream>) -> Result<Option<Arc<CudaStream>>> {
+        if Arc::ptr_eq(stream.context(), self.stream.context()) || stream.cu_stream() == self.stream.cu_stream() {
+            return Ok(None);
+        }
+        gpu::enter(stream.context())?;
+        if self.gpu.is_captured(stream)? {
+            let remedy = "the stream of an operand is; capture the launch too, or end the capture first";
+            return Err(Error::Captured { what: "a launch that is not", remedy });
+        }
+        self.stream.join(stream).map_err(driver_error(ORDERING))?;
+        Ok(Some(stream.clone()))
+    }
+
+    fn keep(&mut self, operand: CudaOperand<'l>) {
+        self.operands[self.count] = Some(operand);
+        self.count += 1;
     }
 
     fn run<P>(self, grid: u32, threads: u32, smem_bytes: u32, params: &P) -> Result<()> {
+        let launched = self.enqueue(grid, threads, smem_bytes, params);
+        // Each operand is recorded here.
+        let untracked = self.operands.map(|operand| operand?.untracked);
+        let joined = untracked.into_iter().flatten().try_for_each(|stream| stream.join(self.stream));
+        // Taken in any case: a failure of ours must not meet the next call as an earlier one's.
+        let recorded = joined.and(self.stream.context().check_err()).map_err(driver_error(RECORDING));
+        launched.and(recorded)
+    }
+
+    fn enqueue<P>(&self, grid: u32, threads: u32, smem_bytes: u32, params: &P) -> Result<()> {
+        let CudaKernel { name, function, params_bytes } = self.kernel;
+        if *params_bytes != size_of::<P>() {
+            let kernel = (*name).to_owned();
+            return Err(Error::ParameterSize { kernel, expected: *params_bytes, got: size_of::<P>() });
+        }
+        // cudarc only notes that a wait failed.
+        self.stream.context().check_err().map_err(driver_error(ORDERING))?;
+        if grid == 0 {
+            return Ok(());
+        }
         let mut arguments = [std::ptr::from_ref(params).cast_mut().cast::<c_void>()];
-        // SAFETY: the kernel takes exactly one argument, the struct P, which the driver copies before it returns; the
-        // pointers in it are operands whose guards live until the end of this function, and the sizes were checked
-        // against the views by the plan.
+        // SAFETY: the kernel takes exactly one argument of the size of P, which the driver copies before it returns; the
+        // pointers in it are operands whose records outlive this call, or in a capture memory that the caller keeps; the
+        // sizes were checked against the views by the plan.
         let result = unsafe {
             launch_kernel(
-                self.function.cu_function(),
+                function.cu_function(),
                 (grid, 1, 1),
                 (threads, 1, 1),
                 smem_bytes,
@@ -204,7 +256,7 @@ impl<'l> CudaLaunch<'l> {
             )
         };
         result.map_err(|DriverError(code)| Error::Launch {
-            kernel: self.kernel.to_owned(),
+            kernel: (*name).to_owned(),
             grid,
             code: code as i32,
             name: format!("{code:?}"),
@@ -215,7 +267,13 @@ impl<'l> CudaLaunch<'l> {
 impl EmulatedLaunch<'_> {
     fn region(&mut self, name: &'static CStr, base: Address, bytes: usize, writable: bool) -> Address {
         self.regions[self.operands] =
-            EmuRegion { base, bytes: bytes as u64, writable: u32::from(writable), name: name.as_ptr() };
+            EmuRegion {
+            base,
+            bytes: bytes as u64,
+            writable: u32::from(writable),
+            name: name.as_ptr(),
+            ..Default::default()
+        };
         self.operands += 1;
         base
     }

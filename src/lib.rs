@@ -60,6 +60,7 @@ mod fp8_gemm;
 mod gate;
 mod gather_quantize;
 mod gemm;
+mod gpu;
 mod grouped_fp8_gemm;
 mod instances;
 mod kv_append;

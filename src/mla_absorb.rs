@@ -154,6 +154,7 @@ impl MlaAbsorb {
             map_w: w.map(&self.device, w_base, [(NOPE + VALUE, BOX), (heads, 1)])?,
             map_d: d.map(&self.device, d_base, [(heads, 1), (tokens, BOX)])?,
             tokens: tokens as u32,
+            ..Default::default()
         };
         launch.run(*grid, instance.threads, instance.smem_bytes, &params)
     }

@@ -379,10 +379,11 @@ impl MlaDecode {
         let params = MlaScheduleParams {
             lengths: launch.read(c"lengths", &lengths.slice)?.cast(),
             tables: self.plan_tables(launch.write_aligned(c"tables", &mut splits.tables.slice, 8)?),
-            error_word: launch.error_word().cast(),
+            error_words: launch.error_words().cast(),
             batch: self.spec.batch as u32,
             capacity: self.spec.capacity() as u32,
             split_tokens: self.spec.split_tokens as u32,
+            ..Default::default()
         };
         let grid = (self.spec.batch as u32).div_ceil(MLA_SCHEDULE.threads);
         launch.run(grid, MLA_SCHEDULE.threads, MLA_SCHEDULE.smem_bytes, &params)?;
@@ -413,7 +414,7 @@ impl MlaDecode {
         let out = launch.write_aligned(c"out", &mut args.out.slice, 16)?;
         let lse = launch.write(c"lse", &mut args.lse.slice)?;
         let partials = launch.write_aligned(c"partials", &mut args.partials.slice, 8)?;
-        let error_word = launch.error_word().cast();
+        let error_words = launch.error_words().cast();
         let (pages, page_size) = spec.pages();
         let (part_out, part_state) = self.parts(partials);
         let params = MlaDecodeParams {
@@ -426,7 +427,7 @@ impl MlaDecode {
             lse: lse.cast(),
             part_out,
             part_state,
-            error_word,
+            error_words,
             kv_pitch: args.cache.rows().pitch_bytes(),
             table_pitch: args.page_table.as_ref().map_or(0, |table| table.extent.pitch as u64),
             batch: spec.batch as u32,
@@ -440,6 +441,7 @@ impl MlaDecode {
             causal: u32::from(spec.causal),
             scale_log2: spec.softmax_scale * std::f32::consts::LOG2_E,
             empty_lse: spec.empty_lse_value(),
+            ..Default::default()
         };
         Ok(Attention { launch, params })
     }
@@ -474,6 +476,7 @@ impl MlaDecode {
             batch: self.spec.batch as u32,
             rows: self.spec.rows() as u32,
             empty_lse: self.spec.empty_lse_value(),
+            ..Default::default()
         };
         let grid = ((self.spec.batch * self.spec.rows()) as u32).div_ceil(MLA_COMBINE.threads / 32);
         launch.run(grid, MLA_COMBINE.threads, MLA_COMBINE.smem_bytes, &params)

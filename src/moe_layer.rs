@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::expert_map::{ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec};
 use crate::gate::{Gate, GateInput, GateSpec, GateWeight, Routing};
 use crate::gather_quantize::{GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec};
+use crate::gpu::LastUse;
 use crate::grouped_fp8_gemm::{GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, Segments};
 use crate::launch::check_multiple;
 use crate::quantize::ScaleFormat;
@@ -80,6 +81,7 @@ pub struct MoeLayer {
 
 /// What a step leaves for the next. Rows are slots sorted by expert.
 struct Memory {
+    last_use: LastUse,
     logits: Buffer<f32>,
     ids: Buffer<i32>,
     weights: Buffer<f32>,
@@ -106,6 +108,7 @@ impl Memory {
         let MoeLayerSpec { gate: GateSpec { tokens, hidden, experts, top_k, .. }, intermediate, .. } = *spec;
         let (slots, rows, pitch) = (tokens * top_k, map.spec().rows(), scale_pitch(map.spec().rows()));
         Ok(Self {
+            last_use: LastUse::new(device)?,
             logits: device.upload(&vec![0.0; gate.workspace_len()])?,
             ids: device.upload(&vec![0; slots])?,
             weights: device.upload(&vec![0.0; slots])?,
@@ -188,6 +191,14 @@ impl MoeLayer {
         args: MoeLayerArgs<'_, W>,
     ) -> Result<()> {
         let stream = stream.into();
+        self.memory.last_use.precede(stream)?;
+        let enqueued = self.enqueue(stream, args);
+        // What is enqueued uses the memory, even if a later step failed.
+        let recorded = self.memory.last_use.record(stream);
+        enqueued.and(recorded)
+    }
+
+    fn enqueue<W: GateWeight>(&mut self, stream: Stream<'_>, args: MoeLayerArgs<'_, W>) -> Result<()> {
         let MoeLayerArgs { hidden, gate, bias, gate_up, down, shared, residual, out } = args;
         self.route(stream, &hidden, gate, bias)?;
         self.compute(stream, hidden, gate_up, down)?;

@@ -132,7 +132,7 @@ impl Quantize1x128 {
             x: launch.read_aligned(c"x", &x.slice, 16)?.cast(),
             q: launch.write_aligned(c"q", &mut q.slice, 8)?.cast(),
             sf: launch.write(c"sf", &mut sf.matrix.slice)?.cast(),
-            error_word: launch.error_word().cast(),
+            error_words: launch.error_words().cast(),
             x_pitch: x.extent.pitch as u64,
             q_pitch: q.extent.pitch as u64,
             sf_row_stride,
@@ -140,6 +140,7 @@ impl Quantize1x128 {
             m: plan.spec.rows as u32,
             k_blocks: plan.k_blocks(),
             scale_format: plan.spec.format.code(),
+            ..Default::default()
         };
         launch.run(plan.grid, plan.fixed.threads, plan.fixed.smem_bytes, &params)
     }
@@ -175,13 +176,14 @@ impl Quantize128x128 {
             x: launch.read_aligned(c"x", &x.slice, 16)?.cast(),
             q: launch.write_aligned(c"q", &mut q.slice, 8)?.cast(),
             sf: launch.write(c"sf", &mut sf.0.slice)?.cast(),
-            error_word: launch.error_word().cast(),
+            error_words: launch.error_words().cast(),
             x_pitch: x.extent.pitch as u64,
             q_pitch: q.extent.pitch as u64,
             sf_pitch: sf.0.extent.pitch as u64,
             n: plan.spec.rows as u32,
             k_blocks: plan.k_blocks(),
             scale_format: plan.spec.format.code(),
+            ..Default::default()
         };
         launch.run(plan.grid, plan.fixed.threads, plan.fixed.smem_bytes, &params)
     }

@@ -151,7 +151,7 @@ impl Rope {
             positions: launch.read(c"positions", &args.positions.slice)?.cast(),
             table: launch.read_aligned(c"table", &args.table.slice, 16)?.cast(),
             out: launch.write_aligned(c"out", &mut args.out.matrix.slice, 16)?.cast(),
-            error_word: launch.error_word().cast(),
+            error_words: launch.error_words().cast(),
             x_token_stride: args.x.matrix.extent.pitch as u64,
             x_head_stride: args.x.shape.head_stride as u64,
             out_token_stride: args.out.matrix.extent.pitch as u64,
@@ -160,6 +160,7 @@ impl Rope {
             tokens: tokens as u32,
             heads: heads as u32,
             table_rows: positions as u32,
+            ..Default::default()
         };
         launch.run(self.grid, ROPE_KERNEL.threads, ROPE_KERNEL.smem_bytes, &params)
     }

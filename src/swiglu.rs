@@ -93,7 +93,7 @@ impl SwigluQuantize {
             used: self.rows.params(launch.read(c"segments", &args.segments.slice)?),
             q: launch.write_aligned(c"q", &mut args.q.slice, 8)?.cast(),
             sf: launch.write(c"sf", &mut args.sf.matrix.slice)?.cast(),
-            error_word: launch.error_word().cast(),
+            error_words: launch.error_words().cast(),
             x_pitch: args.x.extent.pitch as u64,
             q_pitch: args.q.extent.pitch as u64,
             sf_pitch,

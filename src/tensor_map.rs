@@ -1,6 +1,7 @@
 //! TMA descriptors: how a tensor is cut into boxes. Encoded per launch, by the driver or by the emulator.
 
 use std::ffi::c_void;
+use std::iter;
 
 use crate::error::{Error, Result};
 use crate::tensor::Extent;
@@ -42,6 +43,16 @@ impl Swizzle {
             64 => Self::Span64,
             128 => Self::Span128,
             _ => Self::None,
+        }
+    }
+
+    /// Bytes of the rows that it permutes, when it does.
+    fn span(self) -> Option<u64> {
+        match self {
+            Self::None => None,
+            Self::Span32 => Some(32),
+            Self::Span64 => Some(64),
+            Self::Span128 => Some(128),
         }
     }
 }
@@ -100,11 +111,10 @@ pub(crate) struct TensorMapArrays {
 }
 
 impl TensorMapSpec<'_> {
-    /// Fails unless the rank is one that TMA knows.
+    /// Fails unless the driver would take the map: it says no more than that a value is invalid.
     pub fn arrays(&self) -> Result<TensorMapArrays> {
         let rank = 1 + self.outer.len();
-        if !(2..=MAX_RANK).contains(&rank) {
-            let reason = format!("expected 2 to {MAX_RANK} dimensions, got {rank}");
+        if let Some(reason) = self.broken_rule(rank) {
             return Err(Error::TensorMap { operand: self.operand, reason });
         }
         let mut arrays = TensorMapArrays {
@@ -120,11 +130,89 @@ impl TensorMapSpec<'_> {
         }
         Ok(arrays)
     }
+
+    /// The rules of `cuTensorMapEncodeTiled`, in the order of its documentation.
+    fn broken_rule(&self, rank: usize) -> Option<String> {
+        if !(2..=MAX_RANK).contains(&rank) {
+            return Some(format!("expected 2 to {MAX_RANK} dimensions, got {rank}"));
+        }
+        if self.base.is_null() || !(self.base as u64).is_multiple_of(16) {
+            return Some(format!("the address must be a multiple of 16 bytes and not 0, got {:p}", self.base));
+        }
+        let row = (self.columns, self.box_columns);
+        for (size, box_size) in iter::once(row).chain(self.outer.iter().map(|d| (d.size, d.box_size))) {
+            if !(1..=1 << 32).contains(&size) {
+                return Some(format!("a dimension must be 1 to 2^32, got {size}"));
+            }
+            if !(1..=256).contains(&box_size) {
+                return Some(format!("a box must be 1 to 256 wide, got {box_size}"));
+            }
+        }
+        for stride in self.outer.iter().map(|dimension| dimension.stride) {
+            if !stride.is_multiple_of(16) || stride >= 1 << 40 {
+                return Some(format!("a stride must be a multiple of 16 bytes below 2^40, got {stride}"));
+            }
+        }
+        let bytes = u64::from(self.box_columns) * self.element.bytes();
+        if !bytes.is_multiple_of(16) {
+            return Some(format!("a row of the box must be a multiple of 16 bytes, got {bytes}"));
+        }
+        let span = self.swizzle.span()?;
+        (bytes > span).then(|| format!("a row of the box must fit the swizzle's {span} bytes, got {bytes}"))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each with one rule broken, and what the error says; the same on every machine, for no encoder is asked.
+    #[test]
+    fn a_refused_map_names_the_rule() {
+        let base: *const c_void = std::ptr::without_provenance(4096);
+        let good = Dimension { size: 8, stride: 256, box_size: 8 };
+        let [thin, wide] = [0, 257].map(|box_size| Dimension { box_size, ..good });
+        let [empty, endless] = [0, (1 << 32) + 1].map(|size| Dimension { size, ..good });
+        let [odd, far] = [264, 1 << 40].map(|stride| Dimension { stride, ..good });
+        let reason = |base, columns, box_columns, outer: &[Dimension], swizzle| {
+            let element = MapElement::Bf16;
+            let spec =
+                TensorMapSpec { operand: "a", element, base, columns, box_columns, outer, swizzle };
+            spec.arrays().err().map(|error| error.to_string())
+        };
+        let of = |outer: &[Dimension]| reason(base, 128, 64, outer, Swizzle::Span128);
+        assert_eq!(of(&[good]), None);
+        let odd_base = std::ptr::without_provenance(4104);
+        for (got, expected) in [
+            (of(&[]), "expected 2 to 5 dimensions, got 1"),
+            (of(&[good; 5]), "expected 2 to 5 dimensions, got 6"),
+            (
+                reason(odd_base, 128, 64, &[good], Swizzle::None),
+                "the address must be a multiple of 16 bytes and not 0, got 0x1008",
+            ),
+            (
+                reason(std::ptr::null(), 128, 64, &[good], Swizzle::None),
+                "the address must be a multiple of 16 bytes and not 0, got 0x0",
+            ),
+            (reason(base, 0, 64, &[good], Swizzle::None), "a dimension must be 1 to 2^32, got 0"),
+            (of(&[empty]), "a dimension must be 1 to 2^32, got 0"),
+            (of(&[good, endless]), "a dimension must be 1 to 2^32, got 4294967297"),
+            (of(&[thin]), "a box must be 1 to 256 wide, got 0"),
+            (of(&[wide]), "a box must be 1 to 256 wide, got 257"),
+            (of(&[odd]), "a stride must be a multiple of 16 bytes below 2^40, got 264"),
+            (of(&[far]), "a stride must be a multiple of 16 bytes below 2^40, got 1099511627776"),
+            (
+                reason(base, 128, 12, &[good], Swizzle::None),
+                "a row of the box must be a multiple of 16 bytes, got 24",
+            ),
+            (
+                reason(base, 128, 64, &[good], Swizzle::Span64),
+                "a row of the box must fit the swizzle's 64 bytes, got 128",
+            ),
+        ] {
+            assert_eq!(got, Some(format!("tensor map of a: {expected}")));
+        }
+    }
 
     #[test]
     fn the_pitch_of_a_single_row_is_moot() {

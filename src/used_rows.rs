@@ -45,6 +45,7 @@ impl ExpertRows {
             Segments::Ragged { .. } => 0,
             Segments::Masked { max_rows } => max_rows as u32,
         };
-        UsedRows { rows: rows.cast(), total: self.total as u32, experts: self.experts as u32, max_rows }
+        let (total, experts) = (self.total as u32, self.experts as u32);
+        UsedRows { rows: rows.cast(), total, experts, max_rows, ..Default::default() }
     }
 }

@@ -107,7 +107,11 @@ Result execute(const KernelLaunch& launch) {
   std::vector<EmuRegion> regions;
   for (size_t i = 0; i < names.size(); ++i) {
     const Allocation& allocation = *launch.operands[i];
-    regions.push_back({reinterpret_cast<const void*>(allocation.base), allocation.bytes, 1, names[i].c_str()});
+    regions.push_back({.base = reinterpret_cast<const void*>(allocation.base),
+                       .bytes = allocation.bytes,
+                       .writable = 1,
+                       .name = names[i].c_str(),
+                       .host = allocation.origin == Allocation::kHost ? 1u : 0u});
   }
   EmuLaunch run = {};
   run.kernel = launch.function->kernel.name.c_str();

@@ -16,6 +16,7 @@ typedef struct EmuRegion {
   uint64_t bytes;
   uint32_t writable;
   const char* name;  // for reports: "a", "sfb", "d"
+  uint32_t host;     // 1: pinned memory of the host, which reads and clears it while kernels run
 } EmuRegion;
 
 // One hardware operation of one thread, in program order (see `EmuLaunch.trace`).

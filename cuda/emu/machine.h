@@ -60,7 +60,7 @@ void fence_proxy_async(Where where);
 // Global memory. `read_only`: through the path that must not see writes of the same launch.
 void load_global(const void* p, void* value, uint32_t bytes, bool read_only, Where where);
 void store_global(void* p, const void* value, uint32_t bytes, Where where);
-void or_global(uint32_t* p, uint32_t bits, Where where);
+void store_system(uint32_t* p, uint32_t value, Where where);
 void add_global(uint32_t* p, uint32_t value, Where where);
 
 // Warp, CTA, cluster.

@@ -1,4 +1,5 @@
 // Loads and stores of threads, to shared and to global memory, and the rules of reads by the async proxy.
+#include <atomic>
 #include <cmath>
 #include <cstring>
 
@@ -162,7 +163,9 @@ void load_matrices(uint32_t addr, uint32_t* registers, uint32_t matrices, Where 
 
 // -------------------------------------------------------------------------------------------------- global memory
 
-GlobalMemory::Region& global_range(const Thread& thread, const void* p, uint64_t bytes, bool write, const char* what) {
+namespace {
+
+GlobalMemory::Region& region_of(const Thread& thread, const void* p, uint64_t bytes, bool write, const char* what) {
   GlobalMemory::Region* region = machine().global.find(p, bytes);
   if (region == nullptr) {
     fault(thread, "%s of %llu bytes at %p touches global memory outside every region of the launch", what,
@@ -173,8 +176,6 @@ GlobalMemory::Region& global_range(const Thread& thread, const void* p, uint64_t
   }
   return *region;
 }
-
-namespace {
 
 // Faults unless the access comes after the last write of the same four bytes.
 void check_ordered(const Thread& thread, const GlobalMemory::Region& region, const GlobalMemory::Write& last,
@@ -191,6 +192,16 @@ void check_ordered(const Thread& thread, const GlobalMemory::Region& region, con
 }
 
 }  // namespace
+
+// Host memory is left to accesses of system scope: no other is whole to the host, which looks at it meanwhile.
+GlobalMemory::Region& global_range(const Thread& thread, const void* p, uint64_t bytes, bool write, const char* what) {
+  GlobalMemory::Region& region = region_of(thread, p, bytes, write, what);
+  if (region.range->host != 0) {
+    fault(thread, "%s touches %s, host memory that the host uses meanwhile: only st_relaxed_sys_u32 may", what,
+          region.range->name);
+  }
+  return region;
+}
 
 void record_global_write(const Thread& thread, GlobalMemory::Region& region, const void* p, uint64_t bytes, Epoch mine,
                          const char* what) {
@@ -234,13 +245,14 @@ void store_global(void* p, const void* value, uint32_t bytes, Where where) {
   std::memcpy(p, value, bytes);
 }
 
-// Relaxed and atomic: many may touch the word, and nothing is ordered by it.
-void or_global(uint32_t* p, uint32_t bits, Where where) {
+// Relaxed, of system scope: many threads and the host may touch the word, and nothing is ordered by it.
+void store_system(uint32_t* p, uint32_t value, Where where) {
   Thread& thread = enter(where);
-  check_aligned(thread, p, sizeof bits, "red.or");
-  global_range(thread, p, sizeof bits, true, "red.or");
-  *p |= bits;
+  check_aligned(thread, p, sizeof value, "st.sys");
+  region_of(thread, p, sizeof value, true, "st.sys");
+  std::atomic_ref(*p).store(value, std::memory_order_relaxed);
 }
+// Relaxed and atomic among the threads of the GPU.
 void add_global(uint32_t* p, uint32_t value, Where where) {
   Thread& thread = enter(where);
   check_aligned(thread, p, sizeof value, "red.add");

@@ -45,7 +45,7 @@
 //   sts_u32 addr value · sts_f32 addr value        sts_v2_f32 addr x y
 //   sts_v4_u32 addr x y z w                        stg_u32 p value · red_add_u32 p value
 //   stmatrix_x4 addr m0 m1 m2 m3                   stmatrix_x2 addr m0 m1
-//   stg_f32 p value · stg_v2_u32 p x y             stg_v4_u32 p x y z w · red_or_u32 p bits
+//   stg_f32 p value · stg_v2_u32 p x y             stg_v4_u32 p x y z w · st_relaxed_sys_u32 p value
 //
 // Not reported: special registers, shuffles, reductions, elect_one, warp_uniform, arithmetic, name_shared, smem_base.
 #pragma once

@@ -8,6 +8,7 @@
 #pragma once
 #include <cstdint>
 
+#include "kernels/report_fault.cuh"
 #include "params.h"
 #include "ptx/convert.h"
 #include "ptx/gmem.h"
@@ -57,7 +58,7 @@ PTX_DEVICE void add_slots(const CombineParams& params, uint64_t token, uint64_t 
       if (row[i] < params.rows) {
         add_piece(sum, weight[i], v[i]);
       } else if (row[i] != kDropped) {
-        ptx::red_or_u32(params.error_word, FAULT_SEGMENT);
+        report_fault(params.error_words, FAULT_SEGMENT);
       }
     }
   }

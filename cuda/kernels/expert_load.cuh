@@ -8,6 +8,7 @@
 #pragma once
 #include <cstdint>
 
+#include "kernels/report_fault.cuh"
 #include "params.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
@@ -23,6 +24,6 @@ PTX_DEVICE void expert_load_kernel(const ExpertLoadParams& params) {
   if (id < params.experts) {
     ptx::red_add_u32(params.counts + id, 1);
   } else if (id != UINT32_MAX) {
-    ptx::red_or_u32(params.error_word, FAULT_EXPERT_ID);
+    report_fault(params.error_words, FAULT_EXPERT_ID);
   }
 }

@@ -7,6 +7,7 @@
 // Schedule: a warp per group, a run of neighbouring blocks per lane.
 #pragma once
 #include "kernels/expert_map.cuh"
+#include "kernels/report_fault.cuh"
 #include "kernels/warp_scan.cuh"
 
 constexpr uint32_t expert_map_scan_threads = expert_map_threads;
@@ -16,12 +17,12 @@ constexpr uint32_t expert_map_scan_smem_bytes = 0;
 PTX_DEVICE void store_demand(const ExpertMapParams& params, uint32_t group, uint32_t demand) {
   ptx::stg_u32(params.demand + group, demand);
   if (group == params.experts) {
-    if (demand > 0) ptx::red_or_u32(params.error_word, FAULT_EXPERT_ID);
+    if (demand > 0) report_fault(params.error_words, FAULT_EXPERT_ID);
     return;
   }
   const bool fits = demand <= params.max_rows;
   ptx::stg_u32(params.counts + group, fits ? demand : params.max_rows);
-  if (!fits) ptx::red_or_u32(params.error_word, FAULT_SEGMENT);
+  if (!fits) report_fault(params.error_words, FAULT_SEGMENT);
 }
 
 PTX_DEVICE void expert_map_scan_kernel(const ExpertMapParams& params) {

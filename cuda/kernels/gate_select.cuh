@@ -17,6 +17,7 @@
 
 #include "kernels/exp.cuh"
 #include "kernels/gate_key.cuh"
+#include "kernels/report_fault.cuh"
 #include "params.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
@@ -125,7 +126,7 @@ PTX_DEVICE void make_keys(const GateSelectParams& params, const GateScores& rS, 
 PTX_DEVICE int32_t fixed_id(const GateSelectParams& params, uint64_t t, uint32_t slot) {
   const int32_t id = static_cast<int32_t>(ptx::ldg_u32(params.fixed_ids + t * params.fixed_pitch + slot));
   if (static_cast<uint32_t>(id) < params.experts) return id;
-  if (id != -1 && ptx::thread_idx() % 32 == 0) ptx::red_or_u32(params.error_word, FAULT_EXPERT_ID);
+  if (id != -1 && ptx::thread_idx() % 32 == 0) report_fault(params.error_words, FAULT_EXPERT_ID);
   return -1;
 }
 

@@ -7,6 +7,7 @@
 // Schedule: as quantize_1x128, sixteen lanes per block. Rows that no expert uses are left alone.
 #pragma once
 #include "kernels/quantize_row.cuh"
+#include "kernels/report_fault.cuh"
 #include "kernels/used_rows.cuh"
 #include "params.h"
 #include "ptx/gmem.h"
@@ -20,7 +21,7 @@ PTX_DEVICE RowPiece gather_piece(const GatherQuantizeParams& params, uint64_t ro
   constexpr uint32_t kPadding = 0xffffffffu;  // -1
   const uint32_t slot = ptx::ldg_u32(params.row_slot + row);
   if (slot < params.slots) return load_piece(params.x + slot / params.top_k * params.x_pitch + column);
-  if (slot != kPadding) ptx::red_or_u32(params.error_word, FAULT_SEGMENT);
+  if (slot != kPadding) report_fault(params.error_words, FAULT_SEGMENT);
   return {};
 }
 

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "kernels/fp8_gemm.cuh"
+#include "kernels/report_fault.cuh"
 #include "kernels/warp_scan.cuh"
 #include "params.h"
 #include "ptx/gmem.h"
@@ -110,7 +111,7 @@ PTX_DEVICE void read_segments(const GroupedFp8GemmParams& params, Segment (&segm
     clamped = clamped || segment[i].clamped;
     before = value[i] > before ? value[i] : before;
   }
-  if (clamped) ptx::red_or_u32(params.error_word, FAULT_SEGMENT);
+  if (clamped) report_fault(params.error_words, FAULT_SEGMENT);
 }
 
 // sSegments <- the table. The first warp.

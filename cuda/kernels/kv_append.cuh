@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "kernels/quantize_row.cuh"
+#include "kernels/report_fault.cuh"
 #include "params.h"
 #include "ptx/convert.h"
 #include "ptx/gmem.h"
@@ -69,8 +70,8 @@ PTX_DEVICE void quantize_latent(const KvAppendParams& params, const uint16_t* gL
     const uint32_t block = lane / kLanesPerBlock;
     ptx::stg_u32(gRow + kKvFp8Scales + block * sizeof(float), std::bit_cast<uint32_t>(scale));
   }
-  report_nonfinite(params.error_word, left);
-  report_nonfinite(params.error_word, right);
+  report_nonfinite(params.error_words, left);
+  report_nonfinite(params.error_words, right);
 }
 
 PTX_DEVICE void kv_append_kernel(const KvAppendParams& params) {
@@ -81,7 +82,7 @@ PTX_DEVICE void kv_append_kernel(const KvAppendParams& params) {
   if (token >= params.tokens) return;
   const uint32_t slot = ptx::warp_uniform(ptx::ldg_u32(params.slots + token));  // shuffles follow a branch on it
   if (slot >= params.rows) {
-    if (slot != kNoSlot) ptx::red_or_u32(params.error_word, FAULT_CACHE_SLOT);
+    if (slot != kNoSlot) report_fault(params.error_words, FAULT_CACHE_SLOT);
     return;
   }
 

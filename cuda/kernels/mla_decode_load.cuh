@@ -5,6 +5,7 @@
 
 #include "kernels/cta_sync.cuh"
 #include "kernels/mla_decode_tile.cuh"
+#include "kernels/report_fault.cuh"
 #include "params.h"
 #include "ptx/convert.h"
 #include "ptx/gmem.h"
@@ -29,7 +30,7 @@ PTX_DEVICE MlaPageBlock page_block(const MlaDecodeParams& params, const MlaWork&
   if (params.page_table == nullptr) return {work.sequence, token};
   const uint32_t entry = token / params.page_size;
   const uint32_t page = ptx::ldg_u32(params.page_table + work.sequence * params.table_pitch + entry);
-  if (page >= params.pages) ptx::red_or_u32(params.error_word, FAULT_PAGE_ID);
+  if (page >= params.pages) report_fault(params.error_words, FAULT_PAGE_ID);
   return {page, token - entry * params.page_size};
 }
 

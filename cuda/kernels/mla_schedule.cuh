@@ -9,6 +9,7 @@
 #pragma once
 #include <cstdint>
 
+#include "kernels/report_fault.cuh"
 #include "params.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
@@ -50,7 +51,7 @@ PTX_DEVICE void mla_schedule_kernel(const MlaScheduleParams& params) {
   const uint32_t mine = ptx::block_idx() * mla_schedule_threads + ptx::thread_idx();
   if (mine >= params.batch) return;
   const uint32_t length = sequence_length(params, mine);
-  if (length != ptx::ldg_u32(params.lengths + mine)) ptx::red_or_u32(params.error_word, FAULT_SEQUENCE_LENGTH);
+  if (length != ptx::ldg_u32(params.lengths + mine)) report_fault(params.error_words, FAULT_SEQUENCE_LENGTH);
   const SplitCount own = split_count(length, params.split_tokens);
   const MlaScheduleTotals totals = schedule_totals(params, mine, own);
 

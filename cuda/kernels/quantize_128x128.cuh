@@ -59,7 +59,7 @@ PTX_DEVICE void quantize_128x128_kernel(const Quantize128x128Params& params) {
     const uint64_t row = row0 + i * kRowsAtOnce;
     if (row >= params.n) continue;
     store_piece(params.q + row * params.q_pitch + column, x[i], scale.multiplier);
-    report_nonfinite(params.error_word, x[i]);
+    report_nonfinite(params.error_words, x[i]);
   }
   if (thread == 0) ptx::stg_f32(params.sf + block_n * params.sf_pitch + g, scale.scale);
 }

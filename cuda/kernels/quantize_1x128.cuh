@@ -29,5 +29,5 @@ PTX_DEVICE void quantize_1x128_kernel(const Quantize1x128Params& params) {
   const BlockScale scale = scale_of_block(x, params.scale_format);
   if (!exists) return;
   float* gSf = params.sf + row * params.sf_row_stride + g * params.sf_group_stride;
-  store_block(params.q + row * params.q_pitch + column, gSf, x, scale, params.error_word);
+  store_block(params.q + row * params.q_pitch + column, gSf, x, scale, params.error_words);
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+#include "kernels/report_fault.cuh"
 #include "params.h"
 #include "ptx/convert.h"
 #include "ptx/gmem.h"
@@ -47,11 +48,11 @@ PTX_DEVICE void store_piece(uint8_t* gQ, const RowPiece& piece, float multiplier
   ptx::stg_v2_u32(gQ, words[0], words[1]);
 }
 
-PTX_DEVICE void report_nonfinite(uint32_t* error_word, const RowPiece& piece) {
+PTX_DEVICE void report_nonfinite(uint32_t* error_words, const RowPiece& piece) {
   bool finite = true;
 #pragma unroll
   for (uint32_t i = 0; i < kLaneElements; ++i) finite = finite && is_finite(piece.x[i]);
-  if (!finite) ptx::red_or_u32(error_word, FAULT_NONFINITE_INPUT);
+  if (!finite) report_fault(error_words, FAULT_NONFINITE_INPUT);
 }
 
 // The scale of the 1x128 block that sixteen neighbouring lanes hold; every lane of the warp comes here.
@@ -63,8 +64,8 @@ PTX_DEVICE BlockScale scale_of_block(const RowPiece& piece, uint32_t scale_forma
 }
 
 // The lane's eight codes to gQ, the block's scale to gSf.
-PTX_DEVICE void store_block(uint8_t* gQ, float* gSf, const RowPiece& piece, BlockScale scale, uint32_t* error_word) {
+PTX_DEVICE void store_block(uint8_t* gQ, float* gSf, const RowPiece& piece, BlockScale scale, uint32_t* error_words) {
   store_piece(gQ, piece, scale.multiplier);
   if (ptx::thread_idx() % kLanesPerRow == 0) ptx::stg_f32(gSf, scale.scale);
-  report_nonfinite(error_word, piece);
+  report_nonfinite(error_words, piece);
 }

@@ -9,6 +9,7 @@
 #include <bit>
 #include <cstdint>
 
+#include "kernels/report_fault.cuh"
 #include "params.h"
 #include "ptx/convert.h"
 #include "ptx/gmem.h"
@@ -39,7 +40,7 @@ PTX_DEVICE void rope_kernel(const RopeParams& params) {
   uint16_t* gOut = params.out + token * params.out_token_stride + head * params.out_head_stride + column;
   const uint32_t position = ptx::ldg_u32(params.positions + token);
   if (position >= params.table_rows) {
-    ptx::red_or_u32(params.error_word, FAULT_POSITION);
+    report_fault(params.error_words, FAULT_POSITION);
     ptx::stg_v4_u32(gOut, {});
     return;
   }

@@ -10,6 +10,7 @@
 #pragma once
 #include "kernels/exp.cuh"
 #include "kernels/quantize_row.cuh"
+#include "kernels/report_fault.cuh"
 #include "kernels/used_rows.cuh"
 #include "params.h"
 #include "ptx/gmem.h"
@@ -32,7 +33,7 @@ PTX_DEVICE RowPiece swiglu_piece(const SwigluQuantizeParams& params, uint64_t ro
   if (params.weights != nullptr) {
     const uint32_t slot = ptx::ldg_u32(params.row_slot + row);
     if (slot >= params.slots) {
-      if (slot != kPadding) ptx::red_or_u32(params.error_word, FAULT_SEGMENT);
+      if (slot != kPadding) report_fault(params.error_words, FAULT_SEGMENT);
       return {};
     }
     weight = ptx::ldg_f32(params.weights + slot);

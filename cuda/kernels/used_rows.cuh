@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/quantize_row.cuh"
+#include "kernels/report_fault.cuh"
 #include "params.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
@@ -11,13 +12,13 @@
 #include "tile/segments.h"
 
 // Of a row below `used.total`. Ragged segments fill the rows from 0 on, so that only their last end matters.
-PTX_DEVICE bool row_in_use(const UsedRows& used, uint32_t row, uint32_t* error_word) {
+PTX_DEVICE bool row_in_use(const UsedRows& used, uint32_t row, uint32_t* error_words) {
   const bool masked = used.max_rows != 0;
   const uint32_t expert = masked ? row / used.max_rows : used.experts;
   const int32_t stored = static_cast<int32_t>(ptx::ldg_u32(used.rows + expert));
   const Segment segment =
       masked ? masked_segment(expert, stored, used.max_rows) : ragged_segment(0, stored, used.total);
-  if (segment.clamped && row == segment.row) ptx::red_or_u32(error_word, FAULT_SEGMENT);
+  if (segment.clamped && row == segment.row) report_fault(error_words, FAULT_SEGMENT);
   return row < segment.row_end;
 }
 
@@ -32,12 +33,12 @@ PTX_DEVICE void quantize_used_rows(const Params& params, Piece piece) {
   const uint64_t g = block % params.k_blocks;
   const uint64_t column = g * kQuantizeBlock + thread % kLanesPerRow * kLaneElements;
   const bool used =
-      row < params.used.total && row_in_use(params.used, static_cast<uint32_t>(row), params.error_word);
+      row < params.used.total && row_in_use(params.used, static_cast<uint32_t>(row), params.error_words);
 
   RowPiece x = {};
   if (used) x = piece(row, column);
   const BlockScale scale = scale_of_block(x, params.scale_format);
   if (!used) return;
   store_block(params.q + row * params.q_pitch + column, params.sf + g * params.sf_pitch + row, x, scale,
-              params.error_word);
+              params.error_words);
 }

@@ -121,8 +121,8 @@ faults! {
     slot_not_checked: Operation::Append, APPEND, "if (slot >= params.rows) {" => "if (slot == kNoSlot) {", ["outside"];
     one_row_too_many: Operation::Append, APPEND, "slot >= params.rows" => "slot > params.rows", ["outside"];
     padding_reported: Operation::Append, APPEND, "if (slot != kNoSlot) ptx" => "ptx", ["reported"];
-    stranger_unreported: Operation::Append, APPEND, "if (slot != kNoSlot) ptx::red_or_u32(params.error_word, FAULT_CACHE_SLOT);" => "", ["unreported", "reported"];
-    infinities_of_the_right_half_unreported: Operation::Append, APPEND, "report_nonfinite(params.error_word, right);" => "", ["unreported", "reported"];
+    stranger_unreported: Operation::Append, APPEND, "if (slot != kNoSlot) report_fault(params.error_words, FAULT_CACHE_SLOT);" => "", ["unreported", "reported"];
+    infinities_of_the_right_half_unreported: Operation::Append, APPEND, "report_nonfinite(params.error_words, right);" => "", ["unreported", "reported"];
     tokens_past_the_end: Operation::Append, APPEND, "  if (token >= params.tokens) return;" => "", ["outside"];
 
     turned_backwards: Operation::Rotate, ROPE, "x * sin + y * cos, x * cos - y * sin" => "y * cos - x * sin, x * cos + y * sin", ["out["];
@@ -137,7 +137,7 @@ faults! {
     tokens_of_results_too_close: Operation::Rotate, ROPE, "token * params.out_token_stride" => "token * params.out_head_stride",
         ["not ordered"];
     position_not_checked: Operation::Rotate, ROPE, "if (position >= params.table_rows) {" => "if (false) {", ["out[", "outside"];
-    position_unreported: Operation::Rotate, ROPE, "ptx::red_or_u32(params.error_word, FAULT_POSITION);" => "", ["unreported"];
+    position_unreported: Operation::Rotate, ROPE, "report_fault(params.error_words, FAULT_POSITION);" => "", ["unreported"];
     stranger_left_unwritten: Operation::Rotate, ROPE, "ptx::stg_v4_u32(gOut, {});" => "", ["out["];
     heads_past_the_end: Operation::Rotate, ROPE, "  if (token >= params.tokens) return;" => "", ["outside"];
 }

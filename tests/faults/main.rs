@@ -413,7 +413,7 @@ faults! {
     segments_past_the_rows: Problem::Grouped, "tile/segments.h",
         "end < row ? row : end < limit ? end : limit;" => "end < row ? row : end;", ["outside", "around the matrix was written"];
     bad_segments_unreported: Problem::Grouped, GROUPED,
-        "if (clamped) ptx::red_or_u32" => "if (false) ptx::red_or_u32", ["went unreported"];
+        "if (clamped) report_fault" => "if (false) report_fault", ["went unreported"];
     scan_without_its_last_step: Problem::Grouped, "kernels/warp_scan.cuh",
         "lane >= distance" => "lane > distance", ["elements are wrong", "not ordered"];
     masked_segments_packed: Problem::Grouped, "tile/segments.h",
@@ -441,7 +441,7 @@ faults! {
         "ptx::cvt_e4m3x2(x[1] * multiplier, x[0] * multiplier)" => "ptx::cvt_e4m3x2(x[0] * multiplier, x[1] * multiplier)",
         ["wrong codes"];
     infinities_unreported: Problem::Quantize1x128, "kernels/quantize_row.cuh",
-        "if (!finite) ptx::red_or_u32" => "if (false) ptx::red_or_u32", ["unreported"];
+        "if (!finite) report_fault" => "if (false) report_fault", ["unreported"];
     rows_past_the_end: Problem::Quantize128x128, "kernels/quantize_128x128.cuh",
         "if (row < params.n) x[i]" => "x[i]", ["outside", "wrong scales", "read-only load of q"];
     no_barrier_before_amax_is_shared: Problem::Quantize128x128, "kernels/quantize_128x128.cuh",

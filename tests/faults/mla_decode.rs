@@ -126,7 +126,7 @@ faults! {
     whole_splits_counted_twice: Bf16, SCHEDULE,
         "totals.whole_before += count.whole;" => "totals.whole_before += count.total();", ["elements are wrong", "outside", "out of bounds", "race"];
     offsets_of_the_next_sequence: Bf16, SCHEDULE, "if (other < mine)" => "if (other <= mine)", ["elements are wrong", "outside", "out of bounds", "race"];
-    bad_length_goes_unreported: Bf16, SCHEDULE, "ptx::red_or_u32(params.error_word, FAULT_SEQUENCE_LENGTH)" => "(void)0", ["unreported"];
+    bad_length_goes_unreported: Bf16, SCHEDULE, "report_fault(params.error_words, FAULT_SEQUENCE_LENGTH)" => "(void)0", ["unreported"];
     part_of_another_split: Bf16, TILE, "- first, first + work.split}" => "- first, first}", ["elements are wrong", "race"];
     only_split_combined_too: Bf16, COMBINE, "if (count == 1) return;" => "", ["elements are wrong"];
     merge_without_max: Bf16, COMBINE, "ptx::ldg_f32(gState) - greatest)" => "ptx::ldg_f32(gState))", ["elements are wrong"];
@@ -200,7 +200,7 @@ faults! {
     page_of_the_next_entry: Bf16, LOAD, "params.page_table + work.sequence * params.table_pitch + entry" => "params.page_table + work.sequence * params.table_pitch + entry + 1",
         ["elements are wrong", "reported"];
     table_row_of_another_pitch: Bf16, LOAD, "work.sequence * params.table_pitch" => "work.sequence * (params.table_pitch - 1)", ["elements are wrong", "reported", "outside", "out of bounds", "race"];
-    bad_page_goes_unreported: Bf16, LOAD, "ptx::red_or_u32(params.error_word, FAULT_PAGE_ID)" => "(void)0", ["unreported"];
+    bad_page_goes_unreported: Bf16, LOAD, "report_fault(params.error_words, FAULT_PAGE_ID)" => "(void)0", ["unreported"];
     rows_past_the_last_are_stored: Bf16, STORE, "if (row >= params.rows) continue;" => "", ["elements are wrong", "outside", "out of bounds", "race", "race"];
     output_not_divided: Bf16, STATE, "l == 0.0f ? 0.0f : 1.0f / l" => "l == 0.0f ? 0.0f : 1.0f", ["elements are wrong"];
     part_in_the_wrong_columns: Bf16, STORE, "half * Config::kHalfColumns + fragment_column(thread)" => "half * Config::kHalfColumns + fragment_column(thread + 1)", ["elements are wrong"];

@@ -149,7 +149,7 @@ faults! {
     strangers_not_counted: Operation::Map, COUNT, "sCounts + group * sizeof(uint32_t), rank.total" => "sCounts, rank.total", ["demand[", "not ordered", "row_slot["];
     block_left_out_of_the_sum: Operation::Map, SCAN, "const uint32_t end = first + run <" => "const uint32_t end = first + run + 1 <", ["not ordered", "demand["];
     slots_kept_beyond_the_room: Operation::Map, SCATTER, "if (rank < params.max_rows) {" => "{", ["row_slot[", "not ordered", "outside"];
-    surplus_unreported: Operation::Map, SCAN, "if (!fits) ptx::red_or_u32(params.error_word, FAULT_SEGMENT);" => "", ["unreported"];
+    surplus_unreported: Operation::Map, SCAN, "if (!fits) report_fault(params.error_words, FAULT_SEGMENT);" => "", ["unreported"];
     surplus_counted_as_rows: Operation::Map, SCAN, "fits ? demand : params.max_rows" => "demand", ["counts["];
     segment_not_aligned: Operation::Map, SCATTER, "(count + params.alignment - 1) / params.alignment * params.alignment" => "count",
         ["row_slot[", "offsets["];

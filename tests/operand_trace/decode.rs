@@ -505,8 +505,8 @@ impl Decoder<'_> {
             ("st.global.v4.u32", [to, Vector(values)]) if values.len() == 4 => {
                 self.store("stg_v4_u32", self.global(to)?, values)
             }
-            ("red.relaxed.gpu.global.or.b32", [to, bits]) => {
-                log("red_or_u32", vec![self.global(to)?, self.word(bits)?], Effect::None)
+            ("st.relaxed.sys.global.u32", [to, value]) => {
+                log("st_relaxed_sys_u32", vec![self.global(to)?, self.word(value)?], Effect::None)
             }
             ("red.relaxed.gpu.global.add.u32", [to, value]) => {
                 log("red_add_u32", vec![self.global(to)?, self.word(value)?], Effect::None)

@@ -49,7 +49,7 @@ fn schedule() -> Launch {
         .u64(offset_of!(MlaScheduleParams, tables.lengths), region(1))
         .u64(offset_of!(MlaScheduleParams, tables.split_offsets), region(2))
         .u64(offset_of!(MlaScheduleParams, tables.items), region(3))
-        .u64(offset_of!(MlaScheduleParams, error_word), region(4))
+        .u64(offset_of!(MlaScheduleParams, error_words), region(4))
         .u32(offset_of!(MlaScheduleParams, batch), 130)
         .u32(offset_of!(MlaScheduleParams, capacity), 200)
         .u32(offset_of!(MlaScheduleParams, split_tokens), 64);
@@ -71,7 +71,7 @@ fn decode(instance: &MlaInstance, paged: bool) -> Launch {
         .u64(offset_of!(MlaDecodeParams, lse), region(5))
         .u64(offset_of!(MlaDecodeParams, part_out), region(6))
         .u64(offset_of!(MlaDecodeParams, part_state), region(7))
-        .u64(offset_of!(MlaDecodeParams, error_word), region(8))
+        .u64(offset_of!(MlaDecodeParams, error_words), region(8))
         .u64(offset_of!(MlaDecodeParams, kv_pitch), 672)
         .u64(offset_of!(MlaDecodeParams, table_pitch), 5)
         .u32(offset_of!(MlaDecodeParams, batch), 127)

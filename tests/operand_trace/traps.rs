@@ -308,7 +308,7 @@ fn every_function_in_ptx_has_its_form_and_operand_order() {
         ("st.global.f32 [%rd1], %f2", "stg_f32(0x1000, 0x20)"),
         ("st.global.u32 [%rd1], %r2", "stg_u32(0x1000, 0x20)"),
         ("st.global.v2.u32 [%rd1], {%r1, %r2}", "stg_v2_u32(0x1000, 0x10, 0x20)"),
-        ("red.relaxed.gpu.global.or.b32 [%rd1], %r2", "red_or_u32(0x1000, 0x20)"),
+        ("st.relaxed.sys.global.u32 [%rd1], %r2", "st_relaxed_sys_u32(0x1000, 0x20)"),
         ("red.relaxed.gpu.global.add.u32 [%rd1], %r2", "red_add_u32(0x1000, 0x20)"),
     ];
     for (instruction, expected) in cases {

@@ -59,6 +59,8 @@ fn generate(root: &Path) -> Result<String> {
         .default_enum_style(EnumVariation::Consts)
         .prepend_enum_name(false)
         .derive_default(true)
+        // Padding is a field that `Default` zeroes: no byte of a parameter struct is left to chance.
+        .explicit_padding(true)
         .generate_comments(false)
         .use_core()
         .ctypes_prefix("core::ffi")

@@ -60,9 +60,9 @@ PTX_DEVICE void stg_v4_u32(void* p, U32x4 v, Where where = Where::here()) {
   emu::store_global(p, values, sizeof values, where);
 }
 
-PTX_DEVICE void red_or_u32(uint32_t* p, uint32_t bits, Where where = Where::here()) {
-  if (emu::traced("red_or_u32", p, bits)) return;
-  emu::or_global(p, bits, where);
+PTX_DEVICE void st_relaxed_sys_u32(uint32_t* p, uint32_t value, Where where = Where::here()) {
+  if (emu::traced("st_relaxed_sys_u32", p, value)) return;
+  emu::store_system(p, value, where);
 }
 
 PTX_DEVICE void red_add_u32(uint32_t* p, uint32_t value, Where where = Where::here()) {

@@ -53,9 +53,10 @@ PTX_DEVICE void stg_v4_u32(void* p, U32x4 v) {
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
 
-// Sets bits of a word that many CTAs may touch. "red.global.or.b32", relaxed, gpu scope.
-PTX_DEVICE void red_or_u32(uint32_t* p, uint32_t bits) {
-  asm volatile("red.relaxed.gpu.global.or.b32 [%0], %1;" ::"l"(p), "r"(bits) : "memory");
+// A word of host memory that the host reads while the kernel runs. "st.relaxed.sys.global.u32": whole, in no order with
+// anything else, and no read-modify-write, which would not be atomic to the host's over PCIe.
+PTX_DEVICE void st_relaxed_sys_u32(uint32_t* p, uint32_t value) {
+  asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(p), "r"(value) : "memory");
 }
 
 // Adds to a word that many CTAs may touch; integers, so the order does not matter. "red.global.add.u32".

@@ -1,0 +1,79 @@
+//! The crate's own memory: never stale, never freed too early.
+
+use deepseek_kernels::{
+    Fp8Gemm, Fp8GemmArgs, MMajor, Matrix, MatrixMut, MoeLayer, Scales1x128, Scales128x128, Stream, bf16,
+};
+
+use crate::engine::{Engine, Tracking};
+use crate::harness::Sentinel;
+use crate::operations::{moe_layer, moe_spec};
+use crate::streams::{SHAPE, check, inputs, spec};
+
+/// `to_vec` follows a run on any stream, tracked or not, of this context object or of another.
+#[test]
+fn a_buffer_is_read_after_what_was_enqueued_before() {
+    for (tracking, own_object) in [(Tracking::On, true), (Tracking::Off, true), (Tracking::On, false)] {
+        let Some(engine) = Engine::open(tracking) else { return };
+        let other = Engine::open(Tracking::On).expect("it was there");
+        let default = other.context.default_stream();
+        let stream = if own_object { &engine.stream } else { &default };
+        let (m, n, k) = SHAPE;
+        let gemm = Fp8Gemm::<bf16>::plan(&engine.device, spec()).expect("plan");
+        for seed in 0..3 {
+            let data = inputs(seed);
+            let [a, b] = [&data.a, &data.b].map(|x| engine.device.upload(x).expect("upload"));
+            let [sfa, sfb] = [&data.sfa, &data.sfb].map(|x| engine.device.upload(x).expect("upload"));
+            let mut d = engine.device.upload(&vec![bf16::SENTINEL; m * n]).expect("upload");
+            let args = Fp8GemmArgs {
+                a: Matrix::new(&a, m, k).expect("a"),
+                sfa: Scales1x128::<MMajor>::new(&sfa, m, k).expect("sfa"),
+                b: Matrix::new(&b, n, k).expect("b"),
+                sfb: Scales128x128::new(&sfb, n, k).expect("sfb"),
+                d: MatrixMut::new(&mut d, m, n).expect("d"),
+            };
+            gemm.run(Stream::Cuda(stream), args).expect("run");
+            check("buffer", &data, &d.to_vec().expect("to_vec"));
+        }
+        drop((gemm, default));
+        other.close();
+        engine.close();
+    }
+}
+
+/// Nothing is a size: it is allocated, sliced, and read back as nothing.
+#[test]
+fn nothing_is_a_size() {
+    let Some(engine) = Engine::open(Tracking::On) else { return };
+    let empty = engine.device.upload::<u32>(&[]).expect("upload");
+    assert_eq!(empty.to_vec().expect("to_vec"), [0_u32; 0]);
+    assert!(Matrix::new(&empty, 1, 1).is_err(), "a buffer of nothing holds no element");
+    drop(MoeLayer::plan(&engine.device, moe_spec(0)).expect("a layer of no tokens"));
+    drop(empty);
+    engine.close();
+}
+
+/// Planned on the device's stream, run at once on the engine's, on another one next, and dropped behind the last.
+#[test]
+fn a_layer_on_several_streams_dropped_at_once() {
+    for tracking in [Tracking::On, Tracking::Off] {
+        let Some(engine) = Engine::open(tracking) else { return };
+        let (one, two) = (&engine.stream, engine.context.new_stream().expect("stream"));
+        let expected = [1, 2].map(|seed| moe_layer(&engine.device, one).calm(one, seed));
+        let mut first = moe_layer(&engine.device, one);
+        first.arena.refill(one, 1);
+        first.run(one).expect("run at once");
+        let mut second = moe_layer(&engine.device, &two);
+        second.arena.refill(&two, 2);
+        // The layers change places: each has run on one stream and runs on the other next, with the other's operands.
+        std::mem::swap(&mut first.arena, &mut second.arena);
+        first.run(&two).expect("the same memory, another stream");
+        second.run(one).expect("its first run, on data of the other's");
+        std::mem::swap(&mut first.arena, &mut second.arena);
+        let (one_arena, two_arena) = (first.arena.take(), second.arena.take());
+        drop((first, second));
+        assert!(one_arena.bits(one) == expected[0], "tracking {tracking:?}");
+        assert!(two_arena.bits(&two) == expected[1], "tracking {tracking:?}");
+        drop((one_arena, two_arena, two));
+        engine.close();
+    }
+}
