@@ -8,10 +8,6 @@ use std::process::Command;
 use crate::compile::{self, Task};
 use crate::sources::{KernelSource, emulator_table};
 
-/// Links the C++ library into the program, so that it runs where only glibc is. Off by default: a program that also
-/// loads a libstdc++.so should not carry a second copy.
-const STATIC_LIBRARY: &str = "DEEPSEEK_KERNELS_STATIC_STDCXX";
-
 /// Builds with AddressSanitizer and UndefinedBehaviorSanitizer, for tests.
 const SANITIZE: &str = "DEEPSEEK_KERNELS_SANITIZE";
 
@@ -106,27 +102,8 @@ impl Emulator {
     }
 
     /// Archives the objects and has cargo link them.
-    pub fn link(mut self) -> Result<(), String> {
-        println!("cargo:rerun-if-env-changed={STATIC_LIBRARY}");
-        if std::env::var_os(STATIC_LIBRARY).is_none() {
-            return self.build.try_compile("deepseek_emulator").map_err(|error| error.to_string());
-        }
-        self.build
-            .cpp_link_stdlib(None)
-            .try_compile("deepseek_emulator")
-            .map_err(|error| error.to_string())?;
-        let output = self
-            .compiler()?
-            .arg("-print-file-name=libstdc++.a")
-            .output()
-            .map_err(|error| error.to_string())?;
-        let archive = String::from_utf8_lossy(&output.stdout);
-        // A compiler that has no such file prints the bare name.
-        let folder = Path::new(archive.trim()).parent().filter(|folder| folder.is_absolute());
-        let folder = folder.ok_or_else(|| format!("{STATIC_LIBRARY} is set, but there is no libstdc++.a"))?;
-        println!("cargo:rustc-link-search=native={}", folder.display());
-        println!("cargo:rustc-link-lib=static=stdc++");
-        Ok(())
+    pub fn link(self) -> Result<(), String> {
+        self.build.try_compile("deepseek_emulator").map_err(|error| error.to_string())
     }
 }
 

@@ -61,7 +61,10 @@ pub fn write_table(out: &Path, nvcc: &Nvcc, kernels: &[KernelSource]) -> Result<
         let _ = writeln!(text, "    (\"{name}\", &Image(*include_bytes!(\"kernels/{name}.cubin\")).0),");
     }
     let major = nvcc.major();
-    let _ = writeln!(text, "];\n\n/// The CUDA whose drivers load them.\nconst CUBINS_CUDA_MAJOR: i32 = {major};");
+    let _ = writeln!(
+        text,
+        "];\n\n/// The CUDA whose drivers load them.\nconst CUBINS_CUDA_MAJOR: i32 = {major};"
+    );
     write(&out.join("cubins.rs"), &text)
 }
 

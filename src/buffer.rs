@@ -18,7 +18,11 @@ pub struct Buffer<T>(Memory<T>);
 enum Memory<T> {
     Host(Vec<T>),
     /// Of at least one element.
-    Cuda { slice: CudaSlice<T>, len: usize, gpu: Arc<Gpu> },
+    Cuda {
+        slice: CudaSlice<T>,
+        len: usize,
+        gpu: Arc<Gpu>,
+    },
 }
 
 /// Bytes that lie unused behind every buffer of the emulator: a kernel that leaves one does not land in the next, where

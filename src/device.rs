@@ -13,7 +13,7 @@ use crate::ffi::{
     DeviceFault, EmulatorLibrary, FAULT_CACHE_SLOT, FAULT_EXPERT_ID, FAULT_KINDS, FAULT_NONFINITE_INPUT,
     FAULT_PAGE_ID, FAULT_POSITION, FAULT_SEGMENT, FAULT_SEQUENCE_LENGTH, TensorMap, kernel_name,
 };
-use crate::gpu::{self, CudaKernel, Gpu, driver_error};
+use crate::gpu::{self, CudaKernel, Gpu, KernelAttributes, driver_error};
 use crate::tensor_map::TensorMapSpec;
 
 /// A GPU or an emulated Hopper, with every kernel of the crate loaded. Clones share it.
@@ -139,7 +139,31 @@ impl Device {
     /// # Errors
     /// [`Error::KernelsNotBuilt`], [`Error::UnsupportedDevice`] unless it has compute capability 9.0, driver errors.
     pub fn gpu(context: &Arc<CudaContext>) -> Result<Self> {
-        Ok(Self(Arc::new(Backend::Cuda(Arc::new(Gpu::load(context)?)))))
+        Ok(Self(Arc::new(Backend::Cuda(Arc::new(Gpu::load(context, &[])?)))))
+    }
+
+    /// As [`Device::gpu`], with other builds of some kernels: to compare an edited kernel with the current one.
+    ///
+    /// # Errors
+    /// As [`Device::gpu`]; [`Error::KernelsNotBuilt`] when a name is no kernel's.
+    ///
+    /// # Safety
+    /// Every image is a cubin of a kernel of that name with the parameters of this version of the crate.
+    #[doc(hidden)]
+    pub unsafe fn gpu_with_cubins(context: &Arc<CudaContext>, cubins: &[(String, Vec<u8>)]) -> Result<Self> {
+        Ok(Self(Arc::new(Backend::Cuda(Arc::new(Gpu::load(context, cubins)?)))))
+    }
+
+    /// What the driver says of every kernel of the crate; nothing on the emulator.
+    ///
+    /// # Errors
+    /// Driver errors.
+    #[doc(hidden)]
+    pub fn kernel_attributes(&self) -> Result<Vec<KernelAttributes>> {
+        match &*self.0 {
+            Backend::Cuda(gpu) => gpu.kernel_attributes(),
+            Backend::Emulated(_) => Ok(Vec::new()),
+        }
     }
 
     /// Opens a GPU by its ordinal, in its primary context.

@@ -14,7 +14,7 @@ use cudarc::nvrtc::Ptx;
 use crate::device::{Backend, Device, Stream};
 use crate::error::{Error, Result};
 use crate::ffi::{FAULT_KINDS, TensorMap};
-use crate::instances::MAX_SMEM_BYTES;
+use crate::instances::{MAX_SMEM_BYTES, launch_sizes};
 use crate::tensor_map::{MAX_RANK, MapElement, Swizzle, TensorMapArrays, TensorMapSpec};
 
 #[cfg(has_cubins)]
@@ -56,9 +56,30 @@ pub(crate) struct CudaKernel {
     pub params_bytes: usize,
 }
 
+/// What the driver says of a kernel, and how it is launched.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KernelAttributes {
+    /// Its name.
+    pub name: &'static str,
+    /// Of a thread.
+    pub registers: i32,
+    /// Local memory of a thread.
+    pub local_bytes: i32,
+    /// Shared memory that every CTA has.
+    pub static_smem_bytes: i32,
+    /// Shared memory that a launch asks for.
+    pub dynamic_smem_bytes: i32,
+    /// Threads that a CTA can have.
+    pub max_threads: i32,
+    /// Threads that a CTA is launched with.
+    pub threads: i32,
+}
+
 impl Gpu {
     /// Loads everything at once: a module loaded later could fall into a graph capture, where loading is illegal.
-    pub fn load(context: &Arc<CudaContext>) -> Result<Self> {
+    /// `others` replace kernels of their names.
+    pub fn load(context: &Arc<CudaContext>, others: &[(String, Vec<u8>)]) -> Result<Self> {
         use sys::CUdevice_attribute as Attribute;
         require_functions()?;
         enter(context)?;
@@ -73,6 +94,9 @@ impl Gpu {
                 reason: option_env!("DK_NO_CUBINS_REASON").unwrap_or("unknown"),
             });
         }
+        if others.iter().any(|(name, _)| !CUBINS.iter().any(|(kernel, _)| kernel == name)) {
+            return Err(Error::KernelsNotBuilt { reason: "a cubin has the name of no kernel" });
+        }
         require_version(driver_version()?, CUBINS_CUDA_MAJOR * 1000)?;
         let multiprocessors = context
             .attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
@@ -83,6 +107,8 @@ impl Gpu {
         let error_words = ErrorWords::new(context)?;
         let mut kernels = HashMap::new();
         for &(kernel, image) in CUBINS {
+            let other = others.iter().find(|(name, _)| name == kernel);
+            let image = other.map_or(image, |(_, image)| image);
             kernels.insert(kernel, load_kernel(context, kernel, image)?);
         }
         Ok(Self {
@@ -98,6 +124,28 @@ impl Gpu {
 
     pub fn kernel(&self, name: &str) -> Option<&CudaKernel> {
         self.loaded.kernels.get(name)
+    }
+
+    pub fn kernel_attributes(&self) -> Result<Vec<KernelAttributes>> {
+        use sys::CUfunction_attribute as Attribute;
+        let attributes = |(name, threads, smem_bytes): (String, u32, u32)| {
+            let CudaKernel { name, function, .. } = self.kernel(&name)?;
+            let ask =
+                |attribute| function.get_attribute(attribute).map_err(driver_error("asking about a kernel"));
+            let answers = || {
+                Ok(KernelAttributes {
+                    name,
+                    registers: ask(Attribute::CU_FUNC_ATTRIBUTE_NUM_REGS)?,
+                    local_bytes: ask(Attribute::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)?,
+                    static_smem_bytes: ask(Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?,
+                    dynamic_smem_bytes: smem_bytes as i32,
+                    max_threads: ask(Attribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?,
+                    threads: threads as i32,
+                })
+            };
+            Some(answers())
+        };
+        launch_sizes().filter_map(attributes).collect()
     }
 
     pub fn error_words(&self) -> &[AtomicU32; FAULT_KINDS as usize] {
@@ -132,7 +180,10 @@ impl Gpu {
         if !data.is_empty() {
             self.stream.memcpy_htod(data, &mut slice).map_err(driver_error("copying to the GPU"))?;
         }
-        self.stream.synchronize().and(self.context.check_err()).map_err(driver_error("copying to the GPU"))?;
+        self.stream
+            .synchronize()
+            .and(self.context.check_err())
+            .map_err(driver_error("copying to the GPU"))?;
         Ok(slice)
     }
 
@@ -420,7 +471,8 @@ const FUNCTIONS: [&str; 36] = [
 /// cudarc panics when the driver's library or a function in it is missing, so look first.
 pub(crate) fn require_functions() -> Result<()> {
     // SAFETY: loading the driver runs its initialisers, which is what every CUDA program does.
-    let mut loaded = DRIVER_NAMES.iter().filter_map(|&name| unsafe { Some((name, libloading::Library::new(name).ok()?)) });
+    let mut loaded =
+        DRIVER_NAMES.iter().filter_map(|&name| unsafe { Some((name, libloading::Library::new(name).ok()?)) });
     let Some((library, handle)) = loaded.next() else {
         return Err(Error::DriverNotFound { tried: "libcuda.so and libcuda.so.1" });
     };

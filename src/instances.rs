@@ -310,3 +310,15 @@ pub const FIXED_KERNELS: &[FixedKernel] = &[
     KV_APPEND,
     ROPE,
 ];
+
+/// Name, threads per CTA and dynamic shared memory of every kernel.
+pub fn launch_sizes() -> impl Iterator<Item = (String, u32, u32)> {
+    let gemms = GEMM_INSTANCES.iter().chain(GROUPED_GEMM_INSTANCES);
+    let gemms = gemms.map(|instance| (instance.name(), instance.threads(), instance.smem_bytes()));
+    let attention = MLA_INSTANCES.iter();
+    let attention = attention.map(|instance| (instance.name(), instance.threads(), instance.smem_bytes()));
+    let fixed = FIXED_KERNELS.iter();
+    gemms
+        .chain(attention)
+        .chain(fixed.map(|kernel| (kernel.name.to_owned(), kernel.threads, kernel.smem_bytes)))
+}

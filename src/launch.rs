@@ -203,7 +203,9 @@ impl<'l> CudaLaunch<'l> {
 
     /// cudarc tracks within one object of a context. An operand of another one is ordered by its stream.
     fn join_untracked(&self, stream: &Arc<CudaStream>) -> Result<Option<Arc<CudaStream>>> {
-        if Arc::ptr_eq(stream.context(), self.stream.context()) || stream.cu_stream() == self.stream.cu_stream() {
+        if Arc::ptr_eq(stream.context(), self.stream.context())
+            || stream.cu_stream() == self.stream.cu_stream()
+        {
             return Ok(None);
         }
         gpu::enter(stream.context())?;
@@ -266,8 +268,7 @@ impl<'l> CudaLaunch<'l> {
 
 impl EmulatedLaunch<'_> {
     fn region(&mut self, name: &'static CStr, base: Address, bytes: usize, writable: bool) -> Address {
-        self.regions[self.operands] =
-            EmuRegion {
+        self.regions[self.operands] = EmuRegion {
             base,
             bytes: bytes as u64,
             writable: u32::from(writable),

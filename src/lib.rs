@@ -100,6 +100,8 @@ pub use fp8_gemm::{Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec};
 pub use gate::{Gate, GateInput, GateSpec, GateWeight, GroupScore, Routing, Scoring};
 pub use gather_quantize::{GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec};
 pub use gemm::{GemmChoice, GemmOutput};
+#[doc(hidden)]
+pub use gpu::KernelAttributes;
 pub use grouped_fp8_gemm::{GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, Segments};
 pub use instances::{
     GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, MAX_EXPERTS, MLA_INSTANCES, MlaInstance,

@@ -137,7 +137,10 @@ impl TensorMapSpec<'_> {
             return Some(format!("expected 2 to {MAX_RANK} dimensions, got {rank}"));
         }
         if self.base.is_null() || !(self.base as u64).is_multiple_of(16) {
-            return Some(format!("the address must be a multiple of 16 bytes and not 0, got {:p}", self.base));
+            return Some(format!(
+                "the address must be a multiple of 16 bytes and not 0, got {:p}",
+                self.base
+            ));
         }
         let row = (self.columns, self.box_columns);
         for (size, box_size) in iter::once(row).chain(self.outer.iter().map(|d| (d.size, d.box_size))) {
@@ -176,8 +179,7 @@ mod tests {
         let [odd, far] = [264, 1 << 40].map(|stride| Dimension { stride, ..good });
         let reason = |base, columns, box_columns, outer: &[Dimension], swizzle| {
             let element = MapElement::Bf16;
-            let spec =
-                TensorMapSpec { operand: "a", element, base, columns, box_columns, outer, swizzle };
+            let spec = TensorMapSpec { operand: "a", element, base, columns, box_columns, outer, swizzle };
             spec.arrays().err().map(|error| error.to_string())
         };
         let of = |outer: &[Dimension]| reason(base, 128, 64, outer, Swizzle::Span128);

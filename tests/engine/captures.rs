@@ -132,7 +132,10 @@ fn an_invalidated_capture_is_refused_by_name() {
          end it and capture again"
     );
     let _ = stream.end_capture(CUgraphInstantiate_flags(0));
-    assert_eq!(stream.capture_status().expect("status"), CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE);
+    assert_eq!(
+        stream.capture_status().expect("status"),
+        CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE
+    );
     operands.run(&gemm, stream).expect("the stream is free again");
     operands.check(stream, &data);
     drop((operands, gemm));

@@ -15,9 +15,24 @@ const OF_A_RUN: [(&str, i32, i32, &str); 8] = [
     ("cuTensorMapEncodeTiled", 0, 1, "tensor map of a: CUDA_ERROR_INVALID_VALUE"),
     ("cuTensorMapEncodeTiled", 3, 1, "tensor map of d: CUDA_ERROR_INVALID_VALUE"),
     ("cuStreamWaitEvent", 0, 400, "ordering the operands failed with CUDA_ERROR_INVALID_HANDLE (400)"),
-    ("cuEventRecord", 0, 400, "recording the use of the operands failed with CUDA_ERROR_INVALID_HANDLE (400)"),
-    ("cuEventRecord", 4, 400, "recording the use of the operands failed with CUDA_ERROR_INVALID_HANDLE (400)"),
-    ("cuStreamIsCapturing", 0, 400, "asking whether a stream is captured failed with CUDA_ERROR_INVALID_HANDLE (400)"),
+    (
+        "cuEventRecord",
+        0,
+        400,
+        "recording the use of the operands failed with CUDA_ERROR_INVALID_HANDLE (400)",
+    ),
+    (
+        "cuEventRecord",
+        4,
+        400,
+        "recording the use of the operands failed with CUDA_ERROR_INVALID_HANDLE (400)",
+    ),
+    (
+        "cuStreamIsCapturing",
+        0,
+        400,
+        "asking whether a stream is captured failed with CUDA_ERROR_INVALID_HANDLE (400)",
+    ),
 ];
 
 /// Whatever the driver refuses, the run that asked tells of it, and the next one is as if nothing had been.
@@ -77,7 +92,12 @@ const OF_LOADING: [(&str, i32, i32, &str); 10] = [
     ("cuModuleLoadData", 30, 209, "loading a kernel failed with CUDA_ERROR_NO_BINARY_FOR_GPU (209)"),
     ("cuModuleGetFunction", 2, 500, "finding a kernel in its module failed with CUDA_ERROR_NOT_FOUND (500)"),
     ("cuFuncSetAttribute", 0, 1, "asking for shared memory failed with CUDA_ERROR_INVALID_VALUE (1)"),
-    ("cuFuncGetParamInfo", 0, 1, "reading the size of a kernel's parameters failed with CUDA_ERROR_INVALID_VALUE (1)"),
+    (
+        "cuFuncGetParamInfo",
+        0,
+        1,
+        "reading the size of a kernel's parameters failed with CUDA_ERROR_INVALID_VALUE (1)",
+    ),
     ("cuFuncLoad", 0, 2, "loading a kernel's code failed with CUDA_ERROR_OUT_OF_MEMORY (2)"),
     ("cuMemHostAlloc", 0, 2, "allocating the error words failed with CUDA_ERROR_OUT_OF_MEMORY (2)"),
     ("cuStreamCreate", 0, 2, "creating a stream failed with CUDA_ERROR_OUT_OF_MEMORY (2)"),

@@ -3,9 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
-use deepseek_kernels::{Device, Stream};
 use deepseek_kernels::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use deepseek_kernels::cudarc::driver::{CudaContext, CudaGraph, CudaStream};
+use deepseek_kernels::{Device, Stream};
 
 use crate::harness;
 

@@ -1,7 +1,8 @@
 //! What may go before what uses it.
 
 use deepseek_kernels::{
-    F8E4M3, Fp8Gemm, MMajor, Matrix, MatrixMut, Quantize1x128, QuantizeSpec, ScaleFormat, Scales1x128Mut, bf16,
+    F8E4M3, Fp8Gemm, MMajor, Matrix, MatrixMut, Quantize1x128, QuantizeSpec, ScaleFormat, Scales1x128Mut,
+    bf16,
 };
 
 use crate::engine::{Engine, THREAD_LOCAL, Tracking, capture};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use deepseek_kernels::cudarc::driver::CudaStream;
 use deepseek_kernels::{
-    AbsorbOutputArgs, AbsorbQueryArgs, AttentionState, AttentionStateMut, BiasUpdate, BiasUpdateSpec, Combine,
-    CombineArgs, CombineSpec, Device, EmptyLse, ExpertLayout, ExpertLoad, ExpertLoadSpec, ExpertMap,
+    AbsorbOutputArgs, AbsorbQueryArgs, AttentionState, AttentionStateMut, BiasUpdate, BiasUpdateSpec,
+    Combine, CombineArgs, CombineSpec, Device, EmptyLse, ExpertLayout, ExpertLoad, ExpertLoadSpec, ExpertMap,
     ExpertMapArgs, ExpertMapSpec, ExpertWeights, F8E4M3, Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, Gate, GateInput,
     GateSpec, GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec, GroupedFp8Gemm, GroupedFp8GemmArgs,
     GroupedFp8GemmSpec, Heads, HeadsMut, KvAppend, KvAppendArgs, KvAppendSpec, KvCache, KvCacheMut, KvFormat,
@@ -160,9 +160,11 @@ fn quantize_128x128(device: &Device, stream: &Arc<CudaStream>) -> Operation {
 fn transpose_scales(device: &Device, stream: &Arc<CudaStream>) -> Operation {
     let (m, k) = (40, 512);
     let plan = TransposeScales::plan(device, m, k).expect("plan");
-    let arena = Arena::default()
-        .with::<f32>(stream, m * k / 128, Fill::Values)
-        .with::<f32>(stream, m * k / 128, Fill::Poison);
+    let arena = Arena::default().with::<f32>(stream, m * k / 128, Fill::Values).with::<f32>(
+        stream,
+        m * k / 128,
+        Fill::Poison,
+    );
     operation("transpose_scales", arena, move |arena, stream| {
         let [sf, out] = &mut arena.f32.slices[..] else { unreachable!("two operands") };
         let sf = Scales1x128::<RowMajor>::new(&*sf, m, k)?;
@@ -326,9 +328,11 @@ fn sequence_balance_loss(device: &Device, stream: &Arc<CudaStream>) -> Operation
     let (sequences, length, top_k) = (3, 5, 2);
     let spec = SequenceBalanceLossSpec { sequences, length, experts: EXPERTS, top_k, alpha: 0.5 };
     let plan = SequenceBalanceLoss::plan(device, spec).expect("plan");
-    let arena = Arena::default()
-        .with::<f32>(stream, sequences * length * EXPERTS, Fill::Halves)
-        .with::<f32>(stream, sequences, Fill::Poison);
+    let arena = Arena::default().with::<f32>(stream, sequences * length * EXPERTS, Fill::Halves).with::<f32>(
+        stream,
+        sequences,
+        Fill::Poison,
+    );
     operation("sequence_balance_loss", arena, move |arena, stream| {
         let [scores, loss] = &mut arena.f32.slices[..] else { unreachable!("two operands") };
         plan.run(stream, Matrix::new(&*scores, sequences * length, EXPERTS)?, loss.into())

@@ -16,7 +16,11 @@ const FAULTS: [(&str, &str, &[&str]); 16] = [
     ("foreign-context", "streams::two_streams_share_their_inputs", &["another context"]),
     ("event-wait-dropped", "streams::a_writer_waits_for_the_readers_of_other_streams", &["unordered"]),
     ("event-record-dropped", "streams::a_writer_waits_for_the_readers_of_other_streams", &["unordered"]),
-    ("sync-dropped", "lifetimes::the_error_words_outlive_the_kernels", &["unload-in-use", "still used", "in-use"]),
+    (
+        "sync-dropped",
+        "lifetimes::the_error_words_outlive_the_kernels",
+        &["unload-in-use", "still used", "in-use"],
+    ),
     ("error-word-pageable", "words::faults_are_told_once", &["cuMemFreeHost", "ILLEGAL_ADDRESS", "illegal"]),
     ("early-free", "streams::memory_used_elsewhere_freed_and_given_out_again", &["freed"]),
     ("zero-element-strides", "streams::two_streams_share_their_inputs", &["tensor map of"]),

@@ -1,8 +1,8 @@
 //! The error words: bad data is told once, by the device that met it.
 
 use deepseek_kernels::{
-    Device, Error, ExpertLoad, ExpertLoadSpec, F8E4M3, MMajor, Matrix, MatrixMut, Quantize1x128, QuantizeSpec,
-    ScaleFormat, Scales1x128Mut, bf16,
+    Device, Error, ExpertLoad, ExpertLoadSpec, F8E4M3, MMajor, Matrix, MatrixMut, Quantize1x128,
+    QuantizeSpec, ScaleFormat, Scales1x128Mut, bf16,
 };
 
 use crate::engine::{Engine, THREAD_LOCAL, Tracking, capture};

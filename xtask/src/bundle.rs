@@ -1,47 +1,147 @@
-//! A folder of programs for a GPU host that has a driver, but neither Rust nor nvcc.
+//! One archive of all that runs on a GPU host that has a driver, but neither Rust nor nvcc.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::build_output::{self, Executable};
 use crate::process;
+use crate::variants;
 
-const RUN_SCRIPT: &str = include_str!("../run.sh");
+/// The archive, and the folder it is packed from.
+pub const ARCHIVE: &str = "target/hardware.tar.xz";
+const FOLDER: &str = "target/hardware";
 
-/// Tests that compile, or read what lies in the build's folders.
-const NOT_CARRIED: [&str; 3] = ["faults", "operand_trace", "verify_cli"];
+/// What is carried as it is: the script, its steps and tools.
+const SCRIPTS: &str = "crates/hardware/run";
 
-const MAX_BYTES: u64 = 60 << 20;
+/// Tests of what a GPU host does not change: they compile, read what lies in the build's folders, or judge references.
+const NOT_CARRIED: [&str; 14] = [
+    "codec",
+    "driver",
+    "faults",
+    "mla_reference",
+    "mla_shapes",
+    "operand_trace",
+    "reference",
+    "rejects",
+    "rejects_absorb",
+    "rejects_mla_append",
+    "rejects_mla_decode",
+    "rejects_routed",
+    "run_script",
+    "verify_cli",
+];
+
+/// What may be carried to a GPU host is limited, and wheels of other libraries go along.
+const MAX_BYTES: u64 = 40 << 20;
 
 /// What a host has at least: glibc of 2021.
 const GLIBC: (u32, u32) = (2, 34);
 
-/// Builds in release mode and fills `target/bundle`.
+/// Builds as every other step does, and packs the programs.
 pub fn make(root: &Path) -> Result<()> {
-    let arguments = ["build", "--release", "--package=deepseek-kernels", "--bins", "--tests", "--benches"];
-    let built = build_output::cargo(root, &arguments, &[("DEEPSEEK_KERNELS_STATIC_STDCXX", "1")])?;
-    let bundle = root.join("target/bundle");
-    if bundle.exists() {
-        fs::remove_dir_all(&bundle)?;
+    let arguments = ["build", "--workspace", "--bins", "--tests"];
+    let built = build_output::cargo(root, &arguments, &[])?;
+    let folder = root.join(FOLDER);
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
     }
-    let mut bytes = RUN_SCRIPT.len() as u64;
     for executable in &built.executables {
-        let Some(place) = place(executable) else { continue };
-        let carried = bundle.join(place);
-        fs::create_dir_all(carried.parent().context("the place has a folder")?)?;
-        process::run(Command::new("strip").arg("-o").arg(&carried).arg(&executable.path))?;
-        check_glibc(&carried)?;
-        let size = fs::metadata(&carried)?.len();
-        println!("{:>7.1} MiB  {}", mebibytes(size), carried.display());
-        bytes += size;
+        if let Some(place) = place(executable) {
+            carry(&executable.path, &folder.join(place))?;
+        }
     }
-    write_executable(&bundle.join("run.sh"), RUN_SCRIPT)?;
-    println!("{:>7.1} MiB  {}: copy it and start run.sh there", mebibytes(bytes), bundle.display());
+    copy_scripts(&root.join(SCRIPTS), &folder)?;
+    check_steps(&folder)?;
+    variants::compile(root, &folder.join("variants"))?;
+    process::run(
+        Command::new(folder.join("bin/smoke")).arg("--bless").arg(folder.join("goldens.safetensors")),
+    )?;
+    pack(&folder, &root.join(ARCHIVE))
+}
+
+/// Where an executable goes in the archive.
+fn place(executable: &Executable) -> Option<PathBuf> {
+    let Executable { name, kind, test, .. } = executable;
+    match (kind.as_str(), test) {
+        ("bin", false) if name != "xtask" => Some(format!("bin/{name}").into()),
+        ("test", _) if !NOT_CARRIED.contains(&name.as_str()) => Some(format!("tests/{name}").into()),
+        _ => None,
+    }
+}
+
+/// Copies a program without its symbols, and the C++ library that it needs, for hosts that have an older one or none.
+fn carry(program: &Path, to: &Path) -> Result<()> {
+    let libraries = to.parent().and_then(Path::parent).context("a place is two folders deep")?.join("lib");
+    fs::create_dir_all(&libraries)?;
+    fs::create_dir_all(to.parent().context("a place has a folder")?)?;
+    process::run(Command::new("strip").arg("-o").arg(to).arg(program))?;
+    check_glibc(to)?;
+    for library in cpp_libraries(&process::read(Command::new("ldd").arg(program))?) {
+        let carried = libraries.join(library.file_name().context("a library has a name")?);
+        if !carried.exists() {
+            fs::copy(&library, &carried).with_context(|| library.display().to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// The paths of the C++ runtime in what `ldd` prints.
+fn cpp_libraries(ldd: &str) -> Vec<PathBuf> {
+    let line = |line: &str| {
+        let (name, path) = line.trim().split_once(" => ")?;
+        let ours = ["libstdc++.so", "libgcc_s.so"].iter().any(|library| name.starts_with(library));
+        ours.then(|| PathBuf::from(path.split(" (").next().unwrap_or(path)))
+    };
+    ldd.lines().filter_map(line).collect()
+}
+
+fn copy_scripts(from: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
+        let path = entry?.path();
+        // With its permissions: scripts stay executable.
+        fs::copy(&path, to.join(path.file_name().context("an entry has a name")?))?;
+    }
+    Ok(())
+}
+
+/// Every test is in a step, and every program of a step is there.
+fn check_steps(folder: &Path) -> Result<()> {
+    let steps = fs::read_to_string(folder.join("steps.txt"))?;
+    let named = programs(&steps);
+    for program in &named {
+        ensure!(folder.join(program).is_file(), "steps.txt names {program}, which is not carried");
+    }
+    for entry in fs::read_dir(folder.join("tests"))? {
+        let program = format!("tests/{}", entry?.file_name().to_string_lossy());
+        ensure!(
+            named.contains(&program.as_str()),
+            "no step of steps.txt runs {program}: add one, or name it in NOT_CARRIED"
+        );
+    }
+    Ok(())
+}
+
+/// What the steps name below bin/ and tests/.
+fn programs(steps: &str) -> Vec<&str> {
+    let lines = steps.lines().filter(|line| !line.starts_with('#'));
+    let words = lines.flat_map(|line| line.split([' ', ';']));
+    words.filter(|word| word.starts_with("bin/") || word.starts_with("tests/")).collect()
+}
+
+/// Packs the folder: equal kernels in different programs lie within one dictionary.
+fn pack(folder: &Path, archive: &Path) -> Result<()> {
+    let mut tar = Command::new("tar");
+    tar.args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--mtime=@0"]);
+    tar.arg("--use-compress-program=xz --threads=1 --lzma2=preset=3,dict=256MiB").arg("-cf").arg(archive);
+    process::run(tar.arg("-C").arg(folder.parent().context("the folder has a parent")?).arg("hardware"))?;
+    let bytes = fs::metadata(archive)?.len();
+    println!("{:.1} MiB  {}: unpack it on a GPU host and start run.sh", mebibytes(bytes), archive.display());
     if bytes > MAX_BYTES {
-        bail!("the bundle has {:.1} MiB; at most {}", mebibytes(bytes), MAX_BYTES >> 20);
+        bail!("the archive has {:.1} MiB, expected at most {}", mebibytes(bytes), MAX_BYTES >> 20);
     }
     Ok(())
 }
@@ -50,38 +150,19 @@ fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// Where an executable goes in the bundle.
-fn place(executable: &Executable) -> Option<PathBuf> {
-    let Executable { name, kind, test, .. } = executable;
-    if NOT_CARRIED.contains(&name.as_str()) {
-        return None;
-    }
-    let place = match (kind.as_str(), test) {
-        ("bin", false) => format!("bin/{name}"),
-        ("bench", _) => format!("benches/{name}"),
-        ("test", _) => format!("tests/{name}"),
-        _ => format!("tests/{kind}-{name}"),
-    };
-    Some(PathBuf::from(place))
-}
-
 /// Fails when the program needs symbols that an older glibc lacks.
 fn check_glibc(program: &Path) -> Result<()> {
     let symbols = process::read(Command::new("objdump").arg("-T").arg(program))?;
     let newest = newest_glibc(&symbols).context("the program uses no glibc")?;
-    if newest > GLIBC {
-        bail!(
-            "{} needs glibc {}.{}, newer than {}.{}",
-            program.display(),
-            newest.0,
-            newest.1,
-            GLIBC.0,
-            GLIBC.1
-        );
-    }
-    if symbols.contains("GLIBCXX_") {
-        bail!("{} needs the host's libstdc++", program.display());
-    }
+    ensure!(
+        newest <= GLIBC,
+        "{} needs glibc {}.{}, expected at most {}.{}",
+        program.display(),
+        newest.0,
+        newest.1,
+        GLIBC.0,
+        GLIBC.1
+    );
     Ok(())
 }
 
@@ -92,19 +173,6 @@ fn newest_glibc(symbols: &str) -> Option<(u32, u32)> {
         Some((major.parse().ok()?, minor.split('.').next()?.parse().ok()?))
     });
     versions.max()
-}
-
-#[cfg(unix)]
-fn write_executable(path: &Path, text: &str) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-
-    fs::write(path, text)?;
-    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
-}
-
-#[cfg(not(unix))]
-fn write_executable(path: &Path, text: &str) -> Result<()> {
-    Ok(fs::write(path, text)?)
 }
 
 #[cfg(test)]
@@ -128,11 +196,48 @@ mod tests {
         };
         let place =
             |name, kind, test| place(&executable(name, kind, test)).map(|place| place.display().to_string());
-        assert_eq!(place("deepseek-kernels", "bin", false).as_deref(), Some("bin/deepseek-kernels"));
-        assert_eq!(place("deepseek-kernels", "bin", true).as_deref(), Some("tests/bin-deepseek-kernels"));
-        assert_eq!(place("deepseek_kernels", "lib", true).as_deref(), Some("tests/lib-deepseek_kernels"));
+        assert_eq!(place("smoke", "bin", false).as_deref(), Some("bin/smoke"));
         assert_eq!(place("fp8_gemm", "test", true).as_deref(), Some("tests/fp8_gemm"));
-        assert_eq!(place("fp8_gemm", "bench", false).as_deref(), Some("benches/fp8_gemm"));
-        assert_eq!(place("faults", "test", true), None);
+        for (name, kind, test) in [
+            ("smoke", "bin", true),
+            ("xtask", "bin", false),
+            ("deepseek_kernels", "lib", true),
+            ("faults", "test", true),
+        ] {
+            assert_eq!(place(name, kind, test), None);
+        }
+    }
+
+    #[test]
+    fn only_the_cpp_runtime_is_carried() {
+        let ldd = "\tlinux-vdso.so.1 (0x1)\n\tlibstdc++.so.6 => /usr/lib/libstdc++.so.6 (0x7f)\n\
+                   \tlibgcc_s.so.1 => /usr/lib/libgcc_s.so.1 (0x2)\n\tlibc.so.6 => /usr/lib/libc.so.6 (0x3)\n";
+        assert_eq!(
+            cpp_libraries(ldd),
+            ["/usr/lib/libstdc++.so.6", "/usr/lib/libgcc_s.so.1"].map(PathBuf::from)
+        );
+    }
+
+    #[test]
+    fn a_test_without_a_step_and_a_step_without_a_program_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("tests/rope", "");
+        write("steps.txt", "# tests/none\nrope 10 always no tests/rope; bin/smoke --list\n");
+        let error = check_steps(folder.path()).unwrap_err().to_string();
+        assert_eq!(error, "steps.txt names bin/smoke, which is not carried");
+        write("bin/smoke", "");
+        assert!(check_steps(folder.path()).is_ok());
+        write("tests/gate", "");
+        assert!(
+            check_steps(folder.path())
+                .unwrap_err()
+                .to_string()
+                .starts_with("no step of steps.txt runs tests/gate")
+        );
     }
 }

@@ -5,9 +5,11 @@ mod build_output;
 mod bundle;
 mod lint;
 mod process;
+mod rehearsal;
 mod resources;
 mod test;
 mod toolkit;
+mod variants;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -16,13 +18,15 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 // What build.rs uses, which has no test harness of its own: its tests run here.
-#[cfg(test)]
 #[path = "../../build/compile.rs"]
 #[allow(dead_code)]
 mod compile;
 #[path = "../../src/instances.rs"]
 #[allow(dead_code)]
 mod instances;
+#[path = "../../build/kernels.rs"]
+#[allow(dead_code)]
+mod kernels;
 #[path = "../../build/nvcc.rs"]
 #[allow(dead_code)]
 mod nvcc;
@@ -61,8 +65,10 @@ enum Chore {
         #[arg(long)]
         bless: bool,
     },
-    /// Collects tests, benches and the program in target/bundle, for a GPU host without Rust
+    /// Packs what runs on a GPU host without Rust in target/hardware.tar.xz
     Bundle,
+    /// Unpacks that archive elsewhere and runs it as on a GPU host, under the fake driver
+    Rehearse,
     /// Runs every check, as CI does
     Test,
 }
@@ -85,6 +91,7 @@ fn run() -> Result<()> {
         Chore::Lint => lint::run(root),
         Chore::Resources { bless } => resources::check(root, bless),
         Chore::Bundle => bundle::make(root),
+        Chore::Rehearse => rehearsal::run(root),
         Chore::Test => test::run_all(root),
     }
 }

@@ -10,7 +10,7 @@ const SHORT_FILES: [&str; 2] = ["cuda/kernels", "cuda/driver"];
 /// Lines of a function, from its name to its brace.
 const FUNCTION: usize = 80;
 /// Where functions are measured.
-const FOLDERS: [&str; 9] = [
+const FOLDERS: [&str; 10] = [
     "cuda/kernels",
     "cuda/tile",
     "cuda/emu",
@@ -18,6 +18,7 @@ const FOLDERS: [&str; 9] = [
     "cuda/sm90",
     "src",
     "build",
+    "crates/hardware",
     "tests/driver",
     "xtask/src",
 ];

@@ -1,0 +1,5 @@
+#!/bin/bash
+# Other libraries on the same shapes.
+command -v python3 > /dev/null || { echo 'python3 is not here'; exit 77; }
+[ -s "$OUT/timings.csv" ] || { echo 'there are no rows of ours to compare with'; exit 77; }
+python3 -u peers.py --csv "$OUT/timings.csv" --wheels wheels --deadline $((LEFT - 5))

@@ -1,0 +1,284 @@
+//! The first program on a GPU: does every kernel load, is it what was compiled, does each family give the bits that the
+//! emulated Hopper gives, on a stream, in a graph, on two streams, and does the error word tell. A check a line, as JSON.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use deepseek_kernels::cudarc::driver::{CudaContext, CudaStream};
+use deepseek_kernels::{
+    DataFaults, Device, EmulatorOptions, Error, F8E4M3, MMajor, Matrix, MatrixMut, Quantize1x128,
+    QuantizeSpec, ScaleFormat, Scales1x128Mut, Stream, bf16,
+};
+use deepseek_kernels_hardware::card::Card;
+use deepseek_kernels_hardware::case::{Case, Judgement, Prepared};
+use deepseek_kernels_hardware::golden::{self, Goldens};
+use deepseek_kernels_hardware::record::{Checks, Finding};
+use deepseek_kernels_hardware::{device, resources, shapes, timing};
+use serde_json::{Value, json};
+
+#[derive(Parser)]
+#[command(
+    about = "The first program on a GPU: every kernel loads and gives the bits that the emulator gives"
+)]
+struct Arguments {
+    /// File of goldens that `--bless` wrote
+    #[arg(long)]
+    goldens: Option<PathBuf>,
+    /// Runs the cases on the emulator instead and writes their results to this file
+    #[arg(long, conflicts_with_all = ["goldens", "list"])]
+    bless: Option<PathBuf>,
+    /// Only checks whose name begins with one of these
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Graphs and streams with one case in this many
+    #[arg(long, default_value_t = 1)]
+    every: usize,
+    /// Prints the names of the cases
+    #[arg(long)]
+    list: bool,
+}
+
+/// Runs of a case on each of two streams.
+const TURNS: usize = 20;
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(failed) => {
+            eprintln!("{failed} checks failed");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The number of failed checks.
+fn run(arguments: &Arguments) -> Result<usize> {
+    let wanted = |name: &str| {
+        arguments.only.is_empty() || arguments.only.iter().any(|only| name.starts_with(only.as_str()))
+    };
+    let cases = shapes::smoke();
+    if arguments.list {
+        cases.iter().for_each(|case| println!("{}", case.name()));
+        return Ok(0);
+    }
+    if let Some(file) = &arguments.bless {
+        return bless(file, &cases).map(|()| 0);
+    }
+    let goldens =
+        arguments.goldens.as_ref().context("--goldens FILE says what is right; --bless FILE makes it")?;
+    let smoke = Smoke::open(Goldens::read(goldens)?)?;
+    let mut checks = Checks::default();
+    let mut check = |name: &str, check: &dyn Fn() -> Result<Finding>| {
+        if wanted(name) {
+            checks.check(name, check);
+        }
+    };
+    check("card", &|| smoke.card());
+    check("attributes", &|| smoke.attributes());
+    for case in &cases {
+        check(&case.name(), &|| smoke.case(&**case));
+    }
+    for case in cases.iter().step_by(arguments.every.max(1)) {
+        check(&format!("graph/{}", case.name()), &|| smoke.graph(&**case));
+        check(&format!("streams/{}", case.name()), &|| smoke.two_streams(&**case));
+    }
+    check("error_word", &|| smoke.error_word());
+    check("nothing", &|| smoke.nothing());
+    Ok(checks.failed())
+}
+
+/// Computes the goldens, each of which its reference must accept.
+fn bless(file: &std::path::Path, cases: &[Box<dyn Case>]) -> Result<()> {
+    // The planner sees an H100: the kernels that run there are those that ran here.
+    let device = Device::emulated_with(EmulatorOptions { multiprocessors: 132, ..Default::default() })?;
+    let mut outputs = Vec::new();
+    for case in cases {
+        let mut prepared = prepare(&**case, &device)?;
+        prepared.launch(Stream::Emulated)?;
+        let judgement = prepared.judge()?;
+        if let Some(failure) = judgement.failure {
+            anyhow::bail!("{}: {failure}", case.name());
+        }
+        outputs.extend(prepared.outputs()?.into_iter().map(|output| (case.name(), output)));
+    }
+    golden::write(file, &outputs)
+}
+
+fn prepare(case: &dyn Case, device: &Device) -> Result<Box<dyn Prepared>> {
+    case.prepare(device, 1)?.pop().context("one set of operands")
+}
+
+struct Smoke {
+    context: Arc<CudaContext>,
+    device: Device,
+    seconds_to_open: f64,
+    goldens: Goldens,
+}
+
+impl Smoke {
+    fn open(goldens: Goldens) -> Result<Self> {
+        let start = Instant::now();
+        let (device, context) = device::open()?;
+        Ok(Self { context, device, seconds_to_open: start.elapsed().as_secs_f64(), goldens })
+    }
+
+    fn card(&self) -> Result<Finding> {
+        Ok(Finding::Data(
+            json!({"card": Card::read(&self.context)?, "seconds_to_open": self.seconds_to_open}),
+        ))
+    }
+
+    fn attributes(&self) -> Result<Finding> {
+        let kernels = self.device.kernel_attributes()?;
+        let differences = resources::differences(&kernels)?;
+        if differences.is_empty() {
+            return Ok(Finding::Passed(json!({"kernels": kernels.len()})));
+        }
+        Ok(Finding::Failed(json!(differences)))
+    }
+
+    /// Other bits within the bound are a failure too, but another one: the model of the tensor core, not the kernel.
+    fn compare(&self, case: &dyn Case, prepared: &dyn Prepared) -> Result<Finding> {
+        let differences = self.goldens.compare(&case.name(), &prepared.outputs()?)?;
+        let reported = self.device.poll_error();
+        let instance = prepared.instance();
+        if differences.is_empty() {
+            // The quantisers' inputs hold Inf and NaN; nothing else does.
+            let expected = case.operation().starts_with("quantize");
+            return match reported {
+                Err(Error::Data(faults)) if expected && faults.nonfinite_input() => passed(&instance),
+                Ok(()) if !expected => passed(&instance),
+                reported => {
+                    Ok(Finding::Failed(json!({"instance": instance, "error_word": reported_text(&reported)})))
+                }
+            };
+        }
+        let Judgement { by, worst, failure, .. } = prepared.judge()?;
+        let bits: Vec<Value> = differences
+            .iter()
+            .map(|d| {
+                json!({"output": d.output, "differ": d.count, "of": d.elements, "first": d.index,
+                       "expected": d.expected, "got": d.got})
+            })
+            .collect();
+        let meaning = match (&failure, by) {
+            (None, _) => {
+                "other bits, within the bound of any correct kernel: the bit model is wrong, not the kernel"
+            }
+            (Some(_), _) => "wrong",
+        };
+        Ok(Finding::Failed(json!({"instance": instance, "meaning": meaning, "bits": bits, "by": by,
+                                  "worst": worst, "failure": failure})))
+    }
+
+    fn case(&self, case: &dyn Case) -> Result<Finding> {
+        let mut prepared = prepare(case, &self.device)?;
+        prepared.launch(self.device.stream()?)?;
+        self.compare(case, &*prepared)
+    }
+
+    /// Captured, and replayed twice: what is compared was written by the replay.
+    fn graph(&self, case: &dyn Case) -> Result<Finding> {
+        let mut prepared = prepare(case, &self.device)?;
+        let stream = self.stream()?;
+        self.context.synchronize()?;
+        let graph = timing::capture(&stream, || Ok(prepared.launch(Stream::Cuda(&stream))?))?;
+        graph.launch()?;
+        graph.launch()?;
+        stream.synchronize()?;
+        self.compare(case, &*prepared)
+    }
+
+    /// In turns on two streams, with other memory.
+    fn two_streams(&self, case: &dyn Case) -> Result<Finding> {
+        let streams = [self.stream()?, self.stream()?];
+        let mut prepared = case.prepare(&self.device, 2)?;
+        self.context.synchronize()?;
+        for _ in 0..TURNS {
+            for (prepared, stream) in prepared.iter_mut().zip(&streams) {
+                prepared.launch(Stream::Cuda(stream))?;
+            }
+        }
+        self.context.synchronize()?;
+        for prepared in &prepared[1..] {
+            let finding = self.compare(case, &**prepared)?;
+            if let Finding::Failed(_) = finding {
+                return Ok(finding);
+            }
+        }
+        self.compare_outputs_only(case, &*prepared[0])
+    }
+
+    /// The error word was read with the first of two results.
+    fn compare_outputs_only(&self, case: &dyn Case, prepared: &dyn Prepared) -> Result<Finding> {
+        let differences = self.goldens.compare(&case.name(), &prepared.outputs()?)?;
+        if differences.is_empty() { passed(&prepared.instance()) } else { self.compare(case, prepared) }
+    }
+
+    fn stream(&self) -> Result<Arc<CudaStream>> {
+        Ok(self.context.new_stream()?)
+    }
+
+    /// A quantiser meets a NaN behind other work: the word is clean before, tells once, and is clean again.
+    fn error_word(&self) -> Result<Finding> {
+        let (rows, k) = (4, 128);
+        let plan = Quantize1x128::plan(&self.device, QuantizeSpec { rows, k, format: ScaleFormat::Fp32 })?;
+        let mut values = vec![bf16::ONE; rows * k];
+        let clean = self.device.upload(&values)?;
+        values[rows * k - 1] = bf16::NAN;
+        let dirty = self.device.upload(&values)?;
+        let mut q = self.device.upload(&vec![F8E4M3::ZERO; rows * k])?;
+        let mut sf = self.device.upload(&vec![0.0_f32; rows])?;
+        let mut quantize = |x: &deepseek_kernels::Buffer<bf16>| -> deepseek_kernels::Result<()> {
+            let scales = Scales1x128Mut::<MMajor>::new(&mut sf, rows, k)?;
+            plan.run(
+                self.device.stream()?,
+                Matrix::new(x, rows, k)?,
+                MatrixMut::new(&mut q, rows, k)?,
+                scales,
+            )
+        };
+        let mut words = Vec::new();
+        let mut poll = || -> Result<()> {
+            self.context.synchronize()?;
+            words.push(self.device.poll_error());
+            Ok(())
+        };
+        (0..TURNS).try_for_each(|_| quantize(&clean))?;
+        poll()?;
+        quantize(&dirty)?;
+        (0..TURNS).try_for_each(|_| quantize(&clean))?;
+        poll()?;
+        poll()?;
+        let told = |word: &Result<(), Error>| matches!(word, Err(Error::Data(faults)) if DataFaults::nonfinite_input(*faults));
+        if words[0].is_ok() && told(&words[1]) && words[2].is_ok() {
+            return Ok(Finding::Passed(Value::Null));
+        }
+        Ok(Finding::Failed(json!(words.iter().map(reported_text).collect::<Vec<_>>())))
+    }
+
+    /// CUDA has no empty allocations; an upload of nothing must not ask for one.
+    fn nothing(&self) -> Result<Finding> {
+        let bytes = self.device.upload::<u8>(&[])?.to_vec()?;
+        if bytes.is_empty() { Ok(Finding::Passed(Value::Null)) } else { Ok(Finding::Failed(json!(bytes))) }
+    }
+}
+
+fn passed(instance: &str) -> Result<Finding> {
+    Ok(Finding::Passed(json!({"instance": instance})))
+}
+
+fn reported_text(reported: &Result<(), Error>) -> String {
+    match reported {
+        Ok(()) => "nothing reported".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}

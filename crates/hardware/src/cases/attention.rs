@@ -1,0 +1,251 @@
+//! MLA decode: schedule, attention and combine.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::reference::inputs::AttentionClass;
+use deepseek_kernels::reference::{MlaSequence, QuantizeScale, dequantize_kv_fp8, kv_append_fp8, mla_decode};
+use deepseek_kernels::{
+    Buffer, DEFAULT_SPLIT_TOKENS, Device, EmptyLse, KvCache, KvFormat, KvPaging, Matrix, MatrixMut,
+    MlaDecode, MlaDecodeArgs, MlaDecodeSpec, MlaInstance, Stream, bf16,
+};
+
+use super::{SEED, repeated};
+use crate::case::{Case, Judgement, Output, Prepared, Work, unwritten};
+
+const LATENT: usize = KvFormat::LATENT;
+const KEY: usize = LATENT + KvFormat::ROPE;
+const PAGE: usize = 64;
+/// DeepSeek-V3's.
+const SCALE: f32 = 0.135_233_78;
+/// Keys that differ; the cache repeats them. A prime, so that no two pages near each other are alike.
+const KEYS: usize = 4099;
+
+/// A decode step of sequences of one length, whose pages lie in no order.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionCase {
+    /// What the cache holds.
+    pub format: KvFormat,
+    /// Sequences.
+    pub batch: usize,
+    /// Keys of each.
+    pub length: usize,
+    /// Query tokens of each; more than one are causal.
+    pub q_tokens: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Keys per split.
+    pub split_tokens: usize,
+    /// Instead of the planner's choice: CTAs that share the keys.
+    pub cluster: Option<u32>,
+}
+
+impl AttentionCase {
+    /// One query token of 128 heads, with the usual splits.
+    pub const fn decode(format: KvFormat, batch: usize, length: usize) -> Self {
+        let split_tokens = DEFAULT_SPLIT_TOKENS;
+        Self { format, batch, length, q_tokens: 1, heads: 128, split_tokens, cluster: None }
+    }
+
+    fn rows(&self) -> usize {
+        self.batch * self.q_tokens * self.heads
+    }
+
+    fn pages_per_sequence(&self) -> usize {
+        self.length.div_ceil(PAGE)
+    }
+
+    fn pages(&self) -> usize {
+        self.batch * self.pages_per_sequence()
+    }
+
+    /// The page that holds a sequence's n-th: the last one first, and neighbours of other sequences between.
+    fn page(&self, sequence: usize, n: usize) -> usize {
+        self.pages() - 1 - (n * self.batch + sequence)
+    }
+
+    fn spec(&self) -> MlaDecodeSpec {
+        let Self { format, batch, q_tokens, heads, split_tokens, .. } = *self;
+        let (pages, pages_per_sequence) = (self.pages(), self.pages_per_sequence());
+        MlaDecodeSpec {
+            batch,
+            q_tokens,
+            heads,
+            format,
+            paging: KvPaging::Paged { pages, page_size: PAGE, pages_per_sequence },
+            softmax_scale: SCALE,
+            causal: q_tokens > 1,
+            split_tokens,
+            empty_lse: EmptyLse::NegativeInfinity,
+        }
+    }
+}
+
+impl Case for AttentionCase {
+    fn operation(&self) -> &'static str {
+        match self.format {
+            KvFormat::Bf16 => "mla_decode_bf16",
+            KvFormat::Fp8 => "mla_decode_fp8",
+        }
+    }
+
+    fn shape(&self) -> String {
+        let Self { batch, length, q_tokens, heads, cluster, .. } = self;
+        format!(
+            "b{batch}q{q_tokens}s{length}h{heads}{}",
+            cluster.map_or_else(String::new, |c| format!("_c{c}"))
+        )
+    }
+
+    fn work(&self) -> Work {
+        let keys = self.batch * self.length;
+        let token_bytes = match self.format {
+            KvFormat::Bf16 => 2 * KEY,
+            KvFormat::Fp8 => KvFormat::Fp8.columns(),
+        };
+        Work {
+            flops: (2 * self.q_tokens * self.heads * keys * (KEY + LATENT)) as u64,
+            bytes: (2 * self.rows() * (KEY + LATENT) + keys * token_bytes) as u64,
+        }
+    }
+
+    fn prepare(&self, device: &Device, sets: usize) -> Result<Vec<Box<dyn Prepared>>> {
+        let inputs = Arc::new(Inputs::new(self)?);
+        (0..sets).map(|_| Ok(Box::new(Problem::new(device, *self, inputs.clone())?) as _)).collect()
+    }
+}
+
+struct Inputs {
+    q: Vec<bf16>,
+    /// `[KEYS, 576]`, as the kernel is to understand them.
+    keys: Vec<bf16>,
+    /// `[KEYS, 656]` of an FP8 cache.
+    stored: Vec<u8>,
+}
+
+impl Inputs {
+    fn new(case: &AttentionCase) -> Result<Self> {
+        let drawn = AttentionClass::N1.generate(case.rows(), KEYS, KEYS, SEED);
+        if case.format == KvFormat::Bf16 {
+            return Ok(Self { q: drawn.q, keys: drawn.keys, stored: vec![] });
+        }
+        let (latent, k_pe): (Vec<_>, Vec<_>) =
+            drawn.keys.chunks_exact(KEY).map(|key| key.split_at(LATENT)).unzip();
+        let slots: Vec<i32> = (0..KEYS as i32).collect();
+        let mut stored = vec![0; KEYS * KvFormat::Fp8.columns()];
+        kv_append_fp8(&latent.concat(), &k_pe.concat(), &slots, QuantizeScale::PowerOfTwo, &mut stored)?;
+        Ok(Self { q: drawn.q, keys: dequantize_kv_fp8(&stored)?, stored })
+    }
+}
+
+enum Cache {
+    Bf16(Buffer<bf16>),
+    Fp8(Buffer<u8>),
+}
+
+struct Problem {
+    case: AttentionCase,
+    inputs: Arc<Inputs>,
+    plan: MlaDecode,
+    q: Buffer<bf16>,
+    cache: Cache,
+    table: Buffer<i32>,
+    lengths: Buffer<i32>,
+    tables: Buffer<u32>,
+    partials: Buffer<f32>,
+    out: Buffer<bf16>,
+    lse: Buffer<f32>,
+}
+
+impl Problem {
+    fn new(device: &Device, case: AttentionCase, inputs: Arc<Inputs>) -> Result<Self> {
+        let rows = case.pages() * PAGE;
+        let plan = match case.cluster {
+            None => MlaDecode::plan(device, case.spec())?,
+            Some(cluster) => {
+                let instance = MlaInstance { fp8_cache: case.format == KvFormat::Fp8, cluster };
+                MlaDecode::plan_instance(device, case.spec(), instance)?
+            }
+        };
+        let columns = case.pages_per_sequence();
+        let table: Vec<i32> = (0..case.pages()).map(|i| case.page(i / columns, i % columns) as i32).collect();
+        Ok(Self {
+            q: device.upload(&inputs.q)?,
+            cache: match case.format {
+                KvFormat::Bf16 => Cache::Bf16(device.upload(&repeated(&inputs.keys, KEY, rows))?),
+                KvFormat::Fp8 => {
+                    Cache::Fp8(device.upload(&repeated(&inputs.stored, KvFormat::Fp8.columns(), rows))?)
+                }
+            },
+            table: device.upload(&table)?,
+            lengths: device.upload(&vec![case.length as i32; case.batch])?,
+            tables: unwritten(device, plan.tables())?,
+            partials: unwritten(device, plan.partials())?,
+            out: unwritten(device, case.rows() * LATENT)?,
+            lse: unwritten(device, case.rows())?,
+            plan,
+            case,
+            inputs,
+        })
+    }
+}
+
+impl Prepared for Problem {
+    fn instance(&self) -> String {
+        self.plan.choice().instance.name()
+    }
+
+    fn launch(&mut self, stream: Stream<'_>) -> deepseek_kernels::Result<()> {
+        let (case, rows) = (self.case, self.case.rows());
+        let cache_rows = case.pages() * PAGE;
+        let args = MlaDecodeArgs {
+            q: Matrix::new(&self.q, rows, KEY)?,
+            cache: match &self.cache {
+                Cache::Bf16(cache) => KvCache::Bf16(Matrix::new(cache, cache_rows, KEY)?),
+                Cache::Fp8(cache) => KvCache::Fp8(Matrix::new(cache, cache_rows, KvFormat::Fp8.columns())?),
+            },
+            page_table: Some(Matrix::new(&self.table, case.batch, case.pages_per_sequence())?),
+            partials: MatrixMut::new(&mut self.partials, 1, self.plan.partials())?,
+            out: MatrixMut::new(&mut self.out, rows, LATENT)?,
+            lse: MatrixMut::new(&mut self.lse, case.batch * case.q_tokens, case.heads)?,
+        };
+        let tables = MatrixMut::new(&mut self.tables, 1, self.plan.tables())?;
+        self.plan.run(stream, Matrix::new(&self.lengths, 1, case.batch)?, tables, args)
+    }
+
+    fn outputs(&self) -> Result<Vec<Output>> {
+        Ok(vec![Output::read("out", &self.out)?, Output::read("lse", &self.lse)?])
+    }
+
+    /// The first and the last head of the first and the last sequence.
+    fn judge(&self) -> Result<Judgement> {
+        let (out, lse) = (self.out.to_vec()?, self.lse.to_vec()?);
+        let AttentionCase { batch, q_tokens, heads, split_tokens, length, .. } = self.case;
+        let mut joined: Option<Judgement> = None;
+        for sequence in [0, batch - 1] {
+            let key = |token: usize| (self.case.page(sequence, token / PAGE) * PAGE + token % PAGE) % KEYS;
+            let keys: Vec<bf16> =
+                (0..length).flat_map(|token| &self.inputs.keys[key(token) * KEY..][..KEY]).copied().collect();
+            let rows: Vec<usize> = (0..q_tokens)
+                .flat_map(|token| [0, heads - 1].map(|head| (sequence * q_tokens + token) * heads + head))
+                .collect();
+            let pick = |from: &[bf16], width: usize| -> Vec<bf16> {
+                rows.iter().flat_map(|&row| &from[row * width..][..width]).copied().collect()
+            };
+            let q = pick(&self.inputs.q, KEY);
+            let causal = q_tokens > 1;
+            let part =
+                MlaSequence { q: &q, keys: &keys, q_tokens, heads: 2, scale: SCALE, causal, split_tokens };
+            let reference = mla_decode(&part)?;
+            let lse: Vec<f32> = rows.iter().map(|&row| lse[row]).collect();
+            for verdict in [reference.check_out(&pick(&out, LATENT))?, reference.check_lse(&lse)?] {
+                let judgement = Judgement::of_bound(&verdict);
+                joined = Some(match joined {
+                    Some(before) => before.and(judgement),
+                    None => judgement,
+                });
+            }
+        }
+        joined.ok_or_else(|| anyhow::anyhow!("no sequence"))
+    }
+}

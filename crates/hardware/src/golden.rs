@@ -1,0 +1,131 @@
+//! What the emulated Hopper computed when the programs were packed: the bits that a GPU must give.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+
+use crate::case::Output;
+
+/// Outputs of every case, as bytes; `CASE/OUTPUT` is the key.
+pub struct Goldens(HashMap<String, Vec<u8>>);
+
+/// How bits differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The output.
+    pub output: &'static str,
+    /// Elements that differ, of how many.
+    pub count: usize,
+    /// Elements of the output.
+    pub elements: usize,
+    /// The first of them.
+    pub index: usize,
+    /// Its bits, in hexadecimal, as they should be and as they are.
+    pub expected: String,
+    /// As they are.
+    pub got: String,
+}
+
+fn key(case: &str, output: &str) -> String {
+    format!("{case}/{output}")
+}
+
+impl Goldens {
+    /// Reads a file that [`write`] wrote.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is no safetensors file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).with_context(|| path.display().to_string())?;
+        let file = SafeTensors::deserialize(&bytes).with_context(|| path.display().to_string())?;
+        Ok(Self(file.iter().map(|(name, view)| (name.to_owned(), view.data().to_vec())).collect()))
+    }
+
+    /// Where outputs of a case differ from the goldens.
+    ///
+    /// # Errors
+    /// When there is no golden of this case and size.
+    pub fn compare(&self, case: &str, outputs: &[Output]) -> Result<Vec<Difference>> {
+        let mut differences = Vec::new();
+        for output in outputs {
+            let key = key(case, output.name);
+            let expected =
+                self.0.get(&key).with_context(|| format!("there is no golden of {key}: pack it again"))?;
+            anyhow::ensure!(
+                expected.len() == output.bytes.len(),
+                "the golden of {key} has {} bytes, expected {}: pack it again",
+                expected.len(),
+                output.bytes.len()
+            );
+            differences.extend(difference(output, expected));
+        }
+        Ok(differences)
+    }
+}
+
+fn difference(output: &Output, expected: &[u8]) -> Option<Difference> {
+    let size = (output.dtype.bitsize() / 8).max(1);
+    let pairs = || expected.chunks(size).zip(output.bytes.chunks(size)).enumerate();
+    let mut wrong = pairs().filter(|(_, (expected, got))| expected != got);
+    let (index, (expected_bits, got)) = wrong.next()?;
+    let hex = |bytes: &[u8]| bytes.iter().rev().map(|byte| format!("{byte:02x}")).collect();
+    Some(Difference {
+        output: output.name,
+        count: 1 + wrong.count(),
+        elements: expected.len() / size,
+        index,
+        expected: hex(expected_bits),
+        got: hex(got),
+    })
+}
+
+/// Writes the outputs of cases, for [`Goldens::read`].
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write(path: &Path, outputs: &[(String, Output)]) -> Result<()> {
+    let views = outputs.iter().map(|(case, output)| {
+        let elements = output.bytes.len() / (output.dtype.bitsize() / 8).max(1);
+        let view = TensorView::new(output.dtype, vec![elements], &output.bytes)?;
+        anyhow::Ok((key(case, output.name), view))
+    });
+    let views = views.collect::<Result<Vec<_>>>()?;
+    safetensors::serialize_to_file(views, None, path).with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use safetensors::Dtype;
+
+    use super::*;
+
+    fn output(bytes: &[u8]) -> Output {
+        Output { name: "d", dtype: Dtype::BF16, bytes: bytes.to_vec() }
+    }
+
+    #[test]
+    fn a_difference_is_found_and_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("goldens.safetensors");
+        write(&path, &[("gemm/1x2".to_owned(), output(&[1, 0, 2, 0]))]).unwrap();
+        let goldens = Goldens::read(&path).unwrap();
+        assert_eq!(goldens.compare("gemm/1x2", &[output(&[1, 0, 2, 0])]).unwrap(), []);
+        let difference = Difference {
+            output: "d",
+            count: 1,
+            elements: 2,
+            index: 1,
+            expected: "0002".to_owned(),
+            got: "0302".to_owned(),
+        };
+        assert_eq!(goldens.compare("gemm/1x2", &[output(&[1, 0, 2, 3])]).unwrap(), [difference]);
+        let missing = goldens.compare("gemm/2x2", &[output(&[])]).unwrap_err();
+        assert_eq!(missing.to_string(), "there is no golden of gemm/2x2/d: pack it again");
+        let size = goldens.compare("gemm/1x2", &[output(&[1, 0])]).unwrap_err();
+        assert!(size.to_string().starts_with("the golden of gemm/1x2/d has 4 bytes, expected 2"), "{size}");
+    }
+}

@@ -1,0 +1,74 @@
+//! Old forms of kernels, compiled beside the current ones: what a change gains is measured in one run on one card.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+use crate::{compile, kernels, nvcc, process, sources};
+
+/// One patch of `cuda/` per variant. Its first line names the kernels: `kernels: NAME NAME`.
+const PATCHES: &str = "crates/hardware/variants";
+/// Where they are compiled.
+const FOLDER: &str = "target/variants";
+
+/// Compiles every variant to `to/VARIANT/KERNEL.cubin`. A patch that no longer applies is an error.
+pub fn compile(root: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    let nvcc = nvcc::find(root).map_err(|reason| anyhow!(reason))?;
+    for entry in fs::read_dir(root.join(PATCHES))? {
+        let patch = entry?.path();
+        let variant = patch.file_stem().context("a patch has a name")?.to_os_string();
+        let names =
+            kernel_names(&fs::read_to_string(&patch)?).with_context(|| patch.display().to_string())?;
+        let mut chosen = sources::kernel_sources();
+        chosen.retain(|kernel| names.contains(&kernel.name));
+        ensure!(chosen.len() == names.len(), "{}: expected kernels, got {names:?}", patch.display());
+
+        let folder = root.join(FOLDER).join(&variant);
+        let cuda = patched(root, &patch, &folder)?;
+        let made = kernels::write_sources(&folder, &chosen).map_err(|error| anyhow!(error))?;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        compile::in_parallel(kernels::tasks(&nvcc, &cuda, &made, &chosen), threads)
+            .map_err(|error| anyhow!(error))?;
+        fs::create_dir_all(to.join(&variant))?;
+        for kernel in &chosen {
+            let cubin = format!("{}.cubin", kernel.name);
+            fs::copy(made.join(&cubin), to.join(&variant).join(&cubin))?;
+        }
+    }
+    Ok(())
+}
+
+fn kernel_names(patch: &str) -> Result<Vec<String>> {
+    let names = patch.lines().next().and_then(|line| line.strip_prefix("kernels: "));
+    let names = names.context("expected a first line \"kernels: NAME NAME\"")?;
+    Ok(names.split_whitespace().map(str::to_owned).collect())
+}
+
+/// A copy of `cuda/` with a patch applied.
+fn patched(root: &Path, patch: &Path, folder: &Path) -> Result<std::path::PathBuf> {
+    let cuda = folder.join("cuda");
+    if cuda.exists() {
+        fs::remove_dir_all(&cuda)?;
+    }
+    fs::create_dir_all(folder)?;
+    process::run(Command::new("cp").arg("-R").arg(root.join("cuda")).arg(&cuda))?;
+    // git would otherwise take the paths from the repository that the folder lies in.
+    let mut apply = Command::new("git");
+    apply.args(["apply", "--unsafe-paths", "--directory"]).arg(folder).arg(patch);
+    process::run(&mut apply).with_context(|| format!("{}: write it anew", patch.display()))?;
+    Ok(cuda)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_line_names_the_kernels() {
+        assert_eq!(kernel_names("kernels: rope gate_logits\n--- a\n").unwrap(), ["rope", "gate_logits"]);
+        assert!(kernel_names("--- a\n").is_err());
+    }
+}
