@@ -63,12 +63,17 @@ pub fn make(root: &Path) -> Result<()> {
     pack(&folder, &root.join(ARCHIVE))
 }
 
+/// Whether a test shows more on a GPU than without.
+pub fn uses_gpu(test: &str) -> bool {
+    !NOT_CARRIED.contains(&test)
+}
+
 /// Where an executable goes in the archive.
 fn place(executable: &Executable) -> Option<PathBuf> {
     let Executable { name, kind, test, .. } = executable;
     match (kind.as_str(), test) {
         ("bin", false) if name != "xtask" => Some(format!("bin/{name}").into()),
-        ("test", _) if !NOT_CARRIED.contains(&name.as_str()) => Some(format!("tests/{name}").into()),
+        ("test", _) if uses_gpu(name) => Some(format!("tests/{name}").into()),
         _ => None,
     }
 }

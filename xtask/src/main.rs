@@ -3,6 +3,7 @@
 mod bindings;
 mod build_output;
 mod bundle;
+mod gpu_path;
 mod lint;
 mod process;
 mod rehearsal;
@@ -65,6 +66,8 @@ enum Chore {
         #[arg(long)]
         bless: bool,
     },
+    /// Runs the tests, benches and the program that use a GPU under the fake driver
+    GpuPath,
     /// Packs what runs on a GPU host without Rust in target/hardware.tar.xz
     Bundle,
     /// Unpacks that archive elsewhere and runs it as on a GPU host, under the fake driver
@@ -90,6 +93,7 @@ fn run() -> Result<()> {
         Chore::Bindings { check } => bindings::regenerate(root, check),
         Chore::Lint => lint::run(root),
         Chore::Resources { bless } => resources::check(root, bless),
+        Chore::GpuPath => gpu_path::check(root),
         Chore::Bundle => bundle::make(root),
         Chore::Rehearse => rehearsal::run(root),
         Chore::Test => test::run_all(root),

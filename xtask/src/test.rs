@@ -7,12 +7,12 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::FEATURES;
 use crate::process::{cargo, run};
-use crate::{bindings, lint, nvcc, resources, toolkit};
+use crate::{bindings, bundle, gpu_path, lint, nvcc, rehearsal, resources, toolkit};
 
 type Step = (&'static str, fn(&Path) -> Result<()>);
 
 /// Cheap steps first; the later ones reuse what the earlier ones built.
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 13] = [
     ("toolkit", find_or_fetch_nvcc),
     ("format", |root| run(cargo(root).args(["fmt", "--all", "--check"]))),
     ("lint", lint::run),
@@ -21,6 +21,9 @@ const STEPS: [Step; 10] = [
     ("clippy without CUDA and C++", clippy_bare),
     ("resources", |root| resources::check(root, false)),
     ("tests", |root| run(cargo(root).args(["test", "--workspace", FEATURES]))),
+    ("gpu path", gpu_path::check),
+    ("bundle", bundle::make),
+    ("rehearsal", rehearsal::run),
     ("documentation", document),
     ("sanitizers", sanitize),
 ];
