@@ -6,6 +6,7 @@ mod bundle;
 mod lint;
 mod process;
 mod resources;
+mod sass;
 mod test;
 mod toolkit;
 
