@@ -183,7 +183,6 @@ faults! {
     position_never_released: Bf16, DECODE, "    release_keys(smem, next.stage, kRope);" => "", ["waits for kv_empty"];
     keys_read_before_they_land: Bf16, DECODE, "ptx::mbarrier_wait(smem.kv_full(kv.stage, tile), kv.phase);" => "", ["in flight", "nothing has written", "not ordered"];
     keys_loaded_over_left_values: Bf16, LOAD, "  await_free(smem, kv, kLeftValues);\n#pragma" => "#pragma", ["kv_full", "in flight", "not ordered"];
-    keys_loaded_over_right_values: Bf16, LOAD, "  await_free(smem, kv, kRightValues);\n#pragma" => "#pragma", ["kv_full", "in flight", "not ordered"];
     queries_read_before_they_land: Bf16, DECODE, "ptx::mbarrier_wait(smem.q_full(), q.phase);" => "", ["in flight", "nothing has written", "not ordered"];
     queries_loaded_over_the_output: Bf16, LOAD, "ptx::mbarrier_wait(smem.q_empty(), q.phase ^ 1);" => "", ["q_full", "in flight", "not ordered"];
     output_given_back_while_it_is_copied: Bf16, STORE, "ptx::bulk_wait_group_read<0>();" => "", ["TMA store"];
@@ -193,6 +192,22 @@ faults! {
     cluster_released_to_one_producer_only: Cluster, SYNC, "if (lane < Config::kCluster)" => "if (lane < 1)", ["kv_empty"];
     cluster_leaves_before_its_peer: Cluster, DECODE,
         "  leave_cluster<Config>();" => "", ["exited", "exits", "gone", "may exit before"];
+}
+
+/// The left values are given back after the right ones (`p_empty`), so that a wait for both is missed only where they are
+/// not.
+#[test]
+fn keys_loaded_over_right_values() {
+    let no_wait = Edit { file: LOAD, from: "  await_free(smem, kv, kRightValues);\n#pragma", to: "#pragma" };
+    let left_first = Edit {
+        file: DECODE,
+        from: "    ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);\n    ptx::wgmma_wait_group<0>(rO);\n    \
+               release_keys(smem, kv.stage, kLeftValues);",
+        to: "    ptx::wgmma_wait_group<0>(rO);\n    release_keys(smem, kv.stage, kLeftValues);\n    \
+             ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);",
+    };
+    let library = Library::of(&Bf16.kernels(), &[no_wait, left_first]);
+    caught_in(&library, &|device| Bf16.run(device), &["kv_full", "in flight", "not ordered"]);
 }
 
 // Pages, rows, codes.

@@ -8,6 +8,7 @@ mod lint;
 mod process;
 mod rehearsal;
 mod resources;
+mod sass;
 mod test;
 mod toolkit;
 mod variants;

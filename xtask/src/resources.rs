@@ -8,12 +8,17 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::build_output;
+use crate::sass::{self, Instruction, rules};
 use crate::{nvcc, process, ptxas, sources};
 
 const TABLE: &str = "benches/results/resources.txt";
 
 /// Instructions worth counting: tensor core, TMA, register reallocation, stmatrix, promotion, local memory.
 const COUNTED: [&str; 8] = ["QGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "STSM", "FFMA", "LDL", "STL"];
+
+/// What `sass::rules` finds: fences of the whole GPU; those of them in loops, and instructions that wait between the
+/// wgmmas of a group, of which there may be none; exponentials that run beside products.
+const FOUND: [&str; 4] = ["fences", "looped", "waits", "overlapped"];
 
 /// Compares the kernels of a dev build with the table, or writes the table with `bless`.
 pub fn check(root: &Path, bless: bool) -> Result<()> {
@@ -22,13 +27,23 @@ pub fn check(root: &Path, bless: bool) -> Result<()> {
     let nvdisasm = nvdisasm(root, &nvcc)?;
 
     let mut rows = vec![header()];
+    let mut violations = String::new();
     for kernel in sources::kernel_sources() {
         let file = built.kernel_folder.join(&kernel.name);
         let report = fs::read_to_string(file.with_extension("ptxas")).with_context(|| kernel.name.clone())?;
         let resources = ptxas::parse(&report).map_err(|reason| anyhow!(reason))?;
-        let sass = process::read(Command::new(&nvdisasm).arg("-c").arg(file.with_extension("cubin")))?;
-        check_sass(&kernel.name, &sass)?;
-        rows.push(row(&kernel.name, kernel.smem_bytes, &resources, &sass));
+        let mut disassemble = Command::new(&nvdisasm);
+        let text = process::read(disassemble.args(["-c", "-hex"]).arg(file.with_extension("cubin")))?;
+        let compiled = sass::parse(&text).with_context(|| kernel.name.clone())?;
+        check_sass(&kernel.name, &compiled.instructions)?;
+        let findings = rules::examine(&kernel.name, &compiled).with_context(|| kernel.name.clone())?;
+        for violation in &findings.violations {
+            let _ = writeln!(violations, "{}: {violation}", kernel.name);
+        }
+        rows.push(row(&kernel, &resources, &compiled.instructions, &findings));
+    }
+    if !violations.is_empty() {
+        bail!("ptxas has undone what the kernels are built on:\n{violations}");
     }
     let table = format!("{}\n{}", release_line(&nvcc), aligned(&rows));
     let path = root.join(TABLE);
@@ -51,33 +66,42 @@ fn nvdisasm(root: &Path, nvcc: &nvcc::Nvcc) -> Result<PathBuf> {
 
 fn header() -> Vec<String> {
     let columns = ["kernel", "registers", "stack", "spills", "barriers", "smem"];
-    columns.into_iter().chain(COUNTED).map(str::to_owned).collect()
+    columns.into_iter().chain(COUNTED).chain(FOUND).map(str::to_owned).collect()
 }
 
-fn row(name: &str, dynamic_smem: u32, resources: &ptxas::Resources, sass: &str) -> Vec<String> {
+fn row(
+    kernel: &sources::KernelSource,
+    resources: &ptxas::Resources,
+    instructions: &[Instruction],
+    findings: &rules::Findings,
+) -> Vec<String> {
     let spills = resources.spill_stores + resources.spill_loads;
-    let smem = dynamic_smem + resources.static_smem;
+    let smem = kernel.smem_bytes + resources.static_smem;
     let numbers = [resources.registers, resources.stack, spills, resources.barriers, smem];
-    let counts =
-        COUNTED.map(|opcode| mnemonics(sass).filter(|mnemonic| base(mnemonic) == opcode).count().to_string());
-    [name.to_owned()].into_iter().chain(numbers.map(|number| number.to_string())).chain(counts).collect()
+    let counts = COUNTED.map(|opcode| instructions.iter().filter(|i| i.base() == opcode).count().to_string());
+    let overlapped = findings.overlapped.map_or_else(|| "-".to_owned(), |count| count.to_string());
+    let mut row = vec![kernel.name.clone()];
+    row.extend(numbers.map(|number| number.to_string()));
+    row.extend(counts);
+    row.extend([findings.fences, findings.looped_fences, findings.waits].map(|count| count.to_string()));
+    row.push(overlapped);
+    row
 }
 
 /// What no kernel may contain, and what every GEMM must.
-fn check_sass(kernel: &str, sass: &str) -> Result<()> {
-    for mnemonic in mnemonics(sass) {
-        if matches!(base(mnemonic), "LDL" | "STL") {
-            bail!("{kernel}: {mnemonic}: local memory, where registers were meant");
+fn check_sass(kernel: &str, instructions: &[Instruction]) -> Result<()> {
+    for instruction in instructions {
+        if matches!(instruction.base(), "LDL" | "STL") {
+            bail!("{kernel}: {instruction}: local memory, where registers were meant");
         }
-        if is_float_atomic(mnemonic) {
-            bail!(
-                "{kernel}: {mnemonic}: the order of floating-point atomics is not fixed, nor are the bits of their sum"
-            );
+        if is_float_atomic(instruction) {
+            let reason = "the order of floating-point atomics is not fixed, nor are the bits of their sum";
+            bail!("{kernel}: {instruction}: {reason}");
         }
     }
     if kernel.contains("fp8_gemm_") {
         for required in ["QGMMA", "UTMALDG"] {
-            if !mnemonics(sass).any(|mnemonic| base(mnemonic) == required) {
+            if !instructions.iter().any(|instruction| instruction.base() == required) {
                 bail!("{kernel}: no {required}: the tensor core and TMA are not in use");
             }
         }
@@ -85,25 +109,10 @@ fn check_sass(kernel: &str, sass: &str) -> Result<()> {
     Ok(())
 }
 
-fn is_float_atomic(mnemonic: &str) -> bool {
-    let atomic = ["RED", "REDG", "REDS", "ATOM", "ATOMG", "ATOMS"].contains(&base(mnemonic));
+fn is_float_atomic(instruction: &Instruction) -> bool {
+    let atomic = ["RED", "REDG", "REDS", "ATOM", "ATOMG", "ATOMS"].contains(&instruction.base());
     let floats = ["F16", "F32", "F64", "BF16"];
-    atomic && mnemonic.split('.').any(|part| floats.iter().any(|float| part.starts_with(float)))
-}
-
-/// "QGMMA" of "QGMMA.64x128x32.F32.E4M3.E4M3".
-fn base(mnemonic: &str) -> &str {
-    mnemonic.split('.').next().unwrap_or(mnemonic)
-}
-
-/// The instructions of a disassembly: `/*0040*/ @P0 BRA ...` has the mnemonic BRA.
-fn mnemonics(sass: &str) -> impl Iterator<Item = &str> {
-    sass.lines().filter_map(|line| {
-        let (address, instruction) = line.trim_start().strip_prefix("/*")?.split_once("*/")?;
-        u32::from_str_radix(address, 16).ok()?;
-        let mnemonic = instruction.split_whitespace().find(|word| !word.starts_with('@'))?;
-        Some(mnemonic.trim_end_matches(';'))
-    })
+    atomic && instruction.opcode.split('.').any(|part| floats.iter().any(|float| part.starts_with(float)))
 }
 
 /// Columns padded to their widest entry, numbers to the right.
@@ -150,23 +159,19 @@ fn compare(committed: &str, current: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sass::assembled;
 
-    const GEMM: &str = "fp8_gemm_m64_n16_c1_bf16:\n        /*0000*/                   QGMMA.64x16x32.F32.E4M3.E4M3 R24, gdesc[UR4] ;\n        \
-                        /*0010*/               @P0 UTMALDG.2D [UR8], [UR4] ;\n        /*0020*/                   EXIT ;\n";
+    const GEMM: &str = "QGMMA.64x16x32.F32.E4M3.E4M3 R24, gdesc[UR4]\n@P0 UTMALDG.2D [UR8], [UR4]\nEXIT";
 
-    #[test]
-    fn mnemonics_are_read() {
-        assert_eq!(
-            mnemonics(GEMM).collect::<Vec<_>>(),
-            ["QGMMA.64x16x32.F32.E4M3.E4M3", "UTMALDG.2D", "EXIT"]
-        );
+    fn check(kernel: &str, source: &str) -> Result<()> {
+        check_sass(kernel, &sass::parse(&assembled(source))?.instructions)
     }
 
     #[test]
     fn forbidden_and_missing_instructions_are_found() {
-        assert!(check_sass("grouped_fp8_gemm_a", GEMM).is_ok());
+        assert!(check("grouped_fp8_gemm_a", GEMM).is_ok());
         for missing in ["QGMMA", "UTMALDG"] {
-            let error = check_sass("fp8_gemm_a", &GEMM.replace(missing, "NOP")).unwrap_err().to_string();
+            let error = check("fp8_gemm_a", &GEMM.replace(missing, "NOP")).unwrap_err().to_string();
             assert!(error.contains(missing), "{error}");
         }
         for bad in [
@@ -175,15 +180,14 @@ mod tests {
             "RED.E.ADD.F32.FTZ.RN.STRONG.GPU [R2], R1",
             "ATOMG.E.ADD.F16x2.RN R1",
         ] {
-            let sass = format!("/*0000*/ @!P1 {bad} ;\n");
-            assert!(check_sass("quantize", &sass).is_err(), "{bad}");
+            assert!(check("quantize", &format!("@!P1 {bad}")).is_err(), "{bad}");
         }
         for good in [
             "REDG.E.OR.STRONG.GPU desc[UR4][R2.64], R0",
             "SYNCS.ARRIVE.TRANS64.RED.A1T0 RZ",
             "REDUX.OR UR1, R0",
         ] {
-            assert!(check_sass("quantize", &format!("/*0000*/ {good} ;\n")).is_ok(), "{good}");
+            assert!(check("quantize", good).is_ok(), "{good}");
         }
     }
 

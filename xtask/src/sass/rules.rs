@@ -1,0 +1,239 @@
+//! What ptxas may not do to a kernel without a word: rules about instructions and the order they ended up in.
+
+use std::fmt;
+
+use anyhow::Result;
+
+use super::{Instruction, Kernel};
+
+/// What the rules look at, for the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Findings {
+    /// Instructions that fence the whole GPU or drop all of L1.
+    pub fences: usize,
+    /// Those of them in a loop.
+    pub looped_fences: usize,
+    /// Instructions that wait between the wgmmas of a group.
+    pub waits: usize,
+    /// Exponentials between the wait for all but one group of products and the wait for the last one.
+    pub overlapped: Option<usize>,
+    pub violations: Vec<Violation>,
+}
+
+/// A broken rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The instruction with its address; none where one is missing.
+    instruction: Option<Instruction>,
+    rule: String,
+}
+
+impl Violation {
+    fn by(instruction: &Instruction, rule: impl Into<String>) -> Self {
+        Self { instruction: Some(instruction.clone()), rule: rule.into() }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match &self.instruction {
+            Some(instruction) => write!(f, "{instruction}: {}", self.rule),
+            None => write!(f, "{}", self.rule),
+        }
+    }
+}
+
+/// A thread's exponentials per block of keys: 64 x 64 scores over 128 threads.
+const EXPONENTIALS: usize = 64 * 64 / 128;
+
+/// Looks at a kernel; `name` says which rules it must meet.
+pub fn examine(name: &str, kernel: &Kernel) -> Result<Findings> {
+    let fences: Vec<usize> =
+        (0..kernel.instructions.len()).filter(|&i| is_fence(&kernel.instructions[i])).collect();
+    let mut violations = Vec::new();
+    for &index in &fences {
+        if kernel.is_in_loop(index)? {
+            let rule = "in a loop: every round waits for the whole GPU, or loses all of L1";
+            violations.push(Violation::by(&kernel.instructions[index], rule));
+        }
+    }
+    let looped_fences = violations.len();
+    let waits = waits_in_groups(&kernel.instructions);
+    let rule = "waits between two wgmmas of a group: the later ones wait with it";
+    violations.extend(waits.iter().map(|waiting| Violation::by(waiting, rule)));
+    let overlap = least_overlap(&kernel.instructions);
+    if name.starts_with("mla_decode_") {
+        violations.extend(too_little(overlap));
+    }
+    let overlapped = overlap.map(|(count, _)| count);
+    Ok(Findings { fences: fences.len(), looped_fences, waits: waits.len(), overlapped, violations })
+}
+
+/// The softmax of a block must run beside the products of the block before.
+fn too_little(overlap: Option<(usize, &Instruction)>) -> Option<Violation> {
+    match overlap {
+        Some((EXPONENTIALS.., _)) => None,
+        Some((count, wait)) => {
+            let rule = format!(
+                "{count} exponentials stand between the wait for the scores and this one for the weighted values, \
+                 expected {EXPONENTIALS}: the softmax runs beside no product"
+            );
+            Some(Violation::by(wait, rule))
+        }
+        None => {
+            let rule = "no wait for the scores alone: the softmax runs beside no product".to_owned();
+            Some(Violation { instruction: None, rule })
+        }
+    }
+}
+
+/// What a release or an acquire beyond the CTA becomes.
+fn is_fence(instruction: &Instruction) -> bool {
+    let has = |part: &str| instruction.opcode.split('.').any(|p| p == part);
+    match instruction.base() {
+        "MEMBAR" => has("GPU") || has("SYS"),
+        "CCTL" => has("IVALL"),
+        "ERRBAR" | "CGAERRBAR" => true,
+        _ => false,
+    }
+}
+
+fn is_wgmma(instruction: &Instruction) -> bool {
+    matches!(instruction.base(), "QGMMA" | "HGMMA" | "IGMMA" | "BGMMA")
+}
+
+/// The instructions behind the first wgmma of a group, up to the last one, that wait. The last one names `gsb0`, which
+/// counts finished groups.
+fn waits_in_groups(instructions: &[Instruction]) -> Vec<&Instruction> {
+    let mut in_group = false;
+    let mut waiting = Vec::new();
+    for instruction in instructions {
+        if in_group && waits(instruction) {
+            waiting.push(instruction);
+        }
+        if is_wgmma(instruction) {
+            in_group = !instruction.operands.contains("gsb0");
+        }
+    }
+    waiting
+}
+
+fn waits(instruction: &Instruction) -> bool {
+    let for_others = ["MEMBAR", "FENCE", "SYNCS", "BAR", "DEPBAR", "BSYNC", "WARPSYNC", "UCGABAR_WAIT"];
+    let for_products = instruction.opcode == "WARPGROUP.DEPBAR.LE";
+    instruction.scoreboards != 0 || for_products || for_others.contains(&instruction.base())
+}
+
+/// The fewest exponentials between a wait that leaves one group in flight and the wait for all, and that one.
+fn least_overlap(instructions: &[Instruction]) -> Option<(usize, &Instruction)> {
+    let mut open: Option<usize> = None;
+    let mut overlaps = Vec::new();
+    for instruction in instructions {
+        match (instruction.opcode.as_str(), instruction.operands.as_str()) {
+            ("WARPGROUP.DEPBAR.LE", "gsb0, 0x1") => open = Some(0),
+            ("WARPGROUP.DEPBAR.LE", "gsb0, 0x0") => {
+                overlaps.extend(open.take().map(|count| (count, instruction)))
+            }
+            ("MUFU.EX2", _) => open = open.map(|count| count + 1),
+            _ => {}
+        }
+    }
+    overlaps.into_iter().min_by_key(|(count, _)| *count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{assembled, parse};
+    use super::*;
+
+    fn examined(name: &str, source: &str) -> Findings {
+        examine(name, &parse(&assembled(source)).unwrap()).unwrap()
+    }
+
+    fn texts(findings: &Findings) -> Vec<String> {
+        findings.violations.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_fence_of_the_gpu_may_not_stand_in_a_loop() {
+        // What `mbarrier.arrive.release.cluster` and `try_wait.acquire.cluster` become.
+        for fence in ["MEMBAR.ALL.GPU", "MEMBAR.SC.SYS", "ERRBAR", "CGAERRBAR", "CCTL.IVALL"] {
+            let looped = examined("k", &format!("NOP\nTOP:\n{fence}\n@P0 BRA `(TOP)\nEXIT"));
+            assert_eq!((looped.fences, looped.looped_fences), (1, 1));
+            let text = texts(&looped).concat();
+            assert!(text.starts_with(&format!("/*0010*/ {fence}: in a loop")), "{text}");
+            let once = examined("k", &format!("TOP:\nNOP\n@P0 BRA `(TOP)\n{fence}\nEXIT"));
+            assert_eq!((once.fences, once.looped_fences, texts(&once)), (1, 0, vec![]));
+        }
+        for harmless in
+            ["MEMBAR.ALL.CTA", "CCTL.U.PF1.5 [R1]", "FENCE.VIEW.ASYNC", "SYNCS.ARRIVE.TRANS64.RED.A1T0 RZ"]
+        {
+            let looped = examined("k", &format!("TOP:\n{harmless}\n@P0 BRA `(TOP)\nEXIT"));
+            assert_eq!((looped.fences, texts(&looped)), (0, vec![]), "{harmless}");
+        }
+    }
+
+    /// The fence of a wait that spins at the end of the kernel belongs to the loop that waits.
+    #[test]
+    fn the_fence_behind_a_wait_at_the_end_of_the_kernel_is_seen() {
+        let source = "TOP:\n@!P0 BRA `(RETRY)\nBACK:\nNOP\n@P1 BRA `(TOP)\nEXIT\n\
+                      RETRY:\nSYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR4], R2\n@!P0 BRA `(RETRY)\nCCTL.IVALL\nBRA `(BACK)";
+        assert_eq!(texts(&examined("k", source)).len(), 1);
+    }
+
+    const GROUP: &str = "wait 2 QGMMA.64x16x32.F32.E4M3.E4M3 R24, gdesc[UR8], RZ, !UPT\n\
+                         ULOP3.LUT UR8, UR21, 0x2, URZ, 0xfc, !UPT\n\
+                         BETWEEN\n\
+                         QGMMA.64x16x32.F32.E4M3.E4M3 R24, gdesc[UR8], R24, gsb0\n\
+                         wait 4 FMUL R13, R13, R16\nWARPGROUP.DEPBAR.LE gsb0, 0x0\nEXIT";
+
+    #[test]
+    fn nothing_may_wait_between_the_wgmmas_of_a_group() {
+        let between = |text: &str| texts(&examined("k", &GROUP.replace("BETWEEN", text)));
+        assert_eq!(between("FMUL R12, R13.reuse, R12\nLDS R17, [R15+0x1e800]"), [""; 0]);
+        for waiting in [
+            "wait 36 FMUL R12, R13.reuse, R12",
+            "MEMBAR.ALL.CTA",
+            "SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR24], R15",
+            "BAR.SYNC.DEFER_BLOCKING 0x1, 0x80",
+            "WARPGROUP.DEPBAR.LE gsb0, 0x1",
+        ] {
+            let [text] = &between(waiting)[..] else { panic!("{waiting} is not one violation") };
+            assert!(text.starts_with("/*0020*/ ") && text.contains("between two wgmmas"), "{text}");
+        }
+        // The last of the group may not wait for anything but the tensor core either.
+        let last = GROUP.replace("BETWEEN\n", "wait 1 ");
+        assert_eq!(texts(&examined("k", &last)).len(), 1);
+    }
+
+    /// Scores and values in flight; a softmax of `before` exponentials before the wait for the values, and of `after`
+    /// behind it.
+    fn softmax(before: usize, after: usize) -> String {
+        let exponentials = |count: usize| "MUFU.EX2 R4, R4\n".repeat(count);
+        let first = exponentials(34);
+        let (before, after) = (exponentials(before), exponentials(after));
+        format!(
+            "WARPGROUP.DEPBAR.LE gsb0, 0x0\n{first}TOP:\nWARPGROUP.DEPBAR.LE gsb0, 0x1\nMUFU.RCP R2, R2\n{before}\
+             WARPGROUP.DEPBAR.LE gsb0, 0x0\n{after}@P0 BRA `(TOP)\nWARPGROUP.DEPBAR.LE gsb0, 0x0\nEXIT"
+        )
+    }
+
+    #[test]
+    fn the_softmax_stands_before_the_wait_for_the_values() {
+        let good = examined("mla_decode_bf16_c1", &softmax(34, 0));
+        assert_eq!((good.overlapped, texts(&good)), (Some(34), vec![]));
+        // Where ptxas puts the wait when nothing holds it back.
+        let hoisted = examined("mla_decode_bf16_c1", &softmax(0, 34));
+        assert_eq!(hoisted.overlapped, Some(0));
+        let text = texts(&hoisted).concat();
+        assert!(text.starts_with("/*0250*/ WARPGROUP.DEPBAR.LE gsb0, 0x0: 0 exponentials"), "{text}");
+        assert_eq!(texts(&examined("mla_decode_fp8_c2", &softmax(31, 3))).len(), 1);
+        // One group at a time: no overlap at all, which is wrong in attention and right elsewhere.
+        let serial = "WARPGROUP.DEPBAR.LE gsb0, 0x0\nMUFU.EX2 R4, R4\nEXIT";
+        assert!(
+            texts(&examined("mla_decode_bf16_c1", serial)).concat().starts_with("no wait for the scores")
+        );
+        assert_eq!(examined("fp8_gemm_m64_n16_c1_bf16", serial), examined("combine", serial));
+        assert_eq!(examined("combine", serial).violations, []);
+    }
+}
