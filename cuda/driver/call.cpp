@@ -50,8 +50,9 @@ ContextStack& context_stack() {
 Call::Call(const char* name, bool needs_init) : name(name), lock_(state().mutex) {
   ++state().calls[name];
   if (needs_init && !state().initialized) fail(CUDA_ERROR_NOT_INITIALIZED, "before cuInit");
+  if (state().in_host_function) fail(CUDA_ERROR_NOT_PERMITTED, "a host function may not call the driver");
   if (result == CUDA_SUCCESS && inject(name, result)) return;
-  if (options().mode == Mode::kRandom) some_progress();
+  if (options().mode == Mode::kRandom && !state().in_host_function) some_progress();
 }
 
 Result Call::fail(Result code, const char* format, ...) {

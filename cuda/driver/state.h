@@ -129,6 +129,7 @@ struct Context : Object {
 struct State {
   std::recursive_mutex mutex;
   bool initialized = false;
+  bool in_host_function = false;  // which may not call
   uint64_t next_id = 1;
   std::unordered_set<const void*> handles;
   std::vector<Object*> objects;

@@ -157,7 +157,9 @@ DRIVER_API Result cuLaunchHostFunc(Stream* handle, void (*function)(void*), void
   Operation operation;
   operation.what = "a host function";
   operation.run = [function, argument] {
+    state().in_host_function = true;
     function(argument);
+    state().in_host_function = false;
     return CUDA_SUCCESS;
   };
   return enqueue(call, stream, std::move(operation));

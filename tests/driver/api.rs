@@ -25,6 +25,7 @@ pub mod code {
     pub const LAUNCH_OUT_OF_RESOURCES: i32 = 701;
     pub const CONTEXT_IS_DESTROYED: i32 = 709;
     pub const LAUNCH_FAILED: i32 = 719;
+    pub const NOT_PERMITTED: i32 = 800;
     pub const NOT_SUPPORTED: i32 = 801;
     pub const CAPTURE_UNSUPPORTED: i32 = 900;
     pub const CAPTURE_INVALIDATED: i32 = 901;

@@ -184,6 +184,12 @@ const STREAMS: &[Illegal] = &[
     row("no host function", "cuLaunchHostFunc: returns", code::INVALID_VALUE, |s| {
         s.call("cuLaunchHostFunc", &[s.stream, 0, 0])
     }),
+    row("a call from a host function", "cuLaunchHostFunc: no calls", code::NOT_PERMITTED, |s| {
+        let mut call = HostCall { driver: s.driver, stream: s.stream, code: code::SUCCESS };
+        s.ok("cuLaunchHostFunc", &[s.stream, synchronize as *const () as u64, address(&mut call)]);
+        s.ok("cuStreamSynchronize", &[s.stream]);
+        call.code
+    }),
     row("flags of an event", "cuEventCreate: flags", code::INVALID_VALUE, |s| {
         s.call("cuEventCreate", &[address(&mut 0u64), 8])
     }),
@@ -354,6 +360,19 @@ const CAPTURES: &[Illegal] = &[
         s.call("cuGraphLaunch", &[exec, s.stream])
     }),
 ];
+
+/// What the host function of a stream does.
+struct HostCall<'d> {
+    driver: &'d Driver,
+    stream: u64,
+    code: i32,
+}
+
+unsafe extern "C" fn synchronize(call: *mut HostCall<'_>) {
+    // SAFETY: the row passes its own, and waits for this.
+    let call = unsafe { &mut *call };
+    call.code = call.driver.call("cuStreamSynchronize", &[call.stream]);
+}
 
 /// A call in a global capture, which is then ended.
 fn ended(s: &Scene, call: impl Fn(&Scene) -> i32) -> i32 {
