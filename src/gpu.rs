@@ -76,8 +76,7 @@ pub struct KernelAttributes {
     pub threads: i32,
 }
 
-const NOT_CAPTURED: sys::CUstreamCaptureStatus =
-    sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+const NOT_CAPTURED: sys::CUstreamCaptureStatus = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
 
 impl Gpu {
     /// Loads everything at once: a module loaded later could fall into a graph capture, where loading is illegal.

@@ -11,7 +11,11 @@ const FAULTS: [(&str, &str, &[&str]); 16] = [
     ("smem-opt-in-too-large", "streams::two_streams_share_their_inputs", &["asking for shared memory"]),
     ("no-dynamic-smem", "streams::two_streams_share_their_inputs", &["shared"]),
     ("half-the-threads", "streams::two_streams_share_their_inputs", &["threads"]),
-    ("null-stream", "streams::a_reader_waits_for_the_writer_of_another_stream", &["elements are wrong", "unordered"]),
+    (
+        "null-stream",
+        "streams::a_reader_waits_for_the_writer_of_another_stream",
+        &["elements are wrong", "unordered"],
+    ),
     ("context-not-bound", "contexts::threads", &["CUDA_ERROR_INVALID_CONTEXT"]),
     ("foreign-context", "streams::two_streams_share_their_inputs", &["another context"]),
     ("event-wait-dropped", "streams::a_writer_waits_for_the_readers_of_other_streams", &["unordered"]),
@@ -33,7 +37,11 @@ const FAULTS: [(&str, &str, &[&str]); 16] = [
 fn alone(test: &str, variables: &[(&str, &str)]) -> (bool, String) {
     let output = Command::new(std::env::current_exe().expect("this program"))
         .args(["--exact", "--nocapture", "--test-threads=1", test])
-        .envs([("FAKE_CUDA_STRICT", "1"), ("FAKE_CUDA_MODE", "lazy"), ("DEEPSEEK_KERNELS_TEST_DEVICES", "gpu")])
+        .envs([
+            ("FAKE_CUDA_STRICT", "1"),
+            ("FAKE_CUDA_MODE", "lazy"),
+            ("DEEPSEEK_KERNELS_TEST_DEVICES", "gpu"),
+        ])
         .envs(variables.iter().copied())
         .output()
         .expect("this program runs");
