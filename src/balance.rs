@@ -48,6 +48,8 @@ impl ExpertLoad {
     /// shared experts. `counts` has at least `experts` elements, to which is added: clear them before the first
     /// micro-batch of a step. -1 counts for nobody; so do ids of no expert, and [`Device::poll_error`] tells of those.
     ///
+    /// Order and captures: [`Stream`].
+    ///
     /// # Errors
     /// [`crate::Error::Shape`], [`crate::Error::SliceTooShort`], [`crate::Error::WrongDevice`], launch errors.
     pub fn run<'s>(
@@ -104,6 +106,8 @@ impl BiasUpdate {
     /// Enqueues `bias[e] += speed * sign(mean - counts[e])`, the sign of exact integers and 0 at the mean, and
     /// `max_vio[0] = (largest count - mean) / mean`, 0 when nothing was counted. `counts` and `bias` have at least
     /// `experts` elements, `max_vio` one.
+    ///
+    /// Order and captures: [`Stream`].
     ///
     /// # Errors
     /// [`crate::Error::SliceTooShort`], [`crate::Error::WrongDevice`], launch errors.
@@ -172,6 +176,8 @@ impl SequenceBalanceLoss {
     /// [`Gate`](crate::Gate) writes: f_i counts the tokens of the sequence whose K best scores, without groups and bias,
     /// contain expert i, times `experts / (K length)`; P_i is the mean of `s_i / sum of s`. Perfect balance gives alpha.
     /// `loss` has at least `sequences` elements. A NaN score makes the loss NaN.
+    ///
+    /// Order and captures: [`Stream`].
     ///
     /// # Errors
     /// [`crate::Error::Shape`], [`crate::Error::SliceTooShort`], [`crate::Error::WrongDevice`], launch errors.

@@ -72,6 +72,8 @@ impl Combine {
 
     /// Enqueues the combine. A slot whose row does not exist adds nothing, and [`Device::poll_error`] tells of it.
     ///
+    /// Order and captures: [`Stream`].
+    ///
     /// # Errors
     /// [`Error::Shape`], [`Error::NotDense`], [`Error::Misaligned`], [`Error::WrongDevice`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: CombineArgs<'_>) -> Result<()> {

@@ -139,7 +139,9 @@ impl ExpertMap {
         (self.spec.experts + 1) * self.blocks as usize
     }
 
-    /// Enqueues the map on `stream` and returns. Allocates nothing, waits for nothing, and can be captured in a graph.
+    /// Enqueues the map on `stream` and returns. Allocates nothing and waits for nothing.
+    ///
+    /// Order and captures: [`Stream`].
     ///
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape), [`Error::NotDense`](crate::Error::NotDense),

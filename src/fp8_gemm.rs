@@ -86,8 +86,10 @@ impl<D: GemmOutput> Fp8Gemm<D> {
         &self.choice
     }
 
-    /// Enqueues the GEMM on `stream` and returns; on the emulator, computes it. Allocates nothing on the device, waits
-    /// for nothing, and can be captured in a graph. With m = 0 or n = 0 nothing is launched.
+    /// Enqueues the GEMM on `stream` and returns; on the emulator, computes it. Allocates nothing on the device, and
+    /// waits for nothing. With m = 0 or n = 0 nothing is launched.
+    ///
+    /// Order and captures: [`Stream`].
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Misaligned`], [`Error::WrongDevice`]; then nothing was launched. Launch errors.
@@ -101,7 +103,7 @@ impl<D: GemmOutput> Fp8Gemm<D> {
         let sfb = launch.read(c"sfb", &args.sfb.0.slice)?;
         let d = launch.write_aligned(c"d", &mut args.d.slice, 16)?;
         if self.choice.grid == 0 {
-            return Ok(());
+            return launch.run_nothing();
         }
         let operands = GemmOperands {
             a: Operand { base: a, extent: &args.a.extent },

@@ -255,6 +255,8 @@ impl Gate {
 
     /// Enqueues `hidden . weight^T -> ids, weights`: two launches, the second of which sums the chunks.
     ///
+    /// Order and captures: [`Stream`].
+    ///
     /// # Errors
     /// [`Error::Shape`], [`Error::SliceTooShort`], [`Error::Misaligned`], [`Error::WrongDevice`], launch errors.
     pub fn run<'s, W: GateWeight>(
@@ -292,6 +294,8 @@ impl Gate {
     }
 
     /// Enqueues the choice from logits `[tokens, experts]` that were computed elsewhere.
+    ///
+    /// Order and captures: [`Stream`].
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::SliceTooShort`], [`Error::WrongDevice`], launch errors.

@@ -75,6 +75,8 @@ impl GatherQuantize {
     /// Enqueues the gather. A slot that does not exist counts as padding, and [`Device::poll_error`] tells of it, as it
     /// does of segments that leave the rows there are and of Inf and NaN.
     ///
+    /// Order and captures: [`Stream`].
+    ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Misaligned`], [`Error::WrongDevice`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: GatherQuantizeArgs<'_>) -> Result<()> {

@@ -76,6 +76,8 @@ pub struct KernelAttributes {
     pub threads: i32,
 }
 
+const NOT_CAPTURED: sys::CUstreamCaptureStatus = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+
 impl Gpu {
     /// Loads everything at once: a module loaded later could fall into a graph capture, where loading is illegal.
     /// `others` replace kernels of their names.
@@ -152,9 +154,16 @@ impl Gpu {
         self.loaded.error_words.words()
     }
 
-    /// Whether `stream` is being captured; kernels launched on it then run when the graph does.
+    /// Whether `stream` is being captured; kernels launched on it then run when the graph does. Fails if the capture has been
+    /// invalidated, for nothing but its end is possible then.
     pub fn is_captured(&self, stream: &Arc<CudaStream>) -> Result<bool> {
-        let captured = is_captured(stream)?;
+        use sys::CUstreamCaptureStatus as Status;
+        let status = capture_status(stream)?;
+        if status == Status::CU_STREAM_CAPTURE_STATUS_INVALIDATED {
+            let remedy = "an earlier call has invalidated the capture; end it and capture again";
+            return Err(Error::Captured { what: "a launch", remedy });
+        }
+        let captured = status == Status::CU_STREAM_CAPTURE_STATUS_ACTIVE;
         if captured {
             let mut known = self.captured.lock().unwrap_or_else(PoisonError::into_inner);
             known.retain(|other| other.strong_count() > 0);
@@ -169,7 +178,7 @@ impl Gpu {
     /// at least one element.
     pub fn upload<T: DeviceRepr>(&self, data: &[T]) -> Result<CudaSlice<T>> {
         enter(&self.context)?;
-        if is_captured(&self.stream)? {
+        if capture_status(&self.stream)? != NOT_CAPTURED {
             let remedy = "the device's own stream is; capture another one, or end the capture first";
             return Err(Error::Captured { what: "an upload", remedy });
         }
@@ -202,7 +211,7 @@ impl Gpu {
         let refused = || Error::Captured { what, remedy: "end the capture first" };
         let known = self.captured.lock().unwrap_or_else(PoisonError::into_inner);
         for stream in known.iter().filter_map(Weak::upgrade).chain([self.stream.clone()]) {
-            if is_captured(&stream)? {
+            if capture_status(&stream)? != NOT_CAPTURED {
                 return Err(refused());
             }
         }
@@ -258,17 +267,8 @@ pub(crate) fn enter(context: &CudaContext) -> Result<()> {
     context.bind_to_thread().map_err(driver_error("binding the context"))
 }
 
-/// An invalidated capture forbids everything but its end.
-fn is_captured(stream: &CudaStream) -> Result<bool> {
-    use sys::CUstreamCaptureStatus as Status;
-    match stream.capture_status().map_err(driver_error("asking whether a stream is captured"))? {
-        Status::CU_STREAM_CAPTURE_STATUS_NONE => Ok(false),
-        Status::CU_STREAM_CAPTURE_STATUS_ACTIVE => Ok(true),
-        Status::CU_STREAM_CAPTURE_STATUS_INVALIDATED => Err(Error::Captured {
-            what: "a launch",
-            remedy: "an earlier call has invalidated the capture; end it and capture again",
-        }),
-    }
+fn capture_status(stream: &CudaStream) -> Result<sys::CUstreamCaptureStatus> {
+    stream.capture_status().map_err(driver_error("asking whether a stream is captured"))
 }
 
 /// Answers of calls that reach beyond one stream, such as a wait for the context.

@@ -108,7 +108,7 @@ impl GroupedFp8Gemm {
         choice: GemmChoice,
     ) -> Result<Self> {
         // What the expected rows make of it is only a guess: any routing must find CTAs enough.
-        let empty = problem.rows == 0 || problem.n == 0;
+        let empty = problem.rows == 0 || problem.n == 0 || problem.experts == 0;
         let grid = if empty { 0 } else { device.multiprocessors() };
         let kernel = device.kernel(&choice.instance.name())?;
         Ok(Self { device: device.clone(), kernel, spec, problem, choice: GemmChoice { grid, ..choice } })
@@ -119,11 +119,13 @@ impl GroupedFp8Gemm {
         &self.choice
     }
 
-    /// Enqueues the GEMM on `stream` and returns; on the emulator, computes it. Allocates nothing on the device, waits
-    /// for nothing, and can be captured in a graph.
+    /// Enqueues the GEMM on `stream` and returns; on the emulator, computes it. Allocates nothing on the device, and
+    /// waits for nothing.
     ///
     /// Segments that overlap, run backwards or leave the rows there are end at the nearest row that makes them a
     /// segment, and set a bit that [`Device::poll_error`] returns.
+    ///
+    /// Order and captures: [`Stream`].
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Misaligned`], [`Error::WrongDevice`]; then nothing was launched. Launch errors.
@@ -144,7 +146,7 @@ impl GroupedFp8Gemm {
         let rows = launch.read(c"segments", &args.segments.slice)?.cast();
         let GemmChoice { instance, grid, .. } = &self.choice;
         if *grid == 0 {
-            return Ok(());
+            return launch.run_nothing();
         }
         let (ragged, max_rows) = match self.spec.segments {
             Segments::Ragged { .. } => (1, 0),

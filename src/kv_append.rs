@@ -78,6 +78,8 @@ impl KvAppend {
     /// Enqueues the append. A token whose slot is no row is not stored, and [`Device::poll_error`] tells of it unless the
     /// slot is -1, as it does of Inf (saturated) and NaN (kept) that are quantised.
     ///
+    /// Order and captures: [`Stream`].
+    ///
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape), [`Error::CacheFormat`](crate::Error::CacheFormat),
     /// [`Error::Misaligned`](crate::Error::Misaligned), [`Error::WrongDevice`](crate::Error::WrongDevice), launch errors.

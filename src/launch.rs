@@ -155,6 +155,14 @@ impl<'l> Launch<'l> {
         }
     }
 
+    /// For a problem without work, whose operands were checked all the same.
+    pub fn run_nothing(self) -> Result<()> {
+        match self.0 {
+            Target::Cuda(launch) => launch.finish(|_| Ok(())),
+            Target::Emulated(_) => Ok(()),
+        }
+    }
+
     /// Enqueues the kernel (a GPU) or runs it to its end (the emulator). An empty grid is no launch at all.
     ///
     /// `P` is the parameter struct that `cuda/params.h` gives the kernel; every pointer in it came from this launch.
@@ -223,7 +231,14 @@ impl<'l> CudaLaunch<'l> {
     }
 
     fn run<P>(self, grid: u32, threads: u32, smem_bytes: u32, params: &P) -> Result<()> {
-        let launched = self.enqueue(grid, threads, smem_bytes, params);
+        self.finish(|launch| launch.enqueue(grid, threads, smem_bytes, params))
+    }
+
+    /// Launches if the operands could be ordered, and records their use.
+    fn finish(self, launch: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        // cudarc only notes that a wait failed.
+        let ordered = self.stream.context().check_err().map_err(driver_error(ORDERING));
+        let launched = ordered.and_then(|()| launch(&self));
         // Each operand is recorded here.
         let untracked = self.operands.map(|operand| operand?.untracked);
         let joined = untracked.into_iter().flatten().try_for_each(|stream| stream.join(self.stream));
@@ -238,8 +253,6 @@ impl<'l> CudaLaunch<'l> {
             let kernel = (*name).to_owned();
             return Err(Error::ParameterSize { kernel, expected: *params_bytes, got: size_of::<P>() });
         }
-        // cudarc only notes that a wait failed.
-        self.stream.context().check_err().map_err(driver_error(ORDERING))?;
         if grid == 0 {
             return Ok(());
         }

@@ -70,6 +70,8 @@ impl<T: GemmOutput> MergeStates<T> {
 
     /// Enqueues the merge.
     ///
+    /// Order and captures: [`Stream`].
+    ///
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape), [`Error::NotDense`](crate::Error::NotDense),
     /// [`Error::Misaligned`](crate::Error::Misaligned), [`Error::WrongDevice`](crate::Error::WrongDevice), launch errors.

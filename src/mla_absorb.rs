@@ -88,6 +88,8 @@ impl MlaAbsorb {
 
     /// Enqueues the projection of the queries.
     ///
+    /// Order and captures: [`Stream`].
+    ///
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape), [`Error::Misaligned`](crate::Error::Misaligned),
     /// [`Error::WrongDevice`](crate::Error::WrongDevice), launch errors.
@@ -107,6 +109,8 @@ impl MlaAbsorb {
     }
 
     /// Enqueues the projection of the attention's results.
+    ///
+    /// Order and captures: [`Stream`].
     ///
     /// # Errors
     /// As [`MlaAbsorb::run_query`].
@@ -186,7 +190,9 @@ impl ByHead {
         self.name.to_str().unwrap_or("operand")
     }
 
-    /// `outer` has the sizes of the two dimensions, and those of the box.
+    /// `outer` has the sizes of the two dimensions, and those of the box. A pitch that is no multiple of the heads' stride gives
+    /// a tensor map whose strides do not divide each other. What cuda.h says of strides may be read as forbidding it; no
+    /// driver is known to, and it is not yet tried on hardware.
     fn map(&self, device: &Device, base: Address, outer: [(usize, usize); 2]) -> Result<TensorMap> {
         let element = MapElement::Bf16;
         let dimension = |i: usize| Dimension::every(self.pitches[i], outer[i].0, element, outer[i].1 as u32);

@@ -312,6 +312,8 @@ impl MlaDecode {
     /// cannot hold, or below 0, is cut, and [`Device::poll_error`] tells of it. `tables`: `[1, tables]`, see
     /// [`MlaDecode::tables`].
     ///
+    /// Order and captures: [`Stream`].
+    ///
     /// # Errors
     /// [`Error::Shape`], [`Error::NotDense`], [`Error::Misaligned`], [`Error::WrongDevice`], [`Error::PageTable`],
     /// [`Error::CacheFormat`]; then nothing was launched. Launch errors.
@@ -333,6 +335,8 @@ impl MlaDecode {
     /// Enqueues the schedule alone: once per step, when several layers share the lengths. Operands and errors as for
     /// [`MlaDecode::run`].
     ///
+    /// Order and captures: [`Stream`].
+    ///
     /// # Errors
     /// As [`MlaDecode::run`].
     pub fn schedule<'s, 'a>(
@@ -346,6 +350,8 @@ impl MlaDecode {
 
     /// Enqueues attention and combine with the splits of a schedule, which this plan or one of the same batch, capacity
     /// and split size has made, in the same stream or before it.
+    ///
+    /// Order and captures: [`Stream`].
     ///
     /// # Errors
     /// As [`MlaDecode::run`]; [`Error::OtherSplits`].

@@ -134,7 +134,8 @@ fn scale_pitch(rows: usize) -> usize {
 }
 
 impl MoeLayer {
-    /// Plans every step and allocates what lies between them, in the order of [`Device::stream`].
+    /// Plans every step and allocates what lies between them, ready for any stream. Runs of one layer follow one another, on
+    /// whatever streams they are, and its memory is freed behind the last; in a capture see [`Stream`].
     ///
     /// # Errors
     /// [`Error::NotAMultiple`] for the hidden size and the width, [`Error::TooLarge`], among it a gate with shared slots,
@@ -181,6 +182,8 @@ impl MoeLayer {
 
     /// Enqueues the layer on `stream` and returns: nothing is allocated, nothing waits, and a captured graph follows the
     /// routing of whatever hidden states it finds.
+    ///
+    /// Order and captures: [`Stream`].
     ///
     /// # Errors
     /// What its steps answer to their operands. Operands are checked step by step, so a wrong one is found when earlier

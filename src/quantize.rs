@@ -113,6 +113,8 @@ impl Quantize1x128 {
     /// Enqueues `x [rows, k] -> q [rows, k], sf`; the scales go to either layout. Addresses and pitches: x 16 bytes,
     /// q 8 bytes.
     ///
+    /// Order and captures: [`Stream`].
+    ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Misaligned`], [`Error::WrongDevice`], launch errors.
     pub fn run<'s, L: ScaleLayout>(
@@ -157,6 +159,8 @@ impl Quantize128x128 {
     }
 
     /// Enqueues `x [rows, k] -> q [rows, k], sf [ceil(rows/128), k/128]`. Addresses and pitches: x 16 bytes, q 8 bytes.
+    ///
+    /// Order and captures: [`Stream`].
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Misaligned`], [`Error::WrongDevice`], launch errors.

@@ -139,6 +139,8 @@ impl Rope {
     /// Enqueues the rotation. Tokens whose position is not in the table become zeros, and [`Device::poll_error`] tells of
     /// it.
     ///
+    /// Order and captures: [`Stream`].
+    ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Misaligned`], [`Error::WrongDevice`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: RopeArgs<'_>) -> Result<()> {

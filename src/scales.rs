@@ -203,6 +203,8 @@ impl TransposeScales {
 
     /// Enqueues the copy. Elements of `out` beyond m in each row are not touched. Empty scales: nothing is launched.
     ///
+    /// Order and captures: [`Stream`].
+    ///
     /// # Errors
     /// [`Error::Shape`] unless both have the planned shape, [`Error::WrongDevice`], launch errors.
     pub fn run<'s>(

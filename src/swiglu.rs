@@ -81,6 +81,8 @@ impl SwigluQuantize {
     /// Enqueues the SwiGLU. A slot that does not exist counts as padding, and [`Device::poll_error`] tells of it, as it
     /// does of segments that leave the rows there are and of Inf and NaN in h.
     ///
+    /// Order and captures: [`Stream`].
+    ///
     /// # Errors
     /// [`Error::Shape`], [`Error::NotDense`], [`Error::Misaligned`], [`Error::WrongDevice`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: SwigluQuantizeArgs<'_>) -> Result<()> {

@@ -65,6 +65,8 @@ fn no_k_no_columns_no_rows() {
         assert!(d[..69 * 16].iter().all(|x| x.to_bits() == 0), "k = 0 writes zeros");
         check(&device, &ragged(&[3, 4], 0), (0, 128), None);
         check(&device, &ragged(&[0, 0], 0), (16, 128), None);
+        // Rows that are nobody's, for there is nobody.
+        check(&device, &ragged(&[], 7), (16, 128), None);
     }
 }
 

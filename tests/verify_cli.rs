@@ -47,6 +47,28 @@ fn rows(report: &Value) -> &Vec<Value> {
     report["rows"].as_array().expect("rows")
 }
 
+/// A driver's library without its functions, where cudarc would panic.
+#[cfg(unix)]
+#[test]
+fn a_driver_without_its_functions_is_an_error() {
+    let folder = TempDir::new().unwrap();
+    let made = Command::new("cc")
+        .args(["-shared", "-x", "c", "/dev/null", "-o"])
+        .arg(folder.path().join("libcuda.so"))
+        .status();
+    assert!(made.expect("the tests need a C compiler").success());
+    let output = Command::new(env!("CARGO_BIN_EXE_deepseek-kernels"))
+        .args(["verify", "--device", "gpu"])
+        .env("LD_LIBRARY_PATH", folder.path())
+        .output()
+        .expect("the program starts");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "error: no device to run on: the NVIDIA driver libcuda.so has no cuCtxGetCurrent: expected one for CUDA 12.8 \
+         or newer\n"
+    );
+}
+
 mod layers {
     use super::*;
 

@@ -66,7 +66,7 @@ fn an_earlier_error_is_nobody_elses() {
     let theirs = engine.stream.clone_htod(&[1_u8; 64]).expect("theirs");
     engine.settle();
     let leave = |hooks: &Hooks, what| {
-        hooks.fail("cuEventDestroy_v2", 0, 1);
+        hooks.fail("cuStreamWaitEvent", 0, 1);
         drop(what);
     };
     leave(&hooks, theirs);

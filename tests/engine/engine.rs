@@ -1,7 +1,7 @@
 //! An engine that brings its context and its stream.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use deepseek_kernels::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use deepseek_kernels::cudarc::driver::{CudaContext, CudaGraph, CudaStream};
@@ -21,6 +21,13 @@ pub enum Tracking {
     Off,
 }
 
+/// A wait for the whole context breaks the captures in it, and all tests share one: each waits for its turn, and keeps it
+/// until its thread ends.
+static TURNS: Mutex<()> = Mutex::new(());
+thread_local! {
+    static TURN: MutexGuard<'static, ()> = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+}
+
 pub struct Engine {
     pub context: Arc<CudaContext>,
     pub stream: Arc<CudaStream>,
@@ -30,6 +37,7 @@ pub struct Engine {
 impl Engine {
     /// None, with a word about it, when there is no GPU.
     pub fn open(tracking: Tracking) -> Option<Self> {
+        TURN.with(|_| ());
         harness::gpu()?;
         Some(Self::on(CudaContext::new(0).expect("the harness has opened it"), tracking))
     }
