@@ -77,7 +77,7 @@ impl Job for AttentionJob {
     fn run(&self, device: &Device) -> Outcome {
         let checked = self.check(device).unwrap_or_else(|failure| Checked {
             instance: String::new(),
-            seconds: 0.0,
+            seconds: None,
             checks: vec![Check::failed("run", failure)],
         });
         Outcome::Rows(vec![Row {
@@ -94,7 +94,7 @@ impl Job for AttentionJob {
 
 struct Checked {
     instance: String,
-    seconds: f64,
+    seconds: Option<f64>,
     checks: Vec<Check>,
 }
 
@@ -134,7 +134,7 @@ struct Attended {
     out: Vec<bf16>,
     lse: Vec<f32>,
     instance: String,
-    seconds: f64,
+    seconds: Option<f64>,
 }
 
 impl AttentionJob {

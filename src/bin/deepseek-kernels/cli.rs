@@ -46,6 +46,10 @@ pub struct VerifyArgs {
     #[arg(long, value_delimiter = ',', value_name = "M,...", value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub m: Vec<u32>,
 
+    /// Take the sizes of the emulator on a GPU too: seconds instead of minutes
+    #[arg(long, conflicts_with_all = ["m", "weights"])]
+    pub small: bool,
+
     /// Layers to run instead of those of DeepSeek-V3: n a multiple of 8, k of 128
     #[arg(long, value_delimiter = ',', value_name = "NxK,...", conflicts_with = "weights")]
     pub shapes: Vec<Layer>,

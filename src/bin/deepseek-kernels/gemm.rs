@@ -47,7 +47,7 @@ impl Loaded {
 pub struct Product<D> {
     pub d: Vec<D>,
     pub instance: String,
-    pub seconds: f64,
+    pub seconds: Option<f64>,
 }
 
 /// Runs the GEMM once onto `initial`.
@@ -121,7 +121,7 @@ impl Job for GemmJob {
 
 struct Checked {
     instance: String,
-    seconds: f64,
+    seconds: Option<f64>,
     checks: Vec<Check>,
 }
 
@@ -158,7 +158,7 @@ impl GemmJob {
     fn row(&self, output: Output, checked: Result<Checked, String>) -> Row {
         let checked = checked.unwrap_or_else(|failure| Checked {
             instance: String::new(),
-            seconds: 0.0,
+            seconds: None,
             checks: vec![Check::failed("run", failure)],
         });
         let operator = if output.accumulate { "+=" } else { "=" };

@@ -84,7 +84,8 @@ const MOE: MoeJob =
 pub fn rotation_note() -> String {
     format!(
         "m is reduced to {EMULATED_ROWS:?} (a GPU runs {GPU_ROWS:?}), experts to a few narrow ones, routed tokens to \
-         {EMULATED_TOKENS}, and inputs rotate over the layers: the emulator executes every instruction in software"
+         {EMULATED_TOKENS}, and inputs rotate over the layers: sizes for an emulator, which executes every instruction in \
+         software"
     )
 }
 

@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::judge::{Cell, written};
 use crate::machine::{text, timed};
-use crate::report::{Check, Row};
+use crate::report::{Check, Checked, Row};
 use crate::runner::{Job, Outcome};
 
 /// A layer with DeepSeek-V3's hidden size and router, of fewer and narrower experts.
@@ -90,7 +90,7 @@ impl Job for MoeJob {
     }
 
     fn run(&self, device: &Device) -> Outcome {
-        let (seconds, checks) = self.check(device).unwrap_or_else(|e| (0.0, vec![Check::failed("run", e)]));
+        let (seconds, checks) = self.check(device).unwrap_or_else(|e| (None, vec![Check::failed("run", e)]));
         Outcome::Rows(vec![Row {
             operation: format!("MoE layer, {} of {} experts", self.top_k, self.experts),
             shape: self.shape(),
@@ -121,7 +121,7 @@ impl MoeJob {
         })
     }
 
-    fn check(&self, device: &Device) -> Result<(f64, Vec<Check>), String> {
+    fn check(&self, device: &Device) -> Checked {
         let layer = self.layer()?;
         let (out, seconds) = self.execute(device, &layer)?;
         let MoeLayerOutput { bits, exact } = self.expected(&layer)?;
@@ -152,7 +152,7 @@ impl MoeJob {
         }
     }
 
-    fn execute(&self, device: &Device, layer: &Layer) -> Result<(Vec<bf16>, f64), String> {
+    fn execute(&self, device: &Device, layer: &Layer) -> Result<(Vec<bf16>, Option<f64>), String> {
         let mut plan = MoeLayer::plan(device, self.spec()).map_err(text)?;
         let (x, residual) =
             (device.upload(&layer.x).map_err(text)?, device.upload(&layer.residual).map_err(text)?);

@@ -13,7 +13,7 @@ use crate::data::weights;
 use crate::gemm::scale_pitch;
 use crate::judge::{first_difference, same_codes};
 use crate::machine::{text, timed};
-use crate::report::{Check, Row};
+use crate::report::{Check, Checked, Row};
 use crate::runner::{Job, Outcome};
 use crate::shapes::Shape;
 
@@ -50,7 +50,7 @@ impl Job for QuantizeJob {
 
     fn run(&self, device: &Device) -> Outcome {
         let (seconds, checks) =
-            self.check(device).unwrap_or_else(|failure| (0.0, vec![Check::failed("run", failure)]));
+            self.check(device).unwrap_or_else(|failure| (None, vec![Check::failed("run", failure)]));
         Outcome::Rows(vec![Row {
             operation: self.operation(),
             shape: self.shape().to_string(),
@@ -97,7 +97,7 @@ impl QuantizeJob {
         Shape { m: self.rows, n: None, k: self.k }
     }
 
-    fn check(&self, device: &Device) -> Result<(f64, Vec<Check>), String> {
+    fn check(&self, device: &Device) -> Checked {
         let Self { rows: m, k, .. } = *self;
         match self.kind {
             Kind::Rows(format) => self.check_rows(device, format, ScaleSpace::<MMajor>::new(m, k), |sf| sf),
@@ -116,7 +116,7 @@ impl QuantizeJob {
         format: ScaleFormat,
         space: ScaleSpace<L>,
         layout: impl FnOnce(Vec<f32>) -> Vec<f32>,
-    ) -> Result<(f64, Vec<Check>), String> {
+    ) -> Checked {
         let Self { rows, k, seed, .. } = *self;
         let x = quantizer_rows(rows, k, seed);
         let got = quantize_rows(device, &x, (rows, k), format, &space)?;
@@ -131,7 +131,7 @@ impl QuantizeJob {
         Ok((got.seconds, checks))
     }
 
-    fn check_blocks(&self, device: &Device, format: ScaleFormat) -> Result<(f64, Vec<Check>), String> {
+    fn check_blocks(&self, device: &Device, format: ScaleFormat) -> Checked {
         let Self { rows, k, seed, .. } = *self;
         let x = weights(rows, k, seed);
         let got = quantize_blocks(device, &x, (rows, k), format)?;
@@ -142,7 +142,7 @@ impl QuantizeJob {
         Ok((got.seconds, vec![codes, same_report(reported, expected.nonfinite)]))
     }
 
-    fn check_transpose(&self, device: &Device) -> Result<(f64, Vec<Check>), String> {
+    fn check_transpose(&self, device: &Device) -> Checked {
         let Self { rows, k, .. } = *self;
         let sf: Vec<f32> = (0..rows * (k / 128)).map(|i| i as f32).collect();
         let plan = TransposeScales::plan(device, rows, k).map_err(text)?;
@@ -203,7 +203,7 @@ pub struct OnDevice {
     pub q: Buffer<F8E4M3>,
     /// As the kernel wrote them.
     pub sf: Buffer<f32>,
-    pub seconds: f64,
+    pub seconds: Option<f64>,
 }
 
 impl OnDevice {

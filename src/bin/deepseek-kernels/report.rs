@@ -36,19 +36,19 @@ pub struct Row {
     /// The class of the inputs.
     pub data: String,
     pub checks: Vec<Check>,
-    /// Of the launch alone, first use included.
-    pub seconds: f64,
+    /// Of the launch alone on the emulator, first use included; none on a GPU.
+    pub seconds: Option<f64>,
     #[serde(flatten)]
     pub matrix: Option<MatrixReport>,
 }
 
-/// Seconds of a launch and what the oracles say of it, or why there is neither.
-pub type Checked = Result<(f64, Vec<Check>), String>;
+/// Seconds of a launch on the emulator and what the oracles say of it, or why there is neither.
+pub type Checked = Result<(Option<f64>, Vec<Check>), String>;
 
 impl Row {
     /// Of an operation on inputs of the class `data`.
     pub fn of(data: &str, operation: &str, shape: String, instance: &str, checked: Checked) -> Self {
-        let (seconds, checks) = checked.unwrap_or_else(|failure| (0.0, vec![Check::failed("run", failure)]));
+        let (seconds, checks) = checked.unwrap_or_else(|failure| (None, vec![Check::failed("run", failure)]));
         Self {
             operation: operation.to_owned(),
             shape,

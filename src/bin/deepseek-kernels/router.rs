@@ -11,7 +11,7 @@ use deepseek_kernels::{
 use crate::data::{activations, weights};
 use crate::judge::first_difference;
 use crate::machine::{text, timed};
-use crate::report::{Check, Row};
+use crate::report::{Check, Checked, Row};
 use crate::runner::{Job, Outcome};
 
 /// DeepSeek-V3's router on this many tokens.
@@ -35,7 +35,7 @@ impl Job for RouterJob {
 
     fn run(&self, device: &Device) -> Outcome {
         let (seconds, checks) =
-            self.check(device).unwrap_or_else(|failure| (0.0, vec![Check::failed("run", failure)]));
+            self.check(device).unwrap_or_else(|failure| (None, vec![Check::failed("run", failure)]));
         let GateSpec { tokens, hidden, experts, .. } = self.spec();
         Outcome::Rows(vec![Row {
             operation: "route and balance".to_owned(),
@@ -63,7 +63,7 @@ impl RouterJob {
         GateSpec::deepseek_v3(self.tokens)
     }
 
-    fn check(&self, device: &Device) -> Result<(f64, Vec<Check>), String> {
+    fn check(&self, device: &Device) -> Checked {
         let GateSpec { tokens, hidden, experts, top_k, .. } = self.spec();
         let x = activations(tokens, hidden, hidden, self.seed);
         let w: Vec<f32> = weights(experts, hidden, self.seed).iter().map(|w| w.to_f32()).collect();
@@ -105,7 +105,7 @@ impl RouterJob {
         device: &Device,
         (x, w): (&[deepseek_kernels::bf16], &[f32]),
         out: &mut Outputs,
-    ) -> Result<f64, String> {
+    ) -> Result<Option<f64>, String> {
         let spec = self.spec();
         let GateSpec { tokens, hidden, experts, top_k, .. } = spec;
         let gate = Gate::plan(device, spec).map_err(text)?;
@@ -139,7 +139,7 @@ impl RouterJob {
                 update.run(stream, out.counts.slice(0), out.bias.slice_mut(0), max_vio.slice_mut(0))
             })?,
         ];
-        Ok(launches.iter().sum())
+        Ok(launches.into_iter().sum())
     }
 }
 

@@ -22,8 +22,8 @@ pub fn render(report: &Report) -> String {
     parts.join("\n") + "\n"
 }
 
-const LEGEND: &str =
-    "RxC: judged on R rows x C columns spread over D, else on all of it. time: of the one launch.";
+const LEGEND: &str = "RxC: judged on R rows x C columns spread over D, else on all of it. time: of the one launch, on the \
+                      emulator; `cargo bench` measures a GPU.";
 
 fn operations(report: &Report) -> String {
     let mut table = empty(&["operation", "shape", "device", "instance", "data", "oracle", "worst", "time"]);
@@ -108,11 +108,12 @@ fn worst(checks: &[Check]) -> String {
     if worst == 0.0 { "0".to_owned() } else { format!("{worst:.3}") }
 }
 
-fn time(seconds: f64) -> String {
+fn time(seconds: Option<f64>) -> String {
     match seconds {
-        s if s >= 1.0 => format!("{s:.2} s"),
-        s if s >= 1e-3 => format!("{:.1} ms", s * 1e3),
-        s => format!("{:.1} us", s * 1e6),
+        None => "-".to_owned(),
+        Some(s) if s >= 1.0 => format!("{s:.2} s"),
+        Some(s) if s >= 1e-3 => format!("{:.1} ms", s * 1e3),
+        Some(s) => format!("{:.1} us", s * 1e6),
     }
 }
 

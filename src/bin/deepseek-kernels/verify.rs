@@ -23,6 +23,7 @@ pub fn verify(args: &VerifyArgs) -> Result<bool, String> {
         Machine::open(args.device, args.seed).map_err(|error| format!("no device to run on: {error}"))?;
     let Work { jobs, unused, notes } = match selection {
         Some(selection) => weights_work(args, selection),
+        None if args.small => layers_work(args, DeviceKind::Emulated),
         None => layers_work(args, machine.device().kind()),
     };
 

@@ -41,7 +41,7 @@ struct Weights {
 
 struct Measured {
     instance: String,
-    seconds: f64,
+    seconds: Option<f64>,
     checks: Vec<Check>,
     quantisation_error: Option<f64>,
 }
@@ -66,7 +66,7 @@ impl Job for MatrixJob {
             Ok(Err(reason)) => Outcome::Unused(unused(&self.matrix.name, &self.matrix.info, reason)),
             Err(failure) => Outcome::Rows(vec![self.row(Measured {
                 instance: String::new(),
-                seconds: 0.0,
+                seconds: None,
                 checks: vec![Check::failed("run", failure)],
                 quantisation_error: None,
             })]),
