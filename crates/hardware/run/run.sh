@@ -18,6 +18,8 @@ WORK=$(mktemp -d) || exit 2
 trap 'rm -rf "$WORK"' EXIT
 cd "$(dirname "$0")" || exit 2
 
+# Where the toolkit's tools lie, even where nobody put them on the path.
+export PATH=$PATH:/usr/local/cuda/bin
 # The C++ runtime that came along, where the host's is older or missing.
 bin/smoke --list > /dev/null 2>&1 || export LD_LIBRARY_PATH=$PWD/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export DEEPSEEK_KERNELS_TEST_DEVICES=gpu
