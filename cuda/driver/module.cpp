@@ -121,14 +121,6 @@ void unload(Module& module) {
            printable(stream->id));
     }
   }
-  for (const Object* object : state().objects) {
-    if (object->kind != Kind::kExec || !object->alive) continue;
-    for (const Node& node : static_cast<const Exec*>(object)->nodes) {
-      if (!launches(node.operation, module)) continue;
-      note(this_thread(), "unload-in-use", "%s is unloaded, and executable graph %llu cannot be launched any more",
-           node.operation.what.c_str(), printable(object->id));
-    }
-  }
   for (const auto& [name, function] : module.functions) function->alive = false;
   module.alive = false;
 }

@@ -16,7 +16,7 @@ inline uint32_t block_registers(const CubinKernel& kernel, uint32_t threads) {
   return (threads + 31) / 32 * ((kernel.registers * 32 + 255) / 256 * 256);
 }
 
-// Takes the functions away; notes those that are queued or in a graph.
+// Takes the functions away; notes those that are queued. A graph with one of them is refused when it is launched.
 void unload(Module& module);
 
 }  // namespace driver

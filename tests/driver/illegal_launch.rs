@@ -2,7 +2,7 @@
 
 use crate::api::{address, code};
 use crate::illegal::{Illegal, row};
-use crate::scene::{KERNEL, M, SMEM, Scene, THREADS};
+use crate::scene::{GLOBAL, KERNEL, M, SMEM, Scene, THREADS};
 
 static GARBAGE: [u8; 64] = [7; 64];
 
@@ -107,6 +107,15 @@ pub const LAUNCHES: &[Illegal] = &[
         s.launch(s.stream);
         s.ok("cuModuleUnload", &[s.module]);
         s.call("cuStreamSynchronize", &[s.stream])
+    }),
+    row("a graph whose kernel was unloaded", "cuModuleUnload", code::INVALID_HANDLE, |s| {
+        s.capture(s.stream, GLOBAL);
+        s.launch(s.stream);
+        let exec = s.instantiate(s.stream);
+        s.ok("cuModuleUnload", &[s.module]);
+        let code = s.call("cuGraphLaunch", &[exec, s.stream]);
+        s.ok("cuGraphExecDestroy", &[exec]);
+        code
     }),
     row("a stream of another context", "guide, stream and context", code::INVALID_HANDLE, |s| {
         let there = s.get("cuCtxCreate_v4", &[0, 0, 0]);
