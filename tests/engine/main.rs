@@ -17,5 +17,6 @@ mod hooks;
 mod lifetimes;
 mod operations;
 mod planted;
+mod process;
 mod streams;
 mod words;

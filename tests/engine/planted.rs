@@ -1,9 +1,8 @@
 //! Faults of the host, planted at the seam: the fake driver behaves as though this crate had left out, or got wrong, one
 //! kind of call. An engine test must notice, and say why.
 
-use std::process::Command;
-
 use crate::hooks::Hooks;
+use crate::process::{LAZY, alone};
 
 /// The fault, the test that must fail, and words of the cause, one of which must be told.
 const FAULTS: [(&str, &str, &[&str]); 16] = [
@@ -33,29 +32,12 @@ const FAULTS: [(&str, &str, &[&str]); 16] = [
     ("capture-wait-outside", "captures::every_mode_of_capture", &["CUDA_ERROR_STREAM_CAPTURE_ISOLATION"]),
 ];
 
-/// Whether a test passes in a process of its own with this in its environment, and what it says.
-fn alone(test: &str, variables: &[(&str, &str)]) -> (bool, String) {
-    let output = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", "--nocapture", "--test-threads=1", test])
-        .envs([
-            ("FAKE_CUDA_STRICT", "1"),
-            ("FAKE_CUDA_MODE", "lazy"),
-            ("DEEPSEEK_KERNELS_TEST_DEVICES", "gpu"),
-        ])
-        .envs(variables.iter().copied())
-        .output()
-        .expect("this program runs");
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(text.contains("running 1 test"), "there is no test {test}");
-    (output.status.success(), text)
-}
-
 #[test]
 fn faults_of_the_host_are_noticed() {
     let Some(_hooks) = Hooks::needed_by("faults_of_the_host_are_noticed") else { return };
     let mut survivors = Vec::new();
     for (fault, test, causes) in FAULTS {
-        let (passed, text) = alone(test, &[("FAKE_CUDA_FAULT", fault)]);
+        let (passed, text) = alone(test, &[LAZY[0], LAZY[1], ("FAKE_CUDA_FAULT", fault)]);
         if passed {
             survivors.push(format!("{fault}: {test} passed"));
         } else if !causes.iter().any(|cause| text.contains(cause)) {
@@ -73,7 +55,7 @@ fn without_a_fault_they_pass() {
     tests.sort_unstable();
     tests.dedup();
     for test in tests {
-        let (passed, text) = alone(test, &[]);
+        let (passed, text) = alone(test, &LAZY);
         assert!(passed, "{test}:\n{text}");
     }
 }
