@@ -9,7 +9,7 @@ use deepseek_kernels::reference::{
 use deepseek_kernels::{
     Device, Error, Gate, GateInput, GateSpec, GateWeight, GroupScore, Matrix, Routing, Scoring, bf16,
 };
-use harness::{Guarded, Placement, devices, schedules};
+use harness::{Guarded, Placement, devices, runs_emulated, schedules};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use rand_distr::StandardNormal;
@@ -418,7 +418,7 @@ fn logits_of_every_shape() {
 #[test]
 fn the_router_of_deepseek_v3() {
     for device in devices() {
-        let tokens = if device.kind() == deepseek_kernels::DeviceKind::Emulated { 3 } else { 300 };
+        let tokens = if runs_emulated(&device) { 3 } else { 300 };
         Router::new(GateSpec::deepseek_v3(tokens), |x| x, |x| x).check(&device, f32::NAN);
     }
 }

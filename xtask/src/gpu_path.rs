@@ -71,7 +71,7 @@ fn jobs(executables: &[Executable], program: &Path) -> Vec<Job> {
         arguments: arguments.to_vec(),
         variables: Vec::new(),
     };
-    let mut jobs = vec![job("verify".to_owned(), program, &["verify", "--device", "gpu"])];
+    let mut jobs = vec![job("verify".to_owned(), program, &["verify", "--device", "gpu", "--small"])];
     for executable in executables {
         let name = format!("{} {}", executable.kind, executable.name);
         match executable.kind.as_str() {

@@ -11,4 +11,5 @@ pub mod golden;
 pub mod record;
 pub mod resources;
 pub mod shapes;
+#[path = "../../../benches/timing/mod.rs"]
 pub mod timing;
