@@ -28,6 +28,11 @@ pub fn compile(root: &Path, to: &Path) -> Result<()> {
 
         let folder = root.join(FOLDER).join(&variant);
         let cuda = patched(root, &patch, &folder)?;
+        for file in patched_files(&text) {
+            // git passes over files that it takes for another repository's.
+            let same = fs::read(root.join(file))? == fs::read(folder.join(file))?;
+            ensure!(!same, "{}: {file} was not patched", patch.display());
+        }
         let made = kernels::write_sources(&folder, &chosen).map_err(|error| anyhow!(error))?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         compile::in_parallel(kernels::tasks(&nvcc, &cuda, &made, &chosen), threads)
@@ -45,6 +50,11 @@ fn kernel_names(patch: &str) -> Result<Vec<String>> {
     let names = patch.lines().next().and_then(|line| line.strip_prefix("kernels: "));
     let names = names.context("expected a first line \"kernels: NAME NAME\"")?;
     Ok(names.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Files that a patch changes, below the repository's root.
+fn patched_files(patch: &str) -> impl Iterator<Item = &str> {
+    patch.lines().filter_map(|line| line.strip_prefix("+++ b/"))
 }
 
 /// A copy of `cuda/` with a patch applied.
@@ -70,5 +80,11 @@ mod tests {
     fn the_first_line_names_the_kernels() {
         assert_eq!(kernel_names("kernels: rope gate_logits\n--- a\n").unwrap(), ["rope", "gate_logits"]);
         assert!(kernel_names("--- a\n").is_err());
+    }
+
+    #[test]
+    fn the_patched_files_are_named() {
+        let patch = "kernels: rope\n--- a/cuda/x.h\n+++ b/cuda/x.h\n@@ -1 +1 @@\n-a\n+b\n";
+        assert_eq!(patched_files(patch).collect::<Vec<_>>(), ["cuda/x.h"]);
     }
 }
