@@ -50,8 +50,34 @@ impl<T: DeviceRepr + Copy> Guarded<T> {
         placement: Placement,
         poison: T,
     ) -> Self {
+        Self::of_length(device, data, rows, columns, placement, poison, rows * placement.pitch + TAIL)
+    }
+
+    /// An operand that ends with its last element, so that a read past it is outside every region.
+    pub fn ending(
+        device: &Device,
+        data: &[T],
+        rows: usize,
+        columns: usize,
+        placement: Placement,
+        poison: T,
+    ) -> Self {
+        let length = rows.saturating_sub(1) * placement.pitch + columns;
+        Self::of_length(device, data, rows, columns, placement, poison, length)
+    }
+
+    /// `length` elements from the first one on.
+    fn of_length(
+        device: &Device,
+        data: &[T],
+        rows: usize,
+        columns: usize,
+        placement: Placement,
+        poison: T,
+        length: usize,
+    ) -> Self {
         assert_eq!(data.len(), rows * columns);
-        let mut host = vec![poison; placement.offset + rows * placement.pitch + TAIL];
+        let mut host = vec![poison; placement.offset + length];
         for (row, values) in data.chunks(columns.max(1)).enumerate() {
             host[placement.offset + row * placement.pitch..][..columns].copy_from_slice(values);
         }
@@ -183,7 +209,7 @@ pub fn run_gemm<D: Sentinel>(
     let a = Guarded::new(device, &inputs.a, m, k, layout.a, nan);
     let b = Guarded::new(device, &inputs.b, n, k, layout.b, nan);
     let sfa = Guarded::new(device, &inputs.sfa, k_blocks, m, layout.sfa, f32::NAN);
-    let sfb = Guarded::new(device, &inputs.sfb, n.div_ceil(128), k_blocks, layout.sfb, f32::NAN);
+    let sfb = Guarded::ending(device, &inputs.sfb, n.div_ceil(128), k_blocks, layout.sfb, f32::NAN);
     let mut d = match initial {
         Some(values) => Guarded::new(device, values, m, n, layout.d, D::SENTINEL),
         None => Guarded::unwritten(device, m, n, layout.d, D::SENTINEL),
