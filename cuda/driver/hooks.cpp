@@ -44,7 +44,10 @@ bool of_caller(const Object* object, Live& kind) {
 
 std::vector<std::string> live_objects(const Context* context) {
   static constexpr const char* kWords[] = {"", "stream", "event", "module", "graph", "executable graph"};
-  const auto within = [&](const Context* of) { return context == nullptr || of == context; };
+  // In a broken context nothing can be destroyed any more.
+  const auto within = [&](const Context* of) {
+    return (context == nullptr || of == context) && (of == nullptr || of->sticky == CUDA_SUCCESS);
+  };
   std::vector<std::string> all;
   for (const Object* object : state().objects) {
     Live kind;
