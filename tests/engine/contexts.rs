@@ -8,7 +8,7 @@ use deepseek_kernels::{
 };
 
 use crate::engine::{Engine, Tracking};
-use crate::streams::{Gemm, SHAPE, inputs, spec};
+use crate::streams::{Gemm, SHAPE, check, inputs, spec};
 
 const BOTH: [Tracking; 2] = [Tracking::On, Tracking::Off];
 
@@ -35,27 +35,30 @@ fn streams_of_every_kind() {
     }
 }
 
-/// Two of cudarc's objects for one context: their events do not know of each other.
+/// Two of cudarc's objects for one context: their events do not know of each other. One that has made no stream records
+/// none at all.
 #[test]
 fn two_objects_of_one_context() {
     let Some(ours) = Engine::open(Tracking::On) else { return };
     let gemm = Fp8Gemm::<bf16>::plan(&ours.device, spec()).expect("plan");
-    let theirs = CudaContext::new(0).expect("the same context again");
-    let (default, fork) = (theirs.default_stream(), theirs.default_stream().fork().expect("stream"));
-    for stream in [&default, &fork] {
-        for launched_on in [stream, &ours.stream] {
+    for has_streams in [false, true] {
+        let theirs = CudaContext::new(0).expect("the same context again");
+        let default = theirs.default_stream();
+        let stream = if has_streams { default.fork().expect("stream") } else { default };
+        for launched_on in [&stream, &ours.stream] {
             for seed in 0..3 {
                 let data = inputs(seed);
-                let mut operands = Gemm::new(stream, &data);
+                let mut operands = Gemm::new(&stream, &data);
                 operands.run(&gemm, launched_on).expect("run");
                 let Gemm { a, sfa, b, sfb, d } = operands;
                 drop((a, sfa, b, sfb));
-                crate::streams::check("two objects", &data, &stream.clone_dtoh(&d).expect("d"));
+                check("two objects", &data, &stream.clone_dtoh(&d).expect("d"));
             }
         }
+        drop(stream);
+        theirs.check_err().expect("cudarc has kept no error");
     }
-    theirs.check_err().expect("cudarc has kept no error");
-    drop((gemm, default, fork, theirs));
+    drop(gemm);
     ours.close();
 }
 

@@ -20,6 +20,7 @@ pub fn run(launch: &Launch, threads: usize) -> Result<Traces, String> {
         bytes: REGION_BYTES,
         writable: 1,
         name: c"operand".as_ptr(),
+        ..Default::default()
     });
     let regions: Vec<_> = regions.collect();
     // The struct is as aligned as its tensor maps.
