@@ -20,8 +20,8 @@ pub fn compile(root: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(root.join(PATCHES))? {
         let patch = entry?.path();
         let variant = patch.file_stem().context("a patch has a name")?.to_os_string();
-        let names =
-            kernel_names(&fs::read_to_string(&patch)?).with_context(|| patch.display().to_string())?;
+        let text = fs::read_to_string(&patch)?;
+        let names = kernel_names(&text).with_context(|| patch.display().to_string())?;
         let mut chosen = sources::kernel_sources();
         chosen.retain(|kernel| names.contains(&kernel.name));
         ensure!(chosen.len() == names.len(), "{}: expected kernels, got {names:?}", patch.display());
