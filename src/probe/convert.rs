@@ -170,7 +170,7 @@ pub fn nan_codes(device: &Device) -> Result<Findings> {
 pub fn e4m3_decode(device: &Device) -> Result<Findings> {
     let sweep = Sweep { start: 0, shift: 0, count: 1 << 16 };
     let got = sweep.run(device, Operation::E4m3Decode, &[], 2 << 16)?;
-    let expected = |i: usize| decode_e4m3((i / 2 >> (8 * (i % 2))) as u8);
+    let expected = |i: usize| decode_e4m3(((i / 2) >> (8 * (i % 2))) as u8);
     let same = |i: usize| same(f32::from_bits(got[i]), expected(i));
     Ok(Findings::of(got.len(), same, |i| Difference {
         inputs: format!("byte {} of {:#06x}", i % 2, i / 2),

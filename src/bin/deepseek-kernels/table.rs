@@ -148,7 +148,7 @@ mod tests {
                     Check::equal("written", 8, None),
                     Check::equal("exact", 8, Some("d[0, 3]: expected 1e0, got 2e0".to_owned())),
                 ],
-                seconds: 0.5,
+                seconds: Some(0.5),
                 matrix: None,
             }],
             unused: Vec::new(),
