@@ -488,8 +488,11 @@ impl MlaDecode {
         launch.run(grid, MLA_COMBINE.threads, MLA_COMBINE.smem_bytes, &params)
     }
 
-    /// Sums first, then m and l of every part and row.
+    /// Sums first, then m and l of every part and row. Nowhere if there are no partial results.
     fn parts(&self, partials: Address) -> (*mut f32, *mut f32) {
+        if self.partials() == 0 {
+            return (std::ptr::null_mut(), std::ptr::null_mut());
+        }
         let out: *mut f32 = partials.cast();
         (out, out.wrapping_add(self.splits() * self.spec.rows() * LATENT))
     }

@@ -23,6 +23,7 @@ namespace driver {
   X(kZeroElementStrides, "zero-element-strides")   /* of a tensor map */                        \
   X(kMisalignedMemory, "misaligned-memory")        /* a tensor map 8 bytes off */               \
   X(kTensorMapTooLong, "tensor-map-too-long")      /* a tensor map with a row more */           \
+  X(kStrayPointer, "stray-pointer")                /* a parameter points past its operand */    \
   X(kParamSize, "param-size")                      /* the parameter struct is too small */      \
   X(kCaptureWaitOutside, "capture-wait-outside")   /* a capture waits for an event outside */   \
   X(kModuleUnloadedEarly, "module-unloaded-early") /* a kernel is unloaded while queued */

@@ -96,7 +96,17 @@ void find_operands(KernelLaunch& launch, Operation& operation) {
     uint64_t word;
     std::memcpy(&word, &launch.parameters[at], sizeof word);
     Allocation* allocation = find_allocation(word);
-    if (allocation == nullptr) continue;
+    if (allocation != nullptr && planted(Fault::kStrayPointer)) {
+      word = allocation->base + allocation->bytes + 8;
+      allocation = find_allocation(word);
+    }
+    if (allocation == nullptr) {
+      if (gives_out(word)) {
+        note(this_thread(), "stray-pointer", "%s: its parameters point to 0x%llx at byte %zu, which is in no allocation",
+             operation.what.c_str(), printable(word), at);
+      }
+      continue;
+    }
     auto& found = allocation->freed() ? launch.freed : launch.operands;
     if (std::find(found.begin(), found.end(), allocation) == found.end()) found.push_back(allocation);
     // Freed at the call: padding of the struct, or an operand that is gone; the emulator sees which.

@@ -20,6 +20,33 @@ constexpr uint64_t kOffset = 256;
 // NaN in every format of ours. Larger allocations have them at both ends.
 constexpr uint64_t kFilled = 32 << 20;
 
+// Where memory is given out, in ascending order: the same addresses in every process, so that a run replays. In every
+// 4 GiB the lowest 1 GiB is left out, so that two counts of 32 bits, read as 64, are no address.
+constexpr uint64_t kWindow = uint64_t{1} << 32, kLeftOut = uint64_t{1} << 30;
+constexpr uint64_t kFirst = (uint64_t{0x2a5a} << 32) + kLeftOut;
+uint64_t next_address = kFirst;
+
+uint64_t next_window(uint64_t address) { return (address / kWindow + 1) * kWindow + kLeftOut; }
+
+// Null when there is none, or when others of the process have all that was tried.
+uint8_t* take_addresses(uint64_t bytes) {
+  constexpr int kTries = 1024;
+  for (int i = 0; i < kTries; ++i) {
+    if (next_address % kWindow + bytes > kWindow && bytes <= kWindow - kLeftOut) next_address = next_window(next_address);
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+    void* const wanted = reinterpret_cast<void*>(next_address);
+    void* const mapping = mmap(wanted, bytes, PROT_NONE, flags, -1, 0);
+    if (mapping == wanted) {
+      next_address += bytes;
+      if (next_address % kWindow < kLeftOut) next_address = next_window(next_address - kWindow);
+      return static_cast<uint8_t*>(mapping);
+    }
+    if (mapping != MAP_FAILED) munmap(mapping, bytes);
+    next_address = next_window(next_address);
+  }
+  return nullptr;
+}
+
 void fill(uint8_t* memory, uint64_t bytes) {
   std::memset(memory, 0xff, std::min(bytes, kFilled));
   if (bytes > kFilled) std::memset(memory + bytes - kPage, 0xff, kPage);
@@ -119,9 +146,9 @@ Allocation* allocate(uint64_t bytes, Allocation::Origin origin, Context* context
   if (origin != Allocation::kHost && state().used + bytes > kTotalMemory) return nullptr;
   const uint64_t inner = (kOffset + bytes + kPage - 1) / kPage * kPage;
   const uint64_t mapped = inner + 2 * kPage;
-  void* mapping = mmap(nullptr, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (mapping == MAP_FAILED) return nullptr;
-  auto* start = static_cast<uint8_t*>(mapping) + kPage;
+  uint8_t* const mapping = take_addresses(mapped);
+  if (mapping == nullptr) return nullptr;
+  uint8_t* const start = mapping + kPage;
   if (mprotect(start, inner, PROT_READ | PROT_WRITE) != 0) {
     munmap(mapping, mapped);
     return nullptr;
@@ -139,6 +166,8 @@ Allocation* allocate(uint64_t bytes, Allocation::Origin origin, Context* context
   if (origin != Allocation::kHost) state().used += bytes;
   return allocation;
 }
+
+bool gives_out(uint64_t address) { return address >= kFirst && address < next_address && address % kWindow >= kLeftOut; }
 
 Allocation* find_allocation(uint64_t address, uint64_t bytes) {
   const auto after = state().allocations.upper_bound(address);

@@ -13,6 +13,9 @@ Allocation* allocate(uint64_t bytes, Allocation::Origin origin, Context* context
 // The allocation with these bytes, freed ones too; null when there is none.
 Allocation* find_allocation(uint64_t address, uint64_t bytes = 0);
 
+// Whether memory may have been given out here: what points here and into no allocation points astray.
+bool gives_out(uint64_t address);
+
 // Takes the memory away: who touches it now touches nothing.
 void release(Allocation& allocation);
 

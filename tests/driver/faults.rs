@@ -108,6 +108,7 @@ const FAULTS: &[Planted] = &[
     Planted { name: "zero-element-strides", host: map, says: "an element stride must be 1 to 8: 0x0" },
     Planted { name: "misaligned-memory", host: map, says: "the address must be aligned to 16 bytes" },
     Planted { name: "tensor-map-too-long", host: map, says: "note `past-the-end`" },
+    Planted { name: "stray-pointer", host: launch, says: "note `stray-pointer`: transpose_scales" },
     Planted { name: "param-size", host: launch, says: "48 bytes of parameters, written for 40" },
     Planted {
         name: "capture-wait-outside",

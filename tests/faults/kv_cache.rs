@@ -120,7 +120,7 @@ faults! {
     row_of_the_token: Operation::Append, APPEND, "params.cache + slot * params.cache_pitch" => "params.cache + token * params.cache_pitch", ["row", "not ordered"];
     slot_not_checked: Operation::Append, APPEND, "if (slot >= params.rows) {" => "if (slot == kNoSlot) {", ["outside"];
     one_row_too_many: Operation::Append, APPEND, "slot >= params.rows" => "slot > params.rows", ["outside"];
-    padding_reported: Operation::Append, APPEND, "if (slot != kNoSlot) ptx" => "ptx", ["reported"];
+    padding_reported: Operation::Append, APPEND, "if (slot != kNoSlot) report_fault" => "report_fault", ["reported"];
     stranger_unreported: Operation::Append, APPEND, "if (slot != kNoSlot) report_fault(params.error_words, FAULT_CACHE_SLOT);" => "", ["unreported", "reported"];
     infinities_of_the_right_half_unreported: Operation::Append, APPEND, "report_nonfinite(params.error_words, right);" => "", ["unreported", "reported"];
     tokens_past_the_end: Operation::Append, APPEND, "  if (token >= params.tokens) return;" => "", ["outside"];

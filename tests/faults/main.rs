@@ -344,7 +344,7 @@ faults! {
         ["was not written", "elements are wrong"];
     tiles_skipped: ONE, GEMM, "linear += step;" => "linear += step + 1;", ["was not written", "mbarrier", "elements are wrong"];
     band_of_the_wrong_height: ONE, "tile/order.h",
-        "within % height, within / height" => "within / n_tiles, within % n_tiles + 1", ["was not written", "elements are wrong"];
+        "within % height, within / height" => "within / n_tiles, within % n_tiles + 1", ["was not written", "elements are wrong", "outside"];
     fragment_of_the_wrong_warp: ONE, "tile/fragment.h", "lane % 16; }" => "lane % 8; }", ["elements are wrong", "race", "nothing has written"];
     swizzle_of_the_wrong_bits: ONE, "tile/swizzle.h", "(addr >> 3)" => "(addr >> 4)", ["elements are wrong", "nothing has written"];
     columns_exchanged_in_a_pair: ONE, STORE,
