@@ -1,8 +1,8 @@
 """Times the ceilings of this GPU and other libraries beside ours: same shapes, same card, same columns as timings.csv.
 
-    python3 peers.py --csv timings.csv --wheels wheels --deadline 40
+    python3 peers.py --csv timings.csv [--earlier timings.csv] --wheels wheels --deadline 40
 
-Shapes are those of the rows that are in the file already. PyTorch gives the ceilings (BF16 and FP8 matrix products) and
+Shapes are those of the rows that are in the files already. PyTorch gives the ceilings (BF16 and FP8 matrix products) and
 cuBLASLt's block-scaled GEMM; DeepGEMM and FlashMLA run if their wheels lie in the folder. What is not there is said.
 A result is compared with float64 before it is timed; `worst` is its relative error as a part of BAR.
 Exit code 75: time did not suffice, 77: no PyTorch or no GPU.
@@ -33,18 +33,20 @@ except ImportError as error:
 class Bench:
     """Appends rows, each flushed before the next begins."""
 
-    def __init__(self, path, deadline):
+    def __init__(self, path, earlier, deadline):
         self.deadline = time.monotonic() + deadline
         self.unfinished = self.failed = 0
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-            self.columns = list(rows[0]) if rows else []
+        begun = read(path)
+        rows = [row for file in earlier for row in read(file)] + begun
         if not rows:
             print(f"{path} has no rows: their shapes are the ones to run")
             sys.exit(77)
+        self.columns = list(rows[0])
         self.ours = [row for row in rows if row["who"] == "ours"]
         self.done = {self.key(row) for row in rows}
         self.file = open(path, "a", newline="")
+        if self.file.tell() == 0:
+            self.file.write(",".join(self.columns) + "\n")
         self.card = torch.cuda.get_device_name(0).replace(",", " ")
         self.l2 = torch.cuda.get_device_properties(0).L2_cache_size
 
@@ -82,6 +84,14 @@ class Bench:
         os.fsync(self.file.fileno())
         rate = row["flops"] / row["median_us"] / 1e6
         print(f"{row['who']} {row['operation']} {row['shape']}: {row['median_us']:.1f} us, {rate:.1f} TFLOP/s")
+
+
+def read(path):
+    """The rows of a file, none if it is not there."""
+    if not os.path.exists(path):
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def replay(runs):
@@ -229,6 +239,7 @@ def available(module):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", required=True, help="rows are appended to this file")
+    parser.add_argument("--earlier", action="append", default=[], help="rows of these count as well")
     parser.add_argument("--wheels", default="wheels", help="folder of wheels of other libraries")
     parser.add_argument("--deadline", type=float, default=60, help="seconds after which nothing begins")
     arguments = parser.parse_args()
@@ -236,7 +247,7 @@ def main():
         print("PyTorch sees no GPU")
         sys.exit(77)
     unpack(arguments.wheels)
-    bench = Bench(arguments.csv, arguments.deadline)
+    bench = Bench(arguments.csv, arguments.earlier, arguments.deadline)
     torch.manual_seed(9)
     ceilings(bench)
     with_deep_gemm, with_flash_mla = available("deep_gemm"), available("flash_mla")
