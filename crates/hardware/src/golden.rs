@@ -35,7 +35,7 @@ fn key(case: &str, output: &str) -> String {
 }
 
 impl Goldens {
-    /// Reads a file that [`write`] wrote.
+    /// Reads a file that [`write()`] wrote.
     ///
     /// # Errors
     /// When it cannot be read, or is no safetensors file.
