@@ -87,7 +87,7 @@ fn build() -> Result<(), String> {
     if let Some(emulator) = emulator {
         #[cfg(feature = "fake-driver")]
         if let Some(driver) = driver {
-            driver.link(&out, &emulator)?;
+            driver.link(&emulator)?;
             println!("cargo:rustc-cfg=has_driver");
         }
         emulator.link()?;

@@ -36,9 +36,10 @@ impl Driver {
         Ok((Self { folder, objects }, tasks))
     }
 
-    /// Links `out/libcuda.so.1`, when all objects are made.
-    pub fn link(self, out: &Path, emulator: &Emulator) -> Result<(), String> {
-        let library = out.join(LIBRARY);
+    /// Links `libcuda.so.1`, when all objects are made. In a folder of its own: cargo has programs that it starts look for
+    /// libraries in `OUT_DIR`, where they would find this driver, and no real one, unasked.
+    pub fn link(self, emulator: &Emulator) -> Result<(), String> {
+        let library = self.folder.join(LIBRARY);
         let exports = self.folder.join("exports.map");
         emulator::write(&exports, EXPORTS)?;
         let objects: Vec<_> = self.objects.iter().chain(emulator.objects()).collect();

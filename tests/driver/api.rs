@@ -5,7 +5,7 @@ use std::fs;
 
 use libloading::Library;
 
-static LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libcuda.so.1"));
+static LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/driver/libcuda.so.1"));
 
 /// Result codes, as "Data types used by CUDA driver" numbers them.
 pub mod code {

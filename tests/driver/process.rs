@@ -54,6 +54,20 @@ fn a_program_runs_under_the_driver_that_another_wrote() {
     }
 }
 
+/// cargo adds folders of the build to the search path of what it starts.
+#[test]
+fn nobody_finds_the_driver_unasked() {
+    let paths = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let hook = b"fake_cuda_live";
+    for folder in std::env::split_paths(&paths) {
+        for name in ["libcuda.so", "libcuda.so.1"] {
+            let library = fs::read(folder.join(name)).unwrap_or_default();
+            let ours = library.windows(hook.len()).any(|bytes| bytes == hook);
+            assert!(!ours, "{} is the fake driver", folder.join(name).display());
+        }
+    }
+}
+
 #[test]
 fn strict_processes_end_with_a_status_of_their_own() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -7,7 +7,7 @@ use crate::cli::DriverArgs;
 
 /// The library, if this program was built with it.
 #[cfg(has_driver)]
-const LIBRARY: Option<&[u8]> = Some(include_bytes!(concat!(env!("OUT_DIR"), "/libcuda.so.1")));
+const LIBRARY: Option<&[u8]> = Some(include_bytes!(concat!(env!("OUT_DIR"), "/driver/libcuda.so.1")));
 #[cfg(not(has_driver))]
 const LIBRARY: Option<&[u8]> = None;
 
