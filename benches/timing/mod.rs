@@ -1,8 +1,7 @@
 //! Time of a run on a GPU: replays of a captured graph, between events.
 //!
-//! A graph holds kernels only, so neither the host nor cudarc's events between launches are timed. Cold means that what a
-//! run reads was last touched so long ago that L2 has forgotten it: runs take turns on as many sets of operands as fill L2
-//! several times over. Nothing is flushed, so there is nothing to subtract, and no write-back but the operation's own.
+//! A graph holds kernels only, so neither the host nor cudarc's events between launches are timed. Who wants L2 cold sees
+//! to it in what is captured: `cold_sets` for runs that take turns on operands, or a flush that is timed on its own too.
 #![allow(dead_code, unused_imports, reason = "the benches flush L2 and have no test harness")]
 
 use std::sync::Arc;
@@ -14,7 +13,8 @@ use deepseek_kernels::cudarc::driver::{CudaGraph, CudaStream};
 /// How often a set's bytes must fit L2 over before it is used again.
 const L2_TURNS: u64 = 3;
 
-/// Sets of operands of `bytes` each that make every run cold.
+/// Sets of operands of `bytes` each that make every run cold: what it reads was last touched so long ago that L2 has
+/// forgotten it. Nothing is flushed, so there is nothing to subtract, and no write-back but the operation's own.
 pub fn cold_sets(bytes: u64, l2_bytes: u64) -> usize {
     // One set that is larger than L2 so many times evicts itself.
     (L2_TURNS * l2_bytes).div_ceil(bytes.max(1)).max(1) as usize
