@@ -18,6 +18,13 @@ fn gemm(m: usize, n: usize, k: usize) -> GemmCase {
     GemmCase { shape: (m, n, k), output: OutputType::Bf16, instance: None }
 }
 
+/// Experts and rows of one, with the two weights of DeepSeek-V3's.
+fn grouped<const N: usize>(experts: [(usize, usize); N]) -> Cases {
+    let layers = [(4096, 7168), (7168, 2048)];
+    let case = |(experts, rows)| layers.map(|layer| GroupedCase { experts, rows, layer });
+    boxed(experts.into_iter().flat_map(case))
+}
+
 /// A layer of few and narrow experts.
 fn small_moe(tokens: usize) -> MoeCase {
     let gate = GateSpec {
@@ -61,7 +68,7 @@ pub fn smoke() -> Cases {
     cases
 }
 
-/// The numbers that matter most: about 30.
+/// The numbers that matter most: about 35.
 pub fn first() -> Cases {
     let mut cases = boxed([
         gemm(4096, 7168, 2048),
@@ -75,6 +82,7 @@ pub fn first() -> Cases {
         gemm(1, 2112, 7168),
         gemm(1, 7168, 16384),
     ]);
+    cases.extend(grouped([(8, 4096), (32, 192)]));
     for format in [KvFormat::Bf16, KvFormat::Fp8] {
         let decode = |batch, length| AttentionCase::decode(format, batch, length);
         cases.extend(boxed([
@@ -132,11 +140,7 @@ pub fn variants() -> Cases {
 pub fn rest() -> Cases {
     let layers =
         [(576, 7168), (32768, 512), (24576, 1536), (7168, 16384), (4096, 7168), (7168, 2048), (2112, 7168)];
-    let grouped = [(8, 4096), (4, 8192), (32, 192), (32, 20), (6, 1024), (6, 20)];
-    let mut cases = Cases::new();
-    for (experts, rows) in grouped {
-        cases.extend(boxed([(4096, 7168), (7168, 2048)].map(|layer| GroupedCase { experts, rows, layer })));
-    }
+    let mut cases = grouped([(4, 8192), (32, 20), (6, 1024), (6, 20)]);
     for m in [4096, 128, 64, 1, 16, 256, 1024] {
         cases.extend(boxed(layers.map(|(n, k)| gemm(m, n, k))));
     }
