@@ -4,13 +4,30 @@ mod harness;
 mod probes;
 
 use deepseek_kernels::EmulatorOptions;
-use deepseek_kernels::probe::tma::Copy;
+use deepseek_kernels::probe::tma::{Copy, Model};
 use harness::{FEW_MULTIPROCESSORS, emulators};
 use probes::{ask, machines};
 
 #[test]
 fn every_byte_is_where_the_model_has_it() {
     ask(&machines(), "tma/");
+}
+
+/// A GPU ends the kernel with "illegal instruction": `probes --starts` asks one, a process per case.
+#[test]
+fn a_box_starts_at_a_multiple_of_16_bytes() {
+    for device in emulators([FEW_MULTIPROCESSORS]) {
+        for model in Model::all() {
+            for at in model.misaligned_coordinates() {
+                let load = model.check_loads(&device, &[at]);
+                let store = model.check_stores(&device, &[at]);
+                for refused in [load, store] {
+                    let error = refused.expect_err("a fault").to_string();
+                    assert!(error.contains("no multiple of 16 bytes"), "{} at {at:?}: {error}", model.name());
+                }
+            }
+        }
+    }
 }
 
 /// What would hang or go unnoticed on a GPU is a fault with every seed.

@@ -24,10 +24,11 @@ constexpr int kMinExponent = L == kFusedE4m3 ? -6 : -126;
 
 int exponent_of(float x, int smallest) { return std::max(std::ilogb(x), smallest); }
 
+// What is cut to zero loses its sign.
 float cut(double x, int fraction_bits) {
   if (x == 0) return 0;
   const int quantum = std::max(std::ilogb(x), -126) - fraction_bits;
-  return static_cast<float>(std::ldexp(std::trunc(std::ldexp(x, -quantum)), quantum));
+  return static_cast<float>(std::ldexp(std::trunc(std::ldexp(x, -quantum)), quantum)) + 0.0f;
 }
 
 // The definition, one term after the other. The fast path below must give the same bits.

@@ -12,6 +12,7 @@ namespace {
 constexpr uint32_t kMaxPieces = 4;
 constexpr uint32_t kPieceRows = 8;  // a swizzle permutes within eight rows
 constexpr uint32_t kCopyUnit = 16;  // bytes, of addresses and sizes of a copy
+constexpr uint32_t kStartUnit = 16;  // bytes, of a box's first element along the fastest dimension
 
 template <class T>
 size_t choose(Machine& m, const std::vector<T>& pending) {
@@ -41,6 +42,11 @@ Box make_box(const Thread& thread, const TensorMap& map, const int32_t* coordina
     fault(thread, "%s in %u dimensions with a tensor map of rank %u", what, rank, box.map->rank);
   }
   std::copy_n(coordinates, rank, box.coordinates);
+  // Not in the documents: an H100 answers such an instruction with "illegal instruction".
+  if (rank != 0 && static_cast<int64_t>(coordinates[0]) * box.map->element_bytes % kStartUnit != 0) {
+    fault(thread, "%s from element %d of %u bytes, which is no multiple of %u bytes: an illegal instruction", what,
+          coordinates[0], box.map->element_bytes, kStartUnit);
+  }
   return box;
 }
 

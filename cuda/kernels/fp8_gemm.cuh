@@ -49,7 +49,7 @@ struct DenseSchedule {
   PTX_DEVICE GemmTile tile() const {
     const TileCoord at = tile_coord(linear, m_clusters, n_tiles);
     const uint32_t m_tile = Config::kCluster == 1 ? at.m : at.m * Config::kCluster + ptx::cluster_rank();
-    return {m_tile * Config::kBlockM, m, at.n * Config::kBlockN, 0};
+    return {m_tile * Config::kBlockM, 0, m, at.n * Config::kBlockN, 0};
   }
 };
 

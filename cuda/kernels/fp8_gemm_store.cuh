@@ -28,7 +28,7 @@ PTX_DEVICE void add_d(const Fp8GemmParams& params, float (&rD)[Fp8GemmTile<Confi
   for (int i = 0; i < Tile::kRegisters; i += 2) {
     const uint64_t row = row0 + 8 * (i % 4 / 2);
     const uint32_t column = column0 + 8 * (i / 4);
-    if (row >= tile.row_end || column >= params.n) continue;
+    if (!tile.has(row) || column >= params.n) continue;
     const uint8_t* p = gD + (row * params.d_pitch + column) * Tile::kElementBytes;
     if constexpr (Tile::kOutputBf16) {
       const uint32_t pair = ptx::ld_global_u32(p);
@@ -68,7 +68,7 @@ PTX_DEVICE void write_slice(Fp8GemmSmem<Config> smem, const float (&rD)[Fp8GemmT
   }
 }
 
-// gD <- sD for the rows of one slice that exist, 16 bytes a thread: where the slice ends inside somebody else's rows.
+// gD <- sD for the rows of one slice that exist, 16 bytes a thread: where the slice has somebody else's rows too.
 template <class Config>
 PTX_DEVICE void copy_rows(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, GemmTile tile, uint32_t slice_row) {
   using Tile = Fp8GemmTile<Config>;
@@ -79,7 +79,7 @@ PTX_DEVICE void copy_rows(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem,
   for (uint32_t i = ptx::thread_idx() % 128; i < Config::kWgmmaM * kPieces; i += 128) {
     const uint64_t row = tile.row + slice_row + i / kPieces;
     const uint32_t column = i % kPieces * kPieceColumns;
-    if (row >= tile.row_end || tile.column + column >= params.n) continue;
+    if (!tile.has(row) || tile.column + column >= params.n) continue;
     const uint32_t sD = smem.d(column / Tile::kChunkColumns, slice_row + i / kPieces) +
                         column % Tile::kChunkColumns * Tile::kElementBytes;
     ptx::stg_v4_u32(gD + (row * params.d_pitch + tile.column + column) * Tile::kElementBytes,
@@ -120,7 +120,8 @@ PTX_DEVICE void store(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, uin
 #pragma unroll
   for (int wave = 0; wave < Tile::kWaves; ++wave) {
     const uint32_t slice_row = first_row + wave * Config::kWgmmaM;
-    if (Schedule::kMapClipsRows || tile.row + slice_row + Config::kWgmmaM <= tile.row_end) {
+    const uint32_t row = tile.row + slice_row;
+    if (Schedule::kMapClipsRows || (row >= tile.row_begin && row + Config::kWgmmaM <= tile.row_end)) {
       if (thread == 0) copy_slice(params, smem, tile, slice_row);
     } else {
       copy_rows(params, smem, tile, slice_row);

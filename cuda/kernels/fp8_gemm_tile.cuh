@@ -64,7 +64,9 @@ struct Fp8GemmSmem {
   }
 };
 
-// A tile of D: rows from `row` on, of which those before `row_end` exist, and the weights of `expert`.
+// A tile of D: rows from `row` on, of which [row_begin, row_end) are to be computed, and the weights of `expert`.
 struct GemmTile {
-  uint32_t row, row_end, column, expert;
+  uint32_t row, row_begin, row_end, column, expert;
+
+  PTX_DEVICE bool has(uint64_t r) const { return r >= row_begin && r < row_end; }
 };

@@ -6,7 +6,8 @@
 //
 // Schedule: the roles of fp8_gemm.cuh over tiles that never span two experts. Each expert owns a segment of rows of any
 // length; where the segments lie is read from device memory, so a captured graph follows the routing. A tile may fetch
-// rows past its segment; it stores none of them, and rows do not mix, so nothing fetched beyond reaches a result.
+// rows before and past its segment; it stores none of them, and rows do not mix, so nothing fetched beyond reaches a
+// result.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -77,8 +78,8 @@ struct GroupedSchedule {
     const uint32_t row = ptx::lds_u32(segments.row(expert));
     const uint32_t row_end = ptx::lds_u32(segments.row_end(expert));
     const uint32_t within = linear - ptx::lds_u32(segments.first_tile(expert));
-    const TileCoord at = tile_coord(within, ceil_div(row_end - row, Config::kBlockM), n_tiles);
-    return {row + at.m * Config::kBlockM, row_end, at.n * Config::kBlockN, expert};
+    const TileCoord at = tile_coord(within, segment_tiles(row, row_end, Config::kBlockM), n_tiles);
+    return {first_fetched(row) + at.m * Config::kBlockM, row, row_end, at.n * Config::kBlockN, expert};
   }
 };
 
@@ -120,7 +121,7 @@ PTX_DEVICE void write_segments(const GroupedFp8GemmParams& params, SegmentSmem s
   Segment segment[kExpertsPerLane];
   read_segments(params, segment);
   const uint32_t n_tiles = ceil_div(params.gemm.n, Config::kBlockN);
-  const auto tiles = [&](Segment s) { return ceil_div(s.row_end - s.row, Config::kBlockM) * n_tiles; };
+  const auto tiles = [&](Segment s) { return segment_tiles(s.row, s.row_end, Config::kBlockM) * n_tiles; };
   uint32_t own = 0;
 #pragma unroll
   for (uint32_t i = 0; i < kExpertsPerLane; ++i) own += tiles(segment[i]);

@@ -8,6 +8,17 @@ struct Segment {
   bool clamped;  // what stood there was no segment: `row_end` is the nearest that is one
 };
 
+// TMA fetches the scales of A along the rows, and starts at multiples of 16 bytes.
+constexpr uint32_t kSegmentAlignment = 16 / sizeof(float);
+
+// The first row that a segment's tiles fetch; it may be another segment's.
+constexpr uint32_t first_fetched(uint32_t row) { return row / kSegmentAlignment * kSegmentAlignment; }
+
+// Tiles of `block_m` rows that a segment takes, along M.
+constexpr uint32_t segment_tiles(uint32_t row, uint32_t row_end, uint32_t block_m) {
+  return row_end > row ? (row_end - first_fetched(row) + block_m - 1) / block_m : 0;
+}
+
 // Segments that follow each other: the expert's end, after the furthest `before` it, among `rows` rows.
 constexpr Segment ragged_segment(int32_t before, int32_t end, uint32_t rows) {
   const int32_t limit = static_cast<int32_t>(rows);

@@ -72,7 +72,7 @@ pub const ENTRIES: &[Entry] = &[
     }),
     relied("wgmma/promotion", "13 fraction bits of an E4M3 sum are kept, and ones stall at 2^14", promotion),
     relied("wgmma/subnormals", "subnormal operands and sums are kept", subnormals),
-    relied("wgmma/zeros", "a sum of zeros has the sign that the model gives", zeros),
+    relied("wgmma/zeros", "a sum that is zero, or is cut to zero, has the sign that the model gives", zeros),
     relied("wgmma/overflow", "what is too large becomes Inf, as in the model", overflow),
     relied("wgmma/nan", "NaN and Inf stay in their rows and columns", |device, _| {
         Findings::all([E4m3, Bf16].map(|operands| not_finite(operands).check(device)))
@@ -91,9 +91,11 @@ pub const ENTRIES: &[Entry] = &[
     relied("convert/fma", "an fma rounds once, a product and a sum round twice", |device, _| {
         convert::fma(device, &triples())
     }),
-    relied("approx/two_ulp", "ex2.approx and lg2.approx are within 2 ulp, or 2^-22", |device, effort| {
-        convert::approximations(device, effort, Nearness::TwoUlp)
-    }),
+    relied(
+        "approx/bound",
+        "ex2.approx is within 2^-22 of its value, lg2.approx of its value or of 1",
+        |device, effort| convert::approximations(device, effort, Nearness::Bound),
+    ),
     open("approx/rounded", "ex2.approx and lg2.approx round the exact value to nearest", |device, effort| {
         convert::approximations(device, effort, Nearness::Rounded)
     }),
@@ -186,8 +188,11 @@ fn subnormals(device: &Device, _: Effort) -> Result<Findings> {
 }
 
 /// Zeros of both signs in A, B and D.
+/// Zeros of either sign, and sums too small for FP32.
 fn zeros(device: &Device, _: Effort) -> Result<Findings> {
-    Findings::all([E4m3, Bf16].map(|operands| {
+    let small = 2.0_f32.powi(-100);
+    let lost = [-small, small].map(|a| uniform_case(Bf16, &[a], &[small]).check(device));
+    let of_zeros = [E4m3, Bf16].map(|operands| {
         let rng = &mut rng(34);
         let mut case = integer_case(operands, 64, 1, 34);
         let elements = operands.row_elements();
@@ -197,7 +202,8 @@ fn zeros(device: &Device, _: Effort) -> Result<Findings> {
         case.b = (0..64).flat_map(|_| operands.encode(vec![signed(1.0); elements])).collect();
         case.d.iter_mut().for_each(|d| *d = signed(0.0));
         case.check(device)
-    }))
+    });
+    Findings::all(of_zeros.into_iter().chain(lost))
 }
 
 /// Sums beyond the largest FP32, from D and a product and from products alone; the largest that is none.

@@ -16,6 +16,7 @@ const GUARD: usize = 32;
 
 /// A tensor in random bytes, its rows and pages apart by more than they need, and what a copy of a box should
 /// do.
+#[derive(Clone)]
 pub struct Model {
     tensor: Tensor,
     element_bytes: usize,
@@ -140,14 +141,21 @@ impl Model {
         }
     }
 
-    /// Inside, across every border by one and by all but one, outside next to it, and as far outside as
+    /// Elements that a box's first coordinate is a multiple of: it starts at a multiple of 16 bytes.
+    fn start_unit(&self) -> i32 {
+        16 / self.element_bytes as i32
+    }
+
+    /// Inside, across every border by the least and by the most possible, outside next to it, and as far outside as
     /// coordinates go: along each dimension alone, then in all corners.
     pub fn coordinates(&self) -> Vec<[i32; 3]> {
         let along = |dimension: usize| {
+            let unit = if dimension == 0 { self.start_unit() } else { 1 };
             let (size, width) = (self.tensor.dims[dimension] as i32, self.tensor.box_sizes[dimension] as i32);
             [1 - width, -1, 0, size - width, size - width + 1, size - 1, -width, size, i32::MIN, i32::MAX]
+                .map(|coordinate| coordinate.div_euclid(unit) * unit)
         };
-        let inside = [3, 2, 1];
+        let inside = [self.start_unit(), 2, 1];
         let inside: [i32; 3] = std::array::from_fn(|i| if i < self.rank() { inside[i] } else { 0 });
         let mut all = vec![inside];
         for dimension in 0..self.rank() {
@@ -171,12 +179,21 @@ impl Model {
         all
     }
 
+    /// Boxes that start where none may: one element after and before a multiple of 16 bytes, inside and outside of the
+    /// tensor.
+    pub fn misaligned_coordinates(&self) -> Vec<[i32; 3]> {
+        let unit = self.start_unit();
+        let outside = (self.tensor.dims[0] as i32).div_euclid(unit) * unit + 2 * unit;
+        [1, unit - 1, unit / 2, -1, outside + 1].map(|x| [x, 0, 0]).to_vec()
+    }
+
     /// Two boxes that lie side by side.
     pub fn neighbours(&self) -> [[i32; 3]; 2] {
         [[0; 3], [self.tensor.box_sizes[0] as i32, 0, 0]]
     }
 
-    fn name(&self) -> String {
+    /// Type, sizes, swizzle and box.
+    pub fn name(&self) -> String {
         let Tensor { element, swizzle, dims, box_sizes, .. } = &self.tensor;
         format!("{element:?} {dims:?} {swizzle:?} box {box_sizes:?}")
     }
@@ -251,7 +268,7 @@ fn flat(coordinates: &[[i32; 3]]) -> Vec<u32> {
 /// As [`Probe::run`].
 pub fn check_multicast(device: &Device) -> Result<Findings> {
     let model = Model::new(MapElement::U8, 128, &[300, 37], 0, &[16]);
-    let at = [[7, -2, 0], [200, 30, 0]];
+    let at = [[16, -2, 0], [208, 30, 0]];
     let box_words = model.box_bytes() / 4;
     let dumped = 2 * box_words + GUARD;
     let coordinates: Vec<u32> = at.iter().flat_map(|at| [at[0] as u32, at[1] as u32]).collect();

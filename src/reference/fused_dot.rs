@@ -123,7 +123,8 @@ impl TensorCore {
         (magnitude ^ sign) - sign
     }
 
-    /// `sum * 2^exponent` with `result_bits` fraction bits; the range is that of FP32, subnormals are kept.
+    /// `sum * 2^exponent` with `result_bits` fraction bits; the range is that of FP32, subnormals are kept, and what is cut to
+    /// zero loses its sign.
     fn round_toward_zero(&self, sum: i64, exponent: i32) -> f32 {
         if sum == 0 {
             return 0.0;
@@ -132,6 +133,6 @@ impl TensorCore {
         let last_place = binade.max(-126) - self.result_bits;
         let dropped = (last_place - exponent).clamp(0, 63);
         let magnitude = (sum.unsigned_abs() >> dropped) as f64 * pow2(exponent + dropped);
-        (if sum < 0 { -magnitude } else { magnitude }) as f32
+        (if sum < 0 { 0.0 - magnitude } else { magnitude }) as f32
     }
 }

@@ -11,8 +11,8 @@ PTX_DEVICE float fma_rn(float a, float b, float c) { return __fmaf_rn(a, b, c); 
 // The greater of two; of a number and a NaN, the number. "max.f32".
 PTX_DEVICE float max_f32(float a, float b) { return fmaxf(a, b); }
 
-// 2^x and log2(x), as the hardware approximates them: within 2 ulp, and within 2^-22 absolutely where the result is
-// near 0. Subnormal operands and results count as 0; 2^-Inf is 0. "ex2.approx.ftz.f32", "lg2.approx.ftz.f32".
+// 2^x and log2(x), as the hardware approximates them: within 2^-22 of the result, and of 1 where a
+// logarithm is less. Subnormal operands and results count as 0; 2^-Inf is 0. "ex2.approx.ftz.f32", "lg2.approx.ftz.f32".
 PTX_DEVICE float ex2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

@@ -2,12 +2,13 @@
 //! failure: it says which belief is wrong.
 
 use std::io::{self, Write};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use clap::Parser;
 use deepseek_kernels::Device;
 use deepseek_kernels::probe::catalogue::{ENTRIES, Entry};
+use deepseek_kernels::probe::tma::Model;
 use deepseek_kernels::probe::{Effort, Findings};
 use serde_json::{Value, json};
 
@@ -23,10 +24,22 @@ struct Arguments {
     /// Fewer values, as a rehearsal takes them
     #[arg(long)]
     reduced: bool,
+    /// Instead: TMA boxes that start where none may, each in a process of its own, since it is lost
+    #[arg(long)]
+    starts: bool,
+    /// Instead: only that one of them
+    #[arg(long, conflicts_with = "starts")]
+    start: Option<usize>,
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.start {
+        Some(index) => ask_start(index).map(|()| 0),
+        None if arguments.starts => ask_starts(),
+        None => run(&arguments),
+    };
+    match outcome {
         Ok(0) => ExitCode::SUCCESS,
         Ok(failed) => {
             eprintln!("{failed} probes could not be asked");
@@ -62,6 +75,41 @@ fn run(arguments: &Arguments) -> Result<usize> {
         writeln!(io::stdout().lock(), "{line}")?;
     }
     Ok(failed)
+}
+
+/// Loads and stores at every place where none may start.
+fn starts() -> Vec<(Model, [i32; 3], bool)> {
+    let of_model = |model: Model| {
+        let coordinates = model.misaligned_coordinates();
+        coordinates.into_iter().flat_map(move |at| [true, false].map(|loads| (model.clone(), at, loads)))
+    };
+    Model::all().into_iter().flat_map(of_model).collect()
+}
+
+fn ask_start(index: usize) -> Result<()> {
+    let (model, at, loads) = &starts()[index];
+    let device = Device::open_gpu(0)?;
+    let answer =
+        if *loads { model.check_loads(&device, &[*at]) } else { model.check_stores(&device, &[*at]) };
+    let answer = answer.map_or_else(|error| json!({"error": error.to_string()}), |f| findings_json(&f));
+    let what = if *loads { "load" } else { "store" };
+    println!("{}", json!({"probe": format!("tma/start/{what}"), "inputs": format!("{} at {at:?}", model.name()), "answer": answer}));
+    Ok(())
+}
+
+/// The number of processes that did not answer.
+fn ask_starts() -> Result<usize> {
+    const AT_ONCE: usize = 8;
+    let program = std::env::current_exe()?;
+    let indices: Vec<usize> = (0..starts().len()).collect();
+    let mut silent = 0;
+    for some in indices.chunks(AT_ONCE) {
+        let children = some.iter().map(|index| Command::new(&program).args(["--start", &index.to_string()]).spawn());
+        for child in children.collect::<Vec<_>>() {
+            silent += usize::from(!child?.wait()?.success());
+        }
+    }
+    Ok(silent)
 }
 
 fn findings_json(findings: &Findings) -> Value {

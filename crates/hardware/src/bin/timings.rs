@@ -121,7 +121,8 @@ fn run(arguments: &Arguments) -> Result<Outcome> {
     let mut csv = Csv::open(&arguments.csv, &arguments.earlier)?;
     let mut outcome = Outcome::default();
     let late = || begin.elapsed().as_secs_f64() > arguments.deadline;
-    if arguments.list == List::First && arguments.only.is_none() {
+    let copies = arguments.only.as_ref().is_none_or(|only| "copy".starts_with(only.as_str()));
+    if arguments.list == List::First && copies {
         bench.copy_ceiling(&mut csv)?;
     }
     for case in cases(arguments) {
