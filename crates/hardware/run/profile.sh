@@ -7,7 +7,7 @@ failures=0
 profile() {
   local report=$WORK/$1-$3.ncu-rep
   report=${report// /_}
-  timeout -k 5 $((LEFT / 4)) ncu --clock-control none --kernel-name "regex:^$1\$" --launch-count 1 --launch-skip 1 \
+  timeout -k 5 $((LEFT / 4)) ncu --clock-control none --kernel-name "regex:^$1\$" --launch-count 1 \
     --section SpeedOfLight --section WarpStateStats --section MemoryWorkloadAnalysis --section SchedulerStats \
     --section SourceCounters --export "$report" --force-overwrite \
     bin/timings "$2" --only "${3//-//}" --csv "$WORK/profiled.csv" || failures=$((failures + 1))
@@ -19,7 +19,7 @@ profile() {
 profile fp8_gemm_m256_n128_c2_bf16 rivals fp8_gemm-4096x7168x2048_bf16_fp8_gemm_m256_n128_c2
 profile fp8_gemm_m64_n16_c1_bf16 first fp8_gemm-64x2112x7168
 profile fp8_gemm_m64_n16_c1_bf16 first fp8_gemm-1x2112x7168
-profile grouped_fp8_gemm_m256_n128_c1_bf16 first grouped_fp8_gemm-8x4096x7168x2048
+profile grouped_fp8_gemm_m128_n128_c1_bf16 first grouped_fp8_gemm-8x4096x7168x2048
 profile mla_decode_bf16_c2 first mla_decode_bf16-b128q1s4096h128
 profile mla_decode_fp8_c2 first mla_decode_fp8-b128q1s4096h128
 [ "$failures" -eq 0 ]
