@@ -191,8 +191,8 @@ impl ByHead {
     }
 
     /// `outer` has the sizes of the two dimensions, and those of the box. A pitch that is no multiple of the heads' stride gives
-    /// a tensor map whose strides do not divide each other. What cuda.h says of strides may be read as forbidding it; no
-    /// driver is known to, and it is not yet tried on hardware.
+    /// a tensor map whose strides do not divide each other. What cuda.h says of strides may be read as forbidding it;
+    /// driver 580.159 encodes it, and an H100 reads and writes the right bytes.
     fn map(&self, device: &Device, base: Address, outer: [(usize, usize); 2]) -> Result<TensorMap> {
         let element = MapElement::Bf16;
         let dimension = |i: usize| Dimension::every(self.pitches[i], outer[i].0, element, outer[i].1 as u32);

@@ -8,8 +8,8 @@
 // What it cannot catch:
 //  1. ptxas and what lies below: register allocation, scheduling, ignored setmaxnreg, serialised wgmma.
 //  2. Beliefs that kernel and model share: orderings, proxies and byte counts follow documents, not a GPU.
-//  3. The tensor core's exact bits, until its model (docs/numerics.md) is confirmed on silicon; approximate
-//     instructions.
+//  3. The bits of approximate instructions. Those of the tensor core are a model (docs/numerics.md), which an H100
+//     confirms in every sum that was asked.
 //  4. Performance: bank conflicts, occupancy, caches, latency.
 //  5. The driver: its map encoder, launch limits, streams, graphs, programmatic launch.
 //  6. Clusters that run at the same time: they run one after another, so a kernel in which one waits for another
