@@ -36,7 +36,7 @@ pub const MAX_EXPERTS: u32 = 512;
 pub struct GemmInstance {
     /// Rows of D per CTA: 64 (one math warpgroup), 128 or 256 (two).
     pub block_m: u32,
-    /// Columns of D per CTA; divides 128, so that one scale of B serves the whole tile.
+    /// Columns of D per CTA: divides 128, so that one scale of B serves the whole tile, or 192, which has two.
     pub block_n: u32,
     /// CTAs that share B by multicast: 1 or 2, neighbours along M.
     pub cluster: u32,
@@ -123,6 +123,8 @@ pub const GEMM_INSTANCES: &[GemmInstance] = &[
     gemm(64, 128, 1, OutputType::Bf16),
     gemm(128, 128, 1, OutputType::Bf16),
     gemm(128, 128, 2, OutputType::Bf16),
+    gemm(128, 192, 1, OutputType::Bf16),
+    gemm(128, 192, 2, OutputType::Bf16),
     gemm(256, 128, 1, OutputType::Bf16),
     gemm(256, 128, 2, OutputType::Bf16),
     gemm(64, 32, 1, OutputType::F32),
@@ -133,7 +135,7 @@ pub const GEMM_INSTANCES: &[GemmInstance] = &[
 
 /// Every compiled grouped GEMM. A cluster would span two experts, so there is none.
 pub const GROUPED_GEMM_INSTANCES: &[GemmInstance] =
-    &[grouped(64, 32), grouped(64, 64), grouped(64, 128), grouped(128, 128)];
+    &[grouped(64, 32), grouped(64, 64), grouped(64, 128), grouped(128, 128), grouped(128, 192)];
 
 /// Numbers of a latent vector: the values of MLA, and the first part of its keys.
 pub const MLA_LATENT: u32 = 512;

@@ -108,14 +108,137 @@ PTX_DEVICE void mma(float (&rPartial)[Fp8GemmTile<Config>::kRegisters], uint32_t
 
 // ------------------------------------------------------------------------------------------------------- promote
 
-// rD += (sfa * sfb) * rPartial, in FP32. The thread's upper rows have the first scale, those 8 below the second.
-template <int Registers>
-PTX_DEVICE void promote(float (&rD)[Registers], const float (&rPartial)[Registers], const float (&scale)[2]) {
+// The scales of B of one K block, one for each of the tile's spans of columns.
+template <class Config>
+struct ScaleOfB {
+  float span[Fp8GemmTile<Config>::kScaleSpans];
+};
+
+// Where the scales of B of a tile lie, from a K block on.
+template <class Config>
+struct ScalesOfB {
+  const float* gSfb;     // of the tile's first column
+  uint32_t next;         // from there to those of the next 128 columns; 0 where there are none
+  bool middle_is_next;   // whether the second of three spans is among those
+
+  PTX_DEVICE ScalesOfB(const Fp8GemmParams& params, const GemmTile& tile) {
+    const uint32_t row = tile.column / Config::kScaleColumns;
+    gSfb = params.sfb + tile.expert * params.sfb_expert_stride + static_cast<uint64_t>(row) * params.sfb_pitch;
+    next = (row + 1) * Config::kScaleColumns < params.n ? params.sfb_pitch : 0;
+    middle_is_next = tile.column % Config::kScaleColumns != 0;
+  }
+
+  // Of the `g`-th K block from here.
+  PTX_DEVICE ScaleOfB<Config> load(uint32_t g) const {
+    const float first = ptx::ldg_f32(gSfb + g);
+    if constexpr (Fp8GemmTile<Config>::kScaleSpans == 1) {
+      return {first};
+    } else {
+      const float last = ptx::ldg_f32(gSfb + next + g);
+      return {first, middle_is_next ? last : first, last};
+    }
+  }
+};
+
+// rD += (sfa * sfb) * rPartial, in FP32. The thread's upper rows have the first scale of A, those 8 below the second.
+template <class Config, int Registers>
+PTX_DEVICE void promote(float (&rD)[Registers], const float (&rPartial)[Registers], const float (&sfa)[2],
+                        const ScaleOfB<Config>& sfb) {
+  constexpr int kSpans = Fp8GemmTile<Config>::kScaleSpans;
+  float scale[kSpans][2];
 #pragma unroll
-  for (int i = 0; i < Registers; ++i) rD[i] = ptx::fma_rn(scale[i % 4 / 2], rPartial[i], rD[i]);
+  for (int i = 0; i < 2 * kSpans; ++i) scale[i / 2][i % 2] = sfa[i % 2] * sfb.span[i / 2];
+#pragma unroll
+  for (int i = 0; i < Registers; ++i) {
+    rD[i] = ptx::fma_rn(scale[i * kSpans / Registers][i % 4 / 2], rPartial[i], rD[i]);
+  }
 }
 
 // ---------------------------------------------------------------------------------------------------------- math
+
+// rD += the products of a K block of 64 rows, once no more than `Pending` groups are unfinished. The thread's scales of A
+// lie at `sSfa`; `release` tells that the stage has been read.
+template <class Config, int Pending, int Registers, class Release>
+PTX_DEVICE void finish(float (&rD)[Registers], float (&rPartial)[Registers], uint32_t sSfa,
+                       const ScaleOfB<Config>& sfb, const Release& release) {
+  // ptxas would take the scales, and the wait for them, between two products; not over a barrier of the warp.
+  ptx::syncwarp();
+  const float sfa[2] = {ptx::lds_f32(sSfa), ptx::lds_f32(sSfa + 8 * sizeof(float))};
+  ptx::wgmma_wait_group<Pending>(rPartial);
+  release();
+  promote(rD, rPartial, sfa, sfb);
+}
+
+// rD <- the tile's only slice of this warpgroup. Two K blocks are in flight: the products of the next one run while this
+// one is promoted. Scales of B are loaded two blocks ahead.
+template <class Config>
+PTX_DEVICE void accumulate_two(float (&rD)[Fp8GemmTile<Config>::kRegisters], Fp8GemmSmem<Config> smem,
+                               Ring<Config::kStages>& ring, uint32_t slice_row, uint32_t blocks,
+                               ScalesOfB<Config> scales) {
+  using Partial = float[Fp8GemmTile<Config>::kRegisters];
+  const uint32_t row_bytes = (slice_row + fragment_row(ptx::thread_idx() % 128)) * sizeof(float);
+  Partial rEven, rOdd;
+  Ring<Config::kStages> ahead = ring;
+  const auto start = [&](Partial& rPartial) {
+    ptx::mbarrier_wait(smem.full(ahead.stage), ahead.phase);
+    mma<Config>(rPartial, smem.a(ahead.stage) + slice_row * Config::kBlockK, smem.b(ahead.stage));
+    ahead.advance();
+  };
+  const auto release = [&] {
+    warp_release<Config>(smem.empty(ring.stage));
+    ring.advance();
+  };
+  if (blocks == 0) return;
+  start(rEven);
+  ScaleOfB<Config> even = scales.load(0), odd = {};
+  if (blocks > 1) odd = scales.load(1);
+  // Counted down: ptxas would fetch the number of blocks anew for every comparison.
+#pragma unroll 1
+  for (; blocks > 2; blocks -= 2) {
+    scales.gSfb += 2;
+    start(rOdd);
+    finish<Config, 1>(rD, rEven, smem.sfa(ring.stage) + row_bytes, even, release);
+    even = scales.load(0);
+    start(rEven);
+    finish<Config, 1>(rD, rOdd, smem.sfa(ring.stage) + row_bytes, odd, release);
+    if (blocks > 3) odd = scales.load(1);
+  }
+  if (blocks == 2) {
+    start(rOdd);
+    finish<Config, 1>(rD, rEven, smem.sfa(ring.stage) + row_bytes, even, release);
+    finish<Config, 0>(rD, rOdd, smem.sfa(ring.stage) + row_bytes, odd, release);
+  } else {
+    finish<Config, 0>(rD, rEven, smem.sfa(ring.stage) + row_bytes, even, release);
+  }
+}
+
+// rD <- the tile's slices of this warpgroup, one product after the other: there are no registers for more in flight. The
+// products of the other warpgroup run while this one promotes. Scales of B are loaded a block ahead.
+template <class Config>
+PTX_DEVICE void accumulate_one(float (&rD)[Fp8GemmTile<Config>::kWaves][Fp8GemmTile<Config>::kRegisters],
+                               Fp8GemmSmem<Config> smem, Ring<Config::kStages>& ring, uint32_t first_row,
+                               uint32_t blocks, ScalesOfB<Config> scales) {
+  constexpr int kWaves = Fp8GemmTile<Config>::kWaves;
+  const uint32_t row_bytes = (first_row + fragment_row(ptx::thread_idx() % 128)) * sizeof(float);
+  float rPartial[Fp8GemmTile<Config>::kRegisters];
+  ScaleOfB<Config> sfb = {};
+  if (blocks != 0) sfb = scales.load(0);
+#pragma unroll 1
+  for (; blocks != 0; --blocks, ring.advance()) {
+    ptx::mbarrier_wait(smem.full(ring.stage), ring.phase);
+#pragma unroll
+    for (int wave = 0; wave < kWaves; ++wave) {
+      const uint32_t row = wave * Config::kWgmmaM;
+      const auto release = [&] {
+        if (wave == kWaves - 1) warp_release<Config>(smem.empty(ring.stage));
+      };
+      mma<Config>(rPartial, smem.a(ring.stage) + (first_row + row) * Config::kBlockK, smem.b(ring.stage));
+      finish<Config, 0>(rD[wave], rPartial, smem.sfa(ring.stage) + row_bytes + row * sizeof(float), sfb, release);
+    }
+    ++scales.gSfb;
+    if (blocks > 1) sfb = scales.load(0);
+  }
+}
 
 // One math warpgroup: mma, promote and store for its slices of every tile.
 template <class Config, class Schedule>
@@ -126,30 +249,13 @@ PTX_DEVICE void math(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, uint
 #pragma unroll 1
   for (; schedule.has_tile(); schedule.advance()) {
     const GemmTile tile = schedule.tile();
-    const float* gSfb = params.sfb + tile.expert * params.sfb_expert_stride +
-                        static_cast<uint64_t>(tile.column / Config::kBlockK) * params.sfb_pitch;
+    const ScalesOfB<Config> scales(params, tile);
+    const uint32_t first_row = warpgroup * Tile::kWaves * Config::kWgmmaM;
     float rD[Tile::kWaves][Tile::kRegisters] = {};
-    float sfb = params.k_blocks != 0 ? ptx::ldg_f32(gSfb) : 0.0f;
-#pragma unroll 1
-    for (uint32_t left = params.k_blocks; left != 0; --left, ring.advance()) {
-      ptx::mbarrier_wait(smem.full(ring.stage), ring.phase);
-#pragma unroll
-      for (int wave = 0; wave < Tile::kWaves; ++wave) {
-        const uint32_t slice_row = (warpgroup * Tile::kWaves + wave) * Config::kWgmmaM;
-        const uint32_t sSfa = smem.sfa(ring.stage) + (slice_row + fragment_row(thread)) * sizeof(float);
-        float rPartial[Tile::kRegisters];
-        mma<Config>(rPartial, smem.a(ring.stage) + slice_row * Config::kBlockK, smem.b(ring.stage));
-        // ptxas would take the scales, and the wait for them, between two products; not over a barrier of the warp.
-        ptx::syncwarp();
-        const float sfa0 = ptx::lds_f32(sSfa);
-        const float sfa8 = ptx::lds_f32(sSfa + 8 * sizeof(float));
-        ptx::wgmma_wait_group<0>(rPartial);
-        const bool last_wave = wave == Tile::kWaves - 1;
-        if (last_wave) warp_release<Config>(smem.empty(ring.stage));
-        const float scale[2] = {sfa0 * sfb, sfa8 * sfb};
-        if (last_wave && left > 1) sfb = ptx::ldg_f32(++gSfb);  // a block ahead: nothing waits for it yet
-        promote(rD[wave], rPartial, scale);
-      }
+    if constexpr (Tile::kTwoInFlight) {
+      accumulate_two<Config>(rD[0], smem, ring, first_row, params.k_blocks, scales);
+    } else {
+      accumulate_one<Config>(rD, smem, ring, first_row, params.k_blocks, scales);
     }
     store<Config, Schedule>(params, smem, warpgroup, tile, rD);
   }
@@ -194,7 +300,7 @@ PTX_DEVICE void run_roles(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem,
 
 template <class Config>
 PTX_DEVICE void fp8_gemm(const Fp8GemmParams& params) {
-  const Fp8GemmSmem<Config> smem{ptx::smem_base()};
+  const Fp8GemmSmem<Config> smem{ptx::warp_uniform(ptx::smem_base())};
   init_barriers<Config>(smem);
   enter_cluster<Config>();
   run_roles(params, smem, DenseSchedule<Config>(params));

@@ -9,6 +9,7 @@
 struct Fp8GemmConfig {
   enum class Output { kBf16, kF32 };
   static constexpr int kBlockK = 128;  // one scale, one 128-byte swizzle row, four wgmma of K = 32
+  static constexpr int kScaleColumns = 128;  // columns of B that share a scale
   static constexpr int kWgmmaM = 64;
   static constexpr int kWgmmaK = 32;
 };
@@ -16,7 +17,7 @@ struct Fp8GemmConfig {
 // Constants that follow from an instance.
 template <class Config>
 struct Fp8GemmTile : Config {
-  using Config::kBlockK, Config::kBlockM, Config::kBlockN, Config::kCluster, Config::kWgmmaM;
+  using Config::kBlockK, Config::kBlockM, Config::kBlockN, Config::kCluster, Config::kScaleColumns, Config::kWgmmaM;
   static constexpr bool kOutputBf16 = Config::kOutput == Config::Output::kBf16;
   static constexpr int kMathWarpgroups = kBlockM == 64 ? 1 : 2;
   static constexpr int kWaves = kBlockM / kWgmmaM / kMathWarpgroups;  // 64-row slices of one warpgroup
@@ -27,9 +28,13 @@ struct Fp8GemmTile : Config {
   static constexpr int kABytes = kBlockM * kBlockK;
   static constexpr int kBBytes = kBlockN * kBlockK;
   static constexpr int kSfaBytes = kBlockM * static_cast<int>(sizeof(float));
+  // A tile of 192 columns starts at a scale of B or in the middle of one, and has two of them: in each of its thirds one.
+  static constexpr int kScaleSpans = kBlockN <= kScaleColumns ? 1 : kBlockN / (kScaleColumns / 2);
+  // Two K blocks are in flight where there are registers for two partial sums beside the sum.
+  static constexpr bool kTwoInFlight = kWaves == 1 && kBlockN <= 128;
   static constexpr int kEmptyArrivals = kCluster * kMathWarpgroups * 4;  // one per math warp that reads the stage
 
-  static_assert(128 % kBlockN == 0, "one scale of B must serve the whole tile");
+  static_assert(kScaleColumns % kBlockN == 0 || kBlockN == 192, "a span of columns has one scale of B");
   static_assert(kBlockN >= 16, "stmatrix.x4 stores 16 columns");
   static_assert(kBlockM % (kWgmmaM * kMathWarpgroups) == 0, "warpgroups own whole 64-row slices");
   static_assert(kCluster == 1 || kCluster == 2, "B is shared by pairs of CTAs");

@@ -78,8 +78,9 @@ struct GroupedSchedule {
     const uint32_t row = ptx::lds_u32(segments.row(expert));
     const uint32_t row_end = ptx::lds_u32(segments.row_end(expert));
     const uint32_t within = linear - ptx::lds_u32(segments.first_tile(expert));
-    const TileCoord at = tile_coord(within, segment_tiles(row, row_end, Config::kBlockM), n_tiles);
-    return {first_fetched(row) + at.m * Config::kBlockM, row, row_end, at.n * Config::kBlockN, expert};
+    const uint32_t first = first_fetched(row);
+    const TileCoord at = tile_coord(within, ceil_div(row_end - first, Config::kBlockM), n_tiles);
+    return {first + at.m * Config::kBlockM, row, row_end, at.n * Config::kBlockN, expert};
   }
 };
 
@@ -142,7 +143,7 @@ PTX_DEVICE void write_segments(const GroupedFp8GemmParams& params, SegmentSmem s
 template <class Config>
 PTX_DEVICE void grouped_fp8_gemm(const GroupedFp8GemmParams& params) {
   static_assert(Config::kCluster == 1, "a pair of CTAs would span two experts");
-  const Fp8GemmSmem<Config> ring{ptx::smem_base()};
+  const Fp8GemmSmem<Config> ring{ptx::warp_uniform(ptx::smem_base())};
   const SegmentSmem segments{ring.base + static_cast<uint32_t>(offsetof(GroupedFp8GemmStorage<Config>, segments))};
   init_barriers<Config>(ring);
   if (ptx::thread_idx() < 32) write_segments<Config>(params, segments);

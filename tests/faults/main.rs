@@ -48,8 +48,9 @@ const SEEDS: u64 = 4;
 /// The problem a fault is tried on.
 #[derive(Clone, Copy)]
 enum Problem {
-    /// The kernel `fp8_gemm_m128_n128_c{cluster}_bf16`: several ragged tiles per CTA, more K blocks than stages.
+    /// The kernel `fp8_gemm_m128_n{block_n}_c{cluster}_bf16`: several ragged tiles per CTA, more K blocks than stages.
     Gemm {
+        block_n: u32,
         cluster: u32,
     },
     /// The same, adding to D.
@@ -61,14 +62,16 @@ enum Problem {
     Transpose,
 }
 
-const ONE: Problem = Problem::Gemm { cluster: 1 };
-const TWO: Problem = Problem::Gemm { cluster: 2 };
+const ONE: Problem = Problem::Gemm { block_n: 128, cluster: 1 };
+const TWO: Problem = Problem::Gemm { block_n: 128, cluster: 2 };
+/// Two scales of B a tile, and one K block in flight.
+const WIDE: Problem = Problem::Gemm { block_n: 192, cluster: 1 };
 
 impl Problem {
     fn kernel(self) -> String {
         match self {
-            Self::Gemm { cluster } => gemm_instance(cluster).name(),
-            Self::GemmAccumulate => gemm_instance(1).name(),
+            Self::Gemm { block_n, cluster } => gemm_instance(block_n, cluster).name(),
+            Self::GemmAccumulate => gemm_instance(128, 1).name(),
             Self::Grouped => grouped_instance().name(),
             Self::Quantize1x128 => "quantize_1x128".to_owned(),
             Self::Quantize128x128 => "quantize_128x128".to_owned(),
@@ -79,8 +82,8 @@ impl Problem {
     /// Runs and judges; panics with the report, or with the first wrong element.
     fn run(self, device: &Device) {
         match self {
-            Self::Gemm { cluster } => gemm(device, cluster, false),
-            Self::GemmAccumulate => gemm(device, 1, true),
+            Self::Gemm { block_n, cluster } => gemm(device, gemm_instance(block_n, cluster), false),
+            Self::GemmAccumulate => gemm(device, gemm_instance(128, 1), true),
             Self::Grouped => grouped(device),
             Self::Quantize1x128 => quantize_rows(device),
             Self::Quantize128x128 => quantize_blocks(device),
@@ -89,21 +92,20 @@ impl Problem {
     }
 }
 
-fn gemm_instance(cluster: u32) -> GemmInstance {
+fn gemm_instance(block_n: u32, cluster: u32) -> GemmInstance {
     let is_it =
-        |i: &&GemmInstance| (i.block_m, i.block_n, i.cluster, i.output.bytes()) == (128, 128, cluster, 2);
+        |i: &&GemmInstance| (i.block_m, i.block_n, i.cluster, i.output.bytes()) == (128, block_n, cluster, 2);
     *GEMM_INSTANCES.iter().find(is_it).expect("the instance")
 }
 
-fn gemm(device: &Device, cluster: u32, accumulate: bool) {
+fn gemm(device: &Device, instance: GemmInstance, accumulate: bool) {
     let (m, n, k) = (200, 392, 1024);
     let inputs = GemmClass::X1a.generate((m, n, k), 7).expect("inputs");
     let mut layout = GemmLayout::tight(m, n, k, 2);
     layout.d.pitch += 8;
     let before: Vec<bf16> = (0..m * n).map(|i| bf16::from_f32((i % 61) as f32)).collect();
     let before = accumulate.then_some(&before[..]);
-    let d = run_gemm(device, &inputs, &layout, Some(gemm_instance(cluster)), before)
-        .unwrap_or_else(|e| panic!("{e}"));
+    let d = run_gemm(device, &inputs, &layout, Some(instance), before).unwrap_or_else(|e| panic!("{e}"));
     check_gemm("d", &inputs, &[Oracle::Exact], before, &d);
 }
 
@@ -115,7 +117,7 @@ fn grouped_instance() -> GemmInstance {
 fn grouped(device: &Device) {
     let (n, k) = (136, 512);
     // More experts than one lane of the scans handles.
-    let mut counts = vec![130, 0, 1, 64, 0, 129];
+    let mut counts = vec![130, 0, 1, 64, 0, 128];
     counts.extend([2; 34]);
     for routing in [ragged(&counts, 7), masked(&counts, 140)] {
         run_grouped(device, &routing, (n, k));
@@ -232,6 +234,7 @@ fn no_fault() {
     for problem in [
         ONE,
         TWO,
+        WIDE,
         Problem::GemmAccumulate,
         Problem::Grouped,
         Problem::Quantize1x128,
@@ -262,13 +265,13 @@ macro_rules! faults {
 // The ring: waits, arrivals, bytes, phases.
 faults! {
     consumer_skips_the_full_wait: ONE, GEMM,
-        "ptx::mbarrier_wait(smem.full(ring.stage), ring.phase);" => "", ["TMA load in flight", "nothing has written", "not ordered"];
+        "ptx::mbarrier_wait(smem.full(ahead.stage), ahead.phase);" => "", ["TMA load in flight", "nothing has written", "not ordered"];
     producer_skips_the_empty_wait: ONE, GEMM,
         "await_release<Config>(smem.empty(ring.stage), ring.phase ^ 1);" => "", ["full[0]", "in flight"];
     empty_wait_starts_in_the_wrong_phase: ONE, GEMM,
         "smem.empty(ring.stage), ring.phase ^ 1)" => "smem.empty(ring.stage), ring.phase)", ["waits for empty[0]"];
     full_wait_starts_in_the_wrong_phase: ONE, GEMM,
-        "smem.full(ring.stage), ring.phase)" => "smem.full(ring.stage), ring.phase ^ 1)",
+        "smem.full(ahead.stage), ahead.phase)" => "smem.full(ahead.stage), ahead.phase ^ 1)",
         ["TMA load in flight", "nothing has written", "not ordered"];
     phase_never_flips: ONE, "tile/ring.h", "phase ^= 1;" => "", ["full[0]", "empty[0]", "in flight"];
     ring_one_slot_too_long: ONE, "tile/ring.h", "++stage == Stages" => "++stage == Stages + 1", ["mbarrier", "out of bounds"];
@@ -282,7 +285,7 @@ faults! {
     load_of_scales_missing: ONE, GEMM,
         "ptx::tma_load_2d(params.map_sfa, smem.sfa(stage), full, tile.row, g);" => "", ["bytes missing"];
     stage_released_before_its_products: ONE, GEMM,
-        "const float sfa0 = ptx::lds_f32(sSfa);" => "if (wave == 0) warp_release<Config>(smem.empty(ring.stage)); const float sfa0 = ptx::lds_f32(sSfa);",
+        "ptx::wgmma_wait_group<Pending>(rPartial);\n  release();" => "release();\n  ptx::wgmma_wait_group<Pending>(rPartial);",
         ["empty[", "not ordered", "in flight"];
     stage_never_released: ONE, SYNC,
         "if (lane == 0) ptx::mbarrier_arrive(bar);" => "", ["waits for empty["];
@@ -304,7 +307,7 @@ faults! {
     no_wgmma_fence: ONE, GEMM, "ptx::wgmma_fence();" => "", ["wgmma.fence"];
     no_wgmma_commit: ONE, GEMM, "ptx::wgmma_commit_group();" => "", ["wgmma", "in flight"];
     no_wgmma_wait: ONE, GEMM,
-        "ptx::wgmma_wait_group<0>(rPartial);" => "ptx::wgmma_wait_group<1>(rPartial);", ["wgmma", "not ordered"];
+        "ptx::wgmma_wait_group<Pending>(rPartial);" => "ptx::wgmma_wait_group<Pending + 1>(rPartial);", ["wgmma", "not ordered"];
     wrong_advance_along_k: ONE, GEMM,
         "descriptor_advance(desc_b, k)" => "descriptor_advance(desc_b, k / 2)", ["elements are wrong"];
     partial_sum_never_cleared: ONE, GEMM, ", k != 0);" => ", true);", ["elements are wrong", "uninitialised", "wgmma"];
@@ -316,21 +319,26 @@ faults! {
     descriptor_with_a_wrong_group_stride: ONE, "tile/descriptor.h",
         "kGroupBytes = 8 * 128;" => "kGroupBytes = 8 * 64;", ["elements are wrong", "swizzle"];
     no_promotion: ONE, GEMM,
-        "ptx::fma_rn(scale[i % 4 / 2], rPartial[i], rD[i])" => "rPartial[i]", ["elements are wrong"];
-    scales_of_the_other_row: ONE, GEMM, "scale[i % 4 / 2]" => "scale[1 - i % 4 / 2]", ["elements are wrong"];
+        "ptx::fma_rn(scale[i * kSpans / Registers][i % 4 / 2], rPartial[i], rD[i])" => "rPartial[i]", ["elements are wrong"];
+    scales_of_the_other_row: ONE, GEMM, "[i % 4 / 2], rPartial" => "[1 - i % 4 / 2], rPartial", ["elements are wrong"];
     scale_row_shifted: ONE, GEMM,
-        "(slice_row + fragment_row(thread)) * sizeof(float)" => "(slice_row + fragment_row(thread) + 1) * sizeof(float)",
-        ["elements are wrong", "nothing has written", "in flight", "race"];
-    scale_of_b_shifted: ONE, GEMM, "? ptx::ldg_f32(gSfb) :" => "? ptx::ldg_f32(gSfb + 1) :", ["elements are wrong", "sfb"];
-    scale_of_b_of_the_first_block: ONE, GEMM, "ptx::ldg_f32(++gSfb)" => "ptx::ldg_f32(gSfb)", ["elements are wrong"];
-    scale_of_b_past_the_last_block: ONE, GEMM, "last_wave && left > 1" => "last_wave", ["global load of 4 bytes"];
+        "(slice_row + fragment_row(ptx::thread_idx() % 128)) * sizeof(float)"
+            => "(slice_row + fragment_row(ptx::thread_idx() % 128) + 1) * sizeof(float)",
+        ["elements are wrong", "nothing has written", "in flight", "race", "part of an mbarrier"];
+    scale_of_b_shifted: ONE, GEMM, "even = scales.load(0), odd" => "even = scales.load(1), odd", ["elements are wrong", "sfb"];
+    scale_of_b_of_the_first_blocks: ONE, GEMM, "    scales.gSfb += 2;" => "", ["elements are wrong"];
+    scale_of_b_past_the_last_block: WIDE, GEMM, "if (blocks > 1) sfb = scales" => "sfb = scales", ["global load of 4 bytes"];
     scale_of_b_a_block_early: ONE, GEMM,
-        "const float scale[2] = {sfa0 * sfb, sfa8 * sfb};\n        if (last_wave && left > 1) sfb = ptx::ldg_f32(++gSfb);"
-            => "if (last_wave && left > 1) sfb = ptx::ldg_f32(++gSfb); const float scale[2] = {sfa0 * sfb, sfa8 * sfb};",
-        ["elements are wrong"];
-    scale_of_b_of_another_tile: ONE, GEMM, "tile.column / Config::kBlockK" => "tile.column / 256", ["elements are wrong"];
+        "even, release);\n    even = scales.load(0);" => "(even = scales.load(0)), release);", ["elements are wrong"];
+    scale_of_b_of_another_tile: ONE, GEMM, "tile.column / Config::kScaleColumns;" => "tile.column / 256;", ["elements are wrong"];
+    scale_of_the_next_columns_missing: WIDE, GEMM, "? last : first, last}" => "? last : first, first}", ["elements are wrong"];
+    scale_of_the_middle_columns: WIDE, GEMM, "middle_is_next ? last : first" => "first", ["elements are wrong"];
+    scale_of_columns_past_the_last: WIDE, GEMM, "< params.n ? params.sfb_pitch : 0" => "< params.n + 128 ? params.sfb_pitch : 0",
+        ["global load of 4 bytes"];
+    products_of_the_block_before: WIDE, GEMM,
+        "ptx::mbarrier_wait(smem.full(ring.stage), ring.phase);" => "", ["TMA load in flight", "nothing has written", "not ordered"];
     k_blocks_one_short: ONE, GEMM,
-        "left = params.k_blocks; left != 0;" => "left = params.k_blocks; left > 1;",
+        "accumulate_two<Config>(rD[0], smem, ring, first_row, params.k_blocks," => "accumulate_two<Config>(rD[0], smem, ring, first_row, params.k_blocks - 1,",
         ["exits while a TMA load counted on full[0] is in flight", "elements are wrong"];
 }
 
@@ -355,13 +363,13 @@ faults! {
         "// the previous tile's copy has left sD\n  warpgroup_sync(warpgroup);" => "", ["not ordered"];
     no_proxy_fence_before_the_store: ONE, STORE, "ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
     no_barrier_before_the_store: ONE, STORE,
-        "  warpgroup_sync(warpgroup);\n#pragma unroll\n  for (int wave = 0; wave < Tile::kWaves; ++wave) {\n    const uint32_t slice_row = first_row + wave * Config::kWgmmaM;\n    if (S" => "  for (int wave = 0; wave < Tile::kWaves; ++wave) {\n    const uint32_t slice_row = first_row + wave * Config::kWgmmaM;\n    if (S", ["not ordered", "nothing has written", "fence.proxy"];
+        "  warpgroup_sync(warpgroup);\n#pragma unroll\n  for (int wave = 0; wave < Tile::kWaves; ++wave) {\n    const uint32_t slice_row = first_row + wave * Config::kWgmmaM;\n    const uint32_t row" => "  for (int wave = 0; wave < Tile::kWaves; ++wave) {\n    const uint32_t slice_row = first_row + wave * Config::kWgmmaM;\n    const uint32_t row", ["not ordered", "nothing has written", "fence.proxy"];
     store_never_committed: ONE, STORE, "if (thread == 0) ptx::bulk_commit_group();" => "", ["commit", "TMA store", "not ordered"];
     cta_ends_under_its_last_store: ONE, GEMM,
         "if (thread == 0) ptx::bulk_wait_group_read<0>();  // shared" => "//", ["exit"];
     math_takes_too_many_registers: ONE, GEMM, "setmaxnreg_inc<232>" => "setmaxnreg_inc<240>", ["waits for 240 registers (7168 in the pool"];
     d_read_past_its_edge: Problem::GemmAccumulate, STORE,
-        "if (row >= tile.row_end || column >= params.n) continue;\n    const" => "const", ["outside", "out of bounds"];
+        "if (!tile.has(row) || column >= params.n) continue;\n    const" => "const", ["outside", "out of bounds"];
     d_added_to_the_wrong_rows: Problem::GemmAccumulate, STORE,
         "const uint64_t row = row0 + 8 * (i % 4 / 2);" => "const uint64_t row = row0;", ["elements are wrong"];
 }
@@ -397,16 +405,23 @@ faults! {
     scales_of_the_first_expert: Problem::Grouped, GEMM,
         "tile.expert * params.sfb_expert_stride" => "0 * params.sfb_expert_stride", ["elements are wrong"];
     tile_spans_two_experts: Problem::Grouped, STORE,
-        "tile.row + slice_row + Config::kWgmmaM <= tile.row_end" => "tile.row + slice_row < tile.row_end",
+        "row + Config::kWgmmaM <= tile.row_end" => "row < tile.row_end",
         ["elements are wrong", "is nobody's and was written", "not ordered after the write"];
+    rows_of_the_expert_before: Problem::Grouped, STORE,
+        "row >= tile.row_begin && row + Config" => "row + Config",
+        ["elements are wrong", "is nobody's and was written", "not ordered after the write"];
+    tile_starts_where_tma_cannot: Problem::Grouped, GROUPED,
+        "{first + at.m" => "{row + at.m", ["no multiple of 16 bytes"];
+    tiles_counted_from_the_segment: Problem::Grouped, "tile/segments.h",
+        "(row_end - first_fetched(row) + block_m - 1)" => "(row_end - row + block_m - 1)", ["was not written", "elements are wrong"];
     last_row_of_a_segment_lost: Problem::Grouped, STORE,
-        "if (row >= tile.row_end || tile.column + column >= params.n) continue;" => "if (row + 1 >= tile.row_end || tile.column + column >= params.n) continue;",
+        "if (!tile.has(row) || tile.column" => "if (!tile.has(row) || row + 1 == tile.row_end || tile.column",
         ["elements are wrong"];
     one_row_too_many: Problem::Grouped, STORE,
-        "if (row >= tile.row_end || tile.column + column >= params.n) continue;" => "if (row > tile.row_end || tile.column + column >= params.n) continue;",
+        "if (!tile.has(row) || tile.column" => "if ((!tile.has(row) && row != tile.row_end) || tile.column",
         ["elements are wrong", "is nobody's and was written", "not ordered after the write"];
     columns_past_the_end: Problem::Grouped, STORE,
-        "if (row >= tile.row_end || tile.column + column >= params.n) continue;" => "if (row >= tile.row_end) continue;",
+        "if (!tile.has(row) || tile.column + column >= params.n) continue;" => "if (!tile.has(row)) continue;",
         ["was written", "outside", "not ordered after the write"];
     empty_expert_takes_a_tile: Problem::Grouped, GROUPED,
         "<= linear;" => "< linear;", ["elements are wrong", "deadlock"];

@@ -53,8 +53,8 @@ pub const PLANTED: &[Planted] = &[
     Planted {
         what: "fence instead of wait",
         statement: "wgmma.wait_group",
-        edit: Edit::Replace("wgmma.wait_group.sync.aligned 0", "wgmma.fence.sync.aligned"),
-        flagged: "the emulator does wgmma_wait_group(",
+        edit: Edit::Replace("wgmma.wait_group.sync.aligned 1", "wgmma.fence.sync.aligned"),
+        flagged: "2 accumulators finish here",
     },
     Planted {
         what: "accumulator registers swapped in every multiplication",

@@ -137,6 +137,8 @@ const WIDE: &[Form] = &[
     form!("mul.wide.u32", |a, b| u64::from(a as u32) * u64::from(b as u32)),
     form!("mul.wide.s32", |a, b| i64::from(a as i32) * i64::from(b as i32)),
     form!("mul.wide.u16", |a, b| u32::from(a as u16) * u32::from(b as u16)),
+    form!("mul.lo.s16", |a, b| (a as i16).wrapping_mul(b as i16)),
+    form!("sub.s16", |a, b| (a as i16).wrapping_sub(b as i16)),
     form!("mad.wide.u32", |a, b, c| (u64::from(a as u32) * u64::from(b as u32)).wrapping_add(c)),
     form!("mad.wide.s32", |a, b, c| (i64::from(a as i32) * i64::from(b as i32)).wrapping_add(c as i64)),
     form!("mul.hi.u32", |a, b| (u64::from(a as u32) * u64::from(b as u32)) >> 32),
@@ -314,6 +316,8 @@ mod tests {
         assert_eq!(evaluate("mul.hi.u32", &[0x8000_0001, 6]), 3);
         assert_eq!(evaluate("mul.hi.s32", &[0x8000_0001, 6]), 0xffff_fffd);
         assert_eq!(evaluate("mul.lo.s32", &[0x8000_0001, 6]), 6);
+        assert_eq!(evaluate("mul.lo.s16", &[0x8001, 6]), 6);
+        assert_eq!(evaluate("sub.s16", &[0, 6]), 0xfffa);
         assert_eq!(evaluate("mul.wide.s32", &[0xffff_ffff, 6]), -6_i64 as u64);
         assert_eq!(evaluate("neg.f32", &[bits(2.0)]), bits(-2.0));
         assert_eq!(evaluate("neg.s32", &[2]), 0xffff_fffe);

@@ -8,13 +8,18 @@ impl Kernel {
     /// Whether control can come back to the instruction. A wait that spins is a loop of its own; the way back from one
     /// that stands at the end of the kernel is not.
     pub fn is_in_loop(&self, index: usize) -> Result<bool> {
+        self.is_in_loop_without(index, |_| false)
+    }
+
+    /// Whether control can come back to the instruction past no instruction that `leaves`.
+    pub fn is_in_loop_without(&self, index: usize, leaves: impl Fn(&Instruction) -> bool) -> Result<bool> {
         let mut seen = vec![false; self.instructions.len()];
         let mut open = self.successors(index)?;
         while let Some(next) = open.pop() {
             if next == index {
                 return Ok(true);
             }
-            if !std::mem::replace(&mut seen[next], true) {
+            if !std::mem::replace(&mut seen[next], true) && !leaves(&self.instructions[next]) {
                 open.extend(self.successors(next)?);
             }
         }

@@ -13,7 +13,7 @@ pub struct Findings {
     pub fences: usize,
     /// Those of them in a loop.
     pub looped_fences: usize,
-    /// Instructions that wait between the wgmmas of a group.
+    /// Instructions that wait between the wgmmas of a group of every block.
     pub waits: usize,
     /// Exponentials between the wait for all but one group of products and the wait for the last one.
     pub overlapped: Option<usize>,
@@ -58,7 +58,7 @@ pub fn examine(name: &str, kernel: &Kernel) -> Result<Findings> {
         }
     }
     let looped_fences = violations.len();
-    let waits = waits_in_groups(&kernel.instructions);
+    let waits = waits_in_groups(kernel)?;
     let rule = "waits between two wgmmas of a group: the later ones wait with it";
     violations.extend(waits.iter().map(|waiting| Violation::by(waiting, rule)));
     let overlap = least_overlap(&kernel.instructions);
@@ -104,18 +104,24 @@ fn is_wgmma(instruction: &Instruction) -> bool {
 
 /// The instructions behind the first wgmma of a group, up to the last one, that wait. The last one names `gsb0`, which
 /// counts finished groups.
-fn waits_in_groups(instructions: &[Instruction]) -> Vec<&Instruction> {
+fn waits_in_groups(kernel: &Kernel) -> Result<Vec<&Instruction>> {
     let mut in_group = false;
     let mut waiting = Vec::new();
-    for instruction in instructions {
-        if in_group && waits(instruction) {
+    for (index, instruction) in kernel.instructions.iter().enumerate() {
+        if in_group && waits(instruction) && is_in_block_loop(kernel, index)? {
             waiting.push(instruction);
         }
         if is_wgmma(instruction) {
             in_group = !instruction.operands.contains("gsb0");
         }
     }
-    waiting
+    Ok(waiting)
+}
+
+/// Whether it runs for every block of K or of keys, and not just once for a tile: between tiles the warpgroup meets.
+fn is_in_block_loop(kernel: &Kernel, index: usize) -> Result<bool> {
+    let waits_itself = kernel.instructions[index].base() == "BAR";
+    kernel.is_in_loop_without(index, |instruction| instruction.base() == "BAR" && !waits_itself)
 }
 
 fn waits(instruction: &Instruction) -> bool {
@@ -181,11 +187,11 @@ mod tests {
         assert_eq!(texts(&examined("k", source)).len(), 1);
     }
 
-    const GROUP: &str = "wait 2 QGMMA.64x16x32.F32.E4M3.E4M3 R24, gdesc[UR8], RZ, !UPT\n\
+    const GROUP: &str = "TOP:\nwait 2 QGMMA.64x16x32.F32.E4M3.E4M3 R24, gdesc[UR8], RZ, !UPT\n\
                          ULOP3.LUT UR8, UR21, 0x2, URZ, 0xfc, !UPT\n\
                          BETWEEN\n\
                          QGMMA.64x16x32.F32.E4M3.E4M3 R24, gdesc[UR8], R24, gsb0\n\
-                         wait 4 FMUL R13, R13, R16\nWARPGROUP.DEPBAR.LE gsb0, 0x0\nEXIT";
+                         wait 4 FMUL R13, R13, R16\nWARPGROUP.DEPBAR.LE gsb0, 0x0\n@P0 BRA `(TOP)\nEXIT";
 
     #[test]
     fn nothing_may_wait_between_the_wgmmas_of_a_group() {
@@ -201,6 +207,9 @@ mod tests {
             let [text] = &between(waiting)[..] else { panic!("{waiting} is not one violation") };
             assert!(text.starts_with("/*0020*/ ") && text.contains("between two wgmmas"), "{text}");
         }
+        // Once a tile it may.
+        let once = GROUP.replace("BETWEEN", "wait 36 FMUL R12, R13, R12").replace("@P0 BRA", "BAR.SYNC 0x1\n@P0 BRA");
+        assert_eq!(texts(&examined("k", &once)), [""; 0]);
         // The last of the group may not wait for anything but the tensor core either.
         let last = GROUP.replace("BETWEEN\n", "wait 1 ");
         assert_eq!(texts(&examined("k", &last)).len(), 1);
