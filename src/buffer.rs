@@ -1,28 +1,40 @@
 //! Owned memory on either machine, for tests, tools and first steps. An engine brings its own.
 
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, DeviceRepr};
 
 use crate::device::{Backend, Device};
 use crate::error::Result;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, RelaxedCapture};
 use crate::tensor::{Slice, SliceMut};
 
 /// A copy of host data where a [`Device`] can use it: device memory of a GPU, host memory for the emulator.
 ///
-/// On a GPU it is freed in the order of [`Device::stream`]. With cudarc's event tracking off, or while a captured graph
+/// On a GPU it is freed in the order of [`Device::stream`], which must not be captured then; other streams may. With cudarc's event tracking off, or while a captured graph
 /// uses it, whoever runs kernels on another stream keeps it until they are done, as with any slice of cudarc's.
 pub struct Buffer<T>(Memory<T>);
 
 enum Memory<T> {
     Host(Vec<T>),
+    Cuda(CudaMemory<T>),
+}
+
+struct CudaMemory<T> {
     /// Of at least one element.
-    Cuda {
-        slice: CudaSlice<T>,
-        len: usize,
-        gpu: Arc<Gpu>,
-    },
+    slice: ManuallyDrop<CudaSlice<T>>,
+    len: usize,
+    gpu: Arc<Gpu>,
+}
+
+impl<T> Drop for CudaMemory<T> {
+    fn drop(&mut self) {
+        // A free beside a capture is refused like an allocation. Where not even the mode can be had, it is refused alone.
+        let _relaxed = RelaxedCapture::enter();
+        // SAFETY: nothing uses it after this.
+        unsafe { ManuallyDrop::drop(&mut self.slice) };
+    }
 }
 
 /// Bytes that lie unused behind every buffer of the emulator: a kernel that leaves one does not land in the next, where
@@ -39,7 +51,8 @@ impl Device {
         match self.backend() {
             Backend::Cuda(gpu) => {
                 let slice = gpu.upload(data)?;
-                Ok(Buffer(Memory::Cuda { slice, len: data.len(), gpu: gpu.clone() }))
+                let slice = ManuallyDrop::new(slice);
+                Ok(Buffer(Memory::Cuda(CudaMemory { slice, len: data.len(), gpu: gpu.clone() })))
             }
             Backend::Emulated(_) => {
                 let mut host = Vec::with_capacity(data.len() + REDZONE_BYTES / size_of::<T>().max(1));
@@ -59,7 +72,7 @@ impl<T: DeviceRepr + Clone> Buffer<T> {
     pub fn to_vec(&self) -> Result<Vec<T>> {
         match &self.0 {
             Memory::Host(data) => Ok(data.clone()),
-            Memory::Cuda { slice, len, gpu } => gpu.download(slice, *len),
+            Memory::Cuda(CudaMemory { slice, len, gpu }) => gpu.download(slice, *len),
         }
     }
 
@@ -67,7 +80,7 @@ impl<T: DeviceRepr + Clone> Buffer<T> {
     pub fn slice(&self, offset: usize) -> Slice<'_, T> {
         match &self.0 {
             Memory::Host(data) => Slice::Host(data.get(offset..).unwrap_or_default()),
-            Memory::Cuda { slice, len, .. } => Slice::Cuda(slice.slice(offset.min(*len)..*len)),
+            Memory::Cuda(CudaMemory { slice, len, .. }) => Slice::Cuda(slice.slice(offset.min(*len)..*len)),
         }
     }
 
@@ -75,7 +88,9 @@ impl<T: DeviceRepr + Clone> Buffer<T> {
     pub fn slice_mut(&mut self, offset: usize) -> SliceMut<'_, T> {
         match &mut self.0 {
             Memory::Host(data) => SliceMut::Host(data.get_mut(offset..).unwrap_or_default()),
-            Memory::Cuda { slice, len, .. } => SliceMut::Cuda(slice.slice_mut(offset.min(*len)..*len)),
+            Memory::Cuda(CudaMemory { slice, len, .. }) => {
+                SliceMut::Cuda(slice.slice_mut(offset.min(*len)..*len))
+            }
         }
     }
 }

@@ -283,12 +283,12 @@ fn forbidden_by_capture(DriverError(code): DriverError) -> bool {
     )
 }
 
-/// While it lives, the calling thread may load and allocate although a stream is captured, by it or by another thread:
-/// neither becomes part of the capture.
-struct RelaxedCapture(sys::CUstreamCaptureMode);
+/// While it lives, the calling thread may load, allocate and free although a stream is captured, by it or by another thread:
+/// none of it becomes part of the capture.
+pub(crate) struct RelaxedCapture(sys::CUstreamCaptureMode);
 
 impl RelaxedCapture {
-    fn enter() -> Result<Self> {
+    pub fn enter() -> Result<Self> {
         let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         exchange(&mut mode).map_err(driver_error("allowing memory during captures"))?;
         Ok(Self(mode))
