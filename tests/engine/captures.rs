@@ -140,7 +140,8 @@ fn an_invalidated_capture_is_refused_by_name() {
     engine.close();
 }
 
-/// Planning, uploading, loading, and dropping what was planned and uploaded do not become part of a graph and do not break it.
+/// Planning, uploading and loading, and dropping what was planned and uploaded, do not become part of a graph and do not break
+/// it.
 #[test]
 fn planning_and_loading_while_a_stream_is_captured() {
     for mode in [THREAD_LOCAL, GLOBAL, RELAXED] {

@@ -186,4 +186,12 @@ mod tests {
             assert!(names.iter().all(|name| !name.contains([' ', ','])), "{names:?}");
         }
     }
+
+    /// `docs/numerics.md` leaves the bits of attention alone to the machine.
+    #[test]
+    fn bits_of_attention_alone_are_the_machines_own() {
+        for case in smoke() {
+            assert_eq!(case.portable_bits(), !case.operation().starts_with("mla_decode"), "{}", case.name());
+        }
+    }
 }
