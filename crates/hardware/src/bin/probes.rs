@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Parser;
 use deepseek_kernels::Device;
-use deepseek_kernels::probe::catalogue::ENTRIES;
+use deepseek_kernels::probe::catalogue::{ENTRIES, Entry};
 use deepseek_kernels::probe::tma::{Model, NO_SUCH_PAGES};
 use deepseek_kernels::probe::{Effort, Findings};
 use deepseek_kernels_hardware::processes::{Ended, run_all};
@@ -41,13 +41,15 @@ struct Arguments {
     ask: Option<usize>,
 }
 
+type Ask = dyn Fn(&Device, Effort) -> Result<Findings, String> + Sync;
+
 /// What one process asks.
 struct Question {
     /// The name, under which `--only` finds it.
     probe: String,
     /// What a line says besides its answer.
     about: Vec<(&'static str, Value)>,
-    ask: Box<dyn Fn(&Device, Effort) -> Result<Findings, String> + Sync>,
+    ask: Box<Ask>,
 }
 
 impl Question {
@@ -80,7 +82,7 @@ fn main() -> ExitCode {
 
 /// What the catalogue asks.
 fn entries() -> Vec<Question> {
-    let question = |entry: &'static deepseek_kernels::probe::catalogue::Entry| Question {
+    let question = |entry: &'static Entry| Question {
         probe: entry.name.to_owned(),
         about: vec![("belief", entry.belief.into()), ("relied_on", entry.relied_on.into())],
         ask: Box::new(|device, effort| (entry.run)(device, effort).map_err(|error| error.to_string())),
