@@ -1,13 +1,12 @@
 //! Owned memory on either machine, for tests, tools and first steps. An engine brings its own.
 
-use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, DeviceRepr};
+use cudarc::driver::DeviceRepr;
 
 use crate::device::{Backend, Device};
 use crate::error::Result;
-use crate::gpu::{Gpu, RelaxedCapture};
+use crate::gpu::{Gpu, Uploaded};
 use crate::tensor::{Slice, SliceMut};
 
 /// A copy of host data where a [`Device`] can use it: device memory of a GPU, host memory for the emulator.
@@ -19,23 +18,12 @@ pub struct Buffer<T>(Memory<T>);
 
 enum Memory<T> {
     Host(Vec<T>),
-    Cuda(CudaMemory<T>),
-}
-
-struct CudaMemory<T> {
     /// Of at least one element.
-    slice: ManuallyDrop<CudaSlice<T>>,
-    len: usize,
-    gpu: Arc<Gpu>,
-}
-
-impl<T> Drop for CudaMemory<T> {
-    fn drop(&mut self) {
-        // A free beside a capture is refused like an allocation. Where not even the mode can be had, it is refused alone.
-        let _relaxed = RelaxedCapture::enter();
-        // SAFETY: nothing uses it after this.
-        unsafe { ManuallyDrop::drop(&mut self.slice) };
-    }
+    Cuda {
+        slice: Uploaded<T>,
+        len: usize,
+        gpu: Arc<Gpu>,
+    },
 }
 
 /// Bytes that lie unused behind every buffer of the emulator: a kernel that leaves one does not land in the next, where
@@ -52,8 +40,7 @@ impl Device {
         match self.backend() {
             Backend::Cuda(gpu) => {
                 let slice = gpu.upload(data)?;
-                let slice = ManuallyDrop::new(slice);
-                Ok(Buffer(Memory::Cuda(CudaMemory { slice, len: data.len(), gpu: gpu.clone() })))
+                Ok(Buffer(Memory::Cuda { slice, len: data.len(), gpu: gpu.clone() }))
             }
             Backend::Emulated(_) => {
                 let mut host = Vec::with_capacity(data.len() + REDZONE_BYTES / size_of::<T>().max(1));
@@ -73,7 +60,7 @@ impl<T: DeviceRepr + Clone> Buffer<T> {
     pub fn to_vec(&self) -> Result<Vec<T>> {
         match &self.0 {
             Memory::Host(data) => Ok(data.clone()),
-            Memory::Cuda(CudaMemory { slice, len, gpu }) => gpu.download(slice, *len),
+            Memory::Cuda { slice, len, gpu } => gpu.download(slice, *len),
         }
     }
 
@@ -81,7 +68,7 @@ impl<T: DeviceRepr + Clone> Buffer<T> {
     pub fn slice(&self, offset: usize) -> Slice<'_, T> {
         match &self.0 {
             Memory::Host(data) => Slice::Host(data.get(offset..).unwrap_or_default()),
-            Memory::Cuda(CudaMemory { slice, len, .. }) => Slice::Cuda(slice.slice(offset.min(*len)..*len)),
+            Memory::Cuda { slice, len, .. } => Slice::Cuda(slice.slice(offset.min(*len)..*len)),
         }
     }
 
@@ -89,9 +76,7 @@ impl<T: DeviceRepr + Clone> Buffer<T> {
     pub fn slice_mut(&mut self, offset: usize) -> SliceMut<'_, T> {
         match &mut self.0 {
             Memory::Host(data) => SliceMut::Host(data.get_mut(offset..).unwrap_or_default()),
-            Memory::Cuda(CudaMemory { slice, len, .. }) => {
-                SliceMut::Cuda(slice.slice_mut(offset.min(*len)..*len))
-            }
+            Memory::Cuda { slice, len, .. } => SliceMut::Cuda(slice.slice_mut(offset.min(*len)..*len)),
         }
     }
 }
