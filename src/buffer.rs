@@ -2,24 +2,25 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, DeviceRepr};
+use cudarc::driver::DeviceRepr;
 
 use crate::device::{Backend, Device};
 use crate::error::Result;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Uploaded};
 use crate::tensor::{Slice, SliceMut};
 
 /// A copy of host data where a [`Device`] can use it: device memory of a GPU, host memory for the emulator.
 ///
-/// On a GPU it is freed in the order of [`Device::stream`]. With cudarc's event tracking off, or while a captured graph
-/// uses it, whoever runs kernels on another stream keeps it until they are done, as with any slice of cudarc's.
+/// On a GPU it is freed in the order of [`Device::stream`], which must not be captured then; other streams may be. With
+/// cudarc's event tracking off, or while a captured graph uses it, whoever runs kernels on another stream keeps it until they
+/// are done, as with any slice of cudarc's.
 pub struct Buffer<T>(Memory<T>);
 
 enum Memory<T> {
     Host(Vec<T>),
     /// Of at least one element.
     Cuda {
-        slice: CudaSlice<T>,
+        slice: Uploaded<T>,
         len: usize,
         gpu: Arc<Gpu>,
     },

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -176,7 +177,7 @@ impl Gpu {
 
     /// A copy of `data` that every stream may use at once: it is complete. CUDA has no empty allocations, so that there is
     /// at least one element.
-    pub fn upload<T: DeviceRepr>(&self, data: &[T]) -> Result<CudaSlice<T>> {
+    pub fn upload<T: DeviceRepr>(&self, data: &[T]) -> Result<Uploaded<T>> {
         enter(&self.context)?;
         if capture_status(&self.stream)? != NOT_CAPTURED {
             let remedy = "the device's own stream is; capture another one, or end the capture first";
@@ -193,7 +194,7 @@ impl Gpu {
             .synchronize()
             .and(self.context.check_err())
             .map_err(driver_error("copying to the GPU"))?;
-        Ok(slice)
+        Ok(Uploaded(ManuallyDrop::new(slice)))
     }
 
     /// The first `len` elements, after everything in the context has finished.
@@ -283,8 +284,8 @@ fn forbidden_by_capture(DriverError(code): DriverError) -> bool {
     )
 }
 
-/// While it lives, the calling thread may load and allocate although a stream is captured, by it or by another thread:
-/// neither becomes part of the capture.
+/// While it lives, the calling thread may load, allocate and free although a stream is captured, by it or by another thread:
+/// none of it becomes part of the capture.
 struct RelaxedCapture(sys::CUstreamCaptureMode);
 
 impl RelaxedCapture {
@@ -305,6 +306,33 @@ impl Drop for RelaxedCapture {
 fn exchange(mode: &mut sys::CUstreamCaptureMode) -> std::result::Result<(), DriverError> {
     // SAFETY: the mode is valid for the call, which gives the thread's former one back in it.
     unsafe { sys::cuThreadExchangeStreamCaptureMode(mode) }.result()
+}
+
+/// Memory of [`Gpu::upload`], freed as it was allocated: although a stream is captured. CUDA refuses that otherwise, and
+/// the memory would never be freed.
+pub(crate) struct Uploaded<T>(ManuallyDrop<CudaSlice<T>>);
+
+impl<T> Deref for Uploaded<T> {
+    type Target = CudaSlice<T>;
+
+    fn deref(&self) -> &CudaSlice<T> {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for Uploaded<T> {
+    fn deref_mut(&mut self) -> &mut CudaSlice<T> {
+        &mut self.0
+    }
+}
+
+impl<T> Drop for Uploaded<T> {
+    fn drop(&mut self) {
+        // Where not even the mode can be had, the context is of no use any more.
+        let _relaxed = RelaxedCapture::enter();
+        // SAFETY: nothing uses it after this.
+        unsafe { ManuallyDrop::drop(&mut self.0) };
+    }
 }
 
 /// Takes the address out of a view without a wait and without a record.

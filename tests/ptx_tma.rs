@@ -3,17 +3,42 @@
 mod harness;
 mod probes;
 
+use std::collections::BTreeSet;
+
 use deepseek_kernels::EmulatorOptions;
+use deepseek_kernels::probe::catalogue::ENTRIES;
 use deepseek_kernels::probe::tma::{Copy, Model};
 use harness::{FEW_MULTIPROCESSORS, emulators};
 use probes::{ask, machines};
 
-#[test]
-fn every_byte_is_where_the_model_has_it() {
-    ask(&machines(), "tma/");
+/// A test for each question: a launch that a GPU refuses breaks the context, for the tests after it. Threads aside, they run
+/// in the order of their names, so that what a GPU is known to have refused comes last.
+macro_rules! questions {
+    ($($test:ident: $question:literal;)*) => {
+        const ASKED: &[&str] = &[$($question),*];
+        $(#[test]
+        fn $test() {
+            ask(&machines(), $question);
+        })*
+    };
+}
+questions! {
+    a_buffer_is_reused_once_it_was_read: "tma/reuse";
+    a_bulk_copy_reaches_the_peer: "tma/copy_to_peer";
+    a_multicast_reaches_its_mask: "tma/multicast";
+    every_byte_of_a_load_is_in_its_place: "tma/load";
+    stores_write_their_box_alone: "tma/store";
+    where_there_is_no_page_a_load_gives_zeros: "tma/no_such_page/load";
+    where_there_is_no_page_a_store_writes_nothing: "tma/no_such_page/store";
 }
 
-/// A GPU ends the kernel with "illegal instruction": `probes --starts` asks one, a process per case.
+#[test]
+fn every_question_is_asked() {
+    let there = ENTRIES.iter().map(|entry| entry.name).filter(|name| name.starts_with("tma/"));
+    assert_eq!(BTreeSet::from_iter(ASKED.iter().copied()), there.collect());
+}
+
+/// A GPU ends the kernel with "illegal instruction": `probes --alone` asks one, a process per case.
 #[test]
 fn a_box_starts_at_a_multiple_of_16_bytes() {
     for device in emulators([FEW_MULTIPROCESSORS]) {

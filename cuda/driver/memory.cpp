@@ -85,6 +85,12 @@ Context* owner(Context* context) {
   return state().foreign;
 }
 
+// Stream-ordered memory becomes a node of the stream's own capture; next to a capture of another stream an H100 (driver
+// 580.159) refuses it as it does cuMemAlloc and cuMemFree.
+bool beside_capture(Call& call, const Stream* stream) {
+  return stream->capture == nullptr && call.forbidden_by_capture();
+}
+
 Result allocate_on(Call& call, DevicePointer* pointer, size_t bytes, Stream* stream) {
   Allocation* allocation = allocate(bytes, Allocation::kPool, owner(stream->context));
   if (allocation == nullptr) return call.fail(CUDA_ERROR_OUT_OF_MEMORY, "%zu bytes", bytes);
@@ -238,7 +244,7 @@ DRIVER_API Result cuMemAlloc_v2(DevicePointer* pointer, size_t bytes) {
 DRIVER_API Result cuMemAllocAsync(DevicePointer* pointer, size_t bytes, Stream* handle) {
   Call call("cuMemAllocAsync");
   Stream* stream = call.stream(handle);
-  if (stream == nullptr || !call.stores_into(pointer)) return call.result;
+  if (stream == nullptr || !call.stores_into(pointer) || beside_capture(call, stream)) return call.result;
   if (bytes == 0) {
     // Drivers seem to take it, and no document says so.
     note(this_thread(), "zero-bytes", "cuMemAllocAsync: 0 bytes");
@@ -251,7 +257,8 @@ DRIVER_API Result cuMemAllocAsync(DevicePointer* pointer, size_t bytes, Stream* 
 DRIVER_API Result cuMemFreeAsync(DevicePointer pointer, Stream* handle) {
   Call call("cuMemFreeAsync");
   Stream* stream = call.stream(handle);
-  if (stream == nullptr || pointer == 0 || planted(Fault::kFreeDropped)) return call.result;
+  if (stream == nullptr || beside_capture(call, stream) || pointer == 0 || planted(Fault::kFreeDropped))
+    return call.result;
   Allocation* allocation = freeable(call, pointer);
   if (allocation == nullptr) return call.result;
   const Result result = free_on(call, allocation, stream);

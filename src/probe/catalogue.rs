@@ -5,10 +5,10 @@ use std::array::from_fn;
 use rand::{Rng, RngExt};
 
 use super::convert::{self, Nearness};
-use super::tma::{self, Copy, Model};
+use super::tma::{self, Copy, Model, NO_SUCH_PAGES};
 use super::wgmma::{Case, Operands, ROW, WIDTHS};
 use super::wgmma_inputs::{any_subnormal, integer_case, random_case, rng, uniform_case};
-use super::{Difference, Effort, Findings, MapElement};
+use super::{Difference, Effort, Findings};
 use crate::device::Device;
 use crate::error::Result;
 use Operands::{Bf16, Bf16Mn, E4m3};
@@ -102,7 +102,6 @@ pub const ENTRIES: &[Entry] = &[
     relied("tma/load", "every byte of a box lands in its place, zeros outside the tensor", |device, _| {
         Findings::all(Model::all().iter().map(|model| model.check_loads(device, &model.coordinates())))
     }),
-    relied("tma/no_such_page", "a page that does not exist reads as zeros and is not written", no_such_page),
     relied("tma/store", "a store writes what lies inside the tensor and nothing else", |device, _| {
         let each = |model: &Model| {
             Findings::all(model.coordinates().into_iter().map(|at| model.check_stores(device, &[at])))
@@ -123,6 +122,13 @@ pub const ENTRIES: &[Entry] = &[
             Findings::all(copies.map(|(words, peer)| Copy { peer, ..Copy::new(words) }.check(device)))
         },
     ),
+    // What a wrong expert or page number does.
+    relied("tma/no_such_page/load", "a page that does not exist reads as zeros", |device, _| {
+        Model::paged().check_loads(device, &NO_SUCH_PAGES)
+    }),
+    relied("tma/no_such_page/store", "a page that does not exist is not written", |device, _| {
+        Findings::all(NO_SUCH_PAGES.map(|at| Model::paged().check_stores(device, &[at])))
+    }),
 ];
 
 fn integers(device: &Device, _: Effort) -> Result<Findings> {
@@ -238,14 +244,6 @@ pub fn not_finite(operands: Operands) -> Case {
     case.d[18 * 64 + 3] = f32::INFINITY;
     case.d[19 * 64 + 3] = f32::NEG_INFINITY;
     case
-}
-
-/// What a wrong expert or page number does: no fault, zeros in, nothing out.
-fn no_such_page(device: &Device, _: Effort) -> Result<Findings> {
-    let model = Model::new(MapElement::U8, 128, &[256, 32, 4], 0, &[16, 1]);
-    let outside = [-1, 4, 5, i32::MAX, i32::MIN].map(|page| [0, 0, page]);
-    let stores = outside.map(|at| model.check_stores(device, &[at]));
-    Findings::all(stores.into_iter().chain([model.check_loads(device, &outside)]))
 }
 
 /// Operands for a * b + c: any bits, products that nearly cancel c, subnormal results, and numbers of everyday.

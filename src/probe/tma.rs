@@ -14,6 +14,10 @@ pub const UNTOUCHED: u32 = 0xa5a5_a5a5;
 /// Words behind a box that a load must not touch.
 const GUARD: usize = 32;
 
+/// Boxes of [`Model::paged`] on pages that there are not: next to those that there are, and as far off as coordinates go.
+pub const NO_SUCH_PAGES: [[i32; 3]; 5] =
+    [[0, 0, -1], [0, 0, 4], [0, 0, 5], [0, 0, i32::MAX], [0, 0, i32::MIN]];
+
 /// A tensor in random bytes, its rows and pages apart by more than they need, and what a copy of a box should
 /// do.
 #[derive(Clone)]
@@ -75,6 +79,11 @@ impl Model {
             Self::new(Bf16, 64, &[50, 9, 4], 0, &[4, 3]),
             Self::new(F32, 0, &[21, 7, 3], 12, &[3, 2]),
         ]
+    }
+
+    /// Four pages, with boxes that lie on one.
+    pub fn paged() -> Self {
+        Self::new(MapElement::U8, 128, &[256, 32, 4], 0, &[16, 1])
     }
 
     fn rank(&self) -> usize {

@@ -262,6 +262,40 @@ const CAPTURES: &[Illegal] = &[
         },
     ),
     row(
+        "stream-ordered memory beside the thread's capture",
+        "cuThreadExchangeStreamCaptureMode, and an H100",
+        code::CAPTURE_UNSUPPORTED,
+        |s| {
+            s.capture(s.stream, THREAD_LOCAL);
+            let code = s.call("cuMemAllocAsync", &[address(&mut 0u64), 16, s.other]);
+            s.end_capture(s.stream);
+            code
+        },
+    ),
+    row(
+        "stream-ordered memory beside another thread's global capture",
+        "cuThreadExchangeStreamCaptureMode",
+        code::CAPTURE_UNSUPPORTED,
+        |s| {
+            let allocate = || {
+                s.ok("cuCtxSetCurrent", &[s.context]);
+                let code = s.call("cuMemAllocAsync", &[address(&mut 0u64), 16, s.other]);
+                assert!(!s.driver.take_problems().is_empty());
+                code
+            };
+            ended(s, |_| std::thread::scope(|scope| scope.spawn(allocate).join().expect("the thread ends")))
+        },
+    ),
+    row(
+        "stream-ordered memory freed beside a capture",
+        "cuThreadExchangeStreamCaptureMode, and an H100",
+        code::CAPTURE_UNSUPPORTED,
+        |s| {
+            let memory = s.get("cuMemAllocAsync", &[64, s.other]);
+            ended(s, |s| s.call("cuMemFreeAsync", &[memory, s.other]))
+        },
+    ),
+    row(
         "a module unloaded in a capture",
         "cuThreadExchangeStreamCaptureMode",
         code::CAPTURE_UNSUPPORTED,

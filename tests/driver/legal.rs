@@ -152,6 +152,31 @@ const SEQUENCES: &[Sequence] = &[
         assert_eq!(s.end_capture(s.stream), code::SUCCESS);
         s.ok("cuMemFree_v2", &[memory]);
     }),
+    ("stream-ordered memory of a relaxed thread beside a capture", |s| {
+        s.capture(s.stream, GLOBAL);
+        let mut mode = RELAXED as u32;
+        s.ok("cuThreadExchangeStreamCaptureMode", &[address(&mut mode)]);
+        let memory = s.get("cuMemAllocAsync", &[BYTES, s.other]);
+        s.ok("cuMemFreeAsync", &[memory, s.other]);
+        s.ok("cuThreadExchangeStreamCaptureMode", &[address(&mut mode)]);
+        assert_eq!(s.launch(s.stream), code::SUCCESS);
+        assert_eq!(s.end_capture(s.stream), code::SUCCESS);
+    }),
+    ("stream-ordered memory of the graph", |s| {
+        let (rows, columns) = matrix(15);
+        assert_eq!(s.upload(s.stream, s.input, &rows), code::SUCCESS);
+        s.capture(s.stream, GLOBAL);
+        let memory = s.get("cuMemAllocAsync", &[BYTES, s.stream]);
+        let mut parameters = s.parameters();
+        parameters.out = memory;
+        assert_eq!(s.launch_with(s.stream, parameters), code::SUCCESS);
+        s.ok("cuMemcpyDtoDAsync_v2", &[s.output, memory, BYTES, s.stream]);
+        s.ok("cuMemFreeAsync", &[memory, s.stream]);
+        let exec = s.instantiate(s.stream);
+        s.ok("cuGraphLaunch", &[exec, s.stream]);
+        assert_eq!(s.download(s.stream, s.output), columns);
+        s.ok("cuGraphExecDestroy", &[exec]);
+    }),
     ("times", |s| {
         let end = s.get("cuEventCreate", &[0]);
         s.ok("cuEventRecord", &[s.event, s.stream]);

@@ -493,20 +493,33 @@ pub fn moe_spec(tokens: usize) -> MoeLayerSpec {
     }
 }
 
+const MOE_TOKENS: usize = 5;
+
 pub fn moe_layer(device: &Device, stream: &Arc<CudaStream>) -> Operation {
-    let tokens = 5;
-    let spec = moe_spec(tokens);
+    run_moe_layer(plan_moe_layer(device), moe_layer_operands(stream))
+}
+
+pub fn plan_moe_layer(device: &Device) -> MoeLayer {
+    MoeLayer::plan(device, moe_spec(MOE_TOKENS)).expect("plan")
+}
+
+pub fn moe_layer_operands(stream: &Arc<CudaStream>) -> Arena {
+    let spec = moe_spec(MOE_TOKENS);
     let (hidden, experts, width) = (spec.gate.hidden, spec.gate.experts, spec.intermediate);
-    let mut layer = MoeLayer::plan(device, spec).expect("plan");
-    let arena = Arena::default()
-        .with::<bf16>(stream, tokens * hidden, Fill::Values)
-        .with::<bf16>(stream, tokens * hidden, Fill::Poison)
+    Arena::default()
+        .with::<bf16>(stream, MOE_TOKENS * hidden, Fill::Values)
+        .with::<bf16>(stream, MOE_TOKENS * hidden, Fill::Poison)
         .with::<f32>(stream, experts * hidden, Fill::Values)
         .with::<f32>(stream, experts * 2, Fill::Halves)
         .with::<f32>(stream, experts, Fill::Halves)
         .with::<F8E4M3>(stream, experts * 2 * width * hidden, Fill::Values)
-        .with::<F8E4M3>(stream, experts * hidden * width, Fill::Values);
-    operation("moe_layer", arena, move |arena, stream| {
+        .with::<F8E4M3>(stream, experts * hidden * width, Fill::Values)
+}
+
+pub fn run_moe_layer(mut layer: MoeLayer, operands: Arena) -> Operation {
+    let (tokens, spec) = (MOE_TOKENS, moe_spec(MOE_TOKENS));
+    let (hidden, experts, width) = (spec.gate.hidden, spec.gate.experts, spec.intermediate);
+    operation("moe_layer", operands, move |arena, stream| {
         let [x, out] = &mut arena.bf16.slices[..] else { unreachable!("two operands") };
         let [up, down] = &arena.f8.slices[..] else { unreachable!("two operands") };
         let [gate, up_scales, down_scales] = &arena.f32.slices[..] else { unreachable!("three operands") };

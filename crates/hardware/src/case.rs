@@ -20,6 +20,12 @@ pub trait Case {
     /// Of the device, and of the plan.
     fn prepare(&self, device: &Device, sets: usize) -> Result<Vec<Box<dyn Prepared>>>;
 
+    /// Whether every correct machine gives the same bits. Where an instruction is specified to a bound only, a GPU's bits
+    /// are its own, and the reference judges them.
+    fn portable_bits(&self) -> bool {
+        true
+    }
+
     /// A name without spaces, different for each case.
     fn name(&self) -> String {
         format!("{}/{}", self.operation(), self.shape())
@@ -119,6 +125,11 @@ pub struct Output {
 }
 
 impl Output {
+    /// How many elements it has.
+    pub fn elements(&self) -> usize {
+        self.bytes.len() / element_bytes(self.dtype)
+    }
+
     /// Copies a buffer back.
     ///
     /// # Errors
@@ -129,6 +140,11 @@ impl Output {
             elements.iter().flat_map(|x| x.bits().to_le_bytes().into_iter().take(size_of::<T>())).collect();
         Ok(Self { name, dtype: T::DTYPE, bytes })
     }
+}
+
+/// Bytes of an element.
+pub(crate) fn element_bytes(dtype: Dtype) -> usize {
+    (dtype.bitsize() / 8).max(1)
 }
 
 /// Element types of outputs.

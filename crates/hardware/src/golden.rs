@@ -1,4 +1,4 @@
-//! What the emulated Hopper computed when the programs were packed: the bits that a GPU must give.
+//! What the emulated Hopper computed when the programs were packed, and what it means when a GPU gives other bits.
 
 use std::collections::HashMap;
 use std::fs;
@@ -7,22 +7,26 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
+use serde::Serialize;
 
-use crate::case::Output;
+use crate::case::{Judgement, Output, element_bytes};
 
 /// Outputs of every case, as bytes; `CASE/OUTPUT` is the key.
 pub struct Goldens(HashMap<String, Vec<u8>>);
 
 /// How bits differ.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
     /// The output.
     pub output: &'static str,
     /// Elements that differ, of how many.
+    #[serde(rename = "differ")]
     pub count: usize,
     /// Elements of the output.
+    #[serde(rename = "of")]
     pub elements: usize,
     /// The first of them.
+    #[serde(rename = "first")]
     pub index: usize,
     /// Its bits, in hexadecimal, as they should be and as they are.
     pub expected: String,
@@ -67,8 +71,52 @@ impl Goldens {
     }
 }
 
+/// Where what a case wrote differs from what it wrote before, on the same machine.
+pub fn changes(before: &[Output], now: &[Output]) -> Vec<Difference> {
+    before.iter().zip(now).filter_map(|(before, now)| difference(now, &before.bytes)).collect()
+}
+
+/// What bits mean that are not the golden ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// They are this GPU's, within the bound of any correct kernel.
+    OwnBits,
+    /// They would be those of a correct kernel, but the bit model has others.
+    WrongModel,
+    /// No correct kernel gives them.
+    WrongKernel,
+    /// Nothing but the golden bits could tell, since the reference did not look at every element.
+    Unjudged,
+}
+
+impl Meaning {
+    /// Of outputs with so many elements.
+    pub fn of(portable_bits: bool, judgement: &Judgement, elements: usize) -> Self {
+        match (&judgement.failure, portable_bits) {
+            (Some(_), _) => Self::WrongKernel,
+            (None, true) => Self::WrongModel,
+            (None, false) if judgement.checked == elements => Self::OwnBits,
+            (None, false) => Self::Unjudged,
+        }
+    }
+
+    /// In words.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::OwnBits => {
+                "other bits, within the bound of any correct kernel: an instruction that is specified to a bound"
+            }
+            Self::WrongModel => {
+                "other bits, within the bound of any correct kernel: the bit model is wrong, not the kernel"
+            }
+            Self::WrongKernel => "wrong",
+            Self::Unjudged => "other bits, and the reference has not judged every element",
+        }
+    }
+}
+
 fn difference(output: &Output, expected: &[u8]) -> Option<Difference> {
-    let size = (output.dtype.bitsize() / 8).max(1);
+    let size = element_bytes(output.dtype);
     let pairs = || expected.chunks(size).zip(output.bytes.chunks(size)).enumerate();
     let mut wrong = pairs().filter(|(_, (expected, got))| expected != got);
     let (index, (expected_bits, got)) = wrong.next()?;
@@ -89,8 +137,7 @@ fn difference(output: &Output, expected: &[u8]) -> Option<Difference> {
 /// When the file cannot be written.
 pub fn write(path: &Path, outputs: &[(String, Output)]) -> Result<()> {
     let views = outputs.iter().map(|(case, output)| {
-        let elements = output.bytes.len() / (output.dtype.bitsize() / 8).max(1);
-        let view = TensorView::new(output.dtype, vec![elements], &output.bytes)?;
+        let view = TensorView::new(output.dtype, vec![output.elements()], &output.bytes)?;
         anyhow::Ok((key(case, output.name), view))
     });
     let views = views.collect::<Result<Vec<_>>>()?;
@@ -105,6 +152,34 @@ mod tests {
 
     fn output(bytes: &[u8]) -> Output {
         Output { name: "d", dtype: Dtype::BF16, bytes: bytes.to_vec() }
+    }
+
+    #[test]
+    fn a_change_is_found() {
+        let [before, now] = [[1, 0, 2, 0], [1, 0, 2, 3]].map(|bytes| vec![output(&bytes)]);
+        assert_eq!(changes(&before, &before), []);
+        let [change] = &changes(&before, &now)[..] else { panic!("one output") };
+        assert_eq!((change.index, change.expected.as_str(), change.got.as_str()), (1, "0002", "0302"));
+    }
+
+    /// A GPU's own bits are right only where every one of them was judged.
+    #[test]
+    fn other_bits_have_a_meaning() {
+        let judged = |checked, failure: Option<&str>| Judgement {
+            by: "bound",
+            checked,
+            worst: 0.5,
+            failure: failure.map(str::to_owned),
+        };
+        for (portable, judgement, meaning) in [
+            (true, judged(8, None), Meaning::WrongModel),
+            (true, judged(8, Some("no")), Meaning::WrongKernel),
+            (false, judged(8, None), Meaning::OwnBits),
+            (false, judged(8, Some("no")), Meaning::WrongKernel),
+            (false, judged(7, None), Meaning::Unjudged),
+        ] {
+            assert_eq!(Meaning::of(portable, &judgement, 8), meaning, "{portable}, {judgement:?}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod case;
 pub mod cases;
 pub mod device;
 pub mod golden;
+pub mod processes;
 pub mod record;
 pub mod resources;
 pub mod shapes;

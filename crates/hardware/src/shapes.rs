@@ -107,7 +107,7 @@ pub fn first() -> Cases {
     cases
 }
 
-/// One kernel against its rivals: CTAs alone and in pairs.
+/// What a plan chooses, against what it might choose: tiles, CTAs alone and in pairs, splits.
 pub fn rivals() -> Cases {
     let pairs = GEMM_INSTANCES.iter().filter(|i| i.block_m >= 128 && i.output == OutputType::Bf16);
     let mut cases =
@@ -117,22 +117,24 @@ pub fn rivals() -> Cases {
             cluster: Some(cluster),
             ..AttentionCase::decode(format, 128, 4096)
         })));
+        let splits = [(1, 4096, 64), (1, 4096, 128), (1, 4096, 256), (1, 4096, 512)];
+        let longer = [(1, 65536, 512), (1, 65536, 1024), (32, 1024, 256), (32, 1024, 512), (128, 4096, 4096)];
+        cases.extend(boxed(splits.into_iter().chain(longer).map(|(batch, length, split_tokens)| {
+            AttentionCase { split_tokens, ..AttentionCase::decode(format, batch, length) }
+        })));
     }
     cases
 }
 
-/// What old and new forms of the kernels are compared on.
+/// What edits of the kernels are compared on.
 pub fn variants() -> Cases {
-    let pairs = GEMM_INSTANCES.iter().filter(|i| i.block_m == 256 && i.output == OutputType::Bf16);
-    let mut cases =
-        boxed(pairs.map(|&instance| GemmCase { instance: Some(instance), ..gemm(4096, 7168, 2048) }));
-    cases.extend(boxed([gemm(64, 2112, 7168), gemm(1, 2112, 7168)]));
-    for format in [KvFormat::Bf16, KvFormat::Fp8] {
-        cases.extend(boxed([1, 2].map(|cluster| AttentionCase {
-            cluster: Some(cluster),
-            ..AttentionCase::decode(format, 128, 4096)
-        })));
-    }
+    let large = GEMM_INSTANCES.iter().filter(|i| i.block_m >= 128 && i.output == OutputType::Bf16);
+    let mut cases = boxed(large.flat_map(|&instance| {
+        [gemm(4096, 7168, 2048), gemm(4096, 2112, 7168)]
+            .map(|case| GemmCase { instance: Some(instance), ..case })
+    }));
+    cases.extend(boxed([gemm(64, 2112, 7168), gemm(1, 2112, 7168), gemm(128, 4096, 7168)]));
+    cases.extend(grouped([(8, 4096)]));
     cases
 }
 
@@ -184,6 +186,14 @@ mod tests {
             assert_eq!(names.len(), list.len());
             assert!(list.len() >= least, "{}", list.len());
             assert!(names.iter().all(|name| !name.contains([' ', ','])), "{names:?}");
+        }
+    }
+
+    /// `docs/numerics.md` leaves the bits of attention alone to the machine.
+    #[test]
+    fn bits_of_attention_alone_are_the_machines_own() {
+        for case in smoke() {
+            assert_eq!(case.portable_bits(), !case.operation().starts_with("mla_decode"), "{}", case.name());
         }
     }
 }

@@ -208,7 +208,9 @@ mod tests {
             assert!(text.starts_with("/*0020*/ ") && text.contains("between two wgmmas"), "{text}");
         }
         // Once a tile it may.
-        let once = GROUP.replace("BETWEEN", "wait 36 FMUL R12, R13, R12").replace("@P0 BRA", "BAR.SYNC 0x1\n@P0 BRA");
+        let once = GROUP
+            .replace("BETWEEN", "wait 36 FMUL R12, R13, R12")
+            .replace("@P0 BRA", "BAR.SYNC 0x1\n@P0 BRA");
         assert_eq!(texts(&examined("k", &once)), [""; 0]);
         // The last of the group may not wait for anything but the tensor core either.
         let last = GROUP.replace("BETWEEN\n", "wait 1 ");

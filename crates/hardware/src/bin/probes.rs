@@ -1,15 +1,18 @@
 //! Single instructions against what the emulated Hopper and the bit model believe of them. A difference is data, not a
-//! failure: it says which belief is wrong.
+//! failure: it says which belief is wrong. Every question has a process of its own: a launch that the GPU refuses, or that
+//! hangs, costs one answer.
 
 use std::io::{self, Write};
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 use deepseek_kernels::Device;
 use deepseek_kernels::probe::catalogue::{ENTRIES, Entry};
-use deepseek_kernels::probe::tma::Model;
+use deepseek_kernels::probe::tma::{Model, NO_SUCH_PAGES};
 use deepseek_kernels::probe::{Effort, Findings};
+use deepseek_kernels_hardware::processes::{Ended, run_all};
 use serde_json::{Value, json};
 
 #[derive(Parser)]
@@ -24,20 +27,45 @@ struct Arguments {
     /// Fewer values, as a rehearsal takes them
     #[arg(long)]
     reduced: bool,
-    /// Instead: TMA boxes that start where none may, each in a process of its own, since it is lost
+    /// Instead: single launches that a GPU may refuse, which ends their process
     #[arg(long)]
-    starts: bool,
-    /// Instead: only that one of them
-    #[arg(long, conflicts_with = "starts")]
-    start: Option<usize>,
+    alone: bool,
+    /// Processes at a time
+    #[arg(long, default_value_t = 4)]
+    at_once: usize,
+    /// Seconds that a process has
+    #[arg(long, default_value_t = 45)]
+    limit: u64,
+    /// In such a process: the number of its question
+    #[arg(long, hide = true)]
+    ask: Option<usize>,
+}
+
+type Ask = dyn Fn(&Device, Effort) -> Result<Findings, String> + Sync;
+
+/// What one process asks.
+struct Question {
+    /// The name, under which `--only` finds it.
+    probe: String,
+    /// What a line says besides its answer.
+    about: Vec<(&'static str, Value)>,
+    ask: Box<Ask>,
+}
+
+impl Question {
+    fn line(&self, answer: &Value) -> Value {
+        let mut line = json!({"probe": self.probe, "answer": answer});
+        self.about.iter().for_each(|(name, value)| line[name] = value.clone());
+        line
+    }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let outcome = match arguments.start {
-        Some(index) => ask_start(index).map(|()| 0),
-        None if arguments.starts => ask_starts(),
-        None => run(&arguments),
+    let questions = if arguments.alone { launches() } else { entries() };
+    let outcome = match arguments.ask {
+        Some(index) => ask(&questions, index, &arguments),
+        None => ask_all(&questions, &arguments),
     };
     match outcome {
         Ok(0) => ExitCode::SUCCESS,
@@ -52,64 +80,107 @@ fn main() -> ExitCode {
     }
 }
 
-/// The number of probes whose launch failed.
-fn run(arguments: &Arguments) -> Result<usize> {
-    let wanted = |entry: &Entry| arguments.only.as_ref().is_none_or(|only| entry.name.starts_with(only));
-    let entries = || ENTRIES.iter().filter(|entry| wanted(entry));
-    if arguments.list {
-        entries().for_each(|entry| println!("{}: {}", entry.name, entry.belief));
-        return Ok(0);
+/// What the catalogue asks.
+fn entries() -> Vec<Question> {
+    let question = |entry: &'static Entry| Question {
+        probe: entry.name.to_owned(),
+        about: vec![("belief", entry.belief.into()), ("relied_on", entry.relied_on.into())],
+        ask: Box::new(|device, effort| (entry.run)(device, effort).map_err(|error| error.to_string())),
+    };
+    ENTRIES.iter().map(question).collect()
+}
+
+/// Boxes of TMA, what is least known first: pages that there are not, one at a time; stores across every border; boxes that
+/// start off 16 bytes, all of which an H100 refuses.
+fn launches() -> Vec<Question> {
+    let paged = Model::paged();
+    let mut all: Vec<Question> = NO_SUCH_PAGES
+        .iter()
+        .flat_map(|&at| [true, false].map(|loads| launch("tma/no_such_page", &paged, vec![at], loads)))
+        .collect();
+    for model in Model::all() {
+        all.push(launch("tma/border", &model, model.coordinates(), false));
     }
+    for model in Model::all() {
+        let starts = model.misaligned_coordinates();
+        let both = |at| [true, false].map(|loads| launch("tma/start", &model, vec![at], loads));
+        all.extend(starts.into_iter().flat_map(both));
+    }
+    all
+}
+
+/// A launch for each place, up to the first that is refused.
+fn launch(topic: &str, model: &Model, places: Vec<[i32; 3]>, loads: bool) -> Question {
+    let model = model.clone();
+    let inputs = match places[..] {
+        [at] => format!("{} at {at:?}", model.name()),
+        _ => format!("{} at {} places", model.name(), places.len()),
+    };
+    Question {
+        probe: format!("{topic}/{}", if loads { "load" } else { "store" }),
+        about: vec![("inputs", inputs.into())],
+        ask: Box::new(move |device, _| {
+            Findings::all(places.iter().map(|&at| {
+                let answer =
+                    if loads { model.check_loads(device, &[at]) } else { model.check_stores(device, &[at]) };
+                answer.map_err(|error| format!("at {at:?}: {error}"))
+            }))
+        }),
+    }
+}
+
+/// Asks one, in this process. A launch that may be refused has been answered when it was.
+fn ask(questions: &[Question], index: usize, arguments: &Arguments) -> Result<usize> {
+    let question = questions.get(index).context("there is no such question")?;
     let effort = if arguments.reduced { Effort::Quick } else { Effort::Full };
-    let device = Device::open_gpu(0)?;
-    let mut failed = 0;
-    for entry in entries() {
-        let answer = match (entry.run)(&device, effort) {
-            Ok(findings) => findings_json(&findings),
-            Err(error) => {
-                failed += 1;
-                json!({"error": error.to_string()})
-            }
-        };
-        let line = json!({"probe": entry.name, "belief": entry.belief, "relied_on": entry.relied_on, "answer": answer});
-        writeln!(io::stdout().lock(), "{line}")?;
-    }
+    let (answer, failed) = match (question.ask)(&Device::open_gpu(0)?, effort) {
+        Ok(findings) => (findings_json(&findings), 0),
+        Err(error) => (json!({"error": error}), usize::from(!arguments.alone)),
+    };
+    println!("{}", question.line(&answer));
     Ok(failed)
 }
 
-/// Loads and stores at every place where none may start.
-fn starts() -> Vec<(Model, [i32; 3], bool)> {
-    let of_model = |model: Model| {
-        let coordinates = model.misaligned_coordinates();
-        coordinates.into_iter().flat_map(move |at| [true, false].map(|loads| (model.clone(), at, loads)))
+/// The number of questions whose process did not end well.
+fn ask_all(questions: &[Question], arguments: &Arguments) -> Result<usize> {
+    let wanted = |question: &Question| {
+        arguments.only.as_ref().is_none_or(|only| question.probe.starts_with(only.as_str()))
     };
-    Model::all().into_iter().flat_map(of_model).collect()
-}
-
-fn ask_start(index: usize) -> Result<()> {
-    let (model, at, loads) = &starts()[index];
-    let device = Device::open_gpu(0)?;
-    let answer =
-        if *loads { model.check_loads(&device, &[*at]) } else { model.check_stores(&device, &[*at]) };
-    let answer = answer.map_or_else(|error| json!({"error": error.to_string()}), |f| findings_json(&f));
-    let what = if *loads { "load" } else { "store" };
-    println!("{}", json!({"probe": format!("tma/start/{what}"), "inputs": format!("{} at {at:?}", model.name()), "answer": answer}));
-    Ok(())
-}
-
-/// The number of processes that did not answer.
-fn ask_starts() -> Result<usize> {
-    const AT_ONCE: usize = 8;
-    let program = std::env::current_exe()?;
-    let indices: Vec<usize> = (0..starts().len()).collect();
-    let mut silent = 0;
-    for some in indices.chunks(AT_ONCE) {
-        let children = some.iter().map(|index| Command::new(&program).args(["--start", &index.to_string()]).spawn());
-        for child in children.collect::<Vec<_>>() {
-            silent += usize::from(!child?.wait()?.success());
+    let questions: Vec<_> = questions.iter().enumerate().filter(|(_, question)| wanted(question)).collect();
+    if arguments.list {
+        for (_, Question { probe, about, .. }) in questions {
+            println!("{probe}: {}", about[0].1.as_str().unwrap_or_default());
         }
+        return Ok(0);
     }
-    Ok(silent)
+    let program = std::env::current_exe()?;
+    let commands = questions.into_iter().map(|(index, question)| {
+        let mut command = Command::new(&program);
+        command.args(["--ask", &index.to_string()]);
+        command.args(arguments.alone.then_some("--alone")).args(arguments.reduced.then_some("--reduced"));
+        (question, command)
+    });
+    let mut failed = 0;
+    run_all(commands, arguments.at_once, Duration::from_secs(arguments.limit), |question, outcome| {
+        let (line, well) = told(question, outcome);
+        failed += usize::from(!well);
+        // Nobody reads on: what is printed no longer matters, the exit code does.
+        let _ = writeln!(io::stdout().lock(), "{line}");
+    });
+    Ok(failed)
+}
+
+/// The line of a question, and whether its process ended well.
+fn told(question: &Question, outcome: io::Result<Ended>) -> (Value, bool) {
+    let silence = |why: String| (question.line(&json!({"error": why})), false);
+    match outcome {
+        Err(error) => silence(format!("no process: {error}")),
+        Ok(Ended { printed, status }) => match (serde_json::from_str(&printed), status) {
+            (Ok(line), status) => (line, status.is_some_and(|status| status.success())),
+            (Err(_), Some(status)) => silence(format!("the process ended without an answer, with {status}")),
+            (Err(_), None) => silence("the process took too long".to_owned()),
+        },
+    }
 }
 
 fn findings_json(findings: &Findings) -> Value {
@@ -119,4 +190,36 @@ fn findings_json(findings: &Findings) -> Value {
         .map(|difference| json!({"inputs": difference.inputs, "expected": difference.expected, "got": difference.got}))
         .collect();
     json!({"checked": findings.checked, "different": findings.different, "first": first})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process that did not answer leaves a line all the same, and one that answered and then failed both.
+    #[test]
+    fn every_question_has_a_line() {
+        let questions = launches();
+        let question = &questions[0];
+        let ended = |printed: &str, status| Ok(Ended { printed: printed.to_owned(), status });
+        let (line, well) = told(question, ended("", None));
+        assert_eq!((line["answer"]["error"].as_str(), well), (Some("the process took too long"), false));
+        assert_eq!(line["probe"], "tma/no_such_page/load");
+        assert!(line["inputs"].as_str().unwrap().ends_with("at [0, 0, -1]"), "{line}");
+        let (line, well) = told(question, Err(io::ErrorKind::NotFound.into()));
+        assert!(line["answer"]["error"].as_str().unwrap().starts_with("no process: ") && !well, "{line}");
+        let (line, well) = told(question, ended("{\"answer\": 7}\n", None));
+        assert_eq!((line, well), (json!({"answer": 7}), false));
+    }
+
+    #[test]
+    fn launches_are_told_apart() {
+        let mut told: Vec<String> =
+            launches().iter().map(|launch| launch.line(&Value::Null).to_string()).collect();
+        let all = told.len();
+        assert_eq!(all, 2 * 5 + 13 + 2 * 5 * 13);
+        told.sort();
+        told.dedup();
+        assert_eq!(told.len(), all);
+    }
 }

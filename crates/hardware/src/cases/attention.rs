@@ -18,6 +18,8 @@ const KEY: usize = LATENT + KvFormat::ROPE;
 const PAGE: usize = 64;
 /// DeepSeek-V3's.
 const SCALE: f32 = 0.135_233_78;
+/// Pairs of a query row and a key that are judged in full; beyond, the reference takes its time.
+const JUDGED_PAIRS: usize = 1 << 16;
 /// Keys that differ; the cache repeats them. A prime, so that no two pages near each other are alike.
 const KEYS: usize = 4099;
 
@@ -64,6 +66,19 @@ impl AttentionCase {
         self.pages() - 1 - (n * self.batch + sequence)
     }
 
+    /// Those that are judged.
+    fn sequences_judged(&self) -> Vec<usize> {
+        if self.is_small() { (0..self.batch).collect() } else { vec![0, self.batch - 1] }
+    }
+
+    fn heads_judged(&self) -> Vec<usize> {
+        if self.is_small() { (0..self.heads).collect() } else { vec![0, self.heads - 1] }
+    }
+
+    fn is_small(&self) -> bool {
+        self.rows() * self.length <= JUDGED_PAIRS
+    }
+
     fn spec(&self) -> MlaDecodeSpec {
         let Self { format, batch, q_tokens, heads, split_tokens, .. } = *self;
         let (pages, pages_per_sequence) = (self.pages(), self.pages_per_sequence());
@@ -90,10 +105,13 @@ impl Case for AttentionCase {
     }
 
     fn shape(&self) -> String {
-        let Self { batch, length, q_tokens, heads, cluster, .. } = self;
+        let Self { batch, length, q_tokens, heads, cluster, split_tokens, .. } = self;
+        let split = (*split_tokens != DEFAULT_SPLIT_TOKENS).then(|| format!("_split{split_tokens}"));
+        let cluster = cluster.map(|c| format!("_c{c}"));
         format!(
-            "b{batch}q{q_tokens}s{length}h{heads}{}",
-            cluster.map_or_else(String::new, |c| format!("_c{c}"))
+            "b{batch}q{q_tokens}s{length}h{heads}{}{}",
+            cluster.unwrap_or_default(),
+            split.unwrap_or_default()
         )
     }
 
@@ -107,6 +125,11 @@ impl Case for AttentionCase {
             flops: (2 * self.q_tokens * self.heads * keys * (KEY + LATENT)) as u64,
             bytes: (2 * self.rows() * (KEY + LATENT) + keys * token_bytes) as u64,
         }
+    }
+
+    /// `ex2.approx` and `lg2.approx` are specified to a bound, not to the bit.
+    fn portable_bits(&self) -> bool {
+        false
     }
 
     fn prepare(&self, device: &Device, sets: usize) -> Result<Vec<Box<dyn Prepared>>> {
@@ -217,25 +240,29 @@ impl Prepared for Problem {
         Ok(vec![Output::read("out", &self.out)?, Output::read("lse", &self.lse)?])
     }
 
-    /// The first and the last head of the first and the last sequence.
+    /// Everything, or of a large case the first and the last head of the first and the last sequence.
     fn judge(&self) -> Result<Judgement> {
         let (out, lse) = (self.out.to_vec()?, self.lse.to_vec()?);
-        let AttentionCase { batch, q_tokens, heads, split_tokens, length, .. } = self.case;
+        let AttentionCase { q_tokens, heads, split_tokens, length, .. } = self.case;
+        let heads_judged = self.case.heads_judged();
         let mut joined: Option<Judgement> = None;
-        for sequence in [0, batch - 1] {
+        for sequence in self.case.sequences_judged() {
             let key = |token: usize| (self.case.page(sequence, token / PAGE) * PAGE + token % PAGE) % KEYS;
             let keys: Vec<bf16> =
                 (0..length).flat_map(|token| &self.inputs.keys[key(token) * KEY..][..KEY]).copied().collect();
             let rows: Vec<usize> = (0..q_tokens)
-                .flat_map(|token| [0, heads - 1].map(|head| (sequence * q_tokens + token) * heads + head))
+                .flat_map(|token| {
+                    heads_judged.iter().map(move |head| (sequence * q_tokens + token) * heads + head)
+                })
                 .collect();
             let pick = |from: &[bf16], width: usize| -> Vec<bf16> {
                 rows.iter().flat_map(|&row| &from[row * width..][..width]).copied().collect()
             };
             let q = pick(&self.inputs.q, KEY);
             let causal = q_tokens > 1;
+            let heads = heads_judged.len();
             let part =
-                MlaSequence { q: &q, keys: &keys, q_tokens, heads: 2, scale: SCALE, causal, split_tokens };
+                MlaSequence { q: &q, keys: &keys, q_tokens, heads, scale: SCALE, causal, split_tokens };
             let reference = mla_decode(&part)?;
             let lse: Vec<f32> = rows.iter().map(|&row| lse[row]).collect();
             for verdict in [reference.check_out(&pick(&out, LATENT))?, reference.check_lse(&lse)?] {
@@ -247,5 +274,32 @@ impl Prepared for Problem {
             }
         }
         joined.ok_or_else(|| anyhow::anyhow!("no sequence"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::Scalar;
+
+    /// Where bits decide nothing, a head that nobody wrote is found by the reference alone.
+    #[test]
+    fn every_element_of_a_small_case_is_judged() {
+        let device = Device::emulated().unwrap();
+        for format in [KvFormat::Bf16, KvFormat::Fp8] {
+            let case = AttentionCase { heads: 6, ..AttentionCase::decode(format, 3, 70) };
+            let mut problem = Problem::new(&device, case, Arc::new(Inputs::new(&case).unwrap())).unwrap();
+            problem.launch(Stream::Emulated).unwrap();
+            let elements = problem.outputs().unwrap().iter().map(Output::elements).sum::<usize>();
+            let judgement = problem.judge().unwrap();
+            assert_eq!((judgement.checked, judgement.failure), (elements, None), "{format:?}");
+            for (sequence, head) in [(0, 2), (1, 0), (2, 5)] {
+                let mut out = problem.out.to_vec().unwrap();
+                out[(sequence * case.heads + head) * LATENT + 7] = bf16::SENTINEL;
+                let whole = std::mem::replace(&mut problem.out, device.upload(&out).unwrap());
+                assert!(problem.judge().unwrap().failure.is_some(), "{format:?}, {sequence}, {head}");
+                problem.out = whole;
+            }
+        }
     }
 }
