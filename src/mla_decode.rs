@@ -83,7 +83,8 @@ pub struct MlaDecodeSpec {
     pub empty_lse: EmptyLse,
 }
 
-/// A choice of [`MlaDecodeSpec::split_tokens`] for batches that fill a GPU.
+/// A choice of [`MlaDecodeSpec::split_tokens`] where neither batch nor lengths are known: [`MlaDecodeSpec::fastest_split`]
+/// chooses better.
 pub const DEFAULT_SPLIT_TOKENS: usize = 2048;
 
 /// Operands of an attention. Addresses and pitches of q and out are multiples of 16 bytes.
@@ -164,6 +165,47 @@ impl MlaDecodeSpec {
             }
             KvPaging::Contiguous { capacity } => capacity,
         }
+    }
+
+    /// The [`split_tokens`](Self::split_tokens) that a model of an H100 likes best for a full batch of sequences with about
+    /// `tokens` keys each, on a device of `multiprocessors`; what `split_tokens` holds does not matter.
+    ///
+    /// Splits are part of the bits of a result: choose once per deployment, not per step.
+    pub fn fastest_split(&self, tokens: usize, multiprocessors: u32) -> usize {
+        let whole = tokens.max(1).next_multiple_of(BLOCK_TOKENS);
+        let halves = std::iter::successors(Some(whole.next_power_of_two() / 2), |split| Some(split / 2));
+        let candidates = halves.take_while(|&split| split >= BLOCK_TOKENS);
+        let mut best = (whole, self.modelled_time(tokens, whole, multiprocessors));
+        for split in candidates {
+            let time = self.modelled_time(tokens, split, multiprocessors);
+            // Parts cost memory as well.
+            if time < 0.95 * best.1 {
+                best = (split, time);
+            }
+        }
+        best.0
+    }
+
+    /// Microseconds of a step, to rank splits: CTAs take turns on the splits, then the parts of every row are added up.
+    /// Fitted to an H100, within 15 % of twelve shapes (`benches/results/NOTES.md`).
+    fn modelled_time(&self, tokens: usize, split_tokens: usize, multiprocessors: u32) -> f64 {
+        const START: f64 = 4.0;
+        const BLOCK: f64 = 2.3;
+        const LAUNCH: f64 = 4.0;
+        const PART: f64 = 0.15;
+        const BYTES_PER_MICROSECOND: f64 = 2.5e6;
+        let tiles = self.rows().div_ceil(BLOCK_ROWS).max(1);
+        let workers = (multiprocessors as usize / tiles).max(1);
+        let splits = tokens.div_ceil(split_tokens).max(1);
+        let rounds = (self.batch * splits).div_ceil(workers) as f64;
+        let blocks = split_tokens.min(tokens).div_ceil(BLOCK_TOKENS) as f64;
+        let attend = rounds * (START + BLOCK * blocks);
+        if splits == 1 {
+            return attend;
+        }
+        // Every part is written and read.
+        let bytes = (self.batch * self.rows() * splits * LATENT * 2 * size_of::<f32>()) as f64;
+        attend + LAUNCH + PART * splits as f64 + bytes / BYTES_PER_MICROSECOND
     }
 
     /// Rows of Q of a sequence.

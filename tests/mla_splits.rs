@@ -7,13 +7,48 @@ mod mla;
 use deepseek_kernels::reference::inputs::AttentionClass;
 use deepseek_kernels::reference::{MlaBounded, Output, State, merge_states_bound};
 use deepseek_kernels::{
-    Device, KvCache, KvFormat, KvPaging, Matrix, MatrixMut, MlaDecode, MlaDecodeArgs, MlaSplits, bf16,
+    Device, KvCache, KvFormat, KvPaging, Matrix, MatrixMut, MlaDecode, MlaDecodeArgs, MlaDecodeSpec,
+    MlaSplits, bf16,
 };
-use harness::{Guarded, Placement, devices};
+use harness::{FEW_MULTIPROCESSORS, Guarded, Placement, devices, emulators};
 use merging::{Merge, Part};
 use mla::{Bits, Cache, KEY, LATENT, Operands, STALE_PAGE, Step};
 
 const FORMATS: [KvFormat; 2] = [KvFormat::Bf16, KvFormat::Fp8];
+
+// ------------------------------------------------------------------------------------------------- the length of a split
+
+/// What was fastest on an H100 (`benches/results/NOTES.md`): batch, heads, keys of each sequence, keys of a split.
+#[test]
+fn the_fastest_splits_are_those_that_were_measured() {
+    for (batch, heads, tokens, expected) in
+        [(1, 128, 4096, 256), (1, 128, 65_536, 1024), (32, 128, 1024, 1024), (128, 128, 4096, 4096)]
+    {
+        let spec = MlaDecodeSpec { batch, heads, q_tokens: 1, ..Step::default().operands().spec };
+        assert_eq!(
+            spec.fastest_split(tokens, 132),
+            expected,
+            "{batch} sequences of {tokens} keys, {heads} heads"
+        );
+    }
+}
+
+/// Whatever the sizes, the plan takes it.
+#[test]
+fn a_fastest_split_is_always_a_split() {
+    for device in emulators([FEW_MULTIPROCESSORS]) {
+        for (batch, tokens) in
+            [(0, 0), (1, 0), (0, 1), (1, 1), (3, 63), (3, 65), (2, 1000), (1, usize::MAX >> 32)]
+        {
+            for multiprocessors in [0, 1, 132] {
+                let spec = MlaDecodeSpec { batch, ..Step::default().operands().spec };
+                let split_tokens = spec.fastest_split(tokens, multiprocessors);
+                assert!(split_tokens >= 64 && split_tokens.is_multiple_of(64), "{split_tokens}");
+                MlaDecode::plan(&device, MlaDecodeSpec { split_tokens, ..spec }).expect("plan");
+            }
+        }
+    }
+}
 
 // ---------------------------------------------------------------------------------------------------- several layers
 

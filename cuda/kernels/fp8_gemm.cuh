@@ -223,7 +223,7 @@ PTX_DEVICE void accumulate_one(float (&rD)[Fp8GemmTile<Config>::kWaves][Fp8GemmT
   float rPartial[Fp8GemmTile<Config>::kRegisters];
   ScaleOfB<Config> sfb = {};
   if (blocks != 0) sfb = scales.load(0);
-#pragma unroll 1
+#pragma unroll 2
   for (; blocks != 0; --blocks, ring.advance()) {
     ptx::mbarrier_wait(smem.full(ring.stage), ring.phase);
 #pragma unroll

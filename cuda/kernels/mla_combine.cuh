@@ -15,6 +15,7 @@
 #include "ptx/convert.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
+#include "ptx/sync.h"
 #include "ptx/target.h"
 
 constexpr uint32_t mla_combine_threads = 256;
@@ -27,10 +28,15 @@ struct MlaParts {
   uint32_t count;
 };
 
-// M: the greatest m of the parts.
+// M: the greatest m of the parts, which the lanes look at side by side.
 PTX_DEVICE float greatest_max(MlaParts parts) {
   float greatest = kMlaNoKey;
-  for (uint32_t i = 0; i < parts.count; ++i) greatest = ptx::max_f32(greatest, ptx::ldg_f32(parts.state + 2 * i * parts.rows));
+#pragma unroll 1
+  for (uint32_t i = ptx::thread_idx() % 32; i < parts.count; i += 32) {
+    greatest = ptx::max_f32(greatest, ptx::ldg_f32(parts.state + 2 * i * parts.rows));
+  }
+#pragma unroll
+  for (uint32_t mask = 16; mask != 0; mask /= 2) greatest = ptx::max_f32(greatest, ptx::shfl_xor(greatest, mask));
   return greatest;
 }
 

@@ -40,7 +40,7 @@ fn small_moe(tokens: usize) -> MoeCase {
 
 fn small_attention(format: KvFormat, cluster: u32) -> AttentionCase {
     let heads = 64 * cluster as usize;
-    AttentionCase { heads, split_tokens: 64, ..AttentionCase::decode(format, 2, 150) }
+    AttentionCase { heads, split_tokens: Some(64), ..AttentionCase::decode(format, 2, 150) }
 }
 
 /// One of every family and of every GEMM and attention kernel, small enough for the emulator: more than one lap of the
@@ -112,6 +112,8 @@ pub fn rivals() -> Cases {
     let pairs = GEMM_INSTANCES.iter().filter(|i| i.block_m >= 128 && i.output == OutputType::Bf16);
     let mut cases =
         boxed(pairs.map(|&instance| GemmCase { instance: Some(instance), ..gemm(4096, 7168, 2048) }));
+    // One row takes longer than 64: from how many on?
+    cases.extend(boxed([2, 4, 8, 16, 32].map(|m| gemm(m, 2112, 7168))));
     for format in [KvFormat::Bf16, KvFormat::Fp8] {
         cases.extend(boxed([1, 2].map(|cluster| AttentionCase {
             cluster: Some(cluster),
@@ -120,7 +122,7 @@ pub fn rivals() -> Cases {
         let splits = [(1, 4096, 64), (1, 4096, 128), (1, 4096, 256), (1, 4096, 512)];
         let longer = [(1, 65536, 512), (1, 65536, 1024), (32, 1024, 256), (32, 1024, 512), (128, 4096, 4096)];
         cases.extend(boxed(splits.into_iter().chain(longer).map(|(batch, length, split_tokens)| {
-            AttentionCase { split_tokens, ..AttentionCase::decode(format, batch, length) }
+            AttentionCase { split_tokens: Some(split_tokens), ..AttentionCase::decode(format, batch, length) }
         })));
     }
     cases

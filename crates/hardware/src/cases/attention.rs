@@ -16,6 +16,8 @@ use crate::case::{Case, Judgement, Output, Prepared, Work, unwritten};
 const LATENT: usize = KvFormat::LATENT;
 const KEY: usize = LATENT + KvFormat::ROPE;
 const PAGE: usize = 64;
+/// Of an H100.
+const MULTIPROCESSORS: u32 = 132;
 /// DeepSeek-V3's.
 const SCALE: f32 = 0.135_233_78;
 /// Pairs of a query row and a key that are judged in full; beyond, the reference takes its time.
@@ -36,8 +38,8 @@ pub struct AttentionCase {
     pub q_tokens: usize,
     /// Query heads.
     pub heads: usize,
-    /// Keys per split.
-    pub split_tokens: usize,
+    /// Keys per split, instead of those that suit an H100 best.
+    pub split_tokens: Option<usize>,
     /// Instead of the planner's choice: CTAs that share the keys.
     pub cluster: Option<u32>,
 }
@@ -45,8 +47,7 @@ pub struct AttentionCase {
 impl AttentionCase {
     /// One query token of 128 heads, with the usual splits.
     pub const fn decode(format: KvFormat, batch: usize, length: usize) -> Self {
-        let split_tokens = DEFAULT_SPLIT_TOKENS;
-        Self { format, batch, length, q_tokens: 1, heads: 128, split_tokens, cluster: None }
+        Self { format, batch, length, q_tokens: 1, heads: 128, split_tokens: None, cluster: None }
     }
 
     fn rows(&self) -> usize {
@@ -82,7 +83,7 @@ impl AttentionCase {
     fn spec(&self) -> MlaDecodeSpec {
         let Self { format, batch, q_tokens, heads, split_tokens, .. } = *self;
         let (pages, pages_per_sequence) = (self.pages(), self.pages_per_sequence());
-        MlaDecodeSpec {
+        let spec = MlaDecodeSpec {
             batch,
             q_tokens,
             heads,
@@ -90,9 +91,11 @@ impl AttentionCase {
             paging: KvPaging::Paged { pages, page_size: PAGE, pages_per_sequence },
             softmax_scale: SCALE,
             causal: q_tokens > 1,
-            split_tokens,
+            split_tokens: DEFAULT_SPLIT_TOKENS,
             empty_lse: EmptyLse::NegativeInfinity,
-        }
+        };
+        let split_tokens = split_tokens.unwrap_or_else(|| spec.fastest_split(self.length, MULTIPROCESSORS));
+        MlaDecodeSpec { split_tokens, ..spec }
     }
 }
 
@@ -106,7 +109,7 @@ impl Case for AttentionCase {
 
     fn shape(&self) -> String {
         let Self { batch, length, q_tokens, heads, cluster, split_tokens, .. } = self;
-        let split = (*split_tokens != DEFAULT_SPLIT_TOKENS).then(|| format!("_split{split_tokens}"));
+        let split = split_tokens.map(|split| format!("_split{split}"));
         let cluster = cluster.map(|c| format!("_c{c}"));
         format!(
             "b{batch}q{q_tokens}s{length}h{heads}{}{}",
@@ -243,7 +246,8 @@ impl Prepared for Problem {
     /// Everything, or of a large case the first and the last head of the first and the last sequence.
     fn judge(&self) -> Result<Judgement> {
         let (out, lse) = (self.out.to_vec()?, self.lse.to_vec()?);
-        let AttentionCase { q_tokens, heads, split_tokens, length, .. } = self.case;
+        let AttentionCase { q_tokens, heads, length, .. } = self.case;
+        let split_tokens = self.case.spec().split_tokens;
         let heads_judged = self.case.heads_judged();
         let mut joined: Option<Judgement> = None;
         for sequence in self.case.sequences_judged() {
