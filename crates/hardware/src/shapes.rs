@@ -137,6 +137,12 @@ pub fn variants() -> Cases {
     }));
     cases.extend(boxed([gemm(64, 2112, 7168), gemm(1, 2112, 7168), gemm(128, 4096, 7168)]));
     cases.extend(grouped([(8, 4096)]));
+    for format in [KvFormat::Bf16, KvFormat::Fp8] {
+        cases.extend(boxed([1, 2].map(|cluster| AttentionCase {
+            cluster: Some(cluster),
+            ..AttentionCase::decode(format, 128, 4096)
+        })));
+    }
     cases
 }
 
