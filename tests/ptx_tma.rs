@@ -9,7 +9,7 @@ use deepseek_kernels::EmulatorOptions;
 use deepseek_kernels::probe::catalogue::ENTRIES;
 use deepseek_kernels::probe::tma::{Copy, Model};
 use harness::{FEW_MULTIPROCESSORS, emulators};
-use probes::{ask, machines};
+use probes::{ask, assert_clean, machines};
 
 /// A test for each question: a launch that a GPU refuses breaks the context, for the tests after it. Threads aside, they run
 /// in the order of their names, so that what a GPU is known to have refused comes last.
@@ -50,6 +50,20 @@ fn a_box_starts_at_a_multiple_of_16_bytes() {
                     let error = refused.expect_err("a fault").to_string();
                     assert!(error.contains("no multiple of 16 bytes"), "{} at {at:?}: {error}", model.name());
                 }
+            }
+        }
+    }
+}
+
+/// A GPU ends the kernel here too; a load may start before the tensor.
+#[test]
+fn a_store_starts_at_no_negative_coordinate() {
+    for device in emulators([FEW_MULTIPROCESSORS]) {
+        for model in Model::all() {
+            for at in model.negative_coordinates() {
+                let error = model.check_stores(&device, &[at]).expect_err("a fault").to_string();
+                assert!(error.contains("which is negative"), "{} at {at:?}: {error}", model.name());
+                assert_clean(&device, model.check_loads(&device, &[at]));
             }
         }
     }

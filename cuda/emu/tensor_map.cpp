@@ -48,7 +48,7 @@ const TensorMapCode* decode(const TensorMap& map) {
   return code->magic == kMagic ? code : nullptr;
 }
 
-RowPart row_part(const TensorMapCode& map, const int32_t* coordinates, uint32_t row) {
+RowPart row_part(const TensorMapCode& map, const int32_t* coordinates, uint32_t row, bool store) {
   uint8_t* memory = map.base;
   for (uint32_t i = 1; i < map.rank; ++i) {
     const int64_t at = int64_t{coordinates[i]} + row % map.box[i];
@@ -58,7 +58,9 @@ RowPart row_part(const TensorMapCode& map, const int32_t* coordinates, uint32_t 
   }
   const int64_t x = coordinates[0];
   const int64_t first = std::max<int64_t>(x, 0);
-  const int64_t end = std::min<int64_t>(x + map.box[0], int64_t{map.last[0]} + 1);
+  const int64_t unit = store ? kTmaUnit / map.element_bytes : 1;
+  const int64_t size = (int64_t{map.last[0]} + unit) / unit * unit;
+  const int64_t end = std::min<int64_t>(x + map.box[0], size);
   if (first >= end) return {nullptr, 0, 0};
   return {memory + first * map.element_bytes, static_cast<uint32_t>(first - x) * map.element_bytes,
           static_cast<uint32_t>(end - first) * map.element_bytes};

@@ -28,11 +28,15 @@ static_assert(sizeof(TensorMapCode) <= sizeof(TensorMap));
 // Null when nothing was ever encoded there.
 const TensorMapCode* decode(const TensorMap& map);
 
-// The part of one row of a box that lies inside the tensor: bytes [skip, skip + bytes) of the row, at `memory`.
+// TMA moves whole units: a box starts at one, along the fastest dimension.
+constexpr uint32_t kTmaUnit = 16;
+
+// The part of one row of a box that is copied: bytes [skip, skip + bytes) of the row, at `memory`. A load copies what lies
+// inside the tensor; a store the rest of the tensor's last unit too, as an H100 does.
 struct RowPart {
   uint8_t* memory;
   uint32_t skip, bytes;
 };
-RowPart row_part(const TensorMapCode& map, const int32_t* coordinates, uint32_t row);
+RowPart row_part(const TensorMapCode& map, const int32_t* coordinates, uint32_t row, bool store);
 
 }  // namespace emu

@@ -12,7 +12,6 @@ namespace {
 constexpr uint32_t kMaxPieces = 4;
 constexpr uint32_t kPieceRows = 8;  // a swizzle permutes within eight rows
 constexpr uint32_t kCopyUnit = 16;  // bytes, of addresses and sizes of a copy
-constexpr uint32_t kStartUnit = 16;  // bytes, of a box's first element along the fastest dimension
 
 template <class T>
 size_t choose(Machine& m, const std::vector<T>& pending) {
@@ -43,16 +42,16 @@ Box make_box(const Thread& thread, const TensorMap& map, const int32_t* coordina
   }
   std::copy_n(coordinates, rank, box.coordinates);
   // Not in the documents: an H100 answers such an instruction with "illegal instruction".
-  if (rank != 0 && static_cast<int64_t>(coordinates[0]) * box.map->element_bytes % kStartUnit != 0) {
+  if (rank != 0 && static_cast<int64_t>(coordinates[0]) * box.map->element_bytes % kTmaUnit != 0) {
     fault(thread, "%s from element %d of %u bytes, which is no multiple of %u bytes: an illegal instruction", what,
-          coordinates[0], box.map->element_bytes, kStartUnit);
+          coordinates[0], box.map->element_bytes, kTmaUnit);
   }
   return box;
 }
 
 void check_rows(const Thread& thread, const Box& box, bool write, const char* what) {
   for (uint32_t row = 0; row < box.map->rows(); ++row) {
-    const RowPart part = row_part(*box.map, box.coordinates, row);
+    const RowPart part = row_part(*box.map, box.coordinates, row, write);
     if (part.bytes != 0) global_range(thread, part.memory, part.bytes, write, what);
   }
 }
@@ -114,7 +113,7 @@ void copy_row(const LoadPiece& piece, uint32_t row) {
   const TensorMapCode& map = *piece.box.map;
   const uint32_t row_bytes = map.row_bytes();
   uint8_t bytes[256 * 4] = {};  // outside the tensor: zeros
-  const RowPart part = row_part(map, piece.box.coordinates, row);
+  const RowPart part = row_part(map, piece.box.coordinates, row, false);
   if (part.bytes != 0) std::memcpy(bytes + part.skip, part.memory, part.bytes);
   SharedMemory& smem = *piece.cta->smem;
   for (uint32_t chunk = 0; chunk < row_bytes; chunk += 16) {
@@ -181,7 +180,7 @@ void check_source(Thread& thread, const Box& box, uint32_t src, uint32_t group) 
 void claim_target(const Thread& thread, const Box& box, uint32_t group) {
   const Epoch writing{thread.bulk_writes, machine().sites.number(thread.where), static_cast<int32_t>(group)};
   for (uint32_t row = 0; row < box.map->rows(); ++row) {
-    const RowPart part = row_part(*box.map, box.coordinates, row);
+    const RowPart part = row_part(*box.map, box.coordinates, row, true);
     if (part.bytes == 0) continue;
     GlobalMemory::Region& region = global_range(thread, part.memory, part.bytes, true, "TMA store");
     record_global_write(thread, region, part.memory, part.bytes, writing, "TMA store");
@@ -201,7 +200,7 @@ void read_source(Store& store) {
 void write_target(const Store& store) {
   const TensorMapCode& map = *store.box.map;
   for (uint32_t row = 0; row < map.rows(); ++row) {
-    const RowPart part = row_part(map, store.box.coordinates, row);
+    const RowPart part = row_part(map, store.box.coordinates, row, true);
     if (part.bytes != 0) std::memcpy(part.memory, &store.rows[row * map.row_bytes() + part.skip], part.bytes);
   }
 }
@@ -273,6 +272,11 @@ void tma_store(const TensorMap& map, uint32_t src, const int32_t* coordinates, u
   Thread& thread = enter(where);
   Machine& m = machine();
   const Box box = make_box(thread, map, coordinates, rank, "TMA store");
+  // Not in the documents either; a load may start before the tensor.
+  if (const int32_t* before = std::find_if(coordinates, coordinates + rank, [](int32_t x) { return x < 0; });
+      before != coordinates + rank) {
+    fault(thread, "TMA store from coordinate %d, which is negative: an illegal instruction", *before);
+  }
   const uint32_t group = static_cast<uint32_t>(thread.bulk_groups.size());
   check_source(thread, box, src, group);
   claim_target(thread, box, group);

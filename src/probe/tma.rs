@@ -94,8 +94,9 @@ impl Model {
         self.tensor.box_sizes.iter().product::<u32>() as usize * self.element_bytes
     }
 
-    /// Every element of the box at `at`.
-    fn places(&self, at: &[i32; 3]) -> Vec<Place> {
+    /// Every element of the box at `at`. A store writes whole units of 16 bytes: where a row of the tensor ends inside one,
+    /// what follows is written too.
+    fn places(&self, at: &[i32; 3], store: bool) -> Vec<Place> {
         let Tensor { dims, strides, box_sizes, .. } = &self.tensor;
         let (columns, rows, pages) = (box_sizes[0], box_sizes[1], box_sizes.get(2).copied().unwrap_or(1));
         let row_bytes = columns as usize * self.element_bytes;
@@ -104,7 +105,9 @@ impl Model {
             let (row, x) = (i / columns, i % columns);
             let in_box = [x, row % rows, row / rows];
             let index: [i64; 3] = std::array::from_fn(|d| i64::from(at[d]) + i64::from(in_box[d]));
-            let inside = index.iter().zip(dims).all(|(i, &size)| (0..size as i64).contains(i));
+            let unit = if store { u64::from(self.start_unit().unsigned_abs()) } else { 1 };
+            let sizes = std::iter::once(dims[0].next_multiple_of(unit)).chain(dims[1..].iter().copied());
+            let inside = index.iter().zip(sizes).all(|(i, size)| (0..size as i64).contains(i));
             let memory = index.iter().zip(&strides).map(|(i, &stride)| i * stride as i64).sum::<i64>();
             let offset = row as usize * row_bytes + x as usize * self.element_bytes;
             Place {
@@ -131,7 +134,7 @@ impl Model {
     /// The box as it lies in shared memory: zeros where there is no tensor.
     fn loaded(&self, at: &[i32; 3]) -> Vec<u8> {
         let mut image = vec![0; self.box_bytes()];
-        for Place { in_box, in_memory } in self.places(at) {
+        for Place { in_box, in_memory } in self.places(at, false) {
             if let Some(from) = in_memory {
                 let element = &self.tensor.memory[from..from + self.element_bytes];
                 image[in_box..in_box + self.element_bytes].copy_from_slice(element);
@@ -142,7 +145,7 @@ impl Model {
 
     /// Puts the box into `memory`, as far as there is a tensor.
     fn store(&self, at: &[i32; 3], image: &[u8], memory: &mut [u8]) {
-        for Place { in_box, in_memory } in self.places(at) {
+        for Place { in_box, in_memory } in self.places(at, true) {
             if let Some(to) = in_memory {
                 memory[to..to + self.element_bytes]
                     .copy_from_slice(&image[in_box..in_box + self.element_bytes]);
@@ -188,6 +191,23 @@ impl Model {
         all
     }
 
+    /// Those of them that a store may start at: none is negative.
+    pub fn coordinates_of_stores(&self) -> Vec<[i32; 3]> {
+        let mut all = self.coordinates();
+        all.retain(|at| at.iter().all(|&coordinate| coordinate >= 0));
+        all
+    }
+
+    /// Boxes that lie before the tensor, which no store may: along each dimension, next to it and as far as coordinates go.
+    pub fn negative_coordinates(&self) -> Vec<[i32; 3]> {
+        let along = |dimension: usize| {
+            let unit = if dimension == 0 { self.start_unit() } else { 1 };
+            [-unit, i32::MIN]
+                .map(|coordinate| std::array::from_fn(|i| if i == dimension { coordinate } else { 0 }))
+        };
+        (0..self.rank()).flat_map(along).collect()
+    }
+
     /// Boxes that start where none may: one element after and before a multiple of 16 bytes, inside and outside of the
     /// tensor.
     pub fn misaligned_coordinates(&self) -> Vec<[i32; 3]> {
@@ -230,8 +250,8 @@ impl Model {
         Ok(Findings::of_words(&expected, &probe.run(device)?.output, place))
     }
 
-    /// Stores of one or two boxes, the second from the buffer of the first once that has been read, write what lies inside
-    /// the tensor and nothing else.
+    /// Stores of one or two boxes, the second from the buffer of the first once that has been read, write the units
+    /// of 16 bytes that begin inside the tensor and nothing else.
     ///
     /// # Errors
     /// As [`Probe::run`].

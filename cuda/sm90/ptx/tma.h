@@ -1,6 +1,8 @@
 // TMA: bulk copies, most of them of boxes of a tensor, described by a tensor map. Coordinates name the fastest dimension
 // first (x), count elements, and may lie outside the tensor: loads fill with zero, stores skip. PTX ISA,
-// "cp.async.bulk.tensor".
+// "cp.async.bulk.tensor". What it does not say, and an H100 does: x must be a multiple of 16 bytes, no coordinate of a
+// store may be negative (either is an illegal instruction), and a store writes whole units of 16 bytes, past the end of a
+// row of the tensor too.
 #pragma once
 #include "ptx/target.h"
 

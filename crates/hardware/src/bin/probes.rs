@@ -90,16 +90,21 @@ fn entries() -> Vec<Question> {
     ENTRIES.iter().map(question).collect()
 }
 
-/// Boxes of TMA, what is least known first: pages that there are not, one at a time; stores across every border; boxes that
-/// start off 16 bytes, all of which an H100 refuses.
+/// Boxes of TMA, what is least known first: stores across every border; pages that there are not, one at a time; stores that
+/// start before the tensor and boxes that start off 16 bytes, which an H100 refuses.
 fn launches() -> Vec<Question> {
     let paged = Model::paged();
-    let mut all: Vec<Question> = NO_SUCH_PAGES
-        .iter()
-        .flat_map(|&at| [true, false].map(|loads| launch("tma/no_such_page", &paged, vec![at], loads)))
-        .collect();
+    let mut all = Vec::new();
     for model in Model::all() {
-        all.push(launch("tma/border", &model, model.coordinates(), false));
+        all.push(launch("tma/border", &model, model.coordinates_of_stores(), false));
+    }
+    let pages = NO_SUCH_PAGES.iter();
+    all.extend(
+        pages.flat_map(|&at| [true, false].map(|loads| launch("tma/no_such_page", &paged, vec![at], loads))),
+    );
+    for model in Model::all() {
+        let before = model.negative_coordinates();
+        all.extend(before.into_iter().map(|at| launch("tma/negative", &model, vec![at], false)));
     }
     for model in Model::all() {
         let starts = model.misaligned_coordinates();
