@@ -95,6 +95,8 @@ impl Problem {
             split_tokens: DEFAULT_SPLIT_TOKENS,
             empty_lse: EmptyLse::NegativeInfinity,
         };
+        let split_tokens = spec.fastest_split(longest, device.multiprocessors());
+        let spec = MlaDecodeSpec { split_tokens, ..spec };
         let plan = MlaDecode::plan(device, spec).expect("plan");
         let rows = batch * q_tokens * heads;
         let inputs = CLASS.generate(rows, KEYS, KEYS, 1);
