@@ -187,19 +187,22 @@ impl MlaDecodeSpec {
     }
 
     /// Microseconds of a step, to rank splits: CTAs take turns on the splits, then the parts of every row are added up.
-    /// Fitted to an H100, within 15 % of twelve shapes (`benches/results/NOTES.md`).
+    /// Fitted to an H100, within 25 % of what was measured there (`benches/results/NOTES.md`).
     fn modelled_time(&self, tokens: usize, split_tokens: usize, multiprocessors: u32) -> f64 {
         const START: f64 = 4.0;
-        const BLOCK: f64 = 2.3;
         const LAUNCH: f64 = 4.0;
         const PART: f64 = 0.15;
         const BYTES_PER_MICROSECOND: f64 = 2.5e6;
+        let block = match self.format {
+            KvFormat::Bf16 => 2.3,
+            KvFormat::Fp8 => 3.6,
+        };
         let tiles = self.rows().div_ceil(BLOCK_ROWS).max(1);
         let workers = (multiprocessors as usize / tiles).max(1);
         let splits = tokens.div_ceil(split_tokens).max(1);
         let rounds = (self.batch * splits).div_ceil(workers) as f64;
         let blocks = split_tokens.min(tokens).div_ceil(BLOCK_TOKENS) as f64;
-        let attend = rounds * (START + BLOCK * blocks);
+        let attend = rounds * (START + block * blocks);
         if splits == 1 {
             return attend;
         }

@@ -18,18 +18,23 @@ const FORMATS: [KvFormat; 2] = [KvFormat::Bf16, KvFormat::Fp8];
 
 // ------------------------------------------------------------------------------------------------- the length of a split
 
-/// What was fastest on an H100 (`benches/results/NOTES.md`): batch, heads, keys of each sequence, keys of a split.
+/// What was fastest on an H100 (`benches/results/NOTES.md`): format, batch, keys of each sequence, keys of a split.
 #[test]
 fn the_fastest_splits_are_those_that_were_measured() {
-    for (batch, heads, tokens, expected) in
-        [(1, 128, 4096, 256), (1, 128, 65_536, 1024), (32, 128, 1024, 1024), (128, 128, 4096, 4096)]
-    {
-        let spec = MlaDecodeSpec { batch, heads, q_tokens: 1, ..Step::default().operands().spec };
-        assert_eq!(
-            spec.fastest_split(tokens, 132),
-            expected,
-            "{batch} sequences of {tokens} keys, {heads} heads"
-        );
+    for (format, batch, tokens, expected) in [
+        (KvFormat::Bf16, 1, 4096, 256),
+        (KvFormat::Bf16, 1, 65_536, 1024),
+        (KvFormat::Bf16, 32, 1024, 1024),
+        (KvFormat::Bf16, 128, 4096, 4096),
+        (KvFormat::Fp8, 1, 4096, 128),
+        (KvFormat::Fp8, 1, 65_536, 1024),
+        (KvFormat::Fp8, 32, 1024, 512),
+        (KvFormat::Fp8, 128, 4096, 4096),
+    ] {
+        let spec =
+            MlaDecodeSpec { format, batch, heads: 128, q_tokens: 1, ..Step::default().operands().spec };
+        let got = spec.fastest_split(tokens, 132);
+        assert_eq!(got, expected, "{batch} sequences of {tokens} keys, {format:?}");
     }
 }
 
