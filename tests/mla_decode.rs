@@ -310,7 +310,16 @@ fn reverse_pages(operands: &mut Operands) {
     }
 }
 
-/// One split through the partial results is the same as one split without them: adding nothing changes no bit.
+/// The parts of a row are merged by a warp, whose lanes look at one each, in turns. The key that a row attends to lies in
+/// another part for each row.
+#[test]
+fn a_row_may_have_more_parts_than_a_warp_has_lanes() {
+    for device in devices() {
+        let (class, lengths) = (AttentionClass::X4, vec![64 * 40 + 5, 64 * 33, 64 * 32]);
+        Step { class, lengths, heads: 64, split_tokens: 64, ..Step::default() }.check(&device);
+    }
+}
+
 #[test]
 fn an_only_split_is_the_whole() {
     for device in devices() {

@@ -130,8 +130,8 @@ faults! {
     part_of_another_split: Bf16, TILE, "- first, first + work.split}" => "- first, first}", ["elements are wrong", "race"];
     only_split_combined_too: Bf16, COMBINE, "if (count == 1) return;" => "", ["elements are wrong"];
     merge_without_max: Bf16, COMBINE, "ptx::ldg_f32(gState) - greatest)" => "ptx::ldg_f32(gState))", ["elements are wrong"];
-    merge_with_the_first_max: Bf16, COMBINE,
-        "greatest = ptx::max_f32(greatest, ptx::ldg_f32(parts.state + 2 * i * parts.rows))" => "greatest = ptx::ldg_f32(parts.state + 2 * i * parts.rows)",
+    merge_with_the_max_of_each_lane: Bf16, COMBINE,
+        "greatest = ptx::max_f32(greatest, ptx::shfl_xor(greatest, mask))" => "greatest = ptx::shfl_xor(greatest, 0)",
         ["elements are wrong"];
     sums_merged_without_weights: Bf16, COMBINE, "l = ptx::fma_rn(weight, part_l, l);" => "l += part_l;", ["elements are wrong"];
     last_part_left_out: Bf16, COMBINE, "i < count; ++i" => "i + 1 < count; ++i", ["elements are wrong"];
