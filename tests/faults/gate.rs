@@ -294,7 +294,7 @@ faults! {
         "store_slice(next);\n    ptx::syncthreads();" => "store_slice(next);", ["not ordered", "nothing has written"];
     no_barrier_before_the_next_slice: ROUTE, LOGITS_CUH,
         "ptx::syncthreads();  // before the next slice overwrites this one" => "//", ["not ordered"];
-    tokens_past_the_end: ROUTE, LOGITS_CUH, "if (tile.t0 + row < params.t) slice.x" => "slice.x", ["outside"];
+    tokens_past_the_end: ROUTE, LOGITS_CUH, "if (tile.t0 + row < params.t) slice.x" => "slice.x", ["outside", "of the same launch has written"];
     experts_past_the_end: ROUTE, LOGITS_CUH, "if (expert < params.experts) ptx::stg_f32" => "ptx::stg_f32", ["race", "outside", "wrong scores"];
     elements_exchanged_in_a_pair: ROUTE, LOGITS_CUH,
         "{{v.x << 16, v.x & 0xffff0000u," => "{{v.x & 0xffff0000u, v.x << 16,", ["wrong scores"];
