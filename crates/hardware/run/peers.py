@@ -204,7 +204,7 @@ def compile_deep_gemm(shape):
 
 
 def segment_rows(experts, rows):
-    """As GroupedCase draws them."""
+    """As GroupedCase spreads them."""
     return [rows * (70 + 37 * i % 61) // 100 for i in range(experts)]
 
 
@@ -214,9 +214,9 @@ def deep_gemm_grouped(experts, rows, n, k):
 
     counts = segment_rows(experts, rows)
     masked = rows < 512
-    align = 128
-    height = -(-max(counts) // align) * align if masked else 0
-    padded = [height or -(-count // align) * align for count in counts]
+    padded = [-(-count // 128) * 128 for count in counts]
+    if masked:
+        padded = [max(padded)] * experts
     a, sfa = quantised(sum(padded), k, 1)
     b, sfb = quantised(n, k, 128)
     first = sum(padded[:-1])
@@ -225,7 +225,7 @@ def deep_gemm_grouped(experts, rows, n, k):
     weights = b.expand(experts, n, k).contiguous(), sfb.expand(experts, *sfb.shape).contiguous()
     d = torch.empty(sum(padded), n, device="cuda", dtype=torch.bfloat16)
     if masked:
-        shape = (experts, height)
+        shape = (experts, padded[0])
         rows_of_a = a.view(*shape, k), library.get_mn_major_tma_aligned_tensor(sfa.view(*shape, -1))
         numbers = torch.tensor(counts, device="cuda", dtype=torch.int32)
         run = lambda: library.fp8_m_grouped_gemm_nt_masked(
@@ -244,7 +244,7 @@ def deep_gemm_grouped(experts, rows, n, k):
 
 
 class Attention:
-    """A decode step's operands, and its first query row in float64."""
+    """A decode step's operands, and the result of its first sequence in float64."""
 
     scale = 0.1352337788608801
 
