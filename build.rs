@@ -11,17 +11,11 @@ mod driver;
 #[path = "build/emulator.rs"]
 #[cfg_attr(not(feature = "fake-driver"), allow(dead_code))]
 mod emulator;
-#[path = "src/instances.rs"]
-#[allow(dead_code)]
-mod instances;
 #[path = "build/kernels.rs"]
 mod kernels;
 #[path = "build/nvcc.rs"]
 #[allow(dead_code)]
 mod nvcc;
-#[cfg(feature = "probes")]
-#[path = "src/probe_kernels.rs"]
-mod probe_kernels;
 #[cfg(feature = "probes")]
 #[path = "build/probes.rs"]
 mod probes;
@@ -31,6 +25,9 @@ mod ptxas;
 #[path = "build/sources.rs"]
 #[allow(dead_code)]
 mod sources;
+#[path = "src/table/mod.rs"]
+#[allow(dead_code)]
+mod table;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -104,7 +101,7 @@ fn build() -> Result<(), String> {
 
 /// Tells cargo what this script reads and which cfgs it may set.
 fn announce() {
-    for path in ["build.rs", "build", "cuda", "src/instances.rs", "src/probe_kernels.rs"] {
+    for path in ["build.rs", "build", "cuda", "src/table"] {
         println!("cargo:rerun-if-changed={path}");
     }
     for variable in nvcc::variables().chain([REQUIRE_CUDA, "DOCS_RS"]) {

@@ -2,20 +2,16 @@
 //! bound before it is timed, with warm and with cold L2. Without a GPU the kernels are SKIPPED, and only what runs on the
 //! host is timed: the planner and the references.
 
-mod acceptance;
-mod gpu;
-mod timing;
-
 use std::hint::black_box;
 
+use check::bench::gpu::{Gpu, L2};
+use check::bench::{acceptance, gpu};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use deepseek_kernels::reference::inputs::{GemmClass, GemmInputs};
-use deepseek_kernels::reference::{Epilogue, Oracle, Output, Sample};
-use deepseek_kernels::{
-    Buffer, Device, F8E4M3, Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmChoice, MMajor, Matrix, MatrixMut,
-    OutputType, Scales1x128, Scales128x128, Stream, bf16,
-};
-use gpu::{Gpu, L2};
+use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmChoice, OutputType};
+use deepseek_kernels::quant::{MMajor, Scales1x128, Scales128x128};
+use deepseek_kernels::{Buffer, Device, F8E4M3, Matrix, MatrixMut, Stream, bf16};
+use oracles::gemm::{Epilogue, Oracle, Output, Sample};
+use oracles::gemm::{GemmClass, GemmInputs};
 
 /// (n, k) of the layers, and some that are small.
 const LAYERS: [(usize, usize); 7] =

@@ -2,18 +2,14 @@
 //! against its error bound before it is timed; FLOPs count the rows there are, no padding. Without a GPU the
 //! kernels are SKIPPED.
 
-mod acceptance;
-mod gpu;
-mod timing;
-
+use check::bench::gpu::{Gpu, L2};
+use check::bench::{acceptance, gpu};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use deepseek_kernels::reference::Sample;
-use deepseek_kernels::reference::inputs::{GemmClass, GemmInputs};
-use deepseek_kernels::{
-    Buffer, Device, F8E4M3, GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, MMajor, Matrix,
-    MatrixMut, Scales1x128, Segments, Stream, bf16,
-};
-use gpu::{Gpu, L2};
+use deepseek_kernels::gemm::{GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, Segments};
+use deepseek_kernels::quant::{MMajor, Scales1x128};
+use deepseek_kernels::{Buffer, Device, F8E4M3, Matrix, MatrixMut, Stream, bf16};
+use oracles::gemm::Sample;
+use oracles::gemm::{GemmClass, GemmInputs};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 

@@ -3,21 +3,20 @@
 //! L2, once with each cache; elements are FLOPs. Without a GPU that is SKIPPED, and the emulator runs small shapes: what
 //! it takes says nothing of a GPU.
 
-mod gpu;
-mod mla_shapes;
-mod timing;
-
 use std::time::Duration;
 
+use check::bench::gpu;
+use check::bench::gpu::{Gpu, L2};
+use check::mla::shapes::{BF16_ROW, FP8_ROW, Lengths, MlaShape, Source, shapes};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use deepseek_kernels::reference::inputs::AttentionClass;
-use deepseek_kernels::reference::{MlaSequence, QuantizeScale, dequantize_kv_fp8, kv_append_fp8, mla_decode};
-use deepseek_kernels::{
-    Buffer, DEFAULT_SPLIT_TOKENS, Device, EmptyLse, KvCache, KvFormat, KvPaging, MAX_Q_TOKENS, Matrix,
-    MatrixMut, MlaDecode, MlaDecodeArgs, MlaDecodeSpec, Stream, bf16,
+use deepseek_kernels::mla::{
+    DEFAULT_SPLIT_TOKENS, EmptyLse, KvCache, KvFormat, KvPaging, MAX_Q_TOKENS, MlaDecode, MlaDecodeArgs,
+    MlaDecodeSpec,
 };
-use gpu::{Gpu, L2};
-use mla_shapes::{BF16_ROW, FP8_ROW, Lengths, MlaShape, Source, shapes};
+use deepseek_kernels::{Buffer, Device, Matrix, MatrixMut, Stream, bf16};
+use oracles::mla::AttentionClass;
+use oracles::mla::{MlaSequence, dequantize_kv_fp8, kv_append_fp8, mla_decode};
+use oracles::quant::QuantizeScale;
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;

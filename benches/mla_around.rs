@@ -3,16 +3,15 @@
 //! once. Results are judged by the tests, and here only for being there. Without a GPU nothing is timed (SKIPPED), and
 //! the emulator runs every step once.
 
-mod gpu;
-mod timing;
-
+use check::bench::gpu;
+use check::bench::gpu::{Gpu, L2};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use deepseek_kernels::{
-    AbsorbOutputArgs, AbsorbQueryArgs, AttentionState, AttentionStateMut, Buffer, Device, Heads, HeadsMut,
-    KvAppend, KvAppendArgs, KvAppendSpec, KvCacheMut, KvFormat, Matrix, MatrixMut, MergeStates,
-    MergeStatesSpec, MlaAbsorb, MlaAbsorbSpec, Rope, RopeArgs, RopeSpec, RopeTable, Stream, YarnRope, bf16,
+use deepseek_kernels::mla::{
+    AbsorbOutputArgs, AbsorbQueryArgs, AttentionState, AttentionStateMut, Heads, HeadsMut, KvAppend,
+    KvAppendArgs, KvAppendSpec, KvCacheMut, KvFormat, MergeStates, MergeStatesSpec, MlaAbsorb, MlaAbsorbSpec,
+    Rope, RopeArgs, RopeSpec, RopeTable, YarnRope,
 };
-use gpu::{Gpu, L2};
+use deepseek_kernels::{Buffer, Device, Matrix, MatrixMut, Stream, bf16};
 
 const TOKENS: [usize; 4] = [1, 16, 128, 4096];
 const FEW_TOKENS: [usize; 2] = [1, 5];

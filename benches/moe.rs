@@ -2,18 +2,19 @@
 //! memory: their throughput is in bytes that must be read or written once. Results are judged by the tests, and here only
 //! for being there. Without a GPU the kernels are SKIPPED.
 
-mod gpu;
-mod timing;
-
+use check::bench::gpu;
+use check::bench::gpu::{Gpu, L2};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use deepseek_kernels::{
-    Buffer, Combine, CombineArgs, CombineSpec, Device, ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec,
-    ExpertWeights, F8E4M3, Gate, GateInput, GateSpec, GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec,
-    MMajor, Matrix, MatrixMut, MoeLayer, MoeLayerArgs, MoeLayerSpec, Routing, ScaleFormat, Scales1x128Mut,
-    Segments, Stream, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec, bf16,
+use deepseek_kernels::gemm::Segments;
+use deepseek_kernels::moe::{
+    Combine, CombineArgs, CombineSpec, ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec, ExpertWeights,
+    GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec, MoeLayer, MoeLayerArgs, MoeLayerSpec,
+    SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec,
 };
-use gpu::{Gpu, L2};
+use deepseek_kernels::quant::{MMajor, ScaleFormat, Scales1x128Mut};
+use deepseek_kernels::router::{Gate, GateInput, GateSpec, Routing};
+use deepseek_kernels::{Buffer, Device, F8E4M3, Matrix, MatrixMut, Stream, bf16};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 

@@ -52,9 +52,9 @@ impl Emulator {
         Ok(Self { build, version, folder, objects: Vec::new(), sanitized })
     }
 
-    /// One task per file of `cuda/emu` and per kernel.
+    /// One task per file of `cuda/hopper/emulated/machine` and per kernel.
     pub fn tasks(&mut self, cuda: &Path, kernels: &[KernelSource]) -> Result<Vec<Task>, String> {
-        let mut sources = sources_in(&cuda.join("emu"))?;
+        let mut sources = sources_in(&cuda.join("hopper/emulated/machine"))?;
         for kernel in kernels {
             let source = self.folder.join(format!("{}.cpp", kernel.name));
             write(&source, &kernel.text)?;
@@ -76,7 +76,14 @@ impl Emulator {
         let object = folder.join(name).with_extension("o");
         let depfile = object.with_extension("d");
         let mut command = self.compiler()?;
-        command.arg("-I").arg(cuda).arg("-I").arg(cuda.join("emu")).arg("-MMD").arg("-MF").arg(&depfile);
+        command
+            .arg("-I")
+            .arg(cuda)
+            .arg("-I")
+            .arg(cuda.join("hopper/emulated"))
+            .arg("-MMD")
+            .arg("-MF")
+            .arg(&depfile);
         command.arg("-c").arg(source).arg("-o").arg(&object);
 
         let recipe = self.recipe(&command);

@@ -32,7 +32,7 @@ fn compile(nvcc: &Nvcc, cuda: &Path, file: &Path) -> Result<(), String> {
     let (ptx, cubin, depfile) = (with("ptx"), with("cubin"), with("nvcc.d"));
 
     let mut compile = Command::new(&nvcc.path);
-    compile.arg(TARGET).args(COMPILE_FLAGS).arg("-I").arg(cuda).arg("-I").arg(cuda.join("sm90"));
+    compile.arg(TARGET).args(COMPILE_FLAGS).arg("-I").arg(cuda).arg("-I").arg(cuda.join("hopper/sm90"));
     compile.arg("-MMD").arg("-MF").arg(&depfile).arg(with("cu")).arg("-o").arg(&ptx);
     let mut assemble = Command::new(&nvcc.path);
     assemble.arg(TARGET).args(ASSEMBLE_FLAGS).arg(&ptx).arg("-o").arg(&cubin);

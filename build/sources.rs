@@ -1,9 +1,8 @@
 //! The few lines of C++ that instantiate each entry of the table of kernels.
 
-use crate::instances::{
-    FIXED_KERNELS, FixedKernel, GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, MAX_EXPERTS,
-    MLA_INSTANCES, MlaInstance, OutputType, Schedule,
-};
+use crate::table::gemm::{self, GemmInstance, OutputType, Schedule};
+use crate::table::mla::{self, MlaInstance};
+use crate::table::{FixedKernel, MAX_EXPERTS, fixed_kernels};
 
 /// A generated translation unit.
 pub struct KernelSource {
@@ -17,19 +16,19 @@ pub struct KernelSource {
 
 /// Every kernel of the crate.
 pub fn kernel_sources() -> Vec<KernelSource> {
-    let gemms = GEMM_INSTANCES.iter().chain(GROUPED_GEMM_INSTANCES).map(|i| KernelSource {
+    let gemms = gemm::GEMM_INSTANCES.iter().chain(gemm::GROUPED_GEMM_INSTANCES).map(|i| KernelSource {
         name: i.name(),
-        text: gemm(i),
+        text: gemm_source(i),
         smem_bytes: i.smem_bytes(),
     });
-    let fixed = FIXED_KERNELS.iter().map(|k| KernelSource {
+    let fixed = fixed_kernels().map(|k| KernelSource {
         name: k.name.to_owned(),
-        text: single(k),
+        text: fixed_source(k),
         smem_bytes: k.smem_bytes,
     });
-    let attention = MLA_INSTANCES.iter().map(|i| KernelSource {
+    let attention = mla::MLA_INSTANCES.iter().map(|i| KernelSource {
         name: i.name(),
-        text: mla_decode(i),
+        text: mla_source(i),
         smem_bytes: i.smem_bytes(),
     });
     gemms.chain(attention).chain(fixed).collect()
@@ -45,7 +44,7 @@ pub fn gemm_config(instance: &GemmInstance, name: &str) -> String {
     };
     format!(
         "namespace {{  // or the host's linker would take every file's fp8_gemm<Config> for the same function\n\
-         struct {name} : Fp8GemmConfig {{\n\
+         struct {name} : gemm::Fp8GemmConfig {{\n\
          \x20 static constexpr int kBlockM = {block_m}, kBlockN = {block_n}, kStages = {stages}, kCluster = {cluster};\n\
          \x20 static constexpr Output kOutput = Output::k{output};\n\
          }};\n\
@@ -53,46 +52,51 @@ pub fn gemm_config(instance: &GemmInstance, name: &str) -> String {
     )
 }
 
-fn gemm(instance: &GemmInstance) -> String {
+fn gemm_source(instance: &GemmInstance) -> String {
     let (name, threads, cluster) = (instance.name(), instance.threads(), instance.cluster);
     let smem_bytes = instance.smem_bytes();
     let config = gemm_config(instance, "Config");
-    let (function, storage, params) = match instance.schedule {
-        Schedule::Dense => ("fp8_gemm", "Fp8GemmStorage", "Fp8GemmParams"),
-        Schedule::Grouped => ("grouped_fp8_gemm", "GroupedFp8GemmStorage", "GroupedFp8GemmParams"),
+    let (function, storage, params, experts) = match instance.schedule {
+        Schedule::Dense => ("fp8_gemm", "Fp8GemmStorage", "Fp8GemmParams", String::new()),
+        Schedule::Grouped => (
+            "grouped_fp8_gemm",
+            "GroupedFp8GemmStorage",
+            "GroupedFp8GemmParams",
+            format!("static_assert(MAX_EXPERTS == {MAX_EXPERTS});\n"),
+        ),
     };
     format!(
-        "#include \"kernels/{function}.cuh\"\n\
-         static_assert(MAX_EXPERTS == {MAX_EXPERTS});\n\
+        "#include \"gemm/{function}.cuh\"\n\
+         {experts}\
          {config}\
-         static_assert(sizeof({storage}<Config>) == {smem_bytes});\n\
-         PTX_KERNEL({name}, {function}<Config>, {params}, {threads}, {cluster})\n"
+         static_assert(sizeof(gemm::{storage}<Config>) == {smem_bytes});\n\
+         PTX_KERNEL({name}, gemm::{function}<Config>, {params}, {threads}, {cluster})\n"
     )
 }
 
-fn mla_decode(instance: &MlaInstance) -> String {
+fn mla_source(instance: &MlaInstance) -> String {
     let MlaInstance { fp8_cache, cluster } = instance;
     let (name, threads, smem_bytes) = (instance.name(), instance.threads(), instance.smem_bytes());
     let cache = if *fp8_cache { "Fp8" } else { "Bf16" };
     format!(
-        "#include \"kernels/mla_decode.cuh\"\n\
+        "#include \"mla/mla_decode.cuh\"\n\
          namespace {{\n\
-         struct Config : MlaDecodeConfig {{\n\
+         struct Config : mla::MlaDecodeConfig {{\n\
          \x20 static constexpr Cache kCache = Cache::k{cache};\n\
          \x20 static constexpr int kCluster = {cluster};\n\
          }};\n\
          }}  // namespace\n\
-         static_assert(sizeof(MlaDecodeStorage<Config>) == {smem_bytes});\n\
-         PTX_KERNEL({name}, mla_decode<Config>, MlaDecodeParams, {threads}, {cluster})\n"
+         static_assert(sizeof(mla::MlaDecodeStorage<Config>) == {smem_bytes});\n\
+         PTX_KERNEL({name}, mla::mla_decode<Config>, MlaDecodeParams, {threads}, {cluster})\n"
     )
 }
 
-fn single(kernel: &FixedKernel) -> String {
-    let FixedKernel { name, params, threads, smem_bytes } = kernel;
+fn fixed_source(kernel: &FixedKernel) -> String {
+    let FixedKernel { family, name, params, threads, smem_bytes } = kernel;
     format!(
-        "#include \"kernels/{name}.cuh\"\n\
-         static_assert({name}_threads == {threads} && {name}_smem_bytes == {smem_bytes});\n\
-         PTX_KERNEL({name}, {name}_kernel, {params}, {threads}, 1)\n"
+        "#include \"{family}/{name}.cuh\"\n\
+         static_assert({family}::{name}_threads == {threads} && {family}::{name}_smem_bytes == {smem_bytes});\n\
+         PTX_KERNEL({name}, {family}::{name}_kernel, {params}, {threads}, 1)\n"
     )
 }
 
@@ -102,7 +106,7 @@ pub fn emulator_table(kernels: &[KernelSource]) -> String {
     let declarations: String = names().map(|name| format!("extern const emu::Kernel {name};\n")).collect();
     let entries: String = names().map(|name| format!("&{name}, ")).collect();
     format!(
-        "#include \"emu/machine.h\"\n\
+        "#include \"hopper/emulated/machine/machine.h\"\n\
          extern \"C\" {{\n\
          {declarations}\
          const emu::Kernel* const emu_kernels[] = {{{entries}nullptr}};\n\

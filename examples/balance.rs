@@ -9,11 +9,11 @@
 
 use std::error::Error;
 
-use deepseek_kernels::reference::{GateModel, GateOptions, bias_update, expert_load, gate_select, max_vio};
-use deepseek_kernels::{
-    BiasUpdate, BiasUpdateSpec, Device, DeviceKind, ExpertLoad, ExpertLoadSpec, Gate, GateSpec, Matrix,
-    MatrixMut, Routing,
+use deepseek_kernels::router::{
+    BiasUpdate, BiasUpdateSpec, ExpertLoad, ExpertLoadSpec, Gate, GateSpec, Routing,
 };
+use deepseek_kernels::{Device, DeviceKind, Matrix, MatrixMut};
+use oracles::router::{GateModel, GateOptions, bias_update, expert_load, gate_select, max_vio};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use rand_distr::StandardNormal;

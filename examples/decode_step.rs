@@ -11,22 +11,19 @@
 //!                           └─ 64 ── Rope ──────────────────┘
 //! ```
 //!
-//! The output is compared with `tests/goldens/mla.txt`, and with the same attention in f64 over what the cache holds.
+//! The output is compared with `crates/check/src/mla/golden.txt`, and with the same attention in f64 over what the cache holds.
 
 use std::error::Error;
 use std::ops::Range;
 
-use deepseek_kernels::reference::{MlaStep, calc_diff, dequantize_kv_fp8, gather_pages};
-use deepseek_kernels::{
-    AbsorbOutputArgs, AbsorbQueryArgs, Buffer, DEFAULT_SPLIT_TOKENS, Device, EmptyLse, Heads, HeadsMut,
-    KvAppend, KvAppendArgs, KvAppendSpec, KvCache, KvCacheMut, KvFormat, KvPaging, Matrix, MatrixMut,
-    MlaAbsorb, MlaAbsorbSpec, MlaDecode, MlaDecodeArgs, MlaDecodeSpec, Rope, RopeArgs, RopeSpec, RopeTable,
-    YarnRope, bf16,
+use check::mla::golden::{Golden, HEADS};
+use deepseek_kernels::mla::{
+    AbsorbOutputArgs, AbsorbQueryArgs, DEFAULT_SPLIT_TOKENS, EmptyLse, Heads, HeadsMut, KvAppend,
+    KvAppendArgs, KvAppendSpec, KvCache, KvCacheMut, KvFormat, KvPaging, MlaAbsorb, MlaAbsorbSpec, MlaDecode,
+    MlaDecodeArgs, MlaDecodeSpec, Rope, RopeArgs, RopeSpec, RopeTable, YarnRope,
 };
-use golden::{Golden, HEADS};
-
-#[path = "../tests/goldens/mla.rs"]
-mod golden;
+use deepseek_kernels::{Buffer, Device, Matrix, MatrixMut, bf16};
+use oracles::mla::{MlaStep, calc_diff, dequantize_kv_fp8, gather_pages};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 

@@ -106,9 +106,9 @@ pub enum Error {
     #[error("expected a cache of {expected}, got {got}")]
     CacheFormat {
         /// The plan's format.
-        expected: crate::KvFormat,
+        expected: crate::mla::KvFormat,
         /// The format of the cache.
-        got: crate::KvFormat,
+        got: crate::mla::KvFormat,
     },
     /// An operand, the stream and the plan do not live on one device.
     #[error("{what} belongs to another device: expected {expected}, got {got}")]

@@ -1,41 +1,16 @@
-//! Runs the test kernels of `cuda/probes`. For this crate's own tests, and no part of its API.
-
-#[cfg(feature = "reference")]
-pub mod catalogue;
-#[cfg(feature = "reference")]
-pub mod convert;
-#[cfg(feature = "reference")]
-mod findings;
-#[path = "probe_kernels.rs"]
-pub mod kernels;
-#[cfg(feature = "reference")]
-pub mod tma;
-#[cfg(feature = "reference")]
-pub mod wgmma;
-#[cfg(feature = "reference")]
-pub mod wgmma_inputs;
+//! Launches the test kernels of `cuda/hopper/probes`. For this crate's own tests, and no part of its API.
 
 use crate::device::Device;
-use crate::error::Result;
-use crate::ffi::{ProbeParams, TensorMap};
-#[cfg(feature = "reference")]
-pub use findings::{Difference, Findings};
-
+use crate::device::bindings::{ProbeParams, TensorMap};
 #[cfg(has_emulator)]
-pub use crate::ffi::{fused_dot_bf16, fused_dot_e4m3};
+pub use crate::device::{fused_dot_bf16, fused_dot_e4m3};
+use crate::error::Result;
 use crate::launch::{Address, Launch};
-use crate::tensor_map::{Dimension, TensorMapSpec};
-pub use crate::tensor_map::{MapElement, Swizzle};
+pub use crate::table::probes as kernels;
+pub use crate::tensor::MapElement;
+pub use crate::tensor::tensor_map::Swizzle;
+use crate::tensor::tensor_map::{Dimension, TensorMapSpec};
 use kernels::ProbeKernel;
-
-/// How many values a sweep tries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effort {
-    /// What a GPU computes in a second or two.
-    Full,
-    /// Those next to where results change: what the emulator can do, or a real driver's stand-in.
-    Quick,
-}
 
 /// What a word of the output holds before the launch.
 pub const UNWRITTEN: u32 = 0xdead_beef;

@@ -6,7 +6,7 @@
 
 #include "driver/options.h"
 #include "driver/queue.h"
-#include "emu/emu.h"
+#include "hopper/emulated/machine/emu.h"
 
 namespace driver {
 namespace {

@@ -4,7 +4,7 @@
 
 #include "driver/memory.h"
 #include "driver/options.h"
-#include "emu/emu.h"
+#include "hopper/emulated/machine/emu.h"
 
 namespace driver {
 namespace {

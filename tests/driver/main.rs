@@ -8,5 +8,4 @@ mod illegal;
 mod illegal_launch;
 mod legal;
 mod order;
-mod process;
 mod scene;

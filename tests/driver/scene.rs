@@ -23,7 +23,7 @@ pub const GLOBAL: u64 = 0;
 pub const THREAD_LOCAL: u64 = 1;
 pub const RELAXED: u64 = 2;
 
-/// `TransposeScalesParams` of `cuda/params.h`.
+/// `TransposeScalesParams` of `cuda/quant/params.h`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Parameters {

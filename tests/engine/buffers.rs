@@ -1,13 +1,14 @@
 //! The crate's own memory: never stale, never freed too early.
 
-use deepseek_kernels::{
-    Fp8Gemm, Fp8GemmArgs, MMajor, Matrix, MatrixMut, MoeLayer, Scales1x128, Scales128x128, Stream, bf16,
-};
+use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmArgs};
+use deepseek_kernels::moe::MoeLayer;
+use deepseek_kernels::quant::{MMajor, Scales1x128, Scales128x128};
+use deepseek_kernels::{Matrix, MatrixMut, Stream, bf16};
 
 use crate::engine::{Engine, Tracking};
-use crate::harness::Sentinel;
 use crate::operations::{moe_layer, moe_spec};
 use crate::streams::{SHAPE, check, inputs, spec};
+use check::memory::Sentinel;
 
 /// `to_vec` follows a run on any stream, tracked or not, of this context object or of another.
 #[test]

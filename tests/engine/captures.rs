@@ -1,7 +1,8 @@
 //! Graphs: every operation captured, and replayed on changed data.
 
 use deepseek_kernels::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureStatus};
-use deepseek_kernels::{Device, Fp8Gemm, bf16};
+use deepseek_kernels::gemm::Fp8Gemm;
+use deepseek_kernels::{Device, bf16};
 
 use crate::engine::{Engine, GLOBAL, RELAXED, THREAD_LOCAL, Tracking, capture};
 use crate::hooks::Hooks;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use deepseek_kernels::cudarc::driver::CudaContext;
-use deepseek_kernels::{
-    Device, Error, Fp8Gemm, Fp8GemmArgs, MMajor, Matrix, MatrixMut, Scales1x128, Scales128x128, bf16,
-};
+use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmArgs};
+use deepseek_kernels::quant::{MMajor, Scales1x128, Scales128x128};
+use deepseek_kernels::{Device, Error, Matrix, MatrixMut, bf16};
 
 use crate::engine::{Engine, Tracking};
 use crate::streams::{Gemm, SHAPE, check, inputs, spec};

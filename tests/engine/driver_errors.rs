@@ -1,7 +1,9 @@
 //! What the driver answers reaches the caller: as itself, once, and never as somebody else's.
 
 use deepseek_kernels::cudarc::driver::CudaContext;
-use deepseek_kernels::{Device, Error, Fp8Gemm, MoeLayer, bf16};
+use deepseek_kernels::gemm::Fp8Gemm;
+use deepseek_kernels::moe::MoeLayer;
+use deepseek_kernels::{Device, Error, bf16};
 
 use crate::engine::{Engine, Tracking};
 use crate::hooks::Hooks;

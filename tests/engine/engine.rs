@@ -7,8 +7,6 @@ use deepseek_kernels::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCa
 use deepseek_kernels::cudarc::driver::{CudaContext, CudaGraph, CudaStream};
 use deepseek_kernels::{Device, Stream};
 
-use crate::harness;
-
 pub const THREAD_LOCAL: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
 pub const GLOBAL: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
 pub const RELAXED: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
@@ -38,7 +36,7 @@ impl Engine {
     /// None, with a word about it, when there is no GPU.
     pub fn open(tracking: Tracking) -> Option<Self> {
         TURN.with(|_| ());
-        harness::gpu()?;
+        check::devices::gpu()?;
         Some(Self::on(CudaContext::new(0).expect("the harness has opened it"), tracking))
     }
 

@@ -1,9 +1,8 @@
 //! What may go before what uses it.
 
-use deepseek_kernels::{
-    F8E4M3, Fp8Gemm, MMajor, Matrix, MatrixMut, Quantize1x128, QuantizeSpec, ScaleFormat, Scales1x128Mut,
-    bf16,
-};
+use deepseek_kernels::gemm::Fp8Gemm;
+use deepseek_kernels::quant::{MMajor, Quantize1x128, QuantizeSpec, ScaleFormat, Scales1x128Mut};
+use deepseek_kernels::{F8E4M3, Matrix, MatrixMut, bf16};
 
 use crate::engine::{Engine, THREAD_LOCAL, Tracking, capture};
 use crate::operations::{mla_decode, moe_layer};

@@ -11,8 +11,6 @@ mod captures;
 mod contexts;
 mod driver_errors;
 mod engine;
-#[path = "../harness/mod.rs"]
-mod harness;
 mod hooks;
 mod lifetimes;
 mod operations;

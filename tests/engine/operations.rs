@@ -3,18 +3,29 @@
 use std::sync::Arc;
 
 use deepseek_kernels::cudarc::driver::CudaStream;
-use deepseek_kernels::{
-    AbsorbOutputArgs, AbsorbQueryArgs, AttentionState, AttentionStateMut, BiasUpdate, BiasUpdateSpec,
-    Combine, CombineArgs, CombineSpec, Device, EmptyLse, ExpertLayout, ExpertLoad, ExpertLoadSpec, ExpertMap,
-    ExpertMapArgs, ExpertMapSpec, ExpertWeights, F8E4M3, Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, Gate, GateInput,
-    GateSpec, GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec, GroupedFp8Gemm, GroupedFp8GemmArgs,
-    GroupedFp8GemmSpec, Heads, HeadsMut, KvAppend, KvAppendArgs, KvAppendSpec, KvCache, KvCacheMut, KvFormat,
-    KvPaging, MMajor, Matrix, MatrixMut, MergeStates, MergeStatesSpec, MlaAbsorb, MlaAbsorbSpec, MlaDecode,
-    MlaDecodeArgs, MlaDecodeSpec, MoeLayer, MoeLayerArgs, MoeLayerSpec, Quantize1x128, Quantize128x128,
-    QuantizeSpec, Result, Rope, RopeArgs, RopeSpec, Routing, RowMajor, ScaleFormat, Scales1x128,
-    Scales1x128Mut, Scales128x128, Scales128x128Mut, Segments, SequenceBalanceLoss, SequenceBalanceLossSpec,
-    SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec, TransposeScales, bf16,
+use deepseek_kernels::gemm::{
+    Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, Segments,
 };
+use deepseek_kernels::mla::{
+    AbsorbOutputArgs, AbsorbQueryArgs, AttentionState, AttentionStateMut, EmptyLse, Heads, HeadsMut,
+    KvAppend, KvAppendArgs, KvAppendSpec, KvCache, KvCacheMut, KvFormat, KvPaging, MergeStates,
+    MergeStatesSpec, MlaAbsorb, MlaAbsorbSpec, MlaDecode, MlaDecodeArgs, MlaDecodeSpec, Rope, RopeArgs,
+    RopeSpec,
+};
+use deepseek_kernels::moe::{
+    Combine, CombineArgs, CombineSpec, ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec, ExpertWeights,
+    GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec, MoeLayer, MoeLayerArgs, MoeLayerSpec,
+    SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec,
+};
+use deepseek_kernels::quant::{
+    MMajor, Quantize1x128, Quantize128x128, QuantizeSpec, RowMajor, ScaleFormat, Scales1x128, Scales1x128Mut,
+    Scales128x128, Scales128x128Mut, TransposeScales,
+};
+use deepseek_kernels::router::{
+    BiasUpdate, BiasUpdateSpec, ExpertLoad, ExpertLoadSpec, Gate, GateInput, GateSpec, Routing,
+    SequenceBalanceLoss, SequenceBalanceLossSpec,
+};
+use deepseek_kernels::{Device, F8E4M3, Matrix, MatrixMut, Result, bf16};
 
 use crate::arena::{Arena, Fill};
 

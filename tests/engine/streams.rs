@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use deepseek_kernels::cudarc::driver::{CudaSlice, CudaStream};
-use deepseek_kernels::reference::Oracle;
-use deepseek_kernels::reference::inputs::{GemmClass, GemmInputs};
-use deepseek_kernels::{
-    F8E4M3, Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, MMajor, Matrix, MatrixMut, Result, Scales1x128, Scales128x128,
-    bf16,
-};
+use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec};
+use deepseek_kernels::quant::{MMajor, Scales1x128, Scales128x128};
+use deepseek_kernels::{F8E4M3, Matrix, MatrixMut, Result, bf16};
+use oracles::gemm::Oracle;
+use oracles::gemm::{GemmClass, GemmInputs};
 
 use crate::engine::{Engine, Tracking};
-use crate::harness::{Sentinel, check_gemm};
+use check::gemm::check_gemm;
+use check::memory::Sentinel;
 
 pub const SHAPE: (usize, usize, usize) = (100, 64, 256);
 
@@ -179,7 +179,7 @@ fn a_reader_waits_for_the_writer_of_another_stream() {
 /// A run may overwrite what a run on another stream still reads.
 #[test]
 fn a_writer_waits_for_the_readers_of_other_streams() {
-    use deepseek_kernels::{Quantize1x128, QuantizeSpec, ScaleFormat, Scales1x128Mut};
+    use deepseek_kernels::quant::{Quantize1x128, QuantizeSpec, ScaleFormat, Scales1x128Mut};
     let Some(engine) = Engine::open(Tracking::On) else { return };
     let (one, two) = (&engine.stream, engine.context.new_stream().expect("stream"));
     let (m, n) = (SHAPE.0, 128);

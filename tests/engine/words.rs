@@ -1,9 +1,8 @@
 //! The error words: bad data is told once, by the device that met it.
 
-use deepseek_kernels::{
-    Device, Error, ExpertLoad, ExpertLoadSpec, F8E4M3, MMajor, Matrix, MatrixMut, Quantize1x128,
-    QuantizeSpec, ScaleFormat, Scales1x128Mut, bf16,
-};
+use deepseek_kernels::quant::{MMajor, Quantize1x128, QuantizeSpec, ScaleFormat, Scales1x128Mut};
+use deepseek_kernels::router::{ExpertLoad, ExpertLoadSpec};
+use deepseek_kernels::{Device, Error, F8E4M3, Matrix, MatrixMut, bf16};
 
 use crate::engine::{Engine, THREAD_LOCAL, Tracking, capture};
 

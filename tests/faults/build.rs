@@ -51,7 +51,7 @@ impl Library {
         let listed: String = kernels.iter().map(|kernel| format!("&{kernel}, ")).collect();
         let table = folder.path().join("table.cpp");
         let text = format!(
-            "#include \"machine.h\"\nextern \"C\" {{ {declared}}}\n\
+            "#include \"hopper/emulated/machine/machine.h\"\nextern \"C\" {{ {declared}}}\n\
              extern const emu::Kernel* const emu_kernels[];\n\
              const emu::Kernel* const emu_kernels[] = {{{listed}nullptr}};\n"
         );
@@ -64,7 +64,7 @@ impl Library {
     /// An emulated Hopper with this library's kernel.
     pub fn device(&self, seed: u64) -> Device {
         let options = EmulatorOptions { seed, multiprocessors: 4, ..Default::default() };
-        // SAFETY: the library was built from this crate's `cuda/emu`, as its own emulator was.
+        // SAFETY: the library was built from this crate's `cuda/hopper/emulated/machine`, as its own emulator was.
         unsafe { Device::emulated_from_library(&self.folder.path().join("kernel.so"), options) }
             .expect("the library")
     }
@@ -81,10 +81,10 @@ fn apply(folder: &Path, edit: &Edit) {
     fs::write(&changed, text.replacen(edit.from, edit.to, 1)).expect("a file");
 }
 
-/// Objects of the emulated machine: those whose source lies in `cuda/emu`.
+/// Objects of the emulated machine: those whose source lies in `cuda/hopper/emulated/machine`.
 fn machine_objects() -> Vec<PathBuf> {
     let built = Path::new(KERNELS).with_file_name("emulator");
-    let sources = fs::read_dir(Path::new(CUDA).join("emu")).expect("cuda/emu");
+    let sources = fs::read_dir(Path::new(CUDA).join("hopper/emulated/machine")).expect("the machine");
     let cpp = sources
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|e| e == "cpp"));
@@ -101,7 +101,7 @@ fn compile(folder: &Path, sources: &[PathBuf]) {
             Path::new("-I"),
             Path::new(CUDA),
             Path::new("-I"),
-            &Path::new(CUDA).join("emu"),
+            &Path::new(CUDA).join("hopper/emulated"),
         ])
         .args(sources)
         .args(machine_objects())

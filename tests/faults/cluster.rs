@@ -2,9 +2,9 @@
 
 use super::build::{Edit, Library};
 use super::caught_in;
-use super::probes::check_cluster;
+use check::probes::check_cluster;
 
-const CLUSTER: &str = "probes/cluster.cuh";
+const CLUSTER: &str = "hopper/probes/cluster.cuh";
 
 const fn edit(from: &'static str, to: &'static str) -> Edit {
     Edit { file: CLUSTER, from, to }

@@ -4,44 +4,32 @@
 //! the unchanged kernel solves. What the emulator reports, or which elements are wrong, must contain one of the texts
 //! given.
 
-#[path = "../absorb/mod.rs"]
-mod absorb;
-#[path = "build.rs"]
 mod build;
+#[cfg(feature = "probes")]
 mod cluster;
-mod gate;
-#[path = "../harness/mod.rs"]
-mod harness;
-#[path = "../kv_cache/mod.rs"]
-mod kv_cache;
-#[path = "kv_cache.rs"]
-mod kv_cache_faults;
+mod kv_append;
 mod merge_states;
-#[path = "../merging/mod.rs"]
-mod merging;
-#[path = "../mla/mod.rs"]
-mod mla;
 mod mla_absorb;
 mod mla_decode;
-#[path = "../probes/mod.rs"]
-mod probes;
-mod routed;
-#[path = "../routing/mod.rs"]
-mod routing;
+mod moe;
+mod router;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use build::{Edit, Library};
-use deepseek_kernels::reference::Oracle;
-use deepseek_kernels::reference::inputs::{GemmClass, quantizer_rows};
-use deepseek_kernels::reference::{QuantizeScale, quantize_1x128, quantize_128x128};
-use deepseek_kernels::{
-    Device, Error, F8E4M3, GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, MMajor, Quantize1x128,
-    Quantize128x128, QuantizeSpec, RowMajor, ScaleFormat, Scales1x128, Scales1x128Mut, Scales128x128Mut,
-    TransposeScales, bf16,
+use check::gemm::grouped::{Routing, judge, masked, operands, ragged};
+use check::gemm::{GemmLayout, check_gemm, run_gemm};
+use check::memory::{Guarded, Placement};
+use deepseek_kernels::gemm::{GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance};
+use deepseek_kernels::quant::{
+    MMajor, Quantize1x128, Quantize128x128, QuantizeSpec, RowMajor, ScaleFormat, Scales1x128, Scales1x128Mut,
+    Scales128x128Mut, TransposeScales,
 };
-use harness::grouped::{Routing, judge, masked, operands, ragged};
-use harness::{GemmLayout, Guarded, Placement, check_gemm, run_gemm};
+use deepseek_kernels::{Device, Error, F8E4M3, bf16};
+use oracles::gemm::GemmClass;
+use oracles::gemm::Oracle;
+use oracles::quant::quantizer_rows;
+use oracles::quant::{QuantizeScale, quantize_1x128, quantize_128x128};
 
 const SEEDS: u64 = 4;
 
@@ -133,7 +121,7 @@ fn grouped(device: &Device) {
 
 fn run_grouped(device: &Device, routing: &Routing, (n, k): (usize, usize)) {
     let inputs = operands(GemmClass::X1a, routing, n, k, 7);
-    let d = harness::grouped::run(device, routing, &inputs, (n, k), Some(grouped_instance()));
+    let d = check::gemm::grouped::run(device, routing, &inputs, (n, k), Some(grouped_instance()));
     judge("d", routing, &inputs, n, &[Oracle::Exact], &d.unwrap_or_else(|e| panic!("{e}")));
 }
 
@@ -248,10 +236,10 @@ fn no_fault() {
     }
 }
 
-const GEMM: &str = "kernels/fp8_gemm.cuh";
-const SYNC: &str = "kernels/cta_sync.cuh";
-const TILE: &str = "kernels/fp8_gemm_tile.cuh";
-const STORE: &str = "kernels/fp8_gemm_store.cuh";
+const GEMM: &str = "gemm/fp8_gemm.cuh";
+const SYNC: &str = "hopper/block/cta_sync.cuh";
+const TILE: &str = "gemm/fp8_gemm_tile.cuh";
+const STORE: &str = "gemm/fp8_gemm_store.cuh";
 
 macro_rules! faults {
     ($($name:ident: $problem:expr, $file:expr, $from:literal => $to:literal, [$($cause:literal),+];)*) => {$(
@@ -273,8 +261,8 @@ faults! {
     full_wait_starts_in_the_wrong_phase: ONE, GEMM,
         "smem.full(ahead.stage), ahead.phase)" => "smem.full(ahead.stage), ahead.phase ^ 1)",
         ["TMA load in flight", "nothing has written", "not ordered"];
-    phase_never_flips: ONE, "tile/ring.h", "phase ^= 1;" => "", ["full[0]", "empty[0]", "in flight"];
-    ring_one_slot_too_long: ONE, "tile/ring.h", "++stage == Stages" => "++stage == Stages + 1", ["mbarrier", "out of bounds"];
+    phase_never_flips: ONE, "hopper/tile/ring.h", "phase ^= 1;" => "", ["full[0]", "empty[0]", "in flight"];
+    ring_one_slot_too_long: ONE, "hopper/tile/ring.h", "++stage == Stages" => "++stage == Stages + 1", ["mbarrier", "out of bounds"];
     expect_tx_too_small: ONE, GEMM,
         "Tile::kABytes + Tile::kBBytes + Tile::kSfaBytes)" => "Tile::kABytes + Tile::kBBytes)", ["expect_tx", "in flight"];
     expect_tx_too_large: ONE, GEMM,
@@ -314,9 +302,9 @@ faults! {
     partial_sum_cleared_too_often: ONE, GEMM, ", k != 0);" => ", false);", ["elements are wrong"];
     last_k32_dropped: ONE, GEMM,
         "k < Config::kBlockK; k += Config::kWgmmaK" => "k < Config::kBlockK - 32; k += Config::kWgmmaK", ["elements are wrong"];
-    descriptor_without_swizzle: ONE, "tile/descriptor.h",
+    descriptor_without_swizzle: ONE, "hopper/tile/descriptor.h",
         "kSwizzle128 = 1;" => "kSwizzle128 = 0;", ["elements are wrong", "out of bounds", "nothing has written"];
-    descriptor_with_a_wrong_group_stride: ONE, "tile/descriptor.h",
+    descriptor_with_a_wrong_group_stride: ONE, "hopper/tile/descriptor.h",
         "kGroupBytes = 8 * 128;" => "kGroupBytes = 8 * 64;", ["elements are wrong", "swizzle"];
     no_promotion: ONE, GEMM,
         "ptx::fma_rn(scale[i * kSpans / Registers][i % 4 / 2], rPartial[i], rD[i])" => "rPartial[i]", ["elements are wrong"];
@@ -351,10 +339,10 @@ faults! {
         "tile.row + slice_row);" => "tile.row + slice_row + 1);",
         ["was not written", "elements are wrong"];
     tiles_skipped: ONE, GEMM, "linear += step;" => "linear += step + 1;", ["was not written", "mbarrier", "elements are wrong"];
-    band_of_the_wrong_height: ONE, "tile/order.h",
+    band_of_the_wrong_height: ONE, "hopper/tile/order.h",
         "within % height, within / height" => "within / n_tiles, within % n_tiles + 1", ["was not written", "elements are wrong", "outside"];
-    fragment_of_the_wrong_warp: ONE, "tile/fragment.h", "lane % 16; }" => "lane % 8; }", ["elements are wrong", "race", "nothing has written"];
-    swizzle_of_the_wrong_bits: ONE, "tile/swizzle.h", "(addr >> 3)" => "(addr >> 4)", ["elements are wrong", "nothing has written"];
+    fragment_of_the_wrong_warp: ONE, "hopper/tile/fragment.h", "lane % 16; }" => "lane % 8; }", ["elements are wrong", "race", "nothing has written"];
+    swizzle_of_the_wrong_bits: ONE, "hopper/tile/swizzle.h", "(addr >> 3)" => "(addr >> 4)", ["elements are wrong", "nothing has written"];
     columns_exchanged_in_a_pair: ONE, STORE,
         "ptx::cvt_bf16x2(rD[r + 1], rD[r])," => "ptx::cvt_bf16x2(rD[r], rD[r + 1]),", ["elements are wrong"];
     no_wait_before_the_tile_is_overwritten: ONE, STORE,
@@ -396,7 +384,7 @@ faults! {
     release_of_cta_scope_only: TWO, SYNC, "ptx::mbarrier_wait_cluster(bar, parity);" => "ptx::mbarrier_wait(bar, parity);", ["not ordered"];
 }
 
-const GROUPED: &str = "kernels/grouped_fp8_gemm.cuh";
+const GROUPED: &str = "gemm/grouped_fp8_gemm.cuh";
 
 // Experts.
 faults! {
@@ -412,7 +400,7 @@ faults! {
         ["elements are wrong", "is nobody's and was written", "not ordered after the write"];
     tile_starts_where_tma_cannot: Problem::Grouped, GROUPED,
         "{first + at.m" => "{row + at.m", ["no multiple of 16 bytes"];
-    tiles_counted_from_the_segment: Problem::Grouped, "tile/segments.h",
+    tiles_counted_from_the_segment: Problem::Grouped, "gemm/segments.h",
         "(row_end - first_fetched(row) + block_m - 1)" => "(row_end - row + block_m - 1)", ["was not written", "elements are wrong"];
     last_row_of_a_segment_lost: Problem::Grouped, STORE,
         "if (!tile.has(row) || tile.column" => "if (!tile.has(row) || row + 1 == tile.row_end || tile.column",
@@ -427,13 +415,13 @@ faults! {
         "<= linear;" => "< linear;", ["elements are wrong", "deadlock"];
     segment_table_before_it_is_written: Problem::Grouped, GROUPED,
         "  ptx::syncthreads();\n  run_roles" => "  run_roles", ["nothing has written", "mbarrier", "not ordered"];
-    segments_past_the_rows: Problem::Grouped, "tile/segments.h",
+    segments_past_the_rows: Problem::Grouped, "gemm/segments.h",
         "end < row ? row : end < limit ? end : limit;" => "end < row ? row : end;", ["outside", "around the matrix was written"];
     bad_segments_unreported: Problem::Grouped, GROUPED,
         "if (clamped) report_fault" => "if (false) report_fault", ["went unreported"];
-    scan_without_its_last_step: Problem::Grouped, "kernels/warp_scan.cuh",
+    scan_without_its_last_step: Problem::Grouped, "hopper/block/warp_scan.cuh",
         "lane >= distance" => "lane > distance", ["elements are wrong", "not ordered"];
-    masked_segments_packed: Problem::Grouped, "tile/segments.h",
+    masked_segments_packed: Problem::Grouped, "gemm/segments.h",
         "const uint32_t row = expert * max_rows;" => "const uint32_t row = expert * (max_rows - 1);",
         ["elements are wrong", "was written", "not ordered"];
     tiles_of_the_last_expert_only: Problem::Grouped, GROUPED,
@@ -442,35 +430,35 @@ faults! {
 
 // Quantisers and scales.
 faults! {
-    amax_over_half_the_lanes: Problem::Quantize1x128, "kernels/quantize_row.cuh",
+    amax_over_half_the_lanes: Problem::Quantize1x128, "quant/quantize_row.cuh",
         "mask = kLanesPerRow / 2;" => "mask = kLanesPerRow / 4;", ["wrong scales"];
-    amax_over_two_rows: Problem::Quantize1x128, "kernels/quantize_row.cuh",
+    amax_over_two_rows: Problem::Quantize1x128, "quant/quantize_row.cuh",
         "mask = kLanesPerRow / 2;" => "mask = kLanesPerRow;", ["wrong scales"];
-    blocks_past_the_end: Problem::Quantize1x128, "kernels/quantize_1x128.cuh", "if (!exists) return;" => "", ["not ordered", "outside", "wrong"];
-    no_floor_under_amax: Problem::Quantize1x128, "tile/scale.h",
+    blocks_past_the_end: Problem::Quantize1x128, "quant/quantize_1x128.cuh", "if (!exists) return;" => "", ["not ordered", "outside", "wrong"];
+    no_floor_under_amax: Problem::Quantize1x128, "quant/scale.h",
         "amax < kAmaxFloor ? kAmaxFloor : amax" => "amax", ["wrong scales"];
-    amax_over_infinities: Problem::Quantize1x128, "tile/scale.h",
+    amax_over_infinities: Problem::Quantize1x128, "quant/scale.h",
         "magnitude < 0x7f800000u ?" => "magnitude <= 0x7f800000u ?", ["wrong scales"];
-    power_of_two_rounded_down: Problem::Quantize1x128, "tile/scale.h", "+ 0x007fffffu" => "", ["wrong scales"];
-    multiplier_of_the_wrong_formula: Problem::Quantize1x128, "tile/scale.h",
+    power_of_two_rounded_down: Problem::Quantize1x128, "quant/scale.h", "+ 0x007fffffu" => "", ["wrong scales"];
+    multiplier_of_the_wrong_formula: Problem::Quantize1x128, "quant/scale.h",
         "kE4m3Max / floored}" => "1.0f / scale}", ["wrong codes"];
-    codes_exchanged_in_a_pair: Problem::Quantize1x128, "kernels/quantize_row.cuh",
+    codes_exchanged_in_a_pair: Problem::Quantize1x128, "quant/quantize_row.cuh",
         "ptx::cvt_e4m3x2(x[1] * multiplier, x[0] * multiplier)" => "ptx::cvt_e4m3x2(x[0] * multiplier, x[1] * multiplier)",
         ["wrong codes"];
-    infinities_unreported: Problem::Quantize1x128, "kernels/quantize_row.cuh",
+    infinities_unreported: Problem::Quantize1x128, "quant/quantize_row.cuh",
         "if (!finite) report_fault" => "if (false) report_fault", ["unreported"];
-    report_by_an_ordinary_store: Problem::Quantize1x128, "kernels/report_fault.cuh",
+    report_by_an_ordinary_store: Problem::Quantize1x128, "hopper/block/report_fault.cuh",
         "ptx::st_relaxed_sys_u32(" => "ptx::stg_u32(", ["host memory that the host uses meanwhile"];
-    report_in_the_word_of_another_fault: Problem::Grouped, "kernels/report_fault.cuh",
+    report_in_the_word_of_another_fault: Problem::Grouped, "hopper/block/report_fault.cuh",
         "error_words + fault" => "error_words", ["went unreported"];
-    rows_past_the_end: Problem::Quantize128x128, "kernels/quantize_128x128.cuh",
+    rows_past_the_end: Problem::Quantize128x128, "quant/quantize_128x128.cuh",
         "if (row < params.n) x[i]" => "x[i]", ["outside", "wrong scales", "read-only load of q"];
-    no_barrier_before_amax_is_shared: Problem::Quantize128x128, "kernels/quantize_128x128.cuh",
+    no_barrier_before_amax_is_shared: Problem::Quantize128x128, "quant/quantize_128x128.cuh",
         "ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
-    amax_of_one_warp: Problem::Quantize128x128, "kernels/quantize_128x128.cuh",
+    amax_of_one_warp: Problem::Quantize128x128, "quant/quantize_128x128.cuh",
         "largest = max_of(largest, ptx::lds_f32(smem + warp * sizeof(float)));" => "largest = ptx::lds_f32(smem);", ["wrong scales"];
-    no_barrier_before_the_transposed_read: Problem::Transpose, "kernels/transpose_scales.cuh",
+    no_barrier_before_the_transposed_read: Problem::Transpose, "quant/transpose_scales.cuh",
         "ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
-    transposed_tile_with_a_wrong_pitch: Problem::Transpose, "kernels/transpose_scales.cuh",
+    transposed_tile_with_a_wrong_pitch: Problem::Transpose, "quant/transpose_scales.cuh",
         "(x * transpose_scales_pitch + i)" => "(x * transpose_scales_tile + i)", ["wrong scales", "nothing has written"];
 }

@@ -3,8 +3,8 @@
 use deepseek_kernels::{Device, bf16};
 
 use super::build::{Edit, Library};
-use super::merging::Merge;
 use super::{SEEDS, caught_in};
+use check::mla::merge_states::Merge;
 
 const KERNELS: [&str; 1] = ["merge_states"];
 
@@ -48,8 +48,8 @@ macro_rules! faults {
     )*};
 }
 
-const MERGE: &str = "kernels/merge_states.cuh";
-const LOG1P: &str = "kernels/log1p.cuh";
+const MERGE: &str = "mla/merge_states.cuh";
+const LOG1P: &str = "hopper/block/log1p.cuh";
 
 faults! {
     weight_of_the_larger: MERGE, "exp_f32(least - largest)" => "exp_f32(largest - least)", ["lse["];

@@ -1,11 +1,11 @@
 //! Faults in MLA's absorbed projections.
 
 use deepseek_kernels::Device;
-use deepseek_kernels::reference::Side;
+use oracles::mla::Side;
 
-use super::absorb::{Absorption, Oracle};
 use super::build::{Edit, Library};
 use super::{SEEDS, caught_in};
+use check::mla::absorb::{Absorption, Oracle};
 
 const KERNELS: [&str; 2] = ["mla_absorb_query", "mla_absorb_output"];
 
@@ -34,7 +34,7 @@ macro_rules! faults {
     )*};
 }
 
-const GEMM: &str = "kernels/head_gemm.cuh";
+const GEMM: &str = "mla/head_gemm.cuh";
 
 // The N-major operand.
 faults! {
@@ -48,7 +48,7 @@ faults! {
         "ptx::wgmma_k16_bf16_mn(" => "ptx::wgmma_k16_bf16(", ["elements are wrong", "not ordered", "in flight"];
     transposed_instead: Side::Output, GEMM,
         "ptx::wgmma_k16_bf16(" => "ptx::wgmma_k16_bf16_mn(", ["leading offset 0"];
-    chunk_distance_in_the_wrong_bits: Side::Query, "tile/descriptor.h",
+    chunk_distance_in_the_wrong_bits: Side::Query, "hopper/tile/descriptor.h",
         "(chunk_bytes >> 4) << 16" => "(chunk_bytes >> 4) << 18", ["outside", "nothing has written", "not ordered", "in flight"];
 }
 

@@ -1,11 +1,12 @@
 //! Faults in MLA decode: schedule, producers, softmax, products, stores, combine.
 
-use deepseek_kernels::reference::inputs::AttentionClass;
-use deepseek_kernels::{Device, Error, KvFormat};
+use deepseek_kernels::mla::KvFormat;
+use deepseek_kernels::{Device, Error};
+use oracles::mla::AttentionClass;
 
 use super::build::{Edit, Library};
-use super::mla::{STALE_PAGE, Step};
 use super::{SEEDS, caught_in};
+use check::mla::decode::{STALE_PAGE, Step};
 
 #[derive(Clone, Copy)]
 enum Problem {
@@ -79,16 +80,16 @@ macro_rules! faults {
     )*};
 }
 
-const DECODE: &str = "kernels/mla_decode.cuh";
-const SYNC: &str = "kernels/cta_sync.cuh";
-const TILE: &str = "kernels/mla_decode_tile.cuh";
-const LOAD: &str = "kernels/mla_decode_load.cuh";
-const SOFTMAX: &str = "kernels/mla_decode_softmax.cuh";
-const STORE: &str = "kernels/mla_decode_store.cuh";
-const STATE: &str = "kernels/mla_state.cuh";
-const COMBINE: &str = "kernels/mla_combine.cuh";
-const SCHEDULE: &str = "kernels/mla_schedule.cuh";
-const SPLITS: &str = "tile/splits.h";
+const DECODE: &str = "mla/mla_decode.cuh";
+const SYNC: &str = "hopper/block/cta_sync.cuh";
+const TILE: &str = "mla/mla_decode_tile.cuh";
+const LOAD: &str = "mla/mla_decode_load.cuh";
+const SOFTMAX: &str = "mla/mla_decode_softmax.cuh";
+const STORE: &str = "mla/mla_decode_store.cuh";
+const STATE: &str = "mla/mla_state.cuh";
+const COMBINE: &str = "mla/mla_combine.cuh";
+const SCHEDULE: &str = "mla/mla_schedule.cuh";
+const SPLITS: &str = "mla/splits.h";
 
 // Which keys a row sees.
 faults! {

@@ -346,7 +346,7 @@ impl Decoder<'_> {
         }
     }
 
-    /// Names and operand order as in `cuda/emu/trace.h`.
+    /// Names and operand order as in `cuda/hopper/emulated/machine/trace.h`.
     fn hardware(&self, form: &str, operands: &[Operand]) -> Option<Action> {
         use Operand::{Immediate, Sink, Tensor, Vector};
         if let Some(shape) = form.strip_prefix("wgmma.mma_async.sync.aligned.") {

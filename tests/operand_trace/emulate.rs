@@ -5,9 +5,11 @@ use std::ptr;
 
 use deepseek_kernels as _; // links the emulator
 
-use crate::bindings::{EMU_OK, EmuLaunch, EmuRegion, EmuReport, EmuTraceRecord, TensorMap, emu_launch};
 use crate::launches::{Launch, REGION_BYTES, REGIONS, region};
 use crate::trace::Operation;
+use deepseek_kernels::bindings::{
+    EMU_OK, EmuLaunch, EmuRegion, EmuReport, EmuTraceRecord, TensorMap, emu_launch,
+};
 
 /// Operations by CTA and thread, in program order.
 pub type Traces = Vec<Vec<Vec<Operation>>>;

@@ -3,13 +3,12 @@
 
 use std::mem::offset_of;
 
-use crate::bindings::{
+use deepseek_kernels::bindings::{
     Fp8GemmParams, GroupedFp8GemmParams, Quantize1x128Params, Quantize128x128Params, SCALE_FP32,
     SCALE_POWER_OF_TWO, TransposeScalesParams,
 };
-use crate::instances::{
-    GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, QUANTIZE_1X128, QUANTIZE_128X128, TRANSPOSE_SCALES,
-};
+use deepseek_kernels::table::gemm::{GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance};
+use deepseek_kernels::table::quant::{QUANTIZE_1X128, QUANTIZE_128X128, TRANSPOSE_SCALES};
 
 pub struct Launch {
     pub kernel: String,
@@ -31,10 +30,10 @@ pub fn all() -> Vec<Launch> {
         .chain([two_bands(&GEMM_INSTANCES[0])])
         .chain(quantisers)
         .chain([transpose_scales()])
-        .chain(crate::routing::launches())
-        .chain(crate::routed::launches())
+        .chain(crate::router::launches())
+        .chain(crate::moe::launches())
         .chain(crate::mla::launches())
-        .chain(crate::kv_cache::launches())
+        .chain(crate::kv_append::launches())
         .collect()
 }
 

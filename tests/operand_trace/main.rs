@@ -1,31 +1,25 @@
 //! The operand trace: nvcc's PTX of every kernel does, thread by thread and operand by operand, what the
 //! emulator does.
 //!
-//! The emulator never reads the inline PTX of `cuda/sm90/ptx/`, so a swapped operand or an inverted predicate
+//! The emulator never reads the inline PTX of `cuda/hopper/sm90/ptx/`, so a swapped operand or an inverted predicate
 //! there is invisible to every other test. Here a scalar interpreter runs nvcc's PTX, the emulator runs the
 //! same launch in trace mode, both on the same made-up data, and each thread's sequence of hardware
 //! operations must be equal.
 
 #![cfg_attr(not(has_emulator), allow(dead_code))]
 
-#[path = "../../src/bindings.rs"]
-#[allow(dead_code, non_camel_case_types, non_upper_case_globals, non_snake_case, clippy::all)]
-mod bindings;
 mod compare;
 mod decode;
 #[cfg(has_emulator)]
 mod emulate;
-#[path = "../../src/instances.rs"]
-#[allow(dead_code)]
-mod instances;
 mod interpret;
-mod kv_cache;
+mod kv_append;
 mod launches;
 mod mla;
+mod moe;
 mod parse;
 mod planted;
-mod routed;
-mod routing;
+mod router;
 mod scalar;
 mod trace;
 mod traps;

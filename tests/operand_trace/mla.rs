@@ -2,14 +2,14 @@
 
 use std::mem::offset_of;
 
-use crate::bindings::{
+use crate::launches::{Launch, Params, fixed, region};
+use deepseek_kernels::bindings::{
     HeadGemmParams, MergePart, MergeStatesParams, MlaCombineParams, MlaDecodeParams, MlaScheduleParams,
 };
-use crate::instances::{
-    FixedKernel, MERGE_STATES, MLA_ABSORB_OUTPUT, MLA_ABSORB_QUERY, MLA_COMBINE, MLA_INSTANCES, MLA_SCHEDULE,
-    MlaInstance,
+use deepseek_kernels::table::FixedKernel;
+use deepseek_kernels::table::mla::{
+    MERGE_STATES, MLA_ABSORB_OUTPUT, MLA_ABSORB_QUERY, MLA_COMBINE, MLA_INSTANCES, MLA_SCHEDULE, MlaInstance,
 };
-use crate::launches::{Launch, Params, fixed, region};
 
 pub fn launches() -> Vec<Launch> {
     let merges = [(0, 0), (1, 0), (0, 1)].map(|(o_is_f32, infinity)| merge_states(o_is_f32, infinity));

@@ -1,4 +1,4 @@
-//! Errors planted in nvcc's text, as a slip in `cuda/sm90/ptx/` would put them there.
+//! Errors planted in nvcc's text, as a slip in `cuda/hopper/sm90/ptx/` would put them there.
 
 /// A wrong statement: the first that contains `statement` is edited.
 pub struct Planted {

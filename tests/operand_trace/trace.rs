@@ -1,4 +1,4 @@
-//! What both machines log, and the made-up data that both deliver: the contract in `cuda/emu/trace.h`.
+//! What both machines log, and the made-up data that both deliver: the contract in `cuda/hopper/emulated/machine/trace.h`.
 
 use crate::decode::Element;
 

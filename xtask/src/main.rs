@@ -23,9 +23,6 @@ use clap::{Parser, Subcommand};
 #[path = "../../build/compile.rs"]
 #[allow(dead_code)]
 mod compile;
-#[path = "../../src/instances.rs"]
-#[allow(dead_code)]
-mod instances;
 #[path = "../../build/kernels.rs"]
 #[allow(dead_code)]
 mod kernels;
@@ -38,6 +35,9 @@ mod ptxas;
 #[path = "../../build/sources.rs"]
 #[allow(dead_code)]
 mod sources;
+#[path = "../../src/table/mod.rs"]
+#[allow(dead_code)]
+mod table;
 
 /// Every chore builds with the same features, so that nothing is compiled twice.
 const FEATURES: &str = "--features=deepseek-kernels/probes";
@@ -53,7 +53,7 @@ struct Arguments {
 enum Chore {
     /// Fetches nvcc 13.0 into toolkit/, where build.rs finds it
     Toolkit,
-    /// Regenerates src/bindings.rs from cuda/params.h and cuda/emu/emu.h
+    /// Regenerates src/device/bindings.rs from the C headers in cuda/
     Bindings {
         /// Compares instead of writing
         #[arg(long)]

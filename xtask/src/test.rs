@@ -96,9 +96,7 @@ fn document(root: &Path) -> Result<()> {
 /// behind.
 fn sanitize(root: &Path) -> Result<()> {
     let mut command = cargo(root);
-    command.args(["test", "--package=deepseek-kernels", FEATURES]);
-    command.args(
-        ["quantize", "fp8_gemm", "moe_layer", "mla_step", "mla_splits"].map(|test| format!("--test={test}")),
-    );
+    command.args(["test", "--package=deepseek-kernels", FEATURES, "--test=cases", "--"]);
+    command.args(["quant::", "gemm::fp8_gemm", "moe::layer", "mla::step", "mla::splits"]);
     run(command.env("DEEPSEEK_KERNELS_SANITIZE", "1"))
 }

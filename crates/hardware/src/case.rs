@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use deepseek_kernels::cudarc::driver::DeviceRepr;
-use deepseek_kernels::reference::Verdict;
 use deepseek_kernels::{Buffer, Device, F8E4M3, Stream, bf16};
+use oracles::verdict::Verdict;
 use safetensors::Dtype;
 
 /// A problem of one operation. It holds sizes only; its operands are drawn from a fixed seed when it is prepared.

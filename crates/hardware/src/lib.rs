@@ -12,5 +12,3 @@ pub mod processes;
 pub mod record;
 pub mod resources;
 pub mod shapes;
-#[path = "../../../benches/timing/mod.rs"]
-pub mod timing;

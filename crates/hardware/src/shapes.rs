@@ -1,6 +1,8 @@
 //! Which cases the programs take, in order of importance.
 
-use deepseek_kernels::{GEMM_INSTANCES, GateSpec, KvFormat, OutputType};
+use deepseek_kernels::gemm::{GEMM_INSTANCES, OutputType};
+use deepseek_kernels::mla::KvFormat;
+use deepseek_kernels::router::GateSpec;
 
 use crate::case::Case;
 use crate::cases::{
@@ -46,7 +48,7 @@ fn small_attention(format: KvFormat, cluster: u32) -> AttentionCase {
 /// One of every family and of every GEMM and attention kernel, small enough for the emulator: more than one lap of the
 /// ring, tails in every direction, more than one split.
 pub fn smoke() -> Cases {
-    let instance = |instance: &deepseek_kernels::GemmInstance| GemmCase {
+    let instance = |instance: &deepseek_kernels::gemm::GemmInstance| GemmCase {
         shape: (instance.block_m as usize * instance.cluster as usize + 3, 136, 1664),
         output: instance.output,
         instance: Some(*instance),

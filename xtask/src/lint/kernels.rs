@@ -1,15 +1,24 @@
-//! `cuda/kernels` and `cuda/tile` are plain C++: every instruction lies behind `ptx::`, so that they mean the same on
+//! Families, `block`, `tile` and `probes` are plain C++: every instruction lies behind `ptx::`, so that they mean the same on
 //! both machines and the emulator sees every access.
 
 use super::Finding;
 use super::source::{Source, identifiers};
 
-const FOLDERS: [&str; 3] = ["cuda/kernels", "cuda/probes", "cuda/tile"];
+const FOLDERS: [&str; 8] = [
+    "cuda/gemm",
+    "cuda/hopper/block",
+    "cuda/hopper/probes",
+    "cuda/hopper/tile",
+    "cuda/mla",
+    "cuda/moe",
+    "cuda/quant",
+    "cuda/router",
+];
 
 pub fn check(sources: &[Source]) -> Vec<Finding> {
     let pointers: Vec<&str> = sources
         .iter()
-        .filter(|source| source.path == "cuda/params.h")
+        .filter(|source| source.is_in("cuda") && source.path.ends_with("/params.h"))
         .flat_map(|source| source.code.lines().filter_map(pointer_field))
         .collect();
     let plain = sources.iter().filter(|source| FOLDERS.iter().any(|folder| source.is_in(folder)));
@@ -21,12 +30,14 @@ pub fn check(sources: &[Source]) -> Vec<Finding> {
 fn words(source: &Source) -> Vec<Finding> {
     let forbid = |(at, word): (usize, &str)| {
         let why = match word {
-            "asm" => "inline assembly belongs in cuda/sm90/ptx",
+            "asm" => "inline assembly belongs in cuda/hopper/sm90/ptx",
             "threadIdx" | "blockIdx" | "blockDim" | "gridDim" | "warpSize" => {
                 "use the functions of ptx/regs.h"
             }
             "reinterpret_cast" => "memory is reached through ptx::, which needs no such cast",
-            _ if word.starts_with("__") => "a compiler's builtin: wrap it in cuda/sm90/ptx and cuda/emu/ptx",
+            _ if word.starts_with("__") => {
+                "a compiler's builtin: wrap it in cuda/hopper/sm90/ptx and cuda/hopper/emulated/ptx"
+            }
             _ if word.starts_with("atomic") => "atomics belong in ptx/gmem.h",
             _ => return None,
         };
@@ -120,32 +131,26 @@ mod tests {
                 );
             }
         }
-        assert_eq!(messages(check, "cuda/sm90/ptx/x.h", "asm volatile(\"\");"), [""; 0]);
-        assert_eq!(
-            messages(check, "cuda/kernels/x.cuh", "f(const float* x, int (*g)(int)); // __x\n"),
-            [""; 0]
-        );
+        assert_eq!(messages(check, "cuda/hopper/sm90/ptx/x.h", "asm volatile(\"\");"), [""; 0]);
+        assert_eq!(messages(check, "cuda/gemm/x.cuh", "f(const float* x, int (*g)(int)); // __x\n"), [""; 0]);
     }
 
     #[test]
     fn conditionals_and_cuda_headers_are_found() {
-        let found = messages(
-            check,
-            "cuda/kernels/x.cuh",
-            "#pragma once\n#ifdef EMU\n#endif\n#include <cuda_fp8.h>\n",
-        );
+        let found =
+            messages(check, "cuda/gemm/x.cuh", "#pragma once\n#ifdef EMU\n#endif\n#include <cuda_fp8.h>\n");
         assert_eq!(found.len(), 3, "{found:?}");
-        assert!(found[2].starts_with("cuda/kernels/x.cuh:4: "), "{found:?}");
+        assert!(found[2].starts_with("cuda/gemm/x.cuh:4: "), "{found:?}");
     }
 
     #[test]
     fn direct_reads_of_global_memory_are_found() {
         let params = Source::new(
-            "cuda/params.h",
+            "cuda/gemm/params.h",
             "typedef struct P {\n  const float* sfb;  // [n]\n  uint32_t m;\n} P;\n",
         );
         let kernel = "void f(const P& params) {\n  g(params.sfb + 1, a * params.m);\n  float x = params.sfb[3];\n  float y = *params.sfb;\n}\n";
-        let found = check(&[params, Source::new("cuda/kernels/x.cuh", kernel)]);
+        let found = check(&[params, Source::new("cuda/gemm/x.cuh", kernel)]);
         let lines: Vec<usize> = found.iter().map(|finding| finding.line).collect();
         assert_eq!(lines, [3, 4], "{found:?}");
     }

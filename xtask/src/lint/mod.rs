@@ -1,5 +1,6 @@
 //! The rules of the house (docs/architecture.md) that a program can check.
 
+mod families;
 mod hygiene;
 mod kernels;
 mod seam;
@@ -53,7 +54,10 @@ pub fn run(root: &Path) -> Result<()> {
 }
 
 fn check(sources: &[Source]) -> Vec<Finding> {
-    [kernels::check, seam::check, size::check, hygiene::check].iter().flat_map(|rule| rule(sources)).collect()
+    [families::check, kernels::check, seam::check, size::check, hygiene::check]
+        .iter()
+        .flat_map(|rule| rule(sources))
+        .collect()
 }
 
 fn read_sources(root: &Path) -> Result<Vec<Source>> {

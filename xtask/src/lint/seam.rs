@@ -1,11 +1,11 @@
-//! `cuda/sm90/ptx` and `cuda/emu/ptx` are one interface: the same files, the same functions.
+//! `cuda/hopper/sm90/ptx` and `cuda/hopper/emulated/ptx` are one interface: the same files, the same functions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Finding;
 use super::source::{Source, identifiers, without_directives};
 
-const MACHINES: [&str; 2] = ["cuda/sm90/ptx", "cuda/emu/ptx"];
+const MACHINES: [&str; 2] = ["cuda/hopper/sm90/ptx", "cuda/hopper/emulated/ptx"];
 
 pub fn check(sources: &[Source]) -> Vec<Finding> {
     let [gpu, emulated] = MACHINES.map(|folder| {
@@ -147,7 +147,10 @@ mod tests {
     use super::*;
 
     fn compare(gpu: &str, emulated: &str) -> Vec<String> {
-        let sources = [Source::new("cuda/sm90/ptx/a.h", gpu), Source::new("cuda/emu/ptx/a.h", emulated)];
+        let sources = [
+            Source::new("cuda/hopper/sm90/ptx/a.h", gpu),
+            Source::new("cuda/hopper/emulated/ptx/a.h", emulated),
+        ];
         check(&sources).into_iter().map(|finding| finding.to_string()).collect()
     }
 
@@ -174,13 +177,16 @@ mod tests {
             assert_eq!(compare(base, &other).len(), 2, "{other}");
         }
         let missing = "PTX_DEVICE void h() {}\n";
-        let expected = ["cuda/sm90/ptx/a.h:2: `void h()` is not in cuda/emu/ptx/a.h"];
+        let expected = ["cuda/hopper/sm90/ptx/a.h:2: `void h()` is not in cuda/hopper/emulated/ptx/a.h"];
         assert_eq!(compare(&format!("{base}{missing}"), base), expected);
     }
 
     #[test]
     fn a_missing_file_is_found() {
-        let found = check(&[Source::new("cuda/sm90/ptx/a.h", "")]);
-        assert_eq!(found[0].to_string(), "cuda/sm90/ptx/a.h: there is no cuda/emu/ptx/a.h");
+        let found = check(&[Source::new("cuda/hopper/sm90/ptx/a.h", "")]);
+        assert_eq!(
+            found[0].to_string(),
+            "cuda/hopper/sm90/ptx/a.h: there is no cuda/hopper/emulated/ptx/a.h"
+        );
     }
 }

@@ -7,11 +7,12 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use check::probes::Effort;
+use check::probes::Findings;
+use check::probes::catalogue::{ENTRIES, Entry};
+use check::probes::tma::{Model, NO_SUCH_PAGES};
 use clap::Parser;
 use deepseek_kernels::Device;
-use deepseek_kernels::probe::catalogue::{ENTRIES, Entry};
-use deepseek_kernels::probe::tma::{Model, NO_SUCH_PAGES};
-use deepseek_kernels::probe::{Effort, Findings};
 use deepseek_kernels_hardware::processes::{Ended, run_all};
 use serde_json::{Value, json};
 

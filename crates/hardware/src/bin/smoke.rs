@@ -8,17 +8,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use check::bench::timing;
 use clap::Parser;
 use deepseek_kernels::cudarc::driver::{CudaContext, CudaStream};
-use deepseek_kernels::{
-    DataFaults, Device, EmulatorOptions, Error, F8E4M3, MMajor, Matrix, MatrixMut, Quantize1x128,
-    QuantizeSpec, ScaleFormat, Scales1x128Mut, Stream, bf16,
-};
+use deepseek_kernels::quant::{MMajor, Quantize1x128, QuantizeSpec, ScaleFormat, Scales1x128Mut};
+use deepseek_kernels::{DataFaults, Device, EmulatorOptions, Error, F8E4M3, Matrix, MatrixMut, Stream, bf16};
 use deepseek_kernels_hardware::card::Card;
 use deepseek_kernels_hardware::case::{Case, Judgement, Output, Prepared};
 use deepseek_kernels_hardware::golden::{self, Goldens, Meaning};
 use deepseek_kernels_hardware::record::{Checks, Finding};
-use deepseek_kernels_hardware::{device, resources, shapes, timing};
+use deepseek_kernels_hardware::{device, resources, shapes};
 use serde_json::{Value, json};
 
 #[derive(Parser)]

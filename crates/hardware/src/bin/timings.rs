@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use check::bench::timing;
 use clap::{Parser, ValueEnum};
 use deepseek_kernels::cudarc::driver::CudaContext;
 use deepseek_kernels::{Device, Stream};
@@ -14,7 +15,7 @@ use deepseek_kernels_hardware::card::Card;
 use deepseek_kernels_hardware::case::Case;
 use deepseek_kernels_hardware::device::{self, Variant};
 use deepseek_kernels_hardware::record::{Csv, Row};
-use deepseek_kernels_hardware::{shapes, timing};
+use deepseek_kernels_hardware::shapes;
 
 #[derive(Parser)]
 #[command(about = "Times every operation on a GPU, by graph replay, cold and warm")]

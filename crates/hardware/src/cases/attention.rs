@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::reference::inputs::AttentionClass;
-use deepseek_kernels::reference::{MlaSequence, QuantizeScale, dequantize_kv_fp8, kv_append_fp8, mla_decode};
-use deepseek_kernels::{
-    Buffer, DEFAULT_SPLIT_TOKENS, Device, EmptyLse, KvCache, KvFormat, KvPaging, Matrix, MatrixMut,
-    MlaDecode, MlaDecodeArgs, MlaDecodeSpec, MlaInstance, Stream, bf16,
+use deepseek_kernels::mla::{
+    DEFAULT_SPLIT_TOKENS, EmptyLse, KvCache, KvFormat, KvPaging, MlaDecode, MlaDecodeArgs, MlaDecodeSpec,
+    MlaInstance,
 };
+use deepseek_kernels::{Buffer, Device, Matrix, MatrixMut, Stream, bf16};
+use oracles::mla::AttentionClass;
+use oracles::mla::{MlaSequence, dequantize_kv_fp8, kv_append_fp8, mla_decode};
+use oracles::quant::QuantizeScale;
 
 use super::{SEED, repeated};
 use crate::case::{Case, Judgement, Output, Prepared, Work, unwritten};

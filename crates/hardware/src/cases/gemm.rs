@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::reference::inputs::{GemmClass, GemmInputs};
-use deepseek_kernels::reference::{Epilogue, Oracle, Output as Rounding, Sample};
-use deepseek_kernels::{
-    Buffer, Device, F8E4M3, Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmInstance, GemmOutput, MMajor, Matrix,
-    MatrixMut, OutputType, Scales1x128, Scales128x128, Stream, bf16,
-};
+use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmInstance, GemmOutput, OutputType};
+use deepseek_kernels::quant::{MMajor, Scales1x128, Scales128x128};
+use deepseek_kernels::{Buffer, Device, F8E4M3, Matrix, MatrixMut, Stream, bf16};
+use oracles::gemm::{Epilogue, Oracle, Output as Rounding, Sample};
+use oracles::gemm::{GemmClass, GemmInputs};
 
 use super::{SEED, repeated, scale_pitch};
 use crate::case::{Case, Judgement, Output, Prepared, Scalar, Work, unwritten};

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::reference::inputs::GemmInputs;
-use deepseek_kernels::reference::{Epilogue, Oracle, Output as Rounding, Sample};
-use deepseek_kernels::{
-    Buffer, Device, F8E4M3, GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, MMajor, Matrix,
-    MatrixMut, Scales1x128, Segments, Stream, bf16,
-};
+use deepseek_kernels::gemm::{GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, Segments};
+use deepseek_kernels::quant::{MMajor, Scales1x128};
+use deepseek_kernels::{Buffer, Device, F8E4M3, Matrix, MatrixMut, Stream, bf16};
+use oracles::gemm::GemmInputs;
+use oracles::gemm::{Epilogue, Oracle, Output as Rounding, Sample};
 
 use super::gemm::{inputs, padded};
 use super::{SEED, scale_pitch};

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::reference::inputs::AttentionClass;
-use deepseek_kernels::reference::{QuantizeScale, kv_append_bf16, kv_append_fp8, rope};
-use deepseek_kernels::{
-    Buffer, Device, Heads, HeadsMut, KvAppend, KvAppendArgs, KvAppendSpec, KvCacheMut, KvFormat, Matrix,
-    MatrixMut, Rope, RopeArgs, RopeSpec, RopeTable, Stream, YarnRope, bf16,
+use deepseek_kernels::mla::{
+    Heads, HeadsMut, KvAppend, KvAppendArgs, KvAppendSpec, KvCacheMut, KvFormat, Rope, RopeArgs, RopeSpec,
+    RopeTable, YarnRope,
 };
+use deepseek_kernels::{Buffer, Device, Matrix, MatrixMut, Stream, bf16};
+use oracles::mla::AttentionClass;
+use oracles::mla::{kv_append_bf16, kv_append_fp8, rope};
+use oracles::quant::QuantizeScale;
 
 use super::SEED;
 use crate::case::{Case, Judgement, Output, Prepared, Scalar, Work, unwritten};

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::reference::inputs::AttentionClass;
-use deepseek_kernels::reference::{Output as Rounding, State, merge_states};
-use deepseek_kernels::{
-    AttentionState, AttentionStateMut, Buffer, Device, KvFormat, Matrix, MatrixMut, MergeStates,
-    MergeStatesSpec, Stream, bf16,
-};
+use deepseek_kernels::mla::{AttentionState, AttentionStateMut, KvFormat, MergeStates, MergeStatesSpec};
+use deepseek_kernels::{Buffer, Device, Matrix, MatrixMut, Stream, bf16};
+use oracles::gemm::Output as Rounding;
+use oracles::mla::AttentionClass;
+use oracles::mla::{State, merge_states};
 
 use super::SEED;
 use crate::case::{Case, Judgement, Output, Prepared, Work, unwritten};

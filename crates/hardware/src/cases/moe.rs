@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::reference::inputs::GemmClass;
-use deepseek_kernels::reference::{
-    ExpertMatrices, GateModel, MoeLayerModel, QuantizeScale, calc_diff, moe_layer,
-};
-use deepseek_kernels::{
-    Buffer, Device, ExpertWeights, F8E4M3, GateSpec, Matrix, MatrixMut, MoeLayer, MoeLayerArgs, MoeLayerSpec,
-    ScaleFormat, Stream, bf16,
-};
+use check::router::gate_model;
+use deepseek_kernels::moe::{ExpertWeights, MoeLayer, MoeLayerArgs, MoeLayerSpec};
+use deepseek_kernels::quant::ScaleFormat;
+use deepseek_kernels::router::GateSpec;
+use deepseek_kernels::{Buffer, Device, F8E4M3, Matrix, MatrixMut, Stream, bf16};
+use oracles::gemm::GemmClass;
+use oracles::mla::calc_diff;
+use oracles::moe::{ExpertMatrices, MoeLayerModel, moe_layer};
+use oracles::quant::QuantizeScale;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
@@ -190,7 +191,7 @@ impl Prepared for Problem {
         let Inputs { x, gate: gate_weight, bias, gate_up, down } = &*self.inputs;
         let tokens = gate.tokens.min(JUDGED);
         let model = MoeLayerModel {
-            gate: GateModel::from(&gate),
+            gate: gate_model(&gate),
             gate_weight,
             bias: Some(bias),
             hidden: gate.hidden,

@@ -3,12 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::reference::inputs::AttentionClass;
-use deepseek_kernels::reference::{HeadProduct, Side as Product};
-use deepseek_kernels::{
-    AbsorbOutputArgs, AbsorbQueryArgs, Buffer, Device, KvFormat, Matrix, MatrixMut, MlaAbsorb, MlaAbsorbSpec,
-    Stream, bf16,
-};
+use deepseek_kernels::mla::{AbsorbOutputArgs, AbsorbQueryArgs, KvFormat, MlaAbsorb, MlaAbsorbSpec};
+use deepseek_kernels::{Buffer, Device, Matrix, MatrixMut, Stream, bf16};
+use oracles::mla::AttentionClass;
+use oracles::mla::{HeadProduct, Side as Product};
 
 use super::{SEED, repeated};
 use crate::case::{Case, Judgement, Output, Prepared, Work, unwritten};

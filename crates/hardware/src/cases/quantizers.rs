@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::reference::inputs::quantizer_rows;
-use deepseek_kernels::reference::{QuantizeScale, Quantized, quantize_1x128, quantize_128x128};
-use deepseek_kernels::{
-    Buffer, Device, F8E4M3, MMajor, Matrix, MatrixMut, Quantize1x128, Quantize128x128, QuantizeSpec,
-    RowMajor, ScaleFormat, Scales1x128, Scales1x128Mut, Scales128x128Mut, Stream, TransposeScales, bf16,
+use deepseek_kernels::quant::{
+    MMajor, Quantize1x128, Quantize128x128, QuantizeSpec, RowMajor, ScaleFormat, Scales1x128, Scales1x128Mut,
+    Scales128x128Mut, TransposeScales,
 };
+use deepseek_kernels::{Buffer, Device, F8E4M3, Matrix, MatrixMut, Stream, bf16};
+use oracles::quant::quantizer_rows;
+use oracles::quant::{QuantizeScale, Quantized, quantize_1x128, quantize_128x128};
 
 use super::{SEED, repeated};
 use crate::case::{Case, Judgement, Output, Prepared, Work, unwritten};

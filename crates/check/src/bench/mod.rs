@@ -1,0 +1,5 @@
+//! What the benches share.
+
+pub mod acceptance;
+pub mod gpu;
+pub mod timing;

@@ -1,0 +1,95 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use regex::Regex;
+
+use crate::verify::shapes::Layer;
+
+/// Hand-written Hopper kernels for DeepSeek-style models.
+#[derive(Parser)]
+#[command(version)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run every operation and judge its results: on DeepSeek-V3 layers, or on a model of yours
+    ///
+    /// Every result is compared with a CPU reference, element by element. Exit code: 0 when all checks pass, 1 when
+    /// one fails, 2 when nothing could be checked (no such device, a file that cannot be used, a wrong option).
+    Verify(VerifyArgs),
+    /// Write a CUDA driver that needs no GPU: it checks every call and runs this crate's kernels on the emulated Hopper
+    ///
+    /// A program started with LD_LIBRARY_PATH=DIR finds it instead of a real one. Exit code: 0, or 2 when it could not
+    /// be written.
+    Driver(DriverArgs),
+}
+
+#[derive(Args)]
+pub struct DriverArgs {
+    /// The folder to write libcuda.so.1 into; it must exist, and a file of that name is replaced
+    #[arg(long, value_name = "DIR")]
+    pub into: PathBuf,
+}
+
+#[derive(Args)]
+pub struct VerifyArgs {
+    /// Where to run: `auto` takes the first GPU and falls back to the emulated Hopper
+    #[arg(long, value_enum, default_value_t)]
+    pub device: DeviceChoice,
+
+    /// Rows of activations [default: 4096,128,64,1 on a GPU, few on the emulator; 64 with --weights]
+    #[arg(long, value_delimiter = ',', value_name = "M,...", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub m: Vec<u32>,
+
+    /// Take the sizes of the emulator on a GPU too: seconds instead of minutes
+    #[arg(long, conflicts_with_all = ["m", "weights"])]
+    pub small: bool,
+
+    /// Layers to run instead of those of DeepSeek-V3: n a multiple of 8, k of 128
+    #[arg(long, value_delimiter = ',', value_name = "NxK,...", conflicts_with = "weights")]
+    pub shapes: Vec<Layer>,
+
+    /// Check the matrices of a model instead: quantise them, multiply them with activations of real scale, and report
+    /// the error of the kernels and the error of FP8 apart
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub weights: Option<PathBuf>,
+
+    /// Take only tensors whose name matches
+    #[arg(long, value_name = "REGEX", requires = "weights")]
+    pub tensor: Option<Regex>,
+
+    /// Chooses inputs and samples; the same seed gives the same run
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+
+    /// Write the results to a file too
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum DeviceChoice {
+    /// The first GPU, or else the emulated Hopper
+    #[default]
+    Auto,
+    /// The first GPU
+    Gpu,
+    /// A Hopper emulated on the CPU
+    Emulated,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,14 @@
+//! What judges the kernels: devices, guarded operands, the cases of every operation, and `verify`.
+
+pub mod bench;
+pub mod cli;
+pub mod devices;
+pub mod driver;
+pub mod gemm;
+pub mod memory;
+pub mod mla;
+pub mod moe;
+#[cfg(feature = "probes")]
+pub mod probes;
+pub mod router;
+pub mod verify;

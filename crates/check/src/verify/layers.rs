@@ -1,0 +1,114 @@
+//! Which checks a list of layers gets.
+
+use deepseek_kernels::DeviceKind;
+use deepseek_kernels::quant::ScaleFormat;
+use oracles::gemm::GemmClass;
+
+use super::absorb::AbsorbJob;
+use super::attention;
+use super::gemm::{GemmJob, OUTPUTS, Output};
+use super::grouped::GroupedJob;
+use super::kv_cache::KvCacheJob;
+use super::moe::MoeJob;
+use super::quantize::{Kind, QuantizeJob};
+use super::routed::RoutedJob;
+use super::router::RouterJob;
+use super::runner::Job;
+use super::shapes::{EMULATED_EXPERTS, EMULATED_ROWS, EMULATED_TOKENS, EXPERT, GPU_EXPERTS, GPU_ROWS, Layer};
+
+/// Integers that only one result is right for, and normal data with outlier channels.
+const CLASSES: [GemmClass; 2] = [GemmClass::X1b, GemmClass::N3];
+const FORMATS: [ScaleFormat; 2] = [ScaleFormat::Fp32, ScaleFormat::PowerOfTwo];
+
+/// Every output of the GEMM on every class of inputs at every m, every quantiser.
+pub fn everything(layers: &[Layer], rows: &[usize], seed: u64) -> Vec<Box<dyn Job>> {
+    let mut jobs: Vec<Box<dyn Job>> = Vec::new();
+    for &layer in layers {
+        for &m in rows {
+            jobs.extend(CLASSES.map(|class| gemm(class, m, layer, OUTPUTS.to_vec(), seed)));
+        }
+    }
+    jobs.extend(activation_jobs(layers, rows, seed));
+    let formats = |layer| FORMATS.map(|format| weight_job(layer, format, seed));
+    jobs.extend(layers.iter().copied().flat_map(formats));
+    jobs
+}
+
+/// Each layer meets each output of the GEMM once and one format of scales. Inputs and m change from layer to layer, so
+/// that four layers see every combination.
+pub fn rotating(layers: &[Layer], seed: u64) -> Vec<Box<dyn Job>> {
+    let mut jobs: Vec<Box<dyn Job>> = Vec::new();
+    for (i, &layer) in layers.iter().enumerate() {
+        for (j, &output) in OUTPUTS.iter().enumerate() {
+            let (class, m) = (CLASSES[(i + j) % 2], EMULATED_ROWS[(i / 2 + j / 2) % 2]);
+            jobs.push(gemm(class, m, layer, vec![output], seed));
+        }
+    }
+    jobs.extend(activation_jobs(layers, &EMULATED_ROWS, seed));
+    jobs.extend(layers.iter().enumerate().map(|(i, &layer)| weight_job(layer, FORMATS[i % 2], seed)));
+    jobs
+}
+
+/// Routed experts: their router, the steps around their GEMMs, their two projections for experts with rows enough for several tiles, few,
+/// one, and none, and a whole layer.
+pub fn experts(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
+    let (tokens, rows, layer) = match kind {
+        DeviceKind::Cuda => (GPU_ROWS[0], &GPU_EXPERTS[..], MoeJob { tokens: 8, width: 2048, seed, ..MOE }),
+        DeviceKind::Emulated => (EMULATED_TOKENS, &EMULATED_EXPERTS[..], MoeJob { seed, ..MOE }),
+    };
+    let grouped = |layer| Box::new(GroupedJob { layer, rows: rows.to_vec(), seed }) as Box<dyn Job>;
+    let mut jobs: Vec<Box<dyn Job>> = EXPERT.map(grouped).into();
+    jobs.push(Box::new(RouterJob { tokens, seed }));
+    jobs.push(Box::new(RoutedJob { tokens, seed }));
+    jobs.push(Box::new(layer));
+    jobs
+}
+
+/// Latent attention over both caches, and what surrounds it: the cache's rows, and the heads of DeepSeek-V3 or those of one
+/// of eight ranks.
+pub fn attention(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
+    let (tokens, absorbed, heads) = match kind {
+        DeviceKind::Cuda => (GPU_ROWS[0], 64, 128),
+        DeviceKind::Emulated => (EMULATED_TOKENS, EMULATED_TOKENS, 16),
+    };
+    let mut jobs: Vec<Box<dyn Job>> =
+        vec![Box::new(KvCacheJob { tokens, seed }), Box::new(AbsorbJob { tokens: absorbed, heads, seed })];
+    jobs.extend(attention::jobs(kind, seed).into_iter().map(|job| Box::new(job) as Box<dyn Job>));
+    jobs
+}
+
+/// What the emulator can compute in seconds.
+const MOE: MoeJob =
+    MoeJob { tokens: 3, experts: 16, top_k: 4, groups: 4, kept_groups: 2, width: 256, seed: 0 };
+
+/// What a reader of the emulator's results has to know about them.
+pub fn rotation_note() -> String {
+    format!(
+        "m is reduced to {EMULATED_ROWS:?} (a GPU runs {GPU_ROWS:?}), experts to a few narrow ones, routed tokens to \
+         {EMULATED_TOKENS}, and inputs rotate over the layers: sizes for an emulator, which executes every instruction in \
+         software"
+    )
+}
+
+fn gemm(class: GemmClass, m: usize, layer: Layer, outputs: Vec<Output>, seed: u64) -> Box<dyn Job> {
+    Box::new(GemmJob { class, m, layer, outputs, seed })
+}
+
+/// Activations depend on k alone, and several layers share one.
+fn activation_jobs(layers: &[Layer], rows: &[usize], seed: u64) -> Vec<Box<dyn Job>> {
+    let mut widths: Vec<usize> = layers.iter().map(|layer| layer.k).collect();
+    widths.sort_unstable();
+    widths.dedup();
+    let kinds = [Kind::Rows(ScaleFormat::Fp32), Kind::RowsRowMajor(ScaleFormat::PowerOfTwo), Kind::Transpose];
+    let mut jobs: Vec<Box<dyn Job>> = Vec::new();
+    for k in widths {
+        for &rows in rows {
+            jobs.extend(kinds.map(|kind| Box::new(QuantizeJob { kind, rows, k, seed }) as Box<dyn Job>));
+        }
+    }
+    jobs
+}
+
+fn weight_job(layer: Layer, format: ScaleFormat, seed: u64) -> Box<dyn Job> {
+    Box::new(QuantizeJob { kind: Kind::Blocks(format), rows: layer.n, k: layer.k, seed })
+}

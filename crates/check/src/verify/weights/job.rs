@@ -1,0 +1,193 @@
+//! One matrix of a model: quantised, multiplied, and both kinds of error measured.
+
+use std::sync::Arc;
+
+use deepseek_kernels::gemm::Fp8GemmSpec;
+use deepseek_kernels::quant::{MMajor, ScaleFormat};
+use deepseek_kernels::{Device, F8E4M3, bf16};
+use oracles::gemm::{Epilogue, Operands, Oracle, Output, Sample, reference};
+use oracles::quant::{QuantizeScale, quantize_1x128, quantize_128x128};
+use rayon::prelude::*;
+
+use super::matrix::Original;
+use super::select::{Stored, unused};
+use crate::verify::data::activations;
+use crate::verify::gemm::{Loaded, Product, multiply};
+use crate::verify::judge::{Cell, judge, same_codes, sample, written};
+use crate::verify::machine::text;
+use crate::verify::quantize::{ScaleSpace, quantize_blocks, quantize_rows};
+use crate::verify::report::{Check, MatrixReport, Row};
+use crate::verify::runner::{Job, Outcome};
+use crate::verify::shapes::Shape;
+
+/// The work on a matrix, for each number of rows of activations.
+pub fn jobs(matrix: Stored, rows: &[usize], seed: u64) -> Vec<Box<dyn Job>> {
+    let matrix = Arc::new(matrix);
+    let job = |&m| Box::new(MatrixJob { matrix: Arc::clone(&matrix), m, seed }) as Box<dyn Job>;
+    rows.iter().map(job).collect()
+}
+
+struct MatrixJob {
+    matrix: Arc<Stored>,
+    m: usize,
+    seed: u64,
+}
+
+/// A quantised operand: on the host for the references, and where it comes from.
+struct Weights {
+    q: Vec<F8E4M3>,
+    sf: Vec<f32>,
+    check: Option<Check>,
+}
+
+struct Measured {
+    instance: String,
+    seconds: Option<f64>,
+    checks: Vec<Check>,
+    quantisation_error: Option<f64>,
+}
+
+impl Job for MatrixJob {
+    fn label(&self) -> String {
+        format!("{} {}", self.matrix.name, self.shape())
+    }
+
+    fn cost(&self) -> u128 {
+        let (n, k) = self.matrix.padded();
+        self.m.max(64) as u128 * n as u128 * k as u128
+    }
+
+    fn run(&self, device: &Device) -> Outcome {
+        let measured = Original::read(&self.matrix).and_then(|original| match self.unfit(&original) {
+            Some(reason) => Ok(Err(reason)),
+            None => self.measure(device, &original).map(Ok),
+        });
+        match measured {
+            Ok(Ok(measured)) => Outcome::Rows(vec![self.row(measured)]),
+            Ok(Err(reason)) => Outcome::Unused(unused(&self.matrix.name, &self.matrix.info, reason)),
+            Err(failure) => Outcome::Rows(vec![self.row(Measured {
+                instance: String::new(),
+                seconds: None,
+                checks: vec![Check::failed("run", failure)],
+                quantisation_error: None,
+            })]),
+        }
+    }
+}
+
+impl MatrixJob {
+    fn shape(&self) -> Shape {
+        let (n, k) = self.matrix.padded();
+        Shape { m: self.m, n: Some(n), k }
+    }
+
+    /// Why the values cannot be used, if they cannot.
+    fn unfit(&self, original: &Original) -> Option<String> {
+        let worst = (0..self.matrix.n).into_par_iter().map(|row| {
+            original
+                .row(row)
+                .into_iter()
+                .map(f64::abs)
+                .fold(0.0, |a, b| if b.is_nan() || b > a { b } else { a })
+        });
+        let bad = |&x: &f64| x.is_nan() || x > bf16::MAX.to_f64();
+        let bad = worst.find_any(bad)?;
+        Some(if bad.is_finite() { "a value beyond the range of BF16" } else { "holds Inf or NaN" }.to_owned())
+    }
+
+    fn measure(&self, device: &Device, original: &Original) -> Result<Measured, String> {
+        let ((n, k), m) = (self.matrix.padded(), self.m);
+        let x = activations(m, self.matrix.k, k, self.seed);
+        let space = ScaleSpace::<MMajor>::new(m, k);
+        let a = quantize_rows(device, &x, (m, k), ScaleFormat::Fp32, &space)?;
+        let (a_codes, a_scales) = a.to_vecs()?;
+        let a_scales = space.dense(&a_scales);
+        let expected = quantize_1x128(&x, m, k, k, QuantizeScale::Fp32).map_err(text)?;
+        let mut checks =
+            vec![same_codes("codes of a", (&a_codes, &a_scales), (&expected.q, &expected.sf), k)];
+        let weights = self.weights(device, original)?;
+        checks.extend(weights.check);
+
+        let loaded = Loaded {
+            a: a.q,
+            sfa: a.sf,
+            b: device.upload(&weights.q).map_err(text)?,
+            sfb: device.upload(&weights.sf).map_err(text)?,
+        };
+        let spec = Fp8GemmSpec { m, n, k, accumulate: false };
+        let Product { d, instance, seconds } = multiply(device, &loaded, spec, &vec![bf16::SENTINEL; m * n])?;
+        checks.push(written(&d, n));
+        let operands =
+            Operands::new((m, n, k), &a_codes, &a_scales, &weights.q, &weights.sf).map_err(text)?;
+        let got = |row: usize, column: usize| d[row * n + column].to_f32();
+        let epilogue = Epilogue::store(Output::Bf16);
+        checks.extend(
+            [Oracle::BitModel, Oracle::Bound].map(|o| judge(o, &operands, &epilogue, &got, self.seed)),
+        );
+        Ok(Measured {
+            instance,
+            seconds,
+            checks,
+            quantisation_error: Some(self.quantisation_error(&operands, &x, original)),
+        })
+    }
+
+    /// FP8 is used as stored; anything else is quantised on the device.
+    fn weights(&self, device: &Device, original: &Original) -> Result<Weights, String> {
+        let (n, k) = self.matrix.padded();
+        if self.matrix.scales.is_some() {
+            let (q, sf) = original.to_fp8((n, k));
+            return Ok(Weights { q, sf, check: None });
+        }
+        let x = original.to_bf16((n, k));
+        let (q, sf) = quantize_blocks(device, &x, (n, k), ScaleFormat::Fp32)?.to_vecs()?;
+        let expected = quantize_128x128(&x, n, k, k, QuantizeScale::Fp32).map_err(text)?;
+        let check = same_codes("codes of b", (&q, &sf), (&expected.q, &expected.sf), k);
+        Ok(Weights { q, sf, check: Some(check) })
+    }
+
+    /// `||Q - O|| / ||O||` of the products of the quantised and of the original operands, on a sample of D.
+    fn quantisation_error(&self, operands: &Operands, x: &[bf16], original: &Original) -> f64 {
+        /// Products in f64, well below a second.
+        const BUDGET: usize = 1 << 28;
+        let (m, _, padded) = operands.shape();
+        let Sample { rows, columns } = sample((m, self.matrix.n, self.matrix.k), BUDGET, self.seed);
+        let quantised = reference(operands, &Sample { rows: rows.clone(), columns: columns.clone() });
+        let per_column = |(index, &column): (usize, &usize)| {
+            let weights = original.row(column);
+            let (mut error, mut norm) = (0.0, 0.0);
+            for (i, row) in rows.iter().enumerate() {
+                let x = &x[row * padded..][..weights.len()];
+                let exact: f64 = x.iter().zip(&weights).map(|(x, w)| x.to_f64() * w).sum();
+                error += (quantised[i * columns.len() + index] - exact).powi(2);
+                norm += exact.powi(2);
+            }
+            (error, norm)
+        };
+        let sums = columns.par_iter().enumerate().map(per_column).collect::<Vec<_>>();
+        let (error, norm) = sums.into_iter().fold((0.0, 0.0), |sum, add| (sum.0 + add.0, sum.1 + add.1));
+        if norm == 0.0 { 0.0 } else { (error / norm).sqrt() }
+    }
+
+    fn row(&self, measured: Measured) -> Row {
+        let Stored { name, info, n, k, scales, .. } = &*self.matrix;
+        let padded = (self.matrix.padded() != (*n, *k)).then(|| format!("padded from [{n}, {k}]"));
+        let stored = scales.is_some().then(|| "FP8 as stored".to_owned());
+        let notes: Vec<String> = padded.into_iter().chain(stored).collect();
+        Row {
+            operation: "quantise and multiply".to_owned(),
+            shape: self.shape().to_string(),
+            instance: measured.instance,
+            data: "activations".to_owned(),
+            checks: measured.checks,
+            seconds: measured.seconds,
+            matrix: Some(MatrixReport {
+                tensor: name.clone(),
+                dtype: info.dtype.to_string(),
+                tensor_shape: [*n, *k],
+                quantisation_error: measured.quantisation_error,
+                note: (!notes.is_empty()).then(|| notes.join("; ")),
+            }),
+        }
+    }
+}

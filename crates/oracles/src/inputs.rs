@@ -1,0 +1,492 @@
+//! Seeded test inputs. Each class is named for what it makes visible; the same seed gives the same bytes
+//! everywhere.
+
+use std::fmt;
+use std::str::FromStr;
+
+use float8::F8E4M3;
+use half::bf16;
+use rand::{Rng, RngExt, SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
+use rand_distr::StandardNormal;
+use rayon::prelude::*;
+
+use crate::codec::{E4M3_NAN, encode_e4m3};
+use crate::gemm::{Operands, Oracle};
+use crate::quant::{QuantizeScale, Quantized, quantize_1x128, quantize_128x128};
+use crate::{BLOCK, ShapeError, check_k};
+
+/// A class of GEMM inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GemmClass {
+    /// Exact integers in [-8, 8], scales in {1, 2, 4} of which neighbours differ: indexing, swizzles,
+    /// tails, scale indices, tile order, BF16 partial sums.
+    X1a,
+    /// Exact non-negative integers in [0, 8], scales as X1a: the same, and from K = 2048 a missing
+    /// promotion.
+    X1b,
+    /// Row r of A is one-hot, B holds any finite code, scales as X1a: which byte landed where.
+    X2,
+    /// Normal data, quantised with FP32 scales: the baseline.
+    N1,
+    /// As N1, all values positive: a missing promotion and the bias of truncation.
+    N2,
+    /// As N1, one column of A in 64 times 200: errors in the scale of one block.
+    N3,
+    /// As N1, but 15 of 16 products in a block cancel one of its other k steps: results far below `sum |a
+    /// b|`.
+    N4,
+    /// All ones. From K = 16384 a missing promotion stalls.
+    N5,
+    /// All 254 finite codes in A and in B, FP32 scales.
+    V1,
+    /// As V1, with a NaN code in one row of A in five and one of B in seven.
+    V1Nan,
+    /// Special scales in one K block: zeros, subnormals, 1e-23, 2^127, Inf, NaN, negative; some blocks of A
+    /// are zero.
+    V2,
+}
+
+impl GemmClass {
+    /// Every class.
+    pub const ALL: [Self; 11] = [
+        Self::X1a,
+        Self::X1b,
+        Self::X2,
+        Self::N1,
+        Self::N2,
+        Self::N3,
+        Self::N4,
+        Self::N5,
+        Self::V1,
+        Self::V1Nan,
+        Self::V2,
+    ];
+
+    /// The oracles that judge this class.
+    pub const fn oracles(self) -> &'static [Oracle] {
+        match self {
+            Self::X1a | Self::X1b | Self::X2 | Self::N5 => &[Oracle::Exact, Oracle::BitModel, Oracle::Bound],
+            _ => &[Oracle::BitModel, Oracle::Bound],
+        }
+    }
+
+    /// Operands of this class.
+    pub fn generate(self, (m, n, k): (usize, usize, usize), seed: u64) -> Result<GemmInputs, ShapeError> {
+        check_k(k)?;
+        let k_blocks = k / BLOCK;
+        let n_blocks = n.div_ceil(BLOCK);
+        let seed = Seed(seed);
+        let exact_scales = || {
+            let sfa = distinct_neighbours(k_blocks, m, seed.rng(Stream::ScaleA, 0));
+            (sfa, distinct_neighbours(n_blocks, k_blocks, seed.rng(Stream::ScaleB, 0)))
+        };
+        let any_scales = || {
+            let scale = |stream| seed.rng(stream, 0).random_iter::<f32>().map(|x| (0.5 + x) / 64.0);
+            let sfa = scale(Stream::ScaleA).take(k_blocks * m).collect();
+            (sfa, scale(Stream::ScaleB).take(n_blocks * k_blocks).collect())
+        };
+        let inputs = |a, b, (sfa, sfb)| GemmInputs { m, n, k, a, sfa, b, sfb };
+        let codes = |stream, rows, fill: &RowFill| seed.matrix(stream, rows, k, fill);
+        let integers = |range: std::ops::RangeInclusive<i8>| {
+            let fill = move |rng: &mut Xoshiro256PlusPlus, _, row: &mut [F8E4M3]| {
+                row.fill_with(|| code(f32::from(rng.random_range(range.clone()))));
+            };
+            inputs(codes(Stream::A, m, &fill), codes(Stream::B, n, &fill), exact_scales())
+        };
+        let finite_codes =
+            || inputs(codes(Stream::A, m, &every_code), codes(Stream::B, n, &every_code), any_scales());
+
+        Ok(match self {
+            Self::X1a => integers(-8..=8),
+            Self::X1b => integers(0..=8),
+            Self::X2 => {
+                // A stride without a common factor with K: few rows reach every part of K, K rows reach all
+                // of it.
+                let one_hot = |_: &mut Xoshiro256PlusPlus, index: usize, row: &mut [F8E4M3]| {
+                    row.fill(F8E4M3::from_bits(0));
+                    row[index * 4099 % k] = code(1.0);
+                };
+                inputs(codes(Stream::A, m, &one_hot), codes(Stream::B, n, &every_code), exact_scales())
+            }
+            Self::N1 => quantised((m, n, k), &|x, _| x, &|x, _| x, seed)?,
+            Self::N2 => quantised((m, n, k), &|x, _| x.abs(), &|x, _| x.abs(), seed)?,
+            Self::N3 => {
+                let outlier = outlier_columns(k, seed);
+                quantised((m, n, k), &|x, column| x * outlier[column], &|x, _| x, seed)?
+            }
+            Self::N4 => {
+                let mut inputs = quantised((m, n, k), &|x, _| x, &|x, _| x, seed)?;
+                inputs.cancel();
+                inputs
+            }
+            Self::N5 => {
+                let (a, b) = (vec![code(1.0); m * k], vec![code(1.0); n * k]);
+                inputs(a, b, (vec![1.0; k_blocks * m], vec![1.0; n_blocks * k_blocks]))
+            }
+            Self::V1 => finite_codes(),
+            Self::V1Nan => {
+                let mut inputs = finite_codes();
+                inputs.plant_nan_codes(seed);
+                inputs
+            }
+            Self::V2 => {
+                let mut inputs = finite_codes();
+                inputs.plant_special_scales(seed);
+                inputs
+            }
+        })
+    }
+}
+
+impl fmt::Display for GemmClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// The name of a class that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected the name of an input class such as X1a, got {0}")]
+pub struct UnknownClass(String);
+
+impl FromStr for GemmClass {
+    type Err = UnknownClass;
+
+    fn from_str(name: &str) -> Result<Self, UnknownClass> {
+        let named = |class: &Self| class.to_string().eq_ignore_ascii_case(name);
+        Self::ALL.into_iter().find(named).ok_or_else(|| UnknownClass(name.to_owned()))
+    }
+}
+
+/// One is first, so that the first row and the first 128 columns see each special value alone.
+const SPECIAL_SCALES: [f32; 11] = [
+    1.0,
+    0.0,
+    -0.0,
+    f32::from_bits(1),
+    f32::MIN_POSITIVE,
+    1e-23,
+    f32::from_bits(254 << 23),
+    f32::INFINITY,
+    f32::NAN,
+    -1.5,
+    -1e-40,
+];
+
+/// One column in 64 times 200, the others as they are.
+fn outlier_columns(k: usize, seed: Seed) -> Vec<f32> {
+    let mut factors = vec![1.0; k];
+    let mut rng = seed.rng(Stream::Columns, 0);
+    for stretch in factors.chunks_mut(64) {
+        stretch[rng.random_range(0..stretch.len())] = 200.0;
+    }
+    factors
+}
+
+/// The operands of a GEMM, densely packed.
+#[derive(Clone, Debug)]
+pub struct GemmInputs {
+    /// Rows of D.
+    pub m: usize,
+    /// Columns of D.
+    pub n: usize,
+    /// Elements of a sum.
+    pub k: usize,
+    /// E4M3 `[m, k]`.
+    pub a: Vec<F8E4M3>,
+    /// Scales of `a` `[k/128, m]`.
+    pub sfa: Vec<f32>,
+    /// E4M3 `[n, k]`.
+    pub b: Vec<F8E4M3>,
+    /// Scales of `b` `[ceil(n/128), k/128]`.
+    pub sfb: Vec<f32>,
+}
+
+impl GemmInputs {
+    /// A repeats itself 64 elements on and B repeats itself negated: products cancel two k steps later.
+    fn cancel(&mut self) {
+        let cancels = |i: &usize| i % BLOCK < 64 && i % 16 != 5;
+        for i in (0..self.a.len()).filter(cancels) {
+            self.a[i + 64] = self.a[i];
+        }
+        for i in (0..self.b.len()).filter(cancels) {
+            self.b[i + 64] = F8E4M3::from_bits(self.b[i].to_bits() ^ 0x80);
+        }
+    }
+
+    /// A NaN code in one row of A in five and one of B in seven.
+    fn plant_nan_codes(&mut self, seed: Seed) {
+        let k = self.k;
+        let mut rng = seed.rng(Stream::Columns, 0);
+        let mut plant = |matrix: &mut [F8E4M3], one_in: usize| {
+            for (index, row) in matrix.chunks_mut(k.max(1)).enumerate().skip(one_in / 2).step_by(one_in) {
+                let sign = if index % 2 == 0 { 0 } else { 0x80 };
+                row[rng.random_range(0..k)] = F8E4M3::from_bits(E4M3_NAN | sign);
+            }
+        };
+        plant(&mut self.a, 5);
+        plant(&mut self.b, 7);
+    }
+
+    /// Special scales in one K block, on every other stretch of rows above zeros.
+    fn plant_special_scales(&mut self, seed: Seed) {
+        let Self { m, k, .. } = *self;
+        let k_blocks = k / BLOCK;
+        if k_blocks == 0 {
+            return;
+        }
+        let g = seed.rng(Stream::Columns, 0).random_range(0..k_blocks);
+        for row in 0..m {
+            self.sfa[g * m + row] = SPECIAL_SCALES[row % SPECIAL_SCALES.len()];
+            if row / SPECIAL_SCALES.len() % 2 == 1 {
+                self.a[row * k + g * BLOCK..][..BLOCK].fill(F8E4M3::from_bits(0));
+            }
+        }
+        for (block, scales) in self.sfb.chunks_mut(k_blocks).enumerate() {
+            scales[g] = SPECIAL_SCALES[block % SPECIAL_SCALES.len()];
+        }
+    }
+
+    /// A view for the references and oracles; an error if a vector no longer fits the shape.
+    pub fn operands(&self) -> Result<Operands<'_>, ShapeError> {
+        Operands::new((self.m, self.n, self.k), &self.a, &self.sfa, &self.b, &self.sfb)
+    }
+}
+
+/// Rows `[m, k]` for a quantiser whose amax is, in turn: 0 (of both signs), the smallest BF16, 1e-30,
+/// 2^-126, the floor 1e-4, 448, 450, the largest BF16, Inf, NaN, Inf and NaN among large values, and that
+/// of normal data.
+///
+/// The special value is the block's largest and sits at a random place of every block; the rest is smaller.
+pub fn quantizer_rows(m: usize, k: usize, seed: u64) -> Vec<bf16> {
+    const AMAX: [f32; 12] = [
+        0.0,
+        9.2e-41,
+        1e-30,
+        f32::MIN_POSITIVE,
+        1e-4,
+        448.0,
+        450.0,
+        f32::MAX,
+        f32::INFINITY,
+        f32::NAN,
+        -448.0,
+        3.0,
+    ];
+    let largest = |amax: f32| if amax == f32::MAX { bf16::MAX } else { bf16::from_f32(amax) };
+    let seed = Seed(seed);
+    let fill = |(index, row): (usize, &mut [bf16])| {
+        let mut rng = seed.rng(Stream::A, index as u64);
+        let amax = AMAX[index % AMAX.len()];
+        let size = if amax.is_finite() { largest(amax).to_f32().abs() } else { 1e3 };
+        for block in row.chunks_mut(BLOCK) {
+            block.fill_with(|| bf16::from_f32(size * rng.random_range(-1.0..1.0)));
+            let place = rng.random_range(0..block.len());
+            block[place] = largest(amax);
+            if amax == -448.0 {
+                block[(place + 1) % BLOCK] = bf16::NEG_INFINITY;
+                block[(place + 2) % BLOCK] = bf16::NAN;
+            }
+        }
+    };
+    let mut x = vec![bf16::ZERO; m * k];
+    x.par_chunks_mut(k.max(1)).enumerate().for_each(fill);
+    x
+}
+
+/// A class of attention inputs, for scales from 1/26 to 1/7.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AttentionClass {
+    /// Normal data over 10, clamped to +-1: the baseline, and nearly the same probability for every key.
+    N1,
+    /// As N1, all values positive: what is added up only grows.
+    N2,
+    /// Logits of some hundreds: few keys count, and the running maximum grows often.
+    N3,
+    /// All logits below -5e4, values positive: no stand-in for -inf may be larger.
+    N4,
+    /// Queries of zeros, values small integers. From a power of two of keys the mean comes out to the bit.
+    X3,
+    /// For each query another key counts alone, and its value comes out to the bit: order, and every border.
+    X4,
+}
+
+/// The queries and keys of one sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttentionInputs {
+    /// `[queries, 576]`.
+    pub q: Vec<bf16>,
+    /// `[n, 576]`.
+    pub keys: Vec<bf16>,
+}
+
+impl AttentionClass {
+    /// Every class.
+    pub const ALL: [Self; 6] = [Self::N1, Self::N2, Self::N3, Self::N4, Self::X3, Self::X4];
+
+    /// Whether every correct kernel gives the nearest BF16 to every output of a query that sees `keys` keys.
+    pub const fn is_exact(self, keys: usize) -> bool {
+        match self {
+            Self::X3 => keys.is_power_of_two(),
+            Self::X4 => keys > 0,
+            _ => false,
+        }
+    }
+
+    /// `queries` queries and `keys` keys, of which every query sees the first `seen` at least; only X4 heeds that.
+    pub fn generate(self, queries: usize, keys: usize, seen: usize, seed: u64) -> AttentionInputs {
+        const LATENT: usize = 512;
+        const WIDTH: usize = 576;
+        let seed = Seed(seed);
+        let normal = |stream, rows, shape: &Shape| seed.normal(stream, rows, WIDTH, shape);
+        let small = |x: f32, _| (x / 10.0).clamp(-1.0, 1.0);
+        let positive = |x: f32, _| (x / 10.0).abs().min(1.0);
+        let (q, keys) = match self {
+            Self::N1 => (normal(Stream::A, queries, &small), normal(Stream::B, keys, &small)),
+            Self::N2 => (normal(Stream::A, queries, &positive), normal(Stream::B, keys, &positive)),
+            Self::N3 => {
+                let large = |x: f32, _| 12.0 * x;
+                (normal(Stream::A, queries, &large), normal(Stream::B, keys, &large))
+            }
+            Self::N4 => {
+                // 15 products of -2^17, and one that tells the keys apart: a single step makes a small error of the
+                // large sum.
+                let q = |_, column| match column {
+                    LATENT => 1.0,
+                    513..528 => -512.0,
+                    _ => 0.0,
+                };
+                let key = |x: f32, column| match column {
+                    0..LATENT => positive(x, column),
+                    LATENT => 16.0 * x,
+                    _ => 256.0,
+                };
+                (normal(Stream::A, queries, &q), normal(Stream::B, keys, &key))
+            }
+            Self::X3 => {
+                let key =
+                    |x: f32, column| if column < LATENT { (4.0 * x).round().clamp(-8.0, 8.0) } else { x };
+                (vec![bf16::ZERO; queries * WIDTH], normal(Stream::B, keys, &key))
+            }
+            Self::X4 => {
+                // Signs tell the keys apart: 64 equal ones make 2^14, 64 random ones rarely half of it. No value is
+                // 0, so that a p of less than 2^-150 changes none.
+                let key = |x: f32, column| match column {
+                    0..LATENT => 1.0 + x.abs(),
+                    _ => 16_f32.copysign(x),
+                };
+                let keys = normal(Stream::B, keys, &key);
+                let mut q = vec![bf16::ZERO; queries * WIDTH];
+                for (index, row) in q.chunks_exact_mut(WIDTH).enumerate().filter(|_| seen > 0) {
+                    // A stride without a common factor with most counts: few queries reach every part of the keys.
+                    let chosen = index * 4099 % seen * WIDTH;
+                    row[LATENT..].copy_from_slice(&keys[chosen + LATENT..chosen + WIDTH]);
+                }
+                (q, keys)
+            }
+        };
+        AttentionInputs { q, keys }
+    }
+}
+
+impl fmt::Display for AttentionClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Random sequences that do not depend on each other.
+#[derive(Clone, Copy)]
+enum Stream {
+    A,
+    B,
+    ScaleA,
+    ScaleB,
+    Columns,
+}
+
+/// Fills row `index` of a matrix.
+type RowFill<'a> = dyn Fn(&mut Xoshiro256PlusPlus, usize, &mut [F8E4M3]) + Sync + 'a;
+
+/// What becomes of a normal sample at a column.
+type Shape<'a> = dyn Fn(f32, usize) -> f32 + Sync + 'a;
+
+#[derive(Clone, Copy)]
+struct Seed(u64);
+
+impl Seed {
+    /// A generator of its own per stream and row, so that rows can be filled in parallel.
+    fn rng(self, stream: Stream, row: u64) -> Xoshiro256PlusPlus {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&self.0.to_le_bytes());
+        bytes[8..16].copy_from_slice(&(stream as u64).to_le_bytes());
+        bytes[16..24].copy_from_slice(&row.to_le_bytes());
+        let mut rng = Xoshiro256PlusPlus::from_seed(bytes);
+        // A state that differs in few bits needs some steps before its outputs differ in many.
+        for _ in 0..16 {
+            rng.next_u64();
+        }
+        rng
+    }
+
+    fn matrix(self, stream: Stream, rows: usize, k: usize, fill: &RowFill) -> Vec<F8E4M3> {
+        let mut matrix = vec![F8E4M3::from_bits(0); rows * k];
+        let rows = matrix.par_chunks_mut(k.max(1)).enumerate();
+        rows.for_each(|(index, row)| fill(&mut self.rng(stream, index as u64), index, row));
+        matrix
+    }
+
+    fn normal(self, stream: Stream, rows: usize, k: usize, shape: &Shape) -> Vec<bf16> {
+        let mut matrix = vec![bf16::ZERO; rows * k];
+        let fill = |(index, row): (usize, &mut [bf16])| {
+            let mut rng = self.rng(stream, index as u64);
+            for (column, x) in row.iter_mut().enumerate() {
+                *x = bf16::from_f32(shape(rng.sample(StandardNormal), column));
+            }
+        };
+        matrix.par_chunks_mut(k.max(1)).enumerate().for_each(fill);
+        matrix
+    }
+}
+
+/// The data of a layer: activations in 1x128, weights in 128x128.
+fn quantised(
+    (m, n, k): (usize, usize, usize),
+    shape_a: &Shape,
+    shape_b: &Shape,
+    seed: Seed,
+) -> Result<GemmInputs, ShapeError> {
+    /// The standard deviation of a layer's weights is about this.
+    const WEIGHT: f32 = 0.02;
+    let activations = seed.normal(Stream::A, m, k, shape_a);
+    let weights = seed.normal(Stream::B, n, k, &|x, column| WEIGHT * shape_b(x, column));
+    let Quantized { q: a, sf: sfa, .. } = quantize_1x128(&activations, m, k, k, QuantizeScale::Fp32)?;
+    let Quantized { q: b, sf: sfb, .. } = quantize_128x128(&weights, n, k, k, QuantizeScale::Fp32)?;
+    Ok(GemmInputs { m, n, k, a, sfa, b, sfb })
+}
+
+fn code(x: f32) -> F8E4M3 {
+    F8E4M3::from_bits(encode_e4m3(x))
+}
+
+/// Walks the finite codes in an order of the row's own, so that 254 elements hold each once.
+fn every_code(rng: &mut Xoshiro256PlusPlus, _: usize, row: &mut [F8E4M3]) {
+    let mut codes: Vec<u8> = (0..=255).filter(|code| code & 0x7f != E4M3_NAN).collect();
+    codes.shuffle(rng);
+    for (x, code) in row.iter_mut().zip(codes.iter().cycle()) {
+        *x = F8E4M3::from_bits(*code);
+    }
+}
+
+/// A random matrix over {1, 2, 4} in which no two neighbours in a row or a column are equal.
+fn distinct_neighbours(rows: usize, columns: usize, mut rng: Xoshiro256PlusPlus) -> Vec<f32> {
+    let mut matrix: Vec<f32> = Vec::with_capacity(rows * columns);
+    for index in 0..rows * columns {
+        let left = (index % columns > 0).then(|| matrix[index - 1]);
+        let above = index.checked_sub(columns).map(|above| matrix[above]);
+        let free = |scale: &f32| left != Some(*scale) && above != Some(*scale);
+        let choices: Vec<f32> = [1.0, 2.0, 4.0].into_iter().filter(free).collect();
+        matrix.push(choices[rng.random_range(0..choices.len())]);
+    }
+    matrix
+}

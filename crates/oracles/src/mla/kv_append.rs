@@ -1,0 +1,100 @@
+use half::bf16;
+
+use crate::codec::{E4M3_MAX, encode_e4m3};
+use crate::quant::QuantizeScale;
+use crate::{BLOCK, ShapeError, check_length};
+
+/// Elements of a token's latent vector and of its rotated key.
+const LATENT: usize = 512;
+const ROPE: usize = 64;
+/// Bytes of an FP8 row: codes, scales, rotated key.
+const FP8_ROW: usize = LATENT + LATENT / BLOCK * 4 + ROPE * 2;
+
+/// What an append met.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Appended {
+    /// A slot was neither -1 nor a row.
+    pub strange_slot: bool,
+    /// A quantised value was Inf or NaN.
+    pub nonfinite: bool,
+}
+
+/// `cache[slots[t]] = latent[t], k_pe[t]` for tokens t in ascending order; a slot that is no row of the cache
+/// `[rows, 576]` is skipped.
+pub fn kv_append_bf16(
+    latent: &[bf16],
+    k_pe: &[bf16],
+    slots: &[i32],
+    cache: &mut [bf16],
+) -> Result<Appended, ShapeError> {
+    let mut appended = Appended::default();
+    for_rows(latent, k_pe, slots, cache, LATENT + ROPE, &mut appended, |latent, k_pe, row, _| {
+        row[..LATENT].copy_from_slice(latent);
+        row[LATENT..].copy_from_slice(k_pe);
+    })?;
+    Ok(appended)
+}
+
+/// As [`kv_append_bf16`] into rows of 656 bytes: 512 E4M3 codes, 4 FP32 scales, 64 BF16.
+///
+/// The scale of 128 values is `max(amax / 448, 1e-4)` of the finite ones, for power-of-two scales the least power of two
+/// that is not below it. A code is the saturating nearest E4M3 of `x / scale`; a NaN stays NaN and an Inf becomes +-448.
+pub fn kv_append_fp8(
+    latent: &[bf16],
+    k_pe: &[bf16],
+    slots: &[i32],
+    scale: QuantizeScale,
+    cache: &mut [u8],
+) -> Result<Appended, ShapeError> {
+    let mut appended = Appended::default();
+    for_rows(latent, k_pe, slots, cache, FP8_ROW, &mut appended, |latent, k_pe, row, appended| {
+        let (codes, rest) = row.split_at_mut(LATENT);
+        let (scales, key) = rest.split_at_mut(LATENT / BLOCK * 4);
+        for (g, block) in latent.chunks_exact(BLOCK).enumerate() {
+            let scale = block_scale(block, scale);
+            scales[4 * g..][..4].copy_from_slice(&scale.to_ne_bytes());
+            for (code, x) in codes[g * BLOCK..].iter_mut().zip(block) {
+                *code = encode_e4m3(x.to_f32() / scale);
+                appended.nonfinite |= !x.is_finite();
+            }
+        }
+        for (bytes, x) in key.chunks_exact_mut(2).zip(k_pe) {
+            bytes.copy_from_slice(&x.to_ne_bytes());
+        }
+    })?;
+    Ok(appended)
+}
+
+fn for_rows<T>(
+    latent: &[bf16],
+    k_pe: &[bf16],
+    slots: &[i32],
+    cache: &mut [T],
+    columns: usize,
+    appended: &mut Appended,
+    mut fill: impl FnMut(&[bf16], &[bf16], &mut [T], &mut Appended),
+) -> Result<(), ShapeError> {
+    check_length("latent", slots.len() * LATENT, latent.len())?;
+    check_length("k_pe", slots.len() * ROPE, k_pe.len())?;
+    check_length("cache", cache.len() / columns * columns, cache.len())?;
+    for ((latent, k_pe), &slot) in latent.chunks(LATENT).zip(k_pe.chunks(ROPE)).zip(slots) {
+        let row = usize::try_from(slot).ok().and_then(|row| cache.chunks_mut(columns).nth(row));
+        match row {
+            Some(row) => fill(latent, k_pe, row, appended),
+            None => appended.strange_slot |= slot != -1,
+        }
+    }
+    Ok(())
+}
+
+fn block_scale(block: &[bf16], format: QuantizeScale) -> f32 {
+    let finite = block.iter().map(|x| x.to_f32().abs()).filter(|x| x.is_finite());
+    let scale = (finite.fold(0.0, f32::max) / E4M3_MAX).max(1e-4);
+    match format {
+        QuantizeScale::Fp32 => scale,
+        QuantizeScale::PowerOfTwo => {
+            let powers = (-13..128).map(|exponent| crate::pow2(exponent) as f32);
+            powers.into_iter().find(|&power| power >= scale).unwrap_or(f32::INFINITY)
+        }
+    }
+}

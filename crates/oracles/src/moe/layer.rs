@@ -1,0 +1,123 @@
+use float8::F8E4M3;
+use half::bf16;
+
+use crate::gemm::{Epilogue, Operands, Output, Sample, bit_model, reference};
+use crate::moe::{Combined, combine, swiglu_quantize};
+use crate::quant::{QuantizeScale, Quantized, quantize_1x128};
+use crate::router::{GateModel, GateOptions, gate_logits, gate_select};
+use crate::{BLOCK, ShapeError, check_k, check_length};
+
+/// The quantised matrices of one projection of all experts: `[experts, n, k]` and their scales.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpertMatrices<'a> {
+    /// `[experts, n, k]`.
+    pub weight: &'a [F8E4M3],
+    /// `[experts, ceil(n/128), k/128]`.
+    pub scales: &'a [f32],
+}
+
+/// A layer of routed experts.
+#[derive(Clone, Copy, Debug)]
+pub struct MoeLayerModel<'a> {
+    /// The router; its experts are the layer's, and none is shared.
+    pub gate: GateModel,
+    /// The router's weight `[experts, hidden]`.
+    pub gate_weight: &'a [f32],
+    /// The router's bias `[experts]`, for the choice only.
+    pub bias: Option<&'a [f32]>,
+    /// Length of a token's hidden state.
+    pub hidden: usize,
+    /// Width of an expert.
+    pub intermediate: usize,
+    /// Gate and up: n = 2 * intermediate, k = hidden.
+    pub gate_up: ExpertMatrices<'a>,
+    /// Down: n = hidden, k = intermediate.
+    pub down: ExpertMatrices<'a>,
+    /// Clamp of the SwiGLU.
+    pub clamp: Option<f32>,
+    /// Scales of the activations.
+    pub scale: QuantizeScale,
+}
+
+/// What a layer makes of its tokens.
+#[derive(Clone, Debug)]
+pub struct MoeLayerOutput {
+    /// `[tokens, hidden]`: the bits that the pinned order of every step gives.
+    pub bits: Vec<bf16>,
+    /// `[tokens, hidden]`: the last product and the combination in f64, from the same quantised operands.
+    pub exact: Vec<f64>,
+}
+
+/// The layer as a chain of the references of its steps: route, gather, quantise, multiply, SwiGLU, multiply, combine.
+pub fn moe_layer(
+    model: &MoeLayerModel,
+    x: &[bf16],
+    shared: Option<&[bf16]>,
+    residual: Option<&[bf16]>,
+) -> Result<MoeLayerOutput, ShapeError> {
+    let MoeLayerModel { gate: GateModel { experts, top_k, .. }, hidden, .. } = *model;
+    check_k(hidden)?;
+    check_k(model.intermediate)?;
+    let tokens = x.len() / hidden.max(1);
+    check_length("x", tokens * hidden, x.len())?;
+    let logits = gate_logits(x, model.gate_weight, tokens, experts, hidden)?;
+    let options = GateOptions { bias: model.bias, ..Default::default() };
+    let routed = gate_select(&model.gate, &logits, options)?;
+
+    let slots = tokens * top_k;
+    let mut y = vec![bf16::ZERO; slots * hidden];
+    let mut exact = vec![0.0; slots * hidden];
+    for expert in 0..experts {
+        let own: Vec<usize> = (0..slots).filter(|&slot| routed.ids[slot] == expert as i32).collect();
+        let rows: Vec<bf16> =
+            own.iter().flat_map(|slot| &x[slot / top_k * hidden..][..hidden]).copied().collect();
+        let (bits, values) = run_expert(model, expert, &rows)?;
+        for (row, slot) in own.iter().enumerate() {
+            y[slot * hidden..][..hidden].copy_from_slice(&bits[row * hidden..][..hidden]);
+            exact[slot * hidden..][..hidden].copy_from_slice(&values[row * hidden..][..hidden]);
+        }
+    }
+
+    // Here the row of a slot is the slot.
+    let slot_row: Vec<i32> =
+        routed.ids.iter().zip(0..).map(|(&id, slot)| if id < 0 { -1 } else { slot }).collect();
+    let addends = Combined { weights: Some(&routed.weights), shared, residual };
+    let added = |addend: Option<&[bf16]>, i: usize| addend.map_or(0.0, |values| values[i].to_f64());
+    let sum = |i: usize| {
+        let (token, column) = (i / hidden, i % hidden);
+        let of_slot = |slot: usize| f64::from(routed.weights[slot]) * exact[slot * hidden + column];
+        (token * top_k..(token + 1) * top_k).map(of_slot).sum::<f64>() + added(shared, i) + added(residual, i)
+    };
+    Ok(MoeLayerOutput {
+        bits: combine(&y, (tokens, top_k, hidden), &slot_row, &addends)?,
+        exact: (0..tokens * hidden).map(sum).collect(),
+    })
+}
+
+/// `[rows, hidden]` of an expert: to the bit, and the last product in f64.
+fn run_expert(model: &MoeLayerModel, expert: usize, x: &[bf16]) -> Result<(Vec<bf16>, Vec<f64>), ShapeError> {
+    let MoeLayerModel { hidden, intermediate, .. } = *model;
+    let rows = x.len() / hidden.max(1);
+    let x = quantize_1x128(x, rows, hidden, hidden, model.scale)?;
+    let (gate_up, _) = multiply(&model.gate_up, expert, (rows, 2 * intermediate, hidden), &x)?;
+    let h = swiglu_quantize(&gate_up, rows, intermediate, model.clamp, &|_| Some(1.0), model.scale)?;
+    multiply(&model.down, expert, (rows, hidden, intermediate), &h)
+}
+
+fn multiply(
+    matrices: &ExpertMatrices,
+    expert: usize,
+    (rows, n, k): (usize, usize, usize),
+    x: &Quantized,
+) -> Result<(Vec<bf16>, Vec<f64>), ShapeError> {
+    let blocks = n.div_ceil(BLOCK) * (k / BLOCK);
+    let of_expert = |operand, data: usize, size: usize| {
+        check_length(operand, (expert + 1) * size, data.min((expert + 1) * size)).map(|()| expert * size)
+    };
+    let weight = &matrices.weight[of_expert("weight", matrices.weight.len(), n * k)?..][..n * k];
+    let scales = &matrices.scales[of_expert("scales", matrices.scales.len(), blocks)?..][..blocks];
+    let operands = Operands::new((rows, n, k), &x.q, &x.sf, weight, scales)?;
+    let all = Sample::all(rows, n);
+    let bits = bit_model(&operands, &Epilogue::store(Output::Bf16), &all);
+    Ok((bits.into_iter().map(bf16::from_f32).collect(), reference(&operands, &all)))
+}

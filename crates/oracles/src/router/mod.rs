@@ -1,0 +1,9 @@
+//! Routing and balancing.
+
+mod balance;
+mod gate;
+
+pub use balance::{bias_update, expert_load, max_vio, sequence_balance_loss};
+pub use gate::{
+    GateModel, GateOptions, Routed, gate_logits, gate_logits_bound, gate_select, gate_weights_bound,
+};

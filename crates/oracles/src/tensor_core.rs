@@ -1,0 +1,138 @@
+//! Hopper's tensor core as public work describes it (MMA-Sim, arXiv 2511.10909): products and accumulator
+//! are aligned to the largest exponent among them, cut toward zero, summed exactly, and the sum is cut
+//! again.
+
+use float8::F8E4M3;
+use half::bf16;
+
+use crate::pow2;
+
+/// The NaN that the tensor core returns; compare NaN as a class, not as bits.
+pub const NAN: f32 = f32::from_bits(0x7fff_ffff);
+
+/// Exponent of a zero: a product with a zero factor stays below every other one and never decides the
+/// alignment.
+const ZERO_EXPONENT: i32 = -10_000;
+
+/// One `wgmma` k step of E4M3: 32 products onto `c`, 13 fraction bits kept in the sum and in the result.
+pub fn fused_dot_e4m3(a: &[F8E4M3; 32], b: &[F8E4M3; 32], c: f32) -> f32 {
+    if a.iter().chain(b).any(|x| x.is_nan()) {
+        return NAN;
+    }
+    fused_dot_parts(&a.map(Parts::of_e4m3), &b.map(Parts::of_e4m3), c)
+}
+
+/// As [`fused_dot_e4m3`], of finite operands already taken apart.
+pub(super) fn fused_dot_parts(a: &[Parts; 32], b: &[Parts; 32], c: f32) -> f32 {
+    const E4M3: TensorCore = TensorCore { product_fraction_bits: 2 * 3, kept_bits: 13, result_bits: 13 };
+    E4M3.fused_sum(std::array::from_fn::<_, 32, _>(|i| a[i].times(b[i])), c)
+}
+
+/// One `wgmma` k step of BF16: 16 products onto `c`, 25 fraction bits kept in the sum, the result cut to
+/// FP32.
+pub fn fused_dot_bf16(a: &[bf16; 16], b: &[bf16; 16], c: f32) -> f32 {
+    const BF16: TensorCore = TensorCore { product_fraction_bits: 2 * 7, kept_bits: 25, result_bits: 23 };
+    if a.iter().chain(b).any(|x| !x.is_finite()) {
+        // No finite term can change the outcome, and in f64 none overflows: plain arithmetic gives the
+        // class.
+        let products = a.iter().zip(b).map(|(a, b)| a.to_f64() * b.to_f64());
+        let sum = products.fold(f64::from(c), |sum, product| sum + product);
+        return if sum.is_nan() { NAN } else { sum as f32 };
+    }
+    BF16.fused_sum(std::array::from_fn::<_, 16, _>(|i| Parts::of_bf16(a[i]).times(Parts::of_bf16(b[i]))), c)
+}
+
+/// A finite number taken apart: `+-magnitude * 2^(exponent - fraction bits of its format)`.
+///
+/// The exponent is `max(floor(log2 |x|), e_min)`; that of a product is the sum of its factors', not
+/// renormalised.
+#[derive(Clone, Copy)]
+pub(super) struct Parts {
+    /// 0, or -1 for a negative number.
+    sign: i32,
+    magnitude: i32,
+    exponent: i32,
+}
+
+impl Parts {
+    pub(super) fn of_e4m3(x: F8E4M3) -> Self {
+        let code = i32::from(x.to_bits());
+        Self::new(code & 0x80 != 0, code >> 3 & 15, code & 7, 3, 7)
+    }
+
+    fn of_bf16(x: bf16) -> Self {
+        let bits = i32::from(x.to_bits());
+        Self::new(bits & 0x8000 != 0, bits >> 7 & 0xff, bits & 0x7f, 7, 127)
+    }
+
+    fn of_f32(x: f32) -> Self {
+        let bits = x.to_bits() as i32;
+        Self::new(bits < 0, bits >> 23 & 0xff, bits & 0x7f_ffff, 23, 127)
+    }
+
+    fn new(negative: bool, field: i32, fraction: i32, fraction_bits: i32, bias: i32) -> Self {
+        let (magnitude, exponent) = match field {
+            0 if fraction == 0 => (0, ZERO_EXPONENT),
+            0 => (fraction, 1 - bias),
+            _ => (fraction | 1 << fraction_bits, field - bias),
+        };
+        Self { sign: -i32::from(negative), magnitude, exponent }
+    }
+
+    fn times(self, other: Self) -> Self {
+        Self {
+            sign: self.sign ^ other.sign,
+            magnitude: self.magnitude * other.magnitude,
+            exponent: self.exponent + other.exponent,
+        }
+    }
+}
+
+struct TensorCore {
+    /// Fraction bits of a product's significand.
+    product_fraction_bits: i32,
+    /// Fraction bits that a term keeps below the largest exponent.
+    kept_bits: i32,
+    /// Fraction bits of the result.
+    result_bits: i32,
+}
+
+impl TensorCore {
+    fn fused_sum<const L: usize>(&self, products: [Parts; L], c: f32) -> f32 {
+        if !c.is_finite() {
+            return if c.is_nan() { NAN } else { c };
+        }
+        let c = Parts::of_f32(c);
+        let largest = products.iter().fold(c.exponent, |largest, p| largest.max(p.exponent));
+        if largest < ZERO_EXPONENT / 2 {
+            return 0.0;
+        }
+
+        let aligned = |term: &Parts, fraction_bits: i32| self.align(term, fraction_bits, largest);
+        let sum: i64 = products.iter().map(|p| aligned(p, self.product_fraction_bits)).sum();
+        self.round_toward_zero(sum + aligned(&c, 23), largest - self.kept_bits)
+    }
+
+    /// The term in units of `2^(largest - kept_bits)`, cut toward zero.
+    fn align(&self, term: &Parts, fraction_bits: i32, largest: i32) -> i64 {
+        let gained = self.kept_bits - fraction_bits;
+        let lost = largest - term.exponent;
+        // Without branches: signs and exponents of random data cannot be predicted.
+        let magnitude = i64::from(term.magnitude) << gained.max(0) >> (lost - gained.min(0)).min(63);
+        let sign = i64::from(term.sign);
+        (magnitude ^ sign) - sign
+    }
+
+    /// `sum * 2^exponent` with `result_bits` fraction bits; the range is that of FP32, subnormals are kept, and what is cut to
+    /// zero loses its sign.
+    fn round_toward_zero(&self, sum: i64, exponent: i32) -> f32 {
+        if sum == 0 {
+            return 0.0;
+        }
+        let binade = exponent + sum.unsigned_abs().ilog2() as i32;
+        let last_place = binade.max(-126) - self.result_bits;
+        let dropped = (last_place - exponent).clamp(0, 63);
+        let magnitude = (sum.unsigned_abs() >> dropped) as f64 * pow2(exponent + dropped);
+        (if sum < 0 { 0.0 - magnitude } else { magnitude }) as f32
+    }
+}

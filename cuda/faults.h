@@ -1,0 +1,15 @@
+// What kernels report of data, in plain C for the kernels (C++) and for the host (Rust, through bindgen).
+#pragma once
+
+// What a kernel can find wrong with data that the host cannot see: one of the device's error words each, so that a report
+// is a store that no other can undo.
+typedef enum DeviceFault {
+  FAULT_NONFINITE_INPUT,  // a quantiser met Inf or NaN
+  FAULT_SEGMENT,          // the rows of an expert are not within the rows there are, or not in order
+  FAULT_EXPERT_ID,        // an expert id is neither -1 nor one of the experts
+  FAULT_CACHE_SLOT,       // a slot is neither -1 nor a row of the cache
+  FAULT_PAGE_ID,          // a page table names a page that the cache does not have
+  FAULT_SEQUENCE_LENGTH,  // a sequence is longer than its pages, or its length is negative
+  FAULT_POSITION,         // a position is not in the table of angles
+  FAULT_KINDS,
+} DeviceFault;

@@ -1,0 +1,311 @@
+// FP8 block-scaled GEMM.
+//
+//   D[m, n] = sum over g of  sfa[m, g] * sfb[n / 128, g] * (A[m, g] . B[n, g])        g: blocks of 128 along K
+//
+//   A [m, k], B [n, k] E4M3, K contiguous · sfa FP32 [k/128, m] · sfb FP32 [n/128, k/128] · D BF16 or FP32 [m, n]
+//
+// Schedule (drawn in README.md): a persistent grid; in every CTA one producer thread fills a ring of stages by TMA,
+// one or two math warpgroups multiply each stage with four wgmmas and add the scaled result to FP32 registers, since
+// the tensor core keeps only 13 fraction bits. The order of the sum is fixed, so no tile shape changes a bit of D.
+#pragma once
+#include <cstdint>
+
+#include "gemm/fp8_gemm_store.cuh"
+#include "gemm/fp8_gemm_tile.cuh"
+#include "gemm/params.h"
+#include "hopper/block/cta_sync.cuh"
+#include "hopper/tile/descriptor.h"
+#include "hopper/tile/fragment.h"
+#include "hopper/tile/order.h"
+#include "hopper/tile/ring.h"
+#include "ptx/convert.h"
+#include "ptx/gmem.h"
+#include "ptx/mbarrier.h"
+#include "ptx/regs.h"
+#include "ptx/smem.h"
+#include "ptx/sync.h"
+#include "ptx/target.h"
+#include "ptx/tma.h"
+#include "ptx/wgmma.h"
+
+namespace gemm {
+
+// The tiles of one CTA of a dense GEMM, in order: the CTAs of a cluster take neighbours along M and share the tile of B.
+// (grouped_fp8_gemm.cuh has the schedule over experts.)
+template <class Config>
+struct DenseSchedule {
+  static constexpr bool kMapClipsRows = true;  // D ends where its tensor map ends
+
+  uint32_t m, m_clusters, n_tiles, linear, step;
+
+  PTX_DEVICE explicit DenseSchedule(const Fp8GemmParams& params)
+      : m(params.m),
+        m_clusters(ceil_div(params.m, Config::kBlockM * Config::kCluster)),
+        n_tiles(ceil_div(params.n, Config::kBlockN)),
+        linear(ptx::block_idx() / Config::kCluster),
+        step(ptx::grid_dim() / Config::kCluster) {}
+
+  PTX_DEVICE bool has_tile() const { return linear < m_clusters * n_tiles; }
+  PTX_DEVICE void advance() { linear += step; }
+
+  PTX_DEVICE GemmTile tile() const {
+    const TileCoord at = tile_coord(linear, m_clusters, n_tiles);
+    const uint32_t m_tile = Config::kCluster == 1 ? at.m : at.m * Config::kCluster + ptx::cluster_rank();
+    return {m_tile * Config::kBlockM, 0, m, at.n * Config::kBlockN, 0};
+  }
+};
+
+// ---------------------------------------------------------------------------------------------------------- load
+
+// Fills one stage: sA, sB, sSfa <- K block `g` of `tile`. In a cluster each CTA fetches half of B and
+// multicasts it to both.
+template <class Config>
+PTX_DEVICE void load_stage(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, uint32_t stage, GemmTile tile,
+                           uint32_t g) {
+  using Tile = Fp8GemmTile<Config>;
+  const uint32_t full = smem.full(stage);
+  const uint32_t k = g * Config::kBlockK;
+  ptx::mbarrier_arrive_expect_tx(full, Tile::kABytes + Tile::kBBytes + Tile::kSfaBytes);
+  ptx::tma_load_2d(params.map_a, smem.a(stage), full, k, tile.row);
+  ptx::tma_load_2d(params.map_sfa, smem.sfa(stage), full, tile.row, g);
+  if constexpr (Config::kCluster == 1) {
+    ptx::tma_load_3d(params.map_b, smem.b(stage), full, k, tile.column, tile.expert);
+  } else {
+    const uint32_t rank = ptx::cluster_rank();
+    constexpr uint32_t kHalfRows = Config::kBlockN / 2;
+    ptx::tma_load_3d_multicast(params.map_b, smem.b(stage) + rank * (Tile::kBBytes / 2), full, k,
+                               tile.column + rank * kHalfRows, tile.expert, 0b11);
+  }
+}
+
+// The producer thread: keeps the ring full, over all tiles of this CTA.
+template <class Config, class Schedule>
+PTX_DEVICE void load(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, Schedule schedule) {
+  Ring<Config::kStages> ring;
+#pragma unroll 1
+  for (; schedule.has_tile(); schedule.advance()) {
+    const GemmTile tile = schedule.tile();
+#pragma unroll 1
+    for (uint32_t g = 0; g < params.k_blocks; ++g, ring.advance()) {
+      await_release<Config>(smem.empty(ring.stage), ring.phase ^ 1);  // a fresh barrier lets the first lap through
+      load_stage(params, smem, ring.stage, tile, g);
+    }
+  }
+}
+
+// ----------------------------------------------------------------------------------------------------------- mma
+
+// rPartial <- sA[64 rows] . sB^T over one K block, in flight as one wgmma group.
+template <class Config>
+PTX_DEVICE void mma(float (&rPartial)[Fp8GemmTile<Config>::kRegisters], uint32_t sA, uint32_t sB) {
+  const uint64_t desc_a = descriptor_k_major_128b(sA);
+  const uint64_t desc_b = descriptor_k_major_128b(sB);
+  ptx::wgmma_fence();
+#pragma unroll
+  for (int k = 0; k < Config::kBlockK; k += Config::kWgmmaK) {
+    ptx::wgmma_k32_e4m3(rPartial, descriptor_advance(desc_a, k), descriptor_advance(desc_b, k), k != 0);
+  }
+  ptx::wgmma_commit_group();
+}
+
+// ------------------------------------------------------------------------------------------------------- promote
+
+// The scales of B of one K block, one for each of the tile's spans of columns.
+template <class Config>
+struct ScaleOfB {
+  float span[Fp8GemmTile<Config>::kScaleSpans];
+};
+
+// Where the scales of B of a tile lie, from a K block on.
+template <class Config>
+struct ScalesOfB {
+  const float* gSfb;     // of the tile's first column
+  uint32_t next;         // from there to those of the next 128 columns; 0 where there are none
+  bool middle_is_next;   // whether the second of three spans is among those
+
+  PTX_DEVICE ScalesOfB(const Fp8GemmParams& params, const GemmTile& tile) {
+    const uint32_t row = tile.column / Config::kScaleColumns;
+    gSfb = params.sfb + tile.expert * params.sfb_expert_stride + static_cast<uint64_t>(row) * params.sfb_pitch;
+    next = (row + 1) * Config::kScaleColumns < params.n ? params.sfb_pitch : 0;
+    middle_is_next = tile.column % Config::kScaleColumns != 0;
+  }
+
+  // Of the `g`-th K block from here.
+  PTX_DEVICE ScaleOfB<Config> load(uint32_t g) const {
+    const float first = ptx::ldg_f32(gSfb + g);
+    if constexpr (Fp8GemmTile<Config>::kScaleSpans == 1) {
+      return {first};
+    } else {
+      const float last = ptx::ldg_f32(gSfb + next + g);
+      return {first, middle_is_next ? last : first, last};
+    }
+  }
+};
+
+// rD += (sfa * sfb) * rPartial, in FP32. The thread's upper rows have the first scale of A, those 8 below the second.
+template <class Config, int Registers>
+PTX_DEVICE void promote(float (&rD)[Registers], const float (&rPartial)[Registers], const float (&sfa)[2],
+                        const ScaleOfB<Config>& sfb) {
+  constexpr int kSpans = Fp8GemmTile<Config>::kScaleSpans;
+  float scale[kSpans][2];
+#pragma unroll
+  for (int i = 0; i < 2 * kSpans; ++i) scale[i / 2][i % 2] = sfa[i % 2] * sfb.span[i / 2];
+#pragma unroll
+  for (int i = 0; i < Registers; ++i) {
+    rD[i] = ptx::fma_rn(scale[i * kSpans / Registers][i % 4 / 2], rPartial[i], rD[i]);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------- math
+
+// rD += the products of a K block of 64 rows, once no more than `Pending` groups are unfinished. The thread's scales of A
+// lie at `sSfa`; `release` tells that the stage has been read.
+template <class Config, int Pending, int Registers, class Release>
+PTX_DEVICE void finish(float (&rD)[Registers], float (&rPartial)[Registers], uint32_t sSfa,
+                       const ScaleOfB<Config>& sfb, const Release& release) {
+  // ptxas would take the scales, and the wait for them, between two products; not over a barrier of the warp.
+  ptx::syncwarp();
+  const float sfa[2] = {ptx::lds_f32(sSfa), ptx::lds_f32(sSfa + 8 * sizeof(float))};
+  ptx::wgmma_wait_group<Pending>(rPartial);
+  release();
+  promote(rD, rPartial, sfa, sfb);
+}
+
+// rD <- the tile's only slice of this warpgroup. Two K blocks are in flight: the products of the next one run while this
+// one is promoted. Scales of B are loaded two blocks ahead.
+template <class Config>
+PTX_DEVICE void accumulate_two(float (&rD)[Fp8GemmTile<Config>::kRegisters], Fp8GemmSmem<Config> smem,
+                               Ring<Config::kStages>& ring, uint32_t slice_row, uint32_t blocks,
+                               ScalesOfB<Config> scales) {
+  using Partial = float[Fp8GemmTile<Config>::kRegisters];
+  const uint32_t row_bytes = (slice_row + fragment_row(ptx::thread_idx() % 128)) * sizeof(float);
+  Partial rEven, rOdd;
+  Ring<Config::kStages> ahead = ring;
+  const auto start = [&](Partial& rPartial) {
+    ptx::mbarrier_wait(smem.full(ahead.stage), ahead.phase);
+    mma<Config>(rPartial, smem.a(ahead.stage) + slice_row * Config::kBlockK, smem.b(ahead.stage));
+    ahead.advance();
+  };
+  const auto release = [&] {
+    warp_release<Config>(smem.empty(ring.stage));
+    ring.advance();
+  };
+  if (blocks == 0) return;
+  start(rEven);
+  ScaleOfB<Config> even = scales.load(0), odd = {};
+  if (blocks > 1) odd = scales.load(1);
+  // Counted down: ptxas would fetch the number of blocks anew for every comparison.
+#pragma unroll 1
+  for (; blocks > 2; blocks -= 2) {
+    scales.gSfb += 2;
+    start(rOdd);
+    finish<Config, 1>(rD, rEven, smem.sfa(ring.stage) + row_bytes, even, release);
+    even = scales.load(0);
+    start(rEven);
+    finish<Config, 1>(rD, rOdd, smem.sfa(ring.stage) + row_bytes, odd, release);
+    if (blocks > 3) odd = scales.load(1);
+  }
+  if (blocks == 2) {
+    start(rOdd);
+    finish<Config, 1>(rD, rEven, smem.sfa(ring.stage) + row_bytes, even, release);
+    finish<Config, 0>(rD, rOdd, smem.sfa(ring.stage) + row_bytes, odd, release);
+  } else {
+    finish<Config, 0>(rD, rEven, smem.sfa(ring.stage) + row_bytes, even, release);
+  }
+}
+
+// rD <- the tile's slices of this warpgroup, one product after the other: there are no registers for more in flight. The
+// products of the other warpgroup run while this one promotes. Scales of B are loaded a block ahead.
+template <class Config>
+PTX_DEVICE void accumulate_one(float (&rD)[Fp8GemmTile<Config>::kWaves][Fp8GemmTile<Config>::kRegisters],
+                               Fp8GemmSmem<Config> smem, Ring<Config::kStages>& ring, uint32_t first_row,
+                               uint32_t blocks, ScalesOfB<Config> scales) {
+  constexpr int kWaves = Fp8GemmTile<Config>::kWaves;
+  const uint32_t row_bytes = (first_row + fragment_row(ptx::thread_idx() % 128)) * sizeof(float);
+  float rPartial[Fp8GemmTile<Config>::kRegisters];
+  ScaleOfB<Config> sfb = {};
+  if (blocks != 0) sfb = scales.load(0);
+#pragma unroll 2
+  for (; blocks != 0; --blocks, ring.advance()) {
+    ptx::mbarrier_wait(smem.full(ring.stage), ring.phase);
+#pragma unroll
+    for (int wave = 0; wave < kWaves; ++wave) {
+      const uint32_t row = wave * Config::kWgmmaM;
+      const auto release = [&] {
+        if (wave == kWaves - 1) warp_release<Config>(smem.empty(ring.stage));
+      };
+      mma<Config>(rPartial, smem.a(ring.stage) + (first_row + row) * Config::kBlockK, smem.b(ring.stage));
+      finish<Config, 0>(rD[wave], rPartial, smem.sfa(ring.stage) + row_bytes + row * sizeof(float), sfb, release);
+    }
+    ++scales.gSfb;
+    if (blocks > 1) sfb = scales.load(0);
+  }
+}
+
+// One math warpgroup: mma, promote and store for its slices of every tile.
+template <class Config, class Schedule>
+PTX_DEVICE void math(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, uint32_t warpgroup, Schedule schedule) {
+  using Tile = Fp8GemmTile<Config>;
+  const uint32_t thread = ptx::thread_idx() % 128;
+  Ring<Config::kStages> ring;
+#pragma unroll 1
+  for (; schedule.has_tile(); schedule.advance()) {
+    const GemmTile tile = schedule.tile();
+    const ScalesOfB<Config> scales(params, tile);
+    const uint32_t first_row = warpgroup * Tile::kWaves * Config::kWgmmaM;
+    float rD[Tile::kWaves][Tile::kRegisters] = {};
+    if constexpr (Tile::kTwoInFlight) {
+      accumulate_two<Config>(rD[0], smem, ring, first_row, params.k_blocks, scales);
+    } else {
+      accumulate_one<Config>(rD, smem, ring, first_row, params.k_blocks, scales);
+    }
+    store<Config, Schedule>(params, smem, warpgroup, tile, rD);
+  }
+  if (thread == 0) ptx::bulk_wait_group_read<0>();  // shared memory must outlive the last copy out of it
+}
+
+// -------------------------------------------------------------------------------------------------------- kernel
+
+// Barriers of the ring, ready for every thread of the cluster and for TMA.
+template <class Config>
+PTX_DEVICE void init_barriers(Fp8GemmSmem<Config> smem) {
+  if (ptx::thread_idx() == 0) {
+#pragma unroll 1
+    for (int stage = 0; stage < Config::kStages; ++stage) {
+      ptx::mbarrier_init(smem.full(stage), 1);
+      ptx::mbarrier_init(smem.empty(stage), Fp8GemmTile<Config>::kEmptyArrivals);
+      ptx::name_shared(smem.full(stage), "full", stage);
+      ptx::name_shared(smem.empty(stage), "empty", stage);
+    }
+    ptx::fence_mbarrier_init();
+  }
+}
+
+// What the roles do once the barriers are ready: load in one thread, math in one or two warpgroups.
+template <class Config, class Schedule>
+PTX_DEVICE void run_roles(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, Schedule schedule) {
+  using Tile = Fp8GemmTile<Config>;
+  // Of 168 registers at launch, the producer's go to the math warpgroups: 3 * 168 = 40 + 2 * 232. One math warpgroup
+  // has enough from the start.
+  const uint32_t warp = ptx::warp_uniform(ptx::thread_idx() / 32);
+  const uint32_t warpgroup = warp / 4;
+  if (warpgroup == Tile::kMathWarpgroups) {
+    if constexpr (Tile::kMathWarpgroups > 1) ptx::setmaxnreg_dec<40>();
+    if (warp % 4 == 0 && ptx::elect_one()) load<Config>(params, smem, schedule);
+    ptx::syncwarp();
+  } else {
+    if constexpr (Tile::kMathWarpgroups > 1) ptx::setmaxnreg_inc<232>();
+    math<Config>(params, smem, warpgroup, schedule);
+  }
+  leave_cluster<Config>();
+}
+
+template <class Config>
+PTX_DEVICE void fp8_gemm(const Fp8GemmParams& params) {
+  const Fp8GemmSmem<Config> smem{ptx::warp_uniform(ptx::smem_base())};
+  init_barriers<Config>(smem);
+  enter_cluster<Config>();
+  run_roles(params, smem, DenseSchedule<Config>(params));
+}
+
+}  // namespace gemm

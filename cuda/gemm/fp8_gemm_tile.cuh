@@ -1,0 +1,81 @@
+// What a CTA of the FP8 GEMM works on: the shape of its tile, its shared memory, its piece of D.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "ptx/target.h"
+
+namespace gemm {
+
+// What every configuration shares; an instance derives from it and adds kBlockM, kBlockN, kStages, kCluster, kOutput.
+struct Fp8GemmConfig {
+  enum class Output { kBf16, kF32 };
+  static constexpr int kBlockK = 128;  // one scale, one 128-byte swizzle row, four wgmma of K = 32
+  static constexpr int kScaleColumns = 128;  // columns of B that share a scale
+  static constexpr int kWgmmaM = 64;
+  static constexpr int kWgmmaK = 32;
+};
+
+// Constants that follow from an instance.
+template <class Config>
+struct Fp8GemmTile : Config {
+  using Config::kBlockK, Config::kBlockM, Config::kBlockN, Config::kCluster, Config::kScaleColumns, Config::kWgmmaM;
+  static constexpr bool kOutputBf16 = Config::kOutput == Config::Output::kBf16;
+  static constexpr int kMathWarpgroups = kBlockM == 64 ? 1 : 2;
+  static constexpr int kWaves = kBlockM / kWgmmaM / kMathWarpgroups;  // 64-row slices of one warpgroup
+  static constexpr int kRegisters = kBlockN / 2;                      // accumulator of one slice, per thread
+  static constexpr int kElementBytes = kOutputBf16 ? 2 : 4;
+  static constexpr int kChunkBytes = kBlockN * kElementBytes < 128 ? kBlockN * kElementBytes : 128;
+  static constexpr int kChunkColumns = kChunkBytes / kElementBytes;  // width of one TMA store
+  static constexpr int kABytes = kBlockM * kBlockK;
+  static constexpr int kBBytes = kBlockN * kBlockK;
+  static constexpr int kSfaBytes = kBlockM * static_cast<int>(sizeof(float));
+  // A tile of 192 columns starts at a scale of B or in the middle of one, and has two of them: in each of its thirds one.
+  static constexpr int kScaleSpans = kBlockN <= kScaleColumns ? 1 : kBlockN / (kScaleColumns / 2);
+  // Two K blocks are in flight where there are registers for two partial sums beside the sum.
+  static constexpr bool kTwoInFlight = kWaves == 1 && kBlockN <= 128;
+  static constexpr int kEmptyArrivals = kCluster * kMathWarpgroups * 4;  // one per math warp that reads the stage
+
+  static_assert(kScaleColumns % kBlockN == 0 || kBlockN == 192, "a span of columns has one scale of B");
+  static_assert(kBlockN >= 16, "stmatrix.x4 stores 16 columns");
+  static_assert(kBlockM % (kWgmmaM * kMathWarpgroups) == 0, "warpgroups own whole 64-row slices");
+  static_assert(kCluster == 1 || kCluster == 2, "B is shared by pairs of CTAs");
+};
+
+template <class Config, class Tile = Fp8GemmTile<Config>>
+struct Fp8GemmStorage {
+  alignas(1024) uint8_t a[Config::kStages][Tile::kABytes];               // E4M3 [block_m, 128], swizzled
+  alignas(1024) uint8_t b[Config::kStages][Tile::kBBytes];               // E4M3 [block_n, 128], swizzled
+  alignas(1024) uint8_t d[Tile::kBlockM * Tile::kBlockN * Tile::kElementBytes];  // [chunk, block_m, chunk columns]
+  alignas(128) float sfa[Config::kStages][Tile::kBlockM];
+  uint64_t full[Config::kStages];   // mbarrier: the stage's bytes have landed
+  uint64_t empty[Config::kStages];  // mbarrier: every math warp of the cluster is done with the stage
+};
+
+// Shared addresses of one CTA's storage.
+template <class Config>
+struct Fp8GemmSmem {
+  using Tile = Fp8GemmTile<Config>;
+  using Storage = Fp8GemmStorage<Config>;
+  uint32_t base;
+
+  PTX_DEVICE uint32_t a(uint32_t stage) const { return base + offsetof(Storage, a) + stage * Tile::kABytes; }
+  PTX_DEVICE uint32_t b(uint32_t stage) const { return base + offsetof(Storage, b) + stage * Tile::kBBytes; }
+  PTX_DEVICE uint32_t sfa(uint32_t stage) const { return base + offsetof(Storage, sfa) + stage * Tile::kSfaBytes; }
+  PTX_DEVICE uint32_t full(uint32_t stage) const { return base + offsetof(Storage, full) + stage * 8; }
+  PTX_DEVICE uint32_t empty(uint32_t stage) const { return base + offsetof(Storage, empty) + stage * 8; }
+
+  // Columns [chunk * kChunkColumns, ...) of row `row` of the D tile, before swizzling.
+  PTX_DEVICE uint32_t d(uint32_t chunk, uint32_t row) const {
+    return base + offsetof(Storage, d) + (chunk * Tile::kBlockM + row) * Tile::kChunkBytes;
+  }
+};
+
+// A tile of D: rows from `row` on, of which [row_begin, row_end) are to be computed, and the weights of `expert`.
+struct GemmTile {
+  uint32_t row, row_begin, row_end, column, expert;
+
+  PTX_DEVICE bool has(uint64_t r) const { return r >= row_begin && r < row_end; }
+};
+
+}  // namespace gemm

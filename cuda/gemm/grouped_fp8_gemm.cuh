@@ -1,0 +1,158 @@
+// FP8 block-scaled GEMM over the rows of many experts.
+//
+//   D[r, n] = sum over g of  sfa[r, g] * sfb[e, n / 128, g] * (A[r, g] . B[e, n, g])       for every row r of expert e
+//
+//   A [rows, k], B [experts, n, k] E4M3 · sfa FP32 [k/128, rows] · sfb FP32 [experts, n/128, k/128] · D BF16 [rows, n]
+//
+// Schedule: the roles of fp8_gemm.cuh over tiles that never span two experts. Each expert owns a segment of rows of any
+// length; where the segments lie is read from device memory, so a captured graph follows the routing. A tile may fetch
+// rows before and past its segment; it stores none of them, and rows do not mix, so nothing fetched beyond reaches a
+// result.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "faults.h"
+#include "gemm/fp8_gemm.cuh"
+#include "gemm/params.h"
+#include "gemm/segments.h"
+#include "hopper/block/report_fault.cuh"
+#include "hopper/block/warp_scan.cuh"
+#include "hopper/tile/order.h"
+#include "experts.h"
+#include "ptx/gmem.h"
+#include "ptx/regs.h"
+#include "ptx/smem.h"
+#include "ptx/sync.h"
+#include "ptx/target.h"
+
+namespace gemm {
+
+// The segments, and the number of tiles before each; what lies past the last expert is empty.
+struct SegmentTable {
+  uint32_t row[MAX_EXPERTS];
+  uint32_t row_end[MAX_EXPERTS];
+  uint32_t first_tile[MAX_EXPERTS + 1];
+};
+
+template <class Config>
+struct GroupedFp8GemmStorage {
+  Fp8GemmStorage<Config> ring;
+  SegmentTable segments;
+};
+
+// Shared addresses of a SegmentTable.
+struct SegmentSmem {
+  uint32_t base;
+
+  PTX_DEVICE uint32_t row(uint32_t e) const { return base + offsetof(SegmentTable, row) + e * 4; }
+  PTX_DEVICE uint32_t row_end(uint32_t e) const { return base + offsetof(SegmentTable, row_end) + e * 4; }
+  PTX_DEVICE uint32_t first_tile(uint32_t e) const { return base + offsetof(SegmentTable, first_tile) + e * 4; }
+};
+
+// The tiles of one CTA over all experts, expert by expert: the tiles of one share its weights in L2.
+template <class Config>
+struct GroupedSchedule {
+  static constexpr bool kMapClipsRows = false;  // the row after a segment is another expert's
+
+  SegmentSmem segments;
+  uint32_t experts, n_tiles, tiles, linear, step;
+
+  PTX_DEVICE GroupedSchedule(const GroupedFp8GemmParams& params, SegmentSmem segments)
+      : segments(segments),
+        experts(params.experts),
+        n_tiles(ceil_div(params.gemm.n, Config::kBlockN)),
+        tiles(ptx::lds_u32(segments.first_tile(params.experts))),
+        linear(ptx::block_idx()),
+        step(ptx::grid_dim()) {}
+
+  PTX_DEVICE bool has_tile() const { return linear < tiles; }
+  PTX_DEVICE void advance() { linear += step; }
+
+  PTX_DEVICE GemmTile tile() const {
+    // The last expert whose first tile is not past ours: empty experts share theirs with the one that follows.
+    uint32_t expert = 0;
+#pragma unroll 1
+    for (uint32_t past = experts; past - expert > 1;) {
+      const uint32_t middle = (expert + past) / 2;
+      const bool not_past = ptx::lds_u32(segments.first_tile(middle)) <= linear;
+      expert = not_past ? middle : expert;
+      past = not_past ? past : middle;
+    }
+    const uint32_t row = ptx::lds_u32(segments.row(expert));
+    const uint32_t row_end = ptx::lds_u32(segments.row_end(expert));
+    const uint32_t within = linear - ptx::lds_u32(segments.first_tile(expert));
+    const uint32_t first = first_fetched(row);
+    const TileCoord at = tile_coord(within, ceil_div(row_end - first, Config::kBlockM), n_tiles);
+    return {first + at.m * Config::kBlockM, row, row_end, at.n * Config::kBlockN, expert};
+  }
+};
+
+constexpr uint32_t kExpertsPerLane = MAX_EXPERTS / 32;
+
+// The segments of this lane's sixteen experts, whatever stands in memory: ordered, and within the rows there are.
+PTX_DEVICE void read_segments(const GroupedFp8GemmParams& params, Segment (&segment)[kExpertsPerLane]) {
+  const uint32_t first = ptx::thread_idx() * kExpertsPerLane;
+  const auto exists = [&](uint32_t i) { return first + i < params.experts; };
+  const int32_t start = params.ragged != 0 ? static_cast<int32_t>(ptx::ldg_u32(params.rows)) : 0;
+  int32_t value[kExpertsPerLane];  // ragged: where the segment ends; masked: its rows
+  int32_t furthest = start > 0 ? start : 0;
+#pragma unroll
+  for (uint32_t i = 0; i < kExpertsPerLane; ++i) {
+    const int32_t* gRows = params.rows + first + i + params.ragged;
+    value[i] = exists(i) ? static_cast<int32_t>(ptx::ldg_u32(gRows)) : 0;
+    furthest = value[i] > furthest ? value[i] : furthest;
+  }
+  // No segment starts before one that comes earlier has ended.
+  const auto larger = [](uint32_t a, uint32_t b) { return a > b ? a : b; };
+  int32_t before = static_cast<int32_t>(exclusive_scan(static_cast<uint32_t>(furthest), larger));
+  before = start > before ? start : before;
+
+  bool clamped = start < 0;
+#pragma unroll
+  for (uint32_t i = 0; i < kExpertsPerLane; ++i) {
+    segment[i] = params.ragged != 0 ? ragged_segment(before, value[i], params.gemm.m)
+                                    : masked_segment(first + i, value[i], params.max_rows);
+    if (!exists(i)) segment[i] = {};
+    clamped = clamped || segment[i].clamped;
+    before = value[i] > before ? value[i] : before;
+  }
+  if (clamped) report_fault(params.error_words, FAULT_SEGMENT);
+}
+
+// sSegments <- the table. The first warp.
+template <class Config>
+PTX_DEVICE void write_segments(const GroupedFp8GemmParams& params, SegmentSmem smem) {
+  Segment segment[kExpertsPerLane];
+  read_segments(params, segment);
+  const uint32_t n_tiles = ceil_div(params.gemm.n, Config::kBlockN);
+  const auto tiles = [&](Segment s) { return segment_tiles(s.row, s.row_end, Config::kBlockM) * n_tiles; };
+  uint32_t own = 0;
+#pragma unroll
+  for (uint32_t i = 0; i < kExpertsPerLane; ++i) own += tiles(segment[i]);
+
+  uint32_t next = exclusive_scan(own, [](uint32_t a, uint32_t b) { return a + b; });
+  const uint32_t lane = ptx::thread_idx();
+#pragma unroll
+  for (uint32_t i = 0; i < kExpertsPerLane; ++i) {
+    const uint32_t e = lane * kExpertsPerLane + i;
+    ptx::sts_u32(smem.row(e), segment[i].row);
+    ptx::sts_u32(smem.row_end(e), segment[i].row_end);
+    ptx::sts_u32(smem.first_tile(e), next);
+    next += tiles(segment[i]);
+  }
+  if (lane == 31) ptx::sts_u32(smem.first_tile(MAX_EXPERTS), next);
+}
+
+template <class Config>
+PTX_DEVICE void grouped_fp8_gemm(const GroupedFp8GemmParams& params) {
+  static_assert(Config::kCluster == 1, "a pair of CTAs would span two experts");
+  const Fp8GemmSmem<Config> ring{ptx::warp_uniform(ptx::smem_base())};
+  const SegmentSmem segments{ring.base + static_cast<uint32_t>(offsetof(GroupedFp8GemmStorage<Config>, segments))};
+  init_barriers<Config>(ring);
+  if (ptx::thread_idx() < 32) write_segments<Config>(params, segments);
+  ptx::syncthreads();
+  run_roles(params.gemm, ring, GroupedSchedule<Config>(params, segments));
+}
+
+}  // namespace gemm

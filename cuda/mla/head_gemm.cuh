@@ -1,0 +1,202 @@
+// One BF16 GEMM per attention head, with the head's half of MLA's up-projection W.
+//
+//   D[t, h, n] = sum over k of  A[t, h, k] * B[h][k, n]
+//
+//   A BF16 [tokens, heads, K] · W BF16 [heads, 256, 512] · D BF16 [tokens, heads, N], rounded once
+//   N-major: B[h] = W[h, first_row + k, n]    (a step's rows of K, columns contiguous)
+//   K-major: B[h] = W[h, first_row + n, k]^T
+//
+// Schedule: a CTA per tile of 64 tokens x block_n columns of a head, tiles of tokens fastest, so that neighbours share W
+// in L2. A producer thread fills a ring of stages of 64 along K by TMA; one warpgroup multiplies each with four wgmmas
+// into one FP32 accumulator, K ascending. W arrives in boxes of 64 x 64 either way; what a box's rows are differs.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "hopper/tile/descriptor.h"
+#include "hopper/tile/fragment.h"
+#include "hopper/tile/order.h"
+#include "hopper/tile/ring.h"
+#include "hopper/tile/swizzle.h"
+#include "mla/params.h"
+#include "ptx/convert.h"
+#include "ptx/mbarrier.h"
+#include "ptx/regs.h"
+#include "ptx/smem.h"
+#include "ptx/sync.h"
+#include "ptx/target.h"
+#include "ptx/tma.h"
+#include "ptx/wgmma.h"
+
+namespace mla {
+
+// What every configuration shares; one derives from it and adds kMajor, kK, kN, kFirstRow, kBlockN, kStages.
+struct HeadGemmConfig {
+  enum class Major { kK, kN };
+  static constexpr int kBlockM = 64;  // tokens: one wgmma
+  static constexpr int kBlockK = 64;  // a 128-byte swizzle row, four wgmma of K = 16
+  static constexpr int kWgmmaK = 16;
+  static constexpr int kBox = 64;     // rows and columns of a TMA box
+  static constexpr int kBoxBytes = kBox * kBox * 2;
+  static constexpr int kMathThreads = 128;
+  static constexpr int kThreads = kMathThreads + 32;
+};
+
+template <class Config>
+struct HeadGemmStorage {
+  alignas(1024) uint8_t a[Config::kStages][Config::kBoxBytes];                                // [64 tokens, 64 of K]
+  alignas(1024) uint8_t b[Config::kStages][Config::kBlockN / Config::kBox][Config::kBoxBytes];  // [64 rows of W, 64]
+  alignas(1024) uint8_t d[Config::kBlockN / Config::kBox][Config::kBoxBytes];                 // [64 tokens, 64 of N]
+  uint64_t full[Config::kStages];   // mbarrier: the stage's bytes have landed
+  uint64_t empty[Config::kStages];  // mbarrier: every math warp is done with the stage
+
+  static_assert(Config::kN % Config::kBlockN == 0 && Config::kK % Config::kBlockK == 0, "tiles are whole but for tokens");
+};
+
+// Shared addresses of one CTA's storage; boxes are 128-byte swizzled.
+template <class Config>
+struct HeadGemmSmem {
+  using Storage = HeadGemmStorage<Config>;
+  static constexpr uint32_t kBBytes = sizeof(Storage::b[0]);
+  uint32_t base;
+
+  PTX_DEVICE uint32_t a(uint32_t stage) const { return base + offsetof(Storage, a) + stage * Config::kBoxBytes; }
+  PTX_DEVICE uint32_t b(uint32_t stage) const { return base + offsetof(Storage, b) + stage * kBBytes; }
+  PTX_DEVICE uint32_t d(uint32_t box) const { return base + offsetof(Storage, d) + box * Config::kBoxBytes; }
+  PTX_DEVICE uint32_t full(uint32_t stage) const { return base + offsetof(Storage, full) + stage * 8; }
+  PTX_DEVICE uint32_t empty(uint32_t stage) const { return base + offsetof(Storage, empty) + stage * 8; }
+};
+
+struct HeadTile {
+  uint32_t token, head, column;
+};
+
+template <class Config>
+PTX_DEVICE HeadTile head_tile(const HeadGemmParams& params) {
+  constexpr uint32_t kNTiles = Config::kN / Config::kBlockN;
+  const uint32_t m_tiles = ceil_div(params.tokens, Config::kBlockM);
+  const uint32_t rest = ptx::block_idx() / m_tiles;
+  return {ptx::block_idx() % m_tiles * Config::kBlockM, rest / kNTiles, rest % kNTiles * Config::kBlockN};
+}
+
+// ---------------------------------------------------------------------------------------------------------- load
+
+// sA, sB <- columns [k, k + 64) of A's tile, and the same rows or columns of W.
+template <class Config>
+PTX_DEVICE void load_stage(const HeadGemmParams& params, HeadGemmSmem<Config> smem, uint32_t stage, HeadTile tile,
+                           uint32_t k) {
+  const uint32_t full = smem.full(stage);
+  ptx::mbarrier_arrive_expect_tx(full, Config::kBoxBytes + HeadGemmSmem<Config>::kBBytes);
+  ptx::tma_load_3d(params.map_a, smem.a(stage), full, k, tile.head, tile.token);
+#pragma unroll
+  for (uint32_t box = 0; box < Config::kBlockN / Config::kBox; ++box) {
+    const uint32_t sBox = smem.b(stage) + box * Config::kBoxBytes;
+    const uint32_t n = tile.column + box * Config::kBox;
+    if constexpr (Config::kMajor == Config::Major::kN) {
+      ptx::tma_load_3d(params.map_w, sBox, full, n, Config::kFirstRow + k, tile.head);
+    } else {
+      ptx::tma_load_3d(params.map_w, sBox, full, k, Config::kFirstRow + n, tile.head);
+    }
+  }
+}
+
+// The producer thread.
+template <class Config>
+PTX_DEVICE void load(const HeadGemmParams& params, HeadGemmSmem<Config> smem, HeadTile tile) {
+  Ring<Config::kStages> ring;
+#pragma unroll 1
+  for (uint32_t k = 0; k < Config::kK; k += Config::kBlockK, ring.advance()) {
+    ptx::mbarrier_wait(smem.empty(ring.stage), ring.phase ^ 1);  // a fresh barrier lets the first lap through
+    load_stage(params, smem, ring.stage, tile, k);
+  }
+}
+
+// ----------------------------------------------------------------------------------------------------------- mma
+
+// rD (+)= sA . sB over one stage; returns when the tensor core is done with it.
+template <class Config>
+PTX_DEVICE void mma(float (&rD)[Config::kBlockN / 2], uint32_t sA, uint32_t sB, bool keep) {
+  const uint64_t desc_a = descriptor_k_major_128b(sA);
+  ptx::wgmma_fence();
+#pragma unroll
+  for (int k = 0; k < Config::kBlockK; k += Config::kWgmmaK) {
+    const uint64_t a = descriptor_advance(desc_a, k * 2);
+    if constexpr (Config::kMajor == Config::Major::kN) {
+      const uint64_t desc_b = descriptor_mn_major_128b(sB, Config::kBoxBytes);
+      ptx::wgmma_k16_bf16_mn(rD, a, descriptor_advance(desc_b, k * 128), keep || k != 0);
+    } else {
+      const uint64_t desc_b = descriptor_k_major_128b(sB);
+      ptx::wgmma_k16_bf16(rD, a, descriptor_advance(desc_b, k * 2), keep || k != 0);
+    }
+  }
+  ptx::wgmma_commit_group();
+  ptx::wgmma_wait_group<0>(rD);
+}
+
+// --------------------------------------------------------------------------------------------------------- store
+
+// gD <- rD, rounded: registers -> shared memory -> TMA, which leaves out tokens that do not exist.
+template <class Config>
+PTX_DEVICE void store(const HeadGemmParams& params, HeadGemmSmem<Config> smem, HeadTile tile,
+                      const float (&rD)[Config::kBlockN / 2]) {
+  const uint32_t thread = ptx::thread_idx(), lane = thread % 32;
+  const uint32_t row = 16 * (thread / 32) + stmatrix_row(lane);
+#pragma unroll
+  for (int column = 0; column < Config::kBlockN; column += 16) {
+    const int r = column / 2;  // first register of these columns
+    const uint32_t sD = smem.d(column / Config::kBox) + row * 128 + (column % Config::kBox + stmatrix_column(lane)) * 2;
+    ptx::stmatrix_x4(swizzle<128>(sD), ptx::cvt_bf16x2(rD[r + 1], rD[r]), ptx::cvt_bf16x2(rD[r + 3], rD[r + 2]),
+                     ptx::cvt_bf16x2(rD[r + 5], rD[r + 4]), ptx::cvt_bf16x2(rD[r + 7], rD[r + 6]));
+  }
+  ptx::fence_proxy_async_shared();
+  ptx::named_barrier_sync<1, Config::kMathThreads>();
+  if (thread != 0) return;
+#pragma unroll
+  for (uint32_t box = 0; box < Config::kBlockN / Config::kBox; ++box) {
+    ptx::tma_store_3d(params.map_d, smem.d(box), tile.column + box * Config::kBox, tile.head, tile.token);
+  }
+  ptx::bulk_commit_group();
+  ptx::bulk_wait_group_read<0>();  // shared memory must outlive the copy out of it
+}
+
+// ---------------------------------------------------------------------------------------------------------- math
+
+template <class Config>
+PTX_DEVICE void math(const HeadGemmParams& params, HeadGemmSmem<Config> smem, HeadTile tile) {
+  Ring<Config::kStages> ring;
+  float rD[Config::kBlockN / 2];
+#pragma unroll 1
+  for (uint32_t k = 0; k < Config::kK; k += Config::kBlockK, ring.advance()) {
+    ptx::mbarrier_wait(smem.full(ring.stage), ring.phase);
+    mma<Config>(rD, smem.a(ring.stage), smem.b(ring.stage), k != 0);
+    if (ptx::thread_idx() % 32 == 0) ptx::mbarrier_arrive(smem.empty(ring.stage));
+  }
+  store<Config>(params, smem, tile, rD);
+}
+
+// -------------------------------------------------------------------------------------------------------- kernel
+
+template <class Config>
+PTX_DEVICE void head_gemm(const HeadGemmParams& params) {
+  const HeadGemmSmem<Config> smem{ptx::smem_base()};
+  if (ptx::thread_idx() == 0) {
+#pragma unroll 1
+    for (int stage = 0; stage < Config::kStages; ++stage) {
+      ptx::mbarrier_init(smem.full(stage), 1);
+      ptx::mbarrier_init(smem.empty(stage), Config::kMathThreads / 32);
+      ptx::name_shared(smem.full(stage), "full", stage);
+      ptx::name_shared(smem.empty(stage), "empty", stage);
+    }
+    ptx::fence_mbarrier_init();
+  }
+  ptx::syncthreads();
+  const HeadTile tile = head_tile<Config>(params);
+  const uint32_t warp = ptx::warp_uniform(ptx::thread_idx() / 32);
+  if (warp < Config::kMathThreads / 32) {
+    math<Config>(params, smem, tile);
+  } else if (ptx::elect_one()) {
+    load<Config>(params, smem, tile);
+  }
+}
+
+}  // namespace mla

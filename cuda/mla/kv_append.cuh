@@ -1,0 +1,104 @@
+// Latent vectors and rotated keys of new tokens into their rows of the KV cache, BF16 or quantised.
+//
+//   scale = max(amax / 448, 1e-4) of 128 values, rounded up to a power of two or not      code = e4m3(x / scale)
+//
+//   latent BF16 [tokens, 512] · k_pe BF16 [tokens, 64] · slots int32 [tokens] · cache [rows, 1152 or 656 bytes]
+//
+// Schedule: a warp per token. Quantising, a lane owns 16 neighbouring values, eight lanes the block of a scale; every
+// access moves 16 bytes, but for the scales.
+#pragma once
+#include <bit>
+#include <cstdint>
+
+#include "faults.h"
+#include "hopper/block/report_fault.cuh"
+#include "mla/kv_row.h"
+#include "mla/params.h"
+#include "ptx/convert.h"
+#include "ptx/gmem.h"
+#include "ptx/regs.h"
+#include "ptx/sync.h"
+#include "ptx/target.h"
+#include "quant/quantize_row.cuh"
+#include "quant/scale.h"
+
+namespace mla {
+
+constexpr uint32_t kv_append_threads = 256;
+constexpr uint32_t kv_append_smem_bytes = 0;
+
+constexpr uint32_t kWarpLanes = 32;
+constexpr uint32_t kAccessBytes = 16;
+
+// `Bytes` from gFrom to gTo, both 16-byte aligned, by the whole warp.
+template <uint32_t Bytes>
+PTX_DEVICE void copy_by_warp(uint8_t* gTo, const uint16_t* gFrom) {
+  constexpr uint32_t kPieces = Bytes / kAccessBytes;
+#pragma unroll
+  for (uint32_t piece = ptx::thread_idx() % kWarpLanes; piece < kPieces; piece += kWarpLanes) {
+    ptx::stg_v4_u32(gTo + piece * kAccessBytes, ptx::ldg_v4_u32(gFrom + piece * quant::kLaneElements));
+  }
+}
+
+// E4M3 [8] of x / scale. A power of two is divided by exactly with its reciprocal.
+PTX_DEVICE uint64_t encode_piece(const quant::RowPiece& piece, float scale, uint32_t scale_format) {
+  float x[quant::kLaneElements];
+  const float reciprocal = 1.0f / scale;
+#pragma unroll
+  for (uint32_t i = 0; i < quant::kLaneElements; ++i) {
+    x[i] = scale_format == SCALE_POWER_OF_TWO ? piece.x[i] * reciprocal : piece.x[i] / scale;
+  }
+  const uint32_t low = ptx::cvt_e4m3x2(x[1], x[0]) | ptx::cvt_e4m3x2(x[3], x[2]) << 16;
+  const uint32_t high = ptx::cvt_e4m3x2(x[5], x[4]) | ptx::cvt_e4m3x2(x[7], x[6]) << 16;
+  return static_cast<uint64_t>(high) << 32 | low;
+}
+
+// gRow <- E4M3 [512] and FP32 [4] of gLatent BF16 [512].
+PTX_DEVICE void quantize_latent(const KvAppendParams& params, const uint16_t* gLatent, uint8_t* gRow) {
+  constexpr uint32_t kLanesPerBlock = kKvScaleBlock / kAccessBytes;
+  const uint32_t lane = ptx::thread_idx() % kWarpLanes;
+  const uint32_t first = lane * kAccessBytes;
+  const quant::RowPiece left = quant::load_piece(gLatent + first);
+  const quant::RowPiece right = quant::load_piece(gLatent + first + quant::kLaneElements);
+  float amax = quant::max_of(quant::finite_amax(left), quant::finite_amax(right));
+#pragma unroll
+  for (uint32_t mask = kLanesPerBlock / 2; mask > 0; mask /= 2) amax = quant::max_of(amax, ptx::shfl_xor(amax, mask));
+  const float scale = quant::cache_scale(amax, params.scale_format);
+
+  const uint64_t q0 = encode_piece(left, scale, params.scale_format);
+  const uint64_t q1 = encode_piece(right, scale, params.scale_format);
+  ptx::stg_v4_u32(gRow + first, {static_cast<uint32_t>(q0), static_cast<uint32_t>(q0 >> 32),
+                                 static_cast<uint32_t>(q1), static_cast<uint32_t>(q1 >> 32)});
+  if (lane % kLanesPerBlock == 0) {
+    const uint32_t block = lane / kLanesPerBlock;
+    ptx::stg_u32(gRow + kKvFp8Scales + block * sizeof(float), std::bit_cast<uint32_t>(scale));
+  }
+  quant::report_nonfinite(params.error_words, left);
+  quant::report_nonfinite(params.error_words, right);
+}
+
+PTX_DEVICE void kv_append_kernel(const KvAppendParams& params) {
+  constexpr uint32_t kTokensPerCta = kv_append_threads / kWarpLanes;
+  constexpr uint32_t kNoSlot = 0xffffffffu;  // -1
+  const uint32_t thread = ptx::thread_idx();
+  const uint64_t token = static_cast<uint64_t>(ptx::block_idx()) * kTokensPerCta + thread / kWarpLanes;
+  if (token >= params.tokens) return;
+  const uint32_t slot = ptx::warp_uniform(ptx::ldg_u32(params.slots + token));  // shuffles follow a branch on it
+  if (slot >= params.rows) {
+    if (slot != kNoSlot) report_fault(params.error_words, FAULT_CACHE_SLOT);
+    return;
+  }
+
+  uint8_t* gRow = params.cache + slot * params.cache_pitch;
+  const uint16_t* gLatent = params.latent + token * params.latent_pitch;
+  const uint16_t* gKey = params.k_pe + token * params.k_pe_pitch;
+  if (params.format == KV_FP8) {
+    quantize_latent(params, gLatent, gRow);
+    copy_by_warp<kKvRope * sizeof(uint16_t)>(gRow + kKvFp8Rope, gKey);
+  } else {
+    copy_by_warp<kKvLatent * sizeof(uint16_t)>(gRow, gLatent);
+    copy_by_warp<kKvRope * sizeof(uint16_t)>(gRow + kKvBf16Rope, gKey);
+  }
+}
+
+}  // namespace mla

@@ -1,0 +1,305 @@
+// Fused MLA decode: attention of a few query tokens over a paged latent cache, in which the values are the first 512 of
+// the 576 numbers of a key.
+//
+//   out[row] = sum over keys t of  p[row, t] * k[t, 0:512]        p = softmax over t of  scale * q[row] . k[t]
+//
+//   q BF16 [batch, rows, 576], rows = q_tokens * heads · k BF16 [pages, page_size, 576], or FP8 with 656 bytes a token
+//   out BF16 [batch, rows, 512] · lse FP32 [batch, rows], natural logarithm
+//
+// Schedule (drawn in README.md): a CTA takes 64 rows and a split of a sequence's keys, 64 at a time. A producer keeps
+// two blocks of keys in shared memory; the left warpgroup scores the next block while it weighs the left half of the
+// values of this one, and hands its weights to the right warpgroup. Splits and the order in them are fixed, so a row's
+// bits depend on its sequence alone; mla_combine.cuh adds up the splits.
+#pragma once
+#include <bit>
+#include <cstdint>
+
+#include "hopper/block/cta_sync.cuh"
+#include "hopper/tile/descriptor.h"
+#include "hopper/tile/fragment.h"
+#include "hopper/tile/ring.h"
+#include "hopper/tile/swizzle.h"
+#include "mla/mla_decode_load.cuh"
+#include "mla/mla_decode_softmax.cuh"
+#include "mla/mla_decode_store.cuh"
+#include "mla/mla_decode_tile.cuh"
+#include "mla/params.h"
+#include "ptx/convert.h"
+#include "ptx/gmem.h"
+#include "ptx/mbarrier.h"
+#include "ptx/regs.h"
+#include "ptx/smem.h"
+#include "ptx/sync.h"
+#include "ptx/target.h"
+#include "ptx/wgmma.h"
+
+namespace mla {
+
+// ------------------------------------------------------------------------------------------------------ products
+
+// rS <- sQ . sK^T: the position first, since its tile arrives first, then the latent in order.
+template <class Config>
+PTX_DEVICE void score(float (&rS)[Config::kScoreRegisters], MlaDecodeSmem<Config> smem, Ring<Config::kStages> kv) {
+  constexpr uint32_t kStepBytes = 32;  // 16 columns
+  ptx::wgmma_fence();
+#pragma unroll
+  for (uint32_t i = 0; i < Config::kTiles; ++i) {
+    const uint32_t tile = i == 0 ? Config::kRopeTile : i - 1;
+    ptx::mbarrier_wait(smem.kv_full(kv.stage, tile), kv.phase);
+    const uint64_t desc_q = descriptor_k_major_128b(smem.q(tile));
+    const uint64_t desc_k = descriptor_k_major_128b(smem.kv(kv.stage, tile));
+#pragma unroll
+    for (uint32_t byte = 0; byte < 128; byte += kStepBytes) {
+      ptx::wgmma_k16_bf16(rS, descriptor_advance(desc_q, byte), descriptor_advance(desc_k, byte), i + byte != 0);
+    }
+  }
+  ptx::wgmma_commit_group();
+}
+
+// rO += sP . sV, for one half of the values: the keys' own tiles, read across.
+template <class Config>
+PTX_DEVICE void weigh(float (&rO)[Config::kOutRegisters], MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t half) {
+  const uint64_t desc_p = descriptor_k_major_128b(smem.p());
+  const uint64_t desc_v = descriptor_mn_major_128b(smem.kv(stage, half * Config::kHalfTiles), Config::kTileBytes);
+  ptx::wgmma_fence();
+#pragma unroll
+  for (uint32_t token = 0; token < Config::kBlockTokens; token += 16) {
+    ptx::wgmma_k16_bf16_mn(rO, descriptor_advance(desc_p, token * 2), descriptor_advance(desc_v, token * 128), true);
+  }
+  ptx::wgmma_commit_group();
+}
+
+// Values of tokens past the end of the sequence become 0: what lies there may be NaN, and 0 * NaN is not 0. The
+// producer of an FP8 cache has written zeros already.
+template <class Config>
+PTX_DEVICE void clear_values(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t half, uint32_t tokens) {
+  if (Config::kCache == Config::Cache::kFp8 || tokens >= Config::kBlockTokens) return;
+  const uint32_t chunks = (Config::kBlockTokens - tokens) * 8;  // of 16 bytes, per tile
+  warpgroup_sync(half);  // no warp of this warpgroup reads the keys any more
+#pragma unroll 1
+  for (uint32_t i = ptx::thread_idx() % 128; i < Config::kHalfTiles * chunks; i += 128) {
+    const uint32_t sTile = smem.kv(stage, half * Config::kHalfTiles + i / chunks);
+    ptx::sts_v4_u32(sTile + tokens * 128 + i % chunks * 16, {});
+  }
+  ptx::fence_proxy_async_shared();
+  warpgroup_sync(half);
+}
+
+// Earlier sums of a thread's two rows, in the units of the new m.
+template <int Registers>
+PTX_DEVICE void scale_rows(float (&rO)[Registers], const float (&factor)[2]) {
+#pragma unroll
+  for (int i = 0; i < Registers; ++i) rO[i] *= factor[i % 4 / 2];
+}
+
+// ----------------------------------------------------------------------------------------------- left warpgroup
+
+// sScale <- a factor per row, and the news that it is there.
+template <class Config>
+PTX_DEVICE void publish_scale(MlaDecodeSmem<Config> smem, Ring<1>& p, const float (&factor)[2]) {
+  const uint32_t thread = ptx::thread_idx() % 128;
+  if (thread % 4 == 0) {
+    ptx::sts_f32(smem.scale(fragment_row(thread)), factor[0]);
+    ptx::sts_f32(smem.scale(fragment_row(thread) + 8), factor[1]);
+  }
+  warp_arrive(smem.p_full());
+  p.advance();
+}
+
+// sP, sScale <- the weights of a block. The right warpgroup has read those of the block before (p_empty).
+template <class Config>
+PTX_DEVICE void publish(MlaDecodeSmem<Config> smem, Ring<1>& p, const float (&rP)[Config::kScoreRegisters],
+                        const float (&rescale)[2]) {
+  const uint32_t thread = ptx::thread_idx() % 128, lane = thread % 32;
+#pragma unroll
+  for (uint32_t column = 0; column < Config::kBlockTokens; column += 16) {
+    const uint32_t r = column / 2;
+    const uint32_t sP =
+        smem.p() + (16 * (thread / 32) + stmatrix_row(lane)) * 128 + (column + stmatrix_column(lane)) * 2;
+    ptx::stmatrix_x4(swizzle<128>(sP), ptx::cvt_bf16x2(rP[r + 1], rP[r]), ptx::cvt_bf16x2(rP[r + 3], rP[r + 2]),
+                     ptx::cvt_bf16x2(rP[r + 5], rP[r + 4]), ptx::cvt_bf16x2(rP[r + 7], rP[r + 6]));
+  }
+  ptx::fence_proxy_async_shared();
+  publish_scale(smem, p, rescale);
+}
+
+// rS, the scores of block `j`, become weights; returns what earlier sums are worth now.
+template <class Config>
+PTX_DEVICE void softmax(float (&rS)[Config::kScoreRegisters], const MlaDecodeParams& params, const MlaWork& work,
+                        uint32_t j, MlaRows& rows, float (&rescale)[2]) {
+  const uint32_t first_token = work.first_token + j * Config::kBlockTokens;
+  const uint32_t all_see = visible_keys(work.length, 0, params.q_tokens, params.causal != 0);
+  if (first_token + Config::kBlockTokens > all_see) mask_scores(rS, rows, first_token);
+  softmax_block(rS, rows, params.scale_log2, rescale);
+}
+
+// rO, rows <- all blocks of a split: the scores of a block run on the tensor core ahead of the weights of the one before,
+// and the softmax behind both.
+template <class Config>
+PTX_DEVICE void attend_left(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, const MlaWork& work,
+                            Ring<Config::kStages>& kv, Ring<1>& p, float (&rO)[Config::kOutRegisters], MlaRows& rows) {
+  float rS[Config::kScoreRegisters];
+  float rescale[2];
+  score(rS, smem, kv);
+  ptx::wgmma_wait_group<0>(rS);
+  release_keys(smem, kv.stage, kRope);
+  clear_values(smem, kv.stage, 0, work.tokens(0));
+  softmax<Config>(rS, params, work, 0, rows, rescale);
+  ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);
+  publish(smem, p, rS, rescale);
+#pragma unroll 1
+  for (uint32_t j = 1; j < work.blocks; ++j) {
+    Ring<Config::kStages> next = kv;
+    next.advance();
+    score(rS, smem, next);           // rS <- sQ . sK[j]^T
+    ptx::mbarrier_wait(smem.p_full(), p.phase ^ 1);  // written by all four warps
+    weigh(rO, smem, kv.stage, 0);    // rO += sP . sV[j - 1]
+    ptx::wgmma_wait_group<1>(rS);
+    release_keys(smem, next.stage, kRope);
+    softmax<Config>(rS, params, work, j, rows, rescale);
+    // Not only for `publish`: ptxas moves the wait for the products over the softmax, but not over another wait.
+    ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);
+    ptx::wgmma_wait_group<0>(rO);
+    release_keys(smem, kv.stage, kLeftValues);
+    clear_values(smem, next.stage, 0, work.tokens(j));
+    scale_rows(rO, rescale);
+    publish(smem, p, rS, rescale);
+    kv = next;
+  }
+  ptx::mbarrier_wait(smem.p_full(), p.phase ^ 1);
+  weigh(rO, smem, kv.stage, 0);
+  ptx::wgmma_wait_group<0>(rO);
+  release_keys(smem, kv.stage, kLeftValues);
+  kv.advance();
+}
+
+// m, l or lse of the thread's rows, which the four threads of a row share.
+template <class Config>
+PTX_DEVICE void store_rows(const MlaDecodeParams& params, const MlaWork& work, MlaPart part, const MlaRows& rows,
+                           const float (&l)[2]) {
+  const uint32_t thread = ptx::thread_idx() % 128;
+#pragma unroll
+  for (uint32_t r = 0; r < 2; ++r) {
+    const uint32_t row = work.first_row + fragment_row(thread) + 8 * r;
+    if (thread % 4 != 0 || row >= params.rows) continue;
+    if (part.splits == 1) {
+      ptx::stg_f32(params.lse + static_cast<uint64_t>(work.sequence) * params.rows + row,
+                   log_sum_exp(rows.m[r], l[r], params.empty_lse));
+    } else {
+      ptx::stg_v2_u32(params.part_state + (static_cast<uint64_t>(part.index) * params.rows + row) * 2,
+                      std::bit_cast<uint32_t>(rows.m[r]), std::bit_cast<uint32_t>(l[r]));
+    }
+  }
+}
+
+template <class Config>
+PTX_DEVICE void store_half(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, const MlaWork& work, MlaPart part,
+                           uint32_t half, const float (&rO)[Config::kOutRegisters], const float (&inverse)[2]) {
+  if (part.splits == 1) {
+    store_out(params, smem, work, half, rO, inverse);
+  } else {
+    store_part<Config>(params, work, part, half, rO);
+  }
+  warp_arrive(smem.q_empty());
+}
+
+template <class Config>
+PTX_DEVICE void left(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem) {
+  Ring<Config::kStages> kv;
+  Ring<1> p, q;
+#pragma unroll 1
+  for (MlaWorkList list(params); list.has_work(); list.advance()) {
+    const MlaWork work = list.work();
+    MlaRows rows = start_rows(params, work);
+    float rO[Config::kOutRegisters] = {};
+    ptx::mbarrier_wait(smem.q_full(), q.phase);
+    q.advance();
+    if (work.blocks != 0) attend_left(params, smem, work, kv, p, rO, rows);
+    const float l[2] = {row_sum(rows, 0), row_sum(rows, 1)};
+    const float inverse[2] = {inverse_sum(l[0]), inverse_sum(l[1])};
+    ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);
+    publish_scale(smem, p, inverse);
+    const MlaPart part = part_of(params, work);
+    store_rows<Config>(params, work, part, rows, l);
+    store_half(params, smem, work, part, 0, rO, inverse);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------- right warpgroup
+
+// The next factor of the thread's rows, published by the left warpgroup.
+template <class Config>
+PTX_DEVICE void read_scale(MlaDecodeSmem<Config> smem, Ring<1> p, float (&factor)[2]) {
+  const uint32_t row = fragment_row(ptx::thread_idx() % 128);
+  ptx::mbarrier_wait(smem.p_full(), p.phase);
+  factor[0] = ptx::lds_f32(smem.scale(row));
+  factor[1] = ptx::lds_f32(smem.scale(row + 8));
+}
+
+template <class Config>
+PTX_DEVICE void right(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem) {
+  Ring<Config::kStages> kv;
+  Ring<1> p;
+  float factor[2];
+#pragma unroll 1
+  for (MlaWorkList list(params); list.has_work(); list.advance()) {
+    const MlaWork work = list.work();
+    float rO[Config::kOutRegisters] = {};
+#pragma unroll 1
+    for (uint32_t j = 0; j < work.blocks; ++j, kv.advance(), p.advance()) {
+      read_scale(smem, p, factor);
+      clear_values(smem, kv.stage, 1, work.tokens(j));
+      scale_rows(rO, factor);
+      weigh(rO, smem, kv.stage, 1);
+      ptx::wgmma_wait_group<0>(rO);
+      release_keys(smem, kv.stage, kRightValues);
+      warp_arrive(smem.p_empty());
+    }
+    read_scale(smem, p, factor);
+    warp_arrive(smem.p_empty());
+    p.advance();
+    store_half(params, smem, work, part_of(params, work), 1, rO, factor);
+  }
+}
+
+// -------------------------------------------------------------------------------------------------------- kernel
+
+// Registers of a thread by role. Of 168 at launch, what the producer gives back the math warpgroups take:
+// 3 * 168 = 232 + 232 + 40 = 208 + 168 + 128.
+template <class Config>
+PTX_DEVICE void run_roles(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem) {
+  const uint32_t warp = ptx::warp_uniform(ptx::thread_idx() / 32);
+  if constexpr (Config::kCache == Config::Cache::kBf16) {
+    if (warp / 4 == 2) {
+      ptx::setmaxnreg_dec<40>();
+      if (warp % 4 == 0 && ptx::elect_one()) load_bf16(params, smem);
+      ptx::syncwarp();
+      return;
+    }
+    ptx::setmaxnreg_inc<232>();
+  } else {
+    if (warp / 4 == 2) {
+      ptx::setmaxnreg_dec<128>();
+      load_fp8(params, smem);
+      ptx::syncwarp();
+      return;
+    }
+    if (warp / 4 == 0) ptx::setmaxnreg_inc<208>();
+  }
+  if (warp / 4 == 0) {
+    left(params, smem);
+  } else {
+    right(params, smem);
+  }
+}
+
+template <class Config>
+PTX_DEVICE void mla_decode(const MlaDecodeParams& params) {
+  const MlaDecodeSmem<Config> smem{ptx::smem_base()};
+  init_barriers(smem);
+  enter_cluster<Config>();
+  run_roles(params, smem);
+  leave_cluster<Config>();
+}
+
+}  // namespace mla

@@ -1,0 +1,264 @@
+// The producers of MLA decode: Q by TMA, keys by TMA (BF16 cache) or dequantised on the way (FP8 cache).
+#pragma once
+#include <bit>
+#include <cstdint>
+
+#include "faults.h"
+#include "hopper/block/cta_sync.cuh"
+#include "hopper/block/report_fault.cuh"
+#include "hopper/tile/ring.h"
+#include "hopper/tile/swizzle.h"
+#include "mla/kv_row.h"
+#include "mla/mla_decode_tile.cuh"
+#include "mla/params.h"
+#include "ptx/convert.h"
+#include "ptx/gmem.h"
+#include "ptx/mbarrier.h"
+#include "ptx/regs.h"
+#include "ptx/smem.h"
+#include "ptx/sync.h"
+#include "ptx/target.h"
+#include "ptx/tma.h"
+
+namespace mla {
+
+// Where a block of 64 keys lies in the cache: it never straddles pages.
+struct MlaPageBlock {
+  uint32_t page, token;  // first token within the page
+};
+
+// Page ids come from the device's memory and may be anything: one that does not exist reads as zeros, and is reported.
+PTX_DEVICE MlaPageBlock page_block(const MlaDecodeParams& params, const MlaWork& work, uint32_t j) {
+  const uint32_t token = work.first_token + j * MLA_BLOCK_TOKENS;
+  if (params.page_table == nullptr) return {work.sequence, token};
+  const uint32_t entry = token / params.page_size;
+  const uint32_t page = ptx::ldg_u32(params.page_table + work.sequence * params.table_pitch + entry);
+  if (page >= params.pages) report_fault(params.error_words, FAULT_PAGE_ID);
+  return {page, token - entry * params.page_size};
+}
+
+// sQ <- the rows of `work`, without keys too: its shared memory takes the output. One thread.
+template <class Config>
+PTX_DEVICE void load_q(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, const MlaWork& work, Ring<1>& q) {
+  ptx::mbarrier_wait(smem.q_empty(), q.phase ^ 1);
+  ptx::mbarrier_arrive_expect_tx(smem.q_full(), Config::kTiles * Config::kTileBytes);
+#pragma unroll 1
+  for (uint32_t tile = 0; tile < Config::kTiles; ++tile) {
+    ptx::tma_load_3d(params.map_q, smem.q(tile), smem.q_full(), tile * Config::kTileColumns, work.first_row,
+                     work.sequence);
+  }
+  q.advance();
+}
+
+// sKV tile <- 64 tokens x 128 bytes, from `column` of the cache on. In a cluster each CTA fetches half of the tokens
+// and multicasts them to both.
+template <class Config>
+PTX_DEVICE void load_tile(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t tile,
+                          uint32_t column, MlaPageBlock at) {
+  const uint32_t full = smem.kv_full(stage, tile);
+  ptx::mbarrier_arrive_expect_tx(full, Config::kTileBytes);
+  if constexpr (Config::kCluster == 1) {
+    ptx::tma_load_3d(params.map_kv, smem.kv(stage, tile), full, column, at.token, at.page);
+  } else {
+    const uint32_t rank = ptx::cluster_rank();
+    ptx::tma_load_3d_multicast(params.map_kv, smem.kv(stage, tile) + rank * (Config::kTileBytes / 2), full, column,
+                               at.token + rank * (Config::kBlockTokens / 2), at.page, 0b11);
+  }
+}
+
+// Waits until nobody reads these tiles any more, in a cluster neither here nor in the peer.
+template <class Config>
+PTX_DEVICE void await_free(MlaDecodeSmem<Config> smem, Ring<Config::kStages> kv, MlaTiles tiles) {
+  await_release<Config>(smem.kv_empty(kv.stage, tiles), kv.phase ^ 1);
+}
+
+// ----------------------------------------------------------------------------------------------------- BF16 cache
+
+// Tiles in the order in which they become free, which is the order in which the scores need them.
+template <class Config>
+PTX_DEVICE void load_block(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, Ring<Config::kStages> kv,
+                           MlaPageBlock at) {
+  await_free(smem, kv, kRope);
+  load_tile(params, smem, kv.stage, Config::kRopeTile, MLA_LATENT, at);
+  await_free(smem, kv, kLeftValues);
+#pragma unroll 1
+  for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) {
+    load_tile(params, smem, kv.stage, tile, tile * Config::kTileColumns, at);
+  }
+  await_free(smem, kv, kRightValues);
+#pragma unroll 1
+  for (uint32_t tile = Config::kHalfTiles; tile < Config::kRopeTile; ++tile) {
+    load_tile(params, smem, kv.stage, tile, tile * Config::kTileColumns, at);
+  }
+}
+
+// The producer thread of a BF16 cache. The first keys do not wait for the previous output, which lies where Q goes.
+template <class Config>
+PTX_DEVICE void load_bf16(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem) {
+  Ring<Config::kStages> kv;
+  Ring<1> q;
+#pragma unroll 1
+  for (MlaWorkList list(params); list.has_work(); list.advance()) {
+    const MlaWork work = list.work();
+    if (work.blocks == 0) load_q(params, smem, work, q);
+#pragma unroll 1
+    for (uint32_t j = 0; j < work.blocks; ++j, kv.advance()) {
+      load_block(params, smem, kv, page_block(params, work, j));
+      if (j == 0) load_q(params, smem, work, q);
+    }
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------ FP8 cache
+
+// Tokens of a block whose codes a thread dequantises: the CTAs of a cluster share the 64.
+template <class Config>
+constexpr uint32_t kFp8Tokens = 2 / Config::kCluster;
+
+// A thread's part of half a block: 16 codes of each of four tiles.
+template <class Config>
+struct MlaCodes {
+  ptx::U32x4 codes[Config::kHalfTiles][kFp8Tokens<Config>];
+};
+
+// Where a thread's tokens lie: eight tokens per warp and access, four lanes for the 64 codes of a tile, so that neither
+// loads nor swizzled stores conflict.
+template <class Config>
+struct MlaFp8Rows {
+  const uint8_t* row[kFp8Tokens<Config>];  // null where there is no token: reads as zeros
+  ptx::U32x4 scales[kFp8Tokens<Config>];   // FP32 [4]
+};
+
+// The i-th token of a thread. Those of a warp follow one another, and so do those of a CTA.
+template <class Config>
+PTX_DEVICE uint32_t fp8_token(uint32_t i) {
+  const uint32_t warp = ptx::thread_idx() % 128 / 32 + (Config::kCluster == 1 ? 0 : ptx::cluster_rank() * 4);
+  return (warp * kFp8Tokens<Config> + i) * 8 + ptx::thread_idx() % 32 / 4;
+}
+
+// Of the block at `at`, in which the sequence has `tokens` keys.
+template <class Config>
+PTX_DEVICE MlaFp8Rows<Config> fp8_rows(const MlaDecodeParams& params, MlaPageBlock at, uint32_t tokens) {
+  MlaFp8Rows<Config> rows = {};
+#pragma unroll
+  for (uint32_t i = 0; i < kFp8Tokens<Config>; ++i) {
+    const uint32_t token = fp8_token<Config>(i);
+    if (at.page >= params.pages || token >= tokens) continue;
+    const uint64_t row = static_cast<uint64_t>(at.page) * params.page_size + at.token + token;
+    rows.row[i] = params.kv + row * params.kv_pitch;
+    rows.scales[i] = ptx::ldg_v4_u32(rows.row[i] + kKvFp8Scales);
+  }
+  return rows;
+}
+
+template <class Config>
+PTX_DEVICE MlaCodes<Config> load_codes(const MlaFp8Rows<Config>& rows, uint32_t first_tile) {
+  MlaCodes<Config> half = {};
+  const uint32_t lane_codes = ptx::thread_idx() % 4 * 16;
+#pragma unroll
+  for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) {
+#pragma unroll
+    for (uint32_t i = 0; i < kFp8Tokens<Config>; ++i) {
+      if (rows.row[i] == nullptr) continue;
+      half.codes[tile][i] = ptx::ldg_v4_u32(rows.row[i] + (first_tile + tile) * Config::kTileColumns + lane_codes);
+    }
+  }
+  return half;
+}
+
+// Four codes to BF16: fp32(code) * scale, rounded to FP32, then to BF16.
+PTX_DEVICE void dequantize(uint32_t (&out)[2], uint32_t codes, float scale) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const ptx::F32x2 x = ptx::e4m3x2_f32(codes >> (16 * i));
+    out[i] = ptx::cvt_bf16x2(x.hi * scale, x.lo * scale);
+  }
+}
+
+PTX_DEVICE ptx::U32x4 dequantize_eight(uint32_t low, uint32_t high, float scale) {
+  uint32_t a[2], b[2];
+  dequantize(a, low, scale);
+  dequantize(b, high, scale);
+  return {a[0], a[1], b[0], b[1]};
+}
+
+// Tells the scores that this warp has stored its tokens of a tile. In a cluster it hands them to the peer too, and
+// announces as many bytes as the peer's warp sends.
+template <class Config>
+PTX_DEVICE void publish_tokens(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t tile) {
+  const uint32_t full = smem.kv_full(stage, tile);
+  if constexpr (Config::kCluster == 1) {
+    warp_arrive(full);
+  } else {
+    constexpr uint32_t kBytes = kFp8Tokens<Config> * 8 * 128;  // whole swizzle atoms: the same bytes in both CTAs
+    ptx::syncwarp();
+    if (ptx::thread_idx() % 32 != 0) return;
+    const uint32_t sTokens = smem.kv(stage, tile) + fp8_token<Config>(0) * 128;
+    ptx::bulk_copy_to_cta(sTokens, full, sTokens, kBytes, ptx::cluster_rank() ^ 1);
+    ptx::mbarrier_arrive_expect_tx(full, kBytes);
+  }
+}
+
+// Half of a block -> its four tiles, one after the other.
+template <class Config>
+PTX_DEVICE void store_codes(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t first_tile,
+                            const MlaCodes<Config>& half, const MlaFp8Rows<Config>& rows) {
+  const uint32_t lane_bytes = ptx::thread_idx() % 4 * 32;
+#pragma unroll
+  for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) {
+    const uint32_t group = (first_tile + tile) * Config::kTileColumns / kKvScaleBlock;
+#pragma unroll
+    for (uint32_t i = 0; i < kFp8Tokens<Config>; ++i) {
+      const ptx::U32x4 s = rows.scales[i];
+      const float scale = std::bit_cast<float>(group == 0 ? s.x : group == 1 ? s.y : group == 2 ? s.z : s.w);
+      const ptx::U32x4 c = half.codes[tile][i];
+      const uint32_t sRow = smem.kv(stage, first_tile + tile) + fp8_token<Config>(i) * 128 + lane_bytes;
+      ptx::sts_v4_u32(swizzle<128>(sRow), dequantize_eight(c.x, c.y, scale));
+      ptx::sts_v4_u32(swizzle<128>(sRow + 16), dequantize_eight(c.z, c.w, scale));
+    }
+    ptx::fence_proxy_async_shared();
+    publish_tokens(smem, stage, first_tile + tile);
+  }
+}
+
+// The producer warpgroup of an FP8 cache: the position by TMA, the latent through registers. The codes of the next half
+// are on their way while this one is dequantised.
+template <class Config>
+PTX_DEVICE void load_fp8(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem) {
+  const bool leader = ptx::thread_idx() % 128 == 0;
+  Ring<Config::kStages> kv;
+  Ring<1> q;
+#pragma unroll 1
+  for (MlaWorkList list(params); list.has_work(); list.advance()) {
+    const MlaWork work = list.work();
+    if (work.blocks == 0) {
+      if (leader) load_q(params, smem, work, q);
+      continue;
+    }
+    MlaPageBlock at = page_block(params, work, 0);
+    MlaFp8Rows<Config> rows = fp8_rows<Config>(params, at, work.tokens(0));
+    MlaCodes<Config> left = load_codes<Config>(rows, 0);
+#pragma unroll 1
+    for (uint32_t j = 0; j < work.blocks; ++j, kv.advance()) {
+      if (leader) {
+        await_free(smem, kv, kRope);
+        load_tile(params, smem, kv.stage, Config::kRopeTile, kKvFp8Rope, at);
+        if (j == 0) load_q(params, smem, work, q);
+      }
+      ptx::syncwarp();
+      const MlaCodes<Config> right = load_codes<Config>(rows, Config::kHalfTiles);
+      await_free(smem, kv, kLeftValues);
+      store_codes(smem, kv.stage, 0, left, rows);
+      const MlaFp8Rows<Config> now = rows;
+      if (j + 1 < work.blocks) {
+        at = page_block(params, work, j + 1);
+        rows = fp8_rows<Config>(params, at, work.tokens(j + 1));
+        left = load_codes<Config>(rows, 0);
+      }
+      await_free(smem, kv, kRightValues);
+      store_codes(smem, kv.stage, Config::kHalfTiles, right, now);
+    }
+  }
+}
+
+}  // namespace mla

@@ -1,0 +1,171 @@
+// What a CTA of MLA decode works on: its piece of the work, its shared memory, its barriers.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "hopper/block/cta_sync.cuh"
+#include "hopper/tile/order.h"
+#include "mla/params.h"
+#include "ptx/gmem.h"
+#include "ptx/mbarrier.h"
+#include "ptx/regs.h"
+#include "ptx/smem.h"
+#include "ptx/sync.h"
+#include "ptx/target.h"
+
+namespace mla {
+
+// What every configuration shares; an instance derives from it and adds kCache, kCluster.
+struct MlaDecodeConfig {
+  enum class Cache { kBf16, kFp8 };
+  static constexpr int kBlockRows = 64;  // rows of Q: one wgmma
+  static constexpr int kBlockTokens = MLA_BLOCK_TOKENS;
+  static constexpr int kStages = 2;                          // blocks of keys in shared memory
+  static constexpr int kTileColumns = 64;                    // of BF16: one 128-byte swizzle row
+  static constexpr int kTileBytes = kBlockTokens * 128;      // [64 tokens or rows, 64 columns]
+  static constexpr int kRopeTile = MLA_LATENT / kTileColumns;  // tiles 0..7 are latent, tile 8 carries the position
+  static constexpr int kTiles = kRopeTile + 1;
+  static constexpr int kHalfTiles = kRopeTile / 2;           // of the values, per warpgroup
+  static constexpr int kHalfColumns = MLA_LATENT / 2;
+  static constexpr int kScoreRegisters = kBlockTokens / 2;   // of a 64 x 64 tile, per thread
+  static constexpr int kOutRegisters = kHalfColumns / 2;     // of a 64 x 256 tile, per thread
+};
+
+// The tiles of a block of keys that are given back together, each by the warpgroup that reads it last.
+enum MlaTiles : uint32_t { kLeftValues, kRightValues, kRope, kTileGroups };
+
+template <class Config>
+struct MlaDecodeStorage {
+  alignas(1024) uint8_t q[Config::kTiles][Config::kTileBytes];  // BF16 [9, 64 rows, 64], swizzled; later the output
+  alignas(1024) uint8_t kv[Config::kStages][Config::kTiles][Config::kTileBytes];  // BF16 [9, 64 tokens, 64], swizzled
+  alignas(1024) uint8_t p[Config::kTileBytes];                  // BF16 [64 rows, 64 tokens], swizzled
+  float scale[Config::kBlockRows];                // what the block multiplies earlier sums with; last, 1 / l
+  uint64_t kv_full[Config::kStages][Config::kTiles];
+  uint64_t kv_empty[Config::kStages][kTileGroups];
+  uint64_t q_full, q_empty;
+  uint64_t p_full, p_empty;                       // p and scale
+};
+
+// Shared addresses of one CTA's storage.
+template <class Config>
+struct MlaDecodeSmem {
+  using Storage = MlaDecodeStorage<Config>;
+  uint32_t base;
+
+  PTX_DEVICE uint32_t q(uint32_t tile) const { return base + offsetof(Storage, q) + tile * Config::kTileBytes; }
+  PTX_DEVICE uint32_t kv(uint32_t stage, uint32_t tile) const {
+    return base + offsetof(Storage, kv) + (stage * Config::kTiles + tile) * Config::kTileBytes;
+  }
+  PTX_DEVICE uint32_t p() const { return base + offsetof(Storage, p); }
+  PTX_DEVICE uint32_t scale(uint32_t row) const { return base + offsetof(Storage, scale) + row * sizeof(float); }
+  PTX_DEVICE uint32_t kv_full(uint32_t stage, uint32_t tile) const {
+    return base + offsetof(Storage, kv_full) + (stage * Config::kTiles + tile) * 8;
+  }
+  PTX_DEVICE uint32_t kv_empty(uint32_t stage, MlaTiles tiles) const {
+    return base + offsetof(Storage, kv_empty) + (stage * kTileGroups + tiles) * 8;
+  }
+  PTX_DEVICE uint32_t q_full() const { return base + offsetof(Storage, q_full); }
+  PTX_DEVICE uint32_t q_empty() const { return base + offsetof(Storage, q_empty); }
+  PTX_DEVICE uint32_t p_full() const { return base + offsetof(Storage, p_full); }
+  PTX_DEVICE uint32_t p_empty() const { return base + offsetof(Storage, p_empty); }
+};
+
+// ---------------------------------------------------------------------------------------------------------- work
+
+// One split of one sequence, for 64 rows of its queries.
+struct MlaWork {
+  uint32_t sequence, first_row;
+  uint32_t length;       // keys of the sequence
+  uint32_t first_token;  // of the split
+  uint32_t split;        // of the sequence
+  uint32_t blocks;       // of 64 tokens; 0 only in an empty sequence
+
+  // Keys of block `j` that exist: fewer than 64 only at the end of the sequence.
+  PTX_DEVICE uint32_t tokens(uint32_t j) const { return length - (first_token + j * MLA_BLOCK_TOKENS); }
+};
+
+// Where the results of a split go.
+struct MlaPart {
+  uint32_t splits;  // of the sequence: with several, the results are partial
+  uint32_t index;   // of this one among the splits of all sequences
+};
+
+PTX_DEVICE MlaPart part_of(const MlaDecodeParams& params, const MlaWork& work) {
+  const uint32_t* gOffsets = params.tables.split_offsets + work.sequence;
+  const uint32_t first = ptx::ldg_u32(gOffsets);
+  return {ptx::ldg_u32(gOffsets + 1) - first, first + work.split};
+}
+
+// The work of one CTA: every `step`-th split. The CTAs of a cluster differ in their rows only and share the keys.
+struct MlaWorkList {
+  const MlaDecodeParams& params;
+  uint32_t index, end, step;
+
+  PTX_DEVICE explicit MlaWorkList(const MlaDecodeParams& p)
+      : params(p),
+        index(ptx::block_idx() / p.row_tiles),
+        end(ptx::ldg_u32(p.tables.split_offsets + p.batch)),
+        step(ptx::grid_dim() / p.row_tiles) {}
+
+  PTX_DEVICE bool has_work() const { return index < end; }
+  PTX_DEVICE void advance() { index += step; }
+
+  PTX_DEVICE MlaWork work() const {
+    const uint32_t* gItem = params.tables.items + 2 * static_cast<uint64_t>(index);
+    MlaWork w;
+    w.sequence = ptx::ldg_u32(gItem);
+    w.first_row = ptx::block_idx() % params.row_tiles * MlaDecodeConfig::kBlockRows;
+    w.length = ptx::ldg_u32(params.tables.lengths + w.sequence);
+    w.split = ptx::ldg_u32(gItem + 1);
+    w.first_token = w.split * params.split_blocks * MLA_BLOCK_TOKENS;
+    const uint32_t blocks_left = ceil_div(w.length - w.first_token, MLA_BLOCK_TOKENS);
+    w.blocks = blocks_left < params.split_blocks ? blocks_left : params.split_blocks;
+    return w;
+  }
+};
+
+// ------------------------------------------------------------------------------------------------------ barriers
+
+// One arrival per warp, after all its lanes are done.
+PTX_DEVICE void warp_arrive(uint32_t bar) {
+  ptx::syncwarp();
+  if (ptx::thread_idx() % 32 == 0) ptx::mbarrier_arrive(bar);
+}
+
+// Tells every producer that writes these tiles that this warp has read them.
+template <class Config>
+PTX_DEVICE void release_keys(MlaDecodeSmem<Config> smem, uint32_t stage, MlaTiles tiles) {
+  warp_release<Config>(smem.kv_empty(stage, tiles));
+}
+
+template <class Config>
+PTX_DEVICE void init_barriers(MlaDecodeSmem<Config> smem) {
+  constexpr uint32_t kWarps = 4;  // of a warpgroup, each of which arrives once
+  constexpr bool kDequantizes = Config::kCache == Config::Cache::kFp8;
+  if (ptx::thread_idx() != 0) return;
+#pragma unroll 1
+  for (uint32_t stage = 0; stage < Config::kStages; ++stage) {
+#pragma unroll 1
+    for (uint32_t tile = 0; tile < Config::kTiles; ++tile) {  // dequantised by four warps, or filled by one TMA load
+      ptx::mbarrier_init(smem.kv_full(stage, tile), kDequantizes && tile != Config::kRopeTile ? kWarps : 1);
+      ptx::name_shared(smem.kv_full(stage, tile), "kv_full", stage * Config::kTiles + tile);
+    }
+#pragma unroll 1
+    for (uint32_t tiles = 0; tiles < kTileGroups; ++tiles) {
+      const uint32_t bar = smem.kv_empty(stage, static_cast<MlaTiles>(tiles));
+      ptx::mbarrier_init(bar, kWarps * Config::kCluster);
+      ptx::name_shared(bar, "kv_empty", stage * kTileGroups + tiles);
+    }
+  }
+  ptx::mbarrier_init(smem.q_full(), 1);
+  ptx::mbarrier_init(smem.q_empty(), 2 * kWarps);
+  ptx::mbarrier_init(smem.p_full(), kWarps);
+  ptx::mbarrier_init(smem.p_empty(), kWarps);
+  ptx::name_shared(smem.q_full(), "q_full", 0);
+  ptx::name_shared(smem.q_empty(), "q_empty", 0);
+  ptx::name_shared(smem.p_full(), "p_full", 0);
+  ptx::name_shared(smem.p_empty(), "p_empty", 0);
+  ptx::fence_mbarrier_init();
+}
+
+}  // namespace mla

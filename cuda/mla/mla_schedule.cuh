@@ -1,0 +1,74 @@
+// First launch of MLA decode: which splits of which sequences there are, and in which order the CTAs take them.
+//
+//   lengths int32 [batch]  ->  clamped lengths [batch] · split_offsets [batch + 1] · items [splits, 2]
+//
+// A split is `split_tokens` tokens, whatever the batch and the GPU: a row's bits depend on its own sequence alone. Whole
+// splits come first, then what is left of the sequences, longest first, so that no CTA starts a long one at the end.
+//
+// Schedule: a thread per sequence looks at all others; nothing is shared, nothing waits.
+#pragma once
+#include <cstdint>
+
+#include "faults.h"
+#include "hopper/block/report_fault.cuh"
+#include "mla/params.h"
+#include "mla/splits.h"
+#include "ptx/gmem.h"
+#include "ptx/regs.h"
+#include "ptx/target.h"
+
+namespace mla {
+
+constexpr uint32_t mla_schedule_threads = 128;
+constexpr uint32_t mla_schedule_smem_bytes = 0;
+
+// What is known about the sequences that a thread's own has to line up with.
+struct MlaScheduleTotals {
+  uint32_t splits_before = 0;  // of the sequences before
+  uint32_t whole_before = 0;
+  uint32_t whole = 0;          // whole splits of all sequences
+  uint32_t rests_before = 0;   // rests that come before this sequence's
+};
+
+PTX_DEVICE uint32_t sequence_length(const MlaScheduleParams& params, uint32_t sequence) {
+  return clamp_length(static_cast<int32_t>(ptx::ldg_u32(params.lengths + sequence)), params.capacity);
+}
+
+PTX_DEVICE MlaScheduleTotals schedule_totals(const MlaScheduleParams& params, uint32_t mine, SplitCount own) {
+  MlaScheduleTotals totals;
+#pragma unroll 4
+  for (uint32_t other = 0; other < params.batch; ++other) {
+    const SplitCount count = split_count(sequence_length(params, other), params.split_tokens);
+    totals.whole += count.whole;
+    if (other < mine) {
+      totals.splits_before += count.total();
+      totals.whole_before += count.whole;
+    }
+    const bool earlier = count.rest > own.rest || (count.rest == own.rest && other < mine);
+    totals.rests_before += count.has_rest && earlier;
+  }
+  return totals;
+}
+
+PTX_DEVICE void mla_schedule_kernel(const MlaScheduleParams& params) {
+  const uint32_t mine = ptx::block_idx() * mla_schedule_threads + ptx::thread_idx();
+  if (mine >= params.batch) return;
+  const uint32_t length = sequence_length(params, mine);
+  if (length != ptx::ldg_u32(params.lengths + mine)) report_fault(params.error_words, FAULT_SEQUENCE_LENGTH);
+  const SplitCount own = split_count(length, params.split_tokens);
+  const MlaScheduleTotals totals = schedule_totals(params, mine, own);
+
+  ptx::stg_u32(params.tables.lengths + mine, length);
+  ptx::stg_u32(params.tables.split_offsets + mine, totals.splits_before);
+  if (mine == params.batch - 1) {
+    ptx::stg_u32(params.tables.split_offsets + params.batch, totals.splits_before + own.total());
+  }
+  for (uint32_t split = 0; split < own.whole; ++split) {
+    ptx::stg_v2_u32(params.tables.items + 2 * static_cast<uint64_t>(totals.whole_before + split), mine, split);
+  }
+  if (own.has_rest) {
+    ptx::stg_v2_u32(params.tables.items + 2 * static_cast<uint64_t>(totals.whole + totals.rests_before), mine, own.whole);
+  }
+}
+
+}  // namespace mla

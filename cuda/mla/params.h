@@ -1,0 +1,125 @@
+// The parameter structs of this family's launches, in plain C: one truth for the kernels (C++) and for the host (Rust,
+// through bindgen: `cargo xtask bindings`). Shapes stand in brackets, slowest dimension first.
+#pragma once
+#include <stdint.h>
+
+#include "hopper/tensor_map.h"
+
+enum {
+  MLA_NOPE = 128,         // of a head's query: what is not rotated
+  MLA_VALUE = 128,        // of a head's output
+  MLA_LATENT = 512,       // of a cached token: the compressed keys and values
+  MLA_ROPE = 64,          // of a cached token: the rest of its key, which carries the position
+  MLA_BLOCK_TOKENS = 64,  // tokens of one step of the attention
+};
+
+// Which splits of which sequences there are, found on the device: a decode step needs no length on the host.
+typedef struct MlaPlanTables {
+  uint32_t* lengths;        // [batch], clamped to what the pages hold
+  uint32_t* split_offsets;  // [batch + 1], splits of all sequences before; a sequence has one at least
+  uint32_t* items;          // [splits, 2]: sequence, split of it; longest first
+} MlaPlanTables;
+
+typedef struct MlaScheduleParams {
+  const int32_t* lengths;  // [batch], tokens in the cache
+  MlaPlanTables tables;
+  uint32_t* error_words;  // [FAULT_KINDS]
+  uint32_t batch;
+  uint32_t capacity;       // tokens that the pages of a sequence hold
+  uint32_t split_tokens;   // a multiple of MLA_BLOCK_TOKENS
+} MlaScheduleParams;
+
+// out = softmax(scale * q . k^T) . v for every sequence, v the latent part of k; splits leave partial results.
+typedef struct MlaDecodeParams {
+  TensorMap map_q;            // BF16 [batch, rows, 576], box [1, 64, 64], 128-byte swizzle
+  TensorMap map_kv;           // BF16 [pages, page_size, 576], FP8 cache: bytes [.., 656]; box [1, 64 / cluster, 128 bytes]
+  TensorMap map_out;          // BF16 [batch, rows, 512], box [1, 64, 64], 128-byte swizzle
+  const uint8_t* kv;          // FP8 cache: rows of 512 E4M3, 4 FP32 scales, 64 BF16
+  const int32_t* page_table;  // [batch, table_pitch], or null: sequence b is page b
+  MlaPlanTables tables;
+  float* lse;                 // FP32 [batch, rows], natural logarithm
+  float* part_out;            // FP32 [splits, rows, 512], sums that are not divided yet
+  float* part_state;          // FP32 [splits, rows, 2]: m in units of log2, l
+  uint32_t* error_words;  // [FAULT_KINDS]
+  uint64_t kv_pitch;          // FP8 cache: bytes from row to row
+  uint64_t table_pitch;
+  uint32_t batch;
+  uint32_t rows;              // q_tokens * heads
+  uint32_t row_tiles;         // of 64 rows, even in a cluster
+  uint32_t q_tokens, heads;
+  uint32_t pages, page_size;
+  uint32_t split_blocks;      // split_tokens / MLA_BLOCK_TOKENS
+  uint32_t causal;            // 0 or 1: query token t does not see the last q_tokens - 1 - t keys
+  float scale_log2;           // softmax scale * log2(e)
+  float empty_lse;            // of a row that sees no key
+} MlaDecodeParams;
+
+// out, lse of the sequences with several splits, from their parts in ascending order.
+typedef struct MlaCombineParams {
+  const float* part_out;           // FP32 [splits, rows, 512]
+  const float* part_state;         // FP32 [splits, rows, 2]
+  const uint32_t* split_offsets;   // [batch + 1]
+  uint16_t* out;                   // BF16 [batch * rows, out_pitch]
+  float* lse;                      // FP32 [batch, rows]
+  uint64_t out_pitch;
+  uint32_t batch, rows;
+  float empty_lse;
+} MlaCombineParams;
+
+// D[t, h] = A[t, h] . B[h], B[h] being rows of W[h] or their transpose: head_gemm.cuh.
+typedef struct HeadGemmParams {
+  TensorMap map_a;  // BF16 [tokens, heads, k], box [64, 1, 64], 128-byte swizzle
+  TensorMap map_w;  // BF16 [heads, MLA_NOPE + MLA_VALUE, MLA_LATENT], box [1, 64, 64], 128-byte swizzle
+  TensorMap map_d;  // BF16 [tokens, heads, n], box [64, 1, 64], 128-byte swizzle
+  uint32_t tokens;
+} HeadGemmParams;
+
+// Attention over a part of the keys.
+typedef struct MergePart {
+  const void* o;     // BF16 or FP32 [rows, o_pitch], MLA_LATENT columns
+  const float* lse;  // FP32 [rows], natural logarithm; -Inf: no key
+  uint64_t o_pitch;  // elements
+} MergePart;
+
+// out, out_lse = attention over the keys of both parts.
+typedef struct MergeStatesParams {
+  MergePart part[2];
+  void* out;                   // BF16 or FP32, as o  [rows, out_pitch]
+  float* out_lse;              // FP32 [rows]
+  uint64_t out_pitch;
+  uint32_t rows;
+  uint32_t o_is_f32;           // 0 or 1
+  uint32_t infinity_is_empty;  // 0 or 1: +Inf says the same as -Inf
+} MergeStatesParams;
+
+// What a row of the KV cache holds; `kv_row.h` has the layout.
+typedef enum KvRowFormat {
+  KV_BF16 = 0,  // 512 + 64 BF16
+  KV_FP8 = 1,   // 512 E4M3, 4 FP32 scales, 64 BF16
+} KvRowFormat;
+
+// cache[slots[t]] = latent[t], k_pe[t], for every token t that has a slot.
+typedef struct KvAppendParams {
+  const uint16_t* latent;  // BF16 [tokens, latent_pitch]
+  const uint16_t* k_pe;    // BF16 [tokens, k_pe_pitch], rotated
+  const int32_t* slots;    // [tokens], rows of the cache; -1: none
+  uint8_t* cache;          // [rows, cache_pitch]
+  uint32_t* error_words;  // [FAULT_KINDS]
+  uint64_t latent_pitch, k_pe_pitch;
+  uint64_t cache_pitch;    // bytes
+  uint32_t tokens, rows;
+  uint32_t format;         // KvRowFormat
+  uint32_t scale_format;   // ScaleFormat, for KV_FP8
+} KvAppendParams;
+
+// out[t, h] = x[t, h], its 32 pairs of neighbours turned by the angles of positions[t].
+typedef struct RopeParams {
+  const uint16_t* x;         // BF16 [tokens, heads, 64] by its strides
+  const int32_t* positions;  // [tokens], rows of the table
+  const float* table;        // FP32 [table_rows, table_pitch]: cos, sin of pair 0, cos, sin of pair 1, ...
+  uint16_t* out;             // BF16 [tokens, heads, 64] by its strides
+  uint32_t* error_words;  // [FAULT_KINDS]
+  uint64_t x_token_stride, x_head_stride, out_token_stride, out_head_stride, table_pitch;
+  uint32_t tokens, heads;
+  uint32_t table_rows;
+} RopeParams;

@@ -1,0 +1,89 @@
+// What the experts made of a token, added up in a fixed order and rounded once.
+//
+//   out[t] = bf16( sum over k = 0, 1, ... of weights[t, k] * y[slot_row[t, k]]  (+ shared[t])  (+ residual[t]) )
+//
+//   y BF16 [rows, h] · slot_row int32, weights FP32 [tokens, top_k] · shared, residual, out BF16 [tokens, h]
+//
+// Schedule: a thread owns eight columns of a token and keeps four rows in flight; an FP32 fma per slot, no atomics.
+#pragma once
+#include <cstdint>
+
+#include "faults.h"
+#include "hopper/block/report_fault.cuh"
+#include "moe/params.h"
+#include "ptx/convert.h"
+#include "ptx/gmem.h"
+#include "ptx/regs.h"
+#include "ptx/target.h"
+
+namespace moe {
+
+constexpr uint32_t combine_threads = 256;
+constexpr uint32_t combine_smem_bytes = 0;
+
+constexpr uint32_t kPieceElements = 8;   // 16 bytes of BF16
+constexpr uint32_t kSlotsInFlight = 4;
+
+struct CombineSum {
+  float x[kPieceElements];
+};
+
+// sum += weight * v, BF16 [8].
+PTX_DEVICE void add_piece(CombineSum& sum, float weight, ptx::U32x4 v) {
+  const uint32_t pairs[] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+  for (uint32_t i = 0; i < kPieceElements; i += 2) {
+    sum.x[i] = ptx::fma_rn(weight, ptx::bf16_lo_f32(pairs[i / 2]), sum.x[i]);
+    sum.x[i + 1] = ptx::fma_rn(weight, ptx::bf16_hi_f32(pairs[i / 2]), sum.x[i + 1]);
+  }
+}
+
+// The loads of a step depend on each other only within a slot: all rows are asked for before the first is used.
+PTX_DEVICE void add_slots(const CombineParams& params, uint64_t token, uint64_t column, CombineSum& sum) {
+  constexpr uint32_t kDropped = 0xffffffffu;  // -1
+  for (uint32_t k0 = 0; k0 < params.top_k; k0 += kSlotsInFlight) {
+    const uint64_t slot0 = token * params.top_k + k0;
+    uint32_t row[kSlotsInFlight];
+#pragma unroll
+    for (uint32_t i = 0; i < kSlotsInFlight; ++i) {
+      row[i] = k0 + i < params.top_k ? ptx::ldg_u32(params.slot_row + slot0 + i) : kDropped;
+    }
+    ptx::U32x4 v[kSlotsInFlight];
+    float weight[kSlotsInFlight];
+#pragma unroll
+    for (uint32_t i = 0; i < kSlotsInFlight; ++i) {
+      if (row[i] >= params.rows) continue;
+      v[i] = ptx::ldg_v4_u32(params.y + row[i] * params.y_pitch + column);
+      weight[i] = params.weights != nullptr ? ptx::ldg_f32(params.weights + slot0 + i) : 1.0f;
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < kSlotsInFlight; ++i) {
+      if (row[i] < params.rows) {
+        add_piece(sum, weight[i], v[i]);
+      } else if (row[i] != kDropped) {
+        report_fault(params.error_words, FAULT_SEGMENT);
+      }
+    }
+  }
+}
+
+PTX_DEVICE void combine_kernel(const CombineParams& params) {
+  const uint64_t piece = static_cast<uint64_t>(ptx::block_idx()) * combine_threads + ptx::thread_idx();
+  const uint64_t token = piece / params.pieces;
+  const uint64_t column = piece % params.pieces * kPieceElements;
+  if (token >= params.tokens) return;
+
+  CombineSum sum = {};
+  add_slots(params, token, column, sum);
+  if (params.shared != nullptr) {
+    add_piece(sum, 1.0f, ptx::ldg_v4_u32(params.shared + token * params.shared_pitch + column));
+  }
+  if (params.residual != nullptr) {
+    add_piece(sum, 1.0f, ptx::ldg_v4_u32(params.residual + token * params.residual_pitch + column));
+  }
+  ptx::stg_v4_u32(params.out + token * params.out_pitch + column,
+                  {ptx::cvt_bf16x2(sum.x[1], sum.x[0]), ptx::cvt_bf16x2(sum.x[3], sum.x[2]),
+                   ptx::cvt_bf16x2(sum.x[5], sum.x[4]), ptx::cvt_bf16x2(sum.x[7], sum.x[6])});
+}
+
+}  // namespace moe

@@ -1,0 +1,58 @@
+// What the three kernels of the expert map share. From top-k ids to rows sorted by expert, in three launches:
+//
+//   count    block_counts[g, b] = slots of block b whose group is g                  row_slot = -1
+//   scan     block_counts[g, b] = slots of group g in the blocks before b            demand, counts
+//   scatter  row of a slot = start of its expert + slots of the expert before it     row_slot, slot_row, offsets
+//
+// A slot is token * top_k + k, a block is 256 consecutive slots, a group is an expert or, last, all ids that are none.
+// Nothing is added atomically: a row depends on the ids alone.
+#pragma once
+#include <cstdint>
+
+#include "moe/params.h"
+#include "ptx/gmem.h"
+#include "ptx/regs.h"
+#include "ptx/smem.h"
+#include "ptx/sync.h"
+#include "ptx/target.h"
+
+namespace moe {
+
+constexpr uint32_t expert_map_threads = 256;  // and slots of a block
+constexpr uint32_t expert_map_warps = expert_map_threads / 32;
+
+// The group of a slot that was dropped on purpose, and of what lies behind the last slot.
+constexpr uint32_t kNoGroup = 0xffffffffu;
+
+// The group of an id: -1 asks for no expert, anything else that is no expert belongs to the last group.
+constexpr uint32_t group_of_id(uint32_t id, uint32_t experts) {
+  constexpr uint32_t kDropped = 0xffffffffu;  // -1
+  return id < experts ? id : id == kDropped ? kNoGroup : experts;
+}
+
+PTX_DEVICE uint32_t load_group(const ExpertMapParams& params, uint32_t slot) {
+  return slot < params.slots ? group_of_id(ptx::ldg_u32(params.ids + slot), params.experts) : kNoGroup;
+}
+
+struct BlockRank {
+  uint32_t before, total;  // slots of the block in the same group: those before this one, all
+};
+
+// sGroups: the groups of the block [256]. A read of the whole block by every thread is a broadcast.
+PTX_DEVICE BlockRank rank_in_block(uint32_t sGroups, uint32_t group) {
+  const uint32_t thread = ptx::thread_idx();
+  BlockRank rank = {};
+#pragma unroll 8
+  for (uint32_t i = 0; i < expert_map_threads; i += 4) {
+    const ptx::U32x4 v = ptx::lds_v4_u32(sGroups + i * sizeof(uint32_t));
+    const uint32_t four[] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (uint32_t j = 0; j < 4; ++j) {
+      rank.total += four[j] == group;
+      rank.before += four[j] == group && i + j < thread;
+    }
+  }
+  return rank;
+}
+
+}  // namespace moe

@@ -1,0 +1,52 @@
+// Second launch of the expert map (expert_map.cuh): the running sum of every group over the blocks.
+//
+//   block_counts[g, b] = slots of group g in the blocks before b      demand[g] = all of them      counts[e] = those kept
+//
+//   block_counts uint32 [experts + 1, blocks] · demand int32 [experts + 1] · counts int32 [experts]
+//
+// Schedule: a warp per group, a run of neighbouring blocks per lane.
+#pragma once
+#include "faults.h"
+#include "hopper/block/report_fault.cuh"
+#include "hopper/block/warp_scan.cuh"
+#include "moe/expert_map.cuh"
+
+namespace moe {
+
+constexpr uint32_t expert_map_scan_threads = expert_map_threads;
+constexpr uint32_t expert_map_scan_smem_bytes = 0;
+
+// What is known of a group once it is counted.
+PTX_DEVICE void store_demand(const ExpertMapParams& params, uint32_t group, uint32_t demand) {
+  ptx::stg_u32(params.demand + group, demand);
+  if (group == params.experts) {
+    if (demand > 0) report_fault(params.error_words, FAULT_EXPERT_ID);
+    return;
+  }
+  const bool fits = demand <= params.max_rows;
+  ptx::stg_u32(params.counts + group, fits ? demand : params.max_rows);
+  if (!fits) report_fault(params.error_words, FAULT_SEGMENT);
+}
+
+PTX_DEVICE void expert_map_scan_kernel(const ExpertMapParams& params) {
+  const uint32_t lane = ptx::thread_idx() % 32;
+  const uint32_t group = ptx::block_idx() * expert_map_warps + ptx::thread_idx() / 32;
+  if (group > params.experts) return;
+  uint32_t* gCounts = params.block_counts + static_cast<uint64_t>(group) * params.blocks;
+  const uint32_t run = (params.blocks + 31) / 32;
+  const uint32_t first = lane * run;
+  const uint32_t end = first + run < params.blocks ? first + run : params.blocks;
+
+  uint32_t mine = 0;
+  for (uint32_t block = first; block < end; ++block) mine += ptx::ld_global_u32(gCounts + block);
+  const uint32_t before = exclusive_scan(mine, [](uint32_t a, uint32_t b) { return a + b; });
+  uint32_t upto = before;
+  for (uint32_t block = first; block < end; ++block) {
+    const uint32_t count = ptx::ld_global_u32(gCounts + block);
+    ptx::stg_u32(gCounts + block, upto);
+    upto += count;
+  }
+  if (lane == 31) store_demand(params, group, before + mine);
+}
+
+}  // namespace moe

@@ -1,0 +1,96 @@
+// Last launch of the expert map (expert_map.cuh): every slot finds its row.
+//
+//   offsets[e] = rows of the segments before e      row = offsets[expert] + slots of the expert before this one
+//   row_slot[row] = slot      slot_row[slot] = row, or -1 where the slot was dropped
+//
+//   ids int32 [slots] · block_counts uint32 [experts + 1, blocks] · offsets int32 [experts + 1]
+//
+// Schedule: every CTA adds up the segments for itself (a few hundred words), the first one writes them; then a thread per
+// slot counts those of its block that come before it.
+#pragma once
+#include "hopper/block/warp_scan.cuh"
+#include "experts.h"
+#include "moe/expert_map.cuh"
+
+namespace moe {
+
+constexpr uint32_t expert_map_scatter_threads = expert_map_threads;
+// Groups [256], starts of the experts [MAX_EXPERTS], sums of the warps [8].
+constexpr uint32_t expert_map_scatter_smem_bytes =
+    (expert_map_threads + MAX_EXPERTS + expert_map_warps) * sizeof(uint32_t);
+
+struct CtaSum {
+  uint32_t before, total;  // over the threads before this one, over all
+};
+
+// sSums: [8].
+PTX_DEVICE CtaSum cta_sum(uint32_t value, uint32_t sSums) {
+  const uint32_t thread = ptx::thread_idx(), warp = thread / 32;
+  CtaSum sum = {exclusive_scan(value, [](uint32_t a, uint32_t b) { return a + b; }), 0};
+  if (thread % 32 == 31) ptx::sts_u32(sSums + warp * sizeof(uint32_t), sum.before + value);
+  ptx::syncthreads();
+#pragma unroll
+  for (uint32_t w = 0; w < expert_map_warps; ++w) {
+    const uint32_t of_warp = ptx::lds_u32(sSums + w * sizeof(uint32_t));
+    if (w < warp) sum.before += of_warp;
+    sum.total += of_warp;
+  }
+  return sum;
+}
+
+// Rows that the segment of an expert with `count` slots spans.
+PTX_DEVICE uint32_t segment_rows(const ExpertMapParams& params, uint32_t count) {
+  if (params.alignment == 0) return params.max_rows;
+  return (count + params.alignment - 1) / params.alignment * params.alignment;
+}
+
+// sStarts [experts] <- first rows, which the next barrier makes visible.
+PTX_DEVICE void start_segments(const ExpertMapParams& params, uint32_t sStarts, uint32_t sSums) {
+  constexpr uint32_t kExpertsPerThread = MAX_EXPERTS / expert_map_threads;
+  const uint32_t expert0 = ptx::thread_idx() * kExpertsPerThread;
+  const bool writes = ptx::block_idx() == 0;
+  uint32_t rows[kExpertsPerThread] = {};
+  uint32_t mine = 0;
+#pragma unroll
+  for (uint32_t i = 0; i < kExpertsPerThread; ++i) {
+    if (expert0 + i < params.experts) rows[i] = segment_rows(params, ptx::ldg_u32(params.demand + expert0 + i));
+    mine += rows[i];
+  }
+  const CtaSum sum = cta_sum(mine, sSums);
+  uint32_t start = sum.before;
+#pragma unroll
+  for (uint32_t i = 0; i < kExpertsPerThread; ++i) {
+    if (expert0 + i < params.experts) {
+      ptx::sts_u32(sStarts + (expert0 + i) * sizeof(uint32_t), start);
+      if (writes) ptx::stg_u32(params.offsets + expert0 + i, start);
+    }
+    start += rows[i];
+  }
+  if (writes && expert0 == 0) ptx::stg_u32(params.offsets + params.experts, sum.total);
+}
+
+PTX_DEVICE void expert_map_scatter_kernel(const ExpertMapParams& params) {
+  const uint32_t thread = ptx::thread_idx(), block = ptx::block_idx();
+  const uint32_t sGroups = ptx::smem_base();
+  const uint32_t sStarts = sGroups + expert_map_threads * sizeof(uint32_t);
+  const uint32_t sSums = sStarts + MAX_EXPERTS * sizeof(uint32_t);
+  const uint32_t slot = block * expert_map_threads + thread;
+  const uint32_t group = load_group(params, slot);
+  ptx::sts_u32(sGroups + thread * sizeof(uint32_t), group);
+  start_segments(params, sStarts, sSums);
+  ptx::syncthreads();
+
+  if (slot >= params.slots) return;
+  uint32_t row = 0xffffffffu;  // -1
+  if (group < params.experts) {
+    const uint64_t at = static_cast<uint64_t>(group) * params.blocks + block;
+    const uint32_t rank = ptx::ldg_u32(params.block_counts + at) + rank_in_block(sGroups, group).before;
+    if (rank < params.max_rows) {
+      row = ptx::lds_u32(sStarts + group * sizeof(uint32_t)) + rank;
+      ptx::stg_u32(params.row_slot + row, slot);
+    }
+  }
+  ptx::stg_u32(params.slot_row + slot, row);
+}
+
+}  // namespace moe

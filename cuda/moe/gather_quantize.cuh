@@ -1,0 +1,36 @@
+// Rows of tokens gathered by expert and quantised: BF16 -> E4M3 with one scale per 1x128 block.
+//
+//   sf[g, row], q[row] = quantised x[row_slot[row] / top_k] for every row in use; zeros where that is -1
+//
+//   x BF16 [tokens, h] · row_slot int32 [rows] · q E4M3 [rows, h] · sf FP32 [h/128, rows]
+//
+// Schedule: as quantize_1x128, sixteen lanes per block. Rows that no expert uses are left alone.
+#pragma once
+#include "faults.h"
+#include "hopper/block/report_fault.cuh"
+#include "moe/params.h"
+#include "moe/used_rows.cuh"
+#include "ptx/gmem.h"
+#include "ptx/target.h"
+#include "quant/quantize_row.cuh"
+
+namespace moe {
+
+constexpr uint32_t gather_quantize_threads = 256;
+constexpr uint32_t gather_quantize_smem_bytes = 0;
+
+// A zero block for padding, and for a slot that does not exist.
+PTX_DEVICE quant::RowPiece gather_piece(const GatherQuantizeParams& params, uint64_t row, uint64_t column) {
+  constexpr uint32_t kPadding = 0xffffffffu;  // -1
+  const uint32_t slot = ptx::ldg_u32(params.row_slot + row);
+  if (slot < params.slots) return quant::load_piece(params.x + slot / params.top_k * params.x_pitch + column);
+  if (slot != kPadding) report_fault(params.error_words, FAULT_SEGMENT);
+  return {};
+}
+
+PTX_DEVICE void gather_quantize_kernel(const GatherQuantizeParams& params) {
+  quantize_used_rows<gather_quantize_threads>(
+      params, [&](uint64_t row, uint64_t column) { return gather_piece(params, row, column); });
+}
+
+}  // namespace moe

@@ -1,0 +1,58 @@
+// The activation between an expert's two GEMMs, quantised: BF16 -> E4M3 with one scale per 1x128 block.
+//
+//   h = gate / (1 + exp(-gate)) * up (* weight of the row)      sf[g, row], q[row] = quantised h, for every row in use
+//
+//   x BF16 [rows, 2 i], gate the left half, up the right one · weights FP32 [slots] · row_slot int32 [rows]
+//   q E4M3 [rows, i] · sf FP32 [i/128, rows]
+//
+// Schedule: as quantize_1x128, sixteen lanes per block; h never leaves FP32 registers. Rows that no expert uses are
+// neither read nor written.
+#pragma once
+#include "faults.h"
+#include "hopper/block/exp.cuh"
+#include "hopper/block/report_fault.cuh"
+#include "moe/params.h"
+#include "moe/used_rows.cuh"
+#include "ptx/gmem.h"
+#include "ptx/target.h"
+#include "quant/quantize_row.cuh"
+
+namespace moe {
+
+constexpr uint32_t swiglu_quantize_threads = 256;
+constexpr uint32_t swiglu_quantize_smem_bytes = 0;
+
+// NaN stays NaN under a clamp.
+PTX_DEVICE float swiglu(float gate, float up, float clamp) {
+  const float x = gate > clamp ? clamp : gate;
+  const float y = up > clamp ? clamp : up < -clamp ? -clamp : up;
+  return x / (1.0f + exp_f32(-x)) * y;
+}
+
+// h of eight neighbouring columns. With weights, a row without a slot (padding) is zero, whatever x holds.
+PTX_DEVICE quant::RowPiece swiglu_piece(const SwigluQuantizeParams& params, uint64_t row, uint64_t column) {
+  constexpr uint32_t kPadding = 0xffffffffu;  // -1
+  float weight = 1.0f;
+  if (params.weights != nullptr) {
+    const uint32_t slot = ptx::ldg_u32(params.row_slot + row);
+    if (slot >= params.slots) {
+      if (slot != kPadding) report_fault(params.error_words, FAULT_SEGMENT);
+      return {};
+    }
+    weight = ptx::ldg_f32(params.weights + slot);
+  }
+  const uint16_t* gX = params.x + row * params.x_pitch + column;
+  const quant::RowPiece gate = quant::load_piece(gX);
+  const quant::RowPiece up = quant::load_piece(gX + static_cast<uint64_t>(params.k_blocks) * quant::kQuantizeBlock);
+  quant::RowPiece h;
+#pragma unroll
+  for (uint32_t i = 0; i < quant::kLaneElements; ++i) h.x[i] = swiglu(gate.x[i], up.x[i], params.clamp) * weight;
+  return h;
+}
+
+PTX_DEVICE void swiglu_quantize_kernel(const SwigluQuantizeParams& params) {
+  quantize_used_rows<swiglu_quantize_threads>(
+      params, [&](uint64_t row, uint64_t column) { return swiglu_piece(params, row, column); });
+}
+
+}  // namespace moe

@@ -1,0 +1,43 @@
+// The parameter structs of this family's launches, in plain C: one truth for the kernels (C++) and for the host (Rust,
+// through bindgen: `cargo xtask bindings`). Shapes stand in brackets, slowest dimension first.
+#pragma once
+#include <stdint.h>
+
+// How a quantiser chooses a scale from amax / 448.
+typedef enum ScaleFormat {
+  SCALE_FP32 = 0,          // as it is
+  SCALE_POWER_OF_TWO = 1,  // rounded up to the next power of two
+} ScaleFormat;
+
+// x [m, k] -> q [m, k] with one scale per 1x128 (activations).
+typedef struct Quantize1x128Params {
+  const uint16_t* x;      // BF16 [m, x_pitch]
+  uint8_t* q;             // E4M3 [m, q_pitch]
+  float* sf;              // FP32, element (row, g) at row * sf_row_stride + g * sf_group_stride
+  uint32_t* error_words;  // [FAULT_KINDS]
+  uint64_t x_pitch, q_pitch;
+  uint64_t sf_row_stride, sf_group_stride;
+  uint32_t m;
+  uint32_t k_blocks;      // k / 128
+  uint32_t scale_format;  // ScaleFormat
+} Quantize1x128Params;
+
+// x [n, k] -> q [n, k] with one scale per 128x128 (weights); ragged edges count as zero.
+typedef struct Quantize128x128Params {
+  const uint16_t* x;      // BF16 [n, x_pitch]
+  uint8_t* q;             // E4M3 [n, q_pitch]
+  float* sf;              // FP32 [ceil(n/128), sf_pitch]
+  uint32_t* error_words;  // [FAULT_KINDS]
+  uint64_t x_pitch, q_pitch, sf_pitch;
+  uint32_t n;
+  uint32_t k_blocks;      // k / 128
+  uint32_t scale_format;  // ScaleFormat
+} Quantize128x128Params;
+
+// sf [m, k/128] row-major -> out [k/128, m]: the layout the GEMM's TMA wants.
+typedef struct TransposeScalesParams {
+  const float* sf;      // FP32 [m, sf_pitch]
+  float* out;           // FP32 [k_blocks, out_pitch]
+  uint64_t sf_pitch, out_pitch;
+  uint32_t m, k_blocks;
+} TransposeScalesParams;

@@ -1,0 +1,69 @@
+// BF16 -> E4M3 with one scale per 128x128 block: weights.
+//
+//   sf[n', g] = scale(amax of the finite elements of the block)      q[n, k] = e4m3(x[n, k] * multiplier(n/128, g))
+//
+//   x BF16 [n, k] · q E4M3 [n, k] · sf FP32 [ceil(n/128), k/128]; rows past n count as zero
+//
+// Schedule: one CTA per block, sixteen lanes per row, eight rows per thread in registers: x is read once.
+#pragma once
+#include "ptx/gmem.h"
+#include "ptx/regs.h"
+#include "ptx/smem.h"
+#include "ptx/sync.h"
+#include "ptx/target.h"
+#include "quant/params.h"
+#include "quant/quantize_row.cuh"
+#include "quant/scale.h"
+
+namespace quant {
+
+constexpr uint32_t quantize_128x128_threads = 256;
+constexpr uint32_t quantize_128x128_warps = quantize_128x128_threads / 32;
+constexpr uint32_t quantize_128x128_smem_bytes = quantize_128x128_warps * sizeof(float);
+
+// Largest `value` of the CTA, in every thread.
+PTX_DEVICE float cta_max(float value) {
+  const uint32_t smem = ptx::smem_base();
+  const uint32_t thread = ptx::thread_idx();
+#pragma unroll
+  for (uint32_t mask = 16; mask > 0; mask /= 2) value = max_of(value, ptx::shfl_xor(value, mask));
+  if (thread % 32 == 0) ptx::sts_f32(smem + thread / 32 * sizeof(float), value);
+  ptx::syncthreads();
+  float largest = 0.0f;
+#pragma unroll
+  for (uint32_t warp = 0; warp < quantize_128x128_warps; ++warp) {
+    largest = max_of(largest, ptx::lds_f32(smem + warp * sizeof(float)));
+  }
+  return largest;
+}
+
+PTX_DEVICE void quantize_128x128_kernel(const Quantize128x128Params& params) {
+  constexpr uint32_t kRowsAtOnce = quantize_128x128_threads / kLanesPerRow;
+  constexpr uint32_t kPieces = kQuantizeBlock / kRowsAtOnce;
+  const uint32_t thread = ptx::thread_idx();
+  const uint64_t block_n = ptx::block_idx() / params.k_blocks;
+  const uint64_t g = ptx::block_idx() % params.k_blocks;
+  const uint64_t row0 = block_n * kQuantizeBlock + thread / kLanesPerRow;
+  const uint64_t column = g * kQuantizeBlock + thread % kLanesPerRow * kLaneElements;
+
+  RowPiece x[kPieces] = {};
+  float amax = 0.0f;
+#pragma unroll
+  for (uint32_t i = 0; i < kPieces; ++i) {
+    const uint64_t row = row0 + i * kRowsAtOnce;
+    if (row < params.n) x[i] = load_piece(params.x + row * params.x_pitch + column);
+    amax = max_of(amax, finite_amax(x[i]));
+  }
+
+  const BlockScale scale = block_scale(cta_max(amax), params.scale_format);
+#pragma unroll
+  for (uint32_t i = 0; i < kPieces; ++i) {
+    const uint64_t row = row0 + i * kRowsAtOnce;
+    if (row >= params.n) continue;
+    store_piece(params.q + row * params.q_pitch + column, x[i], scale.multiplier);
+    report_nonfinite(params.error_words, x[i]);
+  }
+  if (thread == 0) ptx::stg_f32(params.sf + block_n * params.sf_pitch + g, scale.scale);
+}
+
+}  // namespace quant

@@ -1,0 +1,46 @@
+//! Where work is queued, and what its user orders.
+
+use std::sync::Arc;
+
+use cudarc::driver::CudaStream;
+
+#[cfg(doc)]
+use super::Device;
+
+/// The queue that a run joins: a stream of the GPU, or none on the emulator, which finishes before `run` returns.
+///
+/// # Order
+/// With cudarc's event tracking on, as it comes, a run waits for earlier users of its operands on other streams, and they
+/// for it; operands that belong to another `CudaContext` object of the same context are joined by their stream. With
+/// tracking off the caller orders, and keeps operands until the run is over, as the safety rules of cudarc's
+/// `disable_event_tracking` say. The memory of a [`MoeLayer`](crate::moe::MoeLayer) is ordered either way.
+///
+/// # Captures
+/// A run may be captured into a graph, in every mode, tracked or not: it only adds its kernels, waits for no event and
+/// records none. The caller orders:
+/// * work on the operands before a launch of the graph, and work after it on another stream than the graph's: cudarc does
+///   not know what a graph does;
+/// * runs of one capture on several streams, by events of the caller's;
+/// * launches of a graph with a `MoeLayer` against each other and against runs of the same layer outside of it.
+///
+/// A graph holds addresses. As long as it may be launched, keep its operands, a clone of the [`Device`] (the kernels and
+/// the words they report to), and the `MoeLayer` itself; other plans may go.
+///
+/// While any stream is captured, [`Device::gpu`], every `plan` and [`Device::upload`] may be called and do not become part
+/// of the graph; an upload is refused while [`Device::stream`] itself is captured.
+/// [`Buffer::to_vec`](crate::Buffer::to_vec) needs a wait for the whole context, which CUDA forbids: it is refused. The last
+/// clone of a device waits when it is dropped; if a stream that has launched its kernels is captured then, it leaves them
+/// loaded instead. Of captures in which no kernel of the device was launched it cannot know, and CUDA invalidates these.
+#[derive(Clone, Copy)]
+pub enum Stream<'a> {
+    /// A stream of the device's context.
+    Cuda(&'a Arc<CudaStream>),
+    /// The calling thread.
+    Emulated,
+}
+
+impl<'a> From<&'a Arc<CudaStream>> for Stream<'a> {
+    fn from(stream: &'a Arc<CudaStream>) -> Self {
+        Self::Cuda(stream)
+    }
+}

@@ -1,0 +1,184 @@
+//! The FP8 block-scaled GEMM of a mixture of experts: every expert multiplies its own rows with its own weights.
+//!
+//! Which rows are whose stands in device memory and is read by the kernel, so nothing waits for the host and a captured
+//! graph follows the routing. Whatever stands there, no row outside the buffers is touched: segments are put in order
+//! and cut to the rows there are, and [`Device::poll_error`] tells.
+//!
+//! A row's bits are those that [`Fp8Gemm`](crate::gemm::Fp8Gemm) gives for that row and that expert's weights.
+
+use float8::F8E4M3;
+use half::bf16;
+
+use super::operands::{GemmOperands, Operand};
+use super::planner::{GemmChoice, GemmProblem};
+use super::segments::Segments;
+use crate::device::bindings::GroupedFp8GemmParams;
+use crate::device::{Device, KernelHandle, Stream};
+use crate::error::{Error, Result};
+use crate::launch::{Launch, MAX_DIM, check_limit};
+use crate::quant::{BLOCK, MMajor, Scales1x128};
+use crate::table::MAX_EXPERTS;
+use crate::table::gemm::{GROUPED_GEMM_INSTANCES, GemmInstance, Schedule};
+use crate::tensor::{Matrix, MatrixMut};
+
+/// Shape of a grouped GEMM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct GroupedFp8GemmSpec {
+    /// At most [`MAX_EXPERTS`].
+    pub experts: usize,
+    /// Rows of one expert's B: a multiple of 8.
+    pub n: usize,
+    /// Columns of A and B: a multiple of 128.
+    pub k: usize,
+    /// Whose rows are whose.
+    pub segments: Segments,
+    /// Rows that an expert typically has: the planner chooses tiles for them. Any number is correct.
+    pub expected_rows: usize,
+}
+
+/// Operands of a grouped GEMM. Addresses and pitches of a, b, d and sfa are multiples of 16 bytes.
+pub struct GroupedFp8GemmArgs<'a> {
+    /// `[rows, k]`; masked: `rows = experts * max_rows`.
+    pub a: Matrix<'a, F8E4M3>,
+    /// `[k/128, rows]`.
+    pub sfa: Scales1x128<'a, MMajor>,
+    /// `[experts * n, k]`: the experts' matrices below each other.
+    pub b: Matrix<'a, F8E4M3>,
+    /// `[experts * ceil(n/128), k/128]`.
+    pub sfb: Matrix<'a, f32>,
+    /// On the device: `[1, experts + 1]` (ragged) or `[1, experts]` (masked), see [`Segments`].
+    pub segments: Matrix<'a, i32>,
+    /// `[rows, n]`; rows of no expert keep what they hold.
+    pub d: MatrixMut<'a, bf16>,
+}
+
+/// A planned grouped GEMM: make it once per shape, run it any number of times.
+pub struct GroupedFp8Gemm {
+    device: Device,
+    kernel: KernelHandle,
+    spec: GroupedFp8GemmSpec,
+    problem: GemmProblem,
+    choice: GemmChoice,
+}
+
+impl GroupedFp8Gemm {
+    /// Chooses an instance for the shape.
+    ///
+    /// # Errors
+    /// [`Error::NotAMultiple`] for n and k, [`Error::TooLarge`].
+    pub fn plan(device: &Device, spec: GroupedFp8GemmSpec) -> Result<Self> {
+        let problem = problem(&spec)?;
+        let instances = GROUPED_GEMM_INSTANCES.iter();
+        let choice = problem.fastest(instances, spec.expected_rows.max(1), device.multiprocessors())?;
+        Self::with_choice(device, spec, problem, choice)
+    }
+
+    /// Uses a given instance instead: for tuning, and for tests that every instance gives the same bits.
+    ///
+    /// # Errors
+    /// As [`GroupedFp8Gemm::plan`]; [`Error::KernelsNotBuilt`] when the instance is not one of
+    /// [`GROUPED_GEMM_INSTANCES`].
+    pub fn plan_instance(device: &Device, spec: GroupedFp8GemmSpec, instance: GemmInstance) -> Result<Self> {
+        let problem = problem(&spec)?;
+        if instance.schedule != Schedule::Grouped {
+            return Err(Error::KernelsNotBuilt { reason: "the instance is not a grouped one" });
+        }
+        let rows = spec.expected_rows.max(1);
+        let choice = GemmChoice::with_instance(&problem, instance, rows, device.multiprocessors())?;
+        Self::with_choice(device, spec, problem, choice)
+    }
+
+    fn with_choice(
+        device: &Device,
+        spec: GroupedFp8GemmSpec,
+        problem: GemmProblem,
+        choice: GemmChoice,
+    ) -> Result<Self> {
+        // What the expected rows make of it is only a guess: any routing must find CTAs enough.
+        let empty = problem.rows == 0 || problem.n == 0 || problem.experts == 0;
+        let grid = if empty { 0 } else { device.multiprocessors() };
+        let kernel = device.kernel(&choice.instance.name())?;
+        Ok(Self { device: device.clone(), kernel, spec, problem, choice: GemmChoice { grid, ..choice } })
+    }
+
+    /// What the planner chose for the expected rows.
+    pub fn choice(&self) -> &GemmChoice {
+        &self.choice
+    }
+
+    /// Enqueues the GEMM on `stream` and returns; on the emulator, computes it. Allocates nothing on the device, and
+    /// waits for nothing.
+    ///
+    /// Segments that overlap, run backwards or leave the rows there are end at the nearest row that makes them a
+    /// segment, and set a bit that [`Device::poll_error`] returns.
+    ///
+    /// Order and captures: [`Stream`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Misaligned`], [`Error::WrongDevice`]; then nothing was launched. Launch errors.
+    pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: GroupedFp8GemmArgs<'_>) -> Result<()> {
+        self.check(&args)?;
+        let stream = stream.into();
+        let mut launch = Launch::new(&self.device, &self.kernel, &stream)?;
+        let operands = GemmOperands {
+            a: Operand { base: launch.read_aligned(c"a", &args.a.slice, 16)?, extent: &args.a.extent },
+            b: Operand { base: launch.read_aligned(c"b", &args.b.slice, 16)?, extent: &args.b.extent },
+            sfa: Operand {
+                base: launch.read_aligned(c"sfa", &args.sfa.matrix.slice, 16)?,
+                extent: &args.sfa.matrix.extent,
+            },
+            sfb: Operand { base: launch.read(c"sfb", &args.sfb.slice)?, extent: &args.sfb.extent },
+            d: Operand { base: launch.write_aligned(c"d", &mut args.d.slice, 16)?, extent: &args.d.extent },
+        };
+        let rows = launch.read(c"segments", &args.segments.slice)?.cast();
+        let GemmChoice { instance, grid, .. } = &self.choice;
+        if *grid == 0 {
+            return launch.run_nothing();
+        }
+        let (ragged, max_rows) = match self.spec.segments {
+            Segments::Ragged { .. } => (1, 0),
+            Segments::Masked { max_rows } => (0, max_rows as u32),
+        };
+        let params = GroupedFp8GemmParams {
+            gemm: self.problem.params::<bf16>(&self.device, instance, &operands, false)?,
+            rows,
+            error_words: launch.error_words().cast(),
+            experts: self.spec.experts as u32,
+            ragged,
+            max_rows,
+            ..Default::default()
+        };
+        launch.run(*grid, instance.threads(), instance.smem_bytes(), &params)
+    }
+
+    fn check(&self, args: &GroupedFp8GemmArgs<'_>) -> Result<()> {
+        let GemmProblem { experts, rows, n, k } = self.problem;
+        let GroupedFp8GemmArgs { a, sfa, b, sfb, segments, d } = args;
+        a.extent.expect("a [rows, k]", rows, k)?;
+        b.extent.expect("b [experts * n, k]", experts * n, k)?;
+        d.extent.expect("d [rows, n]", rows, n)?;
+        sfa.expect(rows, k / BLOCK)?;
+        sfb.extent.expect("sfb [experts * ceil(n/128), k/128]", experts * n.div_ceil(BLOCK), k / BLOCK)?;
+        match self.spec.segments {
+            Segments::Ragged { .. } => segments.extent.expect("segments [1, experts + 1]", 1, experts + 1)?,
+            Segments::Masked { .. } => segments.extent.expect("segments [1, experts]", 1, experts)?,
+        }
+        self.problem.check_pitches::<bf16>(&a.extent, &b.extent, &sfa.matrix.extent, &sfb.extent, &d.extent)
+    }
+}
+
+fn problem(spec: &GroupedFp8GemmSpec) -> Result<GemmProblem> {
+    let GroupedFp8GemmSpec { experts, n, k, segments, .. } = *spec;
+    check_limit("experts", experts as u64, MAX_EXPERTS.into())?;
+    let rows = match segments {
+        Segments::Ragged { rows } => rows,
+        Segments::Masked { max_rows } => {
+            check_limit("max_rows", max_rows as u64, MAX_DIM)?;
+            experts * max_rows
+        }
+    };
+    let problem = GemmProblem { experts, rows, n, k };
+    problem.check_sizes("rows")?;
+    check_limit("experts * n", (experts * n) as u64, MAX_DIM)?;
+    Ok(problem)
+}

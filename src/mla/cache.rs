@@ -1,0 +1,147 @@
+//! The cache of multi-head latent attention: one row per token, the latent vector that all heads share and the rotated
+//! key beside it.
+
+use std::fmt;
+
+use half::bf16;
+
+use crate::error::{Error, Result};
+use crate::launch::{Address, Launch};
+use crate::table::mla::{MLA_LATENT, MLA_ROPE};
+use crate::tensor::Extent;
+use crate::tensor::{Matrix, MatrixMut};
+
+/// Elements of a token's latent vector, from which keys and values come.
+pub(crate) const LATENT: usize = MLA_LATENT as usize;
+/// Elements of a token's rotated key.
+pub(crate) const ROPE: usize = MLA_ROPE as usize;
+
+/// Bytes that a row's address is a multiple of.
+const ROW_ALIGN: u64 = 16;
+
+/// What a row of the cache holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KvFormat {
+    /// 576 BF16: 512 of the latent vector, 64 of the rotated key.
+    Bf16,
+    /// 656 bytes: 512 E4M3 codes of the latent vector, 4 FP32 scales (one per 128 codes, in the machine's byte order),
+    /// 64 BF16 of the rotated key. A value is `bf16(code * scale)`, the product rounded to FP32 first.
+    Fp8,
+}
+
+impl KvFormat {
+    /// Elements of a token's latent vector.
+    pub const LATENT: usize = LATENT;
+    /// Elements of a token's rotated key.
+    pub const ROPE: usize = ROPE;
+
+    /// Columns of a cache, in its own elements: 576 BF16 or 656 bytes.
+    pub const fn columns(self) -> usize {
+        match self {
+            Self::Bf16 => LATENT + ROPE,
+            Self::Fp8 => LATENT + LATENT / 128 * size_of::<f32>() + ROPE * size_of::<bf16>(),
+        }
+    }
+
+    /// Bytes of a row, without what may lie between rows.
+    pub const fn row_bytes(self) -> usize {
+        self.columns() * self.element_bytes()
+    }
+
+    const fn element_bytes(self) -> usize {
+        match self {
+            Self::Bf16 => size_of::<bf16>(),
+            Self::Fp8 => size_of::<u8>(),
+        }
+    }
+
+    const fn axes(self) -> &'static str {
+        match self {
+            Self::Bf16 => "cache [pages * page_size, 576]",
+            Self::Fp8 => "cache [pages * page_size, 656]",
+        }
+    }
+}
+
+impl fmt::Display for KvFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bf16 => "BF16 rows",
+            Self::Fp8 => "FP8 rows",
+        })
+    }
+}
+
+/// A cache that a kernel reads. Token `t` of page `p` is row `p * page_size + t`; address and row pitch are multiples of
+/// 16 bytes.
+#[derive(Clone)]
+pub enum KvCache<'a> {
+    /// `[pages * page_size, 576]`.
+    Bf16(Matrix<'a, bf16>),
+    /// `[pages * page_size, 656]` bytes.
+    Fp8(Matrix<'a, u8>),
+}
+
+impl KvCache<'_> {
+    pub(crate) fn rows(&self) -> CacheRows<'_> {
+        match self {
+            Self::Bf16(matrix) => CacheRows { format: KvFormat::Bf16, extent: &matrix.extent },
+            Self::Fp8(matrix) => CacheRows { format: KvFormat::Fp8, extent: &matrix.extent },
+        }
+    }
+
+    /// As an operand of a launch.
+    pub(crate) fn read<'l>(&'l self, launch: &mut Launch<'l>) -> Result<Address> {
+        match self {
+            Self::Bf16(matrix) => launch.read_aligned(c"cache", &matrix.slice, ROW_ALIGN),
+            Self::Fp8(matrix) => launch.read_aligned(c"cache", &matrix.slice, ROW_ALIGN),
+        }
+    }
+}
+
+/// A cache that a kernel writes; otherwise as [`KvCache`].
+pub enum KvCacheMut<'a> {
+    /// `[pages * page_size, 576]`.
+    Bf16(MatrixMut<'a, bf16>),
+    /// `[pages * page_size, 656]` bytes.
+    Fp8(MatrixMut<'a, u8>),
+}
+
+impl KvCacheMut<'_> {
+    pub(crate) fn rows(&self) -> CacheRows<'_> {
+        match self {
+            Self::Bf16(matrix) => CacheRows { format: KvFormat::Bf16, extent: &matrix.extent },
+            Self::Fp8(matrix) => CacheRows { format: KvFormat::Fp8, extent: &matrix.extent },
+        }
+    }
+
+    /// As an operand of a launch.
+    pub(crate) fn write<'l>(&'l mut self, launch: &mut Launch<'l>) -> Result<Address> {
+        match self {
+            Self::Bf16(matrix) => launch.write_aligned(c"cache", &mut matrix.slice, ROW_ALIGN),
+            Self::Fp8(matrix) => launch.write_aligned(c"cache", &mut matrix.slice, ROW_ALIGN),
+        }
+    }
+}
+
+/// How the rows of a cache lie, whoever borrows it.
+pub(crate) struct CacheRows<'e> {
+    pub format: KvFormat,
+    extent: &'e Extent,
+}
+
+impl CacheRows<'_> {
+    /// Fails unless there are `rows` rows of `format` at a pitch that 16-byte accesses and TMA can use.
+    pub fn check(&self, format: KvFormat, rows: usize) -> Result<()> {
+        if self.format != format {
+            return Err(Error::CacheFormat { expected: format, got: self.format });
+        }
+        self.extent.expect(format.axes(), rows, format.columns())?;
+        self.extent.expect_pitch("cache", format.element_bytes(), ROW_ALIGN)
+    }
+
+    /// Bytes from one row to the next.
+    pub fn pitch_bytes(&self) -> u64 {
+        self.extent.pitch as u64 * self.format.element_bytes() as u64
+    }
+}

@@ -1,0 +1,119 @@
+//! New tokens into the KV cache of latent attention.
+
+use half::bf16;
+
+use super::cache::{KvCacheMut, KvFormat, LATENT, ROPE};
+use crate::device::bindings::{KV_BF16, KV_FP8, KvAppendParams};
+use crate::device::{Device, KernelHandle, Stream};
+use crate::error::Result;
+use crate::launch::{Launch, MAX_DIM, check_limit};
+use crate::quant::ScaleFormat;
+use crate::table::mla::KV_APPEND;
+use crate::tensor::Matrix;
+
+/// Shape of an append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KvAppendSpec {
+    /// New tokens, of any number of sequences.
+    pub tokens: usize,
+    /// Rows of the cache: pages * page_size.
+    pub rows: usize,
+    /// What a row holds.
+    pub format: KvFormat,
+    /// How the scales of [`KvFormat::Fp8`] are chosen.
+    pub scale_format: ScaleFormat,
+}
+
+impl KvAppendSpec {
+    /// With power-of-two scales, as FlashMLA stores them.
+    pub fn new(tokens: usize, rows: usize, format: KvFormat) -> Self {
+        Self { tokens, rows, format, scale_format: ScaleFormat::PowerOfTwo }
+    }
+}
+
+/// Operands of an append. Addresses and pitches are multiples of 16 bytes.
+pub struct KvAppendArgs<'a> {
+    /// `[tokens, 512]`, after its norm.
+    pub latent: Matrix<'a, bf16>,
+    /// `[tokens, 64]`, rotated. Both may be columns of one matrix of 576.
+    pub k_pe: Matrix<'a, bf16>,
+    /// `[1, tokens]`: the row of every token, -1 for none.
+    ///
+    /// No row may be named twice. If one is, nothing outside it suffers, but it holds bytes of both tokens; the emulator
+    /// fails with [`Error::Emulated`](crate::Error::Emulated), because the order of the writes is left to chance.
+    pub slots: Matrix<'a, i32>,
+    /// Rows that no slot names are not touched.
+    pub cache: KvCacheMut<'a>,
+}
+
+/// A planned append. BF16 rows are copies. FP8 rows hold, for every 128 values of the latent vector,
+/// `scale = max(amax / 448, 1e-4)` of the finite ones, rounded up to a power of two or not, and the codes
+/// `e4m3(x / scale)`, all in FP32, each operation rounded once; the rotated key is copied. The bits of a row depend on its
+/// token alone.
+///
+/// The floor is under the scale, not under amax as in [`Quantize1x128`](crate::quant::Quantize1x128), and the code is a quotient,
+/// not a product: so FlashMLA defines this layout.
+pub struct KvAppend {
+    device: Device,
+    kernel: KernelHandle,
+    spec: KvAppendSpec,
+    grid: u32,
+}
+
+/// One warp each.
+const TOKENS_PER_CTA: u32 = KV_APPEND.threads / 32;
+
+impl KvAppend {
+    /// Chooses the launch for a shape.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`](crate::Error::TooLarge).
+    pub fn plan(device: &Device, spec: KvAppendSpec) -> Result<Self> {
+        check_limit("tokens", spec.tokens as u64, MAX_DIM)?;
+        check_limit("rows", spec.rows as u64, MAX_DIM)?;
+        let grid = (spec.tokens as u32).div_ceil(TOKENS_PER_CTA);
+        Ok(Self { device: device.clone(), kernel: device.kernel(KV_APPEND.name)?, spec, grid })
+    }
+
+    /// Enqueues the append. A token whose slot is no row is not stored, and [`Device::poll_error`] tells of it unless the
+    /// slot is -1, as it does of Inf (saturated) and NaN (kept) that are quantised.
+    ///
+    /// Order and captures: [`Stream`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape), [`Error::CacheFormat`](crate::Error::CacheFormat),
+    /// [`Error::Misaligned`](crate::Error::Misaligned), [`Error::WrongDevice`](crate::Error::WrongDevice), launch errors.
+    pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: KvAppendArgs<'_>) -> Result<()> {
+        self.check(&args)?;
+        let stream = stream.into();
+        let mut launch = Launch::new(&self.device, &self.kernel, &stream)?;
+        let params = KvAppendParams {
+            latent: launch.read_aligned(c"latent", &args.latent.slice, 16)?.cast(),
+            k_pe: launch.read_aligned(c"k_pe", &args.k_pe.slice, 16)?.cast(),
+            slots: launch.read(c"slots", &args.slots.slice)?.cast(),
+            cache_pitch: args.cache.rows().pitch_bytes(),
+            cache: args.cache.write(&mut launch)?.cast(),
+            error_words: launch.error_words().cast(),
+            latent_pitch: args.latent.extent.pitch as u64,
+            k_pe_pitch: args.k_pe.extent.pitch as u64,
+            tokens: self.spec.tokens as u32,
+            rows: self.spec.rows as u32,
+            format: match self.spec.format {
+                KvFormat::Bf16 => KV_BF16,
+                KvFormat::Fp8 => KV_FP8,
+            },
+            scale_format: self.spec.scale_format.code(),
+        };
+        launch.run(self.grid, KV_APPEND.threads, KV_APPEND.smem_bytes, &params)
+    }
+
+    fn check(&self, args: &KvAppendArgs<'_>) -> Result<()> {
+        let KvAppendSpec { tokens, rows, format, .. } = self.spec;
+        args.latent.extent.expect("latent [tokens, 512]", tokens, LATENT)?;
+        args.latent.extent.expect_pitch("latent", size_of::<bf16>(), 16)?;
+        args.k_pe.extent.expect("k_pe [tokens, 64]", tokens, ROPE)?;
+        args.k_pe.extent.expect_pitch("k_pe", size_of::<bf16>(), 16)?;
+        args.slots.extent.expect("slots [1, tokens]", 1, tokens)?;
+        args.cache.rows().check(format, rows)
+    }
+}

@@ -1,0 +1,22 @@
+//! Multi-head latent attention: the cache, the decode step, and what stands around it.
+#![forbid(unsafe_code)]
+
+mod absorb;
+mod cache;
+mod decode;
+mod kv_append;
+mod merge_states;
+mod rope;
+mod rope_table;
+
+pub use crate::table::mla::{MLA_INSTANCES, MlaInstance};
+pub use absorb::{AbsorbOutputArgs, AbsorbQueryArgs, MlaAbsorb, MlaAbsorbSpec};
+pub use cache::{KvCache, KvCacheMut, KvFormat};
+pub use decode::{
+    DEFAULT_SPLIT_TOKENS, EmptyLse, KvPaging, MAX_HEADS, MAX_Q_TOKENS, MlaChoice, MlaDecode, MlaDecodeArgs,
+    MlaDecodeSpec, MlaSplits,
+};
+pub use kv_append::{KvAppend, KvAppendArgs, KvAppendSpec};
+pub use merge_states::{AttentionState, AttentionStateMut, MergeStates, MergeStatesSpec};
+pub use rope::{Heads, HeadsMut, Rope, RopeArgs, RopeSpec};
+pub use rope_table::{RopeTable, YarnRope};

@@ -1,0 +1,186 @@
+//! Rotary position embedding of queries and keys.
+
+use half::bf16;
+
+use super::cache::ROPE;
+use crate::device::bindings::RopeParams;
+use crate::device::{Device, KernelHandle, Stream};
+use crate::error::{Error, Result, Shape};
+use crate::launch::{Launch, MAX_DIM, check_limit};
+use crate::table::mla::ROPE as ROPE_KERNEL;
+use crate::tensor::{Matrix, MatrixMut, Slice, SliceMut};
+
+/// 64 columns of every head of every token, wherever they lie: token `t`, head `h` starts at element
+/// `t * token_stride + h * head_stride`.
+///
+/// The rotated columns of a query `[tokens, heads * 192]` are the slice from element 128 on with strides `heads * 192` and
+/// 192; a key `[tokens, 64]` is one head.
+pub struct Heads<'a> {
+    matrix: Matrix<'a, bf16>,
+    shape: HeadsShape,
+}
+
+/// [`Heads`] that a kernel writes; what lies between them is not touched.
+pub struct HeadsMut<'a> {
+    matrix: MatrixMut<'a, bf16>,
+    shape: HeadsShape,
+}
+
+impl<'a> Heads<'a> {
+    /// Heads in a slice.
+    ///
+    /// # Errors
+    /// [`Error::PitchTooSmall`] when heads or tokens overlap, [`Error::SliceTooShort`].
+    pub fn new(
+        slice: impl Into<Slice<'a, bf16>>,
+        tokens: usize,
+        heads: usize,
+        token_stride: usize,
+        head_stride: usize,
+    ) -> Result<Self> {
+        let shape = HeadsShape { heads, head_stride };
+        Ok(Self { matrix: Matrix::with_pitch(slice, tokens, shape.columns()?, token_stride)?, shape })
+    }
+}
+
+impl<'a> HeadsMut<'a> {
+    /// Heads in a slice.
+    ///
+    /// # Errors
+    /// As [`Heads::new`].
+    pub fn new(
+        slice: impl Into<SliceMut<'a, bf16>>,
+        tokens: usize,
+        heads: usize,
+        token_stride: usize,
+        head_stride: usize,
+    ) -> Result<Self> {
+        let shape = HeadsShape { heads, head_stride };
+        Ok(Self { matrix: MatrixMut::with_pitch(slice, tokens, shape.columns()?, token_stride)?, shape })
+    }
+}
+
+/// How the heads of a token lie.
+#[derive(Clone, Copy)]
+struct HeadsShape {
+    heads: usize,
+    head_stride: usize,
+}
+
+impl HeadsShape {
+    /// Elements from a token's first to its last one, both included. Saturates: no slice is that long.
+    fn columns(self) -> Result<usize> {
+        let Self { heads, head_stride } = self;
+        if heads > 1 && head_stride < ROPE {
+            return Err(Error::PitchTooSmall { columns: ROPE, pitch: head_stride });
+        }
+        Ok(heads.checked_sub(1).map_or(0, |gaps| gaps.saturating_mul(head_stride).saturating_add(ROPE)))
+    }
+
+    fn expect_stride(self, operand: &'static str) -> Result<()> {
+        let got = (self.head_stride as u64).saturating_mul(size_of::<bf16>() as u64);
+        if self.heads <= 1 || got.is_multiple_of(16) {
+            return Ok(());
+        }
+        Err(Error::Misaligned { operand, what: "stride of heads", need: 16, got })
+    }
+}
+
+/// Shape of a rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RopeSpec {
+    /// Tokens, of any number of sequences.
+    pub tokens: usize,
+    /// Heads of a token, all turned alike.
+    pub heads: usize,
+    /// Rows of the table.
+    pub positions: usize,
+}
+
+/// Operands of a rotation. Addresses and strides are multiples of 16 bytes.
+pub struct RopeArgs<'a> {
+    /// `[tokens, heads, 64]`: 32 pairs of neighbours.
+    pub x: Heads<'a>,
+    /// `[1, tokens]`: the row of the table for every token.
+    pub positions: Matrix<'a, i32>,
+    /// `[positions, 64]`: cos and sin of each pair's angle in turn, as [`RopeTable`](crate::mla::RopeTable) makes them.
+    pub table: Matrix<'a, f32>,
+    /// `[tokens, heads, 64]`: pairs of neighbours again, where Hugging Face's would be taken apart.
+    pub out: HeadsMut<'a>,
+}
+
+/// A planned rotation: `(x cos - y sin, x sin + y cos)` of every pair `(x, y)`, in FP32, each product and each sum rounded
+/// by itself, then to BF16.
+pub struct Rope {
+    device: Device,
+    kernel: KernelHandle,
+    spec: RopeSpec,
+    grid: u32,
+}
+
+/// Threads of a head: 16 bytes each.
+const THREADS_PER_HEAD: u64 = 8;
+
+impl Rope {
+    /// Chooses the launch for a shape.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`].
+    pub fn plan(device: &Device, spec: RopeSpec) -> Result<Self> {
+        let rows = (spec.tokens as u64).saturating_mul(spec.heads as u64);
+        check_limit("tokens", spec.tokens as u64, MAX_DIM)?;
+        check_limit("heads", spec.heads as u64, MAX_DIM)?;
+        check_limit("tokens * heads", rows, MAX_DIM)?;
+        check_limit("positions", spec.positions as u64, MAX_DIM)?;
+        let grid = (rows * THREADS_PER_HEAD).div_ceil(ROPE_KERNEL.threads.into()) as u32;
+        Ok(Self { device: device.clone(), kernel: device.kernel(ROPE_KERNEL.name)?, spec, grid })
+    }
+
+    /// Enqueues the rotation. Tokens whose position is not in the table become zeros, and [`Device::poll_error`] tells of
+    /// it.
+    ///
+    /// Order and captures: [`Stream`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Misaligned`], [`Error::WrongDevice`], launch errors.
+    pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: RopeArgs<'_>) -> Result<()> {
+        self.check(&args)?;
+        let RopeSpec { tokens, heads, positions } = self.spec;
+        let stream = stream.into();
+        let mut launch = Launch::new(&self.device, &self.kernel, &stream)?;
+        let params = RopeParams {
+            x: launch.read_aligned(c"x", &args.x.matrix.slice, 16)?.cast(),
+            positions: launch.read(c"positions", &args.positions.slice)?.cast(),
+            table: launch.read_aligned(c"table", &args.table.slice, 16)?.cast(),
+            out: launch.write_aligned(c"out", &mut args.out.matrix.slice, 16)?.cast(),
+            error_words: launch.error_words().cast(),
+            x_token_stride: args.x.matrix.extent.pitch as u64,
+            x_head_stride: args.x.shape.head_stride as u64,
+            out_token_stride: args.out.matrix.extent.pitch as u64,
+            out_head_stride: args.out.shape.head_stride as u64,
+            table_pitch: args.table.extent.pitch as u64,
+            tokens: tokens as u32,
+            heads: heads as u32,
+            table_rows: positions as u32,
+            ..Default::default()
+        };
+        launch.run(self.grid, ROPE_KERNEL.threads, ROPE_KERNEL.smem_bytes, &params)
+    }
+
+    fn check(&self, args: &RopeArgs<'_>) -> Result<()> {
+        let RopeSpec { tokens, heads, positions } = self.spec;
+        let expect = |what, rows, got: HeadsShape| {
+            let (expected, got) = (Shape(tokens, heads), Shape(rows, got.heads));
+            if expected == got { Ok(()) } else { Err(Error::Shape { what, expected, got }) }
+        };
+        expect("x [tokens, heads]", args.x.matrix.extent.rows, args.x.shape)?;
+        args.x.matrix.extent.expect_pitch("x", size_of::<bf16>(), 16)?;
+        args.x.shape.expect_stride("x")?;
+        args.positions.extent.expect("positions [1, tokens]", 1, tokens)?;
+        args.table.extent.expect("table [positions, 64]", positions, ROPE)?;
+        args.table.extent.expect_pitch("table", size_of::<f32>(), 16)?;
+        expect("out [tokens, heads]", args.out.matrix.extent.rows, args.out.shape)?;
+        args.out.matrix.extent.expect_pitch("out", size_of::<bf16>(), 16)?;
+        args.out.shape.expect_stride("out")
+    }
+}

@@ -1,0 +1,237 @@
+//! The angles of a rotary position embedding, made on the host: YaRN's frequencies, and what YaRN does to the softmax.
+
+use super::cache::ROPE;
+use crate::error::{Error, Result};
+
+/// Pairs of a head.
+const PAIRS: usize = ROPE / 2;
+/// Columns of a query that are not rotated, in the form that is not absorbed: the softmax scale knows only that form.
+const NOPE: usize = 128;
+/// Integers up to here are exact in FP32.
+const MAX_POSITIONS: usize = 1 << 24;
+
+/// How YaRN stretches the context: `theta` as in [`RopeTable::plain`], slow pairs are slowed down `factor` times, fast ones
+/// are left as they are, with a ramp between.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct YarnRope {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// Context length over the original one, at least 1.
+    pub factor: f64,
+    /// Pairs that turn more often than this within the original context are fast.
+    pub beta_fast: f64,
+    /// Pairs that turn less often are slow.
+    pub beta_slow: f64,
+    /// Positions of the original context.
+    pub original_positions: usize,
+    /// Of the softmax scale: 1 for DeepSeek-V3, 0.707 for V2.
+    pub mscale: f64,
+}
+
+impl YarnRope {
+    /// DeepSeek-V3, V3.1, R1: 4096 positions stretched to 163840.
+    pub const DEEPSEEK_V3: Self = Self {
+        theta: 10_000.0,
+        factor: 40.0,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        original_positions: 4096,
+        mscale: 1.0,
+    };
+    /// DeepSeek-V2 as its paper has it. Its released code leaves mscale at 1 for the model of 236B.
+    pub const DEEPSEEK_V2: Self = Self { mscale: 0.707, ..Self::DEEPSEEK_V3 };
+
+    /// The pair that turns `rotations` times within the original context, as a real number.
+    fn pair_of(&self, rotations: f64) -> f64 {
+        let length = self.original_positions as f64;
+        ROPE as f64 * (length / (rotations * std::f64::consts::TAU)).ln() / (2.0 * self.theta.ln())
+    }
+
+    /// First pair that is slowed down at all, first pair that is slowed down fully.
+    fn ramp(&self) -> (f32, f32) {
+        let within = |pair: f64| pair.clamp(0.0, (ROPE - 1) as f64) as f32;
+        let low = within(self.pair_of(self.beta_fast).floor());
+        let high = within(self.pair_of(self.beta_slow).ceil());
+        // A step has no width to divide by.
+        (low, if low == high { high + 0.001 } else { high })
+    }
+
+    /// `frequency / factor` where the ramp is 1, `frequency` where it is 0; every operation rounded to FP32.
+    fn stretch(&self, frequencies: &mut [f32; PAIRS]) {
+        let (low, high) = self.ramp();
+        for (pair, frequency) in frequencies.iter_mut().enumerate() {
+            let kept = 1.0 - ((pair as f32 - low) / (high - low)).clamp(0.0, 1.0);
+            *frequency = *frequency / self.factor as f32 * (1.0 - kept) + *frequency * kept;
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let require = |ok: bool, what, expected, got: f64| {
+            if ok { Ok(()) } else { Err(Error::OutOfRange { what, expected, got: got.to_string() }) }
+        };
+        let finite_from = |x: f64, least: f64| x.is_finite() && x >= least;
+        require(finite_from(self.factor, 1.0), "factor", "finite and at least 1", self.factor)?;
+        let slow = self.beta_slow.is_finite() && self.beta_slow > 0.0;
+        require(slow, "beta_slow", "finite and more than 0", self.beta_slow)?;
+        let fast = finite_from(self.beta_fast, self.beta_slow);
+        require(fast, "beta_fast", "finite and at least beta_slow", self.beta_fast)?;
+        let length = self.original_positions as f64;
+        require(self.original_positions > 0, "original_positions", "more than 0", length)?;
+        require(finite_from(self.mscale, 0.0), "mscale", "finite and at least 0", self.mscale)
+    }
+}
+
+/// Frequencies of the 32 pairs of a head, and the softmax scale that goes with them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RopeTable {
+    frequencies: [f32; PAIRS],
+    softmax_scale: f64,
+}
+
+impl RopeTable {
+    /// `theta^(-i/32)` for pair i: a context that was not stretched.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] unless theta is more than 1 and an FP32 number.
+    pub fn plain(theta: f64) -> Result<Self> {
+        if !(theta > 1.0 && theta <= f64::from(f32::MAX)) {
+            let expected = "more than 1 and within FP32";
+            return Err(Error::OutOfRange { what: "theta", expected, got: theta.to_string() });
+        }
+        // Rounded where DeepSeek's code rounds: the power, then its reciprocal.
+        let frequencies = std::array::from_fn(|pair| 1.0 / theta.powf(pair as f64 / PAIRS as f64) as f32);
+        Ok(Self { frequencies, softmax_scale: ((NOPE + ROPE) as f64).powf(-0.5) })
+    }
+
+    /// The frequencies of a stretched context, in FP32 as DeepSeek's code computes them. Cosines and sines are not scaled:
+    /// [`RopeTable::softmax_scale`] has all of it.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a parameter that makes no sense.
+    pub fn yarn(yarn: YarnRope) -> Result<Self> {
+        yarn.check()?;
+        let mut table = Self::plain(yarn.theta)?;
+        yarn.stretch(&mut table.frequencies);
+        let m = 0.1 * yarn.mscale * yarn.factor.ln() + 1.0;
+        table.softmax_scale *= m * m;
+        Ok(table)
+    }
+
+    /// Radians per position, of every pair.
+    pub fn frequencies(&self) -> &[f32; 32] {
+        &self.frequencies
+    }
+
+    /// What scores are multiplied with before the softmax: `192^-0.5`, times `(0.1 * mscale * ln(factor) + 1)^2` when the
+    /// context was stretched.
+    pub fn softmax_scale(&self) -> f64 {
+        self.softmax_scale
+    }
+
+    /// The table that [`Rope`](crate::mla::Rope) reads, `[positions, 64]` without gaps: cos and sin of
+    /// `position * frequency`, the product rounded to FP32, for each pair in turn.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] beyond 2^24 positions, which FP32 could not tell apart.
+    pub fn cos_sin(&self, positions: usize) -> Result<Vec<f32>> {
+        if positions > MAX_POSITIONS {
+            let (limit, got) = (MAX_POSITIONS as u64, positions as u64);
+            return Err(Error::TooLarge { what: "positions", limit, got });
+        }
+        let pair = |position: usize, frequency: f32| {
+            let (sin, cos) = f64::from(position as f32 * frequency).sin_cos();
+            [cos as f32, sin as f32]
+        };
+        let row = |position| self.frequencies.iter().flat_map(move |&frequency| pair(position, frequency));
+        Ok((0..positions).flat_map(row).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What PyTorch makes of DeepSeek's code, in FP32.
+    #[test]
+    fn frequencies_of_deepseek_v3() {
+        let table = RopeTable::yarn(YarnRope::DEEPSEEK_V3).expect("sensible");
+        for (pair, golden) in [
+            (0, 1.0_f64),
+            (10, 5.623_412_877e-2),
+            (11, 3.900_692_612e-2),
+            (16, 5.500_000_436e-3),
+            (22, 1.778_279_402e-4),
+            (23, 3.333_803_761e-5),
+            (31, 3.333_803_761e-6),
+        ] {
+            assert_eq!(table.frequencies()[pair], golden as f32, "pair {pair}");
+        }
+        assert_eq!(YarnRope::DEEPSEEK_V3.ramp(), (10.0, 23.0));
+    }
+
+    /// The formula without any rounding to FP32.
+    #[test]
+    fn frequencies_are_near_the_exact_ones() {
+        let (plain, yarn) = (RopeTable::plain(10_000.0), RopeTable::yarn(YarnRope::DEEPSEEK_V3));
+        let (plain, yarn) = (plain.expect("sensible"), yarn.expect("sensible"));
+        for pair in 0..PAIRS {
+            let exact = 10_000_f64.powf(-(pair as f64) / 32.0);
+            let slowed = ((pair as f64 - 10.0) / 13.0).clamp(0.0, 1.0);
+            let stretched = exact * (slowed / 40.0 + 1.0 - slowed);
+            for (got, exact) in [(plain.frequencies()[pair], exact), (yarn.frequencies()[pair], stretched)] {
+                assert!((f64::from(got) / exact - 1.0).abs() < 4e-7, "pair {pair}: {got}, not {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn softmax_scales() {
+        let scale = |yarn| RopeTable::yarn(yarn).expect("sensible").softmax_scale();
+        let near = |got: f64, golden: f64| assert!((got / golden - 1.0).abs() < 1e-15, "{got}, not {golden}");
+        near(scale(YarnRope::DEEPSEEK_V3), 0.135_233_778_860_880_1);
+        near(scale(YarnRope::DEEPSEEK_V2), 0.114_721_386_792_926_1);
+        near(RopeTable::plain(10_000.0).expect("sensible").softmax_scale(), 0.072_168_783_648_703_22);
+        // Not stretched is not scaled.
+        near(scale(YarnRope { factor: 1.0, ..YarnRope::DEEPSEEK_V3 }), 0.072_168_783_648_703_22);
+    }
+
+    #[test]
+    fn a_context_that_is_not_stretched_keeps_its_frequencies() {
+        let yarn = RopeTable::yarn(YarnRope { factor: 1.0, ..YarnRope::DEEPSEEK_V3 }).expect("sensible");
+        let plain = RopeTable::plain(10_000.0).expect("sensible");
+        for (got, want) in yarn.frequencies().iter().zip(plain.frequencies()) {
+            assert!((got / want - 1.0).abs() <= 2.0 * f32::EPSILON);
+        }
+    }
+
+    /// A context so short that no pair turns at all is slowed down in every pair, one so long is in none.
+    #[test]
+    fn ramps_beyond_the_pairs() {
+        let frequency = |original_positions, pair: usize| {
+            let yarn = YarnRope { original_positions, ..YarnRope::DEEPSEEK_V3 };
+            let plain = RopeTable::plain(10_000.0).expect("sensible");
+            RopeTable::yarn(yarn).expect("sensible").frequencies()[pair] / plain.frequencies()[pair]
+        };
+        for pair in [1, 31] {
+            assert!((frequency(1, pair) * 40.0 - 1.0).abs() < 1e-6);
+            assert!((frequency(1 << 40, pair) - 1.0).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn a_table_has_cos_and_sin_of_the_rounded_angle() {
+        let table = RopeTable::yarn(YarnRope::DEEPSEEK_V3).expect("sensible");
+        let rows = table.cos_sin(4097).expect("few");
+        assert_eq!(rows.len(), 4097 * ROPE);
+        assert_eq!(rows[..ROPE], [1.0, 0.0].repeat(PAIRS));
+        // The fastest pair turns by one radian a position.
+        assert_eq!(rows[ROPE..][..2], [0.540_302_3, 0.841_470_96]);
+        for position in [1, 1000, 4096] {
+            for pair in [0, 10, 16, 31] {
+                let angle = f64::from(position as f32 * table.frequencies()[pair]);
+                let got = &rows[position * ROPE + 2 * pair..][..2];
+                assert_eq!(got, [angle.cos() as f32, angle.sin() as f32], "position {position}, pair {pair}");
+            }
+        }
+    }
+}

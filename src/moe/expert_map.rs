@@ -1,0 +1,202 @@
+//! From the experts that every token chose to rows sorted by expert, and back.
+//!
+//! A *slot* is one choice of one token: slot `token * top_k + k`. Rows are sorted by expert, then token, then k: the
+//! order, and with it everything computed from it, depends on the ids alone.
+//!
+//! An id of -1 drops its slot. So does any other id that is no expert, and a slot for which a masked segment has no room
+//! left; these two are counted in `demand`, and [`Device::poll_error`] tells of them.
+
+use std::num::NonZeroU32;
+
+use crate::device::bindings::ExpertMapParams;
+use crate::device::{Device, KernelHandle, Stream};
+use crate::error::Result;
+use crate::gemm::Segments;
+use crate::launch::{Launch, MAX_DIM, check_limit};
+use crate::table::moe::{EXPERT_MAP_COUNT, EXPERT_MAP_SCAN, EXPERT_MAP_SCATTER};
+use crate::table::{FixedKernel, MAX_EXPERTS};
+use crate::tensor::{Matrix, MatrixMut};
+
+/// Where the rows of an expert lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ExpertLayout {
+    /// One segment after another without a gap.
+    Ragged,
+    /// One segment after another, each filled up to a multiple of `alignment` rows with padding (slot -1).
+    Aligned {
+        /// Rows.
+        alignment: NonZeroU32,
+    },
+    /// Every expert has room for `max_rows` rows and uses the first of them.
+    Masked {
+        /// Rows per expert. Slots beyond them are dropped.
+        max_rows: usize,
+    },
+}
+
+/// Shape of an expert map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ExpertMapSpec {
+    /// Any number, 0 included.
+    pub tokens: usize,
+    /// Experts that a token chooses.
+    pub top_k: usize,
+    /// At most [`MAX_EXPERTS`].
+    pub experts: usize,
+    /// Where the rows of an expert lie.
+    pub layout: ExpertLayout,
+}
+
+impl ExpertMapSpec {
+    /// Rows that any choice of the tokens fits in.
+    pub fn rows(&self) -> usize {
+        let slots = self.tokens.saturating_mul(self.top_k);
+        match self.layout {
+            ExpertLayout::Ragged => slots,
+            ExpertLayout::Aligned { alignment } => {
+                let alignment = alignment.get() as usize;
+                let padding = self.experts.min(slots).saturating_mul(alignment - 1);
+                let rows = slots.saturating_add(padding);
+                rows - rows % alignment
+            }
+            ExpertLayout::Masked { max_rows } => self.experts.saturating_mul(max_rows),
+        }
+    }
+
+    /// The same rows for the operations that follow. Ragged and aligned ones take `offsets`, masked ones `counts`.
+    pub fn segments(&self) -> Segments {
+        match self.layout {
+            ExpertLayout::Ragged | ExpertLayout::Aligned { .. } => Segments::Ragged { rows: self.rows() },
+            ExpertLayout::Masked { max_rows } => Segments::Masked { max_rows },
+        }
+    }
+}
+
+/// Operands of an expert map. All but the ids are written, every element of them; `[tokens, top_k]` has no gaps.
+pub struct ExpertMapArgs<'a> {
+    /// `[tokens, top_k]`: what every token chose, or -1.
+    pub ids: Matrix<'a, i32>,
+    /// `[1, rows]`: the slot of every row, -1 where there is none. Its token is `slot / top_k`.
+    pub row_slot: MatrixMut<'a, i32>,
+    /// `[tokens, top_k]`: the row of every slot, -1 where it was dropped.
+    pub slot_row: MatrixMut<'a, i32>,
+    /// `[1, experts + 1]`: where the segments of the experts start, and the last one ends.
+    pub offsets: MatrixMut<'a, i32>,
+    /// `[1, experts]`: rows that hold a slot, the first of their segment.
+    pub counts: MatrixMut<'a, i32>,
+    /// `[1, experts + 1]`: slots that chose the expert, with a row or without; last, ids that are no expert and not -1.
+    pub demand: MatrixMut<'a, i32>,
+    /// `[1, workspace]`, see [`ExpertMap::workspace`]. What it holds does not matter, before or after.
+    pub workspace: MatrixMut<'a, u32>,
+}
+
+/// A planned expert map: three small launches.
+pub struct ExpertMap {
+    device: Device,
+    spec: ExpertMapSpec,
+    blocks: u32,
+    steps: [Step; 3],
+}
+
+struct Step {
+    kernel: KernelHandle,
+    fixed: FixedKernel,
+    grid: u32,
+}
+
+/// Slots that a CTA sorts.
+const BLOCK_SLOTS: usize = 256;
+/// Groups (the experts, and all other ids) that a CTA scans.
+const WARPS: usize = 8;
+
+impl ExpertMap {
+    /// Chooses the launches for a shape.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`](crate::Error::TooLarge).
+    pub fn plan(device: &Device, spec: ExpertMapSpec) -> Result<Self> {
+        check_limit("experts", spec.experts as u64, MAX_EXPERTS.into())?;
+        check_limit("tokens * top_k", spec.tokens.saturating_mul(spec.top_k) as u64, MAX_DIM)?;
+        check_limit("rows", spec.rows() as u64, MAX_DIM)?;
+        let blocks = (spec.tokens * spec.top_k).div_ceil(BLOCK_SLOTS).max(1) as u32;
+        // The first launch clears the rows, of which a masked layout may have many more than slots.
+        let clearing = spec.rows().div_ceil(8 * BLOCK_SLOTS).min(1024) as u32;
+        let step = |fixed: FixedKernel, grid| Ok(Step { kernel: device.kernel(fixed.name)?, fixed, grid });
+        let steps = [
+            step(EXPERT_MAP_COUNT, blocks.max(clearing))?,
+            step(EXPERT_MAP_SCAN, (spec.experts + 1).div_ceil(WARPS) as u32)?,
+            step(EXPERT_MAP_SCATTER, blocks)?,
+        ];
+        Ok(Self { device: device.clone(), spec, blocks, steps })
+    }
+
+    /// The shape it was planned for.
+    pub fn spec(&self) -> &ExpertMapSpec {
+        &self.spec
+    }
+
+    /// Elements of the workspace.
+    pub fn workspace(&self) -> usize {
+        (self.spec.experts + 1) * self.blocks as usize
+    }
+
+    /// Enqueues the map on `stream` and returns. Allocates nothing and waits for nothing.
+    ///
+    /// Order and captures: [`Stream`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape), [`Error::NotDense`](crate::Error::NotDense),
+    /// [`Error::WrongDevice`](crate::Error::WrongDevice), launch errors.
+    pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: ExpertMapArgs<'_>) -> Result<()> {
+        self.check(&args)?;
+        let stream = stream.into();
+        for Step { kernel, fixed, grid } in &self.steps {
+            let mut launch = Launch::new(&self.device, kernel, &stream)?;
+            let params = self.params(&mut launch, &mut args)?;
+            launch.run(*grid, fixed.threads, fixed.smem_bytes, &params)?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, args: &ExpertMapArgs<'_>) -> Result<()> {
+        let ExpertMapSpec { tokens, top_k, experts, .. } = self.spec;
+        args.ids.extent.expect("ids [tokens, top_k]", tokens, top_k)?;
+        args.ids.extent.expect_dense("ids")?;
+        args.row_slot.extent.expect("row_slot [1, rows]", 1, self.spec.rows())?;
+        args.slot_row.extent.expect("slot_row [tokens, top_k]", tokens, top_k)?;
+        args.slot_row.extent.expect_dense("slot_row")?;
+        args.offsets.extent.expect("offsets [1, experts + 1]", 1, experts + 1)?;
+        args.counts.extent.expect("counts [1, experts]", 1, experts)?;
+        args.demand.extent.expect("demand [1, experts + 1]", 1, experts + 1)?;
+        args.workspace.extent.expect("workspace [1, workspace]", 1, self.workspace())
+    }
+
+    fn params<'l>(
+        &self,
+        launch: &mut Launch<'l>,
+        args: &'l mut ExpertMapArgs<'_>,
+    ) -> Result<ExpertMapParams> {
+        let ExpertMapSpec { tokens, top_k, experts, layout } = self.spec;
+        let (alignment, max_rows) = match layout {
+            ExpertLayout::Ragged => (1, u32::MAX),
+            ExpertLayout::Aligned { alignment } => (alignment.get(), u32::MAX),
+            ExpertLayout::Masked { max_rows } => (0, max_rows as u32),
+        };
+        Ok(ExpertMapParams {
+            ids: launch.read(c"ids", &args.ids.slice)?.cast(),
+            row_slot: launch.write(c"row_slot", &mut args.row_slot.slice)?.cast(),
+            slot_row: launch.write(c"slot_row", &mut args.slot_row.slice)?.cast(),
+            offsets: launch.write(c"offsets", &mut args.offsets.slice)?.cast(),
+            counts: launch.write(c"counts", &mut args.counts.slice)?.cast(),
+            demand: launch.write(c"demand", &mut args.demand.slice)?.cast(),
+            block_counts: launch.write(c"workspace", &mut args.workspace.slice)?.cast(),
+            error_words: launch.error_words().cast(),
+            slots: (tokens * top_k) as u32,
+            rows: self.spec.rows() as u32,
+            experts: experts as u32,
+            blocks: self.blocks,
+            alignment,
+            max_rows,
+        })
+    }
+}

@@ -1,0 +1,14 @@
+//! Values as FP8 codes with a scale per block: quantisers, views of scales, and the kernel that changes their layout.
+#![forbid(unsafe_code)]
+
+mod quantize;
+mod scales;
+mod transpose_scales;
+
+pub(crate) use quantize::BLOCKS_PER_CTA;
+pub use quantize::{Quantize1x128, Quantize128x128, QuantizeSpec, ScaleFormat};
+pub(crate) use scales::{BLOCK, SFB_AXES};
+pub use scales::{
+    MMajor, RowMajor, ScaleLayout, Scales1x128, Scales1x128Mut, Scales128x128, Scales128x128Mut,
+};
+pub use transpose_scales::TransposeScales;

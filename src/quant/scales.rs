@@ -1,0 +1,178 @@
+//! Scale factors: FP32 multipliers that turn codes back into values (`weight_scale_inv` in checkpoints).
+
+use std::marker::PhantomData;
+
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+use crate::launch::check_multiple;
+use crate::tensor::Extent;
+use crate::tensor::{Matrix, MatrixMut, Slice, SliceMut};
+
+/// Elements of K, and rows of a weight, that share a scale.
+pub(crate) const BLOCK: usize = 128;
+
+/// Layout of 1x128 scales: [`MMajor`] or [`RowMajor`].
+pub trait ScaleLayout: sealed::Layout {}
+
+mod sealed {
+    pub trait Layout {
+        /// Name and axes in messages.
+        const AXES: &'static str;
+        /// Rows and columns in memory of the scales of an `[m, k]` matrix.
+        fn shape(m: usize, k_blocks: usize) -> (usize, usize);
+        /// Distance in memory between neighbours along m, and along k, for a row pitch.
+        fn strides(pitch: u64) -> (u64, u64);
+    }
+}
+
+/// `[k/128, m]`: the scales of one K block are contiguous along m. This is what the GEMM reads.
+pub enum MMajor {}
+/// `[m, k/128]`: the scales of one row are contiguous, as most code produces them.
+pub enum RowMajor {}
+
+impl ScaleLayout for MMajor {}
+impl ScaleLayout for RowMajor {}
+
+impl sealed::Layout for MMajor {
+    const AXES: &'static str = "sfa [k/128, m]";
+    fn shape(m: usize, k_blocks: usize) -> (usize, usize) {
+        (k_blocks, m)
+    }
+    fn strides(pitch: u64) -> (u64, u64) {
+        (1, pitch)
+    }
+}
+impl sealed::Layout for RowMajor {
+    const AXES: &'static str = "sfa [m, k/128]";
+    fn shape(m: usize, k_blocks: usize) -> (usize, usize) {
+        (m, k_blocks)
+    }
+    fn strides(pitch: u64) -> (u64, u64) {
+        (pitch, 1)
+    }
+}
+
+pub(super) fn blocks(k: usize) -> Result<usize> {
+    check_multiple("k", k, BLOCK).map(|()| k / BLOCK)
+}
+
+/// One scale per 1x128 of an `[m, k]` matrix, to be read.
+pub struct Scales1x128<'a, L> {
+    pub(crate) matrix: Matrix<'a, f32>,
+    layout: PhantomData<L>,
+}
+
+/// One scale per 1x128 of an `[m, k]` matrix, to be written.
+pub struct Scales1x128Mut<'a, L> {
+    pub(crate) matrix: MatrixMut<'a, f32>,
+    layout: PhantomData<L>,
+}
+
+impl<L> Clone for Scales1x128<'_, L> {
+    fn clone(&self) -> Self {
+        Self { matrix: self.matrix.clone(), layout: PhantomData }
+    }
+}
+
+impl<'a, L: ScaleLayout> Scales1x128<'a, L> {
+    /// Scales without gaps.
+    ///
+    /// # Errors
+    /// [`Error::NotAMultiple`] for k, [`Error::SliceTooShort`].
+    pub fn new(slice: impl Into<Slice<'a, f32>>, m: usize, k: usize) -> Result<Self> {
+        Self::with_pitch(slice, m, k, L::shape(m, blocks(k)?).1)
+    }
+
+    /// Rows of the layout `pitch` elements apart. The GEMM wants a multiple of 4 (16 bytes).
+    ///
+    /// # Errors
+    /// [`Error::NotAMultiple`] for k, [`Error::PitchTooSmall`], [`Error::SliceTooShort`].
+    pub fn with_pitch(slice: impl Into<Slice<'a, f32>>, m: usize, k: usize, pitch: usize) -> Result<Self> {
+        let (rows, columns) = L::shape(m, blocks(k)?);
+        Ok(Self { matrix: Matrix::with_pitch(slice, rows, columns, pitch)?, layout: PhantomData })
+    }
+
+    pub(crate) fn expect(&self, m: usize, k_blocks: usize) -> Result<()> {
+        expect_layout::<L>(&self.matrix.extent, m, k_blocks)
+    }
+}
+
+impl<'a, L: ScaleLayout> Scales1x128Mut<'a, L> {
+    /// Scales without gaps.
+    ///
+    /// # Errors
+    /// [`Error::NotAMultiple`] for k, [`Error::SliceTooShort`].
+    pub fn new(slice: impl Into<SliceMut<'a, f32>>, m: usize, k: usize) -> Result<Self> {
+        Self::with_pitch(slice, m, k, L::shape(m, blocks(k)?).1)
+    }
+
+    /// Rows of the layout `pitch` elements apart.
+    ///
+    /// # Errors
+    /// [`Error::NotAMultiple`] for k, [`Error::PitchTooSmall`], [`Error::SliceTooShort`].
+    pub fn with_pitch(slice: impl Into<SliceMut<'a, f32>>, m: usize, k: usize, pitch: usize) -> Result<Self> {
+        let (rows, columns) = L::shape(m, blocks(k)?);
+        Ok(Self { matrix: MatrixMut::with_pitch(slice, rows, columns, pitch)?, layout: PhantomData })
+    }
+
+    pub(crate) fn expect(&self, m: usize, k_blocks: usize) -> Result<()> {
+        expect_layout::<L>(&self.matrix.extent, m, k_blocks)
+    }
+
+    /// Distance in memory between neighbours along m, and along k.
+    pub(crate) fn strides(&self) -> (u64, u64) {
+        L::strides(self.matrix.extent.pitch as u64)
+    }
+}
+
+fn expect_layout<L: ScaleLayout>(extent: &Extent, m: usize, k_blocks: usize) -> Result<()> {
+    let (rows, columns) = L::shape(m, k_blocks);
+    extent.expect(L::AXES, rows, columns)
+}
+
+/// One scale per 128x128 of an `[n, k]` matrix: `[ceil(n/128), k/128]`, to be read.
+#[derive(Clone)]
+pub struct Scales128x128<'a>(pub(crate) Matrix<'a, f32>);
+
+/// One scale per 128x128 of an `[n, k]` matrix: `[ceil(n/128), k/128]`, to be written.
+pub struct Scales128x128Mut<'a>(pub(crate) MatrixMut<'a, f32>);
+
+/// Axes in messages.
+pub(crate) const SFB_AXES: &str = "sfb [ceil(n/128), k/128]";
+
+impl<'a> Scales128x128<'a> {
+    /// Scales without gaps.
+    ///
+    /// # Errors
+    /// [`Error::NotAMultiple`] for k, [`Error::SliceTooShort`].
+    pub fn new(slice: impl Into<Slice<'a, f32>>, n: usize, k: usize) -> Result<Self> {
+        Self::with_pitch(slice, n, k, blocks(k)?)
+    }
+
+    /// Rows `pitch` elements apart.
+    ///
+    /// # Errors
+    /// [`Error::NotAMultiple`] for k, [`Error::PitchTooSmall`], [`Error::SliceTooShort`].
+    pub fn with_pitch(slice: impl Into<Slice<'a, f32>>, n: usize, k: usize, pitch: usize) -> Result<Self> {
+        Ok(Self(Matrix::with_pitch(slice, n.div_ceil(BLOCK), blocks(k)?, pitch)?))
+    }
+}
+
+impl<'a> Scales128x128Mut<'a> {
+    /// Scales without gaps.
+    ///
+    /// # Errors
+    /// [`Error::NotAMultiple`] for k, [`Error::SliceTooShort`].
+    pub fn new(slice: impl Into<SliceMut<'a, f32>>, n: usize, k: usize) -> Result<Self> {
+        Self::with_pitch(slice, n, k, blocks(k)?)
+    }
+
+    /// Rows `pitch` elements apart.
+    ///
+    /// # Errors
+    /// [`Error::NotAMultiple`] for k, [`Error::PitchTooSmall`], [`Error::SliceTooShort`].
+    pub fn with_pitch(slice: impl Into<SliceMut<'a, f32>>, n: usize, k: usize, pitch: usize) -> Result<Self> {
+        Ok(Self(MatrixMut::with_pitch(slice, n.div_ceil(BLOCK), blocks(k)?, pitch)?))
+    }
+}

@@ -1,0 +1,207 @@
+//! Balancing the experts: count their tokens, move the router's bias, and the loss of a sequence that uses few.
+//!
+//! After each training step, on the counts of the whole batch: [`ExpertLoad`] per micro-batch, then one [`BiasUpdate`].
+
+use crate::device::bindings::{
+    BiasUpdateParams, ExpertLoadParams, MAX_EXPERTS, MAX_GATE_SLOTS, SequenceBalanceLossParams,
+};
+use crate::device::{Device, KernelHandle, Stream};
+use crate::error::Result;
+use crate::launch::{Launch, MAX_DIM, MAX_GRID, check_limit};
+use crate::table::router::{BIAS_UPDATE, EXPERT_LOAD, SEQUENCE_BALANCE_LOSS};
+use crate::tensor::{Matrix, MatrixMut, Slice, SliceMut};
+
+/// The choice to be counted: ids `[tokens, slots]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ExpertLoadSpec {
+    /// Any number, 0 included.
+    pub tokens: usize,
+    /// Routed experts of a token.
+    pub slots: usize,
+    /// At most 512.
+    pub experts: usize,
+}
+
+/// Counts the tokens of every expert.
+pub struct ExpertLoad {
+    device: Device,
+    kernel: KernelHandle,
+    spec: ExpertLoadSpec,
+    grid: u32,
+}
+
+impl ExpertLoad {
+    /// Checks the sizes; pure, apart from looking the kernel up.
+    ///
+    /// # Errors
+    /// [`crate::Error::TooLarge`].
+    pub fn plan(device: &Device, spec: ExpertLoadSpec) -> Result<Self> {
+        check_limit("tokens", spec.tokens as u64, MAX_DIM)?;
+        check_limit("experts of a token", spec.slots as u64, MAX_GATE_SLOTS.into())?;
+        check_limit("experts", spec.experts as u64, MAX_EXPERTS.into())?;
+        let grid = (spec.tokens as u64 * spec.slots as u64).div_ceil(EXPERT_LOAD.threads.into());
+        check_limit("CTAs of the count", grid, MAX_GRID)?;
+        Ok(Self { device: device.clone(), kernel: device.kernel(EXPERT_LOAD.name)?, spec, grid: grid as u32 })
+    }
+
+    /// Enqueues `counts[e] += the number of ids that are e`, for `ids [tokens, slots]`; a pitch leaves out the columns of
+    /// shared experts. `counts` has at least `experts` elements, to which is added: clear them before the first
+    /// micro-batch of a step. -1 counts for nobody; so do ids of no expert, and [`Device::poll_error`] tells of those.
+    ///
+    /// Order and captures: [`Stream`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`], [`crate::Error::SliceTooShort`], [`crate::Error::WrongDevice`], launch errors.
+    pub fn run<'s>(
+        &self,
+        stream: impl Into<Stream<'s>>,
+        ids: Matrix<'_, i32>,
+        counts: SliceMut<'_, u32>,
+    ) -> Result<()> {
+        let ExpertLoadSpec { tokens, slots, experts } = self.spec;
+        ids.extent.expect("ids [tokens, slots]", tokens, slots)?;
+        let mut counts = MatrixMut::new(counts, 1, experts)?;
+        let stream = stream.into();
+        let mut launch = Launch::new(&self.device, &self.kernel, &stream)?;
+        let params = ExpertLoadParams {
+            ids: launch.read(c"ids", &ids.slice)?.cast(),
+            counts: launch.write(c"counts", &mut counts.slice)?.cast(),
+            error_words: launch.error_words().cast(),
+            ids_pitch: ids.extent.pitch as u64,
+            t: tokens as u32,
+            slots: slots as u32,
+            experts: experts as u32,
+            ..Default::default()
+        };
+        launch.run(self.grid, EXPERT_LOAD.threads, EXPERT_LOAD.smem_bytes, &params)
+    }
+}
+
+/// The bias to be moved.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BiasUpdateSpec {
+    /// At most 512.
+    pub experts: usize,
+    /// What is added or subtracted: 0.001 for most of DeepSeek-V3's training, 0 at its end.
+    pub speed: f32,
+}
+
+/// Moves the router's bias against the load: auxiliary-loss-free balancing.
+pub struct BiasUpdate {
+    device: Device,
+    kernel: KernelHandle,
+    spec: BiasUpdateSpec,
+}
+
+impl BiasUpdate {
+    /// Checks the size; pure, apart from looking the kernel up.
+    ///
+    /// # Errors
+    /// [`crate::Error::TooLarge`].
+    pub fn plan(device: &Device, spec: BiasUpdateSpec) -> Result<Self> {
+        check_limit("experts", spec.experts as u64, MAX_EXPERTS.into())?;
+        Ok(Self { device: device.clone(), kernel: device.kernel(BIAS_UPDATE.name)?, spec })
+    }
+
+    /// Enqueues `bias[e] += speed * sign(mean - counts[e])`, the sign of exact integers and 0 at the mean, and
+    /// `max_vio[0] = (largest count - mean) / mean`, 0 when nothing was counted. `counts` and `bias` have at least
+    /// `experts` elements, `max_vio` one.
+    ///
+    /// Order and captures: [`Stream`].
+    ///
+    /// # Errors
+    /// [`crate::Error::SliceTooShort`], [`crate::Error::WrongDevice`], launch errors.
+    pub fn run<'s>(
+        &self,
+        stream: impl Into<Stream<'s>>,
+        counts: Slice<'_, u32>,
+        bias: SliceMut<'_, f32>,
+        max_vio: SliceMut<'_, f32>,
+    ) -> Result<()> {
+        let experts = self.spec.experts;
+        let counts = Matrix::new(counts, 1, experts)?;
+        let mut bias = MatrixMut::new(bias, 1, experts)?;
+        let mut max_vio = MatrixMut::new(max_vio, 1, 1)?;
+        let stream = stream.into();
+        let mut launch = Launch::new(&self.device, &self.kernel, &stream)?;
+        let params = BiasUpdateParams {
+            counts: launch.read(c"counts", &counts.slice)?.cast(),
+            bias: launch.write(c"bias", &mut bias.slice)?.cast(),
+            max_vio: launch.write(c"max_vio", &mut max_vio.slice)?.cast(),
+            experts: experts as u32,
+            speed: self.spec.speed,
+        };
+        launch.run(1, BIAS_UPDATE.threads, BIAS_UPDATE.smem_bytes, &params)
+    }
+}
+
+/// Sequences of one length whose balance is judged.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SequenceBalanceLossSpec {
+    /// Any number, 0 included.
+    pub sequences: usize,
+    /// Tokens of a sequence; 0 gives a loss of 0.
+    pub length: usize,
+    /// At most 512.
+    pub experts: usize,
+    /// Routed experts of a token, at most 32.
+    pub top_k: usize,
+    /// Factor of the loss: 0.0001 in DeepSeek-V3.
+    pub alpha: f32,
+}
+
+/// The loss that keeps one sequence from using few experts.
+pub struct SequenceBalanceLoss {
+    device: Device,
+    kernel: KernelHandle,
+    spec: SequenceBalanceLossSpec,
+}
+
+impl SequenceBalanceLoss {
+    /// Checks the sizes; pure, apart from looking the kernel up.
+    ///
+    /// # Errors
+    /// [`crate::Error::TooLarge`].
+    pub fn plan(device: &Device, spec: SequenceBalanceLossSpec) -> Result<Self> {
+        let SequenceBalanceLossSpec { sequences, length, experts, top_k, .. } = spec;
+        check_limit("sequences", sequences as u64, MAX_GRID)?;
+        check_limit("tokens of a sequence", length as u64, MAX_DIM)?;
+        check_limit("tokens", (sequences as u64).saturating_mul(length as u64), MAX_DIM)?;
+        check_limit("experts", experts as u64, MAX_EXPERTS.into())?;
+        check_limit("routed experts of a token", top_k as u64, MAX_GATE_SLOTS.into())?;
+        Ok(Self { device: device.clone(), kernel: device.kernel(SEQUENCE_BALANCE_LOSS.name)?, spec })
+    }
+
+    /// Enqueues `loss[q] = alpha * sum over experts of f_i P_i` from `scores [sequences * length, experts]`, which
+    /// [`Gate`](crate::router::Gate) writes: f_i counts the tokens of the sequence whose K best scores, without groups and bias,
+    /// contain expert i, times `experts / (K length)`; P_i is the mean of `s_i / sum of s`. Perfect balance gives alpha.
+    /// `loss` has at least `sequences` elements. A NaN score makes the loss NaN.
+    ///
+    /// Order and captures: [`Stream`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`], [`crate::Error::SliceTooShort`], [`crate::Error::WrongDevice`], launch errors.
+    pub fn run<'s>(
+        &self,
+        stream: impl Into<Stream<'s>>,
+        scores: Matrix<'_, f32>,
+        loss: SliceMut<'_, f32>,
+    ) -> Result<()> {
+        let SequenceBalanceLossSpec { sequences, length, experts, top_k, alpha } = self.spec;
+        scores.extent.expect("scores [sequences * length, experts]", sequences * length, experts)?;
+        let mut loss = MatrixMut::new(loss, 1, sequences)?;
+        let stream = stream.into();
+        let mut launch = Launch::new(&self.device, &self.kernel, &stream)?;
+        let params = SequenceBalanceLossParams {
+            scores: launch.read(c"scores", &scores.slice)?.cast(),
+            loss: launch.write(c"loss", &mut loss.slice)?.cast(),
+            scores_pitch: scores.extent.pitch as u64,
+            length: length as u32,
+            experts: experts as u32,
+            top_k: top_k as u32,
+            alpha,
+        };
+        let grid = sequences as u32;
+        launch.run(grid, SEQUENCE_BALANCE_LOSS.threads, SEQUENCE_BALANCE_LOSS.smem_bytes, &params)
+    }
+}

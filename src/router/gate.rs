@@ -1,0 +1,389 @@
+//! The router of a mixture of experts: logits in FP32, scores, groups, the best K experts of a token and their weights.
+//!
+//! * Logits are sums of FP32 FMAs in an order that depends on the hidden size alone: chains of 1024 elements, ascending,
+//!   and their sums in ascending order. A token's experts do not depend on the tokens beside it.
+//! * Scores are `sigmoid(logit)` or `softmax(logits)`, in FP32, with an `exp` that has the same bits on every machine.
+//! * The bias is added for the choice only; the weights come from the scores without it.
+//! * A group is scored by its best expert or by the sum of its two best (its only one, where there is one); experts
+//!   outside the best groups are out.
+//! * Of equals, experts or groups, the lowest index wins. NaN and -Inf are never chosen. Where fewer than K experts are
+//!   left, the remaining ids are -1 and their weights 0.
+//! * A token's weights are `s / (sum of its K scores + 1e-20) * route_scale`, summed in the order of the slots, or
+//!   `s * route_scale` without normalisation.
+
+use std::ffi::CStr;
+use std::ptr;
+
+use half::bf16;
+
+use crate::device::bindings::{
+    GATE_CHUNK, GATE_GROUP_MAX, GATE_GROUP_TOP2_SUM, GATE_SIGMOID, GATE_SOFTMAX, GateLogitsParams,
+    GateSelectParams, MAX_EXPERTS, MAX_GATE_GROUPS, MAX_GATE_SLOTS,
+};
+use crate::device::{Device, KernelHandle, Stream};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+use crate::launch::{Address, Launch, MAX_DIM, MAX_GRID, check_limit, check_multiple};
+use crate::table::router::{GATE_LOGITS, GATE_SELECT};
+use crate::tensor::Element;
+use crate::tensor::{Matrix, MatrixMut, Slice, SliceMut};
+
+/// How logits become scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scoring {
+    /// Each for itself, in (0, 1).
+    Sigmoid,
+    /// Over all experts of a token, before any choice. A NaN logit has no share and its score is NaN.
+    Softmax,
+}
+
+/// How the scores of a group's experts become the group's score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GroupScore {
+    /// The best.
+    Max,
+    /// The sum of the two best.
+    TopTwoSum,
+}
+
+/// A router and the tokens it routes at once.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GateSpec {
+    /// Any number, 0 included.
+    pub tokens: usize,
+    /// Length of a token's hidden state, a multiple of 32.
+    pub hidden: usize,
+    /// Routed experts, at most 512.
+    pub experts: usize,
+    /// Routed experts of a token. With the shared ones at most 32.
+    pub top_k: usize,
+    /// Groups of neighbouring experts, at most 32; they divide the experts evenly. 1: no groups.
+    pub groups: usize,
+    /// Groups whose experts may be chosen.
+    pub kept_groups: usize,
+    /// Experts that every token has, in slots behind the routed ones: ids from `experts` on, weight 1.
+    pub shared: usize,
+    /// Scores.
+    pub scoring: Scoring,
+    /// Scores of groups.
+    pub group_score: GroupScore,
+    /// Whether the weights of a token are divided by the sum of its K scores.
+    pub normalize: bool,
+    /// Factor of the weights.
+    pub route_scale: f32,
+}
+
+impl GateSpec {
+    /// DeepSeek-V3 and R1: 8 of 256 experts, from 4 of 8 groups.
+    pub fn deepseek_v3(tokens: usize) -> Self {
+        Self {
+            tokens,
+            hidden: 7168,
+            experts: 256,
+            top_k: 8,
+            groups: 8,
+            kept_groups: 4,
+            shared: 0,
+            scoring: Scoring::Sigmoid,
+            group_score: GroupScore::TopTwoSum,
+            normalize: true,
+            route_scale: 2.5,
+        }
+    }
+
+    /// DeepSeek-V2: 6 of 160 experts, from 3 of 8 groups.
+    pub fn deepseek_v2(tokens: usize) -> Self {
+        Self {
+            hidden: 5120,
+            experts: 160,
+            top_k: 6,
+            kept_groups: 3,
+            scoring: Scoring::Softmax,
+            group_score: GroupScore::Max,
+            normalize: false,
+            route_scale: 16.0,
+            ..Self::deepseek_v3(tokens)
+        }
+    }
+
+    /// DeepSeek-V2-Lite: 6 of 64 experts, no groups.
+    pub fn deepseek_v2_lite(tokens: usize) -> Self {
+        Self {
+            hidden: 2048,
+            experts: 64,
+            groups: 1,
+            kept_groups: 1,
+            route_scale: 1.0,
+            ..Self::deepseek_v2(tokens)
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        check_multiple("hidden", self.hidden, HIDDEN_MULTIPLE)?;
+        check_limit("tokens", self.tokens as u64, MAX_DIM)?;
+        check_limit("hidden", self.hidden as u64, MAX_DIM)?;
+        check_limit("experts", self.experts as u64, MAX_EXPERTS.into())?;
+        check_limit(
+            "groups",
+            self.groups as u64,
+            u64::from(MAX_GATE_GROUPS).min(self.experts.max(1) as u64),
+        )?;
+        check_multiple("experts", self.experts, self.groups)?;
+        check_limit("kept groups", self.kept_groups as u64, self.groups as u64)?;
+        check_limit("routed experts of a token", self.top_k as u64, MAX_GATE_SLOTS.into())?;
+        check_limit("experts of a token", self.slots() as u64, MAX_GATE_SLOTS.into())
+    }
+
+    /// Columns of ids and weights: `top_k + shared`.
+    pub fn slots(&self) -> usize {
+        self.top_k.saturating_add(self.shared)
+    }
+
+    /// Chains of FMAs in one logit.
+    fn chunks(&self) -> usize {
+        self.hidden.div_ceil(GATE_CHUNK as usize)
+    }
+}
+
+/// Type of the router's weight: [`f32`] or [`bf16`].
+pub trait GateWeight: Element + sealed::Weight {}
+impl GateWeight for f32 {}
+impl GateWeight for bf16 {}
+
+mod sealed {
+    pub trait Weight {
+        const IS_BF16: bool;
+    }
+    impl Weight for f32 {
+        const IS_BF16: bool = false;
+    }
+    impl Weight for half::bf16 {
+        const IS_BF16: bool = true;
+    }
+}
+
+/// What [`Gate::run`] computes the logits from.
+pub struct GateInput<'a, W> {
+    /// Hidden states `[tokens, hidden]`; 16-byte aligned address and pitch.
+    pub hidden: Matrix<'a, bf16>,
+    /// The router's weight `[experts, hidden]`; 16-byte aligned address and pitch.
+    pub weight: Matrix<'a, W>,
+    /// At least [`Gate::workspace_len`] elements; overwritten.
+    pub workspace: SliceMut<'a, f32>,
+}
+
+/// Where the choice goes, and what it depends on besides the logits.
+pub struct Routing<'a> {
+    /// Added to the scores for the choice only, `[experts]`.
+    pub bias: Option<Slice<'a, f32>>,
+    /// `[tokens]`; a token whose word is 0 is padding: its ids are -1, its weights 0, shared experts included.
+    pub mask: Option<Slice<'a, u32>>,
+    /// `[tokens, top_k]`: the choice of another run, kept; only the weights are computed. -1 stays -1 with weight 0; other
+    /// ids of no expert become -1 and [`Device::poll_error`] tells. An expert whose score is NaN has weight 0.
+    pub fixed_ids: Option<Matrix<'a, i32>>,
+    /// `[tokens, top_k + shared]`: the best expert first.
+    pub ids: MatrixMut<'a, i32>,
+    /// `[tokens, top_k + shared]`.
+    pub weights: MatrixMut<'a, f32>,
+    /// `[tokens, experts]`: all scores, without the bias, padding included; what a balance loss needs.
+    pub scores: Option<MatrixMut<'a, f32>>,
+}
+
+/// The router.
+pub struct Gate {
+    device: Device,
+    logits: KernelHandle,
+    select: KernelHandle,
+    spec: GateSpec,
+}
+
+/// The logits' kernel walks K in slices of this many elements.
+const HIDDEN_MULTIPLE: usize = 32;
+/// Tile of the logits' kernel.
+const BLOCK_TOKENS: usize = 32;
+const BLOCK_EXPERTS: usize = 64;
+/// Tokens of a CTA that selects: a warp each.
+const TOKENS_PER_CTA: usize = 4;
+
+/// Logits as the selection reads them: `[chunks, tokens, pitch]`.
+struct Chunks {
+    count: usize,
+    stride: usize,
+    pitch: usize,
+}
+
+impl Gate {
+    /// Checks the router's sizes; pure, apart from looking the kernels up.
+    ///
+    /// # Errors
+    /// [`Error::NotAMultiple`] for hidden, experts; [`Error::TooLarge`].
+    pub fn plan(device: &Device, spec: GateSpec) -> Result<Self> {
+        spec.check()?;
+        let (logits, select) = (device.kernel(GATE_LOGITS.name)?, device.kernel(GATE_SELECT.name)?);
+        let gate = Self { device: device.clone(), logits, select, spec };
+        check_limit("CTAs of the gate", gate.logits_grid() as u64, MAX_GRID)?;
+        Ok(gate)
+    }
+
+    /// Elements of the workspace: one logit per chunk of 1024, token and expert.
+    pub fn workspace_len(&self) -> usize {
+        self.spec.chunks() * self.spec.tokens * self.spec.experts
+    }
+
+    fn logits_grid(&self) -> usize {
+        let GateSpec { tokens, experts, .. } = self.spec;
+        tokens.div_ceil(BLOCK_TOKENS) * experts.div_ceil(BLOCK_EXPERTS) * self.spec.chunks()
+    }
+
+    /// Enqueues `hidden . weight^T -> ids, weights`: two launches, the second of which sums the chunks.
+    ///
+    /// Order and captures: [`Stream`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::SliceTooShort`], [`Error::Misaligned`], [`Error::WrongDevice`], launch errors.
+    pub fn run<'s, W: GateWeight>(
+        &self,
+        stream: impl Into<Stream<'s>>,
+        input: GateInput<'_, W>,
+        routing: Routing<'_>,
+    ) -> Result<()> {
+        let GateSpec { tokens, hidden, experts, .. } = self.spec;
+        let GateInput { hidden: x, weight: w, workspace } = input;
+        x.extent.expect("hidden [tokens, hidden]", tokens, hidden)?;
+        w.extent.expect("weight [experts, hidden]", experts, hidden)?;
+        x.extent.expect_pitch("hidden", size_of::<bf16>(), 16)?;
+        w.extent.expect_pitch("weight", size_of::<W>(), 16)?;
+        let mut partial = MatrixMut::new(workspace, self.spec.chunks() * tokens, experts)?;
+        self.check(&routing)?;
+
+        let stream = stream.into();
+        let mut launch = Launch::new(&self.device, &self.logits, &stream)?;
+        let params = GateLogitsParams {
+            x: launch.read_aligned(c"hidden", &x.slice, 16)?.cast(),
+            w: launch.read_aligned(c"weight", &w.slice, 16)?,
+            partial: launch.write(c"workspace", &mut partial.slice)?.cast(),
+            x_pitch: x.extent.pitch as u64,
+            w_pitch: w.extent.pitch as u64,
+            t: tokens as u32,
+            experts: experts as u32,
+            k: hidden as u32,
+            w_is_bf16: W::IS_BF16.into(),
+        };
+        launch.run(self.logits_grid() as u32, GATE_LOGITS.threads, GATE_LOGITS.smem_bytes, &params)?;
+
+        let chunks = Chunks { count: self.spec.chunks(), stride: tokens * experts, pitch: experts };
+        self.enqueue_select(&stream, &reborrow(&partial.slice), &chunks, routing)
+    }
+
+    /// Enqueues the choice from logits `[tokens, experts]` that were computed elsewhere.
+    ///
+    /// Order and captures: [`Stream`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::SliceTooShort`], [`Error::WrongDevice`], launch errors.
+    pub fn select<'s>(
+        &self,
+        stream: impl Into<Stream<'s>>,
+        logits: Matrix<'_, f32>,
+        routing: Routing<'_>,
+    ) -> Result<()> {
+        logits.extent.expect("logits [tokens, experts]", self.spec.tokens, self.spec.experts)?;
+        self.check(&routing)?;
+        let chunks = Chunks { count: 1, stride: 0, pitch: logits.extent.pitch };
+        self.enqueue_select(&stream.into(), &logits.slice, &chunks, routing)
+    }
+
+    fn check(&self, routing: &Routing<'_>) -> Result<()> {
+        let GateSpec { tokens, experts, top_k, .. } = self.spec;
+        let slots = self.spec.slots();
+        routing.ids.extent.expect("ids [tokens, top_k + shared]", tokens, slots)?;
+        routing.weights.extent.expect("weights [tokens, top_k + shared]", tokens, slots)?;
+        if let Some(fixed_ids) = &routing.fixed_ids {
+            fixed_ids.extent.expect("fixed ids [tokens, top_k]", tokens, top_k)?;
+        }
+        if let Some(scores) = &routing.scores {
+            scores.extent.expect("scores [tokens, experts]", tokens, experts)?;
+        }
+        if let Some(bias) = &routing.bias {
+            Matrix::new(bias.clone(), 1, experts)?;
+        }
+        if let Some(mask) = &routing.mask {
+            Matrix::new(mask.clone(), 1, tokens)?;
+        }
+        Ok(())
+    }
+
+    fn enqueue_select(
+        &self,
+        stream: &Stream<'_>,
+        logits: &Slice<'_, f32>,
+        chunks: &Chunks,
+        mut routing: Routing<'_>,
+    ) -> Result<()> {
+        let spec = &self.spec;
+        let mut launch = Launch::new(&self.device, &self.select, stream)?;
+        let params = GateSelectParams {
+            logits: launch.read(c"logits", logits)?.cast(),
+            bias: read_or_null(&mut launch, c"bias", routing.bias.as_ref())?.cast(),
+            mask: read_or_null(&mut launch, c"mask", routing.mask.as_ref())?.cast(),
+            fixed_ids: read_or_null(&mut launch, c"fixed ids", routing.fixed_ids.as_ref().map(|m| &m.slice))?
+                .cast(),
+            fixed_pitch: routing.fixed_ids.as_ref().map_or(0, |m| m.extent.pitch as u64),
+            scores_pitch: routing.scores.as_ref().map_or(0, |m| m.extent.pitch as u64),
+            scores: write_or_null(&mut launch, c"scores", routing.scores.as_mut().map(|m| &mut m.slice))?
+                .cast(),
+            ids: launch.write(c"ids", &mut routing.ids.slice)?.cast(),
+            weights: launch.write(c"weights", &mut routing.weights.slice)?.cast(),
+            error_words: launch.error_words().cast(),
+            chunk_stride: chunks.stride as u64,
+            logits_pitch: chunks.pitch as u64,
+            ids_pitch: routing.ids.extent.pitch as u64,
+            weights_pitch: routing.weights.extent.pitch as u64,
+            t: spec.tokens as u32,
+            experts: spec.experts as u32,
+            chunks: chunks.count as u32,
+            groups: spec.groups as u32,
+            kept_groups: spec.kept_groups as u32,
+            top_k: spec.top_k as u32,
+            shared: spec.shared as u32,
+            scoring: match spec.scoring {
+                Scoring::Sigmoid => GATE_SIGMOID,
+                Scoring::Softmax => GATE_SOFTMAX,
+            },
+            group_score: match spec.group_score {
+                GroupScore::Max => GATE_GROUP_MAX,
+                GroupScore::TopTwoSum => GATE_GROUP_TOP2_SUM,
+            },
+            normalize: spec.normalize.into(),
+            route_scale: spec.route_scale,
+            ..Default::default()
+        };
+        let grid = spec.tokens.div_ceil(TOKENS_PER_CTA) as u32;
+        launch.run(grid, GATE_SELECT.threads, GATE_SELECT.smem_bytes, &params)
+    }
+}
+
+fn read_or_null<'l, T>(
+    launch: &mut Launch<'l>,
+    name: &'static CStr,
+    slice: Option<&'l Slice<'_, T>>,
+) -> Result<Address> {
+    slice.map_or(Ok(ptr::null_mut()), |slice| launch.read(name, slice))
+}
+
+fn write_or_null<'l, T>(
+    launch: &mut Launch<'l>,
+    name: &'static CStr,
+    slice: Option<&'l mut SliceMut<'_, T>>,
+) -> Result<Address> {
+    slice.map_or(Ok(ptr::null_mut()), |slice| launch.write(name, slice))
+}
+
+/// What was written, to be read.
+fn reborrow<'a, T>(slice: &'a SliceMut<'_, T>) -> Slice<'a, T> {
+    match slice {
+        SliceMut::Host(host) => Slice::Host(host),
+        SliceMut::Cuda(view) => Slice::Cuda(view.as_view()),
+    }
+}

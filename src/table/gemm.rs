@@ -1,0 +1,134 @@
+//! The kernels of `cuda/gemm`.
+
+use super::{MAX_EXPERTS, MAX_SMEM_BYTES};
+
+/// Element type of the result D.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OutputType {
+    /// BF16, rounded once to nearest even.
+    Bf16,
+    /// FP32, the accumulator itself.
+    F32,
+}
+
+impl OutputType {
+    /// Size of one element in bytes.
+    pub const fn bytes(self) -> u32 {
+        match self {
+            Self::Bf16 => 2,
+            Self::F32 => 4,
+        }
+    }
+}
+
+/// Which tiles the CTAs of a GEMM walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Schedule {
+    /// Those of one matrix D.
+    Dense,
+    /// Those of each expert's rows, which the device finds in its own memory.
+    Grouped,
+}
+
+/// One compiled configuration of `cuda/gemm/fp8_gemm.cuh` or `grouped_fp8_gemm.cuh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GemmInstance {
+    /// Rows of D per CTA: 64 (one math warpgroup), 128 or 256 (two).
+    pub block_m: u32,
+    /// Columns of D per CTA: divides 128, so that one scale of B serves the whole tile, or 192, which has two.
+    pub block_n: u32,
+    /// CTAs that share B by multicast: 1 or 2, neighbours along M.
+    pub cluster: u32,
+    /// Element type of D.
+    pub output: OutputType,
+    /// Which tiles.
+    pub schedule: Schedule,
+}
+
+/// Depth of the ring is capped here: twelve stages already hold more than the latency of DRAM needs.
+const MAX_STAGES: u32 = 12;
+
+impl GemmInstance {
+    /// Warpgroups that multiply.
+    pub const fn math_warpgroups(&self) -> u32 {
+        if self.block_m == 64 { 1 } else { 2 }
+    }
+
+    /// Threads per CTA: one producer warpgroup and the math warpgroups.
+    pub const fn threads(&self) -> u32 {
+        128 * (1 + self.math_warpgroups())
+    }
+
+    /// Bytes of one ring stage: A, B and the scales of A.
+    pub const fn stage_bytes(&self) -> u32 {
+        128 * self.block_m + 128 * self.block_n + 4 * self.block_m
+    }
+
+    const fn smem_bytes_with(&self, stages: u32) -> u32 {
+        let d = self.block_m * self.block_n * self.output.bytes();
+        let barriers = 2 * 8 * stages;
+        let ring = (stages * self.stage_bytes() + d + barriers).next_multiple_of(1024);
+        let table = match self.schedule {
+            Schedule::Dense => 0,
+            Schedule::Grouped => 4 * (3 * MAX_EXPERTS + 1),
+        };
+        (ring + table).next_multiple_of(1024)
+    }
+
+    /// Slots of the ring: as many as fit, at most twelve.
+    pub const fn stages(&self) -> u32 {
+        let mut stages = 1;
+        while stages < MAX_STAGES && self.smem_bytes_with(stages + 1) <= MAX_SMEM_BYTES {
+            stages += 1;
+        }
+        stages
+    }
+
+    /// Dynamic shared memory per CTA; the generated C++ asserts that it is `sizeof(SharedStorage)`.
+    pub const fn smem_bytes(&self) -> u32 {
+        self.smem_bytes_with(self.stages())
+    }
+
+    /// Name of the kernel, as in `fp8_gemm_m128_n128_c2_bf16`.
+    pub fn name(&self) -> String {
+        let output = match self.output {
+            OutputType::Bf16 => "bf16",
+            OutputType::F32 => "f32",
+        };
+        let schedule = match self.schedule {
+            Schedule::Dense => "",
+            Schedule::Grouped => "grouped_",
+        };
+        format!("{schedule}fp8_gemm_m{}_n{}_c{}_{output}", self.block_m, self.block_n, self.cluster)
+    }
+}
+
+const fn gemm(block_m: u32, block_n: u32, cluster: u32, output: OutputType) -> GemmInstance {
+    GemmInstance { block_m, block_n, cluster, output, schedule: Schedule::Dense }
+}
+
+const fn grouped(block_m: u32, block_n: u32) -> GemmInstance {
+    GemmInstance { block_m, block_n, cluster: 1, output: OutputType::Bf16, schedule: Schedule::Grouped }
+}
+
+/// Every compiled GEMM. The planner chooses among these; all give the same bits.
+pub const GEMM_INSTANCES: &[GemmInstance] = &[
+    gemm(64, 16, 1, OutputType::Bf16),
+    gemm(64, 32, 1, OutputType::Bf16),
+    gemm(64, 64, 1, OutputType::Bf16),
+    gemm(64, 128, 1, OutputType::Bf16),
+    gemm(128, 128, 1, OutputType::Bf16),
+    gemm(128, 128, 2, OutputType::Bf16),
+    gemm(128, 192, 1, OutputType::Bf16),
+    gemm(128, 192, 2, OutputType::Bf16),
+    gemm(256, 128, 1, OutputType::Bf16),
+    gemm(256, 128, 2, OutputType::Bf16),
+    gemm(64, 32, 1, OutputType::F32),
+    gemm(64, 128, 1, OutputType::F32),
+    gemm(128, 128, 1, OutputType::F32),
+    gemm(128, 128, 2, OutputType::F32),
+];
+
+/// Every compiled grouped GEMM. A cluster would span two experts, so there is none.
+pub const GROUPED_GEMM_INSTANCES: &[GemmInstance] =
+    &[grouped(64, 32), grouped(64, 64), grouped(64, 128), grouped(128, 128), grouped(128, 192)];

@@ -1,0 +1,71 @@
+//! The table of test kernels in `cuda/hopper/probes`.
+
+/// A test kernel: `probe_NAME` in `cuda/hopper/probes/NAME.cuh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeKernel {
+    /// Name of the file.
+    pub name: &'static str,
+    /// Threads per CTA.
+    pub threads: u32,
+    /// CTAs per cluster.
+    pub cluster: u32,
+    /// Dynamic shared memory per CTA; what a kernel may use without asking for more: at most 48 KiB.
+    pub smem_bytes: u32,
+}
+
+const fn probe(name: &'static str, threads: u32, cluster: u32, smem_bytes: u32) -> ProbeKernel {
+    ProbeKernel { name, threads, cluster, smem_bytes }
+}
+
+/// Conversions and arithmetic.
+pub const CONVERT: ProbeKernel = probe("convert", 128, 1, 0);
+/// Cluster barrier, remote arrivals.
+pub const CLUSTER: ProbeKernel = probe("cluster", 64, 2, 784);
+/// Global memory.
+pub const GMEM: ProbeKernel = probe("gmem", 64, 1, 0);
+/// The functions of `cuda/hopper/tile`.
+pub const LAYOUT: ProbeKernel = probe("layout", 128, 1, 0);
+/// Arrivals and phases.
+pub const MBARRIER: ProbeKernel = probe("mbarrier", 64, 1, 152);
+/// Arrivals and bytes.
+pub const MBARRIER_BYTES: ProbeKernel = probe("mbarrier_bytes", 64, 1, 4 * 1024 + 16);
+/// Reductions over a warp, sums in memory, wide accesses of shared memory.
+pub const REDUCE: ProbeKernel = probe("reduce", 64, 1, 64 * 16);
+/// `setmaxnreg`.
+pub const REGISTERS: ProbeKernel = probe("registers", 384, 1, 0);
+/// Shared memory, `stmatrix` and `ldmatrix`.
+pub const SMEM: ProbeKernel = probe("smem", 32, 1, 4096);
+/// Offsets in the GEMM's shared memory.
+pub const STORAGE: ProbeKernel = probe("storage", 32, 1, 0);
+/// Special registers, warp collectives, barriers of a CTA.
+pub const SYNC: ProbeKernel = probe("sync", 128, 1, 1024);
+/// Copies from one CTA's shared memory to another's.
+pub const TMA_COPY: ProbeKernel = probe("tma_copy", 64, 2, 16 * 1024);
+/// Loads.
+pub const TMA_LOAD: ProbeKernel = probe("tma_load", 64, 1, 16 * 1024);
+/// Multicast loads.
+pub const TMA_MULTICAST: ProbeKernel = probe("tma_multicast", 64, 2, 16 * 1024);
+/// Stores.
+pub const TMA_STORE: ProbeKernel = probe("tma_store", 64, 1, 16 * 1024);
+/// The tensor core: A [64, 128 bytes], B in 38 KiB, a barrier.
+pub const WGMMA: ProbeKernel = probe("wgmma", 128, 1, 46 * 1024 + 8);
+
+/// Every test kernel.
+pub const PROBES: &[ProbeKernel] = &[
+    CONVERT,
+    CLUSTER,
+    GMEM,
+    LAYOUT,
+    MBARRIER,
+    MBARRIER_BYTES,
+    REDUCE,
+    REGISTERS,
+    SMEM,
+    STORAGE,
+    SYNC,
+    TMA_COPY,
+    TMA_LOAD,
+    TMA_MULTICAST,
+    TMA_STORE,
+    WGMMA,
+];

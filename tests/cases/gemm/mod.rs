@@ -1,0 +1,2 @@
+mod fp8_gemm;
+mod grouped_fp8_gemm;

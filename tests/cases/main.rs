@@ -1,0 +1,7 @@
+//! Every operation on every device: bits of the references, bounds of any correct kernel, guards around every operand.
+
+mod gemm;
+mod mla;
+mod moe;
+mod quant;
+mod router;

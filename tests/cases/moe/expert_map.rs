@@ -1,0 +1,232 @@
+//! The expert map: equal to the reference, and true to its own definition.
+
+use std::num::NonZeroU32;
+
+use check::devices::{devices, runs_emulated, seeded};
+use check::moe::{ROUTINGS, Routing, check_map, map, strangers};
+use deepseek_kernels::moe::{ExpertLayout, ExpertMapSpec};
+use deepseek_kernels::{Device, Error};
+use oracles::moe::Mapped;
+use proptest::prelude::*;
+
+const EXPERTS: [usize; 7] = [1, 2, 3, 5, 256, 257, 512];
+
+fn aligned(alignment: u32) -> ExpertLayout {
+    ExpertLayout::Aligned { alignment: NonZeroU32::new(alignment).expect("not 0") }
+}
+
+fn masked(max_rows: usize) -> ExpertLayout {
+    ExpertLayout::Masked { max_rows }
+}
+
+/// Compares with the reference and the definition, and checks what the device reported.
+fn check(device: &Device, spec: ExpertMapSpec, ids: &[i32]) -> Mapped {
+    let got = check_map(device, spec, ids);
+    invariants(&spec, ids, &got);
+    check_report(device, &spec, ids, &got);
+    got
+}
+
+/// What makes a map a map, said without the reference.
+fn invariants(spec: &ExpertMapSpec, ids: &[i32], map: &Mapped) {
+    let experts = spec.experts;
+    let mut filled = 0;
+    for expert in 0..experts {
+        let (start, end) = (map.offsets[expert] as usize, map.offsets[expert + 1] as usize);
+        let used = start + map.counts[expert] as usize;
+        assert!(start <= used && used <= end && end <= map.row_slot.len(), "segment of expert {expert}");
+        for row in start..end {
+            let slot = map.row_slot[row];
+            if row >= used {
+                assert_eq!(slot, -1, "padding row {row}");
+                continue;
+            }
+            assert_eq!(ids[slot as usize], expert as i32, "row {row}");
+            assert_eq!(map.slot_row[slot as usize], row as i32, "row {row} and back");
+            assert!(row == start || map.row_slot[row - 1] < slot, "order at row {row}");
+            filled += 1;
+        }
+        if let ExpertLayout::Aligned { alignment } = spec.layout {
+            assert!(start.is_multiple_of(alignment.get() as usize), "start of expert {expert}");
+        }
+    }
+    let end = map.offsets[experts] as usize;
+    assert!(map.row_slot[end..].iter().all(|&slot| slot == -1), "rows behind the last segment");
+    assert_eq!(map.slot_row.iter().filter(|&&row| row != -1).count(), filled, "slots with a row");
+    let asked = ids.iter().filter(|&&id| id != -1).count();
+    assert_eq!(map.demand.iter().sum::<i32>() as usize, asked, "every slot that asked is counted");
+    if !matches!(spec.layout, ExpertLayout::Masked { .. }) {
+        assert_eq!(map.counts, map.demand[..experts], "nothing is dropped for want of room");
+    }
+}
+
+fn check_report(device: &Device, spec: &ExpertMapSpec, ids: &[i32], map: &Mapped) {
+    let strange = ids.iter().any(|&id| id != -1 && !(0..spec.experts as i32).contains(&id));
+    let crowded = map.counts.iter().zip(&map.demand).any(|(count, demand)| count < demand);
+    let reported = match device.poll_error() {
+        Ok(()) => (false, false),
+        Err(Error::Data(faults)) => {
+            assert!(!faults.nonfinite_input());
+            (faults.expert_id(), faults.segment())
+        }
+        Err(error) => panic!("{error}"),
+    };
+    assert_eq!(reported, (strange, crowded), "ids that are none, slots without room ({spec:?})");
+    assert_eq!(device.poll_error(), Ok(()), "a fault is told once");
+}
+
+#[test]
+fn every_routing_of_every_number_of_experts() {
+    for device in devices() {
+        for experts in EXPERTS {
+            for (index, routing) in ROUTINGS.into_iter().enumerate() {
+                // 111 tokens of 5: three blocks, the last one ragged.
+                let (tokens, top_k) =
+                    [(1, 1), (1, 8), (33, 8), (111, 5), (64, 4), (50, 6)][(index + experts) % 6];
+                let ids = routing.ids((tokens, top_k, experts), experts as u64);
+                let layout = [ExpertLayout::Ragged, aligned(64), masked(7)];
+                let spec = |layout| ExpertMapSpec { tokens, top_k, experts, layout };
+                // The layout is of no account to two of three launches; the emulator's time is in those.
+                let layouts = if experts < 256 { &layout[..] } else { &layout[index % 3..][..1] };
+                layouts.iter().for_each(|&layout| drop(check(&device, spec(layout), &ids)));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_layout() {
+    for device in devices() {
+        let (tokens, top_k, experts) = (90, 6, 11);
+        let layouts = [
+            aligned(1),
+            aligned(2),
+            aligned(7),
+            aligned(128),
+            masked(0),
+            masked(1),
+            masked(48),
+            masked(1000),
+        ];
+        for routing in ROUTINGS {
+            let ids = routing.ids((tokens, top_k, experts), 3);
+            for layout in layouts {
+                check(&device, ExpertMapSpec { tokens, top_k, experts, layout }, &ids);
+            }
+        }
+    }
+}
+
+#[test]
+fn alignment_one_is_ragged() {
+    for device in devices() {
+        let spec = |layout| ExpertMapSpec { tokens: 77, top_k: 4, experts: 9, layout };
+        let ids = Routing::Uniform.ids((77, 4, 9), 1);
+        let ragged = map(&device, spec(ExpertLayout::Ragged), &ids).expect("map");
+        assert_eq!(ragged, map(&device, spec(aligned(1)), &ids).expect("map"));
+    }
+}
+
+#[test]
+fn nothing_to_map() {
+    for device in devices() {
+        for (tokens, top_k, experts) in [(0, 8, 256), (5, 0, 3), (0, 0, 1), (4, 2, 0)] {
+            for layout in [ExpertLayout::Ragged, aligned(128), masked(5)] {
+                let ids = vec![-1; tokens * top_k];
+                check(&device, ExpertMapSpec { tokens, top_k, experts, layout }, &ids);
+            }
+        }
+    }
+}
+
+/// A block with its last slot filled, one slot more, and more blocks than the scan has lanes.
+#[test]
+fn edges_of_blocks() {
+    for device in devices() {
+        for tokens in [255, 256, 257, 511, 512, 513, 32 * 256 + 1, 128 * 256] {
+            let mut ids = Routing::Uniform.ids((tokens, 1, 3), tokens as u64);
+            if tokens > 513 {
+                // Most slots dropped: the emulator's time is in those that are not.
+                ids.iter_mut().enumerate().filter(|(slot, _)| slot % 19 > 0).for_each(|(_, id)| *id = -1);
+            }
+            check(
+                &device,
+                ExpertMapSpec { tokens, top_k: 1, experts: 3, layout: ExpertLayout::Ragged },
+                &ids,
+            );
+        }
+        if !runs_emulated(&device) {
+            let ids = Routing::Uniform.ids((65536, 8, 256), 9);
+            check(
+                &device,
+                ExpertMapSpec { tokens: 65536, top_k: 8, experts: 256, layout: aligned(128) },
+                &ids,
+            );
+        }
+    }
+}
+
+#[test]
+fn deepseek_v3_prefill() {
+    for device in devices() {
+        let (tokens, top_k, experts) = (if runs_emulated(&device) { 256 } else { 4096 }, 8, 256);
+        let ids = Routing::Uniform.ids((tokens, top_k, experts), 2);
+        check(&device, ExpertMapSpec { tokens, top_k, experts, layout: ExpertLayout::Ragged }, &ids);
+    }
+}
+
+#[test]
+fn each_stranger_is_dropped_alone() {
+    for device in devices() {
+        for experts in [1, 5, 257] {
+            for stranger in strangers(experts) {
+                let ids = [0, stranger, experts as i32 - 1, -1];
+                let spec = ExpertMapSpec { tokens: 2, top_k: 2, experts, layout: ExpertLayout::Ragged };
+                let map = check(&device, spec, &ids);
+                assert_eq!(map.slot_row, [0, -1, 1, -1], "{stranger}");
+                assert_eq!(map.demand[experts], 1, "{stranger}");
+            }
+        }
+    }
+}
+
+/// Tokens in another order: every expert still has the same tokens, in the new order.
+#[test]
+fn a_permutation_of_tokens_permutes_the_rows_of_an_expert() {
+    for device in devices() {
+        let (tokens, top_k, experts) = (70, 4, 6);
+        let spec = ExpertMapSpec { tokens, top_k, experts, layout: ExpertLayout::Ragged };
+        let ids = Routing::Uniform.ids((tokens, top_k, experts), 4);
+        let from = |token: usize| (token * 29 + 11) % tokens;
+        let permuted: Vec<i32> = (0..tokens).flat_map(|t| ids[from(t) * top_k..][..top_k].to_vec()).collect();
+        let (plain, moved) = (check(&device, spec, &ids), check(&device, spec, &permuted));
+        assert_eq!(plain.counts, moved.counts);
+        for expert in 0..experts {
+            let rows = plain.offsets[expert] as usize..plain.offsets[expert + 1] as usize;
+            let back = |slot: &i32| (from(*slot as usize / top_k) * top_k + *slot as usize % top_k) as i32;
+            let mut slots: Vec<i32> = moved.row_slot[rows.clone()].iter().map(back).collect();
+            slots.sort_unstable();
+            assert_eq!(slots, plain.row_slot[rows], "expert {expert}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn any_ids(
+        tokens in 0..120_usize, top_k in 0..9_usize, experts in 1..40_usize, layout in 0..3_u8, size in 1..20_u32,
+        routing in 0..ROUTINGS.len(), seed in any::<u64>(),
+    ) {
+        let layout = match layout {
+            0 => ExpertLayout::Ragged,
+            1 => aligned(size),
+            _ => masked(size as usize),
+        };
+        let ids = ROUTINGS[routing].ids((tokens, top_k, experts), seed);
+        for device in seeded([seed]) {
+            check(&device, ExpertMapSpec { tokens, top_k, experts, layout }, &ids);
+        }
+    }
+}

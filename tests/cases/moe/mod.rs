@@ -1,0 +1,4 @@
+mod combine;
+mod expert_map;
+mod layer;
+mod swiglu_quantize;

@@ -1,0 +1,547 @@
+//! The router: experts, weights and logits bit for bit what the references give, and within the bounds of exact ones.
+
+use check::devices::{devices, runs_emulated, schedules};
+use check::memory::{Guarded, Placement};
+use check::router::gate_model;
+use deepseek_kernels::router::{Gate, GateInput, GateSpec, GateWeight, GroupScore, Routing, Scoring};
+use deepseek_kernels::{Device, Error, Matrix, bf16};
+use oracles::router::{GateOptions, Routed, gate_logits, gate_logits_bound, gate_select, gate_weights_bound};
+use oracles::{exp_f32, sigmoid_f32};
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+use rand_distr::StandardNormal;
+
+/// Values that the kernels never write: an unwritten element is found.
+const UNWRITTEN_ID: i32 = i32::MIN;
+const UNWRITTEN: f32 = f32::from_bits(0x7fc1_0001);
+
+fn normal(count: usize, scale: f32, seed: u64) -> Vec<f32> {
+    let rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+    rng.sample_iter::<f32, _>(StandardNormal).take(count).map(|x| x * scale).collect()
+}
+
+/// A NaN has many bit patterns.
+fn bits(x: f32) -> u32 {
+    if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }
+}
+
+/// The results of one launch, in memory with gaps.
+struct Results {
+    ids: Guarded<i32>,
+    weights: Guarded<f32>,
+    scores: Guarded<f32>,
+}
+
+impl Results {
+    fn new(device: &Device, spec: &GateSpec) -> Self {
+        let (t, slots) = (spec.tokens, spec.slots());
+        let place = |columns: usize| Placement { offset: 3, pitch: columns + 1 };
+        Self {
+            ids: Guarded::unwritten(device, t, slots, place(slots), UNWRITTEN_ID),
+            weights: Guarded::unwritten(device, t, slots, place(slots), UNWRITTEN),
+            scores: Guarded::unwritten(device, t, spec.experts, place(spec.experts), UNWRITTEN),
+        }
+    }
+
+    fn into_routed(self) -> Routed {
+        Routed {
+            ids: self.ids.into_checked(|id| id),
+            weights: self.weights.into_checked(f32::to_bits),
+            scores: self.scores.into_checked(f32::to_bits),
+            bad_id: false,
+        }
+    }
+}
+
+/// Selects on the device; every operand lies in poison.
+fn select(device: &Device, spec: &GateSpec, logits: &[f32], options: GateOptions) -> Routed {
+    let GateSpec { tokens, experts, top_k, .. } = *spec;
+    let gate = Gate::plan(device, *spec).expect("plan");
+    let place = |columns: usize| Placement { offset: 1, pitch: columns + 2 };
+    let logits = Guarded::new(device, logits, tokens, experts, place(experts), f32::INFINITY);
+    let bias = options.bias.map(|bias| Guarded::new(device, bias, 1, experts, place(experts), f32::INFINITY));
+    let mask = options.mask.map(|mask| Guarded::new(device, mask, 1, tokens, place(tokens), 0));
+    let fixed = options.fixed_ids.map(|ids| Guarded::new(device, ids, tokens, top_k, place(top_k), -2));
+    let mut results = Results::new(device, spec);
+    let routing = Routing {
+        bias: bias.as_ref().map(Guarded::slice),
+        mask: mask.as_ref().map(Guarded::slice),
+        fixed_ids: fixed.as_ref().map(Guarded::matrix),
+        ids: results.ids.matrix_mut(),
+        weights: results.weights.matrix_mut(),
+        scores: Some(results.scores.matrix_mut()),
+    };
+    gate.select(device.stream().expect("stream"), logits.matrix(), routing).unwrap_or_else(|e| panic!("{e}"));
+    // Results first: a poll waits for nothing.
+    let routed = results.into_routed();
+    let bad_id = match device.poll_error() {
+        Ok(()) => false,
+        Err(Error::Data(faults)) => faults.expert_id(),
+        Err(error) => panic!("{error}"),
+    };
+    Routed { bad_id, ..routed }
+}
+
+fn compare(spec: &GateSpec, got: &Routed, expected: &Routed) {
+    let slots = spec.slots().max(1);
+    let rows = |ids: &[i32]| ids.chunks(slots).map(<[i32]>::to_vec).collect::<Vec<_>>();
+    let wrong =
+        rows(&got.ids).into_iter().zip(rows(&expected.ids)).enumerate().find(|(_, (got, want))| got != want);
+    if let Some((t, (got, want))) = wrong {
+        panic!("experts of token {t}: expected {want:?}, got {got:?} ({spec:?})");
+    }
+    for (what, got, expected) in
+        [("weight", &got.weights, &expected.weights), ("score", &got.scores, &expected.scores)]
+    {
+        let wrong = got.iter().zip(expected).position(|(got, want)| bits(*got) != bits(*want));
+        assert_eq!(wrong.map(|i| (i, got[i], expected[i])), None, "{what} of {spec:?}");
+    }
+    assert_eq!(got.bad_id, expected.bad_id, "report of bad ids");
+}
+
+fn check(device: &Device, spec: &GateSpec, logits: &[f32], options: GateOptions) -> Routed {
+    let expected = gate_select(&gate_model(spec), logits, options).expect("reference");
+    let got = select(device, spec, logits, options);
+    compare(spec, &got, &expected);
+    got
+}
+
+/// Every weight is as near to exact arithmetic's as the roundings of FP32 allow. Logits lie within 80.
+fn check_weights(spec: &GateSpec, logits: &[f32], got: &Routed) {
+    assert_eq!(spec.shared, 0);
+    let exact = gate_weights_bound(&gate_model(spec), logits, &got.ids);
+    for (index, ((exact, bound), got)) in exact.into_iter().zip(&got.weights).enumerate() {
+        let error = (f64::from(*got) - exact).abs();
+        assert!(error <= bound, "weight {index}: {got} is {error:e} from {exact}, at most {bound:e}");
+    }
+}
+
+#[test]
+fn exponential_and_sigmoid_of_the_reference() {
+    let ulp = |x: f64| (x as f32).next_up() as f64 - f64::from(x as f32);
+    let mut worst: f64 = 0.0;
+    for step in 0..4_000_000_i32 {
+        let x = -103.9 + 192.6 * f64::from(step) / 4e6;
+        let x = x as f32;
+        let exact = f64::from(x).exp();
+        worst = worst.max((f64::from(exp_f32(x)) - exact).abs() / ulp(exact));
+    }
+    assert!(worst <= 1.0, "{worst} ulp");
+    println!("exp_f32: {worst:.3} ulp");
+    assert_eq!([-105.0, f32::NEG_INFINITY].map(exp_f32), [0.0; 2]);
+    assert_eq!([88.9, f32::INFINITY].map(exp_f32), [f32::INFINITY; 2]);
+    assert!(exp_f32(f32::NAN).is_nan());
+    assert_eq!([0.0, f32::INFINITY, f32::NEG_INFINITY].map(sigmoid_f32), [0.5, 1.0, 0.0]);
+}
+
+/// The criterion of the project: the experts of 100 % of the tokens, weights within 2e-7, their sum 2.5.
+#[test]
+fn deepseek_v3_routes_4096_tokens() {
+    let spec = GateSpec::deepseek_v3(4096);
+    let logits = normal(4096 * 256, 1.0, 1);
+    let bias = normal(256, 0.1, 2);
+    let negative: Vec<f32> = bias.iter().map(|b| b - 1.5).collect();
+    for device in devices() {
+        for bias in [None, Some(&bias[..]), Some(&negative)] {
+            let got = check(&device, &spec, &logits, GateOptions { bias, ..Default::default() });
+            check_weights(&spec, &logits, &got);
+            for ((exact, _), weight) in
+                gate_weights_bound(&gate_model(&spec), &logits, &got.ids).iter().zip(&got.weights)
+            {
+                assert!((exact - f64::from(*weight)).abs() <= 2e-7);
+            }
+            for (ids, weights) in got.ids.chunks(8).zip(got.weights.chunks(8)) {
+                let sum: f64 = weights.iter().map(|&w| f64::from(w)).sum();
+                assert!((sum - 2.5).abs() <= 1e-6, "weights add up to {sum}");
+                let mut groups: Vec<i32> = ids.iter().map(|id| id / 32).collect();
+                groups.sort_unstable();
+                groups.dedup();
+                assert!(groups.len() <= 4, "experts {ids:?} of {} groups", groups.len());
+            }
+        }
+    }
+}
+
+/// Equal scores everywhere, and logits of few values, so that most decisions are ties.
+#[test]
+fn of_equals_the_lowest_index_wins() {
+    let spec = GateSpec::deepseek_v3(256);
+    for device in devices() {
+        let got = check(&device, &spec, &vec![0.0; 256 * 256], GateOptions::default());
+        assert!(got.ids.chunks(8).all(|ids| ids == [0, 1, 2, 3, 4, 5, 6, 7]), "{:?}", &got.ids[..8]);
+        let coarse: Vec<f32> = normal(256 * 256, 1.0, 3).into_iter().map(f32::round).collect();
+        let negative = vec![-1.5; 256];
+        for bias in [None, Some(&negative[..])] {
+            check(&device, &spec, &coarse, GateOptions { bias, ..Default::default() });
+        }
+        let v2 = GateSpec::deepseek_v2(64);
+        check(&device, &v2, &coarse[..64 * 160], GateOptions::default());
+    }
+}
+
+#[test]
+fn deepseek_v2_and_v2_lite() {
+    for device in devices() {
+        for spec in [GateSpec::deepseek_v2(300), GateSpec::deepseek_v2_lite(300)] {
+            let logits = normal(300 * spec.experts, 2.0, 4);
+            let got = check(&device, &spec, &logits, GateOptions::default());
+            check_weights(&spec, &logits, &got);
+        }
+    }
+}
+
+/// Any number of experts, split any way.
+#[test]
+fn every_number_of_experts() {
+    let groupings =
+        [(1, 1, 1), (2, 2, 1), (3, 3, 2), (5, 5, 5), (5, 1, 1), (256, 32, 3), (257, 1, 1), (512, 8, 4)];
+    for device in devices() {
+        for (experts, groups, kept_groups) in
+            groupings.into_iter().chain([(72, 4, 2), (72, 8, 3), (512, 16, 16)])
+        {
+            for (scoring, group_score) in
+                [(Scoring::Sigmoid, GroupScore::TopTwoSum), (Scoring::Softmax, GroupScore::Max)]
+            {
+                for top_k in [1, 6, 32] {
+                    let normalize = scoring == Scoring::Sigmoid;
+                    let spec = GateSpec {
+                        experts,
+                        groups,
+                        kept_groups,
+                        top_k,
+                        scoring,
+                        group_score,
+                        normalize,
+                        ..GateSpec::deepseek_v3(9)
+                    };
+                    let logits = normal(9 * experts, 1.0, experts as u64);
+                    let bias = normal(experts, 0.5, 5);
+                    let bias = (top_k != 6).then_some(&bias[..]);
+                    let got = check(&device, &spec, &logits, GateOptions { bias, ..Default::default() });
+                    check_weights(&spec, &logits, &got);
+                }
+            }
+        }
+    }
+}
+
+/// NaN and -Inf are never chosen, whatever they are called; +Inf is the best.
+#[test]
+fn nonfinite_logits_and_biases() {
+    let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::NAN, 200.0, -200.0, 0.0, -0.0];
+    for device in devices() {
+        for (spec, name) in [(GateSpec::deepseek_v3(40), "V3"), (GateSpec::deepseek_v2(40), "V2")] {
+            let experts = spec.experts;
+            let mut logits = normal(40 * experts, 1.0, 6);
+            for (t, row) in logits.chunks_mut(experts).enumerate() {
+                let every = [1, 2, 7, 61][t % 4];
+                row.iter_mut()
+                    .step_by(every)
+                    .enumerate()
+                    .for_each(|(i, x)| *x = special[(i * 5 + t / 4) % 8]);
+            }
+            logits[..experts].fill(f32::NAN);
+            logits[experts..2 * experts].fill(f32::NEG_INFINITY);
+            let got = check(&device, &spec, &logits, GateOptions::default());
+            assert!(got.ids[..spec.top_k].iter().all(|&id| id == -1), "{name}: {:?}", &got.ids[..spec.top_k]);
+            assert!(got.weights.iter().all(|w| !w.is_nan()), "{name}");
+
+            let mut bias = normal(experts, 0.1, 7);
+            bias.iter_mut().step_by(3).enumerate().for_each(|(i, b)| *b = special[i % 4]);
+            check(&device, &spec, &logits, GateOptions { bias: Some(&bias), ..Default::default() });
+            let off = vec![f32::NEG_INFINITY; experts];
+            let got = check(&device, &spec, &logits, GateOptions { bias: Some(&off), ..Default::default() });
+            assert!(got.ids.iter().all(|&id| id == -1), "{name}");
+        }
+    }
+}
+
+#[test]
+fn padding_and_shared_experts() {
+    let spec = GateSpec { shared: 2, ..GateSpec::deepseek_v3(50) };
+    let logits = normal(50 * 256, 1.0, 8);
+    let mask: Vec<u32> = (0..50).map(|t| if t % 3 == 0 { 0 } else { t }).collect();
+    for device in devices() {
+        let got = check(&device, &spec, &logits, GateOptions { mask: Some(&mask), ..Default::default() });
+        assert_eq!((&got.ids[..10], &got.weights[..10]), (&[-1; 10][..], &[0.0; 10][..]));
+        assert_eq!((&got.ids[18..20], &got.weights[18..20]), (&[256, 257][..], &[1.0; 2][..]));
+    }
+}
+
+/// A choice that is given is kept; what is no expert has no weight and is told of.
+#[test]
+fn fixed_routing() {
+    let spec = GateSpec { shared: 1, ..GateSpec::deepseek_v3(30) };
+    let logits = normal(30 * 256, 1.0, 9);
+    let mut ids: Vec<i32> = (0..240).map(|i| i * 37 % 256).collect();
+    for device in devices() {
+        let fixed = |ids: &[i32]| {
+            check(&device, &spec, &logits, GateOptions { fixed_ids: Some(ids), ..Default::default() })
+        };
+        let chosen = check(&device, &spec, &logits, GateOptions::default());
+        let routed: Vec<i32> = chosen.ids.chunks(9).flat_map(|ids| &ids[..8]).copied().collect();
+        assert_eq!(fixed(&routed), chosen, "the router's own choice gives its own weights");
+        ids[5] = -1;
+        assert!(!fixed(&ids).bad_id);
+        for bad in [256, -2, i32::MIN, i32::MAX] {
+            ids[10] = bad;
+            let got = fixed(&ids);
+            assert!(got.bad_id && got.ids[11] == -1 && got.weights[11] == 0.0, "{bad}");
+        }
+        ids[10] = 3;
+        ids[16..24].fill(-1);
+        assert_eq!(fixed(&ids).weights[18..26], [0.0; 8]);
+    }
+}
+
+/// Hidden states with a NaN score, under a choice that is given: that expert has no weight, the others keep theirs.
+#[test]
+fn fixed_routing_of_a_nan() {
+    let spec = GateSpec { top_k: 3, ..GateSpec::deepseek_v3(1) };
+    let mut logits = vec![0.0; 256];
+    logits[7] = f32::NAN;
+    for device in devices() {
+        let options = GateOptions { fixed_ids: Some(&[9, 7, 200]), ..Default::default() };
+        assert_eq!(check(&device, &spec, &logits, options).weights, [1.25, 0.0, 1.25]);
+    }
+}
+
+/// A router from hidden states.
+struct Router<W> {
+    spec: GateSpec,
+    hidden: Vec<bf16>,
+    weight: Vec<W>,
+    widened: Vec<f32>,
+}
+
+impl<W: GateWeight> Router<W> {
+    fn new(spec: GateSpec, narrow: fn(f32) -> W, widen: fn(W) -> f32) -> Self {
+        let GateSpec { tokens, hidden, experts, .. } = spec;
+        let weight: Vec<W> = normal(experts * hidden, 0.05, 11).into_iter().map(narrow).collect();
+        let widened = weight.iter().map(|&w| widen(w)).collect();
+        let hidden = normal(tokens * hidden, 1.0, 10).into_iter().map(bf16::from_f32).collect();
+        Self { spec, hidden, weight, widened }
+    }
+
+    fn poisoned(spec: GateSpec) -> Router<f32> {
+        Router::new(spec, |x| x, |x| x)
+    }
+
+    /// Tokens from `first` on, routed as a batch of their own; and the logits that the workspace held.
+    fn route(&self, device: &Device, first: usize, tokens: usize, poison: W) -> (Routed, Vec<f32>) {
+        let spec = GateSpec { tokens, ..self.spec };
+        let GateSpec { hidden: k, experts, .. } = spec;
+        let gate = Gate::plan(device, spec).expect("plan");
+        let x = &self.hidden[first * k..][..tokens * k];
+        let place = Placement { offset: 8, pitch: k + 8 };
+        let x = Guarded::new(device, x, tokens, k, place, bf16::NAN);
+        let w = Guarded::new(device, &self.weight, experts, k, place, poison);
+        let len = gate.workspace_len();
+        let mut workspace =
+            Guarded::unwritten(device, 1, len, Placement { offset: 1, pitch: len }, UNWRITTEN);
+        let mut results = Results::new(device, &spec);
+        let routing = Routing {
+            bias: None,
+            mask: None,
+            fixed_ids: None,
+            ids: results.ids.matrix_mut(),
+            weights: results.weights.matrix_mut(),
+            scores: Some(results.scores.matrix_mut()),
+        };
+        let input = GateInput { hidden: x.matrix(), weight: w.matrix(), workspace: workspace.slice_mut() };
+        gate.run(device.stream().expect("stream"), input, routing).unwrap_or_else(|e| panic!("{e}"));
+        let partial = workspace.into_checked(f32::to_bits);
+        let mut logits = vec![0.0; tokens * experts];
+        for chunk in partial.chunks((tokens * experts).max(1)) {
+            logits.iter_mut().zip(chunk).for_each(|(sum, x)| *sum += x);
+        }
+        (results.into_routed(), logits)
+    }
+
+    fn check(&self, device: &Device, poison: W) {
+        let GateSpec { tokens, hidden, experts, .. } = self.spec;
+        let what = format!("{tokens} tokens, hidden {hidden}, {experts} experts");
+        let (routed, logits) = self.route(device, 0, tokens, poison);
+        let expected = gate_logits(&self.hidden, &self.widened, tokens, experts, hidden).expect("reference");
+        let wrong = logits.iter().zip(&expected).position(|(a, b)| a.to_bits() != b.to_bits());
+        assert_eq!(wrong.map(|i| (i, logits[i], expected[i])), None, "logits of {what}");
+        let exact =
+            gate_logits_bound(&self.hidden, &self.widened, tokens, experts, hidden).expect("reference");
+        for (index, ((exact, bound), got)) in exact.into_iter().zip(&logits).enumerate() {
+            assert!(
+                (f64::from(*got) - exact).abs() <= bound,
+                "logit {index} of {what}: {got}, exactly {exact}"
+            );
+        }
+        compare(
+            &self.spec,
+            &routed,
+            &gate_select(&gate_model(&self.spec), &expected, GateOptions::default()).expect("reference"),
+        );
+    }
+}
+
+fn small(tokens: usize, hidden: usize, experts: usize) -> GateSpec {
+    GateSpec {
+        hidden,
+        experts,
+        top_k: experts.min(8),
+        groups: 1,
+        kept_groups: 1,
+        ..GateSpec::deepseek_v3(tokens)
+    }
+}
+
+#[test]
+fn logits_of_every_shape() {
+    let shapes = [
+        (1, 32, 1),
+        (31, 1024, 5),
+        (33, 1056, 64),
+        (32, 2048, 65),
+        (70, 96, 257),
+        (3, 3136, 130),
+        (5, 64, 512),
+    ];
+    for device in devices() {
+        for (tokens, hidden, experts) in shapes {
+            let spec = small(tokens, hidden, experts);
+            Router::new(spec, |x| x, |x| x).check(&device, f32::NAN);
+            Router::new(spec, bf16::from_f32, bf16::to_f32).check(&device, bf16::NAN);
+        }
+    }
+}
+
+#[test]
+fn the_router_of_deepseek_v3() {
+    for device in devices() {
+        let tokens = if runs_emulated(&device) { 3 } else { 300 };
+        Router::new(GateSpec::deepseek_v3(tokens), |x| x, |x| x).check(&device, f32::NAN);
+    }
+}
+
+#[test]
+fn nothing_to_do() {
+    for device in devices() {
+        for spec in [small(0, 64, 8), small(3, 0, 8), GateSpec { top_k: 0, ..small(3, 32, 8) }] {
+            Router::new(spec, |x| x, |x| x).check(&device, f32::NAN);
+        }
+    }
+}
+
+/// A token's experts, weights and scores depend on no other token.
+#[test]
+fn a_token_is_routed_the_same_in_every_batch() {
+    let router = Router::<f32>::poisoned(GateSpec { hidden: 1056, ..GateSpec::deepseek_v3(70) });
+    for device in devices() {
+        let (all, _) = router.route(&device, 0, 70, f32::NAN);
+        for (first, tokens) in [(0, 1), (33, 1), (69, 1), (5, 40), (31, 2)] {
+            let (some, _) = router.route(&device, first, tokens, f32::NAN);
+            assert_eq!(some.ids, all.ids[first * 8..][..tokens * 8]);
+            let same = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(
+                same(&some.weights, &all.weights[first * 8..])
+                    && same(&some.scores, &all.scores[first * 256..])
+            );
+        }
+    }
+}
+
+#[test]
+fn every_schedule_gives_the_same_bits() {
+    let router = Router::<f32>::poisoned(GateSpec { hidden: 1056, ..GateSpec::deepseek_v3(34) });
+    for machines in schedules(3) {
+        let runs: Vec<_> = machines.iter().map(|device| router.route(device, 0, 34, f32::NAN)).collect();
+        assert!(runs.windows(2).all(|pair| pair[0] == pair[1]), "{}", machines[0].name());
+    }
+}
+
+/// Optional outputs are optional.
+#[test]
+fn scores_need_not_be_wanted() {
+    let spec = GateSpec::deepseek_v3(5);
+    let logits = normal(5 * 256, 1.0, 12);
+    for device in devices() {
+        let gate = Gate::plan(&device, spec).expect("plan");
+        let logits_there = device.upload(&logits).expect("upload");
+        let mut results = Results::new(&device, &spec);
+        let routing = Routing {
+            bias: None,
+            mask: None,
+            fixed_ids: None,
+            ids: results.ids.matrix_mut(),
+            weights: results.weights.matrix_mut(),
+            scores: None,
+        };
+        let view = Matrix::new(&logits_there, 5, 256).expect("view");
+        gate.select(device.stream().expect("stream"), view, routing).unwrap_or_else(|e| panic!("{e}"));
+        let got = results.into_routed();
+        assert_eq!(
+            got.ids,
+            gate_select(&gate_model(&spec), &logits, GateOptions::default()).expect("reference").ids
+        );
+        assert!(got.scores.iter().all(|s| s.to_bits() == UNWRITTEN.to_bits()));
+    }
+}
+
+/// In [-128, 128), from the generator of tests/goldens/make_gate.py.
+fn integers(count: usize, mut state: u32) -> impl Iterator<Item = f32> {
+    (0..count).map(move |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as f32 - 128.0
+    })
+}
+
+/// What Hugging Face's router of DeepSeek-V3 chose for the same hidden states: the same experts, weights within 2e-7.
+#[test]
+fn hugging_face_routes_the_same() {
+    const TOKENS: usize = 256;
+    let spec = GateSpec { hidden: 64, ..GateSpec::deepseek_v3(TOKENS) };
+    let hidden: Vec<bf16> = integers(TOKENS * 64, 1).map(|x| bf16::from_f32(x / 64.0)).collect();
+    let weight: Vec<f32> = integers(256 * 64, 2).map(|x| x / 1024.0).collect();
+    let bias: Vec<f32> = integers(256, 3).map(|x| x / 1024.0).collect();
+    let biases = [vec![0.0; 256], bias.clone(), bias.iter().map(|b| b - 1.5).collect()];
+    for device in devices() {
+        let gate = Gate::plan(&device, spec).expect("plan");
+        let (x, w) = (device.upload(&hidden).expect("upload"), device.upload(&weight).expect("upload"));
+        let mut workspace = device.upload(&vec![UNWRITTEN; gate.workspace_len()]).expect("upload");
+        let mut lines = include_str!("../../goldens/gate.txt").lines().peekable();
+        for (case, bias) in biases.iter().enumerate() {
+            let bias = device.upload(bias).expect("upload");
+            let mut results = Results::new(&device, &spec);
+            let routing = Routing {
+                bias: Some(bias.slice(0)),
+                mask: None,
+                fixed_ids: None,
+                ids: results.ids.matrix_mut(),
+                weights: results.weights.matrix_mut(),
+                scores: None,
+            };
+            let input = GateInput {
+                hidden: Matrix::new(&x, TOKENS, 64).expect("view"),
+                weight: Matrix::new(&w, 256, 64).expect("view"),
+                workspace: workspace.slice_mut(0),
+            };
+            gate.run(device.stream().expect("stream"), input, routing).unwrap_or_else(|e| panic!("{e}"));
+            let got = results.into_routed();
+            let mut tokens = 0;
+            while let Some(line) = lines.next_if(|line| line.starts_with(&format!("{case} "))) {
+                let fields: Vec<f64> =
+                    line.split(' ').map(|field| field.parse().expect("a number")).collect();
+                let (t, expected) = (fields[1] as usize, (&fields[2..10], &fields[10..]));
+                let slots = got.ids[8 * t..][..8].iter().zip(&got.weights[8 * t..][..8]);
+                let mut slots: Vec<(f64, f64)> = slots.map(|(&id, &w)| (id.into(), w.into())).collect();
+                slots.sort_by(|a, b| a.0.total_cmp(&b.0));
+                assert!(
+                    slots.iter().map(|s| s.0).eq(expected.0.iter().copied()),
+                    "case {case}, token {t}: {slots:?}, {line}"
+                );
+                let apart = slots.iter().zip(expected.1).map(|(s, w)| (s.1 - w).abs()).fold(0.0, f64::max);
+                assert!(apart <= 2e-7, "case {case}, token {t}: weights differ by {apart:e}");
+                tokens += 1;
+            }
+            assert!(tokens > 200, "{tokens} tokens of case {case}");
+        }
+        assert_eq!(lines.next(), None);
+    }
+}

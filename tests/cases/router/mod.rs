@@ -1,0 +1,2 @@
+mod balance;
+mod gate;

@@ -1,0 +1,9 @@
+//! One instruction, one layout at a time, on every machine there is.
+
+mod convert;
+mod layout;
+mod mbarrier;
+mod smem;
+mod sync;
+mod tma;
+mod wgmma;

@@ -1,0 +1,144 @@
+//! The launches of the router and of balancing. Made-up logits are small integers, so many decisions are ties.
+
+use std::mem::offset_of;
+
+use crate::launches::{Launch, Params, fixed, region};
+use deepseek_kernels::bindings::{
+    BiasUpdateParams, ExpertLoadParams, GATE_GROUP_MAX, GATE_GROUP_TOP2_SUM, GATE_SIGMOID, GATE_SOFTMAX,
+    GateLogitsParams, GateSelectParams, SequenceBalanceLossParams,
+};
+use deepseek_kernels::table::FixedKernel;
+use deepseek_kernels::table::router::{
+    BIAS_UPDATE, EXPERT_LOAD, GATE_LOGITS, GATE_SELECT, SEQUENCE_BALANCE_LOSS,
+};
+
+pub fn launches() -> Vec<Launch> {
+    let logits = [gate_logits(0), gate_logits(1)];
+    let selections = [select(&GROUPED), select(&SOFTMAX), select(&FIXED), select(&BARE)];
+    let balance = [expert_load(), bias_update(), sequence_balance_loss()];
+    logits.into_iter().chain(selections).chain(balance).collect()
+}
+
+fn launch(kernel: &FixedKernel, grid: u32, params: Params) -> Launch {
+    fixed(kernel.name, grid, kernel.smem_bytes, params)
+}
+
+/// Two tiles of tokens and of experts, ragged; a second chunk shorter than the first.
+fn gate_logits(w_is_bf16: u32) -> Launch {
+    let params = Params::of::<GateLogitsParams>()
+        .u64(offset_of!(GateLogitsParams, x), region(0))
+        .u64(offset_of!(GateLogitsParams, w), region(1))
+        .u64(offset_of!(GateLogitsParams, partial), region(2))
+        .u64(offset_of!(GateLogitsParams, x_pitch), 1112)
+        .u64(offset_of!(GateLogitsParams, w_pitch), 1104)
+        .u32(offset_of!(GateLogitsParams, t), 37)
+        .u32(offset_of!(GateLogitsParams, experts), 72)
+        .u32(offset_of!(GateLogitsParams, k), 1024 + 64)
+        .u32(offset_of!(GateLogitsParams, w_is_bf16), w_is_bf16);
+    launch(&GATE_LOGITS, 2 * 2 * 2, params)
+}
+
+struct Selection {
+    experts: u32,
+    chunks: u32,
+    /// All, and those kept.
+    groups: [u32; 2],
+    /// Routed and shared.
+    slots: [u32; 2],
+    scoring: u32,
+    group_score: u32,
+    normalize: u32,
+    fixed: bool,
+    /// Bias, mask and scores are there.
+    optional: bool,
+}
+
+const GROUPED: Selection = Selection {
+    experts: 72,
+    chunks: 3,
+    groups: [8, 3],
+    slots: [6, 2],
+    scoring: GATE_SIGMOID,
+    group_score: GATE_GROUP_TOP2_SUM,
+    normalize: 1,
+    fixed: false,
+    optional: true,
+};
+const SOFTMAX: Selection = Selection {
+    experts: 500,
+    groups: [4, 2],
+    slots: [3, 0],
+    scoring: GATE_SOFTMAX,
+    group_score: GATE_GROUP_MAX,
+    normalize: 0,
+    ..GROUPED
+};
+/// Made-up ids are below 252: some are no experts.
+const FIXED: Selection = Selection { experts: 200, fixed: true, ..GROUPED };
+const BARE: Selection =
+    Selection { experts: 5, chunks: 1, groups: [1, 1], slots: [8, 0], optional: false, ..GROUPED };
+
+fn select(selection: &Selection) -> Launch {
+    let optional = |index| if selection.optional { region(index) } else { 0 };
+    let params = Params::of::<GateSelectParams>()
+        .u64(offset_of!(GateSelectParams, logits), region(0))
+        .u64(offset_of!(GateSelectParams, bias), optional(1))
+        .u64(offset_of!(GateSelectParams, mask), optional(2))
+        .u64(offset_of!(GateSelectParams, fixed_ids), if selection.fixed { region(3) } else { 0 })
+        .u64(offset_of!(GateSelectParams, ids), region(4))
+        .u64(offset_of!(GateSelectParams, weights), region(5))
+        .u64(offset_of!(GateSelectParams, scores), optional(6))
+        .u64(offset_of!(GateSelectParams, error_words), region(7))
+        .u64(offset_of!(GateSelectParams, chunk_stride), 5000)
+        .u64(offset_of!(GateSelectParams, logits_pitch), 600)
+        .u64(offset_of!(GateSelectParams, fixed_pitch), 9)
+        .u64(offset_of!(GateSelectParams, ids_pitch), 11)
+        .u64(offset_of!(GateSelectParams, weights_pitch), 10)
+        .u64(offset_of!(GateSelectParams, scores_pitch), 601)
+        .u32(offset_of!(GateSelectParams, t), 6)
+        .u32(offset_of!(GateSelectParams, experts), selection.experts)
+        .u32(offset_of!(GateSelectParams, chunks), selection.chunks)
+        .u32(offset_of!(GateSelectParams, groups), selection.groups[0])
+        .u32(offset_of!(GateSelectParams, kept_groups), selection.groups[1])
+        .u32(offset_of!(GateSelectParams, top_k), selection.slots[0])
+        .u32(offset_of!(GateSelectParams, shared), selection.slots[1])
+        .u32(offset_of!(GateSelectParams, scoring), selection.scoring)
+        .u32(offset_of!(GateSelectParams, group_score), selection.group_score)
+        .u32(offset_of!(GateSelectParams, normalize), selection.normalize)
+        .u32(offset_of!(GateSelectParams, route_scale), 2.5_f32.to_bits());
+    launch(&GATE_SELECT, 2, params)
+}
+
+fn expert_load() -> Launch {
+    let params = Params::of::<ExpertLoadParams>()
+        .u64(offset_of!(ExpertLoadParams, ids), region(0))
+        .u64(offset_of!(ExpertLoadParams, counts), region(1))
+        .u64(offset_of!(ExpertLoadParams, error_words), region(2))
+        .u64(offset_of!(ExpertLoadParams, ids_pitch), 9)
+        .u32(offset_of!(ExpertLoadParams, t), 37)
+        .u32(offset_of!(ExpertLoadParams, slots), 7)
+        .u32(offset_of!(ExpertLoadParams, experts), 100);
+    launch(&EXPERT_LOAD, 2, params)
+}
+
+fn bias_update() -> Launch {
+    let params = Params::of::<BiasUpdateParams>()
+        .u64(offset_of!(BiasUpdateParams, counts), region(0))
+        .u64(offset_of!(BiasUpdateParams, bias), region(1))
+        .u64(offset_of!(BiasUpdateParams, max_vio), region(2))
+        .u32(offset_of!(BiasUpdateParams, experts), 257)
+        .u32(offset_of!(BiasUpdateParams, speed), 1e-3_f32.to_bits());
+    launch(&BIAS_UPDATE, 1, params)
+}
+
+fn sequence_balance_loss() -> Launch {
+    let params = Params::of::<SequenceBalanceLossParams>()
+        .u64(offset_of!(SequenceBalanceLossParams, scores), region(0))
+        .u64(offset_of!(SequenceBalanceLossParams, loss), region(1))
+        .u64(offset_of!(SequenceBalanceLossParams, scores_pitch), 80)
+        .u32(offset_of!(SequenceBalanceLossParams, length), 11)
+        .u32(offset_of!(SequenceBalanceLossParams, experts), 72)
+        .u32(offset_of!(SequenceBalanceLossParams, top_k), 3)
+        .u32(offset_of!(SequenceBalanceLossParams, alpha), 1e-4_f32.to_bits());
+    launch(&SEQUENCE_BALANCE_LOSS, 2, params)
+}

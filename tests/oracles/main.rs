@@ -1,0 +1,6 @@
+//! The oracles themselves.
+
+mod codec;
+mod mla;
+mod mla_shapes;
+mod reference;
