@@ -34,7 +34,7 @@ struct Problem {
 
 impl Problem {
     fn new(device: &Device, (m, n, k): (usize, usize, usize)) -> Self {
-        let inputs = GemmClass::N1.generate((m, n, k), 1).expect("inputs");
+        let inputs = GemmClass::Normal.generate((m, n, k), 1).expect("inputs");
         let sfa_pitch = m.next_multiple_of(4);
         let mut sfa = vec![0.0; k / 128 * sfa_pitch];
         for (to, from) in sfa.chunks_mut(sfa_pitch).zip(inputs.sfa.chunks(m)) {
@@ -96,7 +96,7 @@ fn host(c: &mut Criterion) {
         let spec = Fp8GemmSpec { m: 4096, n: 7168, k: 2048, accumulate: false };
         b.iter(|| GemmChoice::for_shape(black_box(&spec), OutputType::Bf16, 132));
     });
-    let inputs = GemmClass::N1.generate((64, 64, 1024), 1).expect("inputs");
+    let inputs = GemmClass::Normal.generate((64, 64, 1024), 1).expect("inputs");
     let epilogue = Epilogue::store(Output::Bf16);
     let sample = Sample::all(64, 64);
     for oracle in [Oracle::BitModel, Oracle::Bound] {

@@ -43,7 +43,7 @@ impl Problem {
             (0..experts).map(|_| (average as f64 * rng.random_range(0.7..1.3)) as usize).collect();
         let rows: usize = rows_of.iter().sum();
         let most = rows_of.iter().max().copied().unwrap_or(0);
-        let expert = GemmClass::N1.generate((most, n, k), 1).expect("inputs");
+        let expert = GemmClass::Normal.generate((most, n, k), 1).expect("inputs");
         let pitch = rows.next_multiple_of(4);
         let (mut a, mut sfa, mut segments) = (Vec::new(), vec![0.0; k / 128 * pitch], vec![0]);
         for &own in &rows_of {

@@ -32,7 +32,7 @@ const SCALE: f32 = 0.135_233_78;
 const FORMATS: [(KvFormat, &str, usize); 2] =
     [(KvFormat::Bf16, "bf16", BF16_ROW), (KvFormat::Fp8, "fp8", FP8_ROW)];
 /// FlashMLA's data.
-const CLASS: AttentionClass = AttentionClass::N1;
+const CLASS: AttentionClass = AttentionClass::Normal;
 
 enum Cache {
     Bf16(Buffer<bf16>),

@@ -1,5 +1,7 @@
 //! Borrowed views: a slice with a shape. Whatever a view promises is checked when it is made.
 
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 

@@ -16,7 +16,7 @@ use check::memory::Sentinel;
 pub const SHAPE: (usize, usize, usize) = (100, 64, 256);
 
 pub fn inputs(seed: u64) -> GemmInputs {
-    GemmClass::X1a.generate(SHAPE, seed).expect("inputs")
+    GemmClass::SignedIntegers.generate(SHAPE, seed).expect("inputs")
 }
 
 pub fn spec() -> Fp8GemmSpec {
@@ -188,7 +188,7 @@ fn a_writer_waits_for_the_readers_of_other_streams() {
     let shape = (m, n, SHAPE.2);
     let gemm_spec = Fp8GemmSpec { m, n, k: SHAPE.2, accumulate: false };
     let gemm = Fp8Gemm::<bf16>::plan(&engine.device, gemm_spec).expect("plan");
-    let data = GemmClass::X1a.generate(shape, 1).expect("inputs");
+    let data = GemmClass::SignedIntegers.generate(shape, 1).expect("inputs");
     let operands = Gemm::new(&two, &data);
     let mut d = two.clone_htod(&vec![bf16::ONE; m * n]).expect("ones");
     let mut q = one.clone_htod(&vec![F8E4M3::ZERO; m * n]).expect("q");

@@ -88,7 +88,7 @@ fn gemm_instance(block_n: u32, cluster: u32) -> GemmInstance {
 
 fn gemm(device: &Device, instance: GemmInstance, accumulate: bool) {
     let (m, n, k) = (200, 392, 1024);
-    let inputs = GemmClass::X1a.generate((m, n, k), 7).expect("inputs");
+    let inputs = GemmClass::SignedIntegers.generate((m, n, k), 7).expect("inputs");
     let mut layout = GemmLayout::tight(m, n, k, 2);
     layout.d.pitch += 8;
     let before: Vec<bf16> = (0..m * n).map(|i| bf16::from_f32((i % 61) as f32)).collect();
@@ -120,7 +120,7 @@ fn grouped(device: &Device) {
 }
 
 fn run_grouped(device: &Device, routing: &Routing, (n, k): (usize, usize)) {
-    let inputs = operands(GemmClass::X1a, routing, n, k, 7);
+    let inputs = operands(GemmClass::SignedIntegers, routing, n, k, 7);
     let d = check::gemm::grouped::run(device, routing, &inputs, (n, k), Some(grouped_instance()));
     judge("d", routing, &inputs, n, &[Oracle::Exact], &d.unwrap_or_else(|e| panic!("{e}")));
 }

@@ -38,7 +38,7 @@ impl Problem {
         let heads = if matches!(self, Cluster | Fp8Cluster) { 64 } else { 21 };
         let step = Step { format, heads, q_tokens: 2, causal: true, ..Step::default() };
         for (class, lengths) in
-            [(AttentionClass::N1, vec![0, 300, 129, 0, 65]), (AttentionClass::X4, vec![200, 333])]
+            [(AttentionClass::Normal, vec![0, 300, 129, 0, 65]), (AttentionClass::OneKey, vec![200, 333])]
         {
             Step { class, lengths, ..step.clone() }.check(device);
             if let Err(error) = device.poll_error() {
@@ -54,7 +54,7 @@ impl Problem {
         operands.lengths[2] = i32::MAX;
         operands.table[2 * columns..].fill(STALE_PAGE);
         let bits = operands.run(device, None).unwrap_or_else(|error| panic!("{error}"));
-        operands.judge(AttentionClass::N2, &bits).unwrap_or_else(|text| panic!("{text}"));
+        operands.judge(AttentionClass::Positive, &bits).unwrap_or_else(|text| panic!("{text}"));
         let Err(Error::Data(faults)) = device.poll_error() else { panic!("bad data went unreported") };
         assert!(faults.page_id() && faults.sequence_length(), "bad data went unreported");
     }

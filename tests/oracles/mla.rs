@@ -177,8 +177,8 @@ fn the_pinned_order_is_within_the_bound() -> Result<(), ShapeError> {
         println!("{class}: outputs {:.4} of the bound, logarithms {:.4}", worst.0, worst.1);
         for worst in [worst.0, worst.1] {
             assert!(worst < 1.0, "{class}: {worst} of the bound");
-            // X4 comes out without any error.
-            let wide = worst < 1e-3 && class != AttentionClass::X4;
+            // OneKey comes out without any error.
+            let wide = worst < 1e-3 && class != AttentionClass::OneKey;
             assert!(!wide, "{class}: the bound is far too wide, the worst error is {worst} of it");
         }
     }
@@ -187,16 +187,16 @@ fn the_pinned_order_is_within_the_bound() -> Result<(), ShapeError> {
 
 #[test]
 fn mistakes_are_outside_the_bound() -> Result<(), ShapeError> {
-    use AttentionClass::{N1, N2, N3, N4};
+    use AttentionClass::{Normal, Peaked, Positive, VeryNegative};
     for (fault, classes, keys) in [
-        // Of many keys of N3, one more hardly ever counts.
-        (Fault::Mask, &[N1, N2][..], 700),
-        (Fault::Mask, &[N3], 5),
-        // All logits of N1 and N2 are nearly the same, and so are their maxima.
-        (Fault::Merge, &[N3], 700),
-        (Fault::Rescale, &[N3], 700),
-        (Fault::Values, &[N1, N2, N3], 700),
-        (Fault::Log2, &[N1, N2, N3, N4], 700),
+        // Of many keys of Peaked, one more hardly ever counts.
+        (Fault::Mask, &[Normal, Positive][..], 700),
+        (Fault::Mask, &[Peaked], 5),
+        // All logits of Normal and Positive are nearly the same, and so are their maxima.
+        (Fault::Merge, &[Peaked], 700),
+        (Fault::Rescale, &[Peaked], 700),
+        (Fault::Values, &[Normal, Positive, Peaked], 700),
+        (Fault::Log2, &[Normal, Positive, Peaked, VeryNegative], 700),
     ] {
         for &class in classes {
             let problem = Problem { class, q_tokens: 2, heads: 16, keys, causal: true, split_tokens: 256 };
@@ -207,7 +207,8 @@ fn mistakes_are_outside_the_bound() -> Result<(), ShapeError> {
     }
 
     // A stand-in for -inf that is above all logits leaves no p at all.
-    let problem = Problem { class: N4, q_tokens: 1, heads: 2, keys: 100, causal: false, split_tokens: 0 };
+    let problem =
+        Problem { class: VeryNegative, q_tokens: 1, heads: 2, keys: 100, causal: false, split_tokens: 0 };
     let inputs = problem.inputs();
     let zeros = vec![bf16::ZERO; 2 * LATENT];
     assert!(!mla_decode(&problem.sequence(&inputs))?.check_out(&zeros)?.accepted());
@@ -235,8 +236,14 @@ fn exact_classes_are_exact() -> Result<(), ShapeError> {
 /// The values again, from the definitions.
 #[test]
 fn values() -> Result<(), ShapeError> {
-    let problem =
-        Problem { class: AttentionClass::N1, q_tokens: 3, heads: 2, keys: 40, causal: true, split_tokens: 0 };
+    let problem = Problem {
+        class: AttentionClass::Normal,
+        q_tokens: 3,
+        heads: 2,
+        keys: 40,
+        causal: true,
+        split_tokens: 0,
+    };
     let inputs = problem.inputs();
     let got = mla_decode(&problem.sequence(&inputs))?;
     let element = |data: &[bf16], row: usize, column: usize| data[row * WIDTH + column].to_f64();
@@ -258,7 +265,7 @@ fn values() -> Result<(), ShapeError> {
 
 #[test]
 fn each_query_of_x4_has_its_own_key() -> Result<(), ShapeError> {
-    let inputs = AttentionClass::X4.generate(50, 50, 50, 9);
+    let inputs = AttentionClass::OneKey.generate(50, 50, 50, 9);
     let whole = MlaSequence {
         q: &inputs.q,
         keys: &inputs.keys,
@@ -278,7 +285,7 @@ fn each_query_of_x4_has_its_own_key() -> Result<(), ShapeError> {
 
 #[test]
 fn queries_without_keys() -> Result<(), ShapeError> {
-    let inputs = AttentionClass::N1.generate(6, 1, 1, 0);
+    let inputs = AttentionClass::Normal.generate(6, 1, 1, 0);
     let sequence = MlaSequence {
         q: &inputs.q,
         keys: &inputs.keys,
@@ -363,7 +370,7 @@ fn flash_mla_bars() -> Result<(), ShapeError> {
 
     // What a correct kernel scores.
     let problem = Problem {
-        class: AttentionClass::N1,
+        class: AttentionClass::Normal,
         q_tokens: 1,
         heads: 4,
         keys: 512,

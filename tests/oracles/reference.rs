@@ -152,7 +152,7 @@ fn ones_stall_without_promotion_and_not_with_it() -> TestResult {
     assert_eq!(unpromoted, 16384.0);
 
     for k in [7168, 16384, 32768, 65536] {
-        let inputs = GemmClass::N5.generate((1, 8, k), 0)?;
+        let inputs = GemmClass::Ones.generate((1, 8, k), 0)?;
         assert_eq!(bit_model(&inputs.operands()?, &F32, &Sample::all(1, 8)), [k as f32; 8]);
     }
     Ok(())
@@ -210,7 +210,7 @@ fn bit_model_is_the_pinned_order() -> TestResult {
 #[test]
 fn reference_is_a_plain_loop() -> TestResult {
     let (m, n, k) = (5, 130, 256);
-    let inputs = GemmClass::N1.generate((m, n, k), 12)?;
+    let inputs = GemmClass::Normal.generate((m, n, k), 12)?;
     let got = reference(&inputs.operands()?, &Sample::all(m, n));
     for (index, &got) in got.iter().enumerate() {
         let (row, column) = (index / n, index % n);
@@ -228,7 +228,7 @@ fn reference_is_a_plain_loop() -> TestResult {
 
 #[test]
 fn exact_inputs_are_exact() -> TestResult {
-    for class in [GemmClass::X1a, GemmClass::X1b, GemmClass::X2, GemmClass::N5] {
+    for class in [GemmClass::SignedIntegers, GemmClass::Integers, GemmClass::OneHot, GemmClass::Ones] {
         for k in [128, 2048, 7168, 16384] {
             let (m, n) = (19, 150);
             let inputs = class.generate((m, n, k), k as u64)?;
@@ -251,11 +251,11 @@ fn exact_refuses_inputs_that_a_correct_kernel_may_round() -> TestResult {
     };
     let at = NotExact { row: 3, column: 5 };
     let shape = (8, 8, 256);
-    assert_eq!(refused(&GemmClass::N1.generate(shape, 0)?)?, at);
-    assert_eq!(refused(&GemmClass::V1.generate(shape, 0)?)?, at);
+    assert_eq!(refused(&GemmClass::Normal.generate(shape, 0)?)?, at);
+    assert_eq!(refused(&GemmClass::Codes.generate(shape, 0)?)?, at);
 
     let plant = |change: fn(&mut GemmInputs)| -> Result<NotExact, Box<dyn Error>> {
-        let mut inputs = GemmClass::X1a.generate(shape, 0)?;
+        let mut inputs = GemmClass::SignedIntegers.generate(shape, 0)?;
         change(&mut inputs);
         refused(&inputs)
     };
@@ -284,7 +284,7 @@ fn accumulation_adds_d_last() -> TestResult {
     let initial = |row: usize, column: usize| (row * 31 + column * 7) as f32 - 500.0;
     for output in [Output::F32, Output::Bf16] {
         let epilogue = Epilogue { output, initial: Some(&initial) };
-        let inputs = GemmClass::X1a.generate((m, n, k), 4)?;
+        let inputs = GemmClass::SignedIntegers.generate((m, n, k), 4)?;
         let (operands, sample) = (inputs.operands()?, Sample::all(m, n));
         let sums = exact(&operands, &F32, &sample)?;
         let expected: Vec<f32> = (sums.iter().enumerate())
@@ -297,7 +297,7 @@ fn accumulation_adds_d_last() -> TestResult {
         // D far above the sum: the rounding of the last addition is most of the error.
         let large = |row: usize, column: usize| initial(row, column) * 1e6;
         let epilogue = Epilogue { output, initial: Some(&large) };
-        let inputs = GemmClass::N1.generate((m, n, k), 4)?;
+        let inputs = GemmClass::Normal.generate((m, n, k), 4)?;
         let got = bit_model(&inputs.operands()?, &epilogue, &sample);
         let judged = |row: usize, column: usize| got[row * n + column];
         let verdict = Oracle::Bound.check(&inputs.operands()?, &epilogue, &sample, &judged)?;
@@ -308,7 +308,7 @@ fn accumulation_adds_d_last() -> TestResult {
 
 #[test]
 fn empty_sums() -> TestResult {
-    let inputs = GemmClass::N1.generate((3, 4, 0), 0)?;
+    let inputs = GemmClass::Normal.generate((3, 4, 0), 0)?;
     let (operands, sample) = (inputs.operands()?, Sample::all(3, 4));
     let zero = [0.0f32.to_bits(); 12];
     assert_eq!(bit_model(&operands, &BF16, &sample).map_bits(), zero);
@@ -333,7 +333,7 @@ impl MapBits for Vec<f32> {
 #[test]
 fn a_sample_is_part_of_the_whole() -> TestResult {
     let (m, n, k) = (90, 300, 256);
-    let inputs = GemmClass::N1.generate((m, n, k), 5)?;
+    let inputs = GemmClass::Normal.generate((m, n, k), 5)?;
     let whole = bit_model(&inputs.operands()?, &F32, &Sample::all(m, n));
     let sample = Sample::spread(m, n, 20, 33, 5);
     assert!(sample.rows.len() >= 20 && sample.columns.len() >= 33);
@@ -407,7 +407,7 @@ fn the_bound_holds_for_the_bit_model() -> TestResult {
 fn the_textbook_bound_rejects_the_bit_model() -> TestResult {
     let (m, n) = (16, 128);
     for k in [128, 512, 7168] {
-        let inputs = GemmClass::N2.generate((m, n, k), 6)?;
+        let inputs = GemmClass::Positive.generate((m, n, k), 6)?;
         let (operands, sample) = (inputs.operands()?, Sample::all(m, n));
         let expected = reference(&operands, &sample);
         let unit = k as f64 * 2f64.powi(-24);
@@ -424,7 +424,7 @@ fn the_textbook_bound_rejects_the_bit_model() -> TestResult {
 
 #[test]
 fn the_bound_is_useful() -> TestResult {
-    for (class, most) in [(GemmClass::N1, 2e-3), (GemmClass::N2, 2e-2)] {
+    for (class, most) in [(GemmClass::Normal, 2e-3), (GemmClass::Positive, 2e-2)] {
         let inputs = class.generate((16, 128, 2048), 7)?;
         let (operands, sample) = (inputs.operands()?, Sample::all(16, 128));
         let magnitudes = {
@@ -444,14 +444,14 @@ fn the_bound_is_useful() -> TestResult {
 #[test]
 fn a_verdict_names_the_first_bad_element() -> TestResult {
     let (m, n, k) = (4, 6, 128);
-    let inputs = GemmClass::X1a.generate((m, n, k), 0)?;
+    let inputs = GemmClass::SignedIntegers.generate((m, n, k), 0)?;
     let (operands, sample) = (inputs.operands()?, Sample::all(m, n));
     let d = exact(&operands, &F32, &sample)?;
     let got = |row: usize, column: usize| {
         let wrong = [(1, 4), (2, 0)].contains(&(row, column));
         d[row * n + column] + if wrong { 1000.0 } else { 0.0 }
     };
-    for oracle in GemmClass::X1a.oracles() {
+    for oracle in GemmClass::SignedIntegers.oracles() {
         let verdict = oracle.check(&operands, &F32, &sample, &got)?;
         let Some(first) = verdict.first_bad else { panic!("{oracle:?} found nothing") };
         assert_eq!((verdict.checked, verdict.bad, first.row, first.column), (24, 2, 1, 4));
@@ -471,7 +471,7 @@ fn a_verdict_names_the_first_bad_element() -> TestResult {
 #[test]
 fn a_nan_code_stays_in_its_row_and_column() -> TestResult {
     let (m, n, k) = (12, 20, 256);
-    let inputs = GemmClass::V1Nan.generate((m, n, k), 8)?;
+    let inputs = GemmClass::NanCodes.generate((m, n, k), 8)?;
     let has_nan = |codes: &[F8E4M3]| codes.iter().any(F8E4M3::is_nan);
     let d = bit_model(&inputs.operands()?, &BF16, &Sample::all(m, n));
     for (index, d) in d.iter().enumerate() {
@@ -481,7 +481,7 @@ fn a_nan_code_stays_in_its_row_and_column() -> TestResult {
     assert!(d.iter().any(|d| d.is_nan()) && d.iter().any(|d| !d.is_nan()));
 
     let got = |row: usize, column: usize| if (row, column) == (2, 3) { 1.0 } else { d[row * n + column] };
-    for oracle in GemmClass::V1Nan.oracles() {
+    for oracle in GemmClass::NanCodes.oracles() {
         let verdict = oracle.check(&inputs.operands()?, &BF16, &Sample::all(m, n), &got)?;
         assert_eq!(verdict.bad, 1, "{oracle:?} must ask for a NaN where row 2 of A holds one: {verdict}");
     }
@@ -537,7 +537,8 @@ fn verdicts(
         .map(|oracle| oracle.check(&operands, epilogue, &sample, got).ok()))
 }
 
-const DATA: [GemmClass; 4] = [GemmClass::N1, GemmClass::N3, GemmClass::N2, GemmClass::X1a];
+const DATA: [GemmClass; 4] =
+    [GemmClass::Normal, GemmClass::Outliers, GemmClass::Positive, GemmClass::SignedIntegers];
 
 /// Plants a defect in each of `DATA` and demands that each oracle in `seen` rejects the result.
 /// `seen` has a line per class: bound, bit model, exact.
@@ -673,9 +674,9 @@ fn a_missing_promotion_is_seen() -> TestResult {
     };
     // bound, bit model, exact: the least share of elements that each must reject.
     let classes = [
-        (GemmClass::N1, [0.0, 0.1, 0.0]),
-        (GemmClass::N2, [1.0, 1.0, 0.0]),
-        (GemmClass::X1b, [0.0, 1.0, 1.0]),
+        (GemmClass::Normal, [0.0, 0.1, 0.0]),
+        (GemmClass::Positive, [1.0, 1.0, 0.0]),
+        (GemmClass::Integers, [0.0, 1.0, 1.0]),
     ];
     for (class, share) in classes {
         let mut inputs = class.generate((64, 128, 2048), 9)?;
@@ -915,8 +916,8 @@ fn inputs_are_what_they_say() -> TestResult {
         let (inputs, again) = (class.generate((m, n, k), 3)?, class.generate((m, n, k), 3)?);
         assert!(bytes(&inputs) == bytes(&again), "{class}: the same seed gives the same bytes");
         let other = class.generate((m, n, k), 4)?;
-        assert!(class == GemmClass::N5 || bytes(&inputs) != bytes(&other), "{class}: the seed is used");
-        if matches!(class, GemmClass::X1a | GemmClass::X1b | GemmClass::X2) {
+        assert!(class == GemmClass::Ones || bytes(&inputs) != bytes(&other), "{class}: the seed is used");
+        if matches!(class, GemmClass::SignedIntegers | GemmClass::Integers | GemmClass::OneHot) {
             for (scales, width) in [(&inputs.sfa, m), (&inputs.sfb, k / BLOCK)] {
                 let beside =
                     scales.chunks(width).flat_map(|row| row.windows(2)).all(|pair| pair[0] != pair[1]);
@@ -933,13 +934,14 @@ fn inputs_are_what_they_say() -> TestResult {
             seen
         }))
     };
-    for seen in codes(GemmClass::V1Nan)? {
+    for seen in codes(GemmClass::NanCodes)? {
         assert!(seen.iter().all(|&seen| seen), "all 256 codes");
     }
-    for seen in codes(GemmClass::V1)? {
+    for seen in codes(GemmClass::Codes)? {
         assert!((0..256).all(|code| seen[code] != (code & 0x7f == 0x7f)), "all codes but NaN");
     }
-    for (seen, code) in codes(GemmClass::X1a)?.iter().flat_map(|seen| (0..256).map(move |code| (seen, code)))
+    for (seen, code) in
+        codes(GemmClass::SignedIntegers)?.iter().flat_map(|seen| (0..256).map(move |code| (seen, code)))
     {
         let value = decode_e4m3(code as u8);
         let integer = value.abs() <= 8.0 && value.fract() == 0.0 && code != 0x80;

@@ -20,52 +20,54 @@ use crate::{BLOCK, ShapeError, check_k};
 pub enum GemmClass {
     /// Exact integers in [-8, 8], scales in {1, 2, 4} of which neighbours differ: indexing, swizzles,
     /// tails, scale indices, tile order, BF16 partial sums.
-    X1a,
-    /// Exact non-negative integers in [0, 8], scales as X1a: the same, and from K = 2048 a missing
+    SignedIntegers,
+    /// Exact non-negative integers in [0, 8], scales as SignedIntegers: the same, and from K = 2048 a missing
     /// promotion.
-    X1b,
-    /// Row r of A is one-hot, B holds any finite code, scales as X1a: which byte landed where.
-    X2,
+    Integers,
+    /// Row r of A is one-hot, B holds any finite code, scales as SignedIntegers: which byte landed where.
+    OneHot,
     /// Normal data, quantised with FP32 scales: the baseline.
-    N1,
-    /// As N1, all values positive: a missing promotion and the bias of truncation.
-    N2,
-    /// As N1, one column of A in 64 times 200: errors in the scale of one block.
-    N3,
-    /// As N1, but 15 of 16 products in a block cancel one of its other k steps: results far below `sum |a
+    Normal,
+    /// As Normal, all values positive: a missing promotion and the bias of truncation.
+    Positive,
+    /// As Normal, one column of A in 64 times 200: errors in the scale of one block.
+    Outliers,
+    /// As Normal, but 15 of 16 products in a block cancel one of its other k steps: results far below `sum |a
     /// b|`.
-    N4,
+    Cancelling,
     /// All ones. From K = 16384 a missing promotion stalls.
-    N5,
+    Ones,
     /// All 254 finite codes in A and in B, FP32 scales.
-    V1,
-    /// As V1, with a NaN code in one row of A in five and one of B in seven.
-    V1Nan,
+    Codes,
+    /// As Codes, with a NaN code in one row of A in five and one of B in seven.
+    NanCodes,
     /// Special scales in one K block: zeros, subnormals, 1e-23, 2^127, Inf, NaN, negative; some blocks of A
     /// are zero.
-    V2,
+    SpecialScales,
 }
 
 impl GemmClass {
     /// Every class.
     pub const ALL: [Self; 11] = [
-        Self::X1a,
-        Self::X1b,
-        Self::X2,
-        Self::N1,
-        Self::N2,
-        Self::N3,
-        Self::N4,
-        Self::N5,
-        Self::V1,
-        Self::V1Nan,
-        Self::V2,
+        Self::SignedIntegers,
+        Self::Integers,
+        Self::OneHot,
+        Self::Normal,
+        Self::Positive,
+        Self::Outliers,
+        Self::Cancelling,
+        Self::Ones,
+        Self::Codes,
+        Self::NanCodes,
+        Self::SpecialScales,
     ];
 
     /// The oracles that judge this class.
     pub const fn oracles(self) -> &'static [Oracle] {
         match self {
-            Self::X1a | Self::X1b | Self::X2 | Self::N5 => &[Oracle::Exact, Oracle::BitModel, Oracle::Bound],
+            Self::SignedIntegers | Self::Integers | Self::OneHot | Self::Ones => {
+                &[Oracle::Exact, Oracle::BitModel, Oracle::Bound]
+            }
             _ => &[Oracle::BitModel, Oracle::Bound],
         }
     }
@@ -97,9 +99,9 @@ impl GemmClass {
             || inputs(codes(Stream::A, m, &every_code), codes(Stream::B, n, &every_code), any_scales());
 
         Ok(match self {
-            Self::X1a => integers(-8..=8),
-            Self::X1b => integers(0..=8),
-            Self::X2 => {
+            Self::SignedIntegers => integers(-8..=8),
+            Self::Integers => integers(0..=8),
+            Self::OneHot => {
                 // A stride without a common factor with K: few rows reach every part of K, K rows reach all
                 // of it.
                 let one_hot = |_: &mut Xoshiro256PlusPlus, index: usize, row: &mut [F8E4M3]| {
@@ -108,28 +110,28 @@ impl GemmClass {
                 };
                 inputs(codes(Stream::A, m, &one_hot), codes(Stream::B, n, &every_code), exact_scales())
             }
-            Self::N1 => quantised((m, n, k), &|x, _| x, &|x, _| x, seed)?,
-            Self::N2 => quantised((m, n, k), &|x, _| x.abs(), &|x, _| x.abs(), seed)?,
-            Self::N3 => {
+            Self::Normal => quantised((m, n, k), &|x, _| x, &|x, _| x, seed)?,
+            Self::Positive => quantised((m, n, k), &|x, _| x.abs(), &|x, _| x.abs(), seed)?,
+            Self::Outliers => {
                 let outlier = outlier_columns(k, seed);
                 quantised((m, n, k), &|x, column| x * outlier[column], &|x, _| x, seed)?
             }
-            Self::N4 => {
+            Self::Cancelling => {
                 let mut inputs = quantised((m, n, k), &|x, _| x, &|x, _| x, seed)?;
                 inputs.cancel();
                 inputs
             }
-            Self::N5 => {
+            Self::Ones => {
                 let (a, b) = (vec![code(1.0); m * k], vec![code(1.0); n * k]);
                 inputs(a, b, (vec![1.0; k_blocks * m], vec![1.0; n_blocks * k_blocks]))
             }
-            Self::V1 => finite_codes(),
-            Self::V1Nan => {
+            Self::Codes => finite_codes(),
+            Self::NanCodes => {
                 let mut inputs = finite_codes();
                 inputs.plant_nan_codes(seed);
                 inputs
             }
-            Self::V2 => {
+            Self::SpecialScales => {
                 let mut inputs = finite_codes();
                 inputs.plant_special_scales(seed);
                 inputs
@@ -146,7 +148,7 @@ impl fmt::Display for GemmClass {
 
 /// The name of a class that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected the name of an input class such as X1a, got {0}")]
+#[error("expected the name of an input class such as SignedIntegers, got {0}")]
 pub struct UnknownClass(String);
 
 impl FromStr for GemmClass {
@@ -298,17 +300,17 @@ pub fn quantizer_rows(m: usize, k: usize, seed: u64) -> Vec<bf16> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AttentionClass {
     /// Normal data over 10, clamped to +-1: the baseline, and nearly the same probability for every key.
-    N1,
-    /// As N1, all values positive: what is added up only grows.
-    N2,
+    Normal,
+    /// As Normal, all values positive: what is added up only grows.
+    Positive,
     /// Logits of some hundreds: few keys count, and the running maximum grows often.
-    N3,
+    Peaked,
     /// All logits below -5e4, values positive: no stand-in for -inf may be larger.
-    N4,
+    VeryNegative,
     /// Queries of zeros, values small integers. From a power of two of keys the mean comes out to the bit.
-    X3,
+    Uniform,
     /// For each query another key counts alone, and its value comes out to the bit: order, and every border.
-    X4,
+    OneKey,
 }
 
 /// The queries and keys of one sequence.
@@ -322,18 +324,19 @@ pub struct AttentionInputs {
 
 impl AttentionClass {
     /// Every class.
-    pub const ALL: [Self; 6] = [Self::N1, Self::N2, Self::N3, Self::N4, Self::X3, Self::X4];
+    pub const ALL: [Self; 6] =
+        [Self::Normal, Self::Positive, Self::Peaked, Self::VeryNegative, Self::Uniform, Self::OneKey];
 
     /// Whether every correct kernel gives the nearest BF16 to every output of a query that sees `keys` keys.
     pub const fn is_exact(self, keys: usize) -> bool {
         match self {
-            Self::X3 => keys.is_power_of_two(),
-            Self::X4 => keys > 0,
+            Self::Uniform => keys.is_power_of_two(),
+            Self::OneKey => keys > 0,
             _ => false,
         }
     }
 
-    /// `queries` queries and `keys` keys, of which every query sees the first `seen` at least; only X4 heeds that.
+    /// `queries` queries and `keys` keys, of which every query sees the first `seen` at least; only OneKey heeds that.
     pub fn generate(self, queries: usize, keys: usize, seen: usize, seed: u64) -> AttentionInputs {
         const LATENT: usize = 512;
         const WIDTH: usize = 576;
@@ -342,13 +345,13 @@ impl AttentionClass {
         let small = |x: f32, _| (x / 10.0).clamp(-1.0, 1.0);
         let positive = |x: f32, _| (x / 10.0).abs().min(1.0);
         let (q, keys) = match self {
-            Self::N1 => (normal(Stream::A, queries, &small), normal(Stream::B, keys, &small)),
-            Self::N2 => (normal(Stream::A, queries, &positive), normal(Stream::B, keys, &positive)),
-            Self::N3 => {
+            Self::Normal => (normal(Stream::A, queries, &small), normal(Stream::B, keys, &small)),
+            Self::Positive => (normal(Stream::A, queries, &positive), normal(Stream::B, keys, &positive)),
+            Self::Peaked => {
                 let large = |x: f32, _| 12.0 * x;
                 (normal(Stream::A, queries, &large), normal(Stream::B, keys, &large))
             }
-            Self::N4 => {
+            Self::VeryNegative => {
                 // 15 products of -2^17, and one that tells the keys apart: a single step makes a small error of the
                 // large sum.
                 let q = |_, column| match column {
@@ -363,12 +366,12 @@ impl AttentionClass {
                 };
                 (normal(Stream::A, queries, &q), normal(Stream::B, keys, &key))
             }
-            Self::X3 => {
+            Self::Uniform => {
                 let key =
                     |x: f32, column| if column < LATENT { (4.0 * x).round().clamp(-8.0, 8.0) } else { x };
                 (vec![bf16::ZERO; queries * WIDTH], normal(Stream::B, keys, &key))
             }
-            Self::X4 => {
+            Self::OneKey => {
                 // Signs tell the keys apart: 64 equal ones make 2^14, 64 random ones rarely half of it. No value is
                 // 0, so that a p of less than 2^-150 changes none.
                 let key = |x: f32, column| match column {

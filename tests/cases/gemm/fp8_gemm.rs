@@ -64,15 +64,15 @@ fn edges<D: Sentinel>(device: &Device, instance: GemmInstance) {
         (bm + 1, bn + 8, stages + 1),
         (2 * bm + 17, 2 * bn + 8, 3),
     ] {
-        check::<D>(device, GemmClass::X1a, (m, n.max(8), 128 * k_blocks), Some(instance));
+        check::<D>(device, GemmClass::SignedIntegers, (m, n.max(8), 128 * k_blocks), Some(instance));
     }
 }
 
 #[test]
 fn promotion_happens_every_128() {
     for device in devices() {
-        check::<bf16>(&device, GemmClass::X1b, (17, 16, 2048), None);
-        check::<f32>(&device, GemmClass::N5, (2, 8, 32768), None);
+        check::<bf16>(&device, GemmClass::Integers, (17, 16, 2048), None);
+        check::<f32>(&device, GemmClass::Ones, (2, 8, 32768), None);
     }
 }
 
@@ -80,10 +80,10 @@ fn promotion_happens_every_128() {
 fn every_m_around_the_tile_sizes() {
     for device in devices() {
         for m in [1, 2, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257] {
-            check::<bf16>(&device, GemmClass::X1a, (m, 24, 256), None);
+            check::<bf16>(&device, GemmClass::SignedIntegers, (m, 24, 256), None);
         }
         for n in (8..=136).step_by(8) {
-            check::<bf16>(&device, GemmClass::X1a, (3, n, 128), None);
+            check::<bf16>(&device, GemmClass::SignedIntegers, (3, n, 128), None);
         }
     }
 }
@@ -91,11 +91,11 @@ fn every_m_around_the_tile_sizes() {
 #[test]
 fn no_k_writes_zeros_and_no_rows_or_columns_write_nothing() {
     for device in devices() {
-        let inputs = GemmClass::X1a.generate((70, 16, 0), 1).expect("inputs");
+        let inputs = GemmClass::SignedIntegers.generate((70, 16, 0), 1).expect("inputs");
         let d = run_gemm::<f32>(&device, &inputs, &GemmLayout::tight(70, 16, 0, 4), None, None).expect("run");
         assert!(d.iter().all(|x| x.to_bits() == 0), "+0 everywhere");
         for (m, n) in [(0, 16), (5, 0), (0, 0)] {
-            let inputs = GemmClass::X1a.generate((m, n, 128), 1).expect("inputs");
+            let inputs = GemmClass::SignedIntegers.generate((m, n, 128), 1).expect("inputs");
             let d = run_gemm::<bf16>(&device, &inputs, &GemmLayout::tight(m, n, 128, 2), None, None);
             assert_eq!(d.expect("run"), []);
         }
@@ -113,11 +113,11 @@ fn accumulates<D: Sentinel>(device: &Device, class: GemmClass, (m, n, k): (usize
 #[test]
 fn accumulates_into_d() {
     for device in devices() {
-        for class in [GemmClass::X1a, GemmClass::N1] {
+        for class in [GemmClass::SignedIntegers, GemmClass::Normal] {
             accumulates::<bf16>(&device, class, (130, 72, 256));
             accumulates::<f32>(&device, class, (65, 40, 256));
         }
-        accumulates::<f32>(&device, GemmClass::X1a, (9, 16, 0));
+        accumulates::<f32>(&device, GemmClass::SignedIntegers, (9, 16, 0));
     }
 }
 
@@ -125,7 +125,7 @@ fn accumulates_into_d() {
 #[test]
 fn batch_invariance() {
     let (m, n, k) = (300, 136, 1024);
-    let inputs = GemmClass::N3.generate((m, n, k), 11).expect("inputs");
+    let inputs = GemmClass::Outliers.generate((m, n, k), 11).expect("inputs");
     let layout = GemmLayout::tight(m, n, k, 2);
     for device in devices() {
         let whole = run_gemm::<bf16>(&device, &inputs, &layout, None, None).expect("run");
@@ -157,7 +157,7 @@ fn batch_invariance() {
 #[test]
 fn every_schedule_gives_the_same_bits() {
     let (m, n, k) = (200, 136, 1024);
-    let inputs = GemmClass::N1.generate((m, n, k), 3).expect("inputs");
+    let inputs = GemmClass::Normal.generate((m, n, k), 3).expect("inputs");
     let layout = GemmLayout::tight(m, n, k, 2);
     for instance in instances(OutputType::Bf16) {
         let run = |device: &Device| {
@@ -197,7 +197,7 @@ fn case(d_bytes: usize) -> impl Strategy<Value = Case> {
 }
 
 fn any_case<D: Sentinel>(((m, n, k), layout, seed): Case, instance: Option<GemmInstance>) {
-    let inputs = GemmClass::X1a.generate((m, n, k), seed).expect("inputs");
+    let inputs = GemmClass::SignedIntegers.generate((m, n, k), seed).expect("inputs");
     for device in seeded([seed]) {
         let d = run_gemm::<D>(&device, &inputs, &layout, instance, None).unwrap_or_else(|e| panic!("{e}"));
         check_gemm(device.name(), &inputs, &EXACT, None, &d);

@@ -12,7 +12,7 @@ use oracles::gemm::Oracle;
 use proptest::prelude::*;
 
 fn check(device: &Device, routing: &Routing, (n, k): (usize, usize), instance: Option<GemmInstance>) {
-    let inputs = operands(GemmClass::X1a, routing, n, k, 3);
+    let inputs = operands(GemmClass::SignedIntegers, routing, n, k, 3);
     let d = run(device, routing, &inputs, (n, k), instance).unwrap_or_else(|e| panic!("{routing:?}: {e}"));
     let name = instance.map(|i| i.name()).unwrap_or_default();
     judge(
@@ -61,7 +61,7 @@ fn every_way_to_route() {
 fn no_k_no_columns_no_rows() {
     for device in devices() {
         let routing = ragged(&[3, 0, 66], 1);
-        let inputs = operands(GemmClass::X1a, &routing, 16, 0, 1);
+        let inputs = operands(GemmClass::SignedIntegers, &routing, 16, 0, 1);
         let d = run(&device, &routing, &inputs, (16, 0), None).expect("run");
         assert!(d[..69 * 16].iter().all(|x| x.to_bits() == 0), "k = 0 writes zeros");
         check(&device, &ragged(&[3, 4], 0), (0, 128), None);
@@ -76,7 +76,7 @@ fn no_k_no_columns_no_rows() {
 fn the_bits_of_the_dense_gemm() {
     let routing = ragged(&[5, 130, 0, 64], 3);
     let (n, k) = (136, 512);
-    let inputs = operands(GemmClass::N3, &routing, n, k, 9);
+    let inputs = operands(GemmClass::Outliers, &routing, n, k, 9);
     for device in devices() {
         for instance in GROUPED_GEMM_INSTANCES {
             let d = run(&device, &routing, &inputs, (n, k), Some(*instance)).expect("run");
@@ -94,7 +94,7 @@ fn the_bits_of_the_dense_gemm() {
 fn experts_do_not_meet() {
     let (n, k) = (72, 256);
     for routing in [ragged(&[40, 30, 50], 0), masked(&[40, 30, 50], 64)] {
-        let inputs = operands(GemmClass::N1, &routing, n, k, 4);
+        let inputs = operands(GemmClass::Normal, &routing, n, k, 4);
         for device in devices() {
             let before = run(&device, &routing, &inputs, (n, k), None).expect("run");
             for other in 0..3 {
@@ -155,7 +155,7 @@ fn segments_that_are_none() {
 
 fn bad(routing: &Routing, shape: (usize, usize), in_order: bool) {
     for device in devices() {
-        let inputs = operands(GemmClass::X1a, routing, shape.0, shape.1, 8);
+        let inputs = operands(GemmClass::SignedIntegers, routing, shape.0, shape.1, 8);
         let d = run(&device, routing, &inputs, shape, None).unwrap_or_else(|e| panic!("{routing:?}: {e}"));
         judge(&format!("{routing:?}"), routing, &inputs, shape.0, &[Oracle::Exact], &d);
         match device.poll_error() {

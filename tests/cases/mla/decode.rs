@@ -106,7 +106,7 @@ fn every_key_can_be_the_dominant_one() {
                 let (q_tokens, heads) = (2, 128);
                 let lengths = vec![200];
                 Step {
-                    class: AttentionClass::X4,
+                    class: AttentionClass::OneKey,
                     format,
                     causal,
                     q_tokens,
@@ -315,7 +315,7 @@ fn reverse_pages(operands: &mut Operands) {
 #[test]
 fn a_row_may_have_more_parts_than_a_warp_has_lanes() {
     for device in devices() {
-        let (class, lengths) = (AttentionClass::X4, vec![64 * 40 + 5, 64 * 33, 64 * 32]);
+        let (class, lengths) = (AttentionClass::OneKey, vec![64 * 40 + 5, 64 * 33, 64 * 32]);
         Step { class, lengths, heads: 64, split_tokens: 64, ..Step::default() }.check(&device);
     }
 }
@@ -355,7 +355,7 @@ fn lengths_that_cannot_be_are_cut_and_reported() {
 /// Every row of the cache holds a key.
 fn fill(cache: &mut Cache) {
     let Cache::Bf16(keys) = cache else { panic!("a BF16 cache") };
-    *keys = AttentionClass::N1.generate(0, keys.len() / KEY, 0, 9).keys;
+    *keys = AttentionClass::Normal.generate(0, keys.len() / KEY, 0, 9).keys;
 }
 
 #[test]
@@ -373,7 +373,7 @@ fn pages_that_do_not_exist_read_as_zeros_and_are_reported() {
                 device.poll_error().expect("nothing to report");
                 operands.table[4] = page;
                 let bits = operands.run(&device, None).unwrap();
-                operands.judge(AttentionClass::N2, &bits).unwrap();
+                operands.judge(AttentionClass::Positive, &bits).unwrap();
                 for other in [0, 2] {
                     assert_eq!(
                         part(&bits, &operands, other),
@@ -442,7 +442,7 @@ fn every_code_and_scale_of_an_fp8_cache() {
             row[LATENT + 16..].fill(0x3c); // 2^-7 or so
         }
         let clean = operands.run(&device, None).unwrap();
-        operands.judge(AttentionClass::N2, &clean).unwrap();
+        operands.judge(AttentionClass::Positive, &clean).unwrap();
         let first = operands.table[0] as usize * 64 * KvFormat::Fp8.columns();
         for (at, bytes) in [(5, vec![0x7f]), (LATENT, f32::NAN.to_ne_bytes().to_vec())] {
             let mut spoilt = operands.clone();
@@ -472,7 +472,7 @@ fn logits_far_from_zero() {
                 q[KEY - 8..].fill(half::bf16::from_f32(sign * 1024.0));
             }
             let bits = operands.run(&device, None).unwrap();
-            operands.judge(AttentionClass::N2, &bits).unwrap();
+            operands.judge(AttentionClass::Positive, &bits).unwrap();
             assert!(bits.lse().iter().all(|lse| (lse / 1e6 * sign) > 1.0), "{:?}", &bits.lse()[..4]);
         }
     }

@@ -166,7 +166,7 @@ fn merged(device: &Device, parts: [&Bits; 2], heads: usize) -> Bits {
 fn two_parts_of_a_context_merge_into_the_whole() {
     for device in devices() {
         for format in FORMATS {
-            for class in [AttentionClass::N1, AttentionClass::N2, AttentionClass::N3] {
+            for class in [AttentionClass::Normal, AttentionClass::Positive, AttentionClass::Peaked] {
                 for causal in [false, true] {
                     let lengths = vec![300, 193, 450];
                     let step =
@@ -239,7 +239,7 @@ fn check_merged(
 fn the_dominant_key_may_be_in_either_part() {
     for device in devices() {
         for format in FORMATS {
-            let (class, lengths) = (AttentionClass::X4, vec![200, 130]);
+            let (class, lengths) = (AttentionClass::OneKey, vec![200, 130]);
             let step = Step { class, format, lengths, heads: 32, ..Step::default() };
             let bits = halves(&step.operands(), 1).map(|part| part.run(&device, None).expect("run"));
             let [a, b] = bits.each_ref().map(|bits| bits.lse());

@@ -42,7 +42,7 @@ pub struct Step {
 impl Default for Step {
     fn default() -> Self {
         Self {
-            class: AttentionClass::N1,
+            class: AttentionClass::Normal,
             lengths: vec![100],
             q_tokens: 1,
             heads: 16,
@@ -314,7 +314,7 @@ impl Operands {
             if !verdict.accepted() {
                 return Err(format!("sequence {index} of {length} keys, lse: {verdict}"));
             }
-            if class == AttentionClass::N1 {
+            if class == AttentionClass::Normal {
                 let out: Vec<f32> = out.iter().map(|x| x.to_f32()).collect();
                 let bars =
                     [(FlashMlaBar::OUT, &reference.out, &out), (FlashMlaBar::LSE, &reference.lse, &lse)];

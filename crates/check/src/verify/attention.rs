@@ -55,7 +55,7 @@ pub fn jobs(kind: DeviceKind, seed: u64) -> Vec<AttentionJob> {
         causal: q_tokens > 1,
         seed,
     };
-    let cases = [(AttentionClass::X3, 1), (AttentionClass::X4, 2), (AttentionClass::N1, 2)];
+    let cases = [(AttentionClass::Uniform, 1), (AttentionClass::OneKey, 2), (AttentionClass::Normal, 2)];
     [KvFormat::Bf16, KvFormat::Fp8]
         .into_iter()
         .flat_map(|format| cases.map(|case| of(format, case)))
@@ -316,8 +316,8 @@ impl AttentionJob {
     /// Where only one result is right: the mean of equal weights, or the value of the only key that counts.
     fn exact(&self, index: usize, reference: &MlaBounded, out: &[bf16]) -> Option<Check> {
         let oracle = match self.class {
-            AttentionClass::X3 => "exact mean",
-            AttentionClass::X4 => "dominant key",
+            AttentionClass::Uniform => "exact mean",
+            AttentionClass::OneKey => "dominant key",
             _ => return None,
         };
         let hidden = |row: usize| if self.causal { self.q_tokens - 1 - row / self.heads } else { 0 };
@@ -333,7 +333,7 @@ impl AttentionJob {
 
     /// FlashMLA's own thresholds, on its own kind of data.
     fn flash_mla(&self, reference: &MlaBounded, out: &[bf16], lse: &[f32]) -> Result<Option<Check>, String> {
-        if self.class != AttentionClass::N1 {
+        if self.class != AttentionClass::Normal {
             return Ok(None);
         }
         let out: Vec<f32> = out.iter().map(|x| x.to_f32()).collect();
@@ -392,9 +392,9 @@ mod tests {
     #[test]
     fn a_wrong_element_fails_every_oracle_of_its_class() {
         let names = [
-            (AttentionClass::X3, "exact mean"),
-            (AttentionClass::X4, "dominant key"),
-            (AttentionClass::N1, "FlashMLA's bar"),
+            (AttentionClass::Uniform, "exact mean"),
+            (AttentionClass::OneKey, "dominant key"),
+            (AttentionClass::Normal, "FlashMLA's bar"),
         ];
         for mut job in jobs(DeviceKind::Emulated, 3) {
             (job.lengths, job.heads) = (vec![64, 0, 130], 4);

@@ -20,7 +20,7 @@ pub struct GroupedJob {
     pub seed: u64,
 }
 
-const CLASS: GemmClass = GemmClass::X1b;
+const CLASS: GemmClass = GemmClass::Integers;
 
 struct Checked {
     instance: String,

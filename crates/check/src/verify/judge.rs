@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_wrong_element_fails_every_oracle_and_is_named() {
-        let inputs = GemmClass::X1b.generate((3, 16, 256), 1).unwrap();
+        let inputs = GemmClass::Integers.generate((3, 16, 256), 1).unwrap();
         let operands = inputs.operands().unwrap();
         let mut d: Vec<f32> = reference(&operands, &Sample::all(3, 16)).iter().map(|&x| x as f32).collect();
         let check = |d: &[f32], oracle| {

@@ -17,7 +17,7 @@ use super::runner::Job;
 use super::shapes::{EMULATED_EXPERTS, EMULATED_ROWS, EMULATED_TOKENS, EXPERT, GPU_EXPERTS, GPU_ROWS, Layer};
 
 /// Integers that only one result is right for, and normal data with outlier channels.
-const CLASSES: [GemmClass; 2] = [GemmClass::X1b, GemmClass::N3];
+const CLASSES: [GemmClass; 2] = [GemmClass::Integers, GemmClass::Outliers];
 const FORMATS: [ScaleFormat; 2] = [ScaleFormat::Fp32, ScaleFormat::PowerOfTwo];
 
 /// Every output of the GEMM on every class of inputs at every m, every quantiser.

@@ -22,6 +22,12 @@ pub fn render(report: &Report) -> String {
     parts.join("\n") + "\n"
 }
 
+/// Width where there is no terminal that has one.
+const COLUMNS: u16 = 120;
+
+/// Characters of a name that a table shows.
+const NAME: usize = 40;
+
 const LEGEND: &str = "RxC: judged on R rows x C columns spread over D, else on all of it. time: of the one launch, on the \
                       emulator; `cargo bench` measures a GPU.";
 
@@ -49,7 +55,7 @@ fn matrices(report: &Report) -> String {
     let mut table = empty(&titles);
     for (row, matrix) in report.rows.iter().filter_map(|row| Some((row, row.matrix.as_ref()?))) {
         table.add_row([
-            matrix.tensor.as_str(),
+            shortened(&matrix.tensor).as_str(),
             &matrix.dtype,
             &row.shape,
             &row.instance,
@@ -69,19 +75,37 @@ fn matrices(report: &Report) -> String {
 fn unused(report: &Report) -> String {
     let mut table = empty(&["not used", "dtype", "shape", "reason"]);
     for tensor in &report.unused {
-        table.add_row([&tensor.tensor, &tensor.dtype, &format!("{:?}", tensor.shape), &tensor.reason]);
+        table.add_row([
+            &shortened(&tensor.tensor),
+            &tensor.dtype,
+            &format!("{:?}", tensor.shape),
+            &tensor.reason,
+        ]);
     }
     table.to_string()
 }
 
 fn empty(titles: &[&str]) -> Table {
     let mut table = Table::new();
-    // To the width of a terminal; a file gets its lines whole.
     table
         .load_style(UTF8_BORDERS_ONLY)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(titles);
+    if table.width().is_none() {
+        table.set_width(COLUMNS);
+    }
     table
+}
+
+/// A long name without its middle: beginnings and ends are what tells names of one model apart.
+fn shortened(name: &str) -> String {
+    let length = name.chars().count();
+    if length <= NAME {
+        return name.to_owned();
+    }
+    let head: String = name.chars().take(NAME / 2).collect();
+    let tail: String = name.chars().skip(length - (NAME / 2 - 1)).collect();
+    format!("{head}…{tail}")
 }
 
 fn right_align(table: &mut Table, columns: &[usize]) {
@@ -129,6 +153,14 @@ fn failure(row: &Row, check: &Check) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_names_lose_their_middle() {
+        assert_eq!(shortened("model.layers.0.mlp.gate_proj.weight"), "model.layers.0.mlp.gate_proj.weight");
+        let long = "model.layers.60.mlp.experts.255.gate_proj.weight_scale_inv";
+        assert_eq!(shortened(long), "model.layers.60.mlp.…oj.weight_scale_inv");
+        assert_eq!(shortened(long).chars().count(), NAME);
+    }
     use crate::verify::report::DeviceReport;
 
     #[test]
@@ -143,7 +175,7 @@ mod tests {
                 operation: "FP8 GEMM".to_owned(),
                 shape: "1 x 8 x 128".to_owned(),
                 instance: "fp8_gemm_x".to_owned(),
-                data: "X1b".to_owned(),
+                data: "Integers".to_owned(),
                 checks: vec![
                     Check::equal("written", 8, None),
                     Check::equal("exact", 8, Some("d[0, 3]: expected 1e0, got 2e0".to_owned())),
@@ -159,7 +191,7 @@ mod tests {
         let text = render(&report);
         assert!(text.contains(" written, exact "), "{text}");
         assert!(text.contains(
-            "FAILED FP8 GEMM, 1 x 8 x 128 fp8_gemm_x on X1b, exact: d[0, 3]: expected 1e0, got 2e0\n"
+            "FAILED FP8 GEMM, 1 x 8 x 128 fp8_gemm_x on Integers, exact: d[0, 3]: expected 1e0, got 2e0\n"
         ));
         assert!(text.ends_with("1 checks passed, 1 failed\n"), "{text}");
     }

@@ -153,7 +153,7 @@ struct Inputs {
 
 impl Inputs {
     fn new(case: &AttentionCase) -> Result<Self> {
-        let drawn = AttentionClass::N1.generate(case.rows(), KEYS, KEYS, SEED);
+        let drawn = AttentionClass::Normal.generate(case.rows(), KEYS, KEYS, SEED);
         if case.format == KvFormat::Bf16 {
             return Ok(Self { q: drawn.q, keys: drawn.keys, stored: vec![] });
         }

@@ -68,7 +68,7 @@ impl Case for GemmCase {
 
 /// Normal data, quantised.
 pub(super) fn inputs((m, n, k): (usize, usize, usize)) -> Result<GemmInputs> {
-    let drawn = GemmClass::N1.generate((m.min(DRAWN.0), n.min(DRAWN.1), k), SEED)?;
+    let drawn = GemmClass::Normal.generate((m.min(DRAWN.0), n.min(DRAWN.1), k), SEED)?;
     let sfa = drawn.sfa.chunks(drawn.m).flat_map(|line| repeated(line, 1, m)).collect();
     Ok(GemmInputs {
         m,

@@ -55,7 +55,7 @@ impl Case for RopeCase {
     }
 
     fn prepare(&self, device: &Device, sets: usize) -> Result<Vec<Box<dyn Prepared>>> {
-        let x = AttentionClass::N1.generate(self.rows(), 0, 0, SEED).q;
+        let x = AttentionClass::Normal.generate(self.rows(), 0, 0, SEED).q;
         let inputs = Arc::new((x, RopeTable::yarn(YarnRope::DEEPSEEK_V3)?.cos_sin(POSITIONS)?));
         (0..sets).map(|_| Ok(Box::new(Rotation::new(device, *self, inputs.clone())?) as _)).collect()
     }
@@ -158,7 +158,7 @@ impl Case for AppendCase {
     }
 
     fn prepare(&self, device: &Device, sets: usize) -> Result<Vec<Box<dyn Prepared>>> {
-        let keys = Arc::new(AttentionClass::N1.generate(0, self.tokens, self.tokens, SEED).keys);
+        let keys = Arc::new(AttentionClass::Normal.generate(0, self.tokens, self.tokens, SEED).keys);
         (0..sets)
             .map(|_| {
                 Ok(match self.format {

@@ -59,7 +59,7 @@ impl Part {
             10 => f32::NEG_INFINITY,
             kind => (row as f32 * 0.37).sin() * kind as f32 * f32::from(9 * part + 1),
         };
-        let drawn = AttentionClass::N1.generate(rows, 0, 0, SEED + u64::from(part)).q;
+        let drawn = AttentionClass::Normal.generate(rows, 0, 0, SEED + u64::from(part)).q;
         let o = drawn.chunks_exact(LATENT + KvFormat::ROPE).flat_map(|row| &row[..LATENT]).copied().collect();
         Self { o, lse: (0..rows).map(lse).collect() }
     }

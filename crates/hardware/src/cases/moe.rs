@@ -80,7 +80,7 @@ struct Projection {
 
 impl Projection {
     fn new(experts: usize, n: usize, k: usize) -> Result<Self> {
-        let drawn = GemmClass::N1.generate((0, n.min(DRAWN), k), SEED)?;
+        let drawn = GemmClass::Normal.generate((0, n.min(DRAWN), k), SEED)?;
         let rows = experts * n;
         // Sums of k products have the size of one.
         let size = (k as f32).powf(-0.5);

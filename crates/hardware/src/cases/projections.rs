@@ -75,7 +75,7 @@ struct Inputs {
 
 impl Inputs {
     fn new(case: &AbsorbCase) -> Self {
-        let drawn = AttentionClass::N1.generate(DRAWN, DRAWN, DRAWN, SEED);
+        let drawn = AttentionClass::Normal.generate(DRAWN, DRAWN, DRAWN, SEED);
         let rows = case.tokens * case.heads;
         let columns = if case.side == Side::Query { QUERY } else { LATENT };
         Self {
