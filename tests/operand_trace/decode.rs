@@ -346,22 +346,15 @@ impl Decoder<'_> {
         }
     }
 
-    /// Names and operand order as in `cuda/hopper/emulated/machine/trace.h`.
+    /// Names and operand order as in `cuda/hopper/emulated/machine/trace.h`; a function per header of `ptx/`.
     fn hardware(&self, form: &str, operands: &[Operand]) -> Option<Action> {
-        use Operand::{Immediate, Sink, Tensor, Vector};
-        if let Some(shape) = form.strip_prefix("wgmma.mma_async.sync.aligned.") {
-            return self.multiply(shape, operands);
-        }
-        let deliver = |to: &Operand, count, element| {
-            let registers = results(to).filter(|registers| registers.len() == count)?;
-            Some(Effect::Deliver(registers, element))
-        };
-        let count = |to: &Operand| match results(to)?[..] {
-            [register] => Some(Effect::DeliverCount(register)),
-            _ => None,
-        };
+        let headers = [Self::mbarrier, Self::tma, Self::wgmma, Self::sync_and_regs, Self::smem, Self::gmem];
+        headers.iter().find_map(|header| header(self, form, operands))
+    }
+
+    fn mbarrier(&self, form: &str, operands: &[Operand]) -> Option<Action> {
+        use Operand::Sink;
         match (form, operands) {
-            // mbarrier.h
             ("mbarrier.init.shared::cta.b64", [bar, count]) => {
                 log("mbarrier_init", vec![self.shared(bar)?, self.word(count)?], Effect::None)
             }
@@ -379,7 +372,13 @@ impl Decoder<'_> {
                 let operands = vec![self.shared(bar)?, self.word(parity)?];
                 log("mbarrier_wait", operands, Effect::Succeed(result(done)?))
             }
-            // tma.h
+            _ => None,
+        }
+    }
+
+    fn tma(&self, form: &str, operands: &[Operand]) -> Option<Action> {
+        use Operand::{Immediate, Tensor};
+        match (form, operands) {
             ("prefetch.tensormap", [map]) => log("prefetch_tensormap", vec![self.map(map)?], Effect::None),
             (
                 "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes",
@@ -422,7 +421,16 @@ impl Decoder<'_> {
             ("cp.async.bulk.wait_group", [pending @ Immediate(_)]) => {
                 log("bulk_wait_group", vec![self.word(pending)?], Effect::None)
             }
-            // wgmma.h
+            _ => None,
+        }
+    }
+
+    fn wgmma(&self, form: &str, operands: &[Operand]) -> Option<Action> {
+        use Operand::Immediate;
+        if let Some(shape) = form.strip_prefix("wgmma.mma_async.sync.aligned.") {
+            return self.multiply(shape, operands);
+        }
+        match (form, operands) {
             ("wgmma.fence.sync.aligned", []) => log("wgmma_fence", vec![], Effect::None),
             ("wgmma.commit_group.sync.aligned", []) => {
                 log("wgmma_commit_group", vec![], Effect::CommitMultiplies)
@@ -430,7 +438,13 @@ impl Decoder<'_> {
             ("wgmma.wait_group.sync.aligned", [pending @ Immediate(count)]) => {
                 log("wgmma_wait_group", vec![self.word(pending)?], Effect::AwaitMultiplies(*count))
             }
-            // sync.h and regs.h
+            _ => None,
+        }
+    }
+
+    fn sync_and_regs(&self, form: &str, operands: &[Operand]) -> Option<Action> {
+        use Operand::Immediate;
+        match (form, operands) {
             ("bar.sync", [Immediate(0)]) => log("syncthreads", vec![], Effect::None),
             ("bar.sync", [id @ Immediate(_), threads @ Immediate(_)]) => {
                 log("named_barrier_sync", vec![self.word(id)?, self.word(threads)?], Effect::None)
@@ -450,11 +464,17 @@ impl Decoder<'_> {
             ("setmaxnreg.inc.sync.aligned.u32", [count]) => {
                 log("setmaxnreg_inc", vec![self.word(count)?], Effect::None)
             }
-            // smem.h
+            _ => None,
+        }
+    }
+
+    fn smem(&self, form: &str, operands: &[Operand]) -> Option<Action> {
+        use Operand::Vector;
+        match (form, operands) {
             ("ld.shared.f32", [to, from]) => {
                 log("lds_f32", vec![self.shared(from)?], deliver(to, 1, Element::F32)?)
             }
-            ("ld.shared.u32", [to, from]) => log("lds_u32", vec![self.shared(from)?], count(to)?),
+            ("ld.shared.u32", [to, from]) => log("lds_u32", vec![self.shared(from)?], deliver_count(to)?),
             ("ld.shared.v4.u32", [to, from]) => {
                 log("lds_v4_u32", vec![self.shared(from)?], deliver(to, 4, Element::U32)?)
             }
@@ -479,11 +499,17 @@ impl Decoder<'_> {
             ("ldmatrix.sync.aligned.m8n8.x4.shared.b16", [to, from]) => {
                 log("ldmatrix_x4", vec![self.shared(from)?], deliver(to, 4, Element::U32)?)
             }
-            // gmem.h
+            _ => None,
+        }
+    }
+
+    fn gmem(&self, form: &str, operands: &[Operand]) -> Option<Action> {
+        use Operand::Vector;
+        match (form, operands) {
             ("ld.global.nc.f32", [to, from]) => {
                 log("ldg_f32", vec![self.global(from)?], deliver(to, 1, Element::F32)?)
             }
-            ("ld.global.nc.u32", [to, from]) => log("ldg_u32", vec![self.global(from)?], count(to)?),
+            ("ld.global.nc.u32", [to, from]) => log("ldg_u32", vec![self.global(from)?], deliver_count(to)?),
             ("ld.global.nc.v4.u32", [to, from]) => {
                 log("ldg_v4_u32", vec![self.global(from)?], deliver(to, 4, Element::U32)?)
             }
@@ -579,5 +605,19 @@ impl Decoder<'_> {
             Word { source: Source::Constant(columns as u64 / 2), offset: 0, extent: Extent::Unsigned32 };
         let operands = vec![count, self.double_word(a)?, self.double_word(b)?, self.word(keep)?];
         log(name, operands, Effect::Multiply(registers))
+    }
+}
+
+/// What a load delivers to `count` registers.
+fn deliver(to: &Operand, count: usize, element: Element) -> Option<Effect> {
+    let registers = results(to).filter(|registers| registers.len() == count)?;
+    Some(Effect::Deliver(registers, element))
+}
+
+/// What a load of a count delivers.
+fn deliver_count(to: &Operand) -> Option<Effect> {
+    match results(to)?[..] {
+        [register] => Some(Effect::DeliverCount(register)),
+        _ => None,
     }
 }

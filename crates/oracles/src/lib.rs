@@ -10,11 +10,11 @@
 pub mod codec;
 mod exp;
 pub mod gemm;
-mod inputs;
 mod log1p;
 pub mod mla;
 pub mod moe;
 pub mod quant;
+mod random;
 pub mod router;
 pub mod tensor_core;
 pub mod verdict;

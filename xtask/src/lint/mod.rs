@@ -3,6 +3,7 @@
 mod families;
 mod hygiene;
 mod kernels;
+mod operations;
 mod seam;
 mod size;
 mod source;
@@ -54,7 +55,7 @@ pub fn run(root: &Path) -> Result<()> {
 }
 
 fn check(sources: &[Source]) -> Vec<Finding> {
-    [families::check, kernels::check, seam::check, size::check, hygiene::check]
+    [families::check, kernels::check, operations::check, seam::check, size::check, hygiene::check]
         .iter()
         .flat_map(|rule| rule(sources))
         .collect()

@@ -32,12 +32,11 @@ const LEGEND: &str = "RxC: judged on R rows x C columns spread over D, else on a
                       emulator; `cargo bench` measures a GPU.";
 
 fn operations(report: &Report) -> String {
-    let mut table = empty(&["operation", "shape", "device", "instance", "data", "oracle", "worst", "time"]);
+    let mut table = empty(&["operation", "shape", "instance", "data", "oracle", "worst", "time"]);
     for row in &report.rows {
         table.add_row([
             row.operation.as_str(),
             &row.shape,
-            report.device.kind,
             &row.instance,
             &row.data,
             &oracles(&row.checks),
@@ -45,7 +44,7 @@ fn operations(report: &Report) -> String {
             &time(row.seconds),
         ]);
     }
-    right_align(&mut table, &[6, 7]);
+    right_align(&mut table, &[5, 6]);
     format!("{table}\nworst: largest |error| / bound; 0 where bits must be equal. {LEGEND}")
 }
 

@@ -1,10 +1,15 @@
 //! The block-scaled GEMM: reference, bit model, exact integers, error bound; and operands for it.
 
+mod bound;
+mod exact;
 mod fp8_gemm;
+mod inputs;
+mod operands;
+mod oracle;
 
-pub use crate::inputs::{GemmClass, GemmInputs, UnknownClass};
-pub use crate::verdict::Oracle;
-pub use fp8_gemm::{
-    Bounded, Elements, Epilogue, NotExact, Operands, Output, Sample, Special, bit_model, bound, exact,
-    reference,
-};
+pub use bound::{Bounded, Special, bound};
+pub use exact::{NotExact, exact};
+pub use fp8_gemm::{bit_model, reference};
+pub use inputs::{GemmClass, GemmInputs, UnknownClass};
+pub use operands::{Elements, Epilogue, Operands, Output, Sample};
+pub use oracle::Oracle;

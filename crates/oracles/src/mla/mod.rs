@@ -2,15 +2,17 @@
 
 mod absorb;
 mod decode;
+mod flash_mla;
+mod inputs;
 mod kv_append;
 mod merge_states;
 mod rope;
 mod step;
 
-pub use crate::inputs::{AttentionClass, AttentionInputs};
-pub use crate::verdict::{FlashMlaBar, FlashMlaVerdict, calc_diff};
 pub use absorb::{HeadProduct, Side};
 pub use decode::{MlaBounded, MlaSequence, dequantize_kv_fp8, gather_pages, mla_decode};
+pub use flash_mla::{FlashMlaBar, FlashMlaVerdict, calc_diff};
+pub use inputs::{AttentionClass, AttentionInputs};
 pub use kv_append::{Appended, kv_append_bf16, kv_append_fp8};
 pub use merge_states::{State, merge_states, merge_states_bound};
 pub use rope::rope;

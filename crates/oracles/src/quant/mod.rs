@@ -1,7 +1,8 @@
 //! Quantisers.
 
+mod inputs;
 mod quantize;
 
-pub use crate::inputs::quantizer_rows;
+pub use inputs::quantizer_rows;
 pub(crate) use quantize::quantize_values;
 pub use quantize::{QuantizeScale, Quantized, quantize_1x128, quantize_128x128};

@@ -1,19 +1,26 @@
 //! A GPU: the kernels in its context, the words they report to, and what CUDA asks of those who share a context.
 
+mod captures;
+mod driver;
+mod memory;
+
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::mem::ManuallyDrop;
-use std::ops::{Deref, DerefMut};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use cudarc::driver::result::DriverError;
-use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaSlice, CudaStream, PinnedHostSlice, sys};
-use cudarc::driver::{DevicePtr, DeviceRepr};
+use cudarc::driver::DeviceRepr;
+use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, PinnedHostSlice, sys};
 use cudarc::nvrtc::Ptx;
 
+pub(crate) use captures::LastUse;
+use captures::{NOT_CAPTURED, RelaxedCapture, capture_status, forbidden_by_capture};
+pub(crate) use driver::{driver_error, require_functions};
+use driver::{driver_version, require_version};
+pub(crate) use memory::{Addresses, Uploaded};
+
 use crate::device::bindings::{FAULT_KINDS, TensorMap};
-use crate::device::{Backend, Device, Stream};
 use crate::error::{Error, Result};
 use crate::table::{MAX_SMEM_BYTES, launch_sizes};
 use crate::tensor::MapElement;
@@ -77,8 +84,6 @@ pub struct KernelAttributes {
     /// Threads that a CTA is launched with.
     pub threads: i32,
 }
-
-const NOT_CAPTURED: sys::CUstreamCaptureStatus = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
 
 impl Gpu {
     /// Loads everything at once: a module loaded later could fall into a graph capture, where loading is illegal.
@@ -269,161 +274,6 @@ pub(crate) fn enter(context: &CudaContext) -> Result<()> {
     context.bind_to_thread().map_err(driver_error("binding the context"))
 }
 
-fn capture_status(stream: &CudaStream) -> Result<sys::CUstreamCaptureStatus> {
-    stream.capture_status().map_err(driver_error("asking whether a stream is captured"))
-}
-
-/// Answers of calls that reach beyond one stream, such as a wait for the context.
-fn forbidden_by_capture(DriverError(code): DriverError) -> bool {
-    use sys::CUresult as Code;
-    matches!(
-        code,
-        Code::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
-            | Code::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
-            | Code::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT
-            | Code::CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD
-    )
-}
-
-/// While it lives, the calling thread may load, allocate and free although a stream is captured, by it or by another thread:
-/// none of it becomes part of the capture.
-struct RelaxedCapture(sys::CUstreamCaptureMode);
-
-impl RelaxedCapture {
-    fn enter() -> Result<Self> {
-        let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-        exchange(&mut mode).map_err(driver_error("allowing memory during captures"))?;
-        Ok(Self(mode))
-    }
-}
-
-impl Drop for RelaxedCapture {
-    fn drop(&mut self) {
-        // It fails only where the first exchange had failed.
-        let _ = exchange(&mut self.0);
-    }
-}
-
-fn exchange(mode: &mut sys::CUstreamCaptureMode) -> std::result::Result<(), DriverError> {
-    // SAFETY: the mode is valid for the call, which gives the thread's former one back in it.
-    unsafe { sys::cuThreadExchangeStreamCaptureMode(mode) }.result()
-}
-
-/// Memory of [`Gpu::upload`], freed as it was allocated: although a stream is captured. CUDA refuses that otherwise, and
-/// the memory would never be freed.
-pub(crate) struct Uploaded<T>(ManuallyDrop<CudaSlice<T>>);
-
-impl<T> Deref for Uploaded<T> {
-    type Target = CudaSlice<T>;
-
-    fn deref(&self) -> &CudaSlice<T> {
-        &self.0
-    }
-}
-
-impl<T> DerefMut for Uploaded<T> {
-    fn deref_mut(&mut self) -> &mut CudaSlice<T> {
-        &mut self.0
-    }
-}
-
-impl<T> Drop for Uploaded<T> {
-    fn drop(&mut self) {
-        // Where not even the mode can be had, the context is of no use any more.
-        let _relaxed = RelaxedCapture::enter();
-        // SAFETY: nothing uses it after this.
-        unsafe { ManuallyDrop::drop(&mut self.0) };
-    }
-}
-
-/// Takes the address out of a view without a wait and without a record.
-///
-/// A view tells its address only to a stream, which cudarc makes wait for the view's events: illegal in a capture, where
-/// they were recorded outside of it. This stream's context object holds an error, with which cudarc answers each of its
-/// calls before it asks the driver, and which it stores again; it owns no streams, so that nothing is recorded.
-pub(crate) struct Addresses(Mutex<ManuallyDrop<Arc<CudaStream>>>);
-
-impl Addresses {
-    fn new(context: &CudaContext) -> Result<Self> {
-        let (ordinal, device) = (context.ordinal(), context.cu_device());
-        // SAFETY: the context is alive and is not destroyed: this owner of it is never dropped.
-        let object = unsafe { CudaContext::from_raw_context(ordinal, device, context.cu_ctx()) }
-            .map(ManuallyDrop::new)
-            .map_err(driver_error("wrapping the context"))?;
-        object.record_err::<()>(Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_PERMITTED)));
-        Ok(Self(Mutex::new(ManuallyDrop::new(object.default_stream()))))
-    }
-
-    pub fn of<T>(&self, view: &impl DevicePtr<T>) -> sys::CUdeviceptr {
-        // One at a time: between a call's taking the error and its storing it again, another would reach the driver.
-        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (address, _nothing_to_record) = view.device_ptr(&stream);
-        address
-    }
-}
-
-/// The last run that used memory of the crate's own, on whatever stream it was. With cudarc's tracking off nothing else
-/// orders the next run, or the release of the memory, after it. In a capture whoever replays the graph does.
-///
-/// First field of a struct of such memory: what is freed after it is freed behind the last use.
-pub(crate) struct LastUse(Option<Recorded>);
-
-struct Recorded {
-    gpu: Arc<Gpu>,
-    event: CudaEvent,
-    /// A wait for an event that never was is left out.
-    recorded: bool,
-}
-
-impl LastUse {
-    /// The emulator needs none: there a run is over when it returns.
-    pub fn new(device: &Device) -> Result<Self> {
-        let Backend::Cuda(gpu) = device.backend() else { return Ok(Self(None)) };
-        enter(&gpu.context)?;
-        let event = gpu.context.new_event(None).map_err(driver_error("creating an event"))?;
-        Ok(Self(Some(Recorded { gpu: gpu.clone(), event, recorded: false })))
-    }
-
-    /// What is enqueued on `stream` from now on comes after the last use.
-    pub fn precede(&self, stream: Stream<'_>) -> Result<()> {
-        let (Some(last), Stream::Cuda(stream)) = (&self.0, stream) else { return Ok(()) };
-        if !last.recorded || !last.is_ordered_on(stream)? {
-            return Ok(());
-        }
-        stream.wait(&last.event).map_err(driver_error("waiting for the run before"))
-    }
-
-    /// The last use is what `stream` has been given until now.
-    pub fn record(&mut self, stream: Stream<'_>) -> Result<()> {
-        let (Some(last), Stream::Cuda(stream)) = (&mut self.0, stream) else { return Ok(()) };
-        if !last.is_ordered_on(stream)? {
-            return Ok(());
-        }
-        last.event.record(stream).map_err(driver_error("recording the run"))?;
-        last.recorded = true;
-        Ok(())
-    }
-}
-
-impl Recorded {
-    /// A stream of another context is refused by the launches.
-    fn is_ordered_on(&self, stream: &Arc<CudaStream>) -> Result<bool> {
-        if stream.context().cu_ctx() != self.gpu.context.cu_ctx() {
-            return Ok(false);
-        }
-        enter(stream.context())?;
-        Ok(!self.gpu.is_captured(stream)?)
-    }
-}
-
-impl Drop for LastUse {
-    fn drop(&mut self) {
-        if let Some(Recorded { gpu, event, recorded: true }) = &self.0 {
-            gpu.context.record_err(gpu.stream.wait(event));
-        }
-    }
-}
-
 /// Words of host memory, one per fault, that kernels store to and the host reads without a copy.
 struct ErrorWords {
     words: *mut u32,
@@ -452,85 +302,6 @@ impl ErrorWords {
         // SAFETY: the pinned allocation holds that many words, is aligned for them and lives as long as `self`.
         unsafe { &*self.words.cast() }
     }
-}
-
-/// What cudarc looks for first and last.
-const DRIVER_NAMES: [&str; 2] = ["libcuda.so", "libcuda.so.1"];
-
-/// Functions of the driver that are called on the way to a result; a driver that lacks one is too old.
-const FUNCTIONS: [&str; 36] = [
-    "cuCtxGetCurrent",
-    "cuCtxSetCurrent",
-    "cuCtxSynchronize",
-    "cuDeviceGet",
-    "cuDeviceGetAttribute",
-    "cuDeviceGetName",
-    "cuDevicePrimaryCtxRelease_v2",
-    "cuDevicePrimaryCtxRetain",
-    "cuDriverGetVersion",
-    "cuEventCreate",
-    "cuEventDestroy_v2",
-    "cuEventRecord",
-    "cuEventSynchronize",
-    "cuFuncGetParamInfo",
-    "cuFuncLoad",
-    "cuFuncSetAttribute",
-    "cuInit",
-    "cuLaunchKernel",
-    "cuMemAllocAsync",
-    "cuMemAlloc_v2",
-    "cuMemFreeAsync",
-    "cuMemFreeHost",
-    "cuMemFree_v2",
-    "cuMemHostAlloc",
-    "cuMemcpyDtoHAsync_v2",
-    "cuMemcpyHtoDAsync_v2",
-    "cuModuleGetFunction",
-    "cuModuleLoadData",
-    "cuModuleUnload",
-    "cuStreamCreate",
-    "cuStreamDestroy_v2",
-    "cuStreamIsCapturing",
-    "cuStreamSynchronize",
-    "cuStreamWaitEvent",
-    "cuTensorMapEncodeTiled",
-    "cuThreadExchangeStreamCaptureMode",
-];
-
-/// cudarc panics when the driver's library or a function in it is missing, so look first.
-pub(crate) fn require_functions() -> Result<()> {
-    // SAFETY: loading the driver runs its initialisers, which is what every CUDA program does.
-    let mut loaded =
-        DRIVER_NAMES.iter().filter_map(|&name| unsafe { Some((name, libloading::Library::new(name).ok()?)) });
-    let Some((library, handle)) = loaded.next() else {
-        return Err(Error::DriverNotFound { tried: "libcuda.so and libcuda.so.1" });
-    };
-    for function in FUNCTIONS {
-        // SAFETY: the address is not used.
-        if unsafe { handle.get::<*const c_void>(function.as_bytes()) }.is_err() {
-            return Err(Error::DriverFunctionMissing { library, function });
-        }
-    }
-    Ok(())
-}
-
-fn driver_version() -> Result<i32> {
-    let mut version = 0;
-    // SAFETY: the result is valid for the call.
-    unsafe { sys::cuDriverGetVersion(&mut version) }
-        .result()
-        .map_err(driver_error("reading the driver's version"))?;
-    Ok(version)
-}
-
-/// Any driver of the CUDA generation that compiled the kernels loads them, and of no generation before.
-fn require_version(found: i32, needed: i32) -> Result<()> {
-    if found >= needed { Ok(()) } else { Err(Error::DriverTooOld { needed, found }) }
-}
-
-/// Turns a driver error into ours, without asking the driver for text.
-pub(crate) fn driver_error(call: &'static str) -> impl Fn(DriverError) -> Error {
-    move |DriverError(code)| Error::Driver { call, code: code as i32, name: format!("{code:?}") }
 }
 
 pub(crate) fn encode(spec: &TensorMapSpec) -> Result<TensorMap> {
@@ -570,20 +341,5 @@ pub(crate) fn encode(spec: &TensorMapSpec) -> Result<TensorMap> {
     match result {
         sys::CUresult::CUDA_SUCCESS => Ok(map),
         code => Err(Error::TensorMap { operand: spec.operand, reason: format!("{code:?}") }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn drivers_of_an_older_generation_are_refused() {
-        assert_eq!(require_version(13_000, 13_000), Ok(()));
-        assert_eq!(require_version(13_010, 13_000), Ok(()));
-        assert_eq!(
-            require_version(12_040, 13_000).unwrap_err().to_string(),
-            "the NVIDIA driver is too old: expected one for CUDA 13.0 or newer, got one for CUDA 12.4"
-        );
     }
 }

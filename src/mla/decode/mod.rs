@@ -6,90 +6,25 @@
 //! What decides the bits of a row is its own sequence, and `split_tokens`: keys are taken in splits of that many tokens,
 //! which are added up in ascending order. Neither the batch nor the pages a sequence lies in nor the GPU's size do.
 
-use std::fmt;
+mod spec;
 
 use half::bf16;
 
-use super::cache::{KvCache, KvFormat, LATENT, ROPE};
+use spec::{BLOCK_ROWS, BLOCK_TOKENS, KEY, SplitKey};
+pub use spec::{DEFAULT_SPLIT_TOKENS, EmptyLse, KvPaging, MAX_HEADS, MAX_Q_TOKENS, MlaChoice, MlaDecodeSpec};
+
+use super::cache::{KvCache, KvFormat, LATENT};
 use crate::device::bindings::{
     MlaCombineParams, MlaDecodeParams, MlaPlanTables, MlaScheduleParams, TensorMap,
 };
 use crate::device::{Device, KernelHandle, Stream};
 use crate::error::{Error, Result};
-use crate::launch::{Address, Launch, MAX_DIM, check_limit, check_multiple};
+use crate::launch::{Address, Launch};
 use crate::table::mla::{MLA_BLOCK_TOKENS, MLA_COMBINE, MLA_SCHEDULE, MlaInstance};
 use crate::tensor::Extent;
 use crate::tensor::MapElement;
 use crate::tensor::tensor_map::{Dimension, Swizzle, TensorMapSpec};
 use crate::tensor::{Matrix, MatrixMut};
-
-/// Most query tokens of a sequence in one step.
-pub const MAX_Q_TOKENS: usize = 8;
-/// Most heads.
-pub const MAX_HEADS: usize = 128;
-/// Rows of Q that a CTA takes.
-const BLOCK_ROWS: usize = 64;
-const BLOCK_TOKENS: usize = MLA_BLOCK_TOKENS as usize;
-const KEY: usize = LATENT + ROPE;
-
-/// Where the keys of a sequence lie in the cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum KvPaging {
-    /// In pages that a table on the device lists. A page id that does not exist reads as zeros, and
-    /// [`Device::poll_error`] tells of it.
-    Paged {
-        /// Pages of the cache.
-        pages: usize,
-        /// Tokens of a page: a multiple of 64.
-        page_size: usize,
-        /// Columns of the page table.
-        pages_per_sequence: usize,
-    },
-    /// Sequence `b` owns the rows from `b * capacity` on.
-    Contiguous {
-        /// Tokens that a sequence has room for.
-        capacity: usize,
-    },
-}
-
-/// What the LSE of a row without keys is. Its output is 0 either way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum EmptyLse {
-    /// The logarithm of an empty sum: merging with it changes nothing.
-    #[default]
-    NegativeInfinity,
-    /// As FlashMLA has it.
-    PositiveInfinity,
-}
-
-/// Shape of a decode step.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct MlaDecodeSpec {
-    /// Sequences: any number, 0 included.
-    pub batch: usize,
-    /// Query tokens of a sequence, the last of its keys: 1 to 8.
-    pub q_tokens: usize,
-    /// Query heads: 1 to 128. All share one latent key.
-    pub heads: usize,
-    /// What a row of the cache holds.
-    pub format: KvFormat,
-    /// Where the keys lie.
-    pub paging: KvPaging,
-    /// What scores are multiplied with: positive and finite. There is no default, because the width of a key is not
-    /// what models divide by: DeepSeek-V3 has 0.1352337788608801.
-    pub softmax_scale: f32,
-    /// Query token t sees the first `length - (q_tokens - 1 - t)` keys only.
-    pub causal: bool,
-    /// Keys per split: a multiple of 64. Part of the bits of a result. Long splits write fewer
-    /// partial results; short ones let few sequences fill a GPU. [`fastest_split`](Self::fastest_split) weighs them.
-    pub split_tokens: usize,
-    /// What the LSE of a row without keys is.
-    pub empty_lse: EmptyLse,
-}
-
-/// A choice of [`MlaDecodeSpec::split_tokens`] where neither batch nor lengths are known: [`MlaDecodeSpec::fastest_split`]
-/// chooses better.
-pub const DEFAULT_SPLIT_TOKENS: usize = 2048;
 
 /// Operands of an attention. Addresses and pitches of q and out are multiples of 16 bytes.
 pub struct MlaDecodeArgs<'a> {
@@ -115,35 +50,6 @@ pub struct MlaSplits<'a> {
     key: SplitKey,
 }
 
-/// What two plans must agree on to share their splits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct SplitKey {
-    batch: usize,
-    capacity: usize,
-    split_tokens: usize,
-}
-
-/// What the planner chose: [`Display`](fmt::Display) prints it on one line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MlaChoice {
-    /// The compiled configuration.
-    pub instance: MlaInstance,
-    /// Tiles of 64 rows that the queries of a sequence make.
-    pub row_tiles: u32,
-    /// Splits that run at the same time, each on `row_tiles` CTAs.
-    pub workers: u32,
-    /// Splits that a sequence may have.
-    pub max_splits: u32,
-}
-
-impl fmt::Display for MlaChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { instance, row_tiles, workers, max_splits } = self;
-        let name = instance.name();
-        write!(f, "{name}: {row_tiles} row tiles x {workers} splits at a time, up to {max_splits} a sequence")
-    }
-}
-
 /// A planned MLA decode: schedule, attention and combine, none of which waits for the host or allocates.
 pub struct MlaDecode {
     device: Device,
@@ -158,129 +64,6 @@ pub struct MlaDecode {
 struct Attention<'l> {
     launch: Launch<'l>,
     params: MlaDecodeParams,
-}
-
-impl MlaDecodeSpec {
-    /// Tokens that the pages of a sequence hold.
-    pub fn capacity(&self) -> usize {
-        match self.paging {
-            KvPaging::Paged { page_size, pages_per_sequence, .. } => {
-                page_size.saturating_mul(pages_per_sequence)
-            }
-            KvPaging::Contiguous { capacity } => capacity,
-        }
-    }
-
-    /// The [`split_tokens`](Self::split_tokens) that a model of an H100 likes best for a full batch of sequences with about
-    /// `tokens` keys each, on a device of `multiprocessors`; what `split_tokens` holds does not matter.
-    ///
-    /// Splits are part of the bits of a result: choose once per deployment, not per step.
-    pub fn fastest_split(&self, tokens: usize, multiprocessors: u32) -> usize {
-        let whole = tokens.max(1).next_multiple_of(BLOCK_TOKENS);
-        let halves = std::iter::successors(Some(whole.next_power_of_two() / 2), |split| Some(split / 2));
-        let candidates = halves.take_while(|&split| split >= BLOCK_TOKENS);
-        let mut best = (whole, self.modelled_time(tokens, whole, multiprocessors));
-        for split in candidates {
-            let time = self.modelled_time(tokens, split, multiprocessors);
-            // Parts cost memory as well.
-            if time < 0.95 * best.1 {
-                best = (split, time);
-            }
-        }
-        best.0
-    }
-
-    /// Microseconds of a step, to rank splits: CTAs take turns on the splits, then the parts of every row are added up.
-    /// Fitted to an H100, within 25 % of what was measured there (`benches/results/NOTES.md`).
-    fn modelled_time(&self, tokens: usize, split_tokens: usize, multiprocessors: u32) -> f64 {
-        const START: f64 = 4.0;
-        const LAUNCH: f64 = 4.0;
-        const PART: f64 = 0.15;
-        const BYTES_PER_MICROSECOND: f64 = 2.5e6;
-        let block = match self.format {
-            KvFormat::Bf16 => 2.3,
-            KvFormat::Fp8 => 3.6,
-        };
-        let tiles = self.rows().div_ceil(BLOCK_ROWS).max(1);
-        let workers = (multiprocessors as usize / tiles).max(1);
-        let splits = tokens.div_ceil(split_tokens).max(1);
-        let rounds = (self.batch * splits).div_ceil(workers) as f64;
-        let blocks = split_tokens.min(tokens).div_ceil(BLOCK_TOKENS) as f64;
-        let attend = rounds * (START + block * blocks);
-        if splits == 1 {
-            return attend;
-        }
-        // Every part is written and read.
-        let bytes = (self.batch * self.rows() * splits * LATENT * 2 * size_of::<f32>()) as f64;
-        attend + LAUNCH + PART * splits as f64 + bytes / BYTES_PER_MICROSECOND
-    }
-
-    /// Rows of Q of a sequence.
-    fn rows(&self) -> usize {
-        self.q_tokens * self.heads
-    }
-
-    fn pages(&self) -> (usize, usize) {
-        match self.paging {
-            KvPaging::Paged { pages, page_size, .. } => (pages, page_size),
-            KvPaging::Contiguous { capacity } => (self.batch, capacity),
-        }
-    }
-
-    fn split_key(&self) -> SplitKey {
-        SplitKey { batch: self.batch, capacity: self.capacity(), split_tokens: self.split_tokens }
-    }
-
-    fn max_splits(&self) -> usize {
-        self.capacity().div_ceil(self.split_tokens).max(1)
-    }
-
-    fn empty_lse_value(&self) -> f32 {
-        match self.empty_lse {
-            EmptyLse::NegativeInfinity => f32::NEG_INFINITY,
-            EmptyLse::PositiveInfinity => f32::INFINITY,
-        }
-    }
-
-    fn check(&self) -> Result<()> {
-        check_range("q_tokens", self.q_tokens, MAX_Q_TOKENS)?;
-        check_range("heads", self.heads, MAX_HEADS)?;
-        check_tokens("split_tokens", self.split_tokens)?;
-        if let KvPaging::Paged { page_size, .. } = self.paging {
-            check_tokens("page_size", page_size)?;
-        }
-        if !(self.softmax_scale.is_finite() && self.softmax_scale > 0.0) {
-            return Err(Error::OutOfRange {
-                what: "softmax_scale",
-                expected: "positive and finite",
-                got: self.softmax_scale.to_string(),
-            });
-        }
-        let (pages, page_size) = self.pages();
-        check_limit("rows of the cache", pages.saturating_mul(page_size) as u64, MAX_DIM)?;
-        check_limit("tokens of a sequence", self.capacity() as u64, MAX_DIM)?;
-        let rows = self.batch.saturating_mul(self.rows());
-        check_limit("rows of q", rows as u64, MAX_DIM)?;
-        check_limit("splits", self.batch.saturating_mul(self.max_splits()) as u64, MAX_DIM)
-    }
-}
-
-fn at_least_one(what: &'static str, got: usize) -> Result<()> {
-    if got == 0 {
-        Err(Error::OutOfRange { what, expected: "at least 1", got: got.to_string() })
-    } else {
-        Ok(())
-    }
-}
-
-/// Fails unless `1 <= got <= most`.
-fn check_range(what: &'static str, got: usize, most: usize) -> Result<()> {
-    at_least_one(what, got).and_then(|()| check_limit(what, got as u64, most as u64))
-}
-
-/// Fails unless there are whole blocks of tokens, and one at least.
-fn check_tokens(what: &'static str, got: usize) -> Result<()> {
-    at_least_one(what, got).and_then(|()| check_multiple(what, got, BLOCK_TOKENS))
 }
 
 impl MlaDecode {
@@ -613,12 +396,5 @@ impl MlaDecode {
         args.out.extent.expect_pitch("out", size_of::<bf16>(), 16)?;
         args.lse.extent.expect("lse [batch * q_tokens, heads]", spec.batch * spec.q_tokens, spec.heads)?;
         args.lse.extent.expect_dense("lse")
-    }
-}
-
-impl fmt::Display for SplitKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { batch, capacity, split_tokens } = self;
-        write!(f, "batch {batch}, {capacity} tokens a sequence, splits of {split_tokens}")
     }
 }

@@ -1,18 +1,15 @@
-//! Seeded test inputs. Each class is named for what it makes visible; the same seed gives the same bytes
-//! everywhere.
+//! Operands of a GEMM. Each class is named for what it makes visible; the same seed gives the same bytes everywhere.
 
 use std::fmt;
 use std::str::FromStr;
 
 use float8::F8E4M3;
-use half::bf16;
-use rand::{Rng, RngExt, SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
-use rand_distr::StandardNormal;
-use rayon::prelude::*;
+use rand::{RngExt, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
 
+use super::{Operands, Oracle};
 use crate::codec::{E4M3_NAN, encode_e4m3};
-use crate::gemm::{Operands, Oracle};
 use crate::quant::{QuantizeScale, Quantized, quantize_1x128, quantize_128x128};
+use crate::random::{RowFill, Seed, Shape, Stream};
 use crate::{BLOCK, ShapeError, check_k};
 
 /// A class of GEMM inputs.
@@ -252,203 +249,6 @@ impl GemmInputs {
     /// A view for the references and oracles; an error if a vector no longer fits the shape.
     pub fn operands(&self) -> Result<Operands<'_>, ShapeError> {
         Operands::new((self.m, self.n, self.k), &self.a, &self.sfa, &self.b, &self.sfb)
-    }
-}
-
-/// Rows `[m, k]` for a quantiser whose amax is, in turn: 0 (of both signs), the smallest BF16, 1e-30,
-/// 2^-126, the floor 1e-4, 448, 450, the largest BF16, Inf, NaN, Inf and NaN among large values, and that
-/// of normal data.
-///
-/// The special value is the block's largest and sits at a random place of every block; the rest is smaller.
-pub fn quantizer_rows(m: usize, k: usize, seed: u64) -> Vec<bf16> {
-    const AMAX: [f32; 12] = [
-        0.0,
-        9.2e-41,
-        1e-30,
-        f32::MIN_POSITIVE,
-        1e-4,
-        448.0,
-        450.0,
-        f32::MAX,
-        f32::INFINITY,
-        f32::NAN,
-        -448.0,
-        3.0,
-    ];
-    let largest = |amax: f32| if amax == f32::MAX { bf16::MAX } else { bf16::from_f32(amax) };
-    let seed = Seed(seed);
-    let fill = |(index, row): (usize, &mut [bf16])| {
-        let mut rng = seed.rng(Stream::A, index as u64);
-        let amax = AMAX[index % AMAX.len()];
-        let size = if amax.is_finite() { largest(amax).to_f32().abs() } else { 1e3 };
-        for block in row.chunks_mut(BLOCK) {
-            block.fill_with(|| bf16::from_f32(size * rng.random_range(-1.0..1.0)));
-            let place = rng.random_range(0..block.len());
-            block[place] = largest(amax);
-            if amax == -448.0 {
-                block[(place + 1) % BLOCK] = bf16::NEG_INFINITY;
-                block[(place + 2) % BLOCK] = bf16::NAN;
-            }
-        }
-    };
-    let mut x = vec![bf16::ZERO; m * k];
-    x.par_chunks_mut(k.max(1)).enumerate().for_each(fill);
-    x
-}
-
-/// A class of attention inputs, for scales from 1/26 to 1/7.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum AttentionClass {
-    /// Normal data over 10, clamped to +-1: the baseline, and nearly the same probability for every key.
-    Normal,
-    /// As Normal, all values positive: what is added up only grows.
-    Positive,
-    /// Logits of some hundreds: few keys count, and the running maximum grows often.
-    Peaked,
-    /// All logits below -5e4, values positive: no stand-in for -inf may be larger.
-    VeryNegative,
-    /// Queries of zeros, values small integers. From a power of two of keys the mean comes out to the bit.
-    Uniform,
-    /// For each query another key counts alone, and its value comes out to the bit: order, and every border.
-    OneKey,
-}
-
-/// The queries and keys of one sequence.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AttentionInputs {
-    /// `[queries, 576]`.
-    pub q: Vec<bf16>,
-    /// `[n, 576]`.
-    pub keys: Vec<bf16>,
-}
-
-impl AttentionClass {
-    /// Every class.
-    pub const ALL: [Self; 6] =
-        [Self::Normal, Self::Positive, Self::Peaked, Self::VeryNegative, Self::Uniform, Self::OneKey];
-
-    /// Whether every correct kernel gives the nearest BF16 to every output of a query that sees `keys` keys.
-    pub const fn is_exact(self, keys: usize) -> bool {
-        match self {
-            Self::Uniform => keys.is_power_of_two(),
-            Self::OneKey => keys > 0,
-            _ => false,
-        }
-    }
-
-    /// `queries` queries and `keys` keys, of which every query sees the first `seen` at least; only OneKey heeds that.
-    pub fn generate(self, queries: usize, keys: usize, seen: usize, seed: u64) -> AttentionInputs {
-        const LATENT: usize = 512;
-        const WIDTH: usize = 576;
-        let seed = Seed(seed);
-        let normal = |stream, rows, shape: &Shape| seed.normal(stream, rows, WIDTH, shape);
-        let small = |x: f32, _| (x / 10.0).clamp(-1.0, 1.0);
-        let positive = |x: f32, _| (x / 10.0).abs().min(1.0);
-        let (q, keys) = match self {
-            Self::Normal => (normal(Stream::A, queries, &small), normal(Stream::B, keys, &small)),
-            Self::Positive => (normal(Stream::A, queries, &positive), normal(Stream::B, keys, &positive)),
-            Self::Peaked => {
-                let large = |x: f32, _| 12.0 * x;
-                (normal(Stream::A, queries, &large), normal(Stream::B, keys, &large))
-            }
-            Self::VeryNegative => {
-                // 15 products of -2^17, and one that tells the keys apart: a single step makes a small error of the
-                // large sum.
-                let q = |_, column| match column {
-                    LATENT => 1.0,
-                    513..528 => -512.0,
-                    _ => 0.0,
-                };
-                let key = |x: f32, column| match column {
-                    0..LATENT => positive(x, column),
-                    LATENT => 16.0 * x,
-                    _ => 256.0,
-                };
-                (normal(Stream::A, queries, &q), normal(Stream::B, keys, &key))
-            }
-            Self::Uniform => {
-                let key =
-                    |x: f32, column| if column < LATENT { (4.0 * x).round().clamp(-8.0, 8.0) } else { x };
-                (vec![bf16::ZERO; queries * WIDTH], normal(Stream::B, keys, &key))
-            }
-            Self::OneKey => {
-                // Signs tell the keys apart: 64 equal ones make 2^14, 64 random ones rarely half of it. No value is
-                // 0, so that a p of less than 2^-150 changes none.
-                let key = |x: f32, column| match column {
-                    0..LATENT => 1.0 + x.abs(),
-                    _ => 16_f32.copysign(x),
-                };
-                let keys = normal(Stream::B, keys, &key);
-                let mut q = vec![bf16::ZERO; queries * WIDTH];
-                for (index, row) in q.chunks_exact_mut(WIDTH).enumerate().filter(|_| seen > 0) {
-                    // A stride without a common factor with most counts: few queries reach every part of the keys.
-                    let chosen = index * 4099 % seen * WIDTH;
-                    row[LATENT..].copy_from_slice(&keys[chosen + LATENT..chosen + WIDTH]);
-                }
-                (q, keys)
-            }
-        };
-        AttentionInputs { q, keys }
-    }
-}
-
-impl fmt::Display for AttentionClass {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
-
-/// Random sequences that do not depend on each other.
-#[derive(Clone, Copy)]
-enum Stream {
-    A,
-    B,
-    ScaleA,
-    ScaleB,
-    Columns,
-}
-
-/// Fills row `index` of a matrix.
-type RowFill<'a> = dyn Fn(&mut Xoshiro256PlusPlus, usize, &mut [F8E4M3]) + Sync + 'a;
-
-/// What becomes of a normal sample at a column.
-type Shape<'a> = dyn Fn(f32, usize) -> f32 + Sync + 'a;
-
-#[derive(Clone, Copy)]
-struct Seed(u64);
-
-impl Seed {
-    /// A generator of its own per stream and row, so that rows can be filled in parallel.
-    fn rng(self, stream: Stream, row: u64) -> Xoshiro256PlusPlus {
-        let mut bytes = [0; 32];
-        bytes[..8].copy_from_slice(&self.0.to_le_bytes());
-        bytes[8..16].copy_from_slice(&(stream as u64).to_le_bytes());
-        bytes[16..24].copy_from_slice(&row.to_le_bytes());
-        let mut rng = Xoshiro256PlusPlus::from_seed(bytes);
-        // A state that differs in few bits needs some steps before its outputs differ in many.
-        for _ in 0..16 {
-            rng.next_u64();
-        }
-        rng
-    }
-
-    fn matrix(self, stream: Stream, rows: usize, k: usize, fill: &RowFill) -> Vec<F8E4M3> {
-        let mut matrix = vec![F8E4M3::from_bits(0); rows * k];
-        let rows = matrix.par_chunks_mut(k.max(1)).enumerate();
-        rows.for_each(|(index, row)| fill(&mut self.rng(stream, index as u64), index, row));
-        matrix
-    }
-
-    fn normal(self, stream: Stream, rows: usize, k: usize, shape: &Shape) -> Vec<bf16> {
-        let mut matrix = vec![bf16::ZERO; rows * k];
-        let fill = |(index, row): (usize, &mut [bf16])| {
-            let mut rng = self.rng(stream, index as u64);
-            for (column, x) in row.iter_mut().enumerate() {
-                *x = bf16::from_f32(shape(rng.sample(StandardNormal), column));
-            }
-        };
-        matrix.par_chunks_mut(k.max(1)).enumerate().for_each(fill);
-        matrix
     }
 }
 
