@@ -2,7 +2,6 @@
 
 use std::ffi::{CStr, CString, c_char};
 use std::path::Path;
-
 use std::sync::atomic::AtomicU32;
 
 use libloading::Library;

@@ -1,5 +1,6 @@
 //! What the benches share.
 
 pub mod acceptance;
+#[cfg(feature = "benches")]
 pub mod gpu;
 pub mod timing;
