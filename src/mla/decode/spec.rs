@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+#[cfg(doc)]
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::launch::{MAX_DIM, check_limit, check_multiple};
 use crate::mla::cache::{KvFormat, LATENT, ROPE};

@@ -2,6 +2,8 @@
 
 use float8::F8E4M3;
 
+#[cfg(doc)]
+use super::bit_model;
 use super::fp8_gemm::{decode_block, dot, fold_blocks};
 use super::{Epilogue, Operands, Output, Sample};
 use crate::{BLOCK, floor_log2, pow2};
