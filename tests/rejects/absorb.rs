@@ -7,9 +7,7 @@ use deepseek_kernels::mla::{
 };
 use deepseek_kernels::{Error, Matrix, MatrixMut, Stream, bf16};
 
-fn message<T>(result: Result<T, Error>) -> String {
-    result.err().expect("must be rejected").to_string()
-}
+use super::message;
 
 /// A matrix of zeros that a test may get wrong: rows, columns, pitch, elements before it.
 type Size = (usize, usize, usize, usize);

@@ -7,6 +7,8 @@ use deepseek_kernels::mla::{
 };
 use deepseek_kernels::{Device, Error, Matrix, MatrixMut, Stream, bf16};
 
+use super::message;
+
 /// 16 rows of Q, 6 pages, up to 3 splits a sequence.
 const SPEC: MlaDecodeSpec = MlaDecodeSpec {
     batch: 2,
@@ -22,10 +24,6 @@ const SPEC: MlaDecodeSpec = MlaDecodeSpec {
 const CONTIGUOUS: KvPaging = KvPaging::Contiguous { capacity: 192 };
 const KEY: usize = 576;
 const LATENT: usize = 512;
-
-fn message<T>(result: Result<T, Error>) -> String {
-    result.err().expect("must be rejected").to_string()
-}
 
 // ------------------------------------------------------------------------------------------------------------- plans
 

@@ -6,3 +6,10 @@ mod append;
 mod decode;
 mod gemm;
 mod moe;
+
+use deepseek_kernels::Error;
+
+/// What the error says.
+fn message<T>(result: Result<T, Error>) -> String {
+    result.err().expect("must be rejected").to_string()
+}

@@ -40,6 +40,8 @@ pub fn regenerate(root: &Path, check: bool) -> Result<()> {
 /// The headers in plain C: what all families share, each family's parameters, and the emulator's functions.
 #[cfg(feature = "bindings")]
 fn headers() -> String {
+    use crate::lint::FAMILIES;
+
     const SHARED: [&str; 5] = [
         "hopper/tensor_map.h",
         "faults.h",
@@ -47,7 +49,7 @@ fn headers() -> String {
         "hopper/emulated/machine/emu.h",
         "hopper/probes/params.h",
     ];
-    let families = ["gemm", "quant", "router", "moe", "mla"].map(|family| format!("{family}/params.h"));
+    let families = FAMILIES.map(|(family, _)| format!("{family}/params.h"));
     let all = SHARED.map(str::to_owned).into_iter().chain(families);
     all.map(|header| format!("#include \"{header}\"\n")).collect()
 }

@@ -42,6 +42,7 @@ pub fn make(root: &Path) -> Result<()> {
     }
     copy_scripts(&root.join(SCRIPTS), &folder)?;
     check_steps(&folder)?;
+    check_tests(&folder)?;
     variants::compile(root, &folder.join("variants"))?;
     process::run(
         Command::new(folder.join("bin/smoke")).arg("--bless").arg(folder.join("goldens.safetensors")),
@@ -116,10 +117,48 @@ fn check_steps(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Asks every carried test program what tests it has, and looks for their steps.
+fn check_tests(folder: &Path) -> Result<()> {
+    let steps = fs::read_to_string(folder.join("steps.txt"))?;
+    for entry in fs::read_dir(folder.join("tests"))? {
+        let entry = entry?;
+        let list = process::read(Command::new(entry.path()).args(["--list", "--format=terse"]))?;
+        let tests: Vec<&str> = list.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+        check_filters(&steps, &format!("tests/{}", entry.file_name().to_string_lossy()), &tests)?;
+    }
+    Ok(())
+}
+
+/// Every test of a program is in a step, and every step runs some: a filter that matches nothing would pass.
+fn check_filters(steps: &str, program: &str, tests: &[&str]) -> Result<()> {
+    let filters: Vec<&str> = step_lines(steps).filter_map(|line| filter(line, program)).collect();
+    for filter in &filters {
+        ensure!(
+            tests.iter().any(|test| test.contains(filter)),
+            "steps.txt runs {program} {filter}, which matches no test"
+        );
+    }
+    for test in tests {
+        let is_run = filters.iter().any(|filter| test.contains(filter));
+        ensure!(is_run, "no step of steps.txt runs {test} of {program}");
+    }
+    Ok(())
+}
+
+/// The module that a step runs of a program's tests; all of them without one.
+fn filter<'s>(line: &'s str, program: &str) -> Option<&'s str> {
+    let mut words = line.split_whitespace().skip_while(|word| *word != program);
+    words.next()?;
+    Some(words.next().filter(|word| word.ends_with("::")).unwrap_or_default())
+}
+
+fn step_lines(steps: &str) -> impl Iterator<Item = &str> {
+    steps.lines().filter(|line| !line.starts_with('#'))
+}
+
 /// What the steps name below bin/ and tests/.
 fn programs(steps: &str) -> Vec<&str> {
-    let lines = steps.lines().filter(|line| !line.starts_with('#'));
-    let words = lines.flat_map(|line| line.split([' ', ';']));
+    let words = step_lines(steps).flat_map(|line| line.split([' ', ';']));
     words.filter(|word| word.starts_with("bin/") || word.starts_with("tests/")).collect()
 }
 
@@ -230,5 +269,17 @@ mod tests {
                 .to_string()
                 .starts_with("no step of steps.txt runs tests/gate")
         );
+    }
+
+    #[test]
+    fn a_test_outside_every_filter_and_a_filter_without_tests_are_found() {
+        let steps = "# tests/cases none::\nrope 10 always no tests/cases mla::rope:: --test-threads=1\n";
+        let check = |tests: &[&str]| check_filters(steps, "tests/cases", tests).map_err(|e| e.to_string());
+        assert_eq!(check(&["mla::rope::turns"]), Ok(()));
+        let missing = "no step of steps.txt runs moe::layer::one of tests/cases";
+        assert_eq!(check(&["mla::rope::turns", "moe::layer::one"]), Err(missing.to_owned()));
+        let empty = "steps.txt runs tests/cases mla::rope::, which matches no test";
+        assert_eq!(check(&["mla::ropes"]), Err(empty.to_owned()));
+        assert!(check_filters("engine 30 always no tests/engine\n", "tests/engine", &["any::test"]).is_ok());
     }
 }

@@ -4,8 +4,8 @@ use super::Finding;
 use super::source::{Source, without_directives};
 
 /// A family, and those it may include.
-const FAMILIES: [(&str, &[&str]); 5] =
-    [("gemm", &["quant"]), ("mla", &["quant"]), ("moe", &["gemm", "quant"]), ("quant", &[]), ("router", &[])];
+pub const FAMILIES: [(&str, &[&str]); 5] =
+    [("gemm", &["quant"]), ("quant", &[]), ("router", &[]), ("moe", &["gemm", "quant"]), ("mla", &["quant"])];
 
 /// What no text of `hopper` says.
 const OPERATIONS: [&str; 4] = ["gemm", "mla", "moe", "expert"];
@@ -16,7 +16,7 @@ pub fn check(sources: &[Source]) -> Vec<Finding> {
 }
 
 /// The family whose device code a file is.
-fn family(source: &Source) -> Option<(&'static str, &'static [&'static str])> {
+pub fn family(source: &Source) -> Option<(&'static str, &'static [&'static str])> {
     FAMILIES.into_iter().find(|(name, _)| source.is_in(&format!("cuda/{name}")))
 }
 

@@ -2,18 +2,11 @@
 //! both machines and the emulator sees every access.
 
 use super::Finding;
+use super::families::family;
 use super::source::{Source, identifiers};
 
-const FOLDERS: [&str; 8] = [
-    "cuda/gemm",
-    "cuda/hopper/block",
-    "cuda/hopper/probes",
-    "cuda/hopper/tile",
-    "cuda/mla",
-    "cuda/moe",
-    "cuda/quant",
-    "cuda/router",
-];
+/// The plain folders besides those of the families.
+const FOLDERS: [&str; 3] = ["cuda/hopper/block", "cuda/hopper/probes", "cuda/hopper/tile"];
 
 pub fn check(sources: &[Source]) -> Vec<Finding> {
     let pointers: Vec<&str> = sources
@@ -21,10 +14,14 @@ pub fn check(sources: &[Source]) -> Vec<Finding> {
         .filter(|source| source.is_in("cuda") && source.path.ends_with("/params.h"))
         .flat_map(|source| source.code.lines().filter_map(pointer_field))
         .collect();
-    let plain = sources.iter().filter(|source| FOLDERS.iter().any(|folder| source.is_in(folder)));
+    let plain = sources.iter().filter(|source| is_plain(source));
     plain
         .flat_map(|source| [words(source), directives(source), accesses(source, &pointers)].concat())
         .collect()
+}
+
+fn is_plain(source: &Source) -> bool {
+    family(source).is_some() || FOLDERS.iter().any(|folder| source.is_in(folder))
 }
 
 fn words(source: &Source) -> Vec<Finding> {
@@ -122,7 +119,7 @@ mod tests {
             ("auto p = reinterpret_cast<float*>(addr);", "`reinterpret_cast`"),
             ("float x = *(float*)addr;", "`float*`"),
         ] {
-            for folder in FOLDERS {
+            for folder in FOLDERS.into_iter().chain(["cuda/gemm", "cuda/router"]) {
                 let found = messages(check, &format!("{folder}/x.cuh"), &format!("// asm\n{code}\n"));
                 assert_eq!(found.len(), 1, "{code}: {found:?}");
                 assert!(

@@ -15,6 +15,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::process;
+#[cfg(feature = "bindings")]
+pub use families::FAMILIES;
 use source::Source;
 
 /// A broken rule.

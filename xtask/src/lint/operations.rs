@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Finding;
+use super::families::FAMILIES;
 use super::source::{Source, identifiers};
 
 /// The files with a table.
@@ -24,8 +25,8 @@ fn compare(table: &Source, planned: &BTreeSet<String>, sources: &[Source]) -> Ve
 
 /// The family of a file of operations.
 fn family(source: &Source) -> Option<&str> {
-    let (family, file) = source.path.strip_prefix("src/")?.split_once('/')?;
-    (file.ends_with(".rs") && !["device", "launch", "table", "tensor"].contains(&family)).then_some(family)
+    let (family, _) = source.path.strip_prefix("src/")?.split_once('/')?;
+    FAMILIES.iter().any(|(name, _)| *name == family).then_some(family)
 }
 
 /// `family::Type` of every type with a plan.

@@ -48,10 +48,6 @@ impl Tokens {
         Self { latent, k_pe: vec![bf16::ONE; tokens * ROPE], slots: (0..tokens as i32).rev().collect() }
     }
 
-    pub fn count(&self) -> usize {
-        self.slots.len()
-    }
-
     /// These tokens, in this order.
     pub fn pick(&self, order: &[usize]) -> Self {
         let rows = |data: &[bf16], columns: usize| {
