@@ -51,7 +51,7 @@ fn main() -> Result<()> {
 }
 
 /// The step with both caches, compared.
-pub fn run(device: &Device) -> Result<()> {
+fn run(device: &Device) -> Result<()> {
     let sequences = [Golden::read(0), Golden::read(1)];
     println!("two tokens of two sequences, {HEADS} heads; {}", device.name());
     for format in [KvFormat::Bf16, KvFormat::Fp8] {
@@ -280,3 +280,12 @@ impl<'d> Layer<'d> {
 
 /// Tokens of each sequence.
 type Tokens = [Range<usize>; 2];
+
+#[cfg(test)]
+mod tests {
+    /// On every device.
+    #[test]
+    fn the_step_agrees_with_hugging_face() -> super::Result<()> {
+        check::devices::devices().iter().try_for_each(super::run)
+    }
+}

@@ -1,6 +1,6 @@
 //! The kernels of `cuda/gemm`.
 
-use super::{MAX_EXPERTS, MAX_SMEM_BYTES};
+use super::{Entry, Kernel, MAX_EXPERTS, MAX_SMEM_BYTES};
 
 /// Element type of the result D.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -101,6 +101,48 @@ impl GemmInstance {
         };
         format!("{schedule}fp8_gemm_m{}_n{}_c{}_{output}", self.block_m, self.block_n, self.cluster)
     }
+
+    /// The C++ configuration, a struct called `name`.
+    pub(super) fn config(&self, name: &str) -> String {
+        let Self { block_m, block_n, cluster, output, .. } = self;
+        let stages = self.stages();
+        let output = match output {
+            OutputType::Bf16 => "Bf16",
+            OutputType::F32 => "F32",
+        };
+        format!(
+            "namespace {{  // or the host's linker would take every file's fp8_gemm<Config> for the same function\n\
+             struct {name} : gemm::Fp8GemmConfig {{\n\
+             \x20 static constexpr int kBlockM = {block_m}, kBlockN = {block_n}, kStages = {stages}, kCluster = {cluster};\n\
+             \x20 static constexpr Output kOutput = Output::k{output};\n\
+             }};\n\
+             }}  // namespace\n"
+        )
+    }
+
+    fn kernel(&self) -> Kernel {
+        let smem_bytes = self.smem_bytes();
+        let (function, storage, params, experts) = match self.schedule {
+            Schedule::Dense => ("fp8_gemm", "Fp8GemmStorage", "Fp8GemmParams", String::new()),
+            Schedule::Grouped => (
+                "grouped_fp8_gemm",
+                "GroupedFp8GemmStorage",
+                "GroupedFp8GemmParams",
+                format!("static_assert(MAX_EXPERTS == {MAX_EXPERTS});\n"),
+            ),
+        };
+        let config = self.config("Config");
+        let code =
+            format!("{experts}{config}static_assert(sizeof(gemm::{storage}<Config>) == {smem_bytes});\n");
+        let entry = Entry {
+            name: &self.name(),
+            function: &format!("gemm::{function}<Config>"),
+            params,
+            threads: self.threads(),
+            cluster: self.cluster,
+        };
+        entry.kernel("gemm", &format!("gemm/{function}.cuh"), &code, smem_bytes)
+    }
 }
 
 const fn gemm(block_m: u32, block_n: u32, cluster: u32, output: OutputType) -> GemmInstance {
@@ -132,3 +174,8 @@ pub const GEMM_INSTANCES: &[GemmInstance] = &[
 /// Every compiled grouped GEMM. A cluster would span two experts, so there is none.
 pub const GROUPED_GEMM_INSTANCES: &[GemmInstance] =
     &[grouped(64, 32), grouped(64, 64), grouped(64, 128), grouped(128, 128), grouped(128, 192)];
+
+/// Every kernel of the family.
+pub fn kernels() -> impl Iterator<Item = Kernel> {
+    GEMM_INSTANCES.iter().chain(GROUPED_GEMM_INSTANCES).map(GemmInstance::kernel)
+}

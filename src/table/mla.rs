@@ -1,6 +1,6 @@
 //! The kernels of `cuda/mla`.
 
-use super::FixedKernel;
+use super::{Entry, FixedKernel, Kernel};
 
 /// Numbers of a latent vector: the values of MLA, and the first part of its keys.
 pub const MLA_LATENT: u32 = 512;
@@ -36,6 +36,28 @@ impl MlaInstance {
     pub fn name(&self) -> String {
         let cache = if self.fp8_cache { "fp8" } else { "bf16" };
         format!("mla_decode_{cache}_c{}", self.cluster)
+    }
+
+    fn kernel(&self) -> Kernel {
+        let (cluster, smem_bytes) = (self.cluster, self.smem_bytes());
+        let cache = if self.fp8_cache { "Fp8" } else { "Bf16" };
+        let code = format!(
+            "namespace {{\n\
+             struct Config : mla::MlaDecodeConfig {{\n\
+             \x20 static constexpr Cache kCache = Cache::k{cache};\n\
+             \x20 static constexpr int kCluster = {cluster};\n\
+             }};\n\
+             }}  // namespace\n\
+             static_assert(sizeof(mla::MlaDecodeStorage<Config>) == {smem_bytes});\n"
+        );
+        let entry = Entry {
+            name: &self.name(),
+            function: "mla::mla_decode<Config>",
+            params: "MlaDecodeParams",
+            threads: self.threads(),
+            cluster,
+        };
+        entry.kernel("mla", "mla/mla_decode.cuh", &code, smem_bytes)
     }
 }
 
@@ -94,6 +116,9 @@ pub const KV_APPEND: FixedKernel =
 pub const ROPE: FixedKernel =
     FixedKernel { family: "mla", name: "rope", params: "RopeParams", threads: 256, smem_bytes: 0 };
 
-/// Every kernel of the family that has a single configuration.
-pub const KERNELS: &[FixedKernel] =
-    &[MLA_SCHEDULE, MLA_COMBINE, MLA_ABSORB_QUERY, MLA_ABSORB_OUTPUT, MERGE_STATES, KV_APPEND, ROPE];
+/// Every kernel of the family.
+pub fn kernels() -> impl Iterator<Item = Kernel> {
+    let fixed =
+        [MLA_SCHEDULE, MLA_COMBINE, MLA_ABSORB_QUERY, MLA_ABSORB_OUTPUT, MERGE_STATES, KV_APPEND, ROPE];
+    MLA_INSTANCES.iter().map(MlaInstance::kernel).chain(fixed.map(FixedKernel::kernel))
+}

@@ -1,5 +1,5 @@
 //! The table of compiled kernels, a file per family. `build.rs` includes this same module: nvcc and the host compiler build
-//! from one list.
+//! from one list, which also says the few lines of C++ that instantiate each entry.
 
 pub mod gemm;
 pub mod mla;
@@ -30,19 +30,60 @@ pub struct FixedKernel {
     pub smem_bytes: u32,
 }
 
-/// Every kernel that has a single configuration.
-pub fn fixed_kernels() -> impl Iterator<Item = &'static FixedKernel> {
-    [quant::KERNELS, moe::KERNELS, router::KERNELS, mla::KERNELS].into_iter().flatten()
+impl FixedKernel {
+    fn kernel(self) -> Kernel {
+        let Self { family, name, params, threads, smem_bytes } = self;
+        let code = format!(
+            "static_assert({family}::{name}_threads == {threads} && {family}::{name}_smem_bytes == {smem_bytes});\n"
+        );
+        let entry =
+            Entry { name, function: &format!("{family}::{name}_kernel"), params, threads, cluster: 1 };
+        entry.kernel(family, &format!("{family}/{name}.cuh"), &code, smem_bytes)
+    }
 }
 
-/// Name, threads per CTA and dynamic shared memory of every kernel.
-pub fn launch_sizes() -> impl Iterator<Item = (String, u32, u32)> {
-    let gemms = gemm::GEMM_INSTANCES.iter().chain(gemm::GROUPED_GEMM_INSTANCES);
-    let gemms = gemms.map(|instance| (instance.name(), instance.threads(), instance.smem_bytes()));
-    let attention = mla::MLA_INSTANCES.iter();
-    let attention = attention.map(|instance| (instance.name(), instance.threads(), instance.smem_bytes()));
-    let fixed = fixed_kernels();
-    gemms
-        .chain(attention)
-        .chain(fixed.map(|kernel| (kernel.name.to_owned(), kernel.threads, kernel.smem_bytes)))
+/// A kernel as it is compiled and launched.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// Name of the GPU's function.
+    pub name: String,
+    /// Folder in `cuda/`.
+    pub family: &'static str,
+    /// Threads per CTA.
+    pub threads: u32,
+    /// CTAs per cluster.
+    pub cluster: u32,
+    /// Dynamic shared memory per CTA.
+    pub smem_bytes: u32,
+    /// The translation unit that instantiates it.
+    pub source: String,
+}
+
+/// What the macro `PTX_KERNEL` makes an entry point of.
+struct Entry<'a> {
+    name: &'a str,
+    function: &'a str,
+    params: &'a str,
+    threads: u32,
+    cluster: u32,
+}
+
+impl Entry<'_> {
+    /// `code` stands between the header, a path below `cuda/`, and the entry point.
+    fn kernel(&self, family: &'static str, header: &str, code: &str, smem_bytes: u32) -> Kernel {
+        let Self { name, function, params, threads, cluster } = *self;
+        let source = format!(
+            "#include \"{header}\"\n{code}PTX_KERNEL({name}, {function}, {params}, {threads}, {cluster})\n"
+        );
+        Kernel { name: name.to_owned(), family, threads, cluster, smem_bytes, source }
+    }
+}
+
+/// Every kernel of the families.
+pub fn kernels() -> impl Iterator<Item = Kernel> {
+    gemm::kernels()
+        .chain(quant::kernels())
+        .chain(router::kernels())
+        .chain(moe::kernels())
+        .chain(mla::kernels())
 }

@@ -1,6 +1,6 @@
 //! The kernels of `cuda/moe`.
 
-use super::{FixedKernel, MAX_EXPERTS};
+use super::{FixedKernel, Kernel, MAX_EXPERTS};
 
 /// Expert map: slots per block and group.
 pub const EXPERT_MAP_COUNT: FixedKernel = FixedKernel {
@@ -46,6 +46,9 @@ pub const SWIGLU_QUANTIZE: FixedKernel = FixedKernel {
 pub const COMBINE: FixedKernel =
     FixedKernel { family: "moe", name: "combine", params: "CombineParams", threads: 256, smem_bytes: 0 };
 
-/// Every kernel of the family that has a single configuration.
-pub const KERNELS: &[FixedKernel] =
-    &[EXPERT_MAP_COUNT, EXPERT_MAP_SCAN, EXPERT_MAP_SCATTER, GATHER_QUANTIZE, SWIGLU_QUANTIZE, COMBINE];
+/// Every kernel of the family.
+pub fn kernels() -> impl Iterator<Item = Kernel> {
+    [EXPERT_MAP_COUNT, EXPERT_MAP_SCAN, EXPERT_MAP_SCATTER, GATHER_QUANTIZE, SWIGLU_QUANTIZE, COMBINE]
+        .map(FixedKernel::kernel)
+        .into_iter()
+}

@@ -1,5 +1,12 @@
 //! The table of test kernels in `cuda/hopper/probes`.
 
+use std::fmt::Write as _;
+
+use super::{Entry, Kernel, gemm};
+
+/// Not of any family of operations.
+const FAMILY: &str = "hopper";
+
 /// A test kernel: `probe_NAME` in `cuda/hopper/probes/NAME.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProbeKernel {
@@ -11,6 +18,35 @@ pub struct ProbeKernel {
     pub cluster: u32,
     /// Dynamic shared memory per CTA; what a kernel may use without asking for more: at most 48 KiB.
     pub smem_bytes: u32,
+}
+
+impl ProbeKernel {
+    fn kernel(&self) -> Kernel {
+        let Self { name, threads, cluster, smem_bytes } = *self;
+        let (header, code) = match *self {
+            STORAGE => ("gemm/storage_probe.cuh".to_owned(), storage_kernel()),
+            _ => (format!("hopper/probes/{name}.cuh"), String::new()),
+        };
+        let entry = Entry {
+            name: &format!("probe_{name}"),
+            function: &format!("probe_{name}_kernel"),
+            params: "ProbeParams",
+            threads,
+            cluster,
+        };
+        entry.kernel(FAMILY, &header, &code, smem_bytes)
+    }
+}
+
+/// The probe that looks at the storage of every GEMM.
+fn storage_kernel() -> String {
+    let mut configs = String::new();
+    let mut calls = String::new();
+    for (index, instance) in gemm::GEMM_INSTANCES.iter().enumerate() {
+        configs.push_str(&instance.config(&format!("Config{index}")));
+        let _ = writeln!(calls, "  gemm::write_storage<Config{index}>(params, {index});");
+    }
+    format!("{configs}PTX_DEVICE void probe_storage_kernel(const ProbeParams& params) {{\n{calls}}}\n")
 }
 
 const fn probe(name: &'static str, threads: u32, cluster: u32, smem_bytes: u32) -> ProbeKernel {
@@ -69,3 +105,8 @@ pub const PROBES: &[ProbeKernel] = &[
     TMA_STORE,
     WGMMA,
 ];
+
+/// Every test kernel, as it is compiled.
+pub fn kernels() -> impl Iterator<Item = Kernel> {
+    PROBES.iter().map(ProbeKernel::kernel)
+}

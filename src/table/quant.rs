@@ -1,6 +1,6 @@
 //! The kernels of `cuda/quant`.
 
-use super::FixedKernel;
+use super::{FixedKernel, Kernel};
 
 /// BF16 to E4M3 with one scale per 1x128.
 pub const QUANTIZE_1X128: FixedKernel = FixedKernel {
@@ -27,5 +27,7 @@ pub const TRANSPOSE_SCALES: FixedKernel = FixedKernel {
     smem_bytes: 32 * 33 * 4,
 };
 
-/// Every kernel of the family that has a single configuration.
-pub const KERNELS: &[FixedKernel] = &[QUANTIZE_1X128, QUANTIZE_128X128, TRANSPOSE_SCALES];
+/// Every kernel of the family.
+pub fn kernels() -> impl Iterator<Item = Kernel> {
+    [QUANTIZE_1X128, QUANTIZE_128X128, TRANSPOSE_SCALES].map(FixedKernel::kernel).into_iter()
+}

@@ -1,6 +1,6 @@
 //! The kernels of `cuda/router`.
 
-use super::{FixedKernel, MAX_EXPERTS};
+use super::{FixedKernel, Kernel, MAX_EXPERTS};
 
 /// Router: logits of chunks of K.
 pub const GATE_LOGITS: FixedKernel = FixedKernel {
@@ -43,6 +43,9 @@ pub const SEQUENCE_BALANCE_LOSS: FixedKernel = FixedKernel {
     smem_bytes: 2 * 8 * MAX_EXPERTS * 4,
 };
 
-/// Every kernel of the family that has a single configuration.
-pub const KERNELS: &[FixedKernel] =
-    &[GATE_LOGITS, GATE_SELECT, EXPERT_LOAD, BIAS_UPDATE, SEQUENCE_BALANCE_LOSS];
+/// Every kernel of the family.
+pub fn kernels() -> impl Iterator<Item = Kernel> {
+    [GATE_LOGITS, GATE_SELECT, EXPERT_LOAD, BIAS_UPDATE, SEQUENCE_BALANCE_LOSS]
+        .map(FixedKernel::kernel)
+        .into_iter()
+}

@@ -1,8 +1,10 @@
 //! What cargo says it built.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::process;
@@ -22,6 +24,27 @@ pub struct Executable {
 pub struct Built {
     pub executables: Vec<Executable>,
     pub kernel_folder: PathBuf,
+}
+
+/// A kernel of the build.
+#[derive(Deserialize)]
+pub struct Kernel {
+    pub name: String,
+    pub family: String,
+    /// Dynamic shared memory of a CTA.
+    pub smem_bytes: u32,
+}
+
+impl Built {
+    /// The kernels of the families, in the order of their table; test kernels are left out.
+    pub fn kernels(&self) -> Result<Vec<Kernel>> {
+        let list = self.kernel_folder.join(build_support::LIST);
+        let text = fs::read_to_string(&list).with_context(|| list.display().to_string())?;
+        let mut kernels: Vec<Kernel> =
+            serde_json::from_str(&text).with_context(|| list.display().to_string())?;
+        kernels.retain(|kernel| kernel.family != "hopper");
+        Ok(kernels)
+    }
 }
 
 /// Builds or checks the crate as `arguments` say, showing cargo's progress.

@@ -43,26 +43,26 @@ pub fn make(root: &Path) -> Result<()> {
     copy_scripts(&root.join(SCRIPTS), &folder)?;
     check_steps(&folder)?;
     check_tests(&folder)?;
-    variants::compile(root, &folder.join("variants"))?;
+    variants::compile(root, &built, &folder.join("variants"))?;
     process::run(
         Command::new(folder.join("bin/smoke")).arg("--bless").arg(folder.join("goldens.safetensors")),
     )?;
     pack(&folder, &root.join(ARCHIVE))
 }
 
-/// Whether a test shows more on a GPU than without.
-pub fn uses_gpu(test: &str) -> bool {
-    !NOT_CARRIED.contains(&test)
+/// Whether an executable holds tests, an example's included, that show more on a GPU than without.
+pub fn tests_gpu(executable: &Executable) -> bool {
+    let holds_tests = executable.test && ["test", "example"].contains(&executable.kind.as_str());
+    holds_tests && !NOT_CARRIED.contains(&executable.name.as_str())
 }
 
 /// Where an executable goes in the archive.
 fn place(executable: &Executable) -> Option<PathBuf> {
     let Executable { name, kind, test, .. } = executable;
-    match (kind.as_str(), test) {
-        ("bin", false) if name != "xtask" => Some(format!("bin/{name}").into()),
-        ("test", _) if uses_gpu(name) => Some(format!("tests/{name}").into()),
-        _ => None,
+    if tests_gpu(executable) {
+        return Some(format!("tests/{name}").into());
     }
+    (kind == "bin" && !test && name != "xtask").then(|| format!("bin/{name}").into())
 }
 
 /// Copies a program without its symbols, and the C++ library that it needs, for hosts that have an older one or none.
@@ -228,11 +228,13 @@ mod tests {
             |name, kind, test| place(&executable(name, kind, test)).map(|place| place.display().to_string());
         assert_eq!(place("smoke", "bin", false).as_deref(), Some("bin/smoke"));
         assert_eq!(place("fp8_gemm", "test", true).as_deref(), Some("tests/fp8_gemm"));
+        assert_eq!(place("decode_step", "example", true).as_deref(), Some("tests/decode_step"));
         for (name, kind, test) in [
             ("smoke", "bin", true),
             ("xtask", "bin", false),
             ("deepseek_kernels", "lib", true),
             ("faults", "test", true),
+            ("balance", "example", false),
         ] {
             assert_eq!(place(name, kind, test), None);
         }

@@ -78,7 +78,7 @@ fn jobs(executables: &[Executable], program: &Path) -> Vec<Job> {
         match executable.kind.as_str() {
             // Without --bench criterion tries each benchmark once.
             "bench" => jobs.push(job(name, &executable.path, &["--test"])),
-            "test" if bundle::uses_gpu(&executable.name) => jobs.push(job(name, &executable.path, &[])),
+            _ if bundle::tests_gpu(executable) => jobs.push(job(name, &executable.path, &[])),
             _ => {}
         }
         if executable.name == "engine" {

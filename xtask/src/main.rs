@@ -8,7 +8,6 @@ mod lint;
 mod process;
 mod rehearsal;
 mod resources;
-mod sass;
 mod test;
 mod toolkit;
 mod variants;
@@ -18,26 +17,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-
-// What build.rs uses, which has no test harness of its own: its tests run here.
-#[path = "../../build/compile.rs"]
-#[allow(dead_code)]
-mod compile;
-#[path = "../../build/kernels.rs"]
-#[allow(dead_code)]
-mod kernels;
-#[path = "../../build/nvcc.rs"]
-#[allow(dead_code)]
-mod nvcc;
-#[path = "../../build/ptxas.rs"]
-#[allow(dead_code)]
-mod ptxas;
-#[path = "../../build/sources.rs"]
-#[allow(dead_code)]
-mod sources;
-#[path = "../../src/table/mod.rs"]
-#[allow(dead_code)]
-mod table;
 
 /// Every chore builds with the same features, so that nothing is compiled twice.
 const FEATURES: &str = "--features=deepseek-kernels/probes";

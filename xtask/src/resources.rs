@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
+use build_support::sass::{self, Instruction, rules};
+use build_support::{nvcc, ptxas};
 
-use crate::build_output;
-use crate::sass::{self, Instruction, rules};
-use crate::{nvcc, process, ptxas, sources};
+use crate::build_output::{self, Kernel};
+use crate::process;
 
 const TABLE: &str = "benches/results/resources.txt";
 
@@ -28,14 +29,13 @@ pub fn check(root: &Path, bless: bool) -> Result<()> {
 
     let mut rows = vec![header()];
     let mut violations = String::new();
-    for kernel in sources::kernel_sources() {
+    for kernel in built.kernels()? {
         let file = built.kernel_folder.join(&kernel.name);
         let report = fs::read_to_string(file.with_extension("ptxas")).with_context(|| kernel.name.clone())?;
         let resources = ptxas::parse(&report).map_err(|reason| anyhow!(reason))?;
         let mut disassemble = Command::new(&nvdisasm);
         let text = process::read(disassemble.args(["-c", "-hex"]).arg(file.with_extension("cubin")))?;
         let compiled = sass::parse(&text).with_context(|| kernel.name.clone())?;
-        check_sass(&kernel.name, &compiled.instructions)?;
         let findings = rules::examine(&kernel.name, &compiled).with_context(|| kernel.name.clone())?;
         for violation in &findings.violations {
             let _ = writeln!(violations, "{}: {violation}", kernel.name);
@@ -70,7 +70,7 @@ fn header() -> Vec<String> {
 }
 
 fn row(
-    kernel: &sources::KernelSource,
+    kernel: &Kernel,
     resources: &ptxas::Resources,
     instructions: &[Instruction],
     findings: &rules::Findings,
@@ -86,33 +86,6 @@ fn row(
     row.extend([findings.fences, findings.looped_fences, findings.waits].map(|count| count.to_string()));
     row.push(overlapped);
     row
-}
-
-/// What no kernel may contain, and what every GEMM must.
-fn check_sass(kernel: &str, instructions: &[Instruction]) -> Result<()> {
-    for instruction in instructions {
-        if matches!(instruction.base(), "LDL" | "STL") {
-            bail!("{kernel}: {instruction}: local memory, where registers were meant");
-        }
-        if is_float_atomic(instruction) {
-            let reason = "the order of floating-point atomics is not fixed, nor are the bits of their sum";
-            bail!("{kernel}: {instruction}: {reason}");
-        }
-    }
-    if kernel.contains("fp8_gemm_") {
-        for required in ["QGMMA", "UTMALDG"] {
-            if !instructions.iter().any(|instruction| instruction.base() == required) {
-                bail!("{kernel}: no {required}: the tensor core and TMA are not in use");
-            }
-        }
-    }
-    Ok(())
-}
-
-fn is_float_atomic(instruction: &Instruction) -> bool {
-    let atomic = ["RED", "REDG", "REDS", "ATOM", "ATOMG", "ATOMS"].contains(&instruction.base());
-    let floats = ["F16", "F32", "F64", "BF16"];
-    atomic && instruction.opcode.split('.').any(|part| floats.iter().any(|float| part.starts_with(float)))
 }
 
 /// Columns padded to their widest entry, numbers to the right.
@@ -159,37 +132,6 @@ fn compare(committed: &str, current: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sass::assembled;
-
-    const GEMM: &str = "QGMMA.64x16x32.F32.E4M3.E4M3 R24, gdesc[UR4]\n@P0 UTMALDG.2D [UR8], [UR4]\nEXIT";
-
-    fn check(kernel: &str, source: &str) -> Result<()> {
-        check_sass(kernel, &sass::parse(&assembled(source))?.instructions)
-    }
-
-    #[test]
-    fn forbidden_and_missing_instructions_are_found() {
-        assert!(check("grouped_fp8_gemm_a", GEMM).is_ok());
-        for missing in ["QGMMA", "UTMALDG"] {
-            let error = check("fp8_gemm_a", &GEMM.replace(missing, "NOP")).unwrap_err().to_string();
-            assert!(error.contains(missing), "{error}");
-        }
-        for bad in [
-            "LDL.64 R1, [R2]",
-            "STL [R1], R2",
-            "RED.E.ADD.F32.FTZ.RN.STRONG.GPU [R2], R1",
-            "ATOMG.E.ADD.F16x2.RN R1",
-        ] {
-            assert!(check("quantize", &format!("@!P1 {bad}")).is_err(), "{bad}");
-        }
-        for good in [
-            "REDG.E.OR.STRONG.GPU desc[UR4][R2.64], R0",
-            "SYNCS.ARRIVE.TRANS64.RED.A1T0 RZ",
-            "REDUX.OR UR1, R0",
-        ] {
-            assert!(check("quantize", good).is_ok(), "{good}");
-        }
-    }
 
     #[test]
     fn differences_are_shown() {

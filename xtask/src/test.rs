@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
+use build_support::nvcc;
 
 use crate::FEATURES;
-use crate::process::{cargo, run};
-use crate::{bindings, bundle, gpu_path, lint, nvcc, rehearsal, resources, toolkit};
+use crate::process::{cargo, read, run};
+use crate::{bindings, bundle, gpu_path, lint, rehearsal, resources, toolkit};
 
 type Step = (&'static str, fn(&Path) -> Result<()>);
 
@@ -92,11 +93,28 @@ fn document(root: &Path) -> Result<()> {
         .env("RUSTDOCFLAGS", "--deny=warnings"))
 }
 
+/// What runs under the sanitizers: tests of `cases` and of the example.
+const SANITIZED: [&str; 5] = ["quant::", "gemm::fp8_gemm", "moe::layer", "mla::splits", "the_step_agrees"];
+
 /// The operations once more, on an emulator and kernels built with ASan and UBSan. Last, because it leaves that build
 /// behind.
 fn sanitize(root: &Path) -> Result<()> {
-    let mut command = cargo(root);
-    command.args(["test", "--package=deepseek-kernels", FEATURES, "--test=cases", "--"]);
-    command.args(["quant::", "gemm::fp8_gemm", "moe::layer", "mla::step", "mla::splits"]);
-    run(command.env("DEEPSEEK_KERNELS_SANITIZE", "1"))
+    let tests = || {
+        let mut command = cargo(root);
+        command.args([
+            "test",
+            "--package=deepseek-kernels",
+            FEATURES,
+            "--test=cases",
+            "--example=decode_step",
+        ]);
+        command.env("DEEPSEEK_KERNELS_SANITIZE", "1").arg("--");
+        command
+    };
+    let list = read(tests().args(["--list", "--format=terse"]))?;
+    for filter in SANITIZED {
+        let matches = list.lines().any(|line| line.ends_with(": test") && line.contains(filter));
+        ensure!(matches, "no test is called {filter}");
+    }
+    run(tests().args(SANITIZED))
 }

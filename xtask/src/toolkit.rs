@@ -6,8 +6,9 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
+use build_support::nvcc;
 
-use crate::{nvcc, process};
+use crate::process;
 
 /// What pip is told to install, and the one folder of it that is kept.
 struct Package {

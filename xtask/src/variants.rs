@@ -5,8 +5,10 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use build_support::{compile, cubins, nvcc};
 
-use crate::{compile, kernels, nvcc, process, sources};
+use crate::build_output::Built;
+use crate::process;
 
 /// One patch of `cuda/` per variant. Its first line names the kernels: `kernels: NAME NAME`.
 const PATCHES: &str = "crates/hardware/variants";
@@ -14,7 +16,7 @@ const PATCHES: &str = "crates/hardware/variants";
 const FOLDER: &str = "target/variants";
 
 /// Compiles every variant to `to/VARIANT/KERNEL.cubin`. A patch that no longer applies is an error.
-pub fn compile(root: &Path, to: &Path) -> Result<()> {
+pub fn compile(root: &Path, built: &Built, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     let nvcc = nvcc::find(root).map_err(|reason| anyhow!(reason))?;
     for entry in fs::read_dir(root.join(PATCHES))? {
@@ -22,9 +24,6 @@ pub fn compile(root: &Path, to: &Path) -> Result<()> {
         let variant = patch.file_stem().context("a patch has a name")?.to_os_string();
         let text = fs::read_to_string(&patch)?;
         let names = kernel_names(&text).with_context(|| patch.display().to_string())?;
-        let mut chosen = sources::kernel_sources();
-        chosen.retain(|kernel| names.contains(&kernel.name));
-        ensure!(chosen.len() == names.len(), "{}: expected kernels, got {names:?}", patch.display());
 
         let folder = root.join(FOLDER).join(&variant);
         let cuda = patched(root, &patch, &folder)?;
@@ -33,23 +32,27 @@ pub fn compile(root: &Path, to: &Path) -> Result<()> {
             let same = fs::read(root.join(file))? == fs::read(folder.join(file))?;
             ensure!(!same, "{}: {file} was not patched", patch.display());
         }
-        let made = kernels::write_sources(&folder, &chosen).map_err(|error| anyhow!(error))?;
+        for name in &names {
+            let source = format!("{name}.cu");
+            fs::copy(built.kernel_folder.join(&source), folder.join(&source))
+                .with_context(|| format!("{}: expected a kernel, got {name}", patch.display()))?;
+        }
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        compile::in_parallel(kernels::tasks(&nvcc, &cuda, &made, &chosen), threads)
+        compile::in_parallel(cubins::tasks(&nvcc, &cuda, &folder, names.iter().copied()), threads)
             .map_err(|error| anyhow!(error))?;
         fs::create_dir_all(to.join(&variant))?;
-        for kernel in &chosen {
-            let cubin = format!("{}.cubin", kernel.name);
-            fs::copy(made.join(&cubin), to.join(&variant).join(&cubin))?;
+        for name in &names {
+            let cubin = format!("{name}.cubin");
+            fs::copy(folder.join(&cubin), to.join(&variant).join(&cubin))?;
         }
     }
     Ok(())
 }
 
-fn kernel_names(patch: &str) -> Result<Vec<String>> {
+fn kernel_names(patch: &str) -> Result<Vec<&str>> {
     let names = patch.lines().next().and_then(|line| line.strip_prefix("kernels: "));
     let names = names.context("expected a first line \"kernels: NAME NAME\"")?;
-    Ok(names.split_whitespace().map(str::to_owned).collect())
+    Ok(names.split_whitespace().collect())
 }
 
 /// Files that a patch changes, below the repository's root.

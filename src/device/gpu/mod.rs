@@ -22,7 +22,7 @@ pub(crate) use memory::{Addresses, Uploaded};
 
 use crate::device::bindings::{FAULT_KINDS, TensorMap};
 use crate::error::{Error, Result};
-use crate::table::{MAX_SMEM_BYTES, launch_sizes};
+use crate::table::{self, MAX_SMEM_BYTES};
 use crate::tensor::MapElement;
 use crate::tensor::tensor_map::{MAX_RANK, Swizzle, TensorMapArrays, TensorMapSpec};
 
@@ -137,7 +137,8 @@ impl Gpu {
 
     pub fn kernel_attributes(&self) -> Result<Vec<KernelAttributes>> {
         use sys::CUfunction_attribute as Attribute;
-        let attributes = |(name, threads, smem_bytes): (String, u32, u32)| {
+        let attributes = |kernel: table::Kernel| {
+            let table::Kernel { name, threads, smem_bytes, .. } = kernel;
             let CudaKernel { name, function, .. } = self.kernel(&name)?;
             let ask =
                 |attribute| function.get_attribute(attribute).map_err(driver_error("asking about a kernel"));
@@ -154,7 +155,7 @@ impl Gpu {
             };
             Some(answers())
         };
-        launch_sizes().filter_map(attributes).collect()
+        table::kernels().filter_map(attributes).collect()
     }
 
     pub fn error_words(&self) -> &[AtomicU32; FAULT_KINDS as usize] {

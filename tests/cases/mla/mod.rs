@@ -4,4 +4,3 @@ mod kv_append;
 mod merge_states;
 mod rope;
 mod splits;
-mod step;

@@ -1,4 +1,4 @@
-//! Where nvcc is. `build.rs` and the xtask ask the same question, so both include this file.
+//! Where nvcc is.
 
 use std::env;
 use std::ffi::OsString;

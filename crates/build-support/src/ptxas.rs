@@ -1,4 +1,4 @@
-//! What `ptxas -v` says about a kernel. `build.rs` refuses spills with it, `cargo xtask resources` tabulates it.
+//! What `ptxas -v` says about a kernel: builds refuse spills with it.
 
 /// What one thread, and one CTA, of a kernel occupies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

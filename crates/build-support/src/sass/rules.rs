@@ -50,14 +50,15 @@ const EXPONENTIALS: usize = 64 * 64 / 128;
 pub fn examine(name: &str, kernel: &Kernel) -> Result<Findings> {
     let fences: Vec<usize> =
         (0..kernel.instructions.len()).filter(|&i| is_fence(&kernel.instructions[i])).collect();
-    let mut violations = Vec::new();
+    let mut violations = wrong_contents(name, kernel);
+    let mut looped_fences = 0;
     for &index in &fences {
         if kernel.is_in_loop(index)? {
             let rule = "in a loop: every round waits for the whole GPU, or loses all of L1";
             violations.push(Violation::by(&kernel.instructions[index], rule));
+            looped_fences += 1;
         }
     }
-    let looped_fences = violations.len();
     let waits = waits_in_groups(kernel)?;
     let rule = "waits between two wgmmas of a group: the later ones wait with it";
     violations.extend(waits.iter().map(|waiting| Violation::by(waiting, rule)));
@@ -67,6 +68,33 @@ pub fn examine(name: &str, kernel: &Kernel) -> Result<Findings> {
     }
     let overlapped = overlap.map(|(count, _)| count);
     Ok(Findings { fences: fences.len(), looped_fences, waits: waits.len(), overlapped, violations })
+}
+
+/// What no kernel may contain, and what every GEMM must.
+fn wrong_contents(name: &str, kernel: &Kernel) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for instruction in &kernel.instructions {
+        if matches!(instruction.base(), "LDL" | "STL") {
+            violations.push(Violation::by(instruction, "local memory, where registers were meant"));
+        }
+        if is_float_atomic(instruction) {
+            let rule = "the order of floating-point atomics is not fixed, nor are the bits of their sum";
+            violations.push(Violation::by(instruction, rule));
+        }
+    }
+    let is_missing = |required: &&str| !kernel.instructions.iter().any(|i| i.base() == *required);
+    let required: &[&str] = if name.contains("fp8_gemm_") { &["QGMMA", "UTMALDG"] } else { &[] };
+    for missing in required.iter().filter(|required| is_missing(required)) {
+        let rule = format!("no {missing}: the tensor core and TMA are not in use");
+        violations.push(Violation { instruction: None, rule });
+    }
+    violations
+}
+
+fn is_float_atomic(instruction: &Instruction) -> bool {
+    let atomic = ["RED", "REDG", "REDS", "ATOM", "ATOMG", "ATOMS"].contains(&instruction.base());
+    let floats = ["F16", "F32", "F64", "BF16"];
+    atomic && instruction.opcode.split('.').any(|part| floats.iter().any(|float| part.starts_with(float)))
 }
 
 /// The softmax of a block must run beside the products of the block before.
@@ -187,6 +215,36 @@ mod tests {
         assert_eq!(texts(&examined("k", source)).len(), 1);
     }
 
+    #[test]
+    fn forbidden_and_missing_instructions_are_found() {
+        let gemm = "QGMMA.64x16x32.F32.E4M3.E4M3 R24, gdesc[UR4]\n@P0 UTMALDG.2D [UR8], [UR4]\nEXIT";
+        assert_eq!(texts(&examined("grouped_fp8_gemm_a", gemm)), [""; 0]);
+        for missing in ["QGMMA", "UTMALDG"] {
+            let [text] = &texts(&examined("fp8_gemm_a", &gemm.replace(missing, "NOP")))[..] else {
+                panic!("without {missing} there is not one violation")
+            };
+            assert!(text.starts_with(&format!("no {missing}: ")), "{text}");
+        }
+        for bad in [
+            "LDL.64 R1, [R2]",
+            "STL [R1], R2",
+            "RED.E.ADD.F32.FTZ.RN.STRONG.GPU [R2], R1",
+            "ATOMG.E.ADD.F16x2.RN R1",
+        ] {
+            let [text] = &texts(&examined("quantize", &format!("@!P1 {bad}\nEXIT")))[..] else {
+                panic!("{bad} is not one violation")
+            };
+            assert!(text.starts_with(&format!("/*0000*/ {bad}: ")), "{text}");
+        }
+        for good in [
+            "REDG.E.OR.STRONG.GPU desc[UR4][R2.64], R0",
+            "SYNCS.ARRIVE.TRANS64.RED.A1T0 RZ",
+            "REDUX.OR UR1, R0",
+        ] {
+            assert_eq!(texts(&examined("quantize", &format!("@!P1 {good}\nEXIT"))), [""; 0], "{good}");
+        }
+    }
+
     const GROUP: &str = "TOP:\nwait 2 QGMMA.64x16x32.F32.E4M3.E4M3 R24, gdesc[UR8], RZ, !UPT\n\
                          ULOP3.LUT UR8, UR21, 0x2, URZ, 0xfc, !UPT\n\
                          BETWEEN\n\
@@ -244,7 +302,7 @@ mod tests {
         assert!(
             texts(&examined("mla_decode_bf16_c1", serial)).concat().starts_with("no wait for the scores")
         );
-        assert_eq!(examined("fp8_gemm_m64_n16_c1_bf16", serial), examined("combine", serial));
+        assert_eq!(examined("merge_states", serial), examined("combine", serial));
         assert_eq!(examined("combine", serial).violations, []);
     }
 }

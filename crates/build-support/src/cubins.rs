@@ -1,14 +1,13 @@
 //! The kernels as Hopper cubins.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use crate::compile::{self, Task};
+use crate::kernels::{Kernel, write};
 use crate::nvcc::{self, Nvcc};
 use crate::ptxas;
-use crate::sources::KernelSource;
 
 /// Only the long form of `-gencode` makes nvcc target sm_90a and nothing else.
 const TARGET: &str = "-gencode=arch=compute_90a,code=sm_90a";
@@ -18,13 +17,18 @@ const COMPILE_FLAGS: [&str; 6] =
     ["-ptx", "-O3", "-std=c++20", "-fmad=false", "--expt-relaxed-constexpr", "-lineinfo"];
 const ASSEMBLE_FLAGS: [&str; 5] = ["-cubin", "-O3", "-lineinfo", "-Xptxas", "-v"];
 
-/// One task per kernel: `folder/NAME.cu` to `NAME.ptx`, `NAME.cubin` and ptxas's report, `NAME.ptxas`.
-pub fn tasks(nvcc: &Nvcc, cuda: &Path, folder: &Path, kernels: &[KernelSource]) -> Vec<Task> {
-    let task = |kernel: &KernelSource| {
-        let (nvcc, cuda, file) = (nvcc.clone(), cuda.to_owned(), folder.join(&kernel.name));
+/// One task per name of a kernel: `folder/NAME.cu` to `NAME.ptx`, `NAME.cubin` and ptxas's report, `NAME.ptxas`.
+pub fn tasks<'n>(
+    nvcc: &Nvcc,
+    cuda: &Path,
+    folder: &Path,
+    names: impl IntoIterator<Item = &'n str>,
+) -> Vec<Task> {
+    let task = |name| {
+        let (nvcc, cuda, file) = (nvcc.clone(), cuda.to_owned(), folder.join(name));
         Box::new(move || compile(&nvcc, &cuda, &file)) as Task
     };
-    kernels.iter().map(task).collect()
+    names.into_iter().map(task).collect()
 }
 
 fn compile(nvcc: &Nvcc, cuda: &Path, file: &Path) -> Result<(), String> {
@@ -50,14 +54,14 @@ fn compile(nvcc: &Nvcc, cuda: &Path, file: &Path) -> Result<(), String> {
 }
 
 /// Writes `cubins.rs`: the table of names and images, each aligned as the driver wants it.
-pub fn write_table(out: &Path, nvcc: &Nvcc, kernels: &[KernelSource]) -> Result<(), String> {
+pub(crate) fn write_table(out: &Path, nvcc: &Nvcc, kernels: &[Kernel]) -> Result<(), String> {
     let mut text = String::from(
         "#[repr(C, align(16))]\n\
          struct Image<T: ?Sized>(T);\n\n\
          /// Every kernel's name and cubin.\n\
          pub static CUBINS: &[(&str, &[u8])] = &[\n",
     );
-    for KernelSource { name, .. } in kernels {
+    for Kernel { name, .. } in kernels {
         let _ = writeln!(text, "    (\"{name}\", &Image(*include_bytes!(\"kernels/{name}.cubin\")).0),");
     }
     let major = nvcc.major();
@@ -66,18 +70,4 @@ pub fn write_table(out: &Path, nvcc: &Nvcc, kernels: &[KernelSource]) -> Result<
         "];\n\n/// The CUDA whose drivers load them.\nconst CUBINS_CUDA_MAJOR: i32 = {major};"
     );
     write(&out.join("cubins.rs"), &text)
-}
-
-/// Writes the kernels' translation units and returns their folder.
-pub fn write_sources(out: &Path, kernels: &[KernelSource]) -> Result<PathBuf, String> {
-    let folder = out.join("kernels");
-    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    for kernel in kernels {
-        write(&folder.join(&kernel.name).with_extension("cu"), &kernel.text)?;
-    }
-    Ok(folder)
-}
-
-fn write(path: &Path, text: &str) -> Result<(), String> {
-    fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
 }

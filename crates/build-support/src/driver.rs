@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::compile::{self, Task};
-use crate::emulator::{self, Emulator};
+use crate::emulator::{Emulator, sources_in};
+use crate::kernels::write;
 
 /// The name that programs load.
 const LIBRARY: &str = "libcuda.so.1";
@@ -30,7 +31,7 @@ impl Driver {
         }
         let folder = out.join("driver");
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-        let sources = emulator::sources_in(&cuda.join("driver"))?;
+        let sources = sources_in(&cuda.join("driver"))?;
         let (objects, tasks): (Vec<_>, Vec<_>) =
             sources.iter().map(|source| emulator.task(cuda, source, &folder)).collect::<Result<_, _>>()?;
         Ok((Self { folder, objects }, tasks))
@@ -41,7 +42,7 @@ impl Driver {
     pub fn link(self, emulator: &Emulator) -> Result<(), String> {
         let library = self.folder.join(LIBRARY);
         let exports = self.folder.join("exports.map");
-        emulator::write(&exports, EXPORTS)?;
+        write(&exports, EXPORTS)?;
         let objects: Vec<_> = self.objects.iter().chain(emulator.objects()).collect();
         let mut command = emulator.compiler()?;
         command.args(["-shared", "-pthread", "-static-libstdc++", "-static-libgcc", "-Wl,-Bsymbolic"]);
@@ -52,7 +53,7 @@ impl Driver {
         let depfile = self.folder.join("link.d");
         let names: Vec<_> =
             objects.iter().map(|object| object.to_string_lossy().replace(' ', "\\ ")).collect();
-        emulator::write(&depfile, &format!("{LIBRARY}: {}\n", names.join(" ")))?;
+        write(&depfile, &format!("{LIBRARY}: {}\n", names.join(" ")))?;
         let recipe = emulator.recipe(&command) + EXPORTS;
         compile::unless_made(&library, &depfile, &recipe, || compile::run(&mut command).map(drop))
     }

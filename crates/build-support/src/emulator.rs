@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::compile::{self, Task};
-use crate::sources::{KernelSource, emulator_table};
+use crate::kernels::{Kernel, write};
 
 /// Builds with AddressSanitizer and UndefinedBehaviorSanitizer, for tests.
 const SANITIZE: &str = "DEEPSEEK_KERNELS_SANITIZE";
@@ -53,15 +53,15 @@ impl Emulator {
     }
 
     /// One task per file of `cuda/hopper/emulated/machine` and per kernel.
-    pub fn tasks(&mut self, cuda: &Path, kernels: &[KernelSource]) -> Result<Vec<Task>, String> {
+    pub fn tasks(&mut self, cuda: &Path, kernels: &[Kernel]) -> Result<Vec<Task>, String> {
         let mut sources = sources_in(&cuda.join("hopper/emulated/machine"))?;
         for kernel in kernels {
             let source = self.folder.join(format!("{}.cpp", kernel.name));
-            write(&source, &kernel.text)?;
+            write(&source, &kernel.source)?;
             sources.push(source);
         }
         let table = self.folder.join("emu_kernels.cpp");
-        write(&table, &emulator_table(kernels))?;
+        write(&table, &kernel_table(kernels))?;
         sources.push(table);
         let (objects, tasks): (Vec<_>, Vec<_>) =
             sources.iter().map(|source| self.task(cuda, source, &self.folder)).collect::<Result<_, _>>()?;
@@ -123,6 +123,16 @@ pub fn sources_in(folder: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(sources)
 }
 
-pub fn write(path: &Path, text: &str) -> Result<(), String> {
-    fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+/// The file with the list that the emulator looks kernels up in, ended by null.
+fn kernel_table(kernels: &[Kernel]) -> String {
+    let names = || kernels.iter().map(|kernel| &kernel.name);
+    let declarations: String = names().map(|name| format!("extern const emu::Kernel {name};\n")).collect();
+    let entries: String = names().map(|name| format!("&{name}, ")).collect();
+    format!(
+        "#include \"hopper/emulated/machine/machine.h\"\n\
+         extern \"C\" {{\n\
+         {declarations}\
+         const emu::Kernel* const emu_kernels[] = {{{entries}nullptr}};\n\
+         }}\n"
+    )
 }

@@ -1,0 +1,22 @@
+//! What the build script of `deepseek-kernels` does with its table of kernels: nvcc makes cubins, which the library embeds,
+//! and a C++ compiler makes the emulated Hopper and a CUDA driver that runs on it.
+//!
+//! The chores of developers use the same: an old form of a kernel is compiled, and a cubin read, as a build does it.
+
+pub mod compile;
+pub mod cubins;
+#[cfg(feature = "driver")]
+mod driver;
+#[cfg(feature = "emulator")]
+mod emulator;
+#[cfg(feature = "emulator")]
+mod host;
+mod kernels;
+pub mod nvcc;
+pub mod ptxas;
+#[cfg(feature = "sass")]
+pub mod sass;
+mod script;
+
+pub use kernels::{Kernel, LIST};
+pub use script::build;
