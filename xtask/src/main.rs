@@ -5,6 +5,7 @@ mod build_output;
 mod bundle;
 mod gpu_path;
 mod lint;
+mod package;
 mod process;
 mod rehearsal;
 mod resources;
@@ -52,6 +53,8 @@ enum Chore {
     Bundle,
     /// Unpacks that archive elsewhere and runs it as on a GPU host, under the fake driver
     Rehearse,
+    /// Packs the published packages, and uses the library outside the repository
+    Package,
     /// Runs every check, as CI does
     Test,
 }
@@ -76,6 +79,7 @@ fn run() -> Result<()> {
         Chore::GpuPath => gpu_path::check(root),
         Chore::Bundle => bundle::make(root),
         Chore::Rehearse => rehearsal::run(root),
+        Chore::Package => package::check(root),
         Chore::Test => test::run_all(root),
     }
 }

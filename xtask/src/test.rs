@@ -8,12 +8,12 @@ use build_support::nvcc;
 
 use crate::FEATURES;
 use crate::process::{cargo, read, run};
-use crate::{bindings, bundle, gpu_path, lint, rehearsal, resources, toolkit};
+use crate::{bindings, bundle, gpu_path, lint, package, rehearsal, resources, toolkit};
 
 type Step = (&'static str, fn(&Path) -> Result<()>);
 
 /// Cheap steps first; the later ones reuse what the earlier ones built.
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     ("toolkit", find_or_fetch_nvcc),
     ("format", |root| run(cargo(root).args(["fmt", "--all", "--check"]))),
     ("lint", lint::run),
@@ -25,6 +25,7 @@ const STEPS: [Step; 13] = [
     ("gpu path", gpu_path::check),
     ("bundle", bundle::make),
     ("rehearsal", rehearsal::run),
+    ("package", package::check),
     ("documentation", document),
     ("sanitizers", sanitize),
 ];

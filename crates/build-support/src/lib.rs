@@ -5,7 +5,7 @@
 
 pub mod compile;
 pub mod cubins;
-#[cfg(feature = "driver")]
+#[cfg(feature = "emulator")]
 mod driver;
 #[cfg(feature = "emulator")]
 mod emulator;

@@ -16,7 +16,7 @@ const UNSAFE: [&str; 5] = [
 const LOOKED_THROUGH: [&str; 4] = ["src", "crates/check/src", "crates/hardware/src", "crates/oracles/src"];
 
 pub fn check(sources: &[Source]) -> Vec<Finding> {
-    let rules = [unsafe_code, driver_includes, places];
+    let rules = [unsafe_code, driver_includes, places, modules];
     sources.iter().flat_map(|source| rules.iter().flat_map(|rule| rule(source))).collect()
 }
 
@@ -50,6 +50,17 @@ fn unsafe_code(source: &Source) -> Vec<Finding> {
     let found = source.identifiers().filter(|&(_, word)| word == "unsafe");
     let message = format!("`unsafe` stands only in {}", UNSAFE.join(", "));
     found.map(|(at, _)| Finding::new(source, source.line(at), message.as_str())).collect()
+}
+
+/// A module lies where its name says, or belongs into a crate; but `build.rs` shares the table of kernels with the library.
+fn modules(source: &Source) -> Vec<Finding> {
+    if source.path == "build.rs" {
+        return Vec::new();
+    }
+    let elsewhere =
+        source.text.lines().enumerate().filter(|(_, line)| line.trim_start().starts_with("#[path"));
+    let message = "`#[path]` stands only in build.rs: code that two crates need is a crate";
+    elsewhere.map(|(number, _)| Finding::new(source, number + 1, message)).collect()
 }
 
 /// Folders of one machine, and hosts of package registries: neither exists where the crate is built next.
@@ -117,6 +128,14 @@ mod tests {
         assert!(messages(check, "src/gemm/fp8_gemm.rs", text)[0].starts_with("src/gemm/fp8_gemm.rs:3: "));
         assert_eq!(messages(check, "crates/hardware/src/timing.rs", text).len(), 1);
         assert_eq!(messages(check, "src/launch/mod.rs", text), [""; 0]);
+    }
+
+    #[test]
+    fn a_module_from_elsewhere_is_found() {
+        let text = "mod a;\n#[path = \"../b.rs\"]\nmod b;\n";
+        let found = messages(check, "xtask/src/main.rs", text);
+        assert!(found.len() == 1 && found[0].starts_with("xtask/src/main.rs:2: "), "{found:?}");
+        assert_eq!(messages(check, "build.rs", text), [""; 0]);
     }
 
     #[test]

@@ -1,0 +1,54 @@
+//! What the packages of the registry hold is enough: unpacked outside the repository, the library is built and used.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::process::{cargo, run};
+
+/// The published packages, each after those it needs.
+const PACKAGES: [&str; 2] = ["deepseek-kernels-build-support", "deepseek-kernels"];
+
+/// The program that uses the library: it knows no other crate of the workspace.
+const PROGRAM: &str = "examples/fp8_linear.rs";
+
+/// Packs, unpacks elsewhere, and runs a program of a new crate that depends on the unpacked library.
+pub fn check(root: &Path) -> Result<()> {
+    let mut package = cargo(root);
+    package.args(["package", "--quiet", "--allow-dirty", "--no-verify"]);
+    package.args(PACKAGES.map(|name| format!("--package={name}")));
+    run(&mut package)?;
+
+    let elsewhere = tempfile::tempdir()?;
+    let version = env!("CARGO_PKG_VERSION");
+    for name in PACKAGES {
+        let archive = root.join(format!("target/package/{name}-{version}.crate"));
+        run(Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(elsewhere.path()))?;
+        fs::rename(elsewhere.path().join(format!("{name}-{version}")), elsewhere.path().join(name))?;
+    }
+    let user = elsewhere.path().join("user");
+    fs::create_dir_all(user.join("src"))?;
+    fs::write(user.join("Cargo.toml"), manifest())?;
+    // The versions that everything else here is tried with.
+    fs::copy(root.join("Cargo.lock"), user.join("Cargo.lock"))?;
+    fs::copy(root.join(PROGRAM), user.join("src/main.rs")).context(PROGRAM)?;
+    run(cargo(&user).args(["run", "--quiet"]).env_remove("CARGO_TARGET_DIR"))
+}
+
+/// Of a crate whose packages come from the folders beside it instead of the registry.
+fn manifest() -> String {
+    let patches = PACKAGES.map(|name| format!("{name} = {{ path = \"../{name}\" }}\n")).concat();
+    format!(
+        "[package]\n\
+         name = \"user\"\n\
+         edition = \"2024\"\n\n\
+         [dependencies]\n\
+         deepseek-kernels = \"*\"\n\n\
+         [profile.dev]\n\
+         opt-level = 2\n\n\
+         [patch.crates-io]\n\
+         {patches}"
+    )
+}
