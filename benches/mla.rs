@@ -10,7 +10,7 @@ use check::bench::gpu::{Gpu, L2};
 use check::mla::shapes::{BF16_ROW, FP8_ROW, Lengths, MlaShape, Source, shapes};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use deepseek_kernels::mla::{
-    DEFAULT_SPLIT_TOKENS, EmptyLse, KvCache, KvFormat, KvPaging, MAX_Q_TOKENS, MlaDecode, MlaDecodeArgs,
+    DEFAULT_SPLIT_KEYS, EmptyLse, KvCache, KvFormat, KvPaging, MAX_Q_TOKENS, MlaDecode, MlaDecodeArgs,
     MlaDecodeSpec,
 };
 use deepseek_kernels::{Buffer, Device, Matrix, MatrixMut, Stream, bf16};
@@ -91,11 +91,11 @@ impl Problem {
             paging: KvPaging::Paged { pages, page_size: PAGE, pages_per_sequence },
             softmax_scale: SCALE,
             causal,
-            split_tokens: DEFAULT_SPLIT_TOKENS,
+            split_keys: DEFAULT_SPLIT_KEYS,
             empty_lse: EmptyLse::NegativeInfinity,
         };
-        let split_tokens = spec.fastest_split(longest, device.multiprocessors());
-        let spec = MlaDecodeSpec { split_tokens, ..spec };
+        let split_keys = spec.fastest_split(longest, device.multiprocessors());
+        let spec = MlaDecodeSpec { split_keys, ..spec };
         let plan = MlaDecode::plan(device, spec).expect("plan");
         let rows = batch * q_tokens * heads;
         let inputs = CLASS.generate(rows, KEYS, KEYS, 1);
@@ -156,16 +156,16 @@ impl Problem {
     fn check(&mut self, stream: Stream) {
         self.run(stream);
         let (out, lse) = (self.out.to_vec().expect("out"), self.lse.to_vec().expect("lse"));
-        let MlaDecodeSpec { batch, q_tokens, heads, causal, split_tokens, .. } = *self.plan.spec();
+        let MlaDecodeSpec { batch, q_tokens, heads, causal, split_keys, .. } = *self.plan.spec();
         let columns = self.host_table.len() / batch;
         for sequence in [0, batch - 1] {
             let table = &self.host_table[sequence * columns..][..columns];
             // The cache, of which row r is key r % KEYS.
-            let tokens: Vec<usize> = (0..self.host_lengths[sequence] as usize)
-                .map(|token| (table[token / PAGE] as usize * PAGE + token % PAGE) % KEYS)
+            let keys: Vec<usize> = (0..self.host_lengths[sequence] as usize)
+                .map(|key| (table[key / PAGE] as usize * PAGE + key % PAGE) % KEYS)
                 .collect();
             let keys: Vec<bf16> =
-                tokens.iter().flat_map(|&key| &self.keys[key * KEY..][..KEY]).copied().collect();
+                keys.iter().flat_map(|&key| &self.keys[key * KEY..][..KEY]).copied().collect();
             let rows: Vec<usize> = (0..q_tokens)
                 .flat_map(|token| [0, heads - 1].map(|head| (sequence * q_tokens + token) * heads + head))
                 .collect();
@@ -174,7 +174,7 @@ impl Problem {
             };
             let q = pick(&self.host_q, KEY);
             let part =
-                MlaSequence { q: &q, keys: &keys, q_tokens, heads: 2, scale: SCALE, causal, split_tokens };
+                MlaSequence { q: &q, keys: &keys, q_tokens, heads: 2, scale: SCALE, causal, split_keys };
             let reference = mla_decode(&part).expect("shapes");
             let lse: Vec<f32> = rows.iter().map(|&row| lse[row]).collect();
             for verdict in [reference.check_out(&pick(&out, LATENT)), reference.check_lse(&lse)] {
@@ -185,12 +185,9 @@ impl Problem {
     }
 }
 
-fn throughput(shape: &MlaShape, token_bytes: usize) -> Throughput {
+fn throughput(shape: &MlaShape, key_bytes: usize) -> Throughput {
     let lengths = shape.lengths();
-    Throughput::ElementsAndBytes {
-        elements: shape.flops(&lengths),
-        bytes: shape.bytes(&lengths, token_bytes),
-    }
+    Throughput::ElementsAndBytes { elements: shape.flops(&lengths), bytes: shape.bytes(&lengths, key_bytes) }
 }
 
 fn kernels(c: &mut Criterion) {
@@ -206,8 +203,8 @@ fn kernels(c: &mut Criterion) {
             .sample_size(20)
             .warm_up_time(Duration::from_millis(300))
             .measurement_time(Duration::from_secs(1));
-        for (format, name, token_bytes) in FORMATS {
-            group.throughput(throughput(&shape, token_bytes));
+        for (format, name, key_bytes) in FORMATS {
+            group.throughput(throughput(&shape, key_bytes));
             // Made when the first of its benchmarks runs: a filter of the command line may name none.
             let mut problem = None;
             for (temperature, l2) in [("warm", L2::Warm), ("cold", L2::Cold)] {
@@ -253,8 +250,8 @@ fn emulated(c: &mut Criterion) {
     group.sampling_mode(SamplingMode::Flat).sample_size(10);
     group.warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_secs(3));
     for shape in small_shapes() {
-        for (format, name, token_bytes) in FORMATS {
-            group.throughput(throughput(&shape, token_bytes));
+        for (format, name, key_bytes) in FORMATS {
+            group.throughput(throughput(&shape, key_bytes));
             let mut problem = None;
             group.bench_function(BenchmarkId::new(name, shape.name()), |b| {
                 let problem = problem.get_or_insert_with(|| checked(&device, &shape, format));

@@ -57,8 +57,8 @@ impl Routed {
             hidden: device.upload(&hidden).expect("hidden"),
             weight: device.upload(&weight).expect("weight"),
             bias: device.upload(&vec![0.0; spec.experts]).expect("bias"),
-            ids: device.upload(&vec![-1; tokens * spec.slots()]).expect("ids"),
-            weights: device.upload(&vec![0.0; tokens * spec.slots()]).expect("weights"),
+            ids: device.upload(&vec![-1; tokens * spec.routes()]).expect("ids"),
+            weights: device.upload(&vec![0.0; tokens * spec.routes()]).expect("weights"),
             workspace: device.upload(&vec![0.0; gate.workspace_len()]).expect("workspace"),
             gate,
             spec,
@@ -67,7 +67,7 @@ impl Routed {
 
     fn run(&mut self, stream: Stream) {
         let GateSpec { tokens, hidden, experts, .. } = self.spec;
-        let slots = self.spec.slots();
+        let routes = self.spec.routes();
         let input = GateInput {
             hidden: Matrix::new(&self.hidden, tokens, hidden).expect("hidden"),
             weight: Matrix::<f32>::new(&self.weight, experts, hidden).expect("weight"),
@@ -77,8 +77,8 @@ impl Routed {
             bias: Some(self.bias.slice(0)),
             mask: None,
             fixed_ids: None,
-            ids: MatrixMut::new(&mut self.ids, tokens, slots).expect("ids"),
-            weights: MatrixMut::new(&mut self.weights, tokens, slots).expect("weights"),
+            ids: MatrixMut::new(&mut self.ids, tokens, routes).expect("ids"),
+            weights: MatrixMut::new(&mut self.weights, tokens, routes).expect("weights"),
             scores: None,
         };
         self.gate.run(stream, input, routing).expect("gate");
@@ -86,15 +86,15 @@ impl Routed {
 
     fn bytes(&self) -> u64 {
         let GateSpec { tokens, hidden, experts, .. } = self.spec;
-        (2 * tokens * hidden + 4 * experts * hidden + 8 * tokens * self.spec.slots()) as u64
+        (2 * tokens * hidden + 4 * experts * hidden + 8 * tokens * self.spec.routes()) as u64
     }
 }
 
 /// The map of a routing.
 struct Mapped {
     map: ExpertMap,
-    row_slot: Buffer<i32>,
-    slot_row: Buffer<i32>,
+    row_route: Buffer<i32>,
+    route_row: Buffer<i32>,
     offsets: Buffer<i32>,
     counts: Buffer<i32>,
     demand: Buffer<i32>,
@@ -103,13 +103,13 @@ struct Mapped {
 
 impl Mapped {
     fn new(device: &Device, gate: &GateSpec) -> Self {
-        let (tokens, top_k, experts) = (gate.tokens, gate.slots(), gate.experts);
+        let (tokens, top_k, experts) = (gate.tokens, gate.routes(), gate.experts);
         let spec = ExpertMapSpec { tokens, top_k, experts, layout: ExpertLayout::Ragged };
         let map = ExpertMap::plan(device, spec).expect("plan");
         let zeros = |len| device.upload(&vec![0; len]).expect("buffer");
         Self {
-            row_slot: zeros(spec.rows()),
-            slot_row: zeros(tokens * top_k),
+            row_route: zeros(spec.rows()),
+            route_row: zeros(tokens * top_k),
             offsets: zeros(experts + 1),
             counts: zeros(experts),
             demand: zeros(experts + 1),
@@ -123,8 +123,8 @@ impl Mapped {
         let (rows, workspace) = (self.map.spec().rows(), self.map.workspace());
         let args = ExpertMapArgs {
             ids: Matrix::new(ids, tokens, top_k).expect("ids"),
-            row_slot: MatrixMut::new(&mut self.row_slot, 1, rows).expect("row_slot"),
-            slot_row: MatrixMut::new(&mut self.slot_row, tokens, top_k).expect("slot_row"),
+            row_route: MatrixMut::new(&mut self.row_route, 1, rows).expect("row_route"),
+            route_row: MatrixMut::new(&mut self.route_row, tokens, top_k).expect("route_row"),
             offsets: MatrixMut::new(&mut self.offsets, 1, experts + 1).expect("offsets"),
             counts: MatrixMut::new(&mut self.counts, 1, experts).expect("counts"),
             demand: MatrixMut::new(&mut self.demand, 1, experts + 1).expect("demand"),
@@ -152,7 +152,7 @@ struct Steps {
 impl Steps {
     fn new(device: &Device, spec: GateSpec, rows: usize) -> Self {
         let GateSpec { tokens, hidden, experts, .. } = spec;
-        let (top_k, segments, format) = (spec.slots(), Segments::Ragged { rows }, ScaleFormat::PowerOfTwo);
+        let (top_k, segments, format) = (spec.routes(), Segments::Ragged { rows }, ScaleFormat::PowerOfTwo);
         let gather = GatherQuantizeSpec { tokens, top_k, hidden, experts, segments, format };
         let swiglu = SwigluQuantizeSpec { intermediate: width(), experts, segments, clamp: None, format };
         let pitch = rows.next_multiple_of(4);
@@ -175,7 +175,7 @@ impl Steps {
         let GateSpec { tokens, hidden, experts, .. } = self.spec;
         let args = GatherQuantizeArgs {
             x: Matrix::new(&routed.hidden, tokens, hidden).expect("x"),
-            row_slot: Matrix::new(&mapped.row_slot, 1, self.rows).expect("row_slot"),
+            row_route: Matrix::new(&mapped.row_route, 1, self.rows).expect("row_route"),
             segments: Matrix::new(&mapped.offsets, 1, experts + 1).expect("segments"),
             q: MatrixMut::new(&mut self.q, self.rows, hidden).expect("q"),
             sf: Scales1x128Mut::<MMajor>::with_pitch(&mut self.sf, self.rows, hidden, self.pitch)
@@ -198,11 +198,11 @@ impl Steps {
 
     fn combine(&mut self, stream: Stream, routed: &Routed, mapped: &Mapped) {
         let GateSpec { tokens, hidden, .. } = self.spec;
-        let slots = self.spec.slots();
+        let routes = self.spec.routes();
         let args = CombineArgs {
             y: Matrix::new(&self.wide, self.rows, hidden).expect("y"),
-            slot_row: Matrix::new(&mapped.slot_row, tokens, slots).expect("slot_row"),
-            weights: Some(Matrix::new(&routed.weights, tokens, slots).expect("weights")),
+            route_row: Matrix::new(&mapped.route_row, tokens, routes).expect("route_row"),
+            weights: Some(Matrix::new(&routed.weights, tokens, routes).expect("weights")),
             shared: None,
             residual: None,
             out: MatrixMut::new(&mut self.out, tokens, hidden).expect("out"),

@@ -144,7 +144,7 @@ fn by_reference(logits: &[f32], bias: &[f32]) -> Result<Outcome, Box<dyn Error>>
 fn on_device(device: &Device, logits: &[f32], bias: &[f32]) -> Result<Outcome, Box<dyn Error>> {
     let tokens = logits.len() / EXPERTS;
     let gate = Gate::plan(device, GateSpec::deepseek_v3(tokens))?;
-    let load = ExpertLoad::plan(device, ExpertLoadSpec { tokens, slots: TOPK, experts: EXPERTS })?;
+    let load = ExpertLoad::plan(device, ExpertLoadSpec { tokens, routes: TOPK, experts: EXPERTS })?;
     let update = BiasUpdate::plan(device, BiasUpdateSpec { experts: EXPERTS, speed: SPEED })?;
     let logits = device.upload(logits)?;
     let mut bias = device.upload(bias)?;

@@ -18,8 +18,8 @@ use std::ops::Range;
 
 use check::mla::golden::{Golden, HEADS};
 use deepseek_kernels::mla::{
-    AbsorbOutputArgs, AbsorbQueryArgs, DEFAULT_SPLIT_TOKENS, EmptyLse, Heads, HeadsMut, KvAppend,
-    KvAppendArgs, KvAppendSpec, KvCache, KvCacheMut, KvFormat, KvPaging, MlaAbsorb, MlaAbsorbSpec, MlaDecode,
+    AbsorbOutputArgs, AbsorbQueryArgs, DEFAULT_SPLIT_KEYS, EmptyLse, Heads, HeadsMut, KvAppend, KvAppendArgs,
+    KvAppendSpec, KvCache, KvCacheMut, KvFormat, KvPaging, MlaAbsorb, MlaAbsorbSpec, MlaDecode,
     MlaDecodeArgs, MlaDecodeSpec, Rope, RopeArgs, RopeSpec, RopeTable, YarnRope,
 };
 use deepseek_kernels::{Buffer, Device, Matrix, MatrixMut, bf16};
@@ -246,7 +246,7 @@ impl<'d> Layer<'d> {
             paging: KvPaging::Paged { pages: 6, page_size: PAGE, pages_per_sequence: PAGES[0].len() },
             softmax_scale: self.softmax_scale,
             causal: true,
-            split_tokens: DEFAULT_SPLIT_TOKENS,
+            split_keys: DEFAULT_SPLIT_KEYS,
             empty_lse: EmptyLse::default(),
         }
     }

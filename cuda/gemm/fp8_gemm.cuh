@@ -13,7 +13,7 @@
 #include "gemm/fp8_gemm_store.cuh"
 #include "gemm/fp8_gemm_tile.cuh"
 #include "gemm/params.h"
-#include "hopper/block/cta_sync.cuh"
+#include "hopper/cta/cta_sync.cuh"
 #include "hopper/tile/descriptor.h"
 #include "hopper/tile/fragment.h"
 #include "hopper/tile/order.h"
@@ -42,7 +42,7 @@ struct DenseSchedule {
       : m(params.m),
         m_clusters(ceil_div(params.m, Config::kBlockM * Config::kCluster)),
         n_tiles(ceil_div(params.n, Config::kBlockN)),
-        linear(ptx::block_idx() / Config::kCluster),
+        linear(ptx::cta_idx() / Config::kCluster),
         step(ptx::grid_dim() / Config::kCluster) {}
 
   PTX_DEVICE bool has_tile() const { return linear < m_clusters * n_tiles; }
@@ -217,10 +217,10 @@ PTX_DEVICE void accumulate_two(float (&rD)[Fp8GemmTile<Config>::kRegisters], Fp8
 // rD <- the tile's slices of this warpgroup, one product after the other: there are no registers for more in flight. The
 // products of the other warpgroup run while this one promotes. Scales of B are loaded a block ahead.
 template <class Config>
-PTX_DEVICE void accumulate_one(float (&rD)[Fp8GemmTile<Config>::kWaves][Fp8GemmTile<Config>::kRegisters],
+PTX_DEVICE void accumulate_one(float (&rD)[Fp8GemmTile<Config>::kSlices][Fp8GemmTile<Config>::kRegisters],
                                Fp8GemmSmem<Config> smem, Ring<Config::kStages>& ring, uint32_t first_row,
                                uint32_t blocks, ScalesOfB<Config> scales) {
-  constexpr int kWaves = Fp8GemmTile<Config>::kWaves;
+  constexpr int kSlices = Fp8GemmTile<Config>::kSlices;
   const uint32_t row_bytes = (first_row + fragment_row(ptx::thread_idx() % 128)) * sizeof(float);
   float rPartial[Fp8GemmTile<Config>::kRegisters];
   ScaleOfB<Config> sfb = {};
@@ -229,13 +229,13 @@ PTX_DEVICE void accumulate_one(float (&rD)[Fp8GemmTile<Config>::kWaves][Fp8GemmT
   for (; blocks != 0; --blocks, ring.advance()) {
     ptx::mbarrier_wait(smem.full(ring.stage), ring.phase);
 #pragma unroll
-    for (int wave = 0; wave < kWaves; ++wave) {
-      const uint32_t row = wave * Config::kWgmmaM;
+    for (int slice = 0; slice < kSlices; ++slice) {
+      const uint32_t row = slice * Config::kWgmmaM;
       const auto release = [&] {
-        if (wave == kWaves - 1) warp_release<Config>(smem.empty(ring.stage));
+        if (slice == kSlices - 1) warp_release<Config>(smem.empty(ring.stage));
       };
       mma<Config>(rPartial, smem.a(ring.stage) + (first_row + row) * Config::kBlockK, smem.b(ring.stage));
-      finish<Config, 0>(rD[wave], rPartial, smem.sfa(ring.stage) + row_bytes + row * sizeof(float), sfb, release);
+      finish<Config, 0>(rD[slice], rPartial, smem.sfa(ring.stage) + row_bytes + row * sizeof(float), sfb, release);
     }
     ++scales.gSfb;
     if (blocks > 1) sfb = scales.load(0);
@@ -252,8 +252,8 @@ PTX_DEVICE void math(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, uint
   for (; schedule.has_tile(); schedule.advance()) {
     const GemmTile tile = schedule.tile();
     const ScalesOfB<Config> scales(params, tile);
-    const uint32_t first_row = warpgroup * Tile::kWaves * Config::kWgmmaM;
-    float rD[Tile::kWaves][Tile::kRegisters] = {};
+    const uint32_t first_row = warpgroup * Tile::kSlices * Config::kWgmmaM;
+    float rD[Tile::kSlices][Tile::kRegisters] = {};
     if constexpr (Tile::kTwoInFlight) {
       accumulate_two<Config>(rD[0], smem, ring, first_row, params.k_blocks, scales);
     } else {

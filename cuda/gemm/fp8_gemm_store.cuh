@@ -4,7 +4,7 @@
 
 #include "gemm/fp8_gemm_tile.cuh"
 #include "gemm/params.h"
-#include "hopper/block/cta_sync.cuh"
+#include "hopper/cta/cta_sync.cuh"
 #include "hopper/tile/fragment.h"
 #include "hopper/tile/swizzle.h"
 #include "ptx/convert.h"
@@ -103,25 +103,25 @@ PTX_DEVICE void copy_slice(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem
 // D <- rD: registers -> shared memory -> global memory. TMA's copy overlaps the next tile's products.
 template <class Config, class Schedule>
 PTX_DEVICE void store(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, uint32_t warpgroup, GemmTile tile,
-                      float (&rD)[Fp8GemmTile<Config>::kWaves][Fp8GemmTile<Config>::kRegisters]) {
+                      float (&rD)[Fp8GemmTile<Config>::kSlices][Fp8GemmTile<Config>::kRegisters]) {
   using Tile = Fp8GemmTile<Config>;
   const uint32_t thread = ptx::thread_idx() % 128;
-  const uint32_t first_row = warpgroup * Tile::kWaves * Config::kWgmmaM;
+  const uint32_t first_row = warpgroup * Tile::kSlices * Config::kWgmmaM;
   if (thread == 0) ptx::bulk_wait_group_read<0>();  // the previous tile's copy has left sD
   warpgroup_sync(warpgroup);
 #pragma unroll
-  for (int wave = 0; wave < Tile::kWaves; ++wave) {
-    const uint32_t slice_row = first_row + wave * Config::kWgmmaM;
+  for (int slice = 0; slice < Tile::kSlices; ++slice) {
+    const uint32_t slice_row = first_row + slice * Config::kWgmmaM;
     if (params.accumulate != 0) {
-      add_d<Config>(params, rD[wave], tile, slice_row);
+      add_d<Config>(params, rD[slice], tile, slice_row);
     }
-    write_slice<Config>(smem, rD[wave], slice_row);
+    write_slice<Config>(smem, rD[slice], slice_row);
   }
   ptx::fence_proxy_async_shared();
   warpgroup_sync(warpgroup);
 #pragma unroll
-  for (int wave = 0; wave < Tile::kWaves; ++wave) {
-    const uint32_t slice_row = first_row + wave * Config::kWgmmaM;
+  for (int slice = 0; slice < Tile::kSlices; ++slice) {
+    const uint32_t slice_row = first_row + slice * Config::kWgmmaM;
     const uint32_t row = tile.row + slice_row;
     if (Schedule::kMapClipsRows || (row >= tile.row_begin && row + Config::kWgmmaM <= tile.row_end)) {
       if (thread == 0) copy_slice(params, smem, tile, slice_row);

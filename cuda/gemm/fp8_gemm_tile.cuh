@@ -22,8 +22,8 @@ struct Fp8GemmTile : Config {
   using Config::kBlockK, Config::kBlockM, Config::kBlockN, Config::kCluster, Config::kScaleColumns, Config::kWgmmaM;
   static constexpr bool kOutputBf16 = Config::kOutput == Config::Output::kBf16;
   static constexpr int kMathWarpgroups = kBlockM == 64 ? 1 : 2;
-  static constexpr int kWaves = kBlockM / kWgmmaM / kMathWarpgroups;  // 64-row slices of one warpgroup
-  static constexpr int kRegisters = kBlockN / 2;                      // accumulator of one slice, per thread
+  static constexpr int kSlices = kBlockM / kWgmmaM / kMathWarpgroups;  // 64-row slices of one warpgroup
+  static constexpr int kRegisters = kBlockN / 2;                       // accumulator of one slice, per thread
   static constexpr int kElementBytes = kOutputBf16 ? 2 : 4;
   static constexpr int kChunkBytes = kBlockN * kElementBytes < 128 ? kBlockN * kElementBytes : 128;
   static constexpr int kChunkColumns = kChunkBytes / kElementBytes;  // width of one TMA store
@@ -33,7 +33,7 @@ struct Fp8GemmTile : Config {
   // A tile of 192 columns starts at a scale of B or in the middle of one, and has two of them: in each of its thirds one.
   static constexpr int kScaleSpans = kBlockN <= kScaleColumns ? 1 : kBlockN / (kScaleColumns / 2);
   // Two K blocks are in flight where there are registers for two partial sums beside the sum.
-  static constexpr bool kTwoInFlight = kWaves == 1 && kBlockN <= 128;
+  static constexpr bool kTwoInFlight = kSlices == 1 && kBlockN <= 128;
   static constexpr int kEmptyArrivals = kCluster * kMathWarpgroups * 4;  // one per math warp that reads the stage
 
   static_assert(kScaleColumns % kBlockN == 0 || kBlockN == 192, "a span of columns has one scale of B");

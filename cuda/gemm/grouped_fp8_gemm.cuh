@@ -16,8 +16,8 @@
 #include "gemm/fp8_gemm.cuh"
 #include "gemm/params.h"
 #include "gemm/segments.h"
-#include "hopper/block/report_fault.cuh"
-#include "hopper/block/warp_scan.cuh"
+#include "hopper/cta/report_fault.cuh"
+#include "hopper/cta/warp_scan.cuh"
 #include "hopper/tile/order.h"
 #include "experts.h"
 #include "ptx/gmem.h"
@@ -63,7 +63,7 @@ struct GroupedSchedule {
         experts(params.experts),
         n_tiles(ceil_div(params.gemm.n, Config::kBlockN)),
         tiles(ptx::lds_u32(segments.first_tile(params.experts))),
-        linear(ptx::block_idx()),
+        linear(ptx::cta_idx()),
         step(ptx::grid_dim()) {}
 
   PTX_DEVICE bool has_tile() const { return linear < tiles; }

@@ -75,8 +75,8 @@ template <class Config>
 PTX_DEVICE HeadTile head_tile(const HeadGemmParams& params) {
   constexpr uint32_t kNTiles = Config::kN / Config::kBlockN;
   const uint32_t m_tiles = ceil_div(params.tokens, Config::kBlockM);
-  const uint32_t rest = ptx::block_idx() / m_tiles;
-  return {ptx::block_idx() % m_tiles * Config::kBlockM, rest / kNTiles, rest % kNTiles * Config::kBlockN};
+  const uint32_t rest = ptx::cta_idx() / m_tiles;
+  return {ptx::cta_idx() % m_tiles * Config::kBlockM, rest / kNTiles, rest % kNTiles * Config::kBlockN};
 }
 
 // ---------------------------------------------------------------------------------------------------------- load

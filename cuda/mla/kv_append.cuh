@@ -11,7 +11,7 @@
 #include <cstdint>
 
 #include "faults.h"
-#include "hopper/block/report_fault.cuh"
+#include "hopper/cta/report_fault.cuh"
 #include "mla/kv_row.h"
 #include "mla/params.h"
 #include "ptx/convert.h"
@@ -81,7 +81,7 @@ PTX_DEVICE void kv_append_kernel(const KvAppendParams& params) {
   constexpr uint32_t kTokensPerCta = kv_append_threads / kWarpLanes;
   constexpr uint32_t kNoSlot = 0xffffffffu;  // -1
   const uint32_t thread = ptx::thread_idx();
-  const uint64_t token = static_cast<uint64_t>(ptx::block_idx()) * kTokensPerCta + thread / kWarpLanes;
+  const uint64_t token = static_cast<uint64_t>(ptx::cta_idx()) * kTokensPerCta + thread / kWarpLanes;
   if (token >= params.tokens) return;
   const uint32_t slot = ptx::warp_uniform(ptx::ldg_u32(params.slots + token));  // shuffles follow a branch on it
   if (slot >= params.rows) {

@@ -10,8 +10,8 @@
 #include <bit>
 #include <cstdint>
 
-#include "hopper/block/exp.cuh"
-#include "hopper/block/log1p.cuh"
+#include "hopper/cta/exp.cuh"
+#include "hopper/cta/log1p.cuh"
 #include "mla/params.h"
 #include "ptx/convert.h"
 #include "ptx/gmem.h"
@@ -101,7 +101,7 @@ PTX_DEVICE float merge_piece(const MergeStatesParams& params, float lse0, float 
 
 // The o of a part without keys may hold anything: it is not read.
 PTX_DEVICE void merge_states_kernel(const MergeStatesParams& params) {
-  const uint64_t thread = static_cast<uint64_t>(ptx::block_idx()) * merge_states_threads + ptx::thread_idx();
+  const uint64_t thread = static_cast<uint64_t>(ptx::cta_idx()) * merge_states_threads + ptx::thread_idx();
   const uint64_t row = thread / kMergeThreadsPerRow;
   const uint32_t column = static_cast<uint32_t>(thread % kMergeThreadsPerRow) * kMergeColumns;
   if (row >= params.rows) return;

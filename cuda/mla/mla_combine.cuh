@@ -45,7 +45,7 @@ PTX_DEVICE float greatest_max(MlaParts parts) {
 PTX_DEVICE void mla_combine_kernel(const MlaCombineParams& params) {
   constexpr uint32_t kPieces = MLA_LATENT / 128;  // of four columns per lane
   const uint32_t lane = ptx::thread_idx() % 32;
-  const uint64_t row = static_cast<uint64_t>(ptx::block_idx()) * (mla_combine_threads / 32) + ptx::thread_idx() / 32;
+  const uint64_t row = static_cast<uint64_t>(ptx::cta_idx()) * (mla_combine_threads / 32) + ptx::thread_idx() / 32;
   const uint64_t sequence = row / params.rows;
   if (sequence >= params.batch) return;
   const uint32_t first = ptx::ldg_u32(params.split_offsets + sequence);

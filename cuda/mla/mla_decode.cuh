@@ -3,7 +3,7 @@
 //
 //   out[row] = sum over keys t of  p[row, t] * k[t, 0:512]        p = softmax over t of  scale * q[row] . k[t]
 //
-//   q BF16 [batch, rows, 576], rows = q_tokens * heads · k BF16 [pages, page_size, 576], or FP8 with 656 bytes a token
+//   q BF16 [batch, rows, 576], rows = q_tokens * heads · k BF16 [pages, page_size, 576], or FP8 with 656 bytes a key
 //   out BF16 [batch, rows, 512] · lse FP32 [batch, rows], natural logarithm
 //
 // Schedule (drawn in README.md): a CTA takes 64 rows and a split of a sequence's keys, 64 at a time. A producer keeps
@@ -14,7 +14,7 @@
 #include <bit>
 #include <cstdint>
 
-#include "hopper/block/cta_sync.cuh"
+#include "hopper/cta/cta_sync.cuh"
 #include "hopper/tile/descriptor.h"
 #include "hopper/tile/fragment.h"
 #include "hopper/tile/ring.h"
@@ -63,23 +63,23 @@ PTX_DEVICE void weigh(float (&rO)[Config::kOutRegisters], MlaDecodeSmem<Config> 
   const uint64_t desc_v = descriptor_mn_major_128b(smem.kv(stage, half * Config::kHalfTiles), Config::kTileBytes);
   ptx::wgmma_fence();
 #pragma unroll
-  for (uint32_t token = 0; token < Config::kBlockTokens; token += 16) {
-    ptx::wgmma_k16_bf16_mn(rO, descriptor_advance(desc_p, token * 2), descriptor_advance(desc_v, token * 128), true);
+  for (uint32_t key = 0; key < Config::kBlockKeys; key += 16) {
+    ptx::wgmma_k16_bf16_mn(rO, descriptor_advance(desc_p, key * 2), descriptor_advance(desc_v, key * 128), true);
   }
   ptx::wgmma_commit_group();
 }
 
-// Values of tokens past the end of the sequence become 0: what lies there may be NaN, and 0 * NaN is not 0. The
+// Values of keys past the end of the sequence become 0: what lies there may be NaN, and 0 * NaN is not 0. The
 // producer of an FP8 cache has written zeros already.
 template <class Config>
-PTX_DEVICE void clear_values(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t half, uint32_t tokens) {
-  if (Config::kCache == Config::Cache::kFp8 || tokens >= Config::kBlockTokens) return;
-  const uint32_t chunks = (Config::kBlockTokens - tokens) * 8;  // of 16 bytes, per tile
+PTX_DEVICE void clear_values(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t half, uint32_t keys) {
+  if (Config::kCache == Config::Cache::kFp8 || keys >= Config::kBlockKeys) return;
+  const uint32_t chunks = (Config::kBlockKeys - keys) * 8;  // of 16 bytes, per tile
   warpgroup_sync(half);  // no warp of this warpgroup reads the keys any more
 #pragma unroll 1
   for (uint32_t i = ptx::thread_idx() % 128; i < Config::kHalfTiles * chunks; i += 128) {
     const uint32_t sTile = smem.kv(stage, half * Config::kHalfTiles + i / chunks);
-    ptx::sts_v4_u32(sTile + tokens * 128 + i % chunks * 16, {});
+    ptx::sts_v4_u32(sTile + keys * 128 + i % chunks * 16, {});
   }
   ptx::fence_proxy_async_shared();
   warpgroup_sync(half);
@@ -112,7 +112,7 @@ PTX_DEVICE void publish(MlaDecodeSmem<Config> smem, Ring<1>& p, const float (&rP
                         const float (&rescale)[2]) {
   const uint32_t thread = ptx::thread_idx() % 128, lane = thread % 32;
 #pragma unroll
-  for (uint32_t column = 0; column < Config::kBlockTokens; column += 16) {
+  for (uint32_t column = 0; column < Config::kBlockKeys; column += 16) {
     const uint32_t r = column / 2;
     const uint32_t sP =
         smem.p() + (16 * (thread / 32) + stmatrix_row(lane)) * 128 + (column + stmatrix_column(lane)) * 2;
@@ -127,9 +127,9 @@ PTX_DEVICE void publish(MlaDecodeSmem<Config> smem, Ring<1>& p, const float (&rP
 template <class Config>
 PTX_DEVICE void softmax(float (&rS)[Config::kScoreRegisters], const MlaDecodeParams& params, const MlaWork& work,
                         uint32_t j, MlaRows& rows, float (&rescale)[2]) {
-  const uint32_t first_token = work.first_token + j * Config::kBlockTokens;
+  const uint32_t first_key = work.first_key + j * Config::kBlockKeys;
   const uint32_t all_see = visible_keys(work.length, 0, params.q_tokens, params.causal != 0);
-  if (first_token + Config::kBlockTokens > all_see) mask_scores(rS, rows, first_token);
+  if (first_key + Config::kBlockKeys > all_see) mask_scores(rS, rows, first_key);
   softmax_block(rS, rows, params.scale_log2, rescale);
 }
 
@@ -143,7 +143,7 @@ PTX_DEVICE void attend_left(const MlaDecodeParams& params, MlaDecodeSmem<Config>
   score(rS, smem, kv);
   ptx::wgmma_wait_group<0>(rS);
   release_keys(smem, kv.stage, kRope);
-  clear_values(smem, kv.stage, 0, work.tokens(0));
+  clear_values(smem, kv.stage, 0, work.keys(0));
   softmax<Config>(rS, params, work, 0, rows, rescale);
   ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);
   publish(smem, p, rS, rescale);
@@ -161,7 +161,7 @@ PTX_DEVICE void attend_left(const MlaDecodeParams& params, MlaDecodeSmem<Config>
     ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);
     ptx::wgmma_wait_group<0>(rO);
     release_keys(smem, kv.stage, kLeftValues);
-    clear_values(smem, next.stage, 0, work.tokens(j));
+    clear_values(smem, next.stage, 0, work.keys(j));
     scale_rows(rO, rescale);
     publish(smem, p, rS, rescale);
     kv = next;
@@ -248,7 +248,7 @@ PTX_DEVICE void right(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem)
 #pragma unroll 1
     for (uint32_t j = 0; j < work.blocks; ++j, kv.advance(), p.advance()) {
       read_scale(smem, p, factor);
-      clear_values(smem, kv.stage, 1, work.tokens(j));
+      clear_values(smem, kv.stage, 1, work.keys(j));
       scale_rows(rO, factor);
       weigh(rO, smem, kv.stage, 1);
       ptx::wgmma_wait_group<0>(rO);

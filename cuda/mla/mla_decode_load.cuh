@@ -4,8 +4,8 @@
 #include <cstdint>
 
 #include "faults.h"
-#include "hopper/block/cta_sync.cuh"
-#include "hopper/block/report_fault.cuh"
+#include "hopper/cta/cta_sync.cuh"
+#include "hopper/cta/report_fault.cuh"
 #include "hopper/tile/ring.h"
 #include "hopper/tile/swizzle.h"
 #include "mla/kv_row.h"
@@ -24,17 +24,17 @@ namespace mla {
 
 // Where a block of 64 keys lies in the cache: it never straddles pages.
 struct MlaPageBlock {
-  uint32_t page, token;  // first token within the page
+  uint32_t page, key;  // first key within the page
 };
 
 // Page ids come from the device's memory and may be anything: one that does not exist reads as zeros, and is reported.
 PTX_DEVICE MlaPageBlock page_block(const MlaDecodeParams& params, const MlaWork& work, uint32_t j) {
-  const uint32_t token = work.first_token + j * MLA_BLOCK_TOKENS;
-  if (params.page_table == nullptr) return {work.sequence, token};
-  const uint32_t entry = token / params.page_size;
+  const uint32_t key = work.first_key + j * MLA_BLOCK_KEYS;
+  if (params.page_table == nullptr) return {work.sequence, key};
+  const uint32_t entry = key / params.page_size;
   const uint32_t page = ptx::ldg_u32(params.page_table + work.sequence * params.table_pitch + entry);
   if (page >= params.pages) report_fault(params.error_words, FAULT_PAGE_ID);
-  return {page, token - entry * params.page_size};
+  return {page, key - entry * params.page_size};
 }
 
 // sQ <- the rows of `work`, without keys too: its shared memory takes the output. One thread.
@@ -50,7 +50,7 @@ PTX_DEVICE void load_q(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem
   q.advance();
 }
 
-// sKV tile <- 64 tokens x 128 bytes, from `column` of the cache on. In a cluster each CTA fetches half of the tokens
+// sKV tile <- 64 keys x 128 bytes, from `column` of the cache on. In a cluster each CTA fetches half of the keys
 // and multicasts them to both.
 template <class Config>
 PTX_DEVICE void load_tile(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t tile,
@@ -58,11 +58,11 @@ PTX_DEVICE void load_tile(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
   const uint32_t full = smem.kv_full(stage, tile);
   ptx::mbarrier_arrive_expect_tx(full, Config::kTileBytes);
   if constexpr (Config::kCluster == 1) {
-    ptx::tma_load_3d(params.map_kv, smem.kv(stage, tile), full, column, at.token, at.page);
+    ptx::tma_load_3d(params.map_kv, smem.kv(stage, tile), full, column, at.key, at.page);
   } else {
     const uint32_t rank = ptx::cluster_rank();
     ptx::tma_load_3d_multicast(params.map_kv, smem.kv(stage, tile) + rank * (Config::kTileBytes / 2), full, column,
-                               at.token + rank * (Config::kBlockTokens / 2), at.page, 0b11);
+                               at.key + rank * (Config::kBlockKeys / 2), at.page, 0b11);
   }
 }
 
@@ -111,40 +111,40 @@ PTX_DEVICE void load_bf16(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
 
 // ------------------------------------------------------------------------------------------------------ FP8 cache
 
-// Tokens of a block whose codes a thread dequantises: the CTAs of a cluster share the 64.
+// Keys of a block whose codes a thread dequantises: the CTAs of a cluster share the 64.
 template <class Config>
-constexpr uint32_t kFp8Tokens = 2 / Config::kCluster;
+constexpr uint32_t kFp8Keys = 2 / Config::kCluster;
 
 // A thread's part of half a block: 16 codes of each of four tiles.
 template <class Config>
 struct MlaCodes {
-  ptx::U32x4 codes[Config::kHalfTiles][kFp8Tokens<Config>];
+  ptx::U32x4 codes[Config::kHalfTiles][kFp8Keys<Config>];
 };
 
-// Where a thread's tokens lie: eight tokens per warp and access, four lanes for the 64 codes of a tile, so that neither
+// Where a thread's keys lie: eight keys per warp and access, four lanes for the 64 codes of a tile, so that neither
 // loads nor swizzled stores conflict.
 template <class Config>
 struct MlaFp8Rows {
-  const uint8_t* row[kFp8Tokens<Config>];  // null where there is no token: reads as zeros
-  ptx::U32x4 scales[kFp8Tokens<Config>];   // FP32 [4]
+  const uint8_t* row[kFp8Keys<Config>];  // null where there is no key: reads as zeros
+  ptx::U32x4 scales[kFp8Keys<Config>];   // FP32 [4]
 };
 
-// The i-th token of a thread. Those of a warp follow one another, and so do those of a CTA.
+// The i-th key of a thread. Those of a warp follow one another, and so do those of a CTA.
 template <class Config>
-PTX_DEVICE uint32_t fp8_token(uint32_t i) {
+PTX_DEVICE uint32_t fp8_key(uint32_t i) {
   const uint32_t warp = ptx::thread_idx() % 128 / 32 + (Config::kCluster == 1 ? 0 : ptx::cluster_rank() * 4);
-  return (warp * kFp8Tokens<Config> + i) * 8 + ptx::thread_idx() % 32 / 4;
+  return (warp * kFp8Keys<Config> + i) * 8 + ptx::thread_idx() % 32 / 4;
 }
 
-// Of the block at `at`, in which the sequence has `tokens` keys.
+// Of the block at `at`, in which the sequence has `keys` keys.
 template <class Config>
-PTX_DEVICE MlaFp8Rows<Config> fp8_rows(const MlaDecodeParams& params, MlaPageBlock at, uint32_t tokens) {
+PTX_DEVICE MlaFp8Rows<Config> fp8_rows(const MlaDecodeParams& params, MlaPageBlock at, uint32_t keys) {
   MlaFp8Rows<Config> rows = {};
 #pragma unroll
-  for (uint32_t i = 0; i < kFp8Tokens<Config>; ++i) {
-    const uint32_t token = fp8_token<Config>(i);
-    if (at.page >= params.pages || token >= tokens) continue;
-    const uint64_t row = static_cast<uint64_t>(at.page) * params.page_size + at.token + token;
+  for (uint32_t i = 0; i < kFp8Keys<Config>; ++i) {
+    const uint32_t key = fp8_key<Config>(i);
+    if (at.page >= params.pages || key >= keys) continue;
+    const uint64_t row = static_cast<uint64_t>(at.page) * params.page_size + at.key + key;
     rows.row[i] = params.kv + row * params.kv_pitch;
     rows.scales[i] = ptx::ldg_v4_u32(rows.row[i] + kKvFp8Scales);
   }
@@ -158,7 +158,7 @@ PTX_DEVICE MlaCodes<Config> load_codes(const MlaFp8Rows<Config>& rows, uint32_t 
 #pragma unroll
   for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) {
 #pragma unroll
-    for (uint32_t i = 0; i < kFp8Tokens<Config>; ++i) {
+    for (uint32_t i = 0; i < kFp8Keys<Config>; ++i) {
       if (rows.row[i] == nullptr) continue;
       half.codes[tile][i] = ptx::ldg_v4_u32(rows.row[i] + (first_tile + tile) * Config::kTileColumns + lane_codes);
     }
@@ -182,19 +182,19 @@ PTX_DEVICE ptx::U32x4 dequantize_eight(uint32_t low, uint32_t high, float scale)
   return {a[0], a[1], b[0], b[1]};
 }
 
-// Tells the scores that this warp has stored its tokens of a tile. In a cluster it hands them to the peer too, and
+// Tells the scores that this warp has stored its keys of a tile. In a cluster it hands them to the peer too, and
 // announces as many bytes as the peer's warp sends.
 template <class Config>
-PTX_DEVICE void publish_tokens(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t tile) {
+PTX_DEVICE void publish_keys(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t tile) {
   const uint32_t full = smem.kv_full(stage, tile);
   if constexpr (Config::kCluster == 1) {
     warp_arrive(full);
   } else {
-    constexpr uint32_t kBytes = kFp8Tokens<Config> * 8 * 128;  // whole swizzle atoms: the same bytes in both CTAs
+    constexpr uint32_t kBytes = kFp8Keys<Config> * 8 * 128;  // whole swizzle atoms: the same bytes in both CTAs
     ptx::syncwarp();
     if (ptx::thread_idx() % 32 != 0) return;
-    const uint32_t sTokens = smem.kv(stage, tile) + fp8_token<Config>(0) * 128;
-    ptx::bulk_copy_to_cta(sTokens, full, sTokens, kBytes, ptx::cluster_rank() ^ 1);
+    const uint32_t sKeys = smem.kv(stage, tile) + fp8_key<Config>(0) * 128;
+    ptx::bulk_copy_to_cta(sKeys, full, sKeys, kBytes, ptx::cluster_rank() ^ 1);
     ptx::mbarrier_arrive_expect_tx(full, kBytes);
   }
 }
@@ -208,16 +208,16 @@ PTX_DEVICE void store_codes(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t
   for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) {
     const uint32_t group = (first_tile + tile) * Config::kTileColumns / kKvScaleBlock;
 #pragma unroll
-    for (uint32_t i = 0; i < kFp8Tokens<Config>; ++i) {
+    for (uint32_t i = 0; i < kFp8Keys<Config>; ++i) {
       const ptx::U32x4 s = rows.scales[i];
       const float scale = std::bit_cast<float>(group == 0 ? s.x : group == 1 ? s.y : group == 2 ? s.z : s.w);
       const ptx::U32x4 c = half.codes[tile][i];
-      const uint32_t sRow = smem.kv(stage, first_tile + tile) + fp8_token<Config>(i) * 128 + lane_bytes;
+      const uint32_t sRow = smem.kv(stage, first_tile + tile) + fp8_key<Config>(i) * 128 + lane_bytes;
       ptx::sts_v4_u32(swizzle<128>(sRow), dequantize_eight(c.x, c.y, scale));
       ptx::sts_v4_u32(swizzle<128>(sRow + 16), dequantize_eight(c.z, c.w, scale));
     }
     ptx::fence_proxy_async_shared();
-    publish_tokens(smem, stage, first_tile + tile);
+    publish_keys(smem, stage, first_tile + tile);
   }
 }
 
@@ -236,7 +236,7 @@ PTX_DEVICE void load_fp8(const MlaDecodeParams& params, MlaDecodeSmem<Config> sm
       continue;
     }
     MlaPageBlock at = page_block(params, work, 0);
-    MlaFp8Rows<Config> rows = fp8_rows<Config>(params, at, work.tokens(0));
+    MlaFp8Rows<Config> rows = fp8_rows<Config>(params, at, work.keys(0));
     MlaCodes<Config> left = load_codes<Config>(rows, 0);
 #pragma unroll 1
     for (uint32_t j = 0; j < work.blocks; ++j, kv.advance()) {
@@ -252,7 +252,7 @@ PTX_DEVICE void load_fp8(const MlaDecodeParams& params, MlaDecodeSmem<Config> sm
       const MlaFp8Rows<Config> now = rows;
       if (j + 1 < work.blocks) {
         at = page_block(params, work, j + 1);
-        rows = fp8_rows<Config>(params, at, work.tokens(j + 1));
+        rows = fp8_rows<Config>(params, at, work.keys(j + 1));
         left = load_codes<Config>(rows, 0);
       }
       await_free(smem, kv, kRightValues);

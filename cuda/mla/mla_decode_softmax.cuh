@@ -32,10 +32,10 @@ PTX_DEVICE MlaRows start_rows(const MlaDecodeParams& params, const MlaWork& work
   return rows;
 }
 
-// Scores of keys that a row does not see become -Inf. `first_token`: of the block.
+// Scores of keys that a row does not see become -Inf. `first_key`: of the block.
 template <int Registers>
-PTX_DEVICE void mask_scores(float (&rS)[Registers], const MlaRows& rows, uint32_t first_token) {
-  const uint32_t column = first_token + fragment_column(ptx::thread_idx() % 128);
+PTX_DEVICE void mask_scores(float (&rS)[Registers], const MlaRows& rows, uint32_t first_key) {
+  const uint32_t column = first_key + fragment_column(ptx::thread_idx() % 128);
 #pragma unroll
   for (uint32_t i = 0; i < Registers; ++i) {
     if (column + 8 * (i / 4) + i % 2 >= rows.visible[i % 4 / 2]) rS[i] = kMlaNoKey;

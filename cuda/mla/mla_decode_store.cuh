@@ -3,7 +3,7 @@
 #include <bit>
 #include <cstdint>
 
-#include "hopper/block/cta_sync.cuh"
+#include "hopper/cta/cta_sync.cuh"
 #include "hopper/tile/fragment.h"
 #include "hopper/tile/swizzle.h"
 #include "mla/mla_decode_tile.cuh"

@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "hopper/block/cta_sync.cuh"
+#include "hopper/cta/cta_sync.cuh"
 #include "hopper/tile/order.h"
 #include "mla/params.h"
 #include "ptx/gmem.h"
@@ -19,15 +19,15 @@ namespace mla {
 struct MlaDecodeConfig {
   enum class Cache { kBf16, kFp8 };
   static constexpr int kBlockRows = 64;  // rows of Q: one wgmma
-  static constexpr int kBlockTokens = MLA_BLOCK_TOKENS;
+  static constexpr int kBlockKeys = MLA_BLOCK_KEYS;
   static constexpr int kStages = 2;                          // blocks of keys in shared memory
   static constexpr int kTileColumns = 64;                    // of BF16: one 128-byte swizzle row
-  static constexpr int kTileBytes = kBlockTokens * 128;      // [64 tokens or rows, 64 columns]
+  static constexpr int kTileBytes = kBlockKeys * 128;        // [64 keys or rows, 64 columns]
   static constexpr int kRopeTile = MLA_LATENT / kTileColumns;  // tiles 0..7 are latent, tile 8 carries the position
   static constexpr int kTiles = kRopeTile + 1;
   static constexpr int kHalfTiles = kRopeTile / 2;           // of the values, per warpgroup
   static constexpr int kHalfColumns = MLA_LATENT / 2;
-  static constexpr int kScoreRegisters = kBlockTokens / 2;   // of a 64 x 64 tile, per thread
+  static constexpr int kScoreRegisters = kBlockKeys / 2;     // of a 64 x 64 tile, per thread
   static constexpr int kOutRegisters = kHalfColumns / 2;     // of a 64 x 256 tile, per thread
 };
 
@@ -37,8 +37,8 @@ enum MlaTiles : uint32_t { kLeftValues, kRightValues, kRope, kTileGroups };
 template <class Config>
 struct MlaDecodeStorage {
   alignas(1024) uint8_t q[Config::kTiles][Config::kTileBytes];  // BF16 [9, 64 rows, 64], swizzled; later the output
-  alignas(1024) uint8_t kv[Config::kStages][Config::kTiles][Config::kTileBytes];  // BF16 [9, 64 tokens, 64], swizzled
-  alignas(1024) uint8_t p[Config::kTileBytes];                  // BF16 [64 rows, 64 tokens], swizzled
+  alignas(1024) uint8_t kv[Config::kStages][Config::kTiles][Config::kTileBytes];  // BF16 [9, 64 keys, 64], swizzled
+  alignas(1024) uint8_t p[Config::kTileBytes];                  // BF16 [64 rows, 64 keys], swizzled
   float scale[Config::kBlockRows];                // what the block multiplies earlier sums with; last, 1 / l
   uint64_t kv_full[Config::kStages][Config::kTiles];
   uint64_t kv_empty[Config::kStages][kTileGroups];
@@ -75,13 +75,13 @@ struct MlaDecodeSmem {
 // One split of one sequence, for 64 rows of its queries.
 struct MlaWork {
   uint32_t sequence, first_row;
-  uint32_t length;       // keys of the sequence
-  uint32_t first_token;  // of the split
-  uint32_t split;        // of the sequence
-  uint32_t blocks;       // of 64 tokens; 0 only in an empty sequence
+  uint32_t length;     // keys of the sequence
+  uint32_t first_key;  // of the split
+  uint32_t split;      // of the sequence
+  uint32_t blocks;     // of 64 keys; 0 only in an empty sequence
 
   // Keys of block `j` that exist: fewer than 64 only at the end of the sequence.
-  PTX_DEVICE uint32_t tokens(uint32_t j) const { return length - (first_token + j * MLA_BLOCK_TOKENS); }
+  PTX_DEVICE uint32_t keys(uint32_t j) const { return length - (first_key + j * MLA_BLOCK_KEYS); }
 };
 
 // Where the results of a split go.
@@ -103,7 +103,7 @@ struct MlaWorkList {
 
   PTX_DEVICE explicit MlaWorkList(const MlaDecodeParams& p)
       : params(p),
-        index(ptx::block_idx() / p.row_tiles),
+        index(ptx::cta_idx() / p.row_tiles),
         end(ptx::ldg_u32(p.tables.split_offsets + p.batch)),
         step(ptx::grid_dim() / p.row_tiles) {}
 
@@ -114,11 +114,11 @@ struct MlaWorkList {
     const uint32_t* gItem = params.tables.items + 2 * static_cast<uint64_t>(index);
     MlaWork w;
     w.sequence = ptx::ldg_u32(gItem);
-    w.first_row = ptx::block_idx() % params.row_tiles * MlaDecodeConfig::kBlockRows;
+    w.first_row = ptx::cta_idx() % params.row_tiles * MlaDecodeConfig::kBlockRows;
     w.length = ptx::ldg_u32(params.tables.lengths + w.sequence);
     w.split = ptx::ldg_u32(gItem + 1);
-    w.first_token = w.split * params.split_blocks * MLA_BLOCK_TOKENS;
-    const uint32_t blocks_left = ceil_div(w.length - w.first_token, MLA_BLOCK_TOKENS);
+    w.first_key = w.split * params.split_blocks * MLA_BLOCK_KEYS;
+    const uint32_t blocks_left = ceil_div(w.length - w.first_key, MLA_BLOCK_KEYS);
     w.blocks = blocks_left < params.split_blocks ? blocks_left : params.split_blocks;
     return w;
   }

@@ -2,7 +2,7 @@
 //
 //   lengths int32 [batch]  ->  clamped lengths [batch] · split_offsets [batch + 1] · items [splits, 2]
 //
-// A split is `split_tokens` tokens, whatever the batch and the GPU: a row's bits depend on its own sequence alone. Whole
+// A split is `split_keys` long, whatever the batch and the GPU: a row's bits depend on its own sequence alone. Whole
 // splits come first, then what is left of the sequences, longest first, so that no CTA starts a long one at the end.
 //
 // Schedule: a thread per sequence looks at all others; nothing is shared, nothing waits.
@@ -10,7 +10,7 @@
 #include <cstdint>
 
 #include "faults.h"
-#include "hopper/block/report_fault.cuh"
+#include "hopper/cta/report_fault.cuh"
 #include "mla/params.h"
 #include "mla/splits.h"
 #include "ptx/gmem.h"
@@ -38,7 +38,7 @@ PTX_DEVICE MlaScheduleTotals schedule_totals(const MlaScheduleParams& params, ui
   MlaScheduleTotals totals;
 #pragma unroll 4
   for (uint32_t other = 0; other < params.batch; ++other) {
-    const SplitCount count = split_count(sequence_length(params, other), params.split_tokens);
+    const SplitCount count = split_count(sequence_length(params, other), params.split_keys);
     totals.whole += count.whole;
     if (other < mine) {
       totals.splits_before += count.total();
@@ -51,11 +51,11 @@ PTX_DEVICE MlaScheduleTotals schedule_totals(const MlaScheduleParams& params, ui
 }
 
 PTX_DEVICE void mla_schedule_kernel(const MlaScheduleParams& params) {
-  const uint32_t mine = ptx::block_idx() * mla_schedule_threads + ptx::thread_idx();
+  const uint32_t mine = ptx::cta_idx() * mla_schedule_threads + ptx::thread_idx();
   if (mine >= params.batch) return;
   const uint32_t length = sequence_length(params, mine);
   if (length != ptx::ldg_u32(params.lengths + mine)) report_fault(params.error_words, FAULT_SEQUENCE_LENGTH);
-  const SplitCount own = split_count(length, params.split_tokens);
+  const SplitCount own = split_count(length, params.split_keys);
   const MlaScheduleTotals totals = schedule_totals(params, mine, own);
 
   ptx::stg_u32(params.tables.lengths + mine, length);

@@ -6,11 +6,11 @@
 #include "hopper/tensor_map.h"
 
 enum {
-  MLA_NOPE = 128,         // of a head's query: what is not rotated
-  MLA_VALUE = 128,        // of a head's output
-  MLA_LATENT = 512,       // of a cached token: the compressed keys and values
-  MLA_ROPE = 64,          // of a cached token: the rest of its key, which carries the position
-  MLA_BLOCK_TOKENS = 64,  // tokens of one step of the attention
+  MLA_NOPE = 128,       // of a head's query: what is not rotated
+  MLA_VALUE = 128,      // of a head's output
+  MLA_LATENT = 512,     // of a row of the cache: the compressed keys and values
+  MLA_ROPE = 64,        // of a row of the cache: the rest of the key, which carries the position
+  MLA_BLOCK_KEYS = 64,  // keys of one step of the attention
 };
 
 // Which splits of which sequences there are, found on the device: a decode step needs no length on the host.
@@ -21,12 +21,12 @@ typedef struct MlaPlanTables {
 } MlaPlanTables;
 
 typedef struct MlaScheduleParams {
-  const int32_t* lengths;  // [batch], tokens in the cache
+  const int32_t* lengths;  // [batch], keys in the cache
   MlaPlanTables tables;
   uint32_t* error_words;  // [FAULT_KINDS]
   uint32_t batch;
-  uint32_t capacity;       // tokens that the pages of a sequence hold
-  uint32_t split_tokens;   // a multiple of MLA_BLOCK_TOKENS
+  uint32_t capacity;       // keys that the pages of a sequence hold
+  uint32_t split_keys;     // a multiple of MLA_BLOCK_KEYS
 } MlaScheduleParams;
 
 // out = softmax(scale * q . k^T) . v for every sequence, v the latent part of k; splits leave partial results.
@@ -48,7 +48,7 @@ typedef struct MlaDecodeParams {
   uint32_t row_tiles;         // of 64 rows, even in a cluster
   uint32_t q_tokens, heads;
   uint32_t pages, page_size;
-  uint32_t split_blocks;      // split_tokens / MLA_BLOCK_TOKENS
+  uint32_t split_blocks;      // split_keys / MLA_BLOCK_KEYS
   uint32_t causal;            // 0 or 1: query token t does not see the last q_tokens - 1 - t keys
   float scale_log2;           // softmax scale * log2(e)
   float empty_lse;            // of a row that sees no key

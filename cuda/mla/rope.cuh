@@ -10,7 +10,7 @@
 #include <cstdint>
 
 #include "faults.h"
-#include "hopper/block/report_fault.cuh"
+#include "hopper/cta/report_fault.cuh"
 #include "mla/params.h"
 #include "ptx/convert.h"
 #include "ptx/gmem.h"
@@ -34,7 +34,7 @@ PTX_DEVICE uint32_t rotate(uint32_t pair, uint32_t cos_bits, uint32_t sin_bits) 
 }
 
 PTX_DEVICE void rope_kernel(const RopeParams& params) {
-  const uint64_t piece = static_cast<uint64_t>(ptx::block_idx()) * rope_threads + ptx::thread_idx();
+  const uint64_t piece = static_cast<uint64_t>(ptx::cta_idx()) * rope_threads + ptx::thread_idx();
   const uint64_t row = piece / kPiecesPerHead;
   const uint64_t token = row / params.heads, head = row % params.heads;
   const uint64_t column = piece % kPiecesPerHead * kPieceColumns;

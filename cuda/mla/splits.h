@@ -12,15 +12,15 @@ constexpr uint32_t clamp_length(int32_t length, uint32_t capacity) {
 
 struct SplitCount {
   uint32_t whole;  // splits of full size
-  uint32_t rest;   // tokens of the last split, if it is shorter
+  uint32_t rest;   // keys of the last split, if it is shorter
   bool has_rest;   // an empty sequence has one split too: somebody must write its output
 
   constexpr uint32_t total() const { return whole + has_rest; }
 };
 
-constexpr SplitCount split_count(uint32_t length, uint32_t split_tokens) {
-  const uint32_t whole = length / split_tokens;
-  const uint32_t rest = length - whole * split_tokens;
+constexpr SplitCount split_count(uint32_t length, uint32_t split_keys) {
+  const uint32_t whole = length / split_keys;
+  const uint32_t rest = length - whole * split_keys;
   return {whole, rest, rest != 0 || length == 0};
 }
 

@@ -1,15 +1,15 @@
 // What the experts made of a token, added up in a fixed order and rounded once.
 //
-//   out[t] = bf16( sum over k = 0, 1, ... of weights[t, k] * y[slot_row[t, k]]  (+ shared[t])  (+ residual[t]) )
+//   out[t] = bf16( sum over k = 0, 1, ... of weights[t, k] * y[route_row[t, k]]  (+ shared[t])  (+ residual[t]) )
 //
-//   y BF16 [rows, h] · slot_row int32, weights FP32 [tokens, top_k] · shared, residual, out BF16 [tokens, h]
+//   y BF16 [rows, h] · route_row int32, weights FP32 [tokens, top_k] · shared, residual, out BF16 [tokens, h]
 //
-// Schedule: a thread owns eight columns of a token and keeps four rows in flight; an FP32 fma per slot, no atomics.
+// Schedule: a thread owns eight columns of a token and keeps four rows in flight; an FP32 fma per route, no atomics.
 #pragma once
 #include <cstdint>
 
 #include "faults.h"
-#include "hopper/block/report_fault.cuh"
+#include "hopper/cta/report_fault.cuh"
 #include "moe/params.h"
 #include "ptx/convert.h"
 #include "ptx/gmem.h"
@@ -22,7 +22,7 @@ constexpr uint32_t combine_threads = 256;
 constexpr uint32_t combine_smem_bytes = 0;
 
 constexpr uint32_t kPieceElements = 8;   // 16 bytes of BF16
-constexpr uint32_t kSlotsInFlight = 4;
+constexpr uint32_t kRoutesInFlight = 4;
 
 struct CombineSum {
   float x[kPieceElements];
@@ -38,26 +38,26 @@ PTX_DEVICE void add_piece(CombineSum& sum, float weight, ptx::U32x4 v) {
   }
 }
 
-// The loads of a step depend on each other only within a slot: all rows are asked for before the first is used.
-PTX_DEVICE void add_slots(const CombineParams& params, uint64_t token, uint64_t column, CombineSum& sum) {
+// The loads of a step depend on each other only within a route: all rows are asked for before the first is used.
+PTX_DEVICE void add_routes(const CombineParams& params, uint64_t token, uint64_t column, CombineSum& sum) {
   constexpr uint32_t kDropped = 0xffffffffu;  // -1
-  for (uint32_t k0 = 0; k0 < params.top_k; k0 += kSlotsInFlight) {
-    const uint64_t slot0 = token * params.top_k + k0;
-    uint32_t row[kSlotsInFlight];
+  for (uint32_t k0 = 0; k0 < params.top_k; k0 += kRoutesInFlight) {
+    const uint64_t route0 = token * params.top_k + k0;
+    uint32_t row[kRoutesInFlight];
 #pragma unroll
-    for (uint32_t i = 0; i < kSlotsInFlight; ++i) {
-      row[i] = k0 + i < params.top_k ? ptx::ldg_u32(params.slot_row + slot0 + i) : kDropped;
+    for (uint32_t i = 0; i < kRoutesInFlight; ++i) {
+      row[i] = k0 + i < params.top_k ? ptx::ldg_u32(params.route_row + route0 + i) : kDropped;
     }
-    ptx::U32x4 v[kSlotsInFlight];
-    float weight[kSlotsInFlight];
+    ptx::U32x4 v[kRoutesInFlight];
+    float weight[kRoutesInFlight];
 #pragma unroll
-    for (uint32_t i = 0; i < kSlotsInFlight; ++i) {
+    for (uint32_t i = 0; i < kRoutesInFlight; ++i) {
       if (row[i] >= params.rows) continue;
       v[i] = ptx::ldg_v4_u32(params.y + row[i] * params.y_pitch + column);
-      weight[i] = params.weights != nullptr ? ptx::ldg_f32(params.weights + slot0 + i) : 1.0f;
+      weight[i] = params.weights != nullptr ? ptx::ldg_f32(params.weights + route0 + i) : 1.0f;
     }
 #pragma unroll
-    for (uint32_t i = 0; i < kSlotsInFlight; ++i) {
+    for (uint32_t i = 0; i < kRoutesInFlight; ++i) {
       if (row[i] < params.rows) {
         add_piece(sum, weight[i], v[i]);
       } else if (row[i] != kDropped) {
@@ -68,13 +68,13 @@ PTX_DEVICE void add_slots(const CombineParams& params, uint64_t token, uint64_t 
 }
 
 PTX_DEVICE void combine_kernel(const CombineParams& params) {
-  const uint64_t piece = static_cast<uint64_t>(ptx::block_idx()) * combine_threads + ptx::thread_idx();
+  const uint64_t piece = static_cast<uint64_t>(ptx::cta_idx()) * combine_threads + ptx::thread_idx();
   const uint64_t token = piece / params.pieces;
   const uint64_t column = piece % params.pieces * kPieceElements;
   if (token >= params.tokens) return;
 
   CombineSum sum = {};
-  add_slots(params, token, column, sum);
+  add_routes(params, token, column, sum);
   if (params.shared != nullptr) {
     add_piece(sum, 1.0f, ptx::ldg_v4_u32(params.shared + token * params.shared_pitch + column));
   }

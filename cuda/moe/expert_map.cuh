@@ -1,10 +1,10 @@
 // What the three kernels of the expert map share. From top-k ids to rows sorted by expert, in three launches:
 //
-//   count    block_counts[g, b] = slots of block b whose group is g                  row_slot = -1
-//   scan     block_counts[g, b] = slots of group g in the blocks before b            demand, counts
-//   scatter  row of a slot = start of its expert + slots of the expert before it     row_slot, slot_row, offsets
+//   count    block_counts[g, b] = routes of block b whose group is g                 row_route = -1
+//   scan     block_counts[g, b] = routes of group g in the blocks before b           demand, counts
+//   scatter  row of a route = start of its expert + routes of the expert before it   row_route, route_row, offsets
 //
-// A slot is token * top_k + k, a block is 256 consecutive slots, a group is an expert or, last, all ids that are none.
+// A route is token * top_k + k, a block is 256 consecutive routes, a group is an expert or, last, all ids that are none.
 // Nothing is added atomically: a row depends on the ids alone.
 #pragma once
 #include <cstdint>
@@ -18,10 +18,10 @@
 
 namespace moe {
 
-constexpr uint32_t expert_map_threads = 256;  // and slots of a block
+constexpr uint32_t expert_map_threads = 256;  // and routes of a block
 constexpr uint32_t expert_map_warps = expert_map_threads / 32;
 
-// The group of a slot that was dropped on purpose, and of what lies behind the last slot.
+// The group of a route that was dropped on purpose, and of what lies behind the last route.
 constexpr uint32_t kNoGroup = 0xffffffffu;
 
 // The group of an id: -1 asks for no expert, anything else that is no expert belongs to the last group.
@@ -30,12 +30,12 @@ constexpr uint32_t group_of_id(uint32_t id, uint32_t experts) {
   return id < experts ? id : id == kDropped ? kNoGroup : experts;
 }
 
-PTX_DEVICE uint32_t load_group(const ExpertMapParams& params, uint32_t slot) {
-  return slot < params.slots ? group_of_id(ptx::ldg_u32(params.ids + slot), params.experts) : kNoGroup;
+PTX_DEVICE uint32_t load_group(const ExpertMapParams& params, uint32_t route) {
+  return route < params.routes ? group_of_id(ptx::ldg_u32(params.ids + route), params.experts) : kNoGroup;
 }
 
 struct BlockRank {
-  uint32_t before, total;  // slots of the block in the same group: those before this one, all
+  uint32_t before, total;  // routes of the block in the same group: those before this one, all
 };
 
 // sGroups: the groups of the block [256]. A read of the whole block by every thread is a broadcast.

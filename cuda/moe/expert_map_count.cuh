@@ -1,10 +1,10 @@
-// First launch of the expert map (expert_map.cuh): every block counts its slots by group.
+// First launch of the expert map (expert_map.cuh): every block counts its routes by group.
 //
-//   block_counts[g, b] = slots of block b whose group is g      row_slot[r] = -1 for every row
+//   block_counts[g, b] = routes of block b whose group is g      row_route[r] = -1 for every row
 //
-//   ids int32 [slots] · block_counts uint32 [experts + 1, blocks] · row_slot int32 [rows]
+//   ids int32 [routes] · block_counts uint32 [experts + 1, blocks] · row_route int32 [rows]
 //
-// Schedule: every thread compares its group with the 255 others of the block; the first slot of a group tells how many
+// Schedule: every thread compares its group with the 255 others of the block; the first route of a group tells how many
 // there are. More CTAs than blocks only help to clear the rows.
 #pragma once
 #include "experts.h"
@@ -13,17 +13,17 @@
 namespace moe {
 
 constexpr uint32_t expert_map_count_threads = expert_map_threads;
-// Groups [256], slots of each group [MAX_EXPERTS + 1].
+// Groups [256], routes of each group [MAX_EXPERTS + 1].
 constexpr uint32_t expert_map_count_smem_bytes = (expert_map_threads + MAX_EXPERTS + 1) * sizeof(uint32_t);
 
 PTX_DEVICE void clear_rows(const ExpertMapParams& params) {
   const uint64_t step = static_cast<uint64_t>(ptx::grid_dim()) * expert_map_threads;
-  uint64_t row = static_cast<uint64_t>(ptx::block_idx()) * expert_map_threads + ptx::thread_idx();
-  for (; row < params.rows; row += step) ptx::stg_u32(params.row_slot + row, 0xffffffffu);
+  uint64_t row = static_cast<uint64_t>(ptx::cta_idx()) * expert_map_threads + ptx::thread_idx();
+  for (; row < params.rows; row += step) ptx::stg_u32(params.row_route + row, 0xffffffffu);
 }
 
 PTX_DEVICE void expert_map_count_kernel(const ExpertMapParams& params) {
-  const uint32_t thread = ptx::thread_idx(), block = ptx::block_idx();
+  const uint32_t thread = ptx::thread_idx(), block = ptx::cta_idx();
   clear_rows(params);
   if (block >= params.blocks) return;
 

@@ -1,14 +1,14 @@
 // Second launch of the expert map (expert_map.cuh): the running sum of every group over the blocks.
 //
-//   block_counts[g, b] = slots of group g in the blocks before b      demand[g] = all of them      counts[e] = those kept
+//   block_counts[g, b] = routes of group g in the blocks before b      demand[g] = all of them      counts[e] = those kept
 //
 //   block_counts uint32 [experts + 1, blocks] · demand int32 [experts + 1] · counts int32 [experts]
 //
 // Schedule: a warp per group, a run of neighbouring blocks per lane.
 #pragma once
 #include "faults.h"
-#include "hopper/block/report_fault.cuh"
-#include "hopper/block/warp_scan.cuh"
+#include "hopper/cta/report_fault.cuh"
+#include "hopper/cta/warp_scan.cuh"
 #include "moe/expert_map.cuh"
 
 namespace moe {
@@ -30,7 +30,7 @@ PTX_DEVICE void store_demand(const ExpertMapParams& params, uint32_t group, uint
 
 PTX_DEVICE void expert_map_scan_kernel(const ExpertMapParams& params) {
   const uint32_t lane = ptx::thread_idx() % 32;
-  const uint32_t group = ptx::block_idx() * expert_map_warps + ptx::thread_idx() / 32;
+  const uint32_t group = ptx::cta_idx() * expert_map_warps + ptx::thread_idx() / 32;
   if (group > params.experts) return;
   uint32_t* gCounts = params.block_counts + static_cast<uint64_t>(group) * params.blocks;
   const uint32_t run = (params.blocks + 31) / 32;

@@ -1,14 +1,14 @@
-// Last launch of the expert map (expert_map.cuh): every slot finds its row.
+// Last launch of the expert map (expert_map.cuh): every route finds its row.
 //
-//   offsets[e] = rows of the segments before e      row = offsets[expert] + slots of the expert before this one
-//   row_slot[row] = slot      slot_row[slot] = row, or -1 where the slot was dropped
+//   offsets[e] = rows of the segments before e      row = offsets[expert] + routes of the expert before this one
+//   row_route[row] = route      route_row[route] = row, or -1 where the route was dropped
 //
-//   ids int32 [slots] · block_counts uint32 [experts + 1, blocks] · offsets int32 [experts + 1]
+//   ids int32 [routes] · block_counts uint32 [experts + 1, blocks] · offsets int32 [experts + 1]
 //
 // Schedule: every CTA adds up the segments for itself (a few hundred words), the first one writes them; then a thread per
-// slot counts those of its block that come before it.
+// route counts those of its block that come before it.
 #pragma once
-#include "hopper/block/warp_scan.cuh"
+#include "hopper/cta/warp_scan.cuh"
 #include "experts.h"
 #include "moe/expert_map.cuh"
 
@@ -38,7 +38,7 @@ PTX_DEVICE CtaSum cta_sum(uint32_t value, uint32_t sSums) {
   return sum;
 }
 
-// Rows that the segment of an expert with `count` slots spans.
+// Rows that the segment of an expert with `count` routes spans.
 PTX_DEVICE uint32_t segment_rows(const ExpertMapParams& params, uint32_t count) {
   if (params.alignment == 0) return params.max_rows;
   return (count + params.alignment - 1) / params.alignment * params.alignment;
@@ -48,7 +48,7 @@ PTX_DEVICE uint32_t segment_rows(const ExpertMapParams& params, uint32_t count) 
 PTX_DEVICE void start_segments(const ExpertMapParams& params, uint32_t sStarts, uint32_t sSums) {
   constexpr uint32_t kExpertsPerThread = MAX_EXPERTS / expert_map_threads;
   const uint32_t expert0 = ptx::thread_idx() * kExpertsPerThread;
-  const bool writes = ptx::block_idx() == 0;
+  const bool writes = ptx::cta_idx() == 0;
   uint32_t rows[kExpertsPerThread] = {};
   uint32_t mine = 0;
 #pragma unroll
@@ -70,27 +70,27 @@ PTX_DEVICE void start_segments(const ExpertMapParams& params, uint32_t sStarts, 
 }
 
 PTX_DEVICE void expert_map_scatter_kernel(const ExpertMapParams& params) {
-  const uint32_t thread = ptx::thread_idx(), block = ptx::block_idx();
+  const uint32_t thread = ptx::thread_idx(), block = ptx::cta_idx();
   const uint32_t sGroups = ptx::smem_base();
   const uint32_t sStarts = sGroups + expert_map_threads * sizeof(uint32_t);
   const uint32_t sSums = sStarts + MAX_EXPERTS * sizeof(uint32_t);
-  const uint32_t slot = block * expert_map_threads + thread;
-  const uint32_t group = load_group(params, slot);
+  const uint32_t route = block * expert_map_threads + thread;
+  const uint32_t group = load_group(params, route);
   ptx::sts_u32(sGroups + thread * sizeof(uint32_t), group);
   start_segments(params, sStarts, sSums);
   ptx::syncthreads();
 
-  if (slot >= params.slots) return;
+  if (route >= params.routes) return;
   uint32_t row = 0xffffffffu;  // -1
   if (group < params.experts) {
     const uint64_t at = static_cast<uint64_t>(group) * params.blocks + block;
     const uint32_t rank = ptx::ldg_u32(params.block_counts + at) + rank_in_block(sGroups, group).before;
     if (rank < params.max_rows) {
       row = ptx::lds_u32(sStarts + group * sizeof(uint32_t)) + rank;
-      ptx::stg_u32(params.row_slot + row, slot);
+      ptx::stg_u32(params.row_route + row, route);
     }
   }
-  ptx::stg_u32(params.slot_row + slot, row);
+  ptx::stg_u32(params.route_row + route, row);
 }
 
 }  // namespace moe

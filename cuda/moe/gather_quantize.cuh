@@ -1,13 +1,13 @@
 // Rows of tokens gathered by expert and quantised: BF16 -> E4M3 with one scale per 1x128 block.
 //
-//   sf[g, row], q[row] = quantised x[row_slot[row] / top_k] for every row in use; zeros where that is -1
+//   sf[g, row], q[row] = quantised x[row_route[row] / top_k] for every row in use; zeros where that is -1
 //
-//   x BF16 [tokens, h] · row_slot int32 [rows] · q E4M3 [rows, h] · sf FP32 [h/128, rows]
+//   x BF16 [tokens, h] · row_route int32 [rows] · q E4M3 [rows, h] · sf FP32 [h/128, rows]
 //
 // Schedule: as quantize_1x128, sixteen lanes per block. Rows that no expert uses are left alone.
 #pragma once
 #include "faults.h"
-#include "hopper/block/report_fault.cuh"
+#include "hopper/cta/report_fault.cuh"
 #include "moe/params.h"
 #include "moe/used_rows.cuh"
 #include "ptx/gmem.h"
@@ -19,12 +19,12 @@ namespace moe {
 constexpr uint32_t gather_quantize_threads = 256;
 constexpr uint32_t gather_quantize_smem_bytes = 0;
 
-// A zero block for padding, and for a slot that does not exist.
+// A zero block for padding, and for a route that does not exist.
 PTX_DEVICE quant::RowPiece gather_piece(const GatherQuantizeParams& params, uint64_t row, uint64_t column) {
   constexpr uint32_t kPadding = 0xffffffffu;  // -1
-  const uint32_t slot = ptx::ldg_u32(params.row_slot + row);
-  if (slot < params.slots) return quant::load_piece(params.x + slot / params.top_k * params.x_pitch + column);
-  if (slot != kPadding) report_fault(params.error_words, FAULT_SEGMENT);
+  const uint32_t route = ptx::ldg_u32(params.row_route + row);
+  if (route < params.routes) return quant::load_piece(params.x + route / params.top_k * params.x_pitch + column);
+  if (route != kPadding) report_fault(params.error_words, FAULT_SEGMENT);
   return {};
 }
 

@@ -3,21 +3,21 @@
 #pragma once
 #include <stdint.h>
 
-// Top-k expert ids -> rows sorted by (expert, token, slot of the token); a slot is token * top_k + k.
+// Top-k expert ids -> rows sorted by (expert, token, route of the token); a route is token * top_k + k.
 typedef struct ExpertMapParams {
-  const int32_t* ids;      // [slots], -1: dropped
-  int32_t* row_slot;       // [rows], -1: no slot
-  int32_t* slot_row;       // [slots], -1: dropped
+  const int32_t* ids;      // [routes], -1: dropped
+  int32_t* row_route;      // [rows], -1: no route
+  int32_t* route_row;      // [routes], -1: dropped
   int32_t* offsets;        // [experts + 1], where segments start and the last ends
-  int32_t* counts;         // [experts], slots that have a row
-  int32_t* demand;         // [experts + 1], slots that asked for the expert; last: ids that are none
+  int32_t* counts;         // [experts], routes that have a row
+  int32_t* demand;         // [experts + 1], routes that asked for the expert; last: ids that are none
   uint32_t* block_counts;  // workspace [experts + 1, blocks]
   uint32_t* error_words;  // [FAULT_KINDS]
-  uint32_t slots, rows;
+  uint32_t routes, rows;
   uint32_t experts;        // at most MAX_EXPERTS
-  uint32_t blocks;         // of 256 slots
+  uint32_t blocks;         // of 256 routes
   uint32_t alignment;      // contiguous: segments span a multiple of it; 0: masked, every segment spans max_rows
-  uint32_t max_rows;       // of an expert; slots beyond are dropped
+  uint32_t max_rows;       // of an expert; routes beyond are dropped
 } ExpertMapParams;
 
 // The rows that experts use, as routing left them on the device.
@@ -28,40 +28,40 @@ typedef struct UsedRows {
   uint32_t max_rows;    // masked: expert e uses the first rows[e] rows from e * max_rows on; 0: ragged
 } UsedRows;
 
-// q, sf = quantised x[row_slot[row] / top_k] for every row in use; zeros where that is -1.
+// q, sf = quantised x[row_route[row] / top_k] for every row in use; zeros where that is -1.
 typedef struct GatherQuantizeParams {
-  const uint16_t* x;        // BF16 [tokens, x_pitch]
-  const int32_t* row_slot;  // [rows]
+  const uint16_t* x;         // BF16 [tokens, x_pitch]
+  const int32_t* row_route;  // [rows]
   UsedRows used;
-  uint8_t* q;               // E4M3 [rows, q_pitch]
-  float* sf;                // FP32 [k_blocks, sf_pitch]
+  uint8_t* q;                // E4M3 [rows, q_pitch]
+  float* sf;                 // FP32 [k_blocks, sf_pitch]
   uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t x_pitch, q_pitch, sf_pitch;
-  uint32_t slots, top_k;
-  uint32_t k_blocks;        // hidden / 128
-  uint32_t scale_format;    // ScaleFormat
+  uint32_t routes, top_k;
+  uint32_t k_blocks;         // hidden / 128
+  uint32_t scale_format;     // ScaleFormat
 } GatherQuantizeParams;
 
 // q, sf = quantised silu(gate) * up, for every row in use; gate is the left half of a row of x, up the right one.
 typedef struct SwigluQuantizeParams {
-  const uint16_t* x;        // BF16 [rows, x_pitch], gate and up of 128 * k_blocks columns each
-  const float* weights;     // FP32 [slots], or null: not multiplied
-  const int32_t* row_slot;  // [rows], read when there are weights
+  const uint16_t* x;         // BF16 [rows, x_pitch], gate and up of 128 * k_blocks columns each
+  const float* weights;      // FP32 [routes], or null: not multiplied
+  const int32_t* row_route;  // [rows], read when there are weights
   UsedRows used;
-  uint8_t* q;               // E4M3 [rows, q_pitch]
-  float* sf;                // FP32 [k_blocks, sf_pitch]
+  uint8_t* q;                // E4M3 [rows, q_pitch]
+  float* sf;                 // FP32 [k_blocks, sf_pitch]
   uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t x_pitch, q_pitch, sf_pitch;
-  float clamp;              // gate <= clamp, |up| <= clamp; Inf: not clamped
-  uint32_t slots;
-  uint32_t k_blocks;        // intermediate / 128
-  uint32_t scale_format;    // ScaleFormat
+  float clamp;               // gate <= clamp, |up| <= clamp; Inf: not clamped
+  uint32_t routes;
+  uint32_t k_blocks;         // intermediate / 128
+  uint32_t scale_format;     // ScaleFormat
 } SwigluQuantizeParams;
 
-// out[t] = sum over k of weights[t, k] * y[slot_row[t, k]] (+ shared[t]) (+ residual[t]), rounded once.
+// out[t] = sum over k of weights[t, k] * y[route_row[t, k]] (+ shared[t]) (+ residual[t]), rounded once.
 typedef struct CombineParams {
   const uint16_t* y;         // BF16 [rows, y_pitch]
-  const int32_t* slot_row;   // [tokens, top_k], -1: nothing
+  const int32_t* route_row;  // [tokens, top_k], -1: nothing
   const float* weights;      // FP32 [tokens, top_k], or null: all 1
   const uint16_t* shared;    // BF16 [tokens, shared_pitch], or null
   const uint16_t* residual;  // BF16 [tokens, residual_pitch], or null

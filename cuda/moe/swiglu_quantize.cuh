@@ -2,15 +2,15 @@
 //
 //   h = gate / (1 + exp(-gate)) * up (* weight of the row)      sf[g, row], q[row] = quantised h, for every row in use
 //
-//   x BF16 [rows, 2 i], gate the left half, up the right one · weights FP32 [slots] · row_slot int32 [rows]
+//   x BF16 [rows, 2 i], gate the left half, up the right one · weights FP32 [routes] · row_route int32 [rows]
 //   q E4M3 [rows, i] · sf FP32 [i/128, rows]
 //
 // Schedule: as quantize_1x128, sixteen lanes per block; h never leaves FP32 registers. Rows that no expert uses are
 // neither read nor written.
 #pragma once
 #include "faults.h"
-#include "hopper/block/exp.cuh"
-#include "hopper/block/report_fault.cuh"
+#include "hopper/cta/exp.cuh"
+#include "hopper/cta/report_fault.cuh"
 #include "moe/params.h"
 #include "moe/used_rows.cuh"
 #include "ptx/gmem.h"
@@ -29,17 +29,17 @@ PTX_DEVICE float swiglu(float gate, float up, float clamp) {
   return x / (1.0f + exp_f32(-x)) * y;
 }
 
-// h of eight neighbouring columns. With weights, a row without a slot (padding) is zero, whatever x holds.
+// h of eight neighbouring columns. With weights, a row without a route (padding) is zero, whatever x holds.
 PTX_DEVICE quant::RowPiece swiglu_piece(const SwigluQuantizeParams& params, uint64_t row, uint64_t column) {
   constexpr uint32_t kPadding = 0xffffffffu;  // -1
   float weight = 1.0f;
   if (params.weights != nullptr) {
-    const uint32_t slot = ptx::ldg_u32(params.row_slot + row);
-    if (slot >= params.slots) {
-      if (slot != kPadding) report_fault(params.error_words, FAULT_SEGMENT);
+    const uint32_t route = ptx::ldg_u32(params.row_route + row);
+    if (route >= params.routes) {
+      if (route != kPadding) report_fault(params.error_words, FAULT_SEGMENT);
       return {};
     }
-    weight = ptx::ldg_f32(params.weights + slot);
+    weight = ptx::ldg_f32(params.weights + route);
   }
   const uint16_t* gX = params.x + row * params.x_pitch + column;
   const quant::RowPiece gate = quant::load_piece(gX);

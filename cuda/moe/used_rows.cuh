@@ -5,7 +5,7 @@
 
 #include "faults.h"
 #include "gemm/segments.h"
-#include "hopper/block/report_fault.cuh"
+#include "hopper/cta/report_fault.cuh"
 #include "moe/params.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
@@ -31,7 +31,7 @@ template <uint32_t Threads, class Params, class Piece>
 PTX_DEVICE void quantize_used_rows(const Params& params, Piece piece) {
   constexpr uint32_t kBlocksPerCta = Threads / quant::kLanesPerRow;
   const uint32_t thread = ptx::thread_idx();
-  const uint64_t block = static_cast<uint64_t>(ptx::block_idx()) * kBlocksPerCta + thread / quant::kLanesPerRow;
+  const uint64_t block = static_cast<uint64_t>(ptx::cta_idx()) * kBlocksPerCta + thread / quant::kLanesPerRow;
   const uint64_t row = block / params.k_blocks;
   const uint64_t g = block % params.k_blocks;
   const uint64_t column = g * quant::kQuantizeBlock + thread % quant::kLanesPerRow * quant::kLaneElements;

@@ -41,8 +41,8 @@ PTX_DEVICE void quantize_128x128_kernel(const Quantize128x128Params& params) {
   constexpr uint32_t kRowsAtOnce = quantize_128x128_threads / kLanesPerRow;
   constexpr uint32_t kPieces = kQuantizeBlock / kRowsAtOnce;
   const uint32_t thread = ptx::thread_idx();
-  const uint64_t block_n = ptx::block_idx() / params.k_blocks;
-  const uint64_t g = ptx::block_idx() % params.k_blocks;
+  const uint64_t block_n = ptx::cta_idx() / params.k_blocks;
+  const uint64_t g = ptx::cta_idx() % params.k_blocks;
   const uint64_t row0 = block_n * kQuantizeBlock + thread / kLanesPerRow;
   const uint64_t column = g * kQuantizeBlock + thread % kLanesPerRow * kLaneElements;
 

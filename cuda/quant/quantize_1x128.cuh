@@ -20,7 +20,7 @@ constexpr uint32_t quantize_1x128_smem_bytes = 0;
 PTX_DEVICE void quantize_1x128_kernel(const Quantize1x128Params& params) {
   constexpr uint32_t kBlocksPerCta = quantize_1x128_threads / kLanesPerRow;
   const uint32_t thread = ptx::thread_idx();
-  const uint64_t block = static_cast<uint64_t>(ptx::block_idx()) * kBlocksPerCta + thread / kLanesPerRow;
+  const uint64_t block = static_cast<uint64_t>(ptx::cta_idx()) * kBlocksPerCta + thread / kLanesPerRow;
   const bool exists = block < static_cast<uint64_t>(params.m) * params.k_blocks;
   const uint64_t row = exists ? block / params.k_blocks : 0;
   const uint64_t g = exists ? block % params.k_blocks : 0;

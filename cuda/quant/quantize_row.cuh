@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "faults.h"
-#include "hopper/block/report_fault.cuh"
+#include "hopper/cta/report_fault.cuh"
 #include "ptx/convert.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"

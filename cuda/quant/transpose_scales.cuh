@@ -26,8 +26,8 @@ PTX_DEVICE void transpose_scales_kernel(const TransposeScalesParams& params) {
   const uint32_t x = ptx::thread_idx() % kTile;
   const uint32_t y = ptx::thread_idx() / kTile;
   const uint32_t g_tiles = ceil_div(params.k_blocks, kTile);
-  const uint64_t m0 = static_cast<uint64_t>(ptx::block_idx() / g_tiles) * kTile;
-  const uint64_t g0 = static_cast<uint64_t>(ptx::block_idx() % g_tiles) * kTile;
+  const uint64_t m0 = static_cast<uint64_t>(ptx::cta_idx() / g_tiles) * kTile;
+  const uint64_t g0 = static_cast<uint64_t>(ptx::cta_idx() % g_tiles) * kTile;
 
 #pragma unroll
   for (uint32_t i = y; i < kTile; i += kRowsAtOnce) {

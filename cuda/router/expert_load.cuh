@@ -2,14 +2,14 @@
 //
 //   counts[e] += the number of ids that are e
 //
-//   ids int32 [t, slots] · counts uint32 [experts]
+//   ids int32 [t, routes] · counts uint32 [experts]
 //
 // Schedule: one thread per id. Sums of integers do not depend on their order, so atomics leave the result determined.
 #pragma once
 #include <cstdint>
 
 #include "faults.h"
-#include "hopper/block/report_fault.cuh"
+#include "hopper/cta/report_fault.cuh"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
 #include "ptx/target.h"
@@ -21,9 +21,9 @@ constexpr uint32_t expert_load_threads = 256;
 constexpr uint32_t expert_load_smem_bytes = 0;
 
 PTX_DEVICE void expert_load_kernel(const ExpertLoadParams& params) {
-  const uint64_t index = static_cast<uint64_t>(ptx::block_idx()) * expert_load_threads + ptx::thread_idx();
-  if (index >= static_cast<uint64_t>(params.t) * params.slots) return;
-  const uint32_t id = ptx::ldg_u32(params.ids + index / params.slots * params.ids_pitch + index % params.slots);
+  const uint64_t index = static_cast<uint64_t>(ptx::cta_idx()) * expert_load_threads + ptx::thread_idx();
+  if (index >= static_cast<uint64_t>(params.t) * params.routes) return;
+  const uint32_t id = ptx::ldg_u32(params.ids + index / params.routes * params.ids_pitch + index % params.routes);
   if (id < params.experts) {
     ptx::red_add_u32(params.counts + id, 1);
   } else if (id != UINT32_MAX) {

@@ -67,9 +67,9 @@ struct GateTile {
 PTX_DEVICE GateTile gate_tile(const GateLogitsParams& params) {
   const uint32_t expert_tiles = ceil_div(params.experts, kGateBlockExperts);
   const uint32_t chunks = ceil_div(params.k, GATE_CHUNK);
-  const uint32_t block = ptx::block_idx();
-  const uint32_t t0 = block / chunks / expert_tiles * kGateBlockTokens;
-  return {t0, block / chunks % expert_tiles * kGateBlockExperts, block % chunks};
+  const uint32_t cta = ptx::cta_idx();
+  const uint32_t t0 = cta / chunks / expert_tiles * kGateBlockTokens;
+  return {t0, cta / chunks % expert_tiles * kGateBlockExperts, cta % chunks};
 }
 
 // Rows past the end are zeros: their sums are not stored.

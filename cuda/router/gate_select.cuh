@@ -16,8 +16,8 @@
 #include <limits>
 
 #include "faults.h"
-#include "hopper/block/exp.cuh"
-#include "hopper/block/report_fault.cuh"
+#include "hopper/cta/exp.cuh"
+#include "hopper/cta/report_fault.cuh"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
 #include "ptx/sync.h"
@@ -126,8 +126,8 @@ PTX_DEVICE void make_keys(const GateSelectParams& params, const GateScores& rS, 
 }
 
 // A choice made elsewhere; -1 for what is no expert.
-PTX_DEVICE int32_t fixed_id(const GateSelectParams& params, uint64_t t, uint32_t slot) {
-  const int32_t id = static_cast<int32_t>(ptx::ldg_u32(params.fixed_ids + t * params.fixed_pitch + slot));
+PTX_DEVICE int32_t fixed_id(const GateSelectParams& params, uint64_t t, uint32_t route) {
+  const int32_t id = static_cast<int32_t>(ptx::ldg_u32(params.fixed_ids + t * params.fixed_pitch + route));
   if (static_cast<uint32_t>(id) < params.experts) return id;
   if (id != -1 && ptx::thread_idx() % 32 == 0) report_fault(params.error_words, FAULT_EXPERT_ID);
   return -1;
@@ -143,22 +143,22 @@ PTX_DEVICE float score_of(const GateScores& rS, int32_t id) {
   return std::bit_cast<float>(ptx::reduce_max_u32(std::bit_cast<uint32_t>(score)));
 }
 
-// A lane's slot of the result.
-struct GateSlot {
+// The route that a lane stores.
+struct GateRoute {
   int32_t id;
   float weight;
 };
 
 // Routed experts in lanes 0 .. top_k - 1, shared ones in the lanes behind.
-PTX_DEVICE GateSlot choose(const GateSelectParams& params, uint64_t t, const GateScores& rS, GateKeys& rKey) {
+PTX_DEVICE GateRoute choose(const GateSelectParams& params, uint64_t t, const GateScores& rS, GateKeys& rKey) {
   const uint32_t lane = ptx::thread_idx() % 32;
-  GateSlot mine = {static_cast<int32_t>(params.experts + lane - params.top_k), 1.0f};
+  GateRoute mine = {static_cast<int32_t>(params.experts + lane - params.top_k), 1.0f};
   float sum = 0.0f;
-  for (uint32_t slot = 0; slot < params.top_k; ++slot) {
-    const int32_t id = params.fixed_ids != nullptr ? fixed_id(params, t, slot) : take_best(rKey);
+  for (uint32_t route = 0; route < params.top_k; ++route) {
+    const int32_t id = params.fixed_ids != nullptr ? fixed_id(params, t, route) : take_best(rKey);
     const float score = score_of(rS, id);
     sum += score;
-    if (lane == slot) mine = {id, score};
+    if (lane == route) mine = {id, score};
   }
   if (lane >= params.top_k) return mine;
   const float share = params.normalize != 0 ? mine.weight / (sum + 1e-20f) : mine.weight;
@@ -167,17 +167,17 @@ PTX_DEVICE GateSlot choose(const GateSelectParams& params, uint64_t t, const Gat
 
 PTX_DEVICE void gate_select_kernel(const GateSelectParams& params) {
   const uint32_t lane = ptx::thread_idx() % 32;
-  const uint64_t t = static_cast<uint64_t>(ptx::block_idx()) * (gate_select_threads / 32) + ptx::thread_idx() / 32;
+  const uint64_t t = static_cast<uint64_t>(ptx::cta_idx()) * (gate_select_threads / 32) + ptx::thread_idx() / 32;
   if (t >= params.t) return;
   GateScores rS;
   make_scores(params, t, rS);
   GateKeys rKey = {};
   if (params.fixed_ids == nullptr) make_keys(params, rS, rKey);
-  GateSlot slot = choose(params, t, rS, rKey);
-  if (params.mask != nullptr && ptx::ldg_u32(params.mask + t) == 0) slot = {-1, 0.0f};
+  GateRoute route = choose(params, t, rS, rKey);
+  if (params.mask != nullptr && ptx::ldg_u32(params.mask + t) == 0) route = {-1, 0.0f};
   if (lane >= params.top_k + params.shared) return;
-  ptx::stg_u32(params.ids + t * params.ids_pitch + lane, static_cast<uint32_t>(slot.id));
-  ptx::stg_f32(params.weights + t * params.weights_pitch + lane, slot.weight);
+  ptx::stg_u32(params.ids + t * params.ids_pitch + lane, static_cast<uint32_t>(route.id));
+  ptx::stg_f32(params.weights + t * params.weights_pitch + lane, route.weight);
 }
 
 }  // namespace router

@@ -16,7 +16,7 @@ typedef struct GateLogitsParams {
 enum {
   GATE_CHUNK = 1024,    // elements of K in one chain of FMAs
   MAX_GATE_GROUPS = 32, // groups of experts: one per lane
-  MAX_GATE_SLOTS = 32,  // experts of one token, shared ones included: one per lane
+  MAX_GATE_ROUTES = 32,  // experts of one token, shared ones included: one per lane
 };
 
 // How logits become scores.
@@ -45,7 +45,7 @@ typedef struct GateSelectParams {
   uint64_t logits_pitch, fixed_pitch, ids_pitch, weights_pitch, scores_pitch;
   uint32_t t, experts, chunks;
   uint32_t groups, kept_groups;  // experts % groups == 0
-  uint32_t top_k, shared;         // slots of routed and of shared experts
+  uint32_t top_k, shared;        // routes to routed and to shared experts
   uint32_t scoring;              // GateScoring
   uint32_t group_score;          // GateGroupScore
   uint32_t normalize;            // 0 or 1: divide the weights by their sum
@@ -54,11 +54,11 @@ typedef struct GateSelectParams {
 
 // counts[e] += how often ids name expert e.
 typedef struct ExpertLoadParams {
-  const int32_t* ids;    // [t, ids_pitch], of which `slots` columns count; -1: none
+  const int32_t* ids;    // [t, ids_pitch], of which `routes` columns count; -1: none
   uint32_t* counts;      // [experts]
   uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t ids_pitch;
-  uint32_t t, slots, experts;
+  uint32_t t, routes, experts;
 } ExpertLoadParams;
 
 // bias += speed * sign(mean load - load), and how uneven the load is.

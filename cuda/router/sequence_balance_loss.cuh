@@ -50,7 +50,7 @@ PTX_DEVICE void add_token(const SequenceBalanceLossParams& params, uint64_t t, E
     sum += s[i];
   }
   sum = warp_sum(sum);
-  for (uint32_t slot = 0; slot < params.top_k; ++slot) {
+  for (uint32_t route = 0; route < params.top_k; ++route) {
     const uint32_t id = static_cast<uint32_t>(take_best(rKey));
 #pragma unroll
     for (uint32_t i = 0; i < kGateRows; ++i) use.count[i] += gate_expert(i) == id;
@@ -60,7 +60,7 @@ PTX_DEVICE void add_token(const SequenceBalanceLossParams& params, uint64_t t, E
 }
 
 // sCount: uint32 [8, 512]; sShare: FP32 [8, 512], behind it.
-PTX_DEVICE uint32_t balance_slot(uint32_t table, uint32_t warp, uint32_t expert) {
+PTX_DEVICE uint32_t balance_entry(uint32_t table, uint32_t warp, uint32_t expert) {
   return ptx::smem_base() + ((table * kBalanceWarps + warp) * MAX_EXPERTS + expert) * sizeof(float);
 }
 
@@ -70,8 +70,8 @@ PTX_DEVICE float balance_term(const SequenceBalanceLossParams& params, uint32_t 
   float share = 0.0f;
 #pragma unroll
   for (uint32_t warp = 0; warp < kBalanceWarps; ++warp) {
-    count += ptx::lds_u32(balance_slot(0, warp, expert));
-    share += ptx::lds_f32(balance_slot(1, warp, expert));
+    count += ptx::lds_u32(balance_entry(0, warp, expert));
+    share += ptx::lds_f32(balance_entry(1, warp, expert));
   }
   const uint64_t choices = static_cast<uint64_t>(params.top_k) * params.length;
   if (choices == 0) return 0.0f;
@@ -83,12 +83,12 @@ PTX_DEVICE void sequence_balance_loss_kernel(const SequenceBalanceLossParams& pa
   const uint32_t warp = ptx::thread_idx() / 32;
   ExpertUse use = {};
   for (uint32_t t = warp; t < params.length; t += kBalanceWarps) {
-    add_token(params, static_cast<uint64_t>(ptx::block_idx()) * params.length + t, use);
+    add_token(params, static_cast<uint64_t>(ptx::cta_idx()) * params.length + t, use);
   }
 #pragma unroll
   for (uint32_t i = 0; i < kGateRows; ++i) {
-    ptx::sts_u32(balance_slot(0, warp, gate_expert(i)), use.count[i]);
-    ptx::sts_f32(balance_slot(1, warp, gate_expert(i)), use.share[i]);
+    ptx::sts_u32(balance_entry(0, warp, gate_expert(i)), use.count[i]);
+    ptx::sts_f32(balance_entry(1, warp, gate_expert(i)), use.share[i]);
   }
   ptx::syncthreads();
   if (warp != 0) return;
@@ -98,7 +98,7 @@ PTX_DEVICE void sequence_balance_loss_kernel(const SequenceBalanceLossParams& pa
     if (gate_expert(i) < params.experts) loss += balance_term(params, gate_expert(i));
   }
   loss = warp_sum(loss);
-  if (ptx::thread_idx() == 0) ptx::stg_f32(params.loss + ptx::block_idx(), params.alpha * loss);
+  if (ptx::thread_idx() == 0) ptx::stg_f32(params.loss + ptx::cta_idx(), params.alpha * loss);
 }
 
 }  // namespace router

@@ -66,7 +66,7 @@ impl Default for EmuRegion {
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct EmuTraceRecord {
-    pub block: u32,
+    pub cta: u32,
     pub thread: u32,
     pub op: *const core::ffi::c_char,
     pub operand_count: u32,
@@ -77,7 +77,7 @@ pub struct EmuTraceRecord {
 const _: () = {
     ["Size of EmuTraceRecord"][::core::mem::size_of::<EmuTraceRecord>() - 32usize];
     ["Alignment of EmuTraceRecord"][::core::mem::align_of::<EmuTraceRecord>() - 8usize];
-    ["Offset of field: EmuTraceRecord::block"][::core::mem::offset_of!(EmuTraceRecord, block) - 0usize];
+    ["Offset of field: EmuTraceRecord::cta"][::core::mem::offset_of!(EmuTraceRecord, cta) - 0usize];
     ["Offset of field: EmuTraceRecord::thread"][::core::mem::offset_of!(EmuTraceRecord, thread) - 4usize];
     ["Offset of field: EmuTraceRecord::op"][::core::mem::offset_of!(EmuTraceRecord, op) - 8usize];
     ["Offset of field: EmuTraceRecord::operand_count"]
@@ -564,7 +564,7 @@ impl Default for GateLogitsParams {
 }
 pub const GATE_CHUNK: _bindgen_ty_2 = 1024;
 pub const MAX_GATE_GROUPS: _bindgen_ty_2 = 32;
-pub const MAX_GATE_SLOTS: _bindgen_ty_2 = 32;
+pub const MAX_GATE_ROUTES: _bindgen_ty_2 = 32;
 pub type _bindgen_ty_2 = core::ffi::c_uint;
 pub const GATE_SIGMOID: GateScoring = 0;
 pub const GATE_SOFTMAX: GateScoring = 1;
@@ -668,7 +668,7 @@ pub struct ExpertLoadParams {
     pub error_words: *mut u32,
     pub ids_pitch: u64,
     pub t: u32,
-    pub slots: u32,
+    pub routes: u32,
     pub experts: u32,
     pub __bindgen_padding_0: [u8; 4usize],
 }
@@ -683,7 +683,8 @@ const _: () = {
     ["Offset of field: ExpertLoadParams::ids_pitch"]
         [::core::mem::offset_of!(ExpertLoadParams, ids_pitch) - 24usize];
     ["Offset of field: ExpertLoadParams::t"][::core::mem::offset_of!(ExpertLoadParams, t) - 32usize];
-    ["Offset of field: ExpertLoadParams::slots"][::core::mem::offset_of!(ExpertLoadParams, slots) - 36usize];
+    ["Offset of field: ExpertLoadParams::routes"]
+        [::core::mem::offset_of!(ExpertLoadParams, routes) - 36usize];
     ["Offset of field: ExpertLoadParams::experts"]
         [::core::mem::offset_of!(ExpertLoadParams, experts) - 40usize];
 };
@@ -769,14 +770,14 @@ impl Default for SequenceBalanceLossParams {
 #[derive(Debug, Copy, Clone)]
 pub struct ExpertMapParams {
     pub ids: *const i32,
-    pub row_slot: *mut i32,
-    pub slot_row: *mut i32,
+    pub row_route: *mut i32,
+    pub route_row: *mut i32,
     pub offsets: *mut i32,
     pub counts: *mut i32,
     pub demand: *mut i32,
     pub block_counts: *mut u32,
     pub error_words: *mut u32,
-    pub slots: u32,
+    pub routes: u32,
     pub rows: u32,
     pub experts: u32,
     pub blocks: u32,
@@ -788,10 +789,10 @@ const _: () = {
     ["Size of ExpertMapParams"][::core::mem::size_of::<ExpertMapParams>() - 88usize];
     ["Alignment of ExpertMapParams"][::core::mem::align_of::<ExpertMapParams>() - 8usize];
     ["Offset of field: ExpertMapParams::ids"][::core::mem::offset_of!(ExpertMapParams, ids) - 0usize];
-    ["Offset of field: ExpertMapParams::row_slot"]
-        [::core::mem::offset_of!(ExpertMapParams, row_slot) - 8usize];
-    ["Offset of field: ExpertMapParams::slot_row"]
-        [::core::mem::offset_of!(ExpertMapParams, slot_row) - 16usize];
+    ["Offset of field: ExpertMapParams::row_route"]
+        [::core::mem::offset_of!(ExpertMapParams, row_route) - 8usize];
+    ["Offset of field: ExpertMapParams::route_row"]
+        [::core::mem::offset_of!(ExpertMapParams, route_row) - 16usize];
     ["Offset of field: ExpertMapParams::offsets"]
         [::core::mem::offset_of!(ExpertMapParams, offsets) - 24usize];
     ["Offset of field: ExpertMapParams::counts"][::core::mem::offset_of!(ExpertMapParams, counts) - 32usize];
@@ -800,7 +801,7 @@ const _: () = {
         [::core::mem::offset_of!(ExpertMapParams, block_counts) - 48usize];
     ["Offset of field: ExpertMapParams::error_words"]
         [::core::mem::offset_of!(ExpertMapParams, error_words) - 56usize];
-    ["Offset of field: ExpertMapParams::slots"][::core::mem::offset_of!(ExpertMapParams, slots) - 64usize];
+    ["Offset of field: ExpertMapParams::routes"][::core::mem::offset_of!(ExpertMapParams, routes) - 64usize];
     ["Offset of field: ExpertMapParams::rows"][::core::mem::offset_of!(ExpertMapParams, rows) - 68usize];
     ["Offset of field: ExpertMapParams::experts"]
         [::core::mem::offset_of!(ExpertMapParams, experts) - 72usize];
@@ -850,7 +851,7 @@ impl Default for UsedRows {
 #[derive(Debug, Copy, Clone)]
 pub struct GatherQuantizeParams {
     pub x: *const u16,
-    pub row_slot: *const i32,
+    pub row_route: *const i32,
     pub used: UsedRows,
     pub q: *mut u8,
     pub sf: *mut f32,
@@ -858,7 +859,7 @@ pub struct GatherQuantizeParams {
     pub x_pitch: u64,
     pub q_pitch: u64,
     pub sf_pitch: u64,
-    pub slots: u32,
+    pub routes: u32,
     pub top_k: u32,
     pub k_blocks: u32,
     pub scale_format: u32,
@@ -868,8 +869,8 @@ const _: () = {
     ["Size of GatherQuantizeParams"][::core::mem::size_of::<GatherQuantizeParams>() - 104usize];
     ["Alignment of GatherQuantizeParams"][::core::mem::align_of::<GatherQuantizeParams>() - 8usize];
     ["Offset of field: GatherQuantizeParams::x"][::core::mem::offset_of!(GatherQuantizeParams, x) - 0usize];
-    ["Offset of field: GatherQuantizeParams::row_slot"]
-        [::core::mem::offset_of!(GatherQuantizeParams, row_slot) - 8usize];
+    ["Offset of field: GatherQuantizeParams::row_route"]
+        [::core::mem::offset_of!(GatherQuantizeParams, row_route) - 8usize];
     ["Offset of field: GatherQuantizeParams::used"]
         [::core::mem::offset_of!(GatherQuantizeParams, used) - 16usize];
     ["Offset of field: GatherQuantizeParams::q"][::core::mem::offset_of!(GatherQuantizeParams, q) - 40usize];
@@ -883,8 +884,8 @@ const _: () = {
         [::core::mem::offset_of!(GatherQuantizeParams, q_pitch) - 72usize];
     ["Offset of field: GatherQuantizeParams::sf_pitch"]
         [::core::mem::offset_of!(GatherQuantizeParams, sf_pitch) - 80usize];
-    ["Offset of field: GatherQuantizeParams::slots"]
-        [::core::mem::offset_of!(GatherQuantizeParams, slots) - 88usize];
+    ["Offset of field: GatherQuantizeParams::routes"]
+        [::core::mem::offset_of!(GatherQuantizeParams, routes) - 88usize];
     ["Offset of field: GatherQuantizeParams::top_k"]
         [::core::mem::offset_of!(GatherQuantizeParams, top_k) - 92usize];
     ["Offset of field: GatherQuantizeParams::k_blocks"]
@@ -906,7 +907,7 @@ impl Default for GatherQuantizeParams {
 pub struct SwigluQuantizeParams {
     pub x: *const u16,
     pub weights: *const f32,
-    pub row_slot: *const i32,
+    pub row_route: *const i32,
     pub used: UsedRows,
     pub q: *mut u8,
     pub sf: *mut f32,
@@ -915,7 +916,7 @@ pub struct SwigluQuantizeParams {
     pub q_pitch: u64,
     pub sf_pitch: u64,
     pub clamp: f32,
-    pub slots: u32,
+    pub routes: u32,
     pub k_blocks: u32,
     pub scale_format: u32,
 }
@@ -926,8 +927,8 @@ const _: () = {
     ["Offset of field: SwigluQuantizeParams::x"][::core::mem::offset_of!(SwigluQuantizeParams, x) - 0usize];
     ["Offset of field: SwigluQuantizeParams::weights"]
         [::core::mem::offset_of!(SwigluQuantizeParams, weights) - 8usize];
-    ["Offset of field: SwigluQuantizeParams::row_slot"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, row_slot) - 16usize];
+    ["Offset of field: SwigluQuantizeParams::row_route"]
+        [::core::mem::offset_of!(SwigluQuantizeParams, row_route) - 16usize];
     ["Offset of field: SwigluQuantizeParams::used"]
         [::core::mem::offset_of!(SwigluQuantizeParams, used) - 24usize];
     ["Offset of field: SwigluQuantizeParams::q"][::core::mem::offset_of!(SwigluQuantizeParams, q) - 48usize];
@@ -943,8 +944,8 @@ const _: () = {
         [::core::mem::offset_of!(SwigluQuantizeParams, sf_pitch) - 88usize];
     ["Offset of field: SwigluQuantizeParams::clamp"]
         [::core::mem::offset_of!(SwigluQuantizeParams, clamp) - 96usize];
-    ["Offset of field: SwigluQuantizeParams::slots"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, slots) - 100usize];
+    ["Offset of field: SwigluQuantizeParams::routes"]
+        [::core::mem::offset_of!(SwigluQuantizeParams, routes) - 100usize];
     ["Offset of field: SwigluQuantizeParams::k_blocks"]
         [::core::mem::offset_of!(SwigluQuantizeParams, k_blocks) - 104usize];
     ["Offset of field: SwigluQuantizeParams::scale_format"]
@@ -963,7 +964,7 @@ impl Default for SwigluQuantizeParams {
 #[derive(Debug, Copy, Clone)]
 pub struct CombineParams {
     pub y: *const u16,
-    pub slot_row: *const i32,
+    pub route_row: *const i32,
     pub weights: *const f32,
     pub shared: *const u16,
     pub residual: *const u16,
@@ -983,7 +984,7 @@ const _: () = {
     ["Size of CombineParams"][::core::mem::size_of::<CombineParams>() - 104usize];
     ["Alignment of CombineParams"][::core::mem::align_of::<CombineParams>() - 8usize];
     ["Offset of field: CombineParams::y"][::core::mem::offset_of!(CombineParams, y) - 0usize];
-    ["Offset of field: CombineParams::slot_row"][::core::mem::offset_of!(CombineParams, slot_row) - 8usize];
+    ["Offset of field: CombineParams::route_row"][::core::mem::offset_of!(CombineParams, route_row) - 8usize];
     ["Offset of field: CombineParams::weights"][::core::mem::offset_of!(CombineParams, weights) - 16usize];
     ["Offset of field: CombineParams::shared"][::core::mem::offset_of!(CombineParams, shared) - 24usize];
     ["Offset of field: CombineParams::residual"][::core::mem::offset_of!(CombineParams, residual) - 32usize];
@@ -1015,7 +1016,7 @@ pub const MLA_NOPE: _bindgen_ty_3 = 128;
 pub const MLA_VALUE: _bindgen_ty_3 = 128;
 pub const MLA_LATENT: _bindgen_ty_3 = 512;
 pub const MLA_ROPE: _bindgen_ty_3 = 64;
-pub const MLA_BLOCK_TOKENS: _bindgen_ty_3 = 64;
+pub const MLA_BLOCK_KEYS: _bindgen_ty_3 = 64;
 pub type _bindgen_ty_3 = core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1050,7 +1051,7 @@ pub struct MlaScheduleParams {
     pub error_words: *mut u32,
     pub batch: u32,
     pub capacity: u32,
-    pub split_tokens: u32,
+    pub split_keys: u32,
     pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -1067,8 +1068,8 @@ const _: () = {
         [::core::mem::offset_of!(MlaScheduleParams, batch) - 40usize];
     ["Offset of field: MlaScheduleParams::capacity"]
         [::core::mem::offset_of!(MlaScheduleParams, capacity) - 44usize];
-    ["Offset of field: MlaScheduleParams::split_tokens"]
-        [::core::mem::offset_of!(MlaScheduleParams, split_tokens) - 48usize];
+    ["Offset of field: MlaScheduleParams::split_keys"]
+        [::core::mem::offset_of!(MlaScheduleParams, split_keys) - 48usize];
 };
 impl Default for MlaScheduleParams {
     fn default() -> Self {

@@ -26,7 +26,7 @@ impl DataFaults {
         self.met(FAULT_SEGMENT)
     }
 
-    /// A page table named a page that the cache does not have; its tokens were zeros.
+    /// A page table named a page that the cache does not have; its keys were zeros.
     pub fn page_id(self) -> bool {
         self.met(FAULT_PAGE_ID)
     }

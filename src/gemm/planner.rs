@@ -72,8 +72,8 @@ impl GemmChoice {
         let tiles = problem.experts as u64 * tiles_of_one;
         check_limit("tiles of D", tiles, u64::from(u32::MAX / 2))?;
         let tiles = tiles as u32;
-        let slots = (multiprocessors / cluster).max(1) * cluster;
-        let grid = tiles.min(slots);
+        let ctas = (multiprocessors / cluster).max(1) * cluster;
+        let grid = tiles.min(ctas);
         let waves = if grid == 0 { 0 } else { tiles.div_ceil(grid) };
 
         // wgmma m64nN takes N/2 cycles, or as long as shared memory needs for its operands: 2048 + 32 N bytes at 128.

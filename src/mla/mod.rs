@@ -13,7 +13,7 @@ pub use crate::table::mla::{MLA_INSTANCES, MlaInstance};
 pub use absorb::{AbsorbOutputArgs, AbsorbQueryArgs, MlaAbsorb, MlaAbsorbSpec};
 pub use cache::{KvCache, KvCacheMut, KvFormat};
 pub use decode::{
-    DEFAULT_SPLIT_TOKENS, EmptyLse, KvPaging, MAX_HEADS, MAX_Q_TOKENS, MlaChoice, MlaDecode, MlaDecodeArgs,
+    DEFAULT_SPLIT_KEYS, EmptyLse, KvPaging, MAX_HEADS, MAX_Q_TOKENS, MlaChoice, MlaDecode, MlaDecodeArgs,
     MlaDecodeSpec, MlaSplits,
 };
 pub use kv_append::{KvAppend, KvAppendArgs, KvAppendSpec};

@@ -17,7 +17,7 @@ use crate::tensor::{Matrix, MatrixMut};
 pub struct CombineSpec {
     /// Rows of the result.
     pub tokens: usize,
-    /// Slots of a token.
+    /// Routes of a token.
     pub top_k: usize,
     /// Columns: a multiple of 8.
     pub hidden: usize,
@@ -30,8 +30,8 @@ pub struct CombineSpec {
 pub struct CombineArgs<'a> {
     /// `[rows, hidden]`: what the experts computed.
     pub y: Matrix<'a, bf16>,
-    /// `[tokens, top_k]`: the row of every slot, -1 for none, as [`ExpertMap`](crate::moe::ExpertMap) gives it.
-    pub slot_row: Matrix<'a, i32>,
+    /// `[tokens, top_k]`: the row of every route, -1 for none, as [`ExpertMap`](crate::moe::ExpertMap) gives it.
+    pub route_row: Matrix<'a, i32>,
     /// `[tokens, top_k]`; None: all 1, because the rows were weighted before.
     pub weights: Option<Matrix<'a, f32>>,
     /// `[tokens, hidden]`: the output of the shared experts.
@@ -71,7 +71,7 @@ impl Combine {
         Ok(Self { device: device.clone(), kernel: device.kernel(COMBINE.name)?, spec, grid: grid as u32 })
     }
 
-    /// Enqueues the combine. A slot whose row does not exist adds nothing, and [`Device::poll_error`] tells of it.
+    /// Enqueues the combine. A route whose row does not exist adds nothing, and [`Device::poll_error`] tells of it.
     ///
     /// Order and captures: [`Stream`].
     ///
@@ -84,7 +84,7 @@ impl Combine {
         let mut launch = Launch::new(&self.device, &self.kernel, &stream)?;
         let mut params = CombineParams {
             y: launch.read_aligned(c"y", &args.y.slice, 16)?.cast(),
-            slot_row: launch.read(c"slot_row", &args.slot_row.slice)?.cast(),
+            route_row: launch.read(c"route_row", &args.route_row.slice)?.cast(),
             out: launch.write_aligned(c"out", &mut args.out.slice, 16)?.cast(),
             error_words: launch.error_words().cast(),
             y_pitch: args.y.extent.pitch as u64,
@@ -114,8 +114,8 @@ impl Combine {
         let aligned = |name, extent: &Extent| extent.expect_pitch(name, size_of::<bf16>(), 16);
         args.y.extent.expect("y [rows, hidden]", rows, hidden)?;
         aligned("y", &args.y.extent)?;
-        args.slot_row.extent.expect("slot_row [tokens, top_k]", tokens, top_k)?;
-        args.slot_row.extent.expect_dense("slot_row")?;
+        args.route_row.extent.expect("route_row [tokens, top_k]", tokens, top_k)?;
+        args.route_row.extent.expect_dense("route_row")?;
         if let Some(weights) = &args.weights {
             weights.extent.expect("weights [tokens, top_k]", tokens, top_k)?;
             weights.extent.expect_dense("weights")?;

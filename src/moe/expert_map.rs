@@ -1,9 +1,9 @@
 //! From the experts that every token chose to rows sorted by expert, and back.
 //!
-//! A *slot* is one choice of one token: slot `token * top_k + k`. Rows are sorted by expert, then token, then k: the
+//! A *route* is one choice of one token: route `token * top_k + k`. Rows are sorted by expert, then token, then k: the
 //! order, and with it everything computed from it, depends on the ids alone.
 //!
-//! An id of -1 drops its slot. So does any other id that is no expert, and a slot for which a masked segment has no room
+//! An id of -1 drops its route. So does any other id that is no expert, and a route for which a masked segment has no room
 //! left; these two are counted in `demand`, and [`Device::poll_error`] tells of them.
 
 use std::num::NonZeroU32;
@@ -22,14 +22,14 @@ use crate::tensor::{Matrix, MatrixMut};
 pub enum ExpertLayout {
     /// One segment after another without a gap.
     Ragged,
-    /// One segment after another, each filled up to a multiple of `alignment` rows with padding (slot -1).
+    /// One segment after another, each filled up to a multiple of `alignment` rows with padding (route -1).
     Aligned {
         /// Rows.
         alignment: NonZeroU32,
     },
     /// Every expert has room for `max_rows` rows and uses the first of them.
     Masked {
-        /// Rows per expert. Slots beyond them are dropped.
+        /// Rows per expert. Routes beyond them are dropped.
         max_rows: usize,
     },
 }
@@ -50,13 +50,13 @@ pub struct ExpertMapSpec {
 impl ExpertMapSpec {
     /// Rows that any choice of the tokens fits in.
     pub fn rows(&self) -> usize {
-        let slots = self.tokens.saturating_mul(self.top_k);
+        let routes = self.tokens.saturating_mul(self.top_k);
         match self.layout {
-            ExpertLayout::Ragged => slots,
+            ExpertLayout::Ragged => routes,
             ExpertLayout::Aligned { alignment } => {
                 let alignment = alignment.get() as usize;
-                let padding = self.experts.min(slots).saturating_mul(alignment - 1);
-                let rows = slots.saturating_add(padding);
+                let padding = self.experts.min(routes).saturating_mul(alignment - 1);
+                let rows = routes.saturating_add(padding);
                 rows - rows % alignment
             }
             ExpertLayout::Masked { max_rows } => self.experts.saturating_mul(max_rows),
@@ -76,15 +76,15 @@ impl ExpertMapSpec {
 pub struct ExpertMapArgs<'a> {
     /// `[tokens, top_k]`: what every token chose, or -1.
     pub ids: Matrix<'a, i32>,
-    /// `[1, rows]`: the slot of every row, -1 where there is none. Its token is `slot / top_k`.
-    pub row_slot: MatrixMut<'a, i32>,
-    /// `[tokens, top_k]`: the row of every slot, -1 where it was dropped.
-    pub slot_row: MatrixMut<'a, i32>,
+    /// `[1, rows]`: the route of every row, -1 where there is none. Its token is `route / top_k`.
+    pub row_route: MatrixMut<'a, i32>,
+    /// `[tokens, top_k]`: the row of every route, -1 where it was dropped.
+    pub route_row: MatrixMut<'a, i32>,
     /// `[1, experts + 1]`: where the segments of the experts start, and the last one ends.
     pub offsets: MatrixMut<'a, i32>,
-    /// `[1, experts]`: rows that hold a slot, the first of their segment.
+    /// `[1, experts]`: rows that hold a route, the first of their segment.
     pub counts: MatrixMut<'a, i32>,
-    /// `[1, experts + 1]`: slots that chose the expert, with a row or without; last, ids that are no expert and not -1.
+    /// `[1, experts + 1]`: routes that chose the expert, with a row or without; last, ids that are no expert and not -1.
     pub demand: MatrixMut<'a, i32>,
     /// `[1, workspace]`, see [`ExpertMap::workspace`]. What it holds does not matter, before or after.
     pub workspace: MatrixMut<'a, u32>,
@@ -104,8 +104,8 @@ struct Step {
     grid: u32,
 }
 
-/// Slots that a CTA sorts.
-const BLOCK_SLOTS: usize = 256;
+/// Routes that a CTA sorts.
+const BLOCK_ROUTES: usize = 256;
 /// Groups (the experts, and all other ids) that a CTA scans.
 const WARPS: usize = 8;
 
@@ -118,9 +118,9 @@ impl ExpertMap {
         check_limit("experts", spec.experts as u64, MAX_EXPERTS.into())?;
         check_limit("tokens * top_k", spec.tokens.saturating_mul(spec.top_k) as u64, MAX_DIM)?;
         check_limit("rows", spec.rows() as u64, MAX_DIM)?;
-        let blocks = (spec.tokens * spec.top_k).div_ceil(BLOCK_SLOTS).max(1) as u32;
-        // The first launch clears the rows, of which a masked layout may have many more than slots.
-        let clearing = spec.rows().div_ceil(8 * BLOCK_SLOTS).min(1024) as u32;
+        let blocks = (spec.tokens * spec.top_k).div_ceil(BLOCK_ROUTES).max(1) as u32;
+        // The first launch clears the rows, of which a masked layout may have many more than routes.
+        let clearing = spec.rows().div_ceil(8 * BLOCK_ROUTES).min(1024) as u32;
         let step = |fixed: FixedKernel, grid| Ok(Step { kernel: device.kernel(fixed.name)?, fixed, grid });
         let steps = [
             step(EXPERT_MAP_COUNT, blocks.max(clearing))?,
@@ -162,9 +162,9 @@ impl ExpertMap {
         let ExpertMapSpec { tokens, top_k, experts, .. } = self.spec;
         args.ids.extent.expect("ids [tokens, top_k]", tokens, top_k)?;
         args.ids.extent.expect_dense("ids")?;
-        args.row_slot.extent.expect("row_slot [1, rows]", 1, self.spec.rows())?;
-        args.slot_row.extent.expect("slot_row [tokens, top_k]", tokens, top_k)?;
-        args.slot_row.extent.expect_dense("slot_row")?;
+        args.row_route.extent.expect("row_route [1, rows]", 1, self.spec.rows())?;
+        args.route_row.extent.expect("route_row [tokens, top_k]", tokens, top_k)?;
+        args.route_row.extent.expect_dense("route_row")?;
         args.offsets.extent.expect("offsets [1, experts + 1]", 1, experts + 1)?;
         args.counts.extent.expect("counts [1, experts]", 1, experts)?;
         args.demand.extent.expect("demand [1, experts + 1]", 1, experts + 1)?;
@@ -184,14 +184,14 @@ impl ExpertMap {
         };
         Ok(ExpertMapParams {
             ids: launch.read(c"ids", &args.ids.slice)?.cast(),
-            row_slot: launch.write(c"row_slot", &mut args.row_slot.slice)?.cast(),
-            slot_row: launch.write(c"slot_row", &mut args.slot_row.slice)?.cast(),
+            row_route: launch.write(c"row_route", &mut args.row_route.slice)?.cast(),
+            route_row: launch.write(c"route_row", &mut args.route_row.slice)?.cast(),
             offsets: launch.write(c"offsets", &mut args.offsets.slice)?.cast(),
             counts: launch.write(c"counts", &mut args.counts.slice)?.cast(),
             demand: launch.write(c"demand", &mut args.demand.slice)?.cast(),
             block_counts: launch.write(c"workspace", &mut args.workspace.slice)?.cast(),
             error_words: launch.error_words().cast(),
-            slots: (tokens * top_k) as u32,
+            routes: (tokens * top_k) as u32,
             rows: self.spec.rows() as u32,
             experts: experts as u32,
             blocks: self.blocks,

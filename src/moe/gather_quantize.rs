@@ -21,7 +21,7 @@ use crate::tensor::{Matrix, MatrixMut};
 pub struct GatherQuantizeSpec {
     /// Rows of x.
     pub tokens: usize,
-    /// Slots of a token.
+    /// Routes of a token.
     pub top_k: usize,
     /// Columns of x: a multiple of 128.
     pub hidden: usize,
@@ -37,8 +37,8 @@ pub struct GatherQuantizeSpec {
 pub struct GatherQuantizeArgs<'a> {
     /// `[tokens, hidden]`.
     pub x: Matrix<'a, bf16>,
-    /// `[1, rows]`: the slot of every row, as [`ExpertMap`](crate::moe::ExpertMap) gives it.
-    pub row_slot: Matrix<'a, i32>,
+    /// `[1, rows]`: the route of every row, as [`ExpertMap`](crate::moe::ExpertMap) gives it.
+    pub row_route: Matrix<'a, i32>,
     /// On the device: `[1, experts + 1]` (ragged) or `[1, experts]` (masked), see [`Segments`].
     pub segments: Matrix<'a, i32>,
     /// `[rows, hidden]`. Rows that no expert uses are not touched; padding within a segment becomes 0.
@@ -72,7 +72,7 @@ impl GatherQuantize {
         Ok(Self { device: device.clone(), kernel, spec, rows, grid: grid as u32 })
     }
 
-    /// Enqueues the gather. A slot that does not exist counts as padding, and [`Device::poll_error`] tells of it, as it
+    /// Enqueues the gather. A route that does not exist counts as padding, and [`Device::poll_error`] tells of it, as it
     /// does of segments that leave the rows there are and of Inf and NaN.
     ///
     /// Order and captures: [`Stream`].
@@ -84,7 +84,7 @@ impl GatherQuantize {
         let rows = self.rows.total();
         args.x.extent.expect("x [tokens, hidden]", tokens, hidden)?;
         args.x.extent.expect_pitch("x", size_of::<bf16>(), 16)?;
-        args.row_slot.extent.expect("row_slot [1, rows]", 1, rows)?;
+        args.row_route.extent.expect("row_route [1, rows]", 1, rows)?;
         self.rows.check(&args.segments.extent)?;
         args.q.extent.expect("q [rows, hidden]", rows, hidden)?;
         args.q.extent.expect_pitch("q", size_of::<F8E4M3>(), 8)?;
@@ -94,7 +94,7 @@ impl GatherQuantize {
         let (_, sf_pitch) = args.sf.strides();
         let params = GatherQuantizeParams {
             x: launch.read_aligned(c"x", &args.x.slice, 16)?.cast(),
-            row_slot: launch.read(c"row_slot", &args.row_slot.slice)?.cast(),
+            row_route: launch.read(c"row_route", &args.row_route.slice)?.cast(),
             used: self.rows.params(launch.read(c"segments", &args.segments.slice)?),
             q: launch.write_aligned(c"q", &mut args.q.slice, 8)?.cast(),
             sf: launch.write(c"sf", &mut args.sf.matrix.slice)?.cast(),
@@ -102,7 +102,7 @@ impl GatherQuantize {
             x_pitch: args.x.extent.pitch as u64,
             q_pitch: args.q.extent.pitch as u64,
             sf_pitch,
-            slots: (tokens * top_k) as u32,
+            routes: (tokens * top_k) as u32,
             top_k: top_k as u32,
             k_blocks: (hidden / BLOCK) as u32,
             scale_format: format.code(),

@@ -80,14 +80,14 @@ pub struct MoeLayer {
     memory: Memory,
 }
 
-/// What a step leaves for the next. Rows are slots sorted by expert.
+/// What a step leaves for the next. Rows are routes sorted by expert.
 struct Memory {
     last_use: LastUse,
     logits: Buffer<f32>,
     ids: Buffer<i32>,
     weights: Buffer<f32>,
-    row_slot: Buffer<i32>,
-    slot_row: Buffer<i32>,
+    row_route: Buffer<i32>,
+    route_row: Buffer<i32>,
     offsets: Buffer<i32>,
     counts: Buffer<i32>,
     demand: Buffer<i32>,
@@ -107,14 +107,14 @@ struct Memory {
 impl Memory {
     fn new(device: &Device, spec: &MoeLayerSpec, gate: &Gate, map: &ExpertMap) -> Result<Self> {
         let MoeLayerSpec { gate: GateSpec { tokens, hidden, experts, top_k, .. }, intermediate, .. } = *spec;
-        let (slots, rows, pitch) = (tokens * top_k, map.spec().rows(), scale_pitch(map.spec().rows()));
+        let (routes, rows, pitch) = (tokens * top_k, map.spec().rows(), scale_pitch(map.spec().rows()));
         Ok(Self {
             last_use: LastUse::new(device)?,
             logits: device.upload(&vec![0.0; gate.workspace_len()])?,
-            ids: device.upload(&vec![0; slots])?,
-            weights: device.upload(&vec![0.0; slots])?,
-            row_slot: device.upload(&vec![0; rows])?,
-            slot_row: device.upload(&vec![0; slots])?,
+            ids: device.upload(&vec![0; routes])?,
+            weights: device.upload(&vec![0.0; routes])?,
+            row_route: device.upload(&vec![0; rows])?,
+            route_row: device.upload(&vec![0; routes])?,
             offsets: device.upload(&vec![0; experts + 1])?,
             counts: device.upload(&vec![0; experts])?,
             demand: device.upload(&vec![0; experts + 1])?,
@@ -139,7 +139,7 @@ impl MoeLayer {
     /// whatever streams they are, and its memory is freed behind the last; in a capture see [`Stream`].
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for the hidden size and the width, [`Error::TooLarge`], among it a gate with shared slots,
+    /// [`Error::NotAMultiple`] for the hidden size and the width, [`Error::TooLarge`], among it a gate with shared routes,
     /// driver errors.
     pub fn plan(device: &Device, spec: MoeLayerSpec) -> Result<Self> {
         let MoeLayerSpec { gate: GateSpec { tokens, hidden, experts, top_k, shared, .. }, .. } = spec;
@@ -148,7 +148,7 @@ impl MoeLayer {
         check_multiple("intermediate", intermediate, BLOCK)?;
         if shared > 0 {
             return Err(Error::TooLarge {
-                what: "shared slots of a layer's gate",
+                what: "shared routes of a layer's gate",
                 limit: 0,
                 got: shared as u64,
             });
@@ -210,7 +210,7 @@ impl MoeLayer {
         let m = &self.memory;
         let combined = CombineArgs {
             y: Matrix::new(&m.y, self.map.spec().rows(), self.spec.gate.hidden)?,
-            slot_row: Matrix::new(&m.slot_row, tokens, top_k)?,
+            route_row: Matrix::new(&m.route_row, tokens, top_k)?,
             weights: Some(Matrix::new(&m.weights, tokens, top_k)?),
             shared,
             residual,
@@ -242,8 +242,8 @@ impl MoeLayer {
         self.gate.run(stream, input, routing)?;
         let args = ExpertMapArgs {
             ids: Matrix::new(&m.ids, tokens, top_k)?,
-            row_slot: MatrixMut::new(&mut m.row_slot, 1, rows)?,
-            slot_row: MatrixMut::new(&mut m.slot_row, tokens, top_k)?,
+            row_route: MatrixMut::new(&mut m.row_route, 1, rows)?,
+            route_row: MatrixMut::new(&mut m.route_row, tokens, top_k)?,
             offsets: MatrixMut::new(&mut m.offsets, 1, experts + 1)?,
             counts: MatrixMut::new(&mut m.counts, 1, experts)?,
             demand: MatrixMut::new(&mut m.demand, 1, experts + 1)?,
@@ -269,7 +269,7 @@ impl MoeLayer {
 
         let gathered = GatherQuantizeArgs {
             x,
-            row_slot: Matrix::new(&m.row_slot, 1, rows)?,
+            row_route: Matrix::new(&m.row_route, 1, rows)?,
             segments: segments.clone(),
             q: MatrixMut::new(&mut m.x, rows, hidden)?,
             sf: Scales1x128Mut::<MMajor>::with_pitch(&mut m.sfx, rows, hidden, pitch)?,

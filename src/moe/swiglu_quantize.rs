@@ -35,8 +35,8 @@ pub struct SwigluQuantizeSpec {
 pub struct RoutingWeights<'a> {
     /// `[tokens, top_k]`, without gaps.
     pub weights: Matrix<'a, f32>,
-    /// `[1, rows]`: the slot of every row, as [`ExpertMap`](crate::moe::ExpertMap) gives it.
-    pub row_slot: Matrix<'a, i32>,
+    /// `[1, rows]`: the route of every row, as [`ExpertMap`](crate::moe::ExpertMap) gives it.
+    pub row_route: Matrix<'a, i32>,
 }
 
 /// Operands of a SwiGLU. Addresses and pitches: x 16 bytes, q 8 bytes.
@@ -45,7 +45,7 @@ pub struct SwigluQuantizeArgs<'a> {
     pub x: Matrix<'a, bf16>,
     /// On the device: `[1, experts + 1]` (ragged) or `[1, experts]` (masked), see [`Segments`].
     pub segments: Matrix<'a, i32>,
-    /// None: rows are not multiplied. With weights, padding rows (slot -1) become 0 and are not read.
+    /// None: rows are not multiplied. With weights, padding rows (route -1) become 0 and are not read.
     pub routing: Option<RoutingWeights<'a>>,
     /// `[rows, intermediate]`. Rows that no expert uses are not touched.
     pub q: MatrixMut<'a, F8E4M3>,
@@ -78,7 +78,7 @@ impl SwigluQuantize {
         Ok(Self { device: device.clone(), kernel, spec, rows, grid: grid as u32 })
     }
 
-    /// Enqueues the SwiGLU. A slot that does not exist counts as padding, and [`Device::poll_error`] tells of it, as it
+    /// Enqueues the SwiGLU. A route that does not exist counts as padding, and [`Device::poll_error`] tells of it, as it
     /// does of segments that leave the rows there are and of Inf and NaN in h.
     ///
     /// Order and captures: [`Stream`].
@@ -104,10 +104,10 @@ impl SwigluQuantize {
             scale_format: self.spec.format.code(),
             ..Default::default()
         };
-        if let Some(RoutingWeights { weights, row_slot }) = &args.routing {
+        if let Some(RoutingWeights { weights, row_route }) = &args.routing {
             params.weights = launch.read(c"weights", &weights.slice)?.cast();
-            params.row_slot = launch.read(c"row_slot", &row_slot.slice)?.cast();
-            params.slots = (weights.extent.rows * weights.extent.columns) as u32;
+            params.row_route = launch.read(c"row_route", &row_route.slice)?.cast();
+            params.routes = (weights.extent.rows * weights.extent.columns) as u32;
         }
         launch.run(self.grid, SWIGLU_QUANTIZE.threads, SWIGLU_QUANTIZE.smem_bytes, &params)
     }
@@ -120,10 +120,10 @@ impl SwigluQuantize {
         args.q.extent.expect("q [rows, intermediate]", rows, intermediate)?;
         args.q.extent.expect_pitch("q", size_of::<F8E4M3>(), 8)?;
         args.sf.expect(rows, intermediate / BLOCK)?;
-        let Some(RoutingWeights { weights, row_slot }) = &args.routing else { return Ok(()) };
+        let Some(RoutingWeights { weights, row_route }) = &args.routing else { return Ok(()) };
         weights.extent.expect_dense("weights")?;
-        let slots = weights.extent.rows.saturating_mul(weights.extent.columns);
-        check_limit("tokens * top_k", slots as u64, MAX_DIM)?;
-        row_slot.extent.expect("row_slot [1, rows]", 1, rows)
+        let routes = weights.extent.rows.saturating_mul(weights.extent.columns);
+        check_limit("tokens * top_k", routes as u64, MAX_DIM)?;
+        row_route.extent.expect("row_route [1, rows]", 1, rows)
     }
 }

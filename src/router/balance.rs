@@ -3,7 +3,7 @@
 //! After each training step, on the counts of the whole batch: [`ExpertLoad`] per micro-batch, then one [`BiasUpdate`].
 
 use crate::device::bindings::{
-    BiasUpdateParams, ExpertLoadParams, MAX_EXPERTS, MAX_GATE_SLOTS, SequenceBalanceLossParams,
+    BiasUpdateParams, ExpertLoadParams, MAX_EXPERTS, MAX_GATE_ROUTES, SequenceBalanceLossParams,
 };
 use crate::device::{Device, KernelHandle, Stream};
 use crate::error::Result;
@@ -11,13 +11,13 @@ use crate::launch::{Launch, MAX_DIM, MAX_GRID, check_limit};
 use crate::table::router::{BIAS_UPDATE, EXPERT_LOAD, SEQUENCE_BALANCE_LOSS};
 use crate::tensor::{Matrix, MatrixMut, Slice, SliceMut};
 
-/// The choice to be counted: ids `[tokens, slots]`.
+/// The choice to be counted: ids `[tokens, routes]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ExpertLoadSpec {
     /// Any number, 0 included.
     pub tokens: usize,
     /// Routed experts of a token.
-    pub slots: usize,
+    pub routes: usize,
     /// At most 512.
     pub experts: usize,
 }
@@ -37,14 +37,14 @@ impl ExpertLoad {
     /// [`crate::Error::TooLarge`].
     pub fn plan(device: &Device, spec: ExpertLoadSpec) -> Result<Self> {
         check_limit("tokens", spec.tokens as u64, MAX_DIM)?;
-        check_limit("experts of a token", spec.slots as u64, MAX_GATE_SLOTS.into())?;
+        check_limit("experts of a token", spec.routes as u64, MAX_GATE_ROUTES.into())?;
         check_limit("experts", spec.experts as u64, MAX_EXPERTS.into())?;
-        let grid = (spec.tokens as u64 * spec.slots as u64).div_ceil(EXPERT_LOAD.threads.into());
+        let grid = (spec.tokens as u64 * spec.routes as u64).div_ceil(EXPERT_LOAD.threads.into());
         check_limit("CTAs of the count", grid, MAX_GRID)?;
         Ok(Self { device: device.clone(), kernel: device.kernel(EXPERT_LOAD.name)?, spec, grid: grid as u32 })
     }
 
-    /// Enqueues `counts[e] += the number of ids that are e`, for `ids [tokens, slots]`; a pitch leaves out the columns of
+    /// Enqueues `counts[e] += the number of ids that are e`, for `ids [tokens, routes]`; a pitch leaves out the columns of
     /// shared experts. `counts` has at least `experts` elements, to which is added: clear them before the first
     /// micro-batch of a step. -1 counts for nobody; so do ids of no expert, and [`Device::poll_error`] tells of those.
     ///
@@ -58,8 +58,8 @@ impl ExpertLoad {
         ids: Matrix<'_, i32>,
         counts: SliceMut<'_, u32>,
     ) -> Result<()> {
-        let ExpertLoadSpec { tokens, slots, experts } = self.spec;
-        ids.extent.expect("ids [tokens, slots]", tokens, slots)?;
+        let ExpertLoadSpec { tokens, routes, experts } = self.spec;
+        ids.extent.expect("ids [tokens, routes]", tokens, routes)?;
         let mut counts = MatrixMut::new(counts, 1, experts)?;
         let stream = stream.into();
         let mut launch = Launch::new(&self.device, &self.kernel, &stream)?;
@@ -69,7 +69,7 @@ impl ExpertLoad {
             error_words: launch.error_words().cast(),
             ids_pitch: ids.extent.pitch as u64,
             t: tokens as u32,
-            slots: slots as u32,
+            routes: routes as u32,
             experts: experts as u32,
             ..Default::default()
         };
@@ -168,7 +168,7 @@ impl SequenceBalanceLoss {
         check_limit("tokens of a sequence", length as u64, MAX_DIM)?;
         check_limit("tokens", (sequences as u64).saturating_mul(length as u64), MAX_DIM)?;
         check_limit("experts", experts as u64, MAX_EXPERTS.into())?;
-        check_limit("routed experts of a token", top_k as u64, MAX_GATE_SLOTS.into())?;
+        check_limit("routed experts of a token", top_k as u64, MAX_GATE_ROUTES.into())?;
         Ok(Self { device: device.clone(), kernel: device.kernel(SEQUENCE_BALANCE_LOSS.name)?, spec })
     }
 

@@ -8,7 +8,7 @@
 //!   outside the best groups are out.
 //! * Of equals, experts or groups, the lowest index wins. NaN and -Inf are never chosen. Where fewer than K experts are
 //!   left, the remaining ids are -1 and their weights 0.
-//! * A token's weights are `s / (sum of its K scores + 1e-20) * route_scale`, summed in the order of the slots, or
+//! * A token's weights are `s / (sum of its K scores + 1e-20) * route_scale`, summed in the order of the routes, or
 //!   `s * route_scale` without normalisation.
 
 use std::ffi::CStr;
@@ -18,7 +18,7 @@ use half::bf16;
 
 use crate::device::bindings::{
     GATE_CHUNK, GATE_GROUP_MAX, GATE_GROUP_TOP2_SUM, GATE_SIGMOID, GATE_SOFTMAX, GateLogitsParams,
-    GateSelectParams, MAX_EXPERTS, MAX_GATE_GROUPS, MAX_GATE_SLOTS,
+    GateSelectParams, MAX_EXPERTS, MAX_GATE_GROUPS, MAX_GATE_ROUTES,
 };
 use crate::device::{Device, KernelHandle, Stream};
 #[cfg(doc)]
@@ -62,7 +62,7 @@ pub struct GateSpec {
     pub groups: usize,
     /// Groups whose experts may be chosen.
     pub kept_groups: usize,
-    /// Experts that every token has, in slots behind the routed ones: ids from `experts` on, weight 1.
+    /// Experts that every token has, in routes behind the others: ids from `experts` on, weight 1.
     pub shared: usize,
     /// Scores.
     pub scoring: Scoring,
@@ -131,12 +131,12 @@ impl GateSpec {
         )?;
         check_multiple("experts", self.experts, self.groups)?;
         check_limit("kept groups", self.kept_groups as u64, self.groups as u64)?;
-        check_limit("routed experts of a token", self.top_k as u64, MAX_GATE_SLOTS.into())?;
-        check_limit("experts of a token", self.slots() as u64, MAX_GATE_SLOTS.into())
+        check_limit("routed experts of a token", self.top_k as u64, MAX_GATE_ROUTES.into())?;
+        check_limit("experts of a token", self.routes() as u64, MAX_GATE_ROUTES.into())
     }
 
     /// Columns of ids and weights: `top_k + shared`.
-    pub fn slots(&self) -> usize {
+    pub fn routes(&self) -> usize {
         self.top_k.saturating_add(self.shared)
     }
 
@@ -296,9 +296,9 @@ impl Gate {
 
     fn check(&self, routing: &Routing<'_>) -> Result<()> {
         let GateSpec { tokens, experts, top_k, .. } = self.spec;
-        let slots = self.spec.slots();
-        routing.ids.extent.expect("ids [tokens, top_k + shared]", tokens, slots)?;
-        routing.weights.extent.expect("weights [tokens, top_k + shared]", tokens, slots)?;
+        let routes = self.spec.routes();
+        routing.ids.extent.expect("ids [tokens, top_k + shared]", tokens, routes)?;
+        routing.weights.extent.expect("weights [tokens, top_k + shared]", tokens, routes)?;
         if let Some(fixed_ids) = &routing.fixed_ids {
             fixed_ids.extent.expect("fixed ids [tokens, top_k]", tokens, top_k)?;
         }

@@ -75,7 +75,7 @@ impl GemmInstance {
         (ring + table).next_multiple_of(1024)
     }
 
-    /// Slots of the ring: as many as fit, at most twelve.
+    /// Stages of the ring: as many as fit, at most twelve.
     pub const fn stages(&self) -> u32 {
         let mut stages = 1;
         while stages < MAX_STAGES && self.smem_bytes_with(stages + 1) <= MAX_SMEM_BYTES {

@@ -7,12 +7,12 @@ pub const MLA_LATENT: u32 = 512;
 /// Numbers of a key that carry the position.
 pub const MLA_ROPE: u32 = 64;
 /// Keys that MLA decode takes at a time: splits and pages are multiples of it.
-pub const MLA_BLOCK_TOKENS: u32 = 64;
+pub const MLA_BLOCK_KEYS: u32 = 64;
 
 /// One compiled configuration of `cuda/mla/mla_decode.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MlaInstance {
-    /// The cache holds 656 bytes a token, to be dequantised on the way; otherwise 576 BF16.
+    /// The cache holds 656 bytes a key, to be dequantised on the way; otherwise 576 BF16.
     pub fp8_cache: bool,
     /// CTAs that share the keys, each bringing in half of them: 1 or 2, neighbours along the rows.
     pub cluster: u32,
@@ -26,8 +26,8 @@ impl MlaInstance {
 
     /// Dynamic shared memory per CTA: Q, two blocks of keys, the weights, factors and barriers.
     pub const fn smem_bytes(&self) -> u32 {
-        let block = MLA_BLOCK_TOKENS * (MLA_LATENT + MLA_ROPE) * 2;
-        let weights = 64 * MLA_BLOCK_TOKENS * 2;
+        let block = MLA_BLOCK_KEYS * (MLA_LATENT + MLA_ROPE) * 2;
+        let weights = 64 * MLA_BLOCK_KEYS * 2;
         let barriers = 8 * (2 * (9 + 3) + 4);
         (3 * block + weights + 64 * 4 + barriers).next_multiple_of(1024)
     }

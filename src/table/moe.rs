@@ -2,7 +2,7 @@
 
 use super::{FixedKernel, Kernel, MAX_EXPERTS};
 
-/// Expert map: slots per block and group.
+/// Expert map: routes per block and group.
 pub const EXPERT_MAP_COUNT: FixedKernel = FixedKernel {
     family: "moe",
     name: "expert_map_count",
@@ -18,7 +18,7 @@ pub const EXPERT_MAP_SCAN: FixedKernel = FixedKernel {
     threads: 256,
     smem_bytes: 0,
 };
-/// Expert map: rows of the slots.
+/// Expert map: rows of the routes.
 pub const EXPERT_MAP_SCATTER: FixedKernel = FixedKernel {
     family: "moe",
     name: "expert_map_scatter",

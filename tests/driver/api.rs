@@ -92,7 +92,7 @@ impl Driver {
         all[..arguments.len()].copy_from_slice(arguments);
         let [a, b, c, d, e, f, g, h, i, j, k, l] = all;
         // SAFETY: every function of the driver takes integers and pointers alone, which the platform's calling
-        // convention passes in slots of 64 bits each; it ignores arguments beyond its own. The test vouches for what the
+        // convention passes in words of 64 bits each; it ignores arguments beyond its own. The test vouches for what the
         // pointers point at.
         unsafe {
             let function = self.library.get::<Function>(name.as_bytes()).expect(name);

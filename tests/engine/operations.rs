@@ -187,20 +187,20 @@ fn expert_map(device: &Device, stream: &Arc<CudaStream>) -> Operation {
     let (tokens, top_k) = (10, 3);
     let spec = ExpertMapSpec { tokens, top_k, experts: EXPERTS, layout: ExpertLayout::Ragged };
     let plan = ExpertMap::plan(device, spec).expect("plan");
-    let (slots, workspace) = (tokens * top_k, plan.workspace());
-    let mut arena = Arena::default().with::<i32>(stream, slots, Fill::Below(EXPERTS as i32));
-    for len in [slots, slots, EXPERTS + 1, EXPERTS, EXPERTS + 1] {
+    let (routes, workspace) = (tokens * top_k, plan.workspace());
+    let mut arena = Arena::default().with::<i32>(stream, routes, Fill::Below(EXPERTS as i32));
+    for len in [routes, routes, EXPERTS + 1, EXPERTS, EXPERTS + 1] {
         arena = arena.with::<i32>(stream, len, Fill::Poison);
     }
     let arena = arena.with::<u32>(stream, workspace, Fill::Poison);
     operation("expert_map", arena, move |arena, stream| {
-        let [ids, row_slot, slot_row, offsets, counts, demand] = &mut arena.i32.slices[..] else {
+        let [ids, row_route, route_row, offsets, counts, demand] = &mut arena.i32.slices[..] else {
             unreachable!("six operands")
         };
         let args = ExpertMapArgs {
             ids: Matrix::new(&*ids, tokens, top_k)?,
-            row_slot: MatrixMut::new(row_slot, 1, slots)?,
-            slot_row: MatrixMut::new(slot_row, tokens, top_k)?,
+            row_route: MatrixMut::new(row_route, 1, routes)?,
+            route_row: MatrixMut::new(route_row, tokens, top_k)?,
             offsets: MatrixMut::new(offsets, 1, EXPERTS + 1)?,
             counts: MatrixMut::new(counts, 1, EXPERTS)?,
             demand: MatrixMut::new(demand, 1, EXPERTS + 1)?,
@@ -224,7 +224,7 @@ fn gather_quantize(device: &Device, stream: &Arc<CudaStream>) -> Operation {
     operation("gather_quantize", arena, move |arena, stream| {
         let args = GatherQuantizeArgs {
             x: Matrix::new(&arena.bf16.slices[0], tokens, hidden)?,
-            row_slot: Matrix::new(&arena.i32.slices[0], 1, ROWS)?,
+            row_route: Matrix::new(&arena.i32.slices[0], 1, ROWS)?,
             segments: Matrix::new(&arena.i32.slices[1], 1, EXPERTS + 1)?,
             q: MatrixMut::new(&mut arena.f8.slices[0], ROWS, hidden)?,
             sf: Scales1x128Mut::<MMajor>::new(&mut arena.f32.slices[0], ROWS, hidden)?,
@@ -268,7 +268,7 @@ fn combine(device: &Device, stream: &Arc<CudaStream>) -> Operation {
         let [y, shared, out] = &mut arena.bf16.slices[..] else { unreachable!("three operands") };
         let args = CombineArgs {
             y: Matrix::new(&*y, ROWS, hidden)?,
-            slot_row: Matrix::new(&arena.i32.slices[0], tokens, top_k)?,
+            route_row: Matrix::new(&arena.i32.slices[0], tokens, top_k)?,
             weights: Some(Matrix::new(&arena.f32.slices[0], tokens, top_k)?),
             shared: Some(Matrix::new(&*shared, tokens, hidden)?),
             residual: None,
@@ -282,14 +282,14 @@ fn gate(device: &Device, stream: &Arc<CudaStream>) -> Operation {
     let (tokens, hidden, experts) = (9, 128, 32);
     let spec = GateSpec { hidden, experts, ..GateSpec::deepseek_v3(tokens) };
     let plan = Gate::plan(device, spec).expect("plan");
-    let slots = spec.slots();
+    let routes = spec.routes();
     let arena = Arena::default()
         .with::<bf16>(stream, tokens * hidden, Fill::Values)
         .with::<f32>(stream, experts * hidden, Fill::Values)
         .with::<f32>(stream, experts, Fill::Values)
         .with::<f32>(stream, plan.workspace_len(), Fill::Poison)
-        .with::<f32>(stream, tokens * slots, Fill::Poison)
-        .with::<i32>(stream, tokens * slots, Fill::Poison);
+        .with::<f32>(stream, tokens * routes, Fill::Poison)
+        .with::<i32>(stream, tokens * routes, Fill::Poison);
     operation("gate", arena, move |arena, stream| {
         let [weight, bias, workspace, weights] = &mut arena.f32.slices[..] else {
             unreachable!("four operands")
@@ -303,8 +303,8 @@ fn gate(device: &Device, stream: &Arc<CudaStream>) -> Operation {
             bias: Some((&*bias).into()),
             mask: None,
             fixed_ids: None,
-            ids: MatrixMut::new(&mut arena.i32.slices[0], tokens, slots)?,
-            weights: MatrixMut::new(weights, tokens, slots)?,
+            ids: MatrixMut::new(&mut arena.i32.slices[0], tokens, routes)?,
+            weights: MatrixMut::new(weights, tokens, routes)?,
             scores: None,
         };
         plan.run(stream, input, routing)
@@ -312,13 +312,13 @@ fn gate(device: &Device, stream: &Arc<CudaStream>) -> Operation {
 }
 
 fn expert_load(device: &Device, stream: &Arc<CudaStream>) -> Operation {
-    let (tokens, slots) = (40, 3);
-    let plan = ExpertLoad::plan(device, ExpertLoadSpec { tokens, slots, experts: EXPERTS }).expect("plan");
+    let (tokens, routes) = (40, 3);
+    let plan = ExpertLoad::plan(device, ExpertLoadSpec { tokens, routes, experts: EXPERTS }).expect("plan");
     let arena = Arena::default()
-        .with::<i32>(stream, tokens * slots, Fill::Below(EXPERTS as i32))
+        .with::<i32>(stream, tokens * routes, Fill::Below(EXPERTS as i32))
         .with::<u32>(stream, EXPERTS, Fill::Below(1000));
     operation("expert_load", arena, move |arena, stream| {
-        let ids = Matrix::new(&arena.i32.slices[0], tokens, slots)?;
+        let ids = Matrix::new(&arena.i32.slices[0], tokens, routes)?;
         plan.run(stream, ids, (&mut arena.u32.slices[0]).into())
     })
 }
@@ -464,7 +464,7 @@ pub fn mla_decode(device: &Device, stream: &Arc<CudaStream>) -> Operation {
         paging: KvPaging::Paged { pages, page_size: 64, pages_per_sequence: 2 },
         softmax_scale: 0.125,
         causal: false,
-        split_tokens: 64,
+        split_keys: 64,
         empty_lse: EmptyLse::NegativeInfinity,
     };
     let plan = MlaDecode::plan(device, spec).expect("plan");

@@ -48,7 +48,7 @@ fn met(device: &Device) -> (bool, bool) {
 fn faults_are_told_once() {
     let Some(engine) = Engine::open(Tracking::On) else { return };
     let mut overflow = Overflow::new(&engine);
-    let load = ExpertLoad::plan(&engine.device, ExpertLoadSpec { tokens: 2, slots: 1, experts: 4 });
+    let load = ExpertLoad::plan(&engine.device, ExpertLoadSpec { tokens: 2, routes: 1, experts: 4 });
     let load = load.expect("plan");
     let ids = engine.stream.clone_htod(&[3, 17]).expect("ids");
     let mut counts = engine.stream.clone_htod(&[0_u32; 4]).expect("counts");

@@ -237,7 +237,7 @@ fn no_fault() {
 }
 
 const GEMM: &str = "gemm/fp8_gemm.cuh";
-const SYNC: &str = "hopper/block/cta_sync.cuh";
+const SYNC: &str = "hopper/cta/cta_sync.cuh";
 const TILE: &str = "gemm/fp8_gemm_tile.cuh";
 const STORE: &str = "gemm/fp8_gemm_store.cuh";
 
@@ -262,7 +262,7 @@ faults! {
         "smem.full(ahead.stage), ahead.phase)" => "smem.full(ahead.stage), ahead.phase ^ 1)",
         ["TMA load in flight", "nothing has written", "not ordered"];
     phase_never_flips: ONE, "hopper/tile/ring.h", "phase ^= 1;" => "", ["full[0]", "empty[0]", "in flight"];
-    ring_one_slot_too_long: ONE, "hopper/tile/ring.h", "++stage == Stages" => "++stage == Stages + 1", ["mbarrier", "out of bounds"];
+    ring_one_stage_too_long: ONE, "hopper/tile/ring.h", "++stage == Stages" => "++stage == Stages + 1", ["mbarrier", "out of bounds"];
     expect_tx_too_small: ONE, GEMM,
         "Tile::kABytes + Tile::kBBytes + Tile::kSfaBytes)" => "Tile::kABytes + Tile::kBBytes)", ["expect_tx", "in flight"];
     expect_tx_too_large: ONE, GEMM,
@@ -351,7 +351,7 @@ faults! {
         "// the previous tile's copy has left sD\n  warpgroup_sync(warpgroup);" => "", ["not ordered"];
     no_proxy_fence_before_the_store: ONE, STORE, "ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
     no_barrier_before_the_store: ONE, STORE,
-        "  warpgroup_sync(warpgroup);\n#pragma unroll\n  for (int wave = 0; wave < Tile::kWaves; ++wave) {\n    const uint32_t slice_row = first_row + wave * Config::kWgmmaM;\n    const uint32_t row" => "  for (int wave = 0; wave < Tile::kWaves; ++wave) {\n    const uint32_t slice_row = first_row + wave * Config::kWgmmaM;\n    const uint32_t row", ["not ordered", "nothing has written", "fence.proxy"];
+        "  warpgroup_sync(warpgroup);\n#pragma unroll\n  for (int slice = 0; slice < Tile::kSlices; ++slice) {\n    const uint32_t slice_row = first_row + slice * Config::kWgmmaM;\n    const uint32_t row" => "  for (int slice = 0; slice < Tile::kSlices; ++slice) {\n    const uint32_t slice_row = first_row + slice * Config::kWgmmaM;\n    const uint32_t row", ["not ordered", "nothing has written", "fence.proxy"];
     store_never_committed: ONE, STORE, "if (thread == 0) ptx::bulk_commit_group();" => "", ["commit", "TMA store", "not ordered"];
     cta_ends_under_its_last_store: ONE, GEMM,
         "if (thread == 0) ptx::bulk_wait_group_read<0>();  // shared" => "//", ["exit"];
@@ -371,7 +371,7 @@ faults! {
     both_ctas_fetch_the_same_half: TWO, GEMM,
         "tile.column + rank * kHalfRows, tile.expert" => "tile.column, tile.expert", ["elements are wrong"];
     ctas_of_a_cluster_take_the_same_tile: TWO, GEMM,
-        "at.m * Config::kCluster + ptx::cluster_rank()" => "at.m * Config::kCluster", ["is not ordered after the write by the TMA store of block"];
+        "at.m * Config::kCluster + ptx::cluster_rank()" => "at.m * Config::kCluster", ["is not ordered after the write by the TMA store of CTA"];
     no_barrier_at_the_end_of_a_cluster: TWO, GEMM,
         "  leave_cluster<Config>();" => "", ["exit"];
     no_release_at_the_end_of_a_cluster: TWO, SYNC,
@@ -419,7 +419,7 @@ faults! {
         "end < row ? row : end < limit ? end : limit;" => "end < row ? row : end;", ["outside", "around the matrix was written"];
     bad_segments_unreported: Problem::Grouped, GROUPED,
         "if (clamped) report_fault" => "if (false) report_fault", ["went unreported"];
-    scan_without_its_last_step: Problem::Grouped, "hopper/block/warp_scan.cuh",
+    scan_without_its_last_step: Problem::Grouped, "hopper/cta/warp_scan.cuh",
         "lane >= distance" => "lane > distance", ["elements are wrong", "not ordered"];
     masked_segments_packed: Problem::Grouped, "gemm/segments.h",
         "const uint32_t row = expert * max_rows;" => "const uint32_t row = expert * (max_rows - 1);",
@@ -447,9 +447,9 @@ faults! {
         ["wrong codes"];
     infinities_unreported: Problem::Quantize1x128, "quant/quantize_row.cuh",
         "if (!finite) report_fault" => "if (false) report_fault", ["unreported"];
-    report_by_an_ordinary_store: Problem::Quantize1x128, "hopper/block/report_fault.cuh",
+    report_by_an_ordinary_store: Problem::Quantize1x128, "hopper/cta/report_fault.cuh",
         "ptx::st_relaxed_sys_u32(" => "ptx::stg_u32(", ["host memory that the host uses meanwhile"];
-    report_in_the_word_of_another_fault: Problem::Grouped, "hopper/block/report_fault.cuh",
+    report_in_the_word_of_another_fault: Problem::Grouped, "hopper/cta/report_fault.cuh",
         "error_words + fault" => "error_words", ["went unreported"];
     rows_past_the_end: Problem::Quantize128x128, "quant/quantize_128x128.cuh",
         "if (row < params.n) x[i]" => "x[i]", ["outside", "wrong scales", "read-only load of q"];

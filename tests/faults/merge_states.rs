@@ -49,7 +49,7 @@ macro_rules! faults {
 }
 
 const MERGE: &str = "mla/merge_states.cuh";
-const LOG1P: &str = "hopper/block/log1p.cuh";
+const LOG1P: &str = "hopper/cta/log1p.cuh";
 
 faults! {
     weight_of_the_larger: MERGE, "exp_f32(least - largest)" => "exp_f32(largest - least)", ["lse["];

@@ -46,7 +46,7 @@ impl Problem {
             }
         }
         // No sequence has more than one split: nothing is combined.
-        Step { lengths: vec![0, 70], split_tokens: 1024, ..step.clone() }.check(device);
+        Step { lengths: vec![0, 70], split_keys: 1024, ..step.clone() }.check(device);
         let mut operands = Step { lengths: vec![1, 500, 100], ..step }.operands();
         let columns = operands.table.len() / 3;
         operands.table[columns] = STALE_PAGE;
@@ -81,7 +81,7 @@ macro_rules! faults {
 }
 
 const DECODE: &str = "mla/mla_decode.cuh";
-const SYNC: &str = "hopper/block/cta_sync.cuh";
+const SYNC: &str = "hopper/cta/cta_sync.cuh";
 const TILE: &str = "mla/mla_decode_tile.cuh";
 const LOAD: &str = "mla/mla_decode_load.cuh";
 const SOFTMAX: &str = "mla/mla_decode_softmax.cuh";
@@ -94,26 +94,26 @@ const SPLITS: &str = "mla/splits.h";
 // Which keys a row sees.
 faults! {
     no_tail_mask: Bf16, DECODE,
-        "if (first_token + Config::kBlockTokens > all_see) mask_scores(rS, rows, first_token);" => "", ["elements are wrong"];
+        "if (first_key + Config::kBlockKeys > all_see) mask_scores(rS, rows, first_key);" => "", ["elements are wrong"];
     causal_off_by_one: Bf16, SPLITS, "q_tokens - 1 - token : 0" => "q_tokens - token : 0", ["elements are wrong"];
     causal_aligned_to_the_top: Bf16, SPLITS, "causal ? q_tokens - 1 - token : 0" => "causal ? token : 0", ["elements are wrong"];
     mask_of_the_other_row: Bf16, SOFTMAX, "rows.visible[i % 4 / 2]" => "rows.visible[1 - i % 4 / 2]", ["elements are wrong"];
     mask_one_key_late: Bf16, SOFTMAX, "i % 2 >= rows.visible" => "i % 2 > rows.visible", ["elements are wrong"];
     row_of_another_token: Bf16, SOFTMAX, "row / params.heads" => "(row + 1) / params.heads", ["elements are wrong"];
     left_values_past_the_end_stay: Bf16, DECODE,
-        "clear_values(smem, next.stage, 0, work.tokens(j));" => "", ["elements are wrong"];
+        "clear_values(smem, next.stage, 0, work.keys(j));" => "", ["elements are wrong"];
     right_values_past_the_end_stay: Bf16, DECODE,
-        "clear_values(smem, kv.stage, 1, work.tokens(j));" => "", ["elements are wrong"];
+        "clear_values(smem, kv.stage, 1, work.keys(j));" => "", ["elements are wrong"];
     cleared_values_without_a_fence: Bf16, DECODE,
         "  ptx::fence_proxy_async_shared();\n  warpgroup_sync(half);\n}" => "  warpgroup_sync(half);\n}", ["fence.proxy.async"];
     empty_sequence_reads_the_table: Bf16, TILE,
-        "ceil_div(w.length - w.first_token, MLA_BLOCK_TOKENS)" => "w.length / MLA_BLOCK_TOKENS + 1", ["reported", "elements are wrong"];
+        "ceil_div(w.length - w.first_key, MLA_BLOCK_KEYS)" => "w.length / MLA_BLOCK_KEYS + 1", ["reported", "elements are wrong"];
 }
 
 // Splits and their order.
 faults! {
     split_starts_a_block_late: Bf16, TILE,
-        "w.split * params.split_blocks * MLA_BLOCK_TOKENS" => "(w.split * params.split_blocks + w.split % 2) * MLA_BLOCK_TOKENS",
+        "w.split * params.split_blocks * MLA_BLOCK_KEYS" => "(w.split * params.split_blocks + w.split % 2) * MLA_BLOCK_KEYS",
         ["elements are wrong", "in flight", "waits"];
     split_ends_a_block_early: Bf16, TILE,
         "blocks_left < params.split_blocks ? blocks_left : params.split_blocks" => "blocks_left < params.split_blocks ? blocks_left : params.split_blocks - 1",
@@ -157,9 +157,9 @@ faults! {
     scores_never_cleared: Bf16, DECODE, "i + byte != 0);" => "true);", ["elements are wrong", "uninitialised", "wgmma"];
     values_of_the_other_half: Bf16, DECODE,
         "descriptor_mn_major_128b(smem.kv(stage, half * Config::kHalfTiles)" => "descriptor_mn_major_128b(smem.kv(stage, 0)", ["elements are wrong", "race"];
-    values_of_the_wrong_tokens: Bf16, DECODE, "descriptor_advance(desc_v, token * 128)" => "descriptor_advance(desc_v, token * 64)", ["elements are wrong", "swizzle", "1024"];
+    values_of_the_wrong_keys: Bf16, DECODE, "descriptor_advance(desc_v, key * 128)" => "descriptor_advance(desc_v, key * 64)", ["elements are wrong", "swizzle", "1024"];
     values_read_along_instead_of_across: Bf16, DECODE, "wgmma_k16_bf16_mn(rO" => "wgmma_k16_bf16(rO", ["elements are wrong", "in flight", "race", "out of bounds", "nothing has written"];
-    weights_of_the_wrong_tokens: Bf16, DECODE, "descriptor_advance(desc_p, token * 2)" => "descriptor_advance(desc_p, token)", ["elements are wrong"];
+    weights_of_the_wrong_keys: Bf16, DECODE, "descriptor_advance(desc_p, key * 2)" => "descriptor_advance(desc_p, key)", ["elements are wrong"];
     softmax_before_the_scores_are_there: Bf16, DECODE, "ptx::wgmma_wait_group<1>(rS);" => "ptx::wgmma_wait_group<2>(rS);", ["wgmma", "not ordered"];
     sums_rescaled_in_flight: Bf16, DECODE,
         "ptx::wgmma_wait_group<0>(rO);\n    release_keys(smem, kv.stage, kLeftValues);\n    clear" => "release_keys(smem, kv.stage, kLeftValues);\n    clear",
@@ -189,7 +189,7 @@ faults! {
     output_given_back_while_it_is_copied: Bf16, STORE, "ptx::bulk_wait_group_read<0>();" => "", ["TMA store"];
     output_without_a_fence: Bf16, STORE, "ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
     output_copied_before_all_have_written: Bf16, STORE, "  warpgroup_sync(half);\n  if (thread == 0)" => "  if (thread == 0)", ["not ordered", "TMA store"];
-    cluster_keys_of_one_half_twice: Cluster, LOAD, "at.token + rank * (Config::kBlockTokens / 2)" => "at.token", ["elements are wrong"];
+    cluster_keys_of_one_half_twice: Cluster, LOAD, "at.key + rank * (Config::kBlockKeys / 2)" => "at.key", ["elements are wrong"];
     cluster_released_to_one_producer_only: Cluster, SYNC, "if (lane < Config::kCluster)" => "if (lane < 1)", ["kv_empty"];
     cluster_leaves_before_its_peer: Cluster, DECODE,
         "  leave_cluster<Config>();" => "", ["exited", "exits", "gone", "may exit before"];
@@ -222,13 +222,13 @@ faults! {
     part_in_the_wrong_columns: Bf16, STORE, "half * Config::kHalfColumns + fragment_column(thread)" => "half * Config::kHalfColumns + fragment_column(thread + 1)", ["elements are wrong"];
     scale_of_another_group: Fp8, LOAD, "* Config::kTileColumns / kKvScaleBlock" => "* Config::kTileColumns / 256", ["elements are wrong"];
     codes_exchanged_in_a_pair: Fp8, LOAD, "ptx::cvt_bf16x2(x.hi * scale, x.lo * scale)" => "ptx::cvt_bf16x2(x.lo * scale, x.hi * scale)", ["elements are wrong"];
-    codes_of_the_next_token: Fp8, LOAD, "const uint32_t token = fp8_token<Config>(i);" => "const uint32_t token = fp8_token<Config>(i) + 1;", ["elements are wrong"];
+    codes_of_the_next_key: Fp8, LOAD, "const uint32_t key = fp8_key<Config>(i);" => "const uint32_t key = fp8_key<Config>(i) + 1;", ["elements are wrong"];
     codes_without_a_fence: Fp8, LOAD, "ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
-    codes_past_the_end_stay: Fp8, LOAD, "|| token >= tokens" => "|| token >= Config::kBlockTokens", ["elements are wrong"];
+    codes_past_the_end_stay: Fp8, LOAD, "|| key >= keys" => "|| key >= Config::kBlockKeys", ["elements are wrong"];
     codes_over_left_values: Fp8, LOAD, "await_free(smem, kv, kLeftValues);\n      store" => "store", ["not ordered"];
     codes_over_right_values: Fp8, LOAD, "await_free(smem, kv, kRightValues);\n      store" => "store", ["not ordered"];
     position_of_a_wrong_byte: Fp8, LOAD, "kKvFp8Rope, at);" => "kKvFp8Rope - 16, at);", ["elements are wrong"];
-    bad_page_is_read: Fp8, LOAD, "if (at.page >= params.pages || token" => "if (token", ["outside", "out of bounds", "race"];
+    bad_page_is_read: Fp8, LOAD, "if (at.page >= params.pages || key" => "if (key", ["outside", "out of bounds", "race"];
     scales_of_the_next_block: Fp8, LOAD, "store_codes(smem, kv.stage, Config::kHalfTiles, right, now);" => "store_codes(smem, kv.stage, Config::kHalfTiles, right, rows);", ["elements are wrong"];
 }
 
@@ -236,14 +236,14 @@ faults! {
 faults! {
     both_ctas_dequantise_the_same_half: Fp8Cluster, LOAD, "ptx::cluster_rank() * 4" => "0", ["bulk copy", "in flight", "not ordered"];
     codes_copied_over_the_peers_own: Fp8Cluster, LOAD,
-        "bulk_copy_to_cta(sTokens," => "bulk_copy_to_cta(smem.kv(stage, tile) + (fp8_token<Config>(0) ^ 32) * 128,", ["bulk copy", "in flight", "not ordered"];
+        "bulk_copy_to_cta(sKeys," => "bulk_copy_to_cta(smem.kv(stage, tile) + (fp8_key<Config>(0) ^ 32) * 128,", ["bulk copy", "in flight", "not ordered"];
     codes_copied_to_the_cta_itself: Fp8Cluster, LOAD, "ptx::cluster_rank() ^ 1" => "ptx::cluster_rank()", ["bulk copy"];
     peers_codes_not_announced: Fp8Cluster, LOAD,
         "ptx::mbarrier_arrive_expect_tx(full, kBytes);" => "ptx::mbarrier_arrive(full);", ["expect_tx", "in flight"];
     codes_copied_without_a_fence: Fp8Cluster, LOAD, "ptx::fence_proxy_async_shared();" => "", ["bulk copy"];
     codes_copied_before_all_lanes_have_stored: Fp8Cluster, LOAD,
         "    ptx::syncwarp();\n    if (ptx::thread_idx() % 32 != 0) return;" => "    if (ptx::thread_idx() % 32 != 0) return;", ["bulk copy"];
-    half_of_a_warps_codes_copied: Fp8Cluster, LOAD, "sTokens, kBytes," => "sTokens, kBytes / 2,", ["kv_full"];
+    half_of_a_warps_codes_copied: Fp8Cluster, LOAD, "sKeys, kBytes," => "sKeys, kBytes / 2,", ["kv_full"];
     codes_copied_over_the_peers_left_values: Fp8Cluster, LOAD, "await_free(smem, kv, kLeftValues);\n      store" => "store", ["not ordered", "in flight"];
     codes_copied_over_the_peers_right_values: Fp8Cluster, LOAD, "await_free(smem, kv, kRightValues);\n      store" => "store", ["not ordered", "in flight"];
     codes_wait_at_cta_scope_only: Fp8Cluster, SYNC,

@@ -62,11 +62,11 @@ struct Results {
 
 impl Results {
     fn new(device: &Device, spec: &GateSpec) -> Self {
-        let (t, slots) = (spec.tokens, spec.slots());
+        let (t, routes) = (spec.tokens, spec.routes());
         let place = |columns: usize| Placement { offset: 3, pitch: columns + 1 };
         Self {
-            ids: Guarded::unwritten(device, t, slots, place(slots), i32::MIN),
-            weights: Guarded::unwritten(device, t, slots, place(slots), UNWRITTEN),
+            ids: Guarded::unwritten(device, t, routes, place(routes), i32::MIN),
+            weights: Guarded::unwritten(device, t, routes, place(routes), UNWRITTEN),
             scores: Guarded::unwritten(device, t, spec.experts, place(spec.experts), UNWRITTEN),
         }
     }
@@ -158,14 +158,14 @@ fn route(device: &Device) {
 }
 
 fn load(device: &Device) {
-    let (tokens, slots, experts) = (90, 8, 40);
-    let mut ids: Vec<i32> = (0..tokens * slots).map(|i| (i * i % 41) as i32 - 1).collect();
+    let (tokens, routes, experts) = (90, 8, 40);
+    let mut ids: Vec<i32> = (0..tokens * routes).map(|i| (i * i % 41) as i32 - 1).collect();
     let run = |ids: &[i32]| {
         let mut expected: Vec<u32> = (0..experts).collect();
         expert_load(ids, &mut expected);
-        let gids = Guarded::new(device, ids, tokens, slots, Placement { offset: 1, pitch: slots + 1 }, 7);
+        let gids = Guarded::new(device, ids, tokens, routes, Placement { offset: 1, pitch: routes + 1 }, 7);
         let mut counts = vector(device, &(0..experts).collect::<Vec<u32>>(), 99);
-        let spec = ExpertLoadSpec { tokens, slots, experts: experts as usize };
+        let spec = ExpertLoadSpec { tokens, routes, experts: experts as usize };
         let plan = ExpertLoad::plan(device, spec).expect("plan");
         plan.run(device.stream().expect("stream"), gids.matrix(), counts.slice_mut())
             .unwrap_or_else(|e| panic!("{e}"));
@@ -229,7 +229,7 @@ const LOSS: Operation = (&["sequence_balance_loss"], loss);
 const LOGITS_CUH: &str = "router/gate_logits.cuh";
 const SELECT_CUH: &str = "router/gate_select.cuh";
 const KEY_CUH: &str = "router/gate_key.cuh";
-const EXP_CUH: &str = "hopper/block/exp.cuh";
+const EXP_CUH: &str = "hopper/cta/exp.cuh";
 const LOAD_CUH: &str = "router/expert_load.cuh";
 const BIAS_CUH: &str = "router/bias_update.cuh";
 const LOSS_CUH: &str = "router/sequence_balance_loss.cuh";
@@ -311,8 +311,8 @@ faults! {
 
 // Balancing.
 faults! {
-    last_slots_uncounted: LOAD, LOAD_CUH, "params.t) * params.slots) return" => "params.t) * params.slots - 8) return", ["wrong counts"];
-    gaps_counted: LOAD, LOAD_CUH, "index / params.slots * params.ids_pitch + index % params.slots" => "index", ["wrong counts"];
+    last_routes_uncounted: LOAD, LOAD_CUH, "params.t) * params.routes) return" => "params.t) * params.routes - 8) return", ["wrong counts"];
+    gaps_counted: LOAD, LOAD_CUH, "index / params.routes * params.ids_pitch + index % params.routes" => "index", ["wrong counts"];
     minus_one_reported: LOAD, LOAD_CUH, "id != UINT32_MAX" => "true", ["wrong report"];
     bad_id_counted: LOAD, LOAD_CUH, "if (id < params.experts)" => "if (id <= params.experts)", ["outside", "around the matrix"];
     bad_id_of_a_count_unreported: LOAD, LOAD_CUH, "id != UINT32_MAX" => "false", ["unreported"];
@@ -322,7 +322,7 @@ faults! {
     total_in_32_bits: BIAS, BIAS_CUH, "shift < 64; shift += 16" => "shift < 32; shift += 16", ["wrong biases"];
     first_experts_only: BIAS, BIAS_CUH, "e < params.experts; e += 32" => "e < 32; e += 32", ["wrong biases"];
     loss_of_half_the_tokens: LOSS, LOSS_CUH, "t += kBalanceWarps)" => "t += 2 * kBalanceWarps)", ["wrong loss"];
-    loss_of_the_first_sequence: LOSS, LOSS_CUH, "static_cast<uint64_t>(ptx::block_idx()) * params.length + t" => "t", ["wrong loss"];
+    loss_of_the_first_sequence: LOSS, LOSS_CUH, "static_cast<uint64_t>(ptx::cta_idx()) * params.length + t" => "t", ["wrong loss"];
     shares_not_normalised: LOSS, LOSS_CUH, "use.share[i] += s[i] / sum;" => "use.share[i] += s[i];", ["wrong loss"];
     no_barrier_before_the_warps_are_added: LOSS, LOSS_CUH, "ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
     one_warp_forgotten: LOSS, LOSS_CUH, "warp < kBalanceWarps; ++warp" => "warp + 1 < kBalanceWarps; ++warp", ["wrong loss"];

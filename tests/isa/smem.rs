@@ -14,10 +14,10 @@ const ROW: usize = 4;
 
 /// Offsets of 32 different rows in a region, in bytes.
 fn row_offsets(rng: &mut Xoshiro256PlusPlus) -> Vec<u32> {
-    let mut slots: Vec<u32> = (0..REGION / ROW).map(|slot| (slot * ROW * 4) as u32).collect();
-    slots.shuffle(rng);
-    slots.truncate(32);
-    slots
+    let mut places: Vec<u32> = (0..REGION / ROW).map(|place| (place * ROW * 4) as u32).collect();
+    places.shuffle(rng);
+    places.truncate(32);
+    places
 }
 
 /// Word q of row r of matrix i lies in lane 4r + q, and goes to the address that lane 8i + r gives.

@@ -14,9 +14,9 @@ fn registers_shuffles_and_barriers_exchange_the_right_words() {
         let output_words = (GRID * THREADS) as usize * WORDS;
         let output = run(&device, &Probe { output_words, ..Probe::new(SYNC, GRID) }).output;
         for (index, words) in output.chunks(WORDS).enumerate() {
-            let (block, thread) = (index as u32 / THREADS, index as u32 % THREADS);
-            let what = format!("{} block {block} thread {thread}", device.name());
-            assert_words(&what, &words[..4], &[thread, block, GRID, 7 * (thread & !31) + 3]);
+            let (cta, thread) = (index as u32 / THREADS, index as u32 % THREADS);
+            let what = format!("{} CTA {cta} thread {thread}", device.name());
+            assert_words(&what, &words[..4], &[thread, cta, GRID, 7 * (thread & !31) + 3]);
             let shuffled: Vec<u32> = (0..32).map(|mask| (1.5 * (thread ^ mask) as f32).to_bits()).collect();
             assert_words(&what, &words[8..40], &shuffled);
             let named = 2000 + if thread < 32 { thread } else { thread ^ 63 };
@@ -61,8 +61,8 @@ fn reductions_and_sums_take_every_word() {
             let warp = &input[index / 32 * 32..][..32];
             let sum = warp.iter().fold(0_u32, |sum, &word| sum.wrapping_add(word));
             let (least, greatest) = (*warp.iter().min().unwrap(), *warp.iter().max().unwrap());
-            let (block, thread) = (index / 64, 63 - index as u32 % 64);
-            let other = input[block * 64 + thread as usize];
+            let (cta, thread) = (index / 64, 63 - index as u32 % 64);
+            let other = input[cta * 64 + thread as usize];
             let expected = [sum, least, greatest, input[index], other, !other, thread, other ^ thread];
             assert_words(&format!("{} thread {index}", device.name()), words, &expected);
         }

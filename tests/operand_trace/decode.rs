@@ -30,7 +30,7 @@ pub enum Extent {
 #[derive(Clone, Copy, Debug)]
 pub enum Special {
     ThreadIndex,
-    BlockIndex,
+    CtaIndex,
     GridSize,
     ClusterRank,
 }
@@ -278,7 +278,7 @@ impl Decoder<'_> {
             ("mov.u32", [to, Name(name)]) => {
                 let special = match name.as_str() {
                     "%tid.x" => Special::ThreadIndex,
-                    "%ctaid.x" => Special::BlockIndex,
+                    "%ctaid.x" => Special::CtaIndex,
                     "%nctaid.x" => Special::GridSize,
                     "%cluster_ctarank" => Special::ClusterRank,
                     _ => return None,

@@ -66,6 +66,5 @@ unsafe extern "C" fn record(context: *mut c_void, record: *const EmuTraceRecord)
         (&mut *context.cast::<Traces>(), record, CStr::from_ptr::<'static>(record.op), operands)
     };
     let name = name.to_str().unwrap_or("a name that is not UTF-8");
-    traces[record.block as usize][record.thread as usize]
-        .push(Operation { name, operands: operands.to_vec() });
+    traces[record.cta as usize][record.thread as usize].push(Operation { name, operands: operands.to_vec() });
 }

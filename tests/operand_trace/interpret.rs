@@ -1,4 +1,4 @@
-//! Runs one CTA of a kernel lane by lane. Hardware operations are only logged: nothing blocks, waits succeed,
+//! Runs one CTA of a kernel lane by lane. Hardware operations are only logged: nobody is parked, waits succeed,
 //! and loads and accumulators deliver made-up values, so warps need not know of each other.
 
 use crate::decode::{
@@ -34,7 +34,7 @@ const LANES: usize = 32;
 /// One CTA of a launch.
 #[derive(Clone, Copy, Debug)]
 pub struct Cta<'a> {
-    pub block: u32,
+    pub index: u32,
     pub grid: u32,
     pub params: &'a [u8],
     /// First byte of dynamic shared memory.
@@ -123,8 +123,8 @@ impl<'a> Warp<'a> {
                 let instruction = &self.program.instructions[pc];
                 let warp = self.first_thread / LANES as u64;
                 format!(
-                    "{} block {} warp {warp}, PTX line {}: {}: {message}",
-                    self.program.name, self.cta.block, instruction.line, instruction.text
+                    "{} CTA {} warp {warp}, PTX line {}: {}: {message}",
+                    self.program.name, self.cta.index, instruction.line, instruction.text
                 )
             })?;
             budget = budget.checked_sub(1).ok_or("the kernel does not end")?;
@@ -168,9 +168,9 @@ impl<'a> Warp<'a> {
             Action::ReadSpecial { result, special } => {
                 self.registers[*result][lane] = match special {
                     Special::ThreadIndex => self.first_thread + lane as u64,
-                    Special::BlockIndex => self.cta.block.into(),
+                    Special::CtaIndex => self.cta.index.into(),
                     Special::GridSize => self.cta.grid.into(),
-                    Special::ClusterRank => u64::from(self.cta.block) % self.program.cluster,
+                    Special::ClusterRank => u64::from(self.cta.index) % self.program.cluster,
                 };
             }
             Action::Pack { result, parts, part_bits } => {

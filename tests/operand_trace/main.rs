@@ -51,10 +51,10 @@ mod against_the_emulator {
     /// Compares all CTAs of a launch; returns the number of operations.
     fn compare_all(program: &Program, launch: &Launch, emulated: &Traces) -> Result<usize, String> {
         let mut operations = 0;
-        for (block, emulated) in (0..launch.grid).zip(emulated) {
-            let cta = Cta { block, grid: launch.grid, params: &launch.params, shared: trace::SHARED_BASE };
+        for (index, emulated) in (0..launch.grid).zip(emulated) {
+            let cta = Cta { index, grid: launch.grid, params: &launch.params, shared: trace::SHARED_BASE };
             operations += compare::compare(program, &run(program, cta)?, emulated)
-                .map_err(|difference| format!("{} block {block} {difference}", launch.kernel))?;
+                .map_err(|difference| format!("{} CTA {index} {difference}", launch.kernel))?;
         }
         Ok(operations)
     }

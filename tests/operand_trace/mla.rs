@@ -52,7 +52,7 @@ fn schedule() -> Launch {
         .u64(offset_of!(MlaScheduleParams, error_words), region(4))
         .u32(offset_of!(MlaScheduleParams, batch), 130)
         .u32(offset_of!(MlaScheduleParams, capacity), 200)
-        .u32(offset_of!(MlaScheduleParams, split_tokens), 64);
+        .u32(offset_of!(MlaScheduleParams, split_keys), 64);
     fixed(MLA_SCHEDULE.name, 2, MLA_SCHEDULE.smem_bytes, params)
 }
 

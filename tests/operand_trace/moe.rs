@@ -1,4 +1,4 @@
-//! The launches around the experts' GEMMs. Made-up ids, slots, rows and counts are below 252: some are in range, some not.
+//! The launches around the experts' GEMMs. Made-up ids, routes, rows and counts are below 252: some are in range, some not.
 
 use std::mem::offset_of;
 
@@ -32,14 +32,14 @@ fn launch(kernel: &FixedKernel, grid: u32, params: Params) -> Launch {
 fn map((kernel, grid): (FixedKernel, u32), (alignment, max_rows): (u32, u32)) -> Launch {
     let params = Params::of::<ExpertMapParams>()
         .u64(offset_of!(ExpertMapParams, ids), region(0))
-        .u64(offset_of!(ExpertMapParams, row_slot), region(1))
-        .u64(offset_of!(ExpertMapParams, slot_row), region(2))
+        .u64(offset_of!(ExpertMapParams, row_route), region(1))
+        .u64(offset_of!(ExpertMapParams, route_row), region(2))
         .u64(offset_of!(ExpertMapParams, offsets), region(3))
         .u64(offset_of!(ExpertMapParams, counts), region(4))
         .u64(offset_of!(ExpertMapParams, demand), region(5))
         .u64(offset_of!(ExpertMapParams, block_counts), region(6))
         .u64(offset_of!(ExpertMapParams, error_words), region(7))
-        .u32(offset_of!(ExpertMapParams, slots), 1000)
+        .u32(offset_of!(ExpertMapParams, routes), 1000)
         .u32(offset_of!(ExpertMapParams, rows), 3000)
         .u32(offset_of!(ExpertMapParams, experts), 100)
         .u32(offset_of!(ExpertMapParams, blocks), 4)
@@ -63,14 +63,14 @@ fn used(params: Params, offset: usize, max_rows: u32) -> Params {
 fn gather(max_rows: u32) -> Launch {
     let params = Params::of::<GatherQuantizeParams>()
         .u64(offset_of!(GatherQuantizeParams, x), region(1))
-        .u64(offset_of!(GatherQuantizeParams, row_slot), region(2))
+        .u64(offset_of!(GatherQuantizeParams, row_route), region(2))
         .u64(offset_of!(GatherQuantizeParams, q), region(3))
         .u64(offset_of!(GatherQuantizeParams, sf), region(4))
         .u64(offset_of!(GatherQuantizeParams, error_words), region(5))
         .u64(offset_of!(GatherQuantizeParams, x_pitch), 400)
         .u64(offset_of!(GatherQuantizeParams, q_pitch), 392)
         .u64(offset_of!(GatherQuantizeParams, sf_pitch), 161)
-        .u32(offset_of!(GatherQuantizeParams, slots), 150)
+        .u32(offset_of!(GatherQuantizeParams, routes), 150)
         .u32(offset_of!(GatherQuantizeParams, top_k), 6)
         .u32(offset_of!(GatherQuantizeParams, k_blocks), K_BLOCKS)
         .u32(offset_of!(GatherQuantizeParams, scale_format), SCALE_FP32);
@@ -82,7 +82,7 @@ fn swiglu(max_rows: u32, weighted: bool) -> Launch {
     let params = Params::of::<SwigluQuantizeParams>()
         .u64(offset_of!(SwigluQuantizeParams, x), region(1))
         .u64(offset_of!(SwigluQuantizeParams, weights), if weighted { region(2) } else { 0 })
-        .u64(offset_of!(SwigluQuantizeParams, row_slot), region(3))
+        .u64(offset_of!(SwigluQuantizeParams, row_route), region(3))
         .u64(offset_of!(SwigluQuantizeParams, q), region(4))
         .u64(offset_of!(SwigluQuantizeParams, sf), region(5))
         .u64(offset_of!(SwigluQuantizeParams, error_words), region(6))
@@ -90,19 +90,19 @@ fn swiglu(max_rows: u32, weighted: bool) -> Launch {
         .u64(offset_of!(SwigluQuantizeParams, q_pitch), 400)
         .u64(offset_of!(SwigluQuantizeParams, sf_pitch), 163)
         .u32(offset_of!(SwigluQuantizeParams, clamp), 100.0_f32.to_bits())
-        .u32(offset_of!(SwigluQuantizeParams, slots), 150)
+        .u32(offset_of!(SwigluQuantizeParams, routes), 150)
         .u32(offset_of!(SwigluQuantizeParams, k_blocks), K_BLOCKS)
         .u32(offset_of!(SwigluQuantizeParams, scale_format), SCALE_POWER_OF_TWO);
     let params = used(params, offset_of!(SwigluQuantizeParams, used), max_rows);
     launch(&SWIGLU_QUANTIZE, ROWS * K_BLOCKS / 16, params)
 }
 
-/// With everything that can be added, or with the slots alone; more slots than a thread has in flight.
+/// With everything that can be added, or with the routes alone; more routes than a thread has in flight.
 fn combine(all: bool) -> Launch {
     let optional = |index| if all { region(index) } else { 0 };
     let params = Params::of::<CombineParams>()
         .u64(offset_of!(CombineParams, y), region(0))
-        .u64(offset_of!(CombineParams, slot_row), region(1))
+        .u64(offset_of!(CombineParams, route_row), region(1))
         .u64(offset_of!(CombineParams, weights), optional(2))
         .u64(offset_of!(CombineParams, shared), optional(3))
         .u64(offset_of!(CombineParams, residual), optional(4))

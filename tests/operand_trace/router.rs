@@ -44,7 +44,7 @@ struct Selection {
     /// All, and those kept.
     groups: [u32; 2],
     /// Routed and shared.
-    slots: [u32; 2],
+    routes: [u32; 2],
     scoring: u32,
     group_score: u32,
     normalize: u32,
@@ -57,7 +57,7 @@ const GROUPED: Selection = Selection {
     experts: 72,
     chunks: 3,
     groups: [8, 3],
-    slots: [6, 2],
+    routes: [6, 2],
     scoring: GATE_SIGMOID,
     group_score: GATE_GROUP_TOP2_SUM,
     normalize: 1,
@@ -67,7 +67,7 @@ const GROUPED: Selection = Selection {
 const SOFTMAX: Selection = Selection {
     experts: 500,
     groups: [4, 2],
-    slots: [3, 0],
+    routes: [3, 0],
     scoring: GATE_SOFTMAX,
     group_score: GATE_GROUP_MAX,
     normalize: 0,
@@ -76,7 +76,7 @@ const SOFTMAX: Selection = Selection {
 /// Made-up ids are below 252: some are no experts.
 const FIXED: Selection = Selection { experts: 200, fixed: true, ..GROUPED };
 const BARE: Selection =
-    Selection { experts: 5, chunks: 1, groups: [1, 1], slots: [8, 0], optional: false, ..GROUPED };
+    Selection { experts: 5, chunks: 1, groups: [1, 1], routes: [8, 0], optional: false, ..GROUPED };
 
 fn select(selection: &Selection) -> Launch {
     let optional = |index| if selection.optional { region(index) } else { 0 };
@@ -100,8 +100,8 @@ fn select(selection: &Selection) -> Launch {
         .u32(offset_of!(GateSelectParams, chunks), selection.chunks)
         .u32(offset_of!(GateSelectParams, groups), selection.groups[0])
         .u32(offset_of!(GateSelectParams, kept_groups), selection.groups[1])
-        .u32(offset_of!(GateSelectParams, top_k), selection.slots[0])
-        .u32(offset_of!(GateSelectParams, shared), selection.slots[1])
+        .u32(offset_of!(GateSelectParams, top_k), selection.routes[0])
+        .u32(offset_of!(GateSelectParams, shared), selection.routes[1])
         .u32(offset_of!(GateSelectParams, scoring), selection.scoring)
         .u32(offset_of!(GateSelectParams, group_score), selection.group_score)
         .u32(offset_of!(GateSelectParams, normalize), selection.normalize)
@@ -116,7 +116,7 @@ fn expert_load() -> Launch {
         .u64(offset_of!(ExpertLoadParams, error_words), region(2))
         .u64(offset_of!(ExpertLoadParams, ids_pitch), 9)
         .u32(offset_of!(ExpertLoadParams, t), 37)
-        .u32(offset_of!(ExpertLoadParams, slots), 7)
+        .u32(offset_of!(ExpertLoadParams, routes), 7)
         .u32(offset_of!(ExpertLoadParams, experts), 100);
     launch(&EXPERT_LOAD, 2, params)
 }

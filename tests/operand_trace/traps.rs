@@ -16,7 +16,7 @@ fn try_run(body: &str) -> Result<Vec<Vec<Logged>>, String> {
          {body}\n}}\n"
     );
     let params: Vec<u8> = [3_u32, 5, 7, 9].into_iter().flat_map(u32::to_le_bytes).collect();
-    run(&parse(&text)?, Cta { block: 5, grid: 8, params: &params, shared: 1024 })
+    run(&parse(&text)?, Cta { index: 5, grid: 8, params: &params, shared: 1024 })
 }
 
 fn traces(body: &str) -> Vec<Vec<String>> {

@@ -23,7 +23,7 @@ enum Fault {
     Merge,
     /// Keeps its accumulator when the maximum grows.
     Rescale,
-    /// Takes every value from the next token of its block.
+    /// Takes every value from the next key of its block.
     Values,
     /// Returns the logarithm to base 2.
     Log2,
@@ -88,7 +88,7 @@ fn split(q: &[bf16], keys: &[bf16], scale: f32, fault: Fault) -> Partial {
 }
 
 fn attend(q: &[bf16], keys: &[bf16], sequence: &MlaSequence, fault: Fault) -> (Vec<bf16>, f32) {
-    let split_keys = if sequence.split_tokens == 0 { keys.len() } else { sequence.split_tokens * WIDTH };
+    let split_keys = if sequence.split_keys == 0 { keys.len() } else { sequence.split_keys * WIDTH };
     if keys.is_empty() {
         return (vec![bf16::ZERO; LATENT], f32::NEG_INFINITY);
     }
@@ -124,7 +124,7 @@ struct Problem {
     heads: usize,
     keys: usize,
     causal: bool,
-    split_tokens: usize,
+    split_keys: usize,
 }
 
 impl Problem {
@@ -134,8 +134,8 @@ impl Problem {
     }
 
     fn sequence<'a>(&self, inputs: &'a AttentionInputs) -> MlaSequence<'a> {
-        let Self { q_tokens, heads, causal, split_tokens, .. } = *self;
-        MlaSequence { q: &inputs.q, keys: &inputs.keys, q_tokens, heads, scale: SCALE, causal, split_tokens }
+        let Self { q_tokens, heads, causal, split_keys, .. } = *self;
+        MlaSequence { q: &inputs.q, keys: &inputs.keys, q_tokens, heads, scale: SCALE, causal, split_keys }
     }
 
     /// The worst error of outputs and of logarithms, of their bounds.
@@ -151,7 +151,7 @@ impl Problem {
 fn problems() -> Vec<Problem> {
     let mut problems = vec![];
     for class in AttentionClass::ALL {
-        for (q_tokens, heads, keys, causal, split_tokens) in [
+        for (q_tokens, heads, keys, causal, split_keys) in [
             (1, 4, 1, false, 0),
             (1, 5, 64, false, 0),
             (2, 3, 65, true, 64),
@@ -160,7 +160,7 @@ fn problems() -> Vec<Problem> {
             (2, 4, 1024, true, 0),
             (1, 2, 4101, true, 2048),
         ] {
-            problems.push(Problem { class, q_tokens, heads, keys, causal, split_tokens });
+            problems.push(Problem { class, q_tokens, heads, keys, causal, split_keys });
         }
     }
     problems
@@ -199,7 +199,7 @@ fn mistakes_are_outside_the_bound() -> Result<(), ShapeError> {
         (Fault::Log2, &[Normal, Positive, Peaked, VeryNegative], 700),
     ] {
         for &class in classes {
-            let problem = Problem { class, q_tokens: 2, heads: 16, keys, causal: true, split_tokens: 256 };
+            let problem = Problem { class, q_tokens: 2, heads: 16, keys, causal: true, split_keys: 256 };
             let (out, lse) = problem.worst(fault)?;
             println!("{fault:?} {class}: outputs {out:.2e} of the bound, logarithms {lse:.2e}");
             assert!(out > 1.0 || lse > 1.0, "{fault:?} {class}: {out} and {lse} of the bound");
@@ -208,7 +208,7 @@ fn mistakes_are_outside_the_bound() -> Result<(), ShapeError> {
 
     // A stand-in for -inf that is above all logits leaves no p at all.
     let problem =
-        Problem { class: VeryNegative, q_tokens: 1, heads: 2, keys: 100, causal: false, split_tokens: 0 };
+        Problem { class: VeryNegative, q_tokens: 1, heads: 2, keys: 100, causal: false, split_keys: 0 };
     let inputs = problem.inputs();
     let zeros = vec![bf16::ZERO; 2 * LATENT];
     assert!(!mla_decode(&problem.sequence(&inputs))?.check_out(&zeros)?.accepted());
@@ -242,7 +242,7 @@ fn values() -> Result<(), ShapeError> {
         heads: 2,
         keys: 40,
         causal: true,
-        split_tokens: 0,
+        split_keys: 0,
     };
     let inputs = problem.inputs();
     let got = mla_decode(&problem.sequence(&inputs))?;
@@ -273,7 +273,7 @@ fn each_query_of_x4_has_its_own_key() -> Result<(), ShapeError> {
         heads: 50,
         scale: SCALE,
         causal: false,
-        split_tokens: 0,
+        split_keys: 0,
     };
     let out = mla_decode(&whole)?.out;
     let same = |row: &[f64], key: &[bf16]| row.iter().zip(key).all(|(out, v)| *out == v.to_f64());
@@ -293,7 +293,7 @@ fn queries_without_keys() -> Result<(), ShapeError> {
         heads: 2,
         scale: SCALE,
         causal: true,
-        split_tokens: 64,
+        split_keys: 64,
     };
     for (keys, empty_rows) in [(&inputs.keys[..], 4), (&[][..], 6)] {
         let got = mla_decode(&MlaSequence { keys, ..sequence })?;
@@ -316,7 +316,7 @@ fn queries_without_keys() -> Result<(), ShapeError> {
 #[test]
 fn pages_are_brought_into_order() {
     let rows: Vec<u8> = (0..24).collect();
-    // Three pages of four tokens of two elements.
+    // Three pages of four keys of two elements.
     let gather = |table: &[i32], len| gather_pages(&rows, 2, 4, table, len);
     assert_eq!(gather(&[2, 0], 5), [16, 17, 18, 19, 20, 21, 22, 23, 0, 1]);
     assert_eq!(gather(&[1], i32::MAX), [8, 9, 10, 11, 12, 13, 14, 15], "no more than the table holds");
@@ -326,7 +326,7 @@ fn pages_are_brought_into_order() {
 }
 
 #[test]
-fn fp8_tokens() -> Result<(), ShapeError> {
+fn fp8_keys() -> Result<(), ShapeError> {
     let mut row = vec![0x38; 512];
     row[0] = 0xb9;
     row[511] = 0x01;
@@ -334,13 +334,13 @@ fn fp8_tokens() -> Result<(), ShapeError> {
         row.extend(scale.to_le_bytes());
     }
     row.extend((0..64_u16).flat_map(|i| (0x3f80 + i).to_le_bytes()));
-    let token = dequantize_kv_fp8(&row)?;
-    assert_eq!(token.len(), WIDTH);
+    let key = dequantize_kv_fp8(&row)?;
+    assert_eq!(key.len(), WIDTH);
     assert_eq!(
-        [0, 1, 128, 256, 384, 511].map(|i| token[i].to_f32()),
+        [0, 1, 128, 256, 384, 511].map(|i| key[i].to_f32()),
         [-1.125, 1.0, 2.0, 1.0078125, 0.5, 2_f32.powi(-10)]
     );
-    assert!((0..64).all(|i| token[512 + i].to_bits() == 0x3f80 + i as u16));
+    assert!((0..64).all(|i| key[512 + i].to_bits() == 0x3f80 + i as u16));
     let expected = ShapeError::Length { operand: "rows", expected: 0, got: 655 };
     assert_eq!(dequantize_kv_fp8(&row[1..]), Err(expected));
     Ok(())
@@ -375,7 +375,7 @@ fn flash_mla_bars() -> Result<(), ShapeError> {
         heads: 4,
         keys: 512,
         causal: false,
-        split_tokens: 256,
+        split_keys: 256,
     };
     let inputs = problem.inputs();
     let sequence = problem.sequence(&inputs);

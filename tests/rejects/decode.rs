@@ -18,7 +18,7 @@ const SPEC: MlaDecodeSpec = MlaDecodeSpec {
     paging: KvPaging::Paged { pages: 6, page_size: 64, pages_per_sequence: 3 },
     softmax_scale: 0.1,
     causal: false,
-    split_tokens: 64,
+    split_keys: 64,
     empty_lse: EmptyLse::NegativeInfinity,
 };
 const CONTIGUOUS: KvPaging = KvPaging::Contiguous { capacity: 192 };
@@ -46,12 +46,12 @@ fn query_tokens_and_heads() {
 }
 
 #[test]
-fn split_tokens() {
-    let split_tokens = |split_tokens| plan(MlaDecodeSpec { split_tokens, ..SPEC });
-    assert_eq!(split_tokens(0), "split_tokens must be at least 1, got 0");
-    assert_eq!(split_tokens(100), "split_tokens must be a multiple of 64, got 100");
-    let contiguous = MlaDecodeSpec { paging: CONTIGUOUS, split_tokens: 96, ..SPEC };
-    assert_eq!(plan(contiguous), "split_tokens must be a multiple of 64, got 96");
+fn split_keys() {
+    let split_keys = |split_keys| plan(MlaDecodeSpec { split_keys, ..SPEC });
+    assert_eq!(split_keys(0), "split_keys must be at least 1, got 0");
+    assert_eq!(split_keys(100), "split_keys must be a multiple of 64, got 100");
+    let contiguous = MlaDecodeSpec { paging: CONTIGUOUS, split_keys: 96, ..SPEC };
+    assert_eq!(plan(contiguous), "split_keys must be a multiple of 64, got 96");
 }
 
 #[test]
@@ -84,8 +84,8 @@ fn sizes_beyond_what_the_kernels_count() {
     let endless = format!("must be at most 2147483647, got {}", u64::MAX);
     assert_eq!(plan(paged(1 << 25, 64, 3)), format!("rows of the cache {OVER}"));
     assert_eq!(plan(paged(usize::MAX, 64, 3)), format!("rows of the cache {endless}"));
-    assert_eq!(plan(paged(6, 64, 1 << 25)), format!("tokens of a sequence {OVER}"));
-    assert_eq!(plan(paged(6, 64, usize::MAX)), format!("tokens of a sequence {endless}"));
+    assert_eq!(plan(paged(6, 64, 1 << 25)), format!("keys of a sequence {OVER}"));
+    assert_eq!(plan(paged(6, 64, usize::MAX)), format!("keys of a sequence {endless}"));
     let contiguous = |capacity| plan(MlaDecodeSpec { paging: KvPaging::Contiguous { capacity }, ..SPEC });
     assert_eq!(contiguous(1 << 30), format!("rows of the cache {OVER}"));
     assert_eq!(contiguous(usize::MAX), format!("rows of the cache {endless}"));
@@ -334,7 +334,7 @@ rejects! {
 
     partials_too_short: |call| call.partials = dense(1, PARTIALS - 1)
         => "expected partials [1, partials] [1, 24672], got [1, 24671]";
-    partials_where_none_are_needed: |call| call.spec.split_tokens = 192
+    partials_where_none_are_needed: |call| call.spec.split_keys = 192
         => "expected partials [1, partials] [1, 0], got [1, 24672]";
     partials_at_an_odd_address: |call| call.partials = dense(1, PARTIALS).from(1)
         => "partials: address must be a multiple of 8 bytes, got 4";
@@ -359,19 +359,19 @@ fn splits_of_another_plan() {
     let scheduled = MlaDecode::plan(&device, SPEC).expect("plan");
     for (spec, got) in [
         (
-            MlaDecodeSpec { split_tokens: 128, ..SPEC },
-            "the splits belong to another shape: expected batch 2, 192 tokens a sequence, splits of 128, got batch 2, \
-             192 tokens a sequence, splits of 64",
+            MlaDecodeSpec { split_keys: 128, ..SPEC },
+            "the splits belong to another shape: expected batch 2, 192 keys a sequence, splits of 128, got batch 2, \
+             192 keys a sequence, splits of 64",
         ),
         (
             paged(6, 64, 2),
-            "the splits belong to another shape: expected batch 2, 128 tokens a sequence, splits of 64, got batch 2, \
-             192 tokens a sequence, splits of 64",
+            "the splits belong to another shape: expected batch 2, 128 keys a sequence, splits of 64, got batch 2, \
+             192 keys a sequence, splits of 64",
         ),
         (
             MlaDecodeSpec { batch: 1, ..SPEC },
-            "the splits belong to another shape: expected batch 1, 192 tokens a sequence, splits of 64, got batch 2, \
-             192 tokens a sequence, splits of 64",
+            "the splits belong to another shape: expected batch 1, 192 keys a sequence, splits of 64, got batch 2, \
+             192 keys a sequence, splits of 64",
         ),
     ] {
         let mut memory = outputs();

@@ -429,7 +429,8 @@ fn operands_of_a_router() {
 #[test]
 fn operands_of_balancing() {
     let device = emulated(0);
-    let load = |tokens, slots, experts| ExpertLoad::plan(&device, ExpertLoadSpec { tokens, slots, experts });
+    let load =
+        |tokens, routes, experts| ExpertLoad::plan(&device, ExpertLoadSpec { tokens, routes, experts });
     let message = |error: Option<Error>| error.expect("rejected").to_string();
     assert_eq!(message(load(1 << 31, 1, 8).err()), "tokens must be at most 2147483647, got 2147483648");
     assert_eq!(message(load(1, 33, 8).err()), "experts of a token must be at most 32, got 33");
@@ -438,7 +439,7 @@ fn operands_of_balancing() {
     let (ids, mut counts) = ([0; 8], [0_u32; 8]);
     let view = |rows| Matrix::new(&ids[..], rows, 2).expect("view");
     let error = plan.run(Stream::Emulated, view(4), (&mut counts[..]).into()).err();
-    assert_eq!(message(error), "expected ids [tokens, slots] [3, 2], got [4, 2]");
+    assert_eq!(message(error), "expected ids [tokens, routes] [3, 2], got [4, 2]");
     let error = plan.run(Stream::Emulated, view(3), (&mut counts[..7]).into()).err();
     assert_eq!(message(error), "[1, 8] with pitch 8 needs 8 elements, the slice has 7");
 

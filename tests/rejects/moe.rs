@@ -34,21 +34,21 @@ fn plans_of_maps() {
     assert_eq!(plan(roomy), format!("rows must be at most 2147483647, got {}", u64::MAX));
 }
 
-/// Runs with `sizes` of ids, row_slot, slot_row, offsets, counts, demand, workspace.
+/// Runs with `sizes` of ids, row_route, route_row, offsets, counts, demand, workspace.
 fn run_map(sizes: [Size; 7]) -> Result<(), Error> {
     let device = emulated(0);
     let plan = ExpertMap::plan(&device, MAP).expect("plan");
     let mut memory = vec![vec![0_i32; 64]; 6];
     let mut workspace = vec![0_u32; 64];
-    let [ids, row_slot, slot_row, offsets, counts, demand] = &mut memory[..] else { unreachable!() };
+    let [ids, row_route, route_row, offsets, counts, demand] = &mut memory[..] else { unreachable!() };
     let write =
         |data, (rows, columns, pitch): Size| MatrixMut::with_pitch(data, rows, columns, pitch).expect("view");
     plan.run(
         Stream::Emulated,
         ExpertMapArgs {
             ids: Matrix::with_pitch(&*ids, sizes[0].0, sizes[0].1, sizes[0].2).expect("view"),
-            row_slot: write(row_slot, sizes[1]),
-            slot_row: write(slot_row, sizes[2]),
+            row_route: write(row_route, sizes[1]),
+            route_row: write(route_row, sizes[2]),
             offsets: write(offsets, sizes[3]),
             counts: write(counts, sizes[4]),
             demand: write(demand, sizes[5]),
@@ -65,9 +65,9 @@ fn operands_of_maps() {
     for (operand, size, expected) in [
         (0, (3, 2, 2), "expected ids [tokens, top_k] [2, 3], got [3, 2]"),
         (0, (2, 3, 4), "ids: rows must follow each other without a gap: expected pitch 3, got 4"),
-        (1, (1, 7, 7), "expected row_slot [1, rows] [1, 6], got [1, 7]"),
-        (2, (2, 4, 4), "expected slot_row [tokens, top_k] [2, 3], got [2, 4]"),
-        (2, (2, 3, 5), "slot_row: rows must follow each other without a gap: expected pitch 3, got 5"),
+        (1, (1, 7, 7), "expected row_route [1, rows] [1, 6], got [1, 7]"),
+        (2, (2, 4, 4), "expected route_row [tokens, top_k] [2, 3], got [2, 4]"),
+        (2, (2, 3, 5), "route_row: rows must follow each other without a gap: expected pitch 3, got 5"),
         (3, (1, 4, 4), "expected offsets [1, experts + 1] [1, 5], got [1, 4]"),
         (4, (1, 5, 5), "expected counts [1, experts] [1, 4], got [1, 5]"),
         (5, (1, 4, 4), "expected demand [1, experts + 1] [1, 5], got [1, 4]"),
@@ -120,17 +120,17 @@ fn plans_by_row() {
     assert_eq!(swiglu(SwigluQuantizeSpec { intermediate: 8, ..swiglu_spec() }), message);
 }
 
-/// Runs with `sizes` of x, row_slot, segments, q and rows of sf; x from `first` on.
+/// Runs with `sizes` of x, row_route, segments, q and rows of sf; x from `first` on.
 fn run_gather(sizes: [Size; 4], sf_rows: usize, first: usize) -> Result<(), Error> {
     let plan = GatherQuantize::plan(&emulated(0), gather_spec()).expect("plan");
     let (x, integers) = (vec![bf16::ONE; 2000], vec![0_i32; 64]);
     let (mut q, mut sf) = (vec![F8E4M3::ZERO; 2000], vec![0.0; 64]);
-    let [xs, slots, segments, qs] = sizes;
+    let [xs, routes, segments, qs] = sizes;
     plan.run(
         Stream::Emulated,
         GatherQuantizeArgs {
             x: Matrix::with_pitch(&x[first..], xs.0, xs.1, xs.2).expect("view"),
-            row_slot: Matrix::with_pitch(&integers, slots.0, slots.1, slots.2).expect("view"),
+            row_route: Matrix::with_pitch(&integers, routes.0, routes.1, routes.2).expect("view"),
             segments: Matrix::with_pitch(&integers, segments.0, segments.1, segments.2).expect("view"),
             q: MatrixMut::with_pitch(&mut q, qs.0, qs.1, qs.2).expect("view"),
             sf: Scales1x128Mut::<MMajor>::new(&mut sf, sf_rows, 128).expect("view"),
@@ -145,7 +145,7 @@ fn operands_of_gathers() {
     for (operand, size, expected) in [
         (0, (3, 128, 128), "expected x [tokens, hidden] [2, 128], got [3, 128]"),
         (0, (2, 128, 132), "x: pitch must be a multiple of 16 bytes, got 264"),
-        (1, (1, 2, 2), "expected row_slot [1, rows] [1, 6], got [1, 2]"),
+        (1, (1, 2, 2), "expected row_route [1, rows] [1, 6], got [1, 2]"),
         (2, (1, 4, 4), "expected segments [1, experts + 1] [1, 5], got [1, 4]"),
         (3, (2, 128, 128), "expected q [rows, hidden] [6, 128], got [2, 128]"),
         (3, (6, 128, 132), "q: pitch must be a multiple of 8 bytes, got 132"),
@@ -158,13 +158,13 @@ fn operands_of_gathers() {
     assert_eq!(message(run_gather(good, 6, 1)), "x: address must be a multiple of 16 bytes, got 2");
 }
 
-/// Runs with `sizes` of x, segments, q, weights, row_slot.
+/// Runs with `sizes` of x, segments, q, weights, row_route.
 fn run_swiglu(sizes: [Size; 5], segments: Segments) -> Result<(), Error> {
     let plan =
         SwigluQuantize::plan(&emulated(0), SwigluQuantizeSpec { segments, ..swiglu_spec() }).expect("plan");
     let (x, integers, floats) = (vec![bf16::ONE; 3000], vec![0_i32; 64], vec![1.0; 64]);
     let (mut q, mut sf) = (vec![F8E4M3::ZERO; 2000], vec![0.0; 64]);
-    let [xs, ends, qs, weights, slots] = sizes;
+    let [xs, ends, qs, weights, routes] = sizes;
     let integers =
         |(rows, columns, pitch): Size| Matrix::with_pitch(&integers, rows, columns, pitch).expect("view");
     plan.run(
@@ -174,7 +174,7 @@ fn run_swiglu(sizes: [Size; 5], segments: Segments) -> Result<(), Error> {
             segments: integers(ends),
             routing: Some(RoutingWeights {
                 weights: Matrix::with_pitch(&floats, weights.0, weights.1, weights.2).expect("view"),
-                row_slot: integers(slots),
+                row_route: integers(routes),
             }),
             q: MatrixMut::with_pitch(&mut q, qs.0, qs.1, qs.2).expect("view"),
             sf: Scales1x128Mut::<MMajor>::new(&mut sf, qs.0, 128).expect("view"),
@@ -192,7 +192,7 @@ fn operands_of_swiglus() {
         (1, (1, 4, 4), "expected segments [1, experts + 1] [1, 5], got [1, 4]"),
         (2, (7, 128, 128), "expected q [rows, intermediate] [6, 128], got [7, 128]"),
         (3, (2, 3, 4), "weights: rows must follow each other without a gap: expected pitch 3, got 4"),
-        (4, (1, 5, 5), "expected row_slot [1, rows] [1, 6], got [1, 5]"),
+        (4, (1, 5, 5), "expected row_route [1, rows] [1, 6], got [1, 5]"),
     ] {
         let mut sizes = good;
         sizes[operand] = size;
@@ -203,20 +203,20 @@ fn operands_of_swiglus() {
     assert_eq!(message(result), "expected segments [1, experts] [1, 4], got [1, 5]");
 }
 
-/// Runs with `sizes` of y, slot_row, weights, shared, residual, out.
+/// Runs with `sizes` of y, route_row, weights, shared, residual, out.
 fn run_combine(sizes: [Size; 6]) -> Result<(), Error> {
     let plan =
         Combine::plan(&emulated(0), CombineSpec { tokens: 2, top_k: 3, hidden: 16, rows: 6 }).expect("plan");
     let (halves, integers, floats) = (vec![bf16::ONE; 300], vec![0_i32; 64], vec![1.0; 64]);
     let mut out = vec![bf16::ZERO; 300];
-    let [y, slots, weights, shared, residual, o] = sizes;
+    let [y, routes, weights, shared, residual, o] = sizes;
     let halves =
         |(rows, columns, pitch): Size| Matrix::with_pitch(&halves, rows, columns, pitch).expect("view");
     plan.run(
         Stream::Emulated,
         CombineArgs {
             y: halves(y),
-            slot_row: Matrix::with_pitch(&integers, slots.0, slots.1, slots.2).expect("view"),
+            route_row: Matrix::with_pitch(&integers, routes.0, routes.1, routes.2).expect("view"),
             weights: Some(Matrix::with_pitch(&floats, weights.0, weights.1, weights.2).expect("view")),
             shared: Some(halves(shared)),
             residual: Some(halves(residual)),
@@ -245,8 +245,8 @@ fn combines() {
     for (operand, size, expected) in [
         (0, (5, 16, 16), "expected y [rows, hidden] [6, 16], got [5, 16]"),
         (0, (6, 16, 20), "y: pitch must be a multiple of 16 bytes, got 40"),
-        (1, (3, 2, 2), "expected slot_row [tokens, top_k] [2, 3], got [3, 2]"),
-        (1, (2, 3, 4), "slot_row: rows must follow each other without a gap: expected pitch 3, got 4"),
+        (1, (3, 2, 2), "expected route_row [tokens, top_k] [2, 3], got [3, 2]"),
+        (1, (2, 3, 4), "route_row: rows must follow each other without a gap: expected pitch 3, got 4"),
         (2, (2, 2, 2), "expected weights [tokens, top_k] [2, 3], got [2, 2]"),
         (2, (2, 3, 6), "weights: rows must follow each other without a gap: expected pitch 3, got 6"),
         (3, (2, 8, 8), "expected shared [tokens, hidden] [2, 16], got [2, 8]"),

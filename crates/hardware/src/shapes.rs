@@ -42,7 +42,7 @@ fn small_moe(tokens: usize) -> MoeCase {
 
 fn small_attention(format: KvFormat, cluster: u32) -> AttentionCase {
     let heads = 64 * cluster as usize;
-    AttentionCase { heads, split_tokens: Some(64), ..AttentionCase::decode(format, 2, 150) }
+    AttentionCase { heads, split_keys: Some(64), ..AttentionCase::decode(format, 2, 150) }
 }
 
 /// One of every family and of every GEMM and attention kernel, small enough for the emulator: more than one lap of the
@@ -123,8 +123,8 @@ pub fn rivals() -> Cases {
         })));
         let splits = [(1, 4096, 64), (1, 4096, 128), (1, 4096, 256), (1, 4096, 512)];
         let longer = [(1, 65536, 512), (1, 65536, 1024), (32, 1024, 256), (32, 1024, 512), (128, 4096, 4096)];
-        cases.extend(boxed(splits.into_iter().chain(longer).map(|(batch, length, split_tokens)| {
-            AttentionCase { split_tokens: Some(split_tokens), ..AttentionCase::decode(format, batch, length) }
+        cases.extend(boxed(splits.into_iter().chain(longer).map(|(batch, length, split_keys)| {
+            AttentionCase { split_keys: Some(split_keys), ..AttentionCase::decode(format, batch, length) }
         })));
     }
     cases

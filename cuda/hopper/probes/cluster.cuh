@@ -14,7 +14,7 @@
 
 PTX_DEVICE void probe_cluster_kernel(const ProbeParams& params) {
   constexpr uint32_t kThreads = 64, kBytes = kThreads * 4;
-  const uint32_t thread = ptx::thread_idx(), block = ptx::block_idx(), opposite = kThreads - 1 - thread;
+  const uint32_t thread = ptx::thread_idx(), cta = ptx::cta_idx(), opposite = kThreads - 1 - thread;
   const uint32_t read = ptx::smem_base(), full = read + 8;  // mbarriers: both inboxes are read; mine is full
   const uint32_t sIn = read + 16, sOut = sIn + kBytes;      // [64], [2, 64]
   if (thread == 0) {
@@ -26,16 +26,16 @@ PTX_DEVICE void probe_cluster_kernel(const ProbeParams& params) {
   ptx::cluster_wait();
 
   uint32_t* words = params.output + ptx::grid_dim() * kThreads * 4;
-  ptx::stg_v2_u32(words + (block * kThreads + thread) * 2, block, thread);
+  ptx::stg_v2_u32(words + (cta * kThreads + thread) * 2, cta, thread);
   ptx::cluster_arrive();
   ptx::cluster_wait();
 
   uint32_t seen[3];
-  seen[0] = ptx::ld_global_u32(words + ((block ^ 1) * kThreads + opposite) * 2);
+  seen[0] = ptx::ld_global_u32(words + ((cta ^ 1) * kThreads + opposite) * 2);
 #pragma unroll 1
   for (uint32_t step = 0; step < 2; ++step) {
     const uint32_t sSent = sOut + step * kBytes;
-    ptx::sts_u32(sSent + 4 * thread, step == 0 ? 10 + block : thread);
+    ptx::sts_u32(sSent + 4 * thread, step == 0 ? 10 + cta : thread);
     ptx::fence_proxy_async_shared();
     for (uint32_t rank = 0; rank < 2; ++rank) ptx::mbarrier_arrive_cluster(read, rank);
     ptx::mbarrier_wait_cluster(read, step);
@@ -46,7 +46,7 @@ PTX_DEVICE void probe_cluster_kernel(const ProbeParams& params) {
     ptx::mbarrier_wait(full, step);
     seen[step + 1] = ptx::lds_u32(sIn + 4 * opposite);
   }
-  uint32_t* out = params.output + (block * kThreads + thread) * 4;
+  uint32_t* out = params.output + (cta * kThreads + thread) * 4;
   ptx::stg_v2_u32(out, ptx::cluster_rank(), seen[0]);
   ptx::stg_v2_u32(out + 2, seen[1], seen[2]);
   ptx::cluster_arrive();

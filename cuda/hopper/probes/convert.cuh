@@ -23,7 +23,7 @@ PTX_DEVICE void probe_convert_kernel(const ProbeParams& params) {
   const uint32_t count = params.arguments[3];
   const auto bits = [&](uint32_t i) { return params.arguments[1] + (i << params.arguments[2]); };
   const auto value = [&](uint32_t i) { return std::bit_cast<float>(bits(i)); };
-  const uint32_t first = ptx::block_idx() * kThreads + ptx::thread_idx(), step = ptx::grid_dim() * kThreads;
+  const uint32_t first = ptx::cta_idx() * kThreads + ptx::thread_idx(), step = ptx::grid_dim() * kThreads;
   if (operation == ProbeConversion::kE4m3) {
     for (uint32_t i = first; i < count / 8; i += step) {
       uint32_t pair[4];

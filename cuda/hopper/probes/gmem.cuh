@@ -18,7 +18,7 @@ PTX_DEVICE const float* floats(const uint32_t* words) {
 }
 
 PTX_DEVICE void probe_gmem_kernel(const ProbeParams& params) {
-  const uint32_t index = ptx::block_idx() * 64 + ptx::thread_idx();
+  const uint32_t index = ptx::cta_idx() * 64 + ptx::thread_idx();
   const uint32_t* in = params.input + 8 * index;
   uint32_t* out = params.output + 2 + 12 * index;
   const ptx::U32x4 four = ptx::ldg_v4_u32(in);

@@ -45,7 +45,7 @@ PTX_DEVICE void write_ring(uint32_t* out, uint32_t i, uint32_t count) {
 }
 
 PTX_DEVICE void write_tiles(const ProbeParams& params) {
-  const uint32_t* in = params.input + 4 * ptx::block_idx();
+  const uint32_t* in = params.input + 4 * ptx::cta_idx();
   const uint32_t m_tiles = ptx::ld_global_u32(in), n_tiles = ptx::ld_global_u32(in + 1);
   uint32_t* out = params.output + ptx::ld_global_u32(in + 2);
   for (uint32_t i = ptx::thread_idx(); i < m_tiles * n_tiles; i += kProbeLayoutThreads) {
@@ -60,7 +60,7 @@ PTX_DEVICE void probe_layout_kernel(const ProbeParams& params) {
   const uint32_t count = params.arguments[1];
   uint32_t* out = params.output;
   const uint32_t step = ptx::grid_dim() * kProbeLayoutThreads;
-  for (uint32_t i = ptx::block_idx() * kProbeLayoutThreads + ptx::thread_idx(); i < count; i += step) {
+  for (uint32_t i = ptx::cta_idx() * kProbeLayoutThreads + ptx::thread_idx(); i < count; i += step) {
     if (function == ProbeLayout::kSwizzle) {
       write_four(out, i, swizzle<32>(i), swizzle<64>(i), swizzle<128>(i), 0);
     } else if (function == ProbeLayout::kFragment) {

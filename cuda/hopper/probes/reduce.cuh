@@ -10,7 +10,7 @@
 PTX_DEVICE void probe_reduce_kernel(const ProbeParams& params) {
   constexpr uint32_t kThreads = 64;
   const uint32_t thread = ptx::thread_idx();
-  const uint32_t index = ptx::block_idx() * kThreads + thread;
+  const uint32_t index = ptx::cta_idx() * kThreads + thread;
   const uint32_t word = ptx::ldg_u32(params.input + index);
   uint32_t* out = params.output + 2 + 8 * index;
   ptx::red_add_u32(params.output, word);

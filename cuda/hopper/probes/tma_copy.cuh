@@ -38,5 +38,5 @@ PTX_DEVICE void probe_tma_copy_kernel(const ProbeParams& params) {
   ptx::cluster_wait();
   fill_shared(smem + source / 16 * 16, words, kThreads);
   ptx::syncthreads();
-  copy_from_shared(params.output + static_cast<uint64_t>(ptx::block_idx()) * dumped, smem, dumped, kThreads);
+  copy_from_shared(params.output + static_cast<uint64_t>(ptx::cta_idx()) * dumped, smem, dumped, kThreads);
 }

@@ -27,7 +27,7 @@ PTX_DEVICE void probe_tma_load_kernel(const ProbeParams& params) {
   if (leader) {
     int32_t at[3];
     for (uint32_t i = 0; i < 3; ++i) {
-      at[i] = static_cast<int32_t>(ptx::ld_global_u32(params.input + 4 * ptx::block_idx() + i));
+      at[i] = static_cast<int32_t>(ptx::ld_global_u32(params.input + 4 * ptx::cta_idx() + i));
     }
     ptx::mbarrier_arrive_expect_tx(bar, bytes);
     if (rank == 2) {
@@ -37,5 +37,5 @@ PTX_DEVICE void probe_tma_load_kernel(const ProbeParams& params) {
     }
   }
   ptx::mbarrier_wait(bar, 0);
-  copy_from_shared(params.output + static_cast<uint64_t>(ptx::block_idx()) * words, box, words, kThreads);
+  copy_from_shared(params.output + static_cast<uint64_t>(ptx::cta_idx()) * words, box, words, kThreads);
 }

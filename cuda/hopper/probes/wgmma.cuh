@@ -53,7 +53,7 @@ template <ProbeOperands Kind, int N>
 PTX_DEVICE void multiply(const ProbeParams& params, uint32_t sA, uint32_t sB) {
   const uint32_t first = params.arguments[2], steps = params.arguments[3];
   const uint32_t thread = ptx::thread_idx();
-  const uint64_t corner = (ptx::block_idx() * 64 + fragment_row(thread)) * N + fragment_column(thread);
+  const uint64_t corner = (ptx::cta_idx() * 64 + fragment_row(thread)) * N + fragment_column(thread);
   float rD[N / 2];
 #pragma unroll
   for (int i = 0; i < N / 2; ++i) {
@@ -110,10 +110,10 @@ PTX_DEVICE void load_operands(const ProbeParams& params, uint32_t sA, uint32_t s
   const uint32_t chunks = n_major ? (n + 63) / 64 : 1;
   const uint32_t rows = n_major ? 64 : n;
   ptx::mbarrier_arrive_expect_tx(bar, (64 + chunks * rows) * kProbeRowBytes);
-  ptx::tma_load_2d(params.map_load[0], sA, bar, 0, static_cast<int32_t>(64 * ptx::block_idx()));
+  ptx::tma_load_2d(params.map_load[0], sA, bar, 0, static_cast<int32_t>(64 * ptx::cta_idx()));
   for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
     ptx::tma_load_2d(params.map_load[1], sB + chunk * params.arguments[6], bar,
-                     static_cast<int32_t>(chunk * kProbeRowBytes), static_cast<int32_t>(rows * ptx::block_idx()));
+                     static_cast<int32_t>(chunk * kProbeRowBytes), static_cast<int32_t>(rows * ptx::cta_idx()));
   }
 }
 

@@ -1,8 +1,8 @@
-// A position in a ring of shared-memory slots.
+// A position in a ring of buffers in shared memory.
 #pragma once
 #include <cstdint>
 
-// `stage` is the slot; `phase` the parity of the lap, which is what an mbarrier's waiters name.
+// `stage` is the buffer; `phase` the parity of the lap, which is what an mbarrier's waiters name.
 template <int Stages>
 struct Ring {
   uint32_t stage = 0;

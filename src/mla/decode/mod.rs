@@ -3,15 +3,15 @@
 //! `out[row] = sum over keys t of p[row, t] * k[t, 0..512]`, `p` the softmax over t of `softmax_scale * q[row] . k[t]`.
 //! A row is a head of a query token: `(sequence * q_tokens + token) * heads + head`.
 //!
-//! What decides the bits of a row is its own sequence, and `split_tokens`: keys are taken in splits of that many tokens,
+//! What decides the bits of a row is its own sequence, and `split_keys`: keys are taken in splits of that many,
 //! which are added up in ascending order. Neither the batch nor the pages a sequence lies in nor the GPU's size do.
 
 mod spec;
 
 use half::bf16;
 
-use spec::{BLOCK_ROWS, BLOCK_TOKENS, KEY, SplitKey};
-pub use spec::{DEFAULT_SPLIT_TOKENS, EmptyLse, KvPaging, MAX_HEADS, MAX_Q_TOKENS, MlaChoice, MlaDecodeSpec};
+use spec::{BLOCK_KEYS, BLOCK_ROWS, KEY, SplitShape};
+pub use spec::{DEFAULT_SPLIT_KEYS, EmptyLse, KvPaging, MAX_HEADS, MAX_Q_TOKENS, MlaChoice, MlaDecodeSpec};
 
 use super::cache::{KvCache, KvFormat, LATENT};
 use crate::device::bindings::{
@@ -20,7 +20,7 @@ use crate::device::bindings::{
 use crate::device::{Device, KernelHandle, Stream};
 use crate::error::{Error, Result};
 use crate::launch::{Address, Launch};
-use crate::table::mla::{MLA_BLOCK_TOKENS, MLA_COMBINE, MLA_SCHEDULE, MlaInstance};
+use crate::table::mla::{MLA_BLOCK_KEYS, MLA_COMBINE, MLA_SCHEDULE, MlaInstance};
 use crate::tensor::Extent;
 use crate::tensor::MapElement;
 use crate::tensor::tensor_map::{Dimension, Swizzle, TensorMapSpec};
@@ -47,7 +47,7 @@ pub struct MlaDecodeArgs<'a> {
 /// they are those of some lengths.
 pub struct MlaSplits<'a> {
     tables: MatrixMut<'a, u32>,
-    key: SplitKey,
+    shape: SplitShape,
 }
 
 /// A planned MLA decode: schedule, attention and combine, none of which waits for the host or allocates.
@@ -194,9 +194,9 @@ impl MlaDecode {
         mut args: MlaDecodeArgs<'_>,
     ) -> Result<()> {
         self.check(&args)?;
-        let expected = self.spec.split_key();
-        if splits.key != expected {
-            return Err(Error::OtherSplits { expected: expected.to_string(), got: splits.key.to_string() });
+        let expected = self.spec.split_shape();
+        if splits.shape != expected {
+            return Err(Error::OtherSplits { expected: expected.to_string(), got: splits.shape.to_string() });
         }
         let stream = stream.into();
         let attention = self.prepare(&stream, &mut args)?;
@@ -212,7 +212,7 @@ impl MlaDecode {
     ) -> Result<MlaSplits<'a>> {
         lengths.extent.expect("lengths [1, batch]", 1, self.spec.batch)?;
         tables.extent.expect("tables [1, tables]", 1, self.tables())?;
-        let mut splits = MlaSplits { tables, key: self.spec.split_key() };
+        let mut splits = MlaSplits { tables, shape: self.spec.split_shape() };
         let mut launch = Launch::new(&self.device, &self.schedule, stream)?;
         let params = MlaScheduleParams {
             lengths: launch.read(c"lengths", &lengths.slice)?.cast(),
@@ -220,7 +220,7 @@ impl MlaDecode {
             error_words: launch.error_words().cast(),
             batch: self.spec.batch as u32,
             capacity: self.spec.capacity() as u32,
-            split_tokens: self.spec.split_tokens as u32,
+            split_keys: self.spec.split_keys as u32,
             ..Default::default()
         };
         let grid = (self.spec.batch as u32).div_ceil(MLA_SCHEDULE.threads);
@@ -275,7 +275,7 @@ impl MlaDecode {
             heads: spec.heads as u32,
             pages: pages as u32,
             page_size: page_size as u32,
-            split_blocks: (spec.split_tokens / BLOCK_TOKENS) as u32,
+            split_blocks: (spec.split_keys / BLOCK_KEYS) as u32,
             causal: u32::from(spec.causal),
             scale_log2: spec.softmax_scale * std::f32::consts::LOG2_E,
             empty_lse: spec.empty_lse_value(),
@@ -352,15 +352,15 @@ impl MlaDecode {
     fn map_cache(&self, base: Address, cache: &KvCache<'_>) -> Result<TensorMap> {
         let (pages, page_size) = self.spec.pages();
         if pages * page_size == 0 {
-            return Ok(TensorMap::default()); // without tokens nobody looks
+            return Ok(TensorMap::default()); // without keys nobody looks
         }
         let (element, box_columns) = match self.spec.format {
             KvFormat::Bf16 => (MapElement::Bf16, 64),
             KvFormat::Fp8 => (MapElement::U8, 128),
         };
         let stride = cache.rows().pitch_bytes();
-        let box_size = MLA_BLOCK_TOKENS / self.choice.instance.cluster;
-        let tokens = Dimension { size: page_size as u64, stride, box_size };
+        let box_size = MLA_BLOCK_KEYS / self.choice.instance.cluster;
+        let keys = Dimension { size: page_size as u64, stride, box_size };
         let pages = Dimension { size: pages as u64, stride: stride * page_size as u64, box_size: 1 };
         self.device.encode(&TensorMapSpec {
             operand: "cache",
@@ -368,7 +368,7 @@ impl MlaDecode {
             base,
             columns: self.spec.format.columns() as u64,
             box_columns,
-            outer: &[tokens, pages],
+            outer: &[keys, pages],
             swizzle: Swizzle::Span128,
         })
     }

@@ -7,7 +7,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::launch::{MAX_DIM, check_limit, check_multiple};
 use crate::mla::cache::{KvFormat, LATENT, ROPE};
-use crate::table::mla::{MLA_BLOCK_TOKENS, MlaInstance};
+use crate::table::mla::{MLA_BLOCK_KEYS, MlaInstance};
 
 /// Most query tokens of a sequence in one step.
 pub const MAX_Q_TOKENS: usize = 8;
@@ -15,7 +15,7 @@ pub const MAX_Q_TOKENS: usize = 8;
 pub const MAX_HEADS: usize = 128;
 /// Rows of Q that a CTA takes.
 pub(super) const BLOCK_ROWS: usize = 64;
-pub(super) const BLOCK_TOKENS: usize = MLA_BLOCK_TOKENS as usize;
+pub(super) const BLOCK_KEYS: usize = MLA_BLOCK_KEYS as usize;
 pub(super) const KEY: usize = LATENT + ROPE;
 
 /// Where the keys of a sequence lie in the cache.
@@ -26,14 +26,14 @@ pub enum KvPaging {
     Paged {
         /// Pages of the cache.
         pages: usize,
-        /// Tokens of a page: a multiple of 64.
+        /// Keys of a page: a multiple of 64.
         page_size: usize,
         /// Columns of the page table.
         pages_per_sequence: usize,
     },
     /// Sequence `b` owns the rows from `b * capacity` on.
     Contiguous {
-        /// Tokens that a sequence has room for.
+        /// Keys that a sequence has room for.
         capacity: usize,
     },
 }
@@ -68,25 +68,25 @@ pub struct MlaDecodeSpec {
     pub causal: bool,
     /// Keys per split: a multiple of 64. Part of the bits of a result. Long splits write fewer
     /// partial results; short ones let few sequences fill a GPU. [`fastest_split`](Self::fastest_split) weighs them.
-    pub split_tokens: usize,
+    pub split_keys: usize,
     /// What the LSE of a row without keys is.
     pub empty_lse: EmptyLse,
 }
 
-/// A choice of [`MlaDecodeSpec::split_tokens`] where neither batch nor lengths are known: [`MlaDecodeSpec::fastest_split`]
+/// A choice of [`MlaDecodeSpec::split_keys`] where neither batch nor lengths are known: [`MlaDecodeSpec::fastest_split`]
 /// chooses better.
-pub const DEFAULT_SPLIT_TOKENS: usize = 2048;
+pub const DEFAULT_SPLIT_KEYS: usize = 2048;
 
 /// What two plans must agree on to share their splits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SplitKey {
+pub(super) struct SplitShape {
     batch: usize,
     capacity: usize,
-    split_tokens: usize,
+    split_keys: usize,
 }
 
 impl MlaDecodeSpec {
-    /// Tokens that the pages of a sequence hold.
+    /// Keys that the pages of a sequence hold.
     pub fn capacity(&self) -> usize {
         match self.paging {
             KvPaging::Paged { page_size, pages_per_sequence, .. } => {
@@ -96,17 +96,17 @@ impl MlaDecodeSpec {
         }
     }
 
-    /// The [`split_tokens`](Self::split_tokens) that a model of an H100 likes best for a full batch of sequences with about
-    /// `tokens` keys each, on a device of `multiprocessors`; what `split_tokens` holds does not matter.
+    /// The [`split_keys`](Self::split_keys) that a model of an H100 likes best for a full batch of sequences with about
+    /// `keys` keys each, on a device of `multiprocessors`; what `split_keys` holds does not matter.
     ///
     /// Splits are part of the bits of a result: choose once per deployment, not per step.
-    pub fn fastest_split(&self, tokens: usize, multiprocessors: u32) -> usize {
-        let whole = tokens.max(1).next_multiple_of(BLOCK_TOKENS);
+    pub fn fastest_split(&self, keys: usize, multiprocessors: u32) -> usize {
+        let whole = keys.max(1).next_multiple_of(BLOCK_KEYS);
         let halves = std::iter::successors(Some(whole.next_power_of_two() / 2), |split| Some(split / 2));
-        let candidates = halves.take_while(|&split| split >= BLOCK_TOKENS);
-        let mut best = (whole, self.modelled_time(tokens, whole, multiprocessors));
+        let candidates = halves.take_while(|&split| split >= BLOCK_KEYS);
+        let mut best = (whole, self.modelled_time(keys, whole, multiprocessors));
         for split in candidates {
-            let time = self.modelled_time(tokens, split, multiprocessors);
+            let time = self.modelled_time(keys, split, multiprocessors);
             // Parts cost memory as well.
             if time < 0.95 * best.1 {
                 best = (split, time);
@@ -117,7 +117,7 @@ impl MlaDecodeSpec {
 
     /// Microseconds of a step, to rank splits: CTAs take turns on the splits, then the parts of every row are added up.
     /// Fitted to an H100, within 25 % of what was measured there (`benches/results/NOTES.md`).
-    fn modelled_time(&self, tokens: usize, split_tokens: usize, multiprocessors: u32) -> f64 {
+    fn modelled_time(&self, keys: usize, split_keys: usize, multiprocessors: u32) -> f64 {
         const START: f64 = 4.0;
         const LAUNCH: f64 = 4.0;
         const PART: f64 = 0.15;
@@ -128,9 +128,9 @@ impl MlaDecodeSpec {
         };
         let tiles = self.rows().div_ceil(BLOCK_ROWS).max(1);
         let workers = (multiprocessors as usize / tiles).max(1);
-        let splits = tokens.div_ceil(split_tokens).max(1);
+        let splits = keys.div_ceil(split_keys).max(1);
         let rounds = (self.batch * splits).div_ceil(workers) as f64;
-        let blocks = split_tokens.min(tokens).div_ceil(BLOCK_TOKENS) as f64;
+        let blocks = split_keys.min(keys).div_ceil(BLOCK_KEYS) as f64;
         let attend = rounds * (START + block * blocks);
         if splits == 1 {
             return attend;
@@ -152,12 +152,12 @@ impl MlaDecodeSpec {
         }
     }
 
-    pub(super) fn split_key(&self) -> SplitKey {
-        SplitKey { batch: self.batch, capacity: self.capacity(), split_tokens: self.split_tokens }
+    pub(super) fn split_shape(&self) -> SplitShape {
+        SplitShape { batch: self.batch, capacity: self.capacity(), split_keys: self.split_keys }
     }
 
     pub(super) fn max_splits(&self) -> usize {
-        self.capacity().div_ceil(self.split_tokens).max(1)
+        self.capacity().div_ceil(self.split_keys).max(1)
     }
 
     pub(super) fn empty_lse_value(&self) -> f32 {
@@ -170,9 +170,9 @@ impl MlaDecodeSpec {
     pub(super) fn check(&self) -> Result<()> {
         check_range("q_tokens", self.q_tokens, MAX_Q_TOKENS)?;
         check_range("heads", self.heads, MAX_HEADS)?;
-        check_tokens("split_tokens", self.split_tokens)?;
+        check_keys("split_keys", self.split_keys)?;
         if let KvPaging::Paged { page_size, .. } = self.paging {
-            check_tokens("page_size", page_size)?;
+            check_keys("page_size", page_size)?;
         }
         if !(self.softmax_scale.is_finite() && self.softmax_scale > 0.0) {
             return Err(Error::OutOfRange {
@@ -183,7 +183,7 @@ impl MlaDecodeSpec {
         }
         let (pages, page_size) = self.pages();
         check_limit("rows of the cache", pages.saturating_mul(page_size) as u64, MAX_DIM)?;
-        check_limit("tokens of a sequence", self.capacity() as u64, MAX_DIM)?;
+        check_limit("keys of a sequence", self.capacity() as u64, MAX_DIM)?;
         let rows = self.batch.saturating_mul(self.rows());
         check_limit("rows of q", rows as u64, MAX_DIM)?;
         check_limit("splits", self.batch.saturating_mul(self.max_splits()) as u64, MAX_DIM)
@@ -203,15 +203,15 @@ fn check_range(what: &'static str, got: usize, most: usize) -> Result<()> {
     at_least_one(what, got).and_then(|()| check_limit(what, got as u64, most as u64))
 }
 
-/// Fails unless there are whole blocks of tokens, and one at least.
-fn check_tokens(what: &'static str, got: usize) -> Result<()> {
-    at_least_one(what, got).and_then(|()| check_multiple(what, got, BLOCK_TOKENS))
+/// Fails unless there are whole blocks of keys, and one at least.
+fn check_keys(what: &'static str, got: usize) -> Result<()> {
+    at_least_one(what, got).and_then(|()| check_multiple(what, got, BLOCK_KEYS))
 }
 
-impl fmt::Display for SplitKey {
+impl fmt::Display for SplitShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { batch, capacity, split_tokens } = self;
-        write!(f, "batch {batch}, {capacity} tokens a sequence, splits of {split_tokens}")
+        let Self { batch, capacity, split_keys } = self;
+        write!(f, "batch {batch}, {capacity} keys a sequence, splits of {split_keys}")
     }
 }
 

@@ -34,17 +34,10 @@ fn lengths_at_every_border() {
     let lengths = vec![0, 1, 63, 64, 65, 0, 127, 128, 129, 191, 192, 193, 255, 256, 257, 384, 0];
     for device in devices() {
         for format in FORMATS {
-            for (page_size, split_tokens) in [(64, 64), (64, 128), (128, 64), (192, 128), (192, 192)] {
+            for (page_size, split_keys) in [(64, 64), (64, 128), (128, 64), (192, 128), (192, 192)] {
                 let page_size = Some(page_size);
-                Step {
-                    format,
-                    page_size,
-                    split_tokens,
-                    lengths: lengths.clone(),
-                    heads: 2,
-                    ..Step::default()
-                }
-                .check(&device);
+                Step { format, page_size, split_keys, lengths: lengths.clone(), heads: 2, ..Step::default() }
+                    .check(&device);
             }
         }
     }
@@ -90,7 +83,10 @@ fn causal_rows_without_keys() {
                 ..Step::default()
             };
             let bits = step.check(&device);
-            assert!(bits.out[..3 * 3 * LATENT].iter().all(|&x| x == 0), "three of four tokens see nothing");
+            assert!(
+                bits.out[..3 * 3 * LATENT].iter().all(|&x| x == 0),
+                "three of four query tokens see nothing"
+            );
             assert!(bits.lse[..9].iter().all(|&x| x == f32::NEG_INFINITY.to_bits()));
         }
     }
@@ -122,7 +118,7 @@ fn every_key_can_be_the_dominant_one() {
 
 /// The cases of FlashMLA's own test (`tests/test_flash_mla_dense_decoding.py`) with one key head, and its thresholds.
 ///
-/// A GPU takes all of up to 5000 cached tokens, and one of eleven of the larger ones, whose operands take longer to make than
+/// A GPU takes all of up to 5000 keys, and one of eleven of the larger ones, whose operands take longer to make than
 /// the rest of the tests; of each, the first and the last sequence are judged. On the emulator without the batch of 64, with
 /// 4096 keys for a single sequence, and a third of the head counts each; under the fake driver a quarter of those.
 #[test]
@@ -161,7 +157,7 @@ fn flash_mla_cases() -> Vec<(usize, Step)> {
                         let lengths =
                             if varlen { varied_lengths(batch, keys, seed) } else { vec![keys as i32; batch] };
                         let shape = Step { q_tokens, heads, causal, lengths, ..Step::default() };
-                        cases.push((keys, Step { split_tokens: 1024, seed, ..shape }));
+                        cases.push((keys, Step { split_keys: 1024, seed, ..shape }));
                     }
                 }
             }
@@ -266,13 +262,8 @@ fn the_place_of_a_key_changes_no_bit() {
         for format in FORMATS {
             // No split is shorter than the longest page.
             let at = |page_size, seed_of_pages| {
-                let step = Step {
-                    page_size,
-                    lengths: vec![333, 64, 1],
-                    split_tokens: 192,
-                    format,
-                    ..Step::default()
-                };
+                let step =
+                    Step { page_size, lengths: vec![333, 64, 1], split_keys: 192, format, ..Step::default() };
                 let mut operands = step.operands();
                 if seed_of_pages {
                     reverse_pages(&mut operands);
@@ -316,15 +307,15 @@ fn reverse_pages(operands: &mut Operands) {
 fn a_row_may_have_more_parts_than_a_warp_has_lanes() {
     for device in devices() {
         let (class, lengths) = (AttentionClass::OneKey, vec![64 * 40 + 5, 64 * 33, 64 * 32]);
-        Step { class, lengths, heads: 64, split_tokens: 64, ..Step::default() }.check(&device);
+        Step { class, lengths, heads: 64, split_keys: 64, ..Step::default() }.check(&device);
     }
 }
 
 #[test]
 fn an_only_split_is_the_whole() {
     for device in devices() {
-        let short = Step { lengths: vec![100, 128, 0], split_tokens: 128, ..Step::default() };
-        let alone = Step { lengths: short.lengths.clone(), split_tokens: 1024, ..short.clone() };
+        let short = Step { lengths: vec![100, 128, 0], split_keys: 128, ..Step::default() };
+        let alone = Step { lengths: short.lengths.clone(), split_keys: 1024, ..short.clone() };
         assert_eq!(short.check(&device), alone.check(&device));
     }
 }
@@ -519,7 +510,7 @@ proptest! {
             heads,
             format: FORMATS[usize::from(fp8)],
             page_size: (pages > 0).then_some(64 * pages),
-            split_tokens: 64 * pages.max(1) * splits,
+            split_keys: 64 * pages.max(1) * splits,
             causal,
             seed,
             ..Step::default()

@@ -19,7 +19,7 @@ const FORMATS: [KvFormat; 2] = [KvFormat::Bf16, KvFormat::Fp8];
 /// What was fastest on an H100 (`benches/results/NOTES.md`): format, batch, keys of each sequence, keys of a split.
 #[test]
 fn the_fastest_splits_are_those_that_were_measured() {
-    for (format, batch, tokens, expected) in [
+    for (format, batch, keys, expected) in [
         (KvFormat::Bf16, 1, 4096, 256),
         (KvFormat::Bf16, 1, 65_536, 1024),
         (KvFormat::Bf16, 32, 1024, 1024),
@@ -31,8 +31,8 @@ fn the_fastest_splits_are_those_that_were_measured() {
     ] {
         let spec =
             MlaDecodeSpec { format, batch, heads: 128, q_tokens: 1, ..Step::default().operands().spec };
-        let got = spec.fastest_split(tokens, 132);
-        assert_eq!(got, expected, "{batch} sequences of {tokens} keys, {format:?}");
+        let got = spec.fastest_split(keys, 132);
+        assert_eq!(got, expected, "{batch} sequences of {keys} keys, {format:?}");
     }
 }
 
@@ -40,14 +40,14 @@ fn the_fastest_splits_are_those_that_were_measured() {
 #[test]
 fn a_fastest_split_is_always_a_split() {
     for device in emulators([FEW_MULTIPROCESSORS]) {
-        for (batch, tokens) in
+        for (batch, keys) in
             [(0, 0), (1, 0), (0, 1), (1, 1), (3, 63), (3, 65), (2, 1000), (1, usize::MAX >> 32)]
         {
             for multiprocessors in [0, 1, 132] {
                 let spec = MlaDecodeSpec { batch, ..Step::default().operands().spec };
-                let split_tokens = spec.fastest_split(tokens, multiprocessors);
-                assert!(split_tokens >= 64 && split_tokens.is_multiple_of(64), "{split_tokens}");
-                MlaDecode::plan(&device, MlaDecodeSpec { split_tokens, ..spec }).expect("plan");
+                let split_keys = spec.fastest_split(keys, multiprocessors);
+                assert!(split_keys >= 64 && split_keys.is_multiple_of(64), "{split_keys}");
+                MlaDecode::plan(&device, MlaDecodeSpec { split_keys, ..spec }).expect("plan");
             }
         }
     }

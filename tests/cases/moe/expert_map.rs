@@ -34,16 +34,16 @@ fn invariants(spec: &ExpertMapSpec, ids: &[i32], map: &Mapped) {
     for expert in 0..experts {
         let (start, end) = (map.offsets[expert] as usize, map.offsets[expert + 1] as usize);
         let used = start + map.counts[expert] as usize;
-        assert!(start <= used && used <= end && end <= map.row_slot.len(), "segment of expert {expert}");
+        assert!(start <= used && used <= end && end <= map.row_route.len(), "segment of expert {expert}");
         for row in start..end {
-            let slot = map.row_slot[row];
+            let route = map.row_route[row];
             if row >= used {
-                assert_eq!(slot, -1, "padding row {row}");
+                assert_eq!(route, -1, "padding row {row}");
                 continue;
             }
-            assert_eq!(ids[slot as usize], expert as i32, "row {row}");
-            assert_eq!(map.slot_row[slot as usize], row as i32, "row {row} and back");
-            assert!(row == start || map.row_slot[row - 1] < slot, "order at row {row}");
+            assert_eq!(ids[route as usize], expert as i32, "row {row}");
+            assert_eq!(map.route_row[route as usize], row as i32, "row {row} and back");
+            assert!(row == start || map.row_route[row - 1] < route, "order at row {row}");
             filled += 1;
         }
         if let ExpertLayout::Aligned { alignment } = spec.layout {
@@ -51,10 +51,10 @@ fn invariants(spec: &ExpertMapSpec, ids: &[i32], map: &Mapped) {
         }
     }
     let end = map.offsets[experts] as usize;
-    assert!(map.row_slot[end..].iter().all(|&slot| slot == -1), "rows behind the last segment");
-    assert_eq!(map.slot_row.iter().filter(|&&row| row != -1).count(), filled, "slots with a row");
+    assert!(map.row_route[end..].iter().all(|&route| route == -1), "rows behind the last segment");
+    assert_eq!(map.route_row.iter().filter(|&&row| row != -1).count(), filled, "routes with a row");
     let asked = ids.iter().filter(|&&id| id != -1).count();
-    assert_eq!(map.demand.iter().sum::<i32>() as usize, asked, "every slot that asked is counted");
+    assert_eq!(map.demand.iter().sum::<i32>() as usize, asked, "every route that asked is counted");
     if !matches!(spec.layout, ExpertLayout::Masked { .. }) {
         assert_eq!(map.counts, map.demand[..experts], "nothing is dropped for want of room");
     }
@@ -71,7 +71,7 @@ fn check_report(device: &Device, spec: &ExpertMapSpec, ids: &[i32], map: &Mapped
         }
         Err(error) => panic!("{error}"),
     };
-    assert_eq!(reported, (strange, crowded), "ids that are none, slots without room ({spec:?})");
+    assert_eq!(reported, (strange, crowded), "ids that are none, routes without room ({spec:?})");
     assert_eq!(device.poll_error(), Ok(()), "a fault is told once");
 }
 
@@ -139,15 +139,15 @@ fn nothing_to_map() {
     }
 }
 
-/// A block with its last slot filled, one slot more, and more blocks than the scan has lanes.
+/// A block with its last route filled, one route more, and more blocks than the scan has lanes.
 #[test]
 fn edges_of_blocks() {
     for device in devices() {
         for tokens in [255, 256, 257, 511, 512, 513, 32 * 256 + 1, 128 * 256] {
             let mut ids = Routing::Uniform.ids((tokens, 1, 3), tokens as u64);
             if tokens > 513 {
-                // Most slots dropped: the emulator's time is in those that are not.
-                ids.iter_mut().enumerate().filter(|(slot, _)| slot % 19 > 0).for_each(|(_, id)| *id = -1);
+                // Most routes dropped: the emulator's time is in those that are not.
+                ids.iter_mut().enumerate().filter(|(route, _)| route % 19 > 0).for_each(|(_, id)| *id = -1);
             }
             check(
                 &device,
@@ -183,7 +183,7 @@ fn each_stranger_is_dropped_alone() {
                 let ids = [0, stranger, experts as i32 - 1, -1];
                 let spec = ExpertMapSpec { tokens: 2, top_k: 2, experts, layout: ExpertLayout::Ragged };
                 let map = check(&device, spec, &ids);
-                assert_eq!(map.slot_row, [0, -1, 1, -1], "{stranger}");
+                assert_eq!(map.route_row, [0, -1, 1, -1], "{stranger}");
                 assert_eq!(map.demand[experts], 1, "{stranger}");
             }
         }
@@ -203,10 +203,10 @@ fn a_permutation_of_tokens_permutes_the_rows_of_an_expert() {
         assert_eq!(plain.counts, moved.counts);
         for expert in 0..experts {
             let rows = plain.offsets[expert] as usize..plain.offsets[expert + 1] as usize;
-            let back = |slot: &i32| (from(*slot as usize / top_k) * top_k + *slot as usize % top_k) as i32;
-            let mut slots: Vec<i32> = moved.row_slot[rows.clone()].iter().map(back).collect();
-            slots.sort_unstable();
-            assert_eq!(slots, plain.row_slot[rows], "expert {expert}");
+            let back = |route: &i32| (from(*route as usize / top_k) * top_k + *route as usize % top_k) as i32;
+            let mut routes: Vec<i32> = moved.row_route[rows.clone()].iter().map(back).collect();
+            routes.sort_unstable();
+            assert_eq!(routes, plain.row_route[rows], "expert {expert}");
         }
     }
 }

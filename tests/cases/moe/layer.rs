@@ -233,7 +233,7 @@ fn what_cannot_be_planned() {
     let odd = MoeLayerSpec { intermediate: 100, ..spec(1) };
     assert_eq!(error(odd), "intermediate must be a multiple of 128, got 100");
     let shared = MoeLayerSpec { gate: GateSpec { shared: 1, ..spec(1).gate }, ..spec(1) };
-    assert_eq!(error(shared), "shared slots of a layer's gate must be at most 0, got 1");
+    assert_eq!(error(shared), "shared routes of a layer's gate must be at most 0, got 1");
 }
 
 /// In [-128, 128), from the generator of tests/goldens/make_gate.py.

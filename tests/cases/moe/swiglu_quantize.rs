@@ -138,13 +138,13 @@ fn bad_segments_are_cut() {
     }
 }
 
-/// A slot that does not exist is padding, and told.
+/// A route that does not exist is padding, and told.
 #[test]
-fn slots_that_do_not_exist_are_zero() {
+fn routes_that_do_not_exist_are_zero() {
     for device in devices() {
-        let batch = |slots: [i32; 2]| {
+        let batch = |routes: [i32; 2]| {
             let mut batch = Batch::new((6, 2, 3), ExpertLayout::Ragged, Routing::Uniform, 0);
-            [batch.map.row_slot[3], batch.map.row_slot[7]] = slots;
+            [batch.map.row_route[3], batch.map.row_route[7]] = routes;
             batch
         };
         let (bad, cut) = (batch([12, i32::MIN]), batch([-1, -1]));

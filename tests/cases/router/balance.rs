@@ -22,12 +22,12 @@ fn vector(columns: usize) -> Placement {
 }
 
 /// Counts on the device, on top of `before`; ids lie in a matrix with two more columns of bad ids.
-fn count(device: &Device, ids: &[i32], slots: usize, before: &[u32]) -> Vec<u32> {
-    let (tokens, experts) = (ids.len() / slots, before.len());
-    let place = Placement { offset: 1, pitch: slots + 2 };
-    let ids = Guarded::new(device, ids, tokens, slots, place, i32::MIN);
+fn count(device: &Device, ids: &[i32], routes: usize, before: &[u32]) -> Vec<u32> {
+    let (tokens, experts) = (ids.len() / routes, before.len());
+    let place = Placement { offset: 1, pitch: routes + 2 };
+    let ids = Guarded::new(device, ids, tokens, routes, place, i32::MIN);
     let mut counts = Guarded::new(device, before, 1, experts, vector(experts), POISON);
-    let plan = ExpertLoad::plan(device, ExpertLoadSpec { tokens, slots, experts }).expect("plan");
+    let plan = ExpertLoad::plan(device, ExpertLoadSpec { tokens, routes, experts }).expect("plan");
     plan.run(device.stream().expect("stream"), ids.matrix(), counts.slice_mut())
         .unwrap_or_else(|e| panic!("{e}"));
     counts.into_checked(|c| c)
@@ -36,15 +36,15 @@ fn count(device: &Device, ids: &[i32], slots: usize, before: &[u32]) -> Vec<u32>
 #[test]
 fn loads_are_counted_exactly() {
     for device in devices() {
-        for (tokens, slots, experts) in
+        for (tokens, routes, experts) in
             [(1, 1, 1), (100, 8, 256), (1000, 6, 160), (33, 3, 5), (0, 8, 64), (70, 32, 512)]
         {
             let mut rng = Xoshiro256PlusPlus::seed_from_u64(tokens as u64);
-            let ids: Vec<i32> = (0..tokens * slots).map(|_| rng.random_range(-1..experts)).collect();
+            let ids: Vec<i32> = (0..tokens * routes).map(|_| rng.random_range(-1..experts)).collect();
             let mut expected: Vec<u32> = (0..experts as u32).map(|e| 1000 * e).collect();
-            let got = count(&device, &ids, slots, &expected);
+            let got = count(&device, &ids, routes, &expected);
             assert!(!expert_load(&ids, &mut expected));
-            assert_eq!(got, expected, "{tokens} tokens, {slots} slots, {experts} experts");
+            assert_eq!(got, expected, "{tokens} tokens, {routes} routes, {experts} experts");
             assert_eq!(device.poll_error(), Ok(()));
         }
     }

@@ -34,11 +34,11 @@ struct Results {
 
 impl Results {
     fn new(device: &Device, spec: &GateSpec) -> Self {
-        let (t, slots) = (spec.tokens, spec.slots());
+        let (t, routes) = (spec.tokens, spec.routes());
         let place = |columns: usize| Placement { offset: 3, pitch: columns + 1 };
         Self {
-            ids: Guarded::unwritten(device, t, slots, place(slots), UNWRITTEN_ID),
-            weights: Guarded::unwritten(device, t, slots, place(slots), UNWRITTEN),
+            ids: Guarded::unwritten(device, t, routes, place(routes), UNWRITTEN_ID),
+            weights: Guarded::unwritten(device, t, routes, place(routes), UNWRITTEN),
             scores: Guarded::unwritten(device, t, spec.experts, place(spec.experts), UNWRITTEN),
         }
     }
@@ -83,8 +83,8 @@ fn select(device: &Device, spec: &GateSpec, logits: &[f32], options: GateOptions
 }
 
 fn compare(spec: &GateSpec, got: &Routed, expected: &Routed) {
-    let slots = spec.slots().max(1);
-    let rows = |ids: &[i32]| ids.chunks(slots).map(<[i32]>::to_vec).collect::<Vec<_>>();
+    let routes = spec.routes().max(1);
+    let rows = |ids: &[i32]| ids.chunks(routes).map(<[i32]>::to_vec).collect::<Vec<_>>();
     let wrong =
         rows(&got.ids).into_iter().zip(rows(&expected.ids)).enumerate().find(|(_, (got, want))| got != want);
     if let Some((t, (got, want))) = wrong {
@@ -529,14 +529,14 @@ fn hugging_face_routes_the_same() {
                 let fields: Vec<f64> =
                     line.split(' ').map(|field| field.parse().expect("a number")).collect();
                 let (t, expected) = (fields[1] as usize, (&fields[2..10], &fields[10..]));
-                let slots = got.ids[8 * t..][..8].iter().zip(&got.weights[8 * t..][..8]);
-                let mut slots: Vec<(f64, f64)> = slots.map(|(&id, &w)| (id.into(), w.into())).collect();
-                slots.sort_by(|a, b| a.0.total_cmp(&b.0));
+                let routes = got.ids[8 * t..][..8].iter().zip(&got.weights[8 * t..][..8]);
+                let mut routes: Vec<(f64, f64)> = routes.map(|(&id, &w)| (id.into(), w.into())).collect();
+                routes.sort_by(|a, b| a.0.total_cmp(&b.0));
                 assert!(
-                    slots.iter().map(|s| s.0).eq(expected.0.iter().copied()),
-                    "case {case}, token {t}: {slots:?}, {line}"
+                    routes.iter().map(|s| s.0).eq(expected.0.iter().copied()),
+                    "case {case}, token {t}: {routes:?}, {line}"
                 );
-                let apart = slots.iter().zip(expected.1).map(|(s, w)| (s.1 - w).abs()).fold(0.0, f64::max);
+                let apart = routes.iter().zip(expected.1).map(|(s, w)| (s.1 - w).abs()).fold(0.0, f64::max);
                 assert!(apart <= 2e-7, "case {case}, token {t}: weights differ by {apart:e}");
                 tokens += 1;
             }

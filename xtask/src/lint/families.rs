@@ -123,8 +123,8 @@ mod tests {
         let upwards = FINE.replace("quant/scale.h", "moe/params.h");
         let expected = ["cuda/gemm/a.cuh:3: `gemm` does not stand above `moe`"];
         assert_eq!(messages(check, "cuda/gemm/a.cuh", &upwards), expected);
-        let found = messages(check, "cuda/hopper/block/a.cuh", "#include \"quant/scale.h\"\n");
-        assert_eq!(found, ["cuda/hopper/block/a.cuh:1: `hopper` does not stand above `quant`"]);
+        let found = messages(check, "cuda/hopper/cta/a.cuh", "#include \"quant/scale.h\"\n");
+        assert_eq!(found, ["cuda/hopper/cta/a.cuh:1: `hopper` does not stand above `quant`"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Families, `block`, `tile` and `probes` are plain C++: every instruction lies behind `ptx::`, so that they mean the same on
+//! Families, `cta`, `tile` and `probes` are plain C++: every instruction lies behind `ptx::`, so that they mean the same on
 //! both machines and the emulator sees every access.
 
 use super::Finding;
@@ -6,7 +6,7 @@ use super::families::family;
 use super::source::{Source, identifiers};
 
 /// The plain folders besides those of the families.
-const FOLDERS: [&str; 3] = ["cuda/hopper/block", "cuda/hopper/probes", "cuda/hopper/tile"];
+const FOLDERS: [&str; 3] = ["cuda/hopper/cta", "cuda/hopper/probes", "cuda/hopper/tile"];
 
 pub fn check(sources: &[Source]) -> Vec<Finding> {
     let pointers: Vec<&str> = sources

@@ -32,7 +32,7 @@ pub struct Step {
     pub format: KvFormat,
     /// None: contiguous.
     pub page_size: Option<usize>,
-    pub split_tokens: usize,
+    pub split_keys: usize,
     pub causal: bool,
     pub empty_lse: EmptyLse,
     pub instance: Option<MlaInstance>,
@@ -48,7 +48,7 @@ impl Default for Step {
             heads: 16,
             format: KvFormat::Bf16,
             page_size: Some(64),
-            split_tokens: 128,
+            split_keys: 128,
             causal: false,
             empty_lse: EmptyLse::NegativeInfinity,
             instance: None,
@@ -132,8 +132,8 @@ impl Step {
             q.extend(inputs.q);
             let entries = &mut table[sequence * per_sequence..][..length.div_ceil(page_size)];
             entries.copy_from_slice(&order[sequence * per_sequence..][..entries.len()]);
-            for (token, key) in inputs.keys.chunks(KEY).enumerate() {
-                let row = entries[token / page_size] as usize * page_size + token % page_size;
+            for (index, key) in inputs.keys.chunks(KEY).enumerate() {
+                let row = entries[index / page_size] as usize * page_size + index % page_size;
                 keys[row * KEY..][..KEY].copy_from_slice(key);
             }
         }
@@ -153,7 +153,7 @@ impl Step {
             paging,
             softmax_scale: SCALE,
             causal: self.causal,
-            split_tokens: self.split_tokens,
+            split_keys: self.split_keys,
             empty_lse: self.empty_lse,
         };
         Operands { spec, lengths: self.lengths.clone(), table, q, cache }
@@ -264,9 +264,9 @@ impl Operands {
 
     pub fn reference(&self, index: usize) -> MlaBounded {
         let (q, keys) = self.sequence(index);
-        let MlaDecodeSpec { q_tokens, heads, softmax_scale, causal, split_tokens, .. } = self.spec;
+        let MlaDecodeSpec { q_tokens, heads, softmax_scale, causal, split_keys, .. } = self.spec;
         let problem =
-            MlaSequence { q: &q, keys: &keys, q_tokens, heads, scale: softmax_scale, causal, split_tokens };
+            MlaSequence { q: &q, keys: &keys, q_tokens, heads, scale: softmax_scale, causal, split_keys };
         mla_decode(&problem).expect("shapes")
     }
 

@@ -8,7 +8,7 @@ use rand_distr::Normal;
 const KEY: usize = 576;
 const VALUE: usize = 512;
 
-/// Bytes of a cached token.
+/// Bytes of a key.
 pub const BF16_ROW: usize = 1152;
 pub const FP8_ROW: usize = 656;
 
@@ -31,7 +31,7 @@ pub enum Source {
     Vllm,
 }
 
-/// Cached tokens of every sequence of a batch.
+/// Keys of every sequence of a batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Lengths {
     Fixed(usize),
@@ -83,10 +83,10 @@ impl MlaShape {
         (2 * self.q_tokens * self.heads * keys * (KEY + VALUE)) as u64
     }
 
-    /// Queries and outputs in BF16 and every cached token, each moved once.
-    pub fn bytes(&self, lengths: &[usize], token_bytes: usize) -> u64 {
+    /// Queries and outputs in BF16 and every key, each moved once.
+    pub fn bytes(&self, lengths: &[usize], key_bytes: usize) -> u64 {
         let keys: usize = lengths.iter().sum();
-        (2 * self.rows() * (KEY + VALUE) + keys * token_bytes) as u64
+        (2 * self.rows() * (KEY + VALUE) + keys * key_bytes) as u64
     }
 
     pub fn name(&self) -> String {

@@ -75,7 +75,7 @@ pub fn model(layout: ExpertLayout) -> MapLayout {
     }
 }
 
-/// What the device makes of `ids`, with memory around every output guarded. `row_slot` covers all rows of the plan.
+/// What the device makes of `ids`, with memory around every output guarded. `row_route` covers all rows of the plan.
 pub fn map(device: &Device, spec: ExpertMapSpec, ids: &[i32]) -> Result<Mapped, Error> {
     let ExpertMapSpec { tokens, top_k, experts, .. } = spec;
     let plan = ExpertMap::plan(device, spec)?;
@@ -84,7 +84,7 @@ pub fn map(device: &Device, spec: ExpertMapSpec, ids: &[i32]) -> Result<Mapped, 
     let output =
         |rows: usize, columns: usize| Guarded::unwritten(device, rows, columns, line(columns), UNWRITTEN);
     let gids = Guarded::new(device, ids, tokens, top_k, line(top_k), 0);
-    let (mut row_slot, mut slot_row) = (output(1, rows), output(tokens, top_k));
+    let (mut row_route, mut route_row) = (output(1, rows), output(tokens, top_k));
     let (mut offsets, mut counts, mut demand) =
         (output(1, experts + 1), output(1, experts), output(1, experts + 1));
     let len = plan.workspace();
@@ -93,8 +93,8 @@ pub fn map(device: &Device, spec: ExpertMapSpec, ids: &[i32]) -> Result<Mapped, 
         device.stream()?,
         ExpertMapArgs {
             ids: gids.matrix(),
-            row_slot: row_slot.matrix_mut(),
-            slot_row: slot_row.matrix_mut(),
+            row_route: row_route.matrix_mut(),
+            route_row: route_row.matrix_mut(),
             offsets: offsets.matrix_mut(),
             counts: counts.matrix_mut(),
             demand: demand.matrix_mut(),
@@ -104,8 +104,8 @@ pub fn map(device: &Device, spec: ExpertMapSpec, ids: &[i32]) -> Result<Mapped, 
     workspace.into_checked(|x| x);
     let checked = |guarded: Guarded<i32>| guarded.into_checked(|x| x);
     Ok(Mapped {
-        row_slot: checked(row_slot),
-        slot_row: checked(slot_row),
+        row_route: checked(row_route),
+        route_row: checked(route_row),
         offsets: checked(offsets),
         counts: checked(counts),
         demand: checked(demand),
@@ -115,7 +115,7 @@ pub fn map(device: &Device, spec: ExpertMapSpec, ids: &[i32]) -> Result<Mapped, 
 /// What the device should make of `ids`: the reference, and -1 in the rows behind its last segment.
 pub fn expected(spec: &ExpertMapSpec, ids: &[i32]) -> Mapped {
     let mut map = expert_map(ids, spec.experts, model(spec.layout));
-    map.row_slot.resize(spec.rows(), -1);
+    map.row_route.resize(spec.rows(), -1);
     map
 }
 
@@ -124,10 +124,10 @@ pub fn check_map(device: &Device, spec: ExpertMapSpec, ids: &[i32]) -> Mapped {
     let got = map(device, spec, ids).unwrap_or_else(|error| panic!("{spec:?}: {error}"));
     let want = expected(&spec, ids);
     let parts = |m: &Mapped| {
-        let Mapped { row_slot, slot_row, offsets, counts, demand } = m.clone();
+        let Mapped { row_route, route_row, offsets, counts, demand } = m.clone();
         [
-            ("row_slot", row_slot),
-            ("slot_row", slot_row),
+            ("row_route", row_route),
+            ("route_row", route_row),
             ("offsets", offsets),
             ("counts", counts),
             ("demand", demand),

@@ -69,8 +69,8 @@ impl Batch {
         }
     }
 
-    pub fn slot(&self, row: usize) -> Option<usize> {
-        usize::try_from(self.map.row_slot[row]).ok()
+    pub fn route(&self, row: usize) -> Option<usize> {
+        usize::try_from(self.map.row_route[row]).ok()
     }
 }
 
@@ -142,7 +142,7 @@ pub fn run_gather(device: &Device, batch: &Batch, x: &[bf16], hidden: usize, for
     )
     .expect("plan");
     let gx = Guarded::new(device, x, tokens, hidden, Placement { offset: 8, pitch: hidden + 8 }, bf16::NAN);
-    let row_slot = Guarded::new(device, &batch.map.row_slot, 1, rows, line(rows), i32::MAX);
+    let row_route = Guarded::new(device, &batch.map.row_route, 1, rows, line(rows), i32::MAX);
     let len = batch.segments().len();
     let segments = Guarded::new(device, batch.segments(), 1, len, line(len), i32::MAX);
     let mut out = Output::new(device, rows, hidden);
@@ -151,7 +151,7 @@ pub fn run_gather(device: &Device, batch: &Batch, x: &[bf16], hidden: usize, for
         device.stream().expect("stream"),
         GatherQuantizeArgs {
             x: gx.matrix(),
-            row_slot: row_slot.matrix(),
+            row_route: row_route.matrix(),
             segments: segments.matrix(),
             q: out.q.matrix_mut(),
             sf: Scales1x128Mut::<MMajor>::with_pitch(out.sf.slice_mut(), rows, hidden, sf_pitch)
@@ -162,10 +162,10 @@ pub fn run_gather(device: &Device, batch: &Batch, x: &[bf16], hidden: usize, for
     out
 }
 
-/// Rows without a slot are zero.
+/// Rows without a route are zero.
 pub fn gathered(batch: &Batch, x: &[bf16], hidden: usize, format: ScaleFormat) -> Quantized {
     let (rows, top_k) = (batch.rows(), batch.spec.top_k);
-    let token = |row: usize| batch.slot(row).map(|slot| &x[slot / top_k * hidden..][..hidden]);
+    let token = |row: usize| batch.route(row).map(|route| &x[route / top_k * hidden..][..hidden]);
     let zeros = vec![bf16::ZERO; hidden];
     let gathered: Vec<bf16> = (0..rows).flat_map(|row| token(row).unwrap_or(&zeros)).copied().collect();
     quantize_1x128(&gathered, rows, hidden, hidden, model(format)).expect("reference")
@@ -189,7 +189,7 @@ pub fn activations(batch: &Batch, intermediate: usize, seed: u64) -> Vec<bf16> {
                 .enumerate()
                 .for_each(|(i, x)| *x = bf16::from_f32((i as f32 * 0.37 + row as f32).sin() * 9.0));
         }
-        if batch.slot(row).is_none() {
+        if batch.route(row).is_none() {
             values.fill(bf16::NAN);
         }
     }
@@ -214,7 +214,7 @@ impl Swiglu<'_> {
         let plan = SwigluQuantize::plan(device, spec).expect("plan");
         let place = Placement { offset: 16, pitch: 2 * intermediate + 8 };
         let gx = Guarded::new(device, x, rows, 2 * intermediate, place, bf16::NAN);
-        let row_slot = Guarded::new(device, &batch.map.row_slot, 1, rows, line(rows), i32::MAX);
+        let row_route = Guarded::new(device, &batch.map.row_route, 1, rows, line(rows), i32::MAX);
         let weights = weights.map(|w| Guarded::new(device, w, tokens, top_k, line(top_k), f32::NAN));
         let len = batch.segments().len();
         let segments = Guarded::new(device, batch.segments(), 1, len, line(len), i32::MAX);
@@ -227,7 +227,7 @@ impl Swiglu<'_> {
                 segments: segments.matrix(),
                 routing: weights
                     .as_ref()
-                    .map(|w| RoutingWeights { weights: w.matrix(), row_slot: row_slot.matrix() }),
+                    .map(|w| RoutingWeights { weights: w.matrix(), row_route: row_route.matrix() }),
                 q: out.q.matrix_mut(),
                 sf: Scales1x128Mut::<MMajor>::with_pitch(out.sf.slice_mut(), rows, intermediate, sf_pitch)
                     .expect("view"),
@@ -243,7 +243,7 @@ impl Swiglu<'_> {
         let weight = |row: usize| match weights {
             _ if !batch.used(row) => None,
             None => Some(1.0),
-            Some(weights) => batch.slot(row).map(|slot| weights[slot]),
+            Some(weights) => batch.route(row).map(|route| weights[route]),
         };
         swiglu_quantize(x, batch.rows(), intermediate, clamp, &weight, model(format)).expect("reference")
     }
@@ -255,6 +255,6 @@ impl Swiglu<'_> {
     }
 }
 
-pub fn weights(slots: usize) -> Vec<f32> {
-    (0..slots).map(|slot| (slot as f32 * 0.71).cos() + 0.1).collect()
+pub fn weights(routes: usize) -> Vec<f32> {
+    (0..routes).map(|route| (route as f32 * 0.71).cos() + 0.1).collect()
 }

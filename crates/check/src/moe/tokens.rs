@@ -12,7 +12,7 @@ pub struct Combination<'a> {
     pub top_k: usize,
     pub hidden: usize,
     pub y: &'a [bf16],
-    pub slot_row: &'a [i32],
+    pub route_row: &'a [i32],
     pub addends: Combined<'a>,
 }
 
@@ -22,7 +22,7 @@ impl Combination<'_> {
     }
 
     pub fn run(&self, device: &Device) -> Vec<u16> {
-        let Self { tokens, top_k, hidden, y, slot_row, addends } = *self;
+        let Self { tokens, top_k, hidden, y, route_row, addends } = *self;
         let rows = self.rows();
         let matrix = |data: &[bf16], rows: usize, gap: usize| {
             Guarded::new(
@@ -34,10 +34,10 @@ impl Combination<'_> {
                 bf16::NAN,
             )
         };
-        let slots = Placement { offset: 3, pitch: top_k };
+        let routes = Placement { offset: 3, pitch: top_k };
         let gy = matrix(y, rows, 8);
-        let gslot_row = Guarded::new(device, slot_row, tokens, top_k, slots, i32::MAX);
-        let weights = addends.weights.map(|w| Guarded::new(device, w, tokens, top_k, slots, f32::NAN));
+        let groute_row = Guarded::new(device, route_row, tokens, top_k, routes, i32::MAX);
+        let weights = addends.weights.map(|w| Guarded::new(device, w, tokens, top_k, routes, f32::NAN));
         let shared = addends.shared.map(|x| matrix(x, tokens, 16));
         let residual = addends.residual.map(|x| matrix(x, tokens, 24));
         let place = Placement { offset: 32, pitch: hidden + 40 };
@@ -47,7 +47,7 @@ impl Combination<'_> {
             device.stream().expect("stream"),
             CombineArgs {
                 y: gy.matrix(),
-                slot_row: gslot_row.matrix(),
+                route_row: groute_row.matrix(),
                 weights: weights.as_ref().map(Guarded::matrix),
                 shared: shared.as_ref().map(Guarded::matrix),
                 residual: residual.as_ref().map(Guarded::matrix),
@@ -59,8 +59,8 @@ impl Combination<'_> {
     }
 
     pub fn check(&self, device: &Device) {
-        let Self { tokens, top_k, hidden, y, slot_row, addends } = *self;
-        let want = combine(y, (tokens, top_k, hidden), slot_row, &addends).expect("reference");
+        let Self { tokens, top_k, hidden, y, route_row, addends } = *self;
+        let want = combine(y, (tokens, top_k, hidden), route_row, &addends).expect("reference");
         let canonical = |bits: u16| if bf16::from_bits(bits).is_nan() { 0x7fff } else { bits };
         let got = self.run(device);
         let wrong =
@@ -69,7 +69,7 @@ impl Combination<'_> {
             let (want, got) = (want[i], bf16::from_bits(got[i]));
             panic!("out[{}, {}]: expected {want}, got {got}", i / hidden, i % hidden);
         }
-        let bad = slot_row.iter().any(|&row| row < -1 || row >= self.rows() as i32);
+        let bad = route_row.iter().any(|&row| row < -1 || row >= self.rows() as i32);
         match device.poll_error() {
             Ok(()) => assert!(!bad, "a bad row went unreported"),
             Err(Error::Data(faults)) => assert!(bad && faults.segment(), "{faults}"),
@@ -93,5 +93,5 @@ pub fn combine_weights(count: usize) -> Vec<f32> {
 
 pub fn map_rows((tokens, top_k, experts): (usize, usize, usize), routing: Routing, seed: u64) -> Vec<i32> {
     let spec = ExpertMapSpec { tokens, top_k, experts, layout: ExpertLayout::Ragged };
-    expected(&spec, &routing.ids((tokens, top_k, experts), seed)).slot_row
+    expected(&spec, &routing.ids((tokens, top_k, experts), seed)).route_row
 }

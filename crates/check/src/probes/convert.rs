@@ -57,7 +57,7 @@ impl Sweep {
         output_words: usize,
     ) -> Result<Vec<u32>> {
         let arguments = &[operation as u32, self.start, self.shift, self.count];
-        // As many CTAs as find something to do, in a few waves.
+        // As many CTAs as find something to do, at most eight a multiprocessor.
         let grid = (self.count / 1024).clamp(1, 8 * device.multiprocessors().min(128));
         let probe = Probe { arguments, input, output_words, ..Probe::new(CONVERT, grid) };
         Ok(probe.run(device)?.output)

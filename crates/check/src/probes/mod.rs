@@ -88,9 +88,9 @@ pub fn check_cluster(device: &Device) {
     const GRID: u32 = 4;
     const THREADS: u32 = 64;
     let seen = |i: u32| {
-        let (block, opposite) = (i / THREADS, THREADS - 1 - i % THREADS);
-        let other = block ^ 1;
-        [block % 2, other, 10 + other, opposite]
+        let (cta, opposite) = (i / THREADS, THREADS - 1 - i % THREADS);
+        let other = cta ^ 1;
+        [cta % 2, other, 10 + other, opposite]
     };
     let mut expected: Vec<u32> = (0..GRID * THREADS).flat_map(seen).collect();
     expected.extend((0..GRID * THREADS).flat_map(|i| [i / THREADS, i % THREADS]));

@@ -311,12 +311,13 @@ pub fn check_multicast(device: &Device) -> Result<Findings> {
             loads: std::slice::from_ref(&model.tensor),
             ..Probe::new(TMA_MULTICAST, 2)
         };
-        let slot = |rank: usize, from: usize| match masks[from] >> rank & 1 {
+        let landed = |rank: usize, from: usize| match masks[from] >> rank & 1 {
             1 => words(&model.loaded(&at[from])),
             _ => vec![UNTOUCHED; box_words],
         };
-        let expected: Vec<u32> =
-            (0..2).flat_map(|rank| [slot(rank, 0), slot(rank, 1), vec![UNTOUCHED; GUARD]].concat()).collect();
+        let expected: Vec<u32> = (0..2)
+            .flat_map(|rank| [landed(rank, 0), landed(rank, 1), vec![UNTOUCHED; GUARD]].concat())
+            .collect();
         let place = |i: usize| format!("masks {masks:?}, rank {}, word {}", i / dumped, i % dumped);
         Ok(Findings::of_words(&expected, &probe.run(device)?.output, place))
     }))

@@ -25,7 +25,7 @@ pub struct AttentionJob {
     pub lengths: Vec<usize>,
     pub q_tokens: usize,
     pub heads: usize,
-    pub split_tokens: usize,
+    pub split_keys: usize,
     /// Query tokens see the keys up to themselves only.
     pub causal: bool,
     pub seed: u64,
@@ -40,7 +40,7 @@ const SCALE: f32 = 0.135_233_78;
 /// Both caches with the mean of a power of two of keys, with one key that counts alone, and with ordinary data; several splits
 /// a sequence, and sequences without keys.
 pub fn jobs(kind: DeviceKind, seed: u64) -> Vec<AttentionJob> {
-    let (heads, lengths, split_tokens) = match kind {
+    let (heads, lengths, split_keys) = match kind {
         DeviceKind::Cuda => (128, vec![0, 4096, 1, 1024, 1500], 512),
         // Two query tokens make two tiles of rows, which share their keys.
         DeviceKind::Emulated => (64, vec![0, 256, 1, 301], 128),
@@ -51,7 +51,7 @@ pub fn jobs(kind: DeviceKind, seed: u64) -> Vec<AttentionJob> {
         lengths: lengths.clone(),
         q_tokens,
         heads,
-        split_tokens,
+        split_keys,
         causal: q_tokens > 1,
         seed,
     };
@@ -69,8 +69,8 @@ impl Job for AttentionJob {
 
     fn cost(&self) -> u128 {
         // A tile of rows costs the same with few of them; two products, and the checks launch again.
-        let tokens: usize = self.lengths.iter().map(|length| length.next_multiple_of(PAGE)).sum();
-        (4 * self.rows().next_multiple_of(64) * tokens * KEY) as u128
+        let keys: usize = self.lengths.iter().map(|length| length.next_multiple_of(PAGE)).sum();
+        (4 * self.rows().next_multiple_of(64) * keys * KEY) as u128
     }
 
     fn run(&self, device: &Device) -> Outcome {
@@ -239,7 +239,7 @@ impl AttentionJob {
             paging: KvPaging::Paged { pages: self.pages(), page_size: PAGE, pages_per_sequence: columns },
             softmax_scale: SCALE,
             causal: self.causal,
-            split_tokens: self.split_tokens,
+            split_keys: self.split_keys,
             empty_lse: EmptyLse::NegativeInfinity,
         };
         let plan = MlaDecode::plan(device, spec).map_err(text)?;
@@ -291,7 +291,7 @@ impl AttentionJob {
                 heads: self.heads,
                 scale: SCALE,
                 causal: self.causal,
-                split_tokens: self.split_tokens,
+                split_keys: self.split_keys,
             };
             let reference = mla_decode(&sequence).map_err(text)?;
             let (out, lse) = (&got.out[first * LATENT..][..rows * LATENT], &got.lse[first..][..rows]);

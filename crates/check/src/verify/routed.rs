@@ -88,8 +88,8 @@ impl RoutedJob {
 
     /// Eight different experts per token, every seventh token with one less.
     fn ids(&self) -> Vec<i32> {
-        let id = |slot: usize| {
-            let (token, k) = (slot / TOP_K, slot % TOP_K);
+        let id = |route: usize| {
+            let (token, k) = (route / TOP_K, route % TOP_K);
             let mixed = (token as u64 ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
             let (first, step) = (mixed as usize % EXPERTS, mixed as usize / EXPERTS * 2 + 1);
             if token % 7 == 6 && k == 3 { -1 } else { ((first + k * step) % EXPERTS) as i32 }
@@ -98,7 +98,7 @@ impl RoutedJob {
     }
 
     fn weights(&self) -> Vec<f32> {
-        (0..self.rows()).map(|slot| 0.05 + (slot as f32 * 0.37).sin().abs() * 0.6).collect()
+        (0..self.rows()).map(|route| 0.05 + (route as f32 * 0.37).sin().abs() * 0.6).collect()
     }
 
     fn check_map(&self, device: &Device, ids: &[i32], want: &Mapped) -> Checked {
@@ -107,7 +107,7 @@ impl RoutedJob {
         let rows = self.rows();
         let ids = device.upload(ids).map_err(text)?;
         let output = |len: usize| device.upload(&vec![UNWRITTEN; len]).map_err(text);
-        let (mut row_slot, mut slot_row) = (output(rows)?, output(rows)?);
+        let (mut row_route, mut route_row) = (output(rows)?, output(rows)?);
         let (mut offsets, mut counts, mut demand) =
             (output(EXPERTS + 1)?, output(EXPERTS)?, output(EXPERTS + 1)?);
         let mut workspace = device.upload(&vec![0_u32; plan.workspace()]).map_err(text)?;
@@ -116,8 +116,8 @@ impl RoutedJob {
                 stream,
                 ExpertMapArgs {
                     ids: Matrix::new(&ids, self.tokens, TOP_K)?,
-                    row_slot: MatrixMut::new(&mut row_slot, 1, rows)?,
-                    slot_row: MatrixMut::new(&mut slot_row, self.tokens, TOP_K)?,
+                    row_route: MatrixMut::new(&mut row_route, 1, rows)?,
+                    route_row: MatrixMut::new(&mut route_row, self.tokens, TOP_K)?,
                     offsets: MatrixMut::new(&mut offsets, 1, EXPERTS + 1)?,
                     counts: MatrixMut::new(&mut counts, 1, EXPERTS)?,
                     demand: MatrixMut::new(&mut demand, 1, EXPERTS + 1)?,
@@ -125,11 +125,11 @@ impl RoutedJob {
                 },
             )
         })?;
-        let mut all_rows = want.row_slot.clone();
+        let mut all_rows = want.row_route.clone();
         all_rows.resize(rows, -1);
         let checks = vec![
-            same_integers("rows", &row_slot, &all_rows)?,
-            same_integers("slots", &slot_row, &want.slot_row)?,
+            same_integers("rows", &row_route, &all_rows)?,
+            same_integers("routes", &route_row, &want.route_row)?,
             same_integers("offsets", &offsets, &want.offsets)?,
             same_integers("counts", &counts, &want.counts)?,
             same_integers("demand", &demand, &want.demand)?,
@@ -157,17 +157,17 @@ impl RoutedJob {
                 stream,
                 GatherQuantizeArgs {
                     x: Matrix::new(&gx, self.tokens, HIDDEN)?,
-                    row_slot: Matrix::new(&routing.row_slot, 1, self.rows())?,
+                    row_route: Matrix::new(&routing.row_route, 1, self.rows())?,
                     segments: Matrix::new(&routing.offsets, 1, EXPERTS + 1)?,
                     q: MatrixMut::new(&mut out.q, self.rows(), HIDDEN)?,
                     sf: Scales1x128Mut::<MMajor>::new(&mut out.sf, self.rows(), HIDDEN)?,
                 },
             )
         })?;
-        let token = |&slot: &i32| &x[slot as usize / TOP_K * HIDDEN..][..HIDDEN];
-        let gathered: Vec<bf16> = map.row_slot.iter().flat_map(token).copied().collect();
-        let want = quantize_1x128(&gathered, map.row_slot.len(), HIDDEN, HIDDEN, MODEL).map_err(text)?;
-        Ok((seconds, vec![out.same(&want)?, out.untouched(map.row_slot.len())?, no_fault(device)]))
+        let token = |&route: &i32| &x[route as usize / TOP_K * HIDDEN..][..HIDDEN];
+        let gathered: Vec<bf16> = map.row_route.iter().flat_map(token).copied().collect();
+        let want = quantize_1x128(&gathered, map.row_route.len(), HIDDEN, HIDDEN, MODEL).map_err(text)?;
+        Ok((seconds, vec![out.same(&want)?, out.untouched(map.row_route.len())?, no_fault(device)]))
     }
 
     fn check_swiglu(&self, device: &Device, map: &Mapped) -> Checked {
@@ -192,15 +192,15 @@ impl RoutedJob {
                     segments: Matrix::new(&routing.offsets, 1, EXPERTS + 1)?,
                     routing: Some(RoutingWeights {
                         weights: Matrix::new(&routing.weights, self.tokens, TOP_K)?,
-                        row_slot: Matrix::new(&routing.row_slot, 1, rows)?,
+                        row_route: Matrix::new(&routing.row_route, 1, rows)?,
                     }),
                     q: MatrixMut::new(&mut out.q, rows, INTERMEDIATE)?,
                     sf: Scales1x128Mut::<MMajor>::new(&mut out.sf, rows, INTERMEDIATE)?,
                 },
             )
         })?;
-        let (used, weights) = (map.row_slot.len(), self.weights());
-        let weight = |row: usize| Some(weights[map.row_slot[row] as usize]);
+        let (used, weights) = (map.row_route.len(), self.weights());
+        let weight = |row: usize| Some(weights[map.row_route[row] as usize]);
         let x = &x[..used * 2 * INTERMEDIATE];
         let want = swiglu_quantize(x, used, INTERMEDIATE, None, &weight, MODEL).map_err(text)?;
         let reported = matches!(device.poll_error(), Err(Error::Data(faults)) if faults.nonfinite_input());
@@ -220,14 +220,14 @@ impl RoutedJob {
             .map_err(text)?;
         let upload = |data: &[bf16]| device.upload(data).map_err(text);
         let (gy, gshared, gresidual) = (upload(&y)?, upload(&shared)?, upload(&residual)?);
-        let (routing, slot_row) = (self.routing(device, map)?, device.upload(&map.slot_row).map_err(text)?);
+        let (routing, route_row) = (self.routing(device, map)?, device.upload(&map.route_row).map_err(text)?);
         let mut out = upload(&vec![bf16::SENTINEL; tokens * HIDDEN])?;
         let seconds = timed(device, |stream| {
             plan.run(
                 stream,
                 CombineArgs {
                     y: Matrix::new(&gy, rows, HIDDEN)?,
-                    slot_row: Matrix::new(&slot_row, tokens, TOP_K)?,
+                    route_row: Matrix::new(&route_row, tokens, TOP_K)?,
                     weights: Some(Matrix::new(&routing.weights, tokens, TOP_K)?),
                     shared: Some(Matrix::new(&gshared, tokens, HIDDEN)?),
                     residual: Some(Matrix::new(&gresidual, tokens, HIDDEN)?),
@@ -237,7 +237,7 @@ impl RoutedJob {
         })?;
         let weights = self.weights();
         let addends = Combined { weights: Some(&weights), shared: Some(&shared), residual: Some(&residual) };
-        let want = combine(&y, (tokens, TOP_K, HIDDEN), &map.slot_row, &addends).map_err(text)?;
+        let want = combine(&y, (tokens, TOP_K, HIDDEN), &map.route_row, &addends).map_err(text)?;
         let got = out.to_vec().map_err(text)?;
         let wrong = want.iter().zip(&got).position(|(want, got)| want.to_bits() != got.to_bits());
         let failure = wrong
@@ -246,10 +246,10 @@ impl RoutedJob {
     }
 
     fn routing(&self, device: &Device, map: &Mapped) -> Result<OnDevice, String> {
-        let mut row_slot = map.row_slot.clone();
-        row_slot.resize(self.rows(), -1);
+        let mut row_route = map.row_route.clone();
+        row_route.resize(self.rows(), -1);
         Ok(OnDevice {
-            row_slot: device.upload(&row_slot).map_err(text)?,
+            row_route: device.upload(&row_route).map_err(text)?,
             offsets: device.upload(&map.offsets).map_err(text)?,
             weights: device.upload(&self.weights()).map_err(text)?,
         })
@@ -258,7 +258,7 @@ impl RoutedJob {
 
 /// What the operations after the map read.
 struct OnDevice {
-    row_slot: Buffer<i32>,
+    row_route: Buffer<i32>,
     offsets: Buffer<i32>,
     weights: Buffer<f32>,
 }

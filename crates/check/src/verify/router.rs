@@ -109,7 +109,7 @@ impl RouterJob {
         let GateSpec { tokens, hidden, experts, top_k, .. } = spec;
         let gate = Gate::plan(device, spec).map_err(text)?;
         let load =
-            ExpertLoad::plan(device, ExpertLoadSpec { tokens, slots: top_k, experts }).map_err(text)?;
+            ExpertLoad::plan(device, ExpertLoadSpec { tokens, routes: top_k, experts }).map_err(text)?;
         let update = BiasUpdate::plan(device, BiasUpdateSpec { experts, speed: SPEED }).map_err(text)?;
         let (x, w) = (device.upload(x).map_err(text)?, device.upload(w).map_err(text)?);
         let mut workspace = device.upload(&vec![f32::NAN; gate.workspace_len()]).map_err(text)?;

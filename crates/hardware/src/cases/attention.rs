@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::mla::{
-    DEFAULT_SPLIT_TOKENS, EmptyLse, KvCache, KvFormat, KvPaging, MlaDecode, MlaDecodeArgs, MlaDecodeSpec,
+    DEFAULT_SPLIT_KEYS, EmptyLse, KvCache, KvFormat, KvPaging, MlaDecode, MlaDecodeArgs, MlaDecodeSpec,
     MlaInstance,
 };
 use deepseek_kernels::{Buffer, Device, Matrix, MatrixMut, Stream, bf16};
@@ -41,7 +41,7 @@ pub struct AttentionCase {
     /// Query heads.
     pub heads: usize,
     /// Keys per split, instead of those that suit an H100 best.
-    pub split_tokens: Option<usize>,
+    pub split_keys: Option<usize>,
     /// Instead of the planner's choice: CTAs that share the keys.
     pub cluster: Option<u32>,
 }
@@ -49,7 +49,7 @@ pub struct AttentionCase {
 impl AttentionCase {
     /// One query token of 128 heads, with the usual splits.
     pub const fn decode(format: KvFormat, batch: usize, length: usize) -> Self {
-        Self { format, batch, length, q_tokens: 1, heads: 128, split_tokens: None, cluster: None }
+        Self { format, batch, length, q_tokens: 1, heads: 128, split_keys: None, cluster: None }
     }
 
     fn rows(&self) -> usize {
@@ -83,7 +83,7 @@ impl AttentionCase {
     }
 
     fn spec(&self) -> MlaDecodeSpec {
-        let Self { format, batch, q_tokens, heads, split_tokens, .. } = *self;
+        let Self { format, batch, q_tokens, heads, split_keys, .. } = *self;
         let (pages, pages_per_sequence) = (self.pages(), self.pages_per_sequence());
         let spec = MlaDecodeSpec {
             batch,
@@ -93,11 +93,11 @@ impl AttentionCase {
             paging: KvPaging::Paged { pages, page_size: PAGE, pages_per_sequence },
             softmax_scale: SCALE,
             causal: q_tokens > 1,
-            split_tokens: DEFAULT_SPLIT_TOKENS,
+            split_keys: DEFAULT_SPLIT_KEYS,
             empty_lse: EmptyLse::NegativeInfinity,
         };
-        let split_tokens = split_tokens.unwrap_or_else(|| spec.fastest_split(self.length, MULTIPROCESSORS));
-        MlaDecodeSpec { split_tokens, ..spec }
+        let split_keys = split_keys.unwrap_or_else(|| spec.fastest_split(self.length, MULTIPROCESSORS));
+        MlaDecodeSpec { split_keys, ..spec }
     }
 }
 
@@ -110,8 +110,8 @@ impl Case for AttentionCase {
     }
 
     fn shape(&self) -> String {
-        let Self { batch, length, q_tokens, heads, cluster, split_tokens, .. } = self;
-        let split = split_tokens.map(|split| format!("_split{split}"));
+        let Self { batch, length, q_tokens, heads, cluster, split_keys, .. } = self;
+        let split = split_keys.map(|split| format!("_split{split}"));
         let cluster = cluster.map(|c| format!("_c{c}"));
         format!(
             "b{batch}q{q_tokens}s{length}h{heads}{}{}",
@@ -122,13 +122,13 @@ impl Case for AttentionCase {
 
     fn work(&self) -> Work {
         let keys = self.batch * self.length;
-        let token_bytes = match self.format {
+        let key_bytes = match self.format {
             KvFormat::Bf16 => 2 * KEY,
             KvFormat::Fp8 => KvFormat::Fp8.columns(),
         };
         Work {
             flops: (2 * self.q_tokens * self.heads * keys * (KEY + LATENT)) as u64,
-            bytes: (2 * self.rows() * (KEY + LATENT) + keys * token_bytes) as u64,
+            bytes: (2 * self.rows() * (KEY + LATENT) + keys * key_bytes) as u64,
         }
     }
 
@@ -249,13 +249,13 @@ impl Prepared for Problem {
     fn judge(&self) -> Result<Judgement> {
         let (out, lse) = (self.out.to_vec()?, self.lse.to_vec()?);
         let AttentionCase { q_tokens, heads, length, .. } = self.case;
-        let split_tokens = self.case.spec().split_tokens;
+        let split_keys = self.case.spec().split_keys;
         let heads_judged = self.case.heads_judged();
         let mut joined: Option<Judgement> = None;
         for sequence in self.case.sequences_judged() {
-            let key = |token: usize| (self.case.page(sequence, token / PAGE) * PAGE + token % PAGE) % KEYS;
+            let stored = |key: usize| (self.case.page(sequence, key / PAGE) * PAGE + key % PAGE) % KEYS;
             let keys: Vec<bf16> =
-                (0..length).flat_map(|token| &self.inputs.keys[key(token) * KEY..][..KEY]).copied().collect();
+                (0..length).flat_map(|key| &self.inputs.keys[stored(key) * KEY..][..KEY]).copied().collect();
             let rows: Vec<usize> = (0..q_tokens)
                 .flat_map(|token| {
                     heads_judged.iter().map(move |head| (sequence * q_tokens + token) * heads + head)
@@ -267,8 +267,7 @@ impl Prepared for Problem {
             let q = pick(&self.inputs.q, KEY);
             let causal = q_tokens > 1;
             let heads = heads_judged.len();
-            let part =
-                MlaSequence { q: &q, keys: &keys, q_tokens, heads, scale: SCALE, causal, split_tokens };
+            let part = MlaSequence { q: &q, keys: &keys, q_tokens, heads, scale: SCALE, causal, split_keys };
             let reference = mla_decode(&part)?;
             let lse: Vec<f32> = rows.iter().map(|&row| lse[row]).collect();
             for verdict in [reference.check_out(&pick(&out, LATENT))?, reference.check_lse(&lse)?] {

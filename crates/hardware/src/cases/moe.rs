@@ -58,7 +58,7 @@ impl Case for MoeCase {
 
     fn work(&self) -> Work {
         let GateSpec { tokens, hidden, experts, top_k, .. } = self.gate;
-        // Every expert's weights, unless there are fewer slots than experts.
+        // Every expert's weights, unless there are fewer routes than experts.
         let weights = experts.min(tokens * top_k) * 3 * hidden * self.width;
         let bytes = weights + 4 * experts * hidden + 4 * tokens * hidden;
         Work { flops: (6 * tokens * top_k * hidden * self.width) as u64, bytes: bytes as u64 }

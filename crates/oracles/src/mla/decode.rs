@@ -13,7 +13,7 @@ const LATENT: usize = 512;
 const ROPE: usize = 64;
 /// Elements of a key and of a query.
 const KEY: usize = LATENT + ROPE;
-/// Bytes of a token in an FP8 cache: codes, one FP32 scale per block of them, and the rope part in BF16.
+/// Bytes of a key in an FP8 cache: codes, one FP32 scale per block of them, and the rope part in BF16.
 const FP8_ROW: usize = LATENT + LATENT / BLOCK * 4 + ROPE * 2;
 /// Keys between two updates of the running maximum.
 const KEY_BLOCK: usize = 64;
@@ -37,7 +37,7 @@ pub struct MlaSequence<'a> {
     /// Whether query token t sees only the first `n - (q_tokens - 1 - t)` keys.
     pub causal: bool,
     /// Keys of a split; 0: one split.
-    pub split_tokens: usize,
+    pub split_keys: usize,
 }
 
 /// Attention in f64, and how far from it a correct kernel may be.
@@ -86,7 +86,7 @@ impl MlaSequence<'_> {
 ///
 /// The bound holds for every kernel that multiplies in k16 steps of Hopper's BF16 `wgmma`, the rope part of a key first,
 /// follows the maximum in blocks of 64 keys, rounds p to BF16 for the second product only, and merges splits of
-/// `split_tokens` keys from FP32 partial results.
+/// `split_keys` from FP32 partial results.
 pub fn mla_decode(sequence: &MlaSequence) -> Result<MlaBounded, ShapeError> {
     sequence.check()?;
     let keys: Vec<f32> = sequence.keys.iter().map(|x| x.to_f32()).collect();
@@ -124,7 +124,7 @@ fn attend(sequence: &MlaSequence, keys: &[f32], rows: &[(usize, &[bf16])]) -> Ml
             Row {
                 q: q.iter().map(|x| x.to_f64()).collect(),
                 visible,
-                errors: Errors::new(visible, sequence.split_tokens),
+                errors: Errors::new(visible, sequence.split_keys),
                 logits: Vec::with_capacity(visible),
                 logit_errors: Vec::with_capacity(visible),
             }
@@ -232,9 +232,9 @@ struct Weights {
 }
 
 impl Errors {
-    fn new(keys: usize, split_tokens: usize) -> Self {
-        let split_keys = if split_tokens == 0 { keys } else { split_tokens.min(keys) };
-        let splits = if split_tokens == 0 { 1.0 } else { keys.div_ceil(split_tokens) as f64 };
+    fn new(keys: usize, split_keys: usize) -> Self {
+        let splits = if split_keys == 0 { 1.0 } else { keys.div_ceil(split_keys) as f64 };
+        let split_keys = if split_keys == 0 { keys } else { split_keys.min(keys) };
         let blocks = split_keys.div_ceil(KEY_BLOCK) as f64;
         Self {
             rescale: (blocks + splits) * EX2,
@@ -293,7 +293,7 @@ impl Errors {
     }
 }
 
-/// Tokens `[n, 576]` in BF16 from the rows `[n, 656]` of an FP8 cache: 512 E4M3 codes, four FP32 scales, 64 BF16 values.
+/// Keys `[n, 576]` in BF16 from the rows `[n, 656]` of an FP8 cache: 512 E4M3 codes, four FP32 scales, 64 BF16 values.
 ///
 /// A code times its scale is rounded to FP32, then to BF16.
 pub fn dequantize_kv_fp8(rows: &[u8]) -> Result<Vec<bf16>, ShapeError> {
@@ -311,7 +311,7 @@ pub fn dequantize_kv_fp8(rows: &[u8]) -> Result<Vec<bf16>, ShapeError> {
     Ok(keys)
 }
 
-/// The first `len` tokens of a sequence, each `width` elements, brought into order from its pages.
+/// The first `len` keys of a sequence, each `width` elements, brought into order from its pages.
 ///
 /// `len` is clamped to what the table holds, and to 0. A page outside `rows` gives zeros.
 pub fn gather_pages<T: Copy + Default>(
@@ -322,14 +322,14 @@ pub fn gather_pages<T: Copy + Default>(
     len: i32,
 ) -> Vec<T> {
     let len = usize::try_from(len).unwrap_or(0).min(page_table.len() * page_size);
-    let mut tokens = Vec::with_capacity(len * width);
-    for token in 0..len {
-        let (page, slot) = (page_table[token / page_size], token % page_size);
-        let first = usize::try_from(page).ok().map(|page| (page * page_size + slot) * width);
+    let mut keys = Vec::with_capacity(len * width);
+    for key in 0..len {
+        let (page, offset) = (page_table[key / page_size], key % page_size);
+        let first = usize::try_from(page).ok().map(|page| (page * page_size + offset) * width);
         match first.and_then(|first| rows.get(first..first + width)) {
-            Some(row) => tokens.extend_from_slice(row),
-            None => tokens.resize(tokens.len() + width, T::default()),
+            Some(row) => keys.extend_from_slice(row),
+            None => keys.resize(keys.len() + width, T::default()),
         }
     }
-    tokens
+    keys
 }

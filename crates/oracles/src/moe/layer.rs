@@ -64,32 +64,34 @@ pub fn moe_layer(
     let options = GateOptions { bias: model.bias, ..Default::default() };
     let routed = gate_select(&model.gate, &logits, options)?;
 
-    let slots = tokens * top_k;
-    let mut y = vec![bf16::ZERO; slots * hidden];
-    let mut exact = vec![0.0; slots * hidden];
+    let routes = tokens * top_k;
+    let mut y = vec![bf16::ZERO; routes * hidden];
+    let mut exact = vec![0.0; routes * hidden];
     for expert in 0..experts {
-        let own: Vec<usize> = (0..slots).filter(|&slot| routed.ids[slot] == expert as i32).collect();
+        let own: Vec<usize> = (0..routes).filter(|&route| routed.ids[route] == expert as i32).collect();
         let rows: Vec<bf16> =
-            own.iter().flat_map(|slot| &x[slot / top_k * hidden..][..hidden]).copied().collect();
+            own.iter().flat_map(|route| &x[route / top_k * hidden..][..hidden]).copied().collect();
         let (bits, values) = run_expert(model, expert, &rows)?;
-        for (row, slot) in own.iter().enumerate() {
-            y[slot * hidden..][..hidden].copy_from_slice(&bits[row * hidden..][..hidden]);
-            exact[slot * hidden..][..hidden].copy_from_slice(&values[row * hidden..][..hidden]);
+        for (row, route) in own.iter().enumerate() {
+            y[route * hidden..][..hidden].copy_from_slice(&bits[row * hidden..][..hidden]);
+            exact[route * hidden..][..hidden].copy_from_slice(&values[row * hidden..][..hidden]);
         }
     }
 
-    // Here the row of a slot is the slot.
-    let slot_row: Vec<i32> =
-        routed.ids.iter().zip(0..).map(|(&id, slot)| if id < 0 { -1 } else { slot }).collect();
+    // Here the row of a route is the route.
+    let route_row: Vec<i32> =
+        routed.ids.iter().zip(0..).map(|(&id, route)| if id < 0 { -1 } else { route }).collect();
     let addends = Combined { weights: Some(&routed.weights), shared, residual };
     let added = |addend: Option<&[bf16]>, i: usize| addend.map_or(0.0, |values| values[i].to_f64());
     let sum = |i: usize| {
         let (token, column) = (i / hidden, i % hidden);
-        let of_slot = |slot: usize| f64::from(routed.weights[slot]) * exact[slot * hidden + column];
-        (token * top_k..(token + 1) * top_k).map(of_slot).sum::<f64>() + added(shared, i) + added(residual, i)
+        let of_route = |route: usize| f64::from(routed.weights[route]) * exact[route * hidden + column];
+        (token * top_k..(token + 1) * top_k).map(of_route).sum::<f64>()
+            + added(shared, i)
+            + added(residual, i)
     };
     Ok(MoeLayerOutput {
-        bits: combine(&y, (tokens, top_k, hidden), &slot_row, &addends)?,
+        bits: combine(&y, (tokens, top_k, hidden), &route_row, &addends)?,
         exact: (0..tokens * hidden).map(sum).collect(),
     })
 }

@@ -119,7 +119,7 @@ pub fn gate_select(model: &GateModel, logits: &[f32], options: GateOptions) -> R
         };
         let bad_id = given.is_some_and(|ids| ids.iter().any(|&id| id < -1 || id >= experts as i32));
         let padding = options.mask.is_some_and(|mask| mask[t] == 0);
-        let (ids, weights) = slots(model, &scores, &chosen, padding);
+        let (ids, weights) = routes(model, &scores, &chosen, padding);
         (ids, weights, scores, bad_id)
     };
     let routed: Vec<_> = (0..tokens).into_par_iter().map(token).collect();
@@ -195,10 +195,15 @@ fn sorted(mut values: Vec<(f32, usize)>) -> Vec<(f32, usize)> {
 }
 
 /// Ids and weights of one token.
-fn slots(model: &GateModel, scores: &[f32], chosen: &[Option<usize>], padding: bool) -> (Vec<i32>, Vec<f32>) {
+fn routes(
+    model: &GateModel,
+    scores: &[f32],
+    chosen: &[Option<usize>],
+    padding: bool,
+) -> (Vec<i32>, Vec<f32>) {
     if padding {
-        let slots = model.top_k + model.shared;
-        return (vec![-1; slots], vec![0.0; slots]);
+        let routes = model.top_k + model.shared;
+        return (vec![-1; routes], vec![0.0; routes]);
     }
     let counted: Vec<f32> =
         chosen.iter().map(|e| e.map(|e| scores[e]).filter(|s| !s.is_nan()).unwrap_or(0.0)).collect();

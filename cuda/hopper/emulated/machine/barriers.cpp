@@ -56,7 +56,7 @@ void named_barrier(uint32_t id, uint32_t threads, bool wait, Where where) {
   if (barrier.arrived < wanted) {
     if (!wait) return;
     barrier.waiters.push_back(&thread);
-    return machine().scheduler.block(thread, {Wait::kNamedBarrier, id, 0});
+    return machine().scheduler.park(thread, {Wait::kNamedBarrier, id, 0});
   }
   const Order news = open_barrier(barrier);
   if (wait) acquire(thread, news);
@@ -92,7 +92,7 @@ void cluster_wait(Where where) {
   thread.cluster_arrived = false;
   if (thread.cluster_generation != barrier.generation) return acquire(thread, barrier.done);
   barrier.waiters.push_back(&thread);
-  machine().scheduler.block(thread, {Wait::kClusterBarrier, 0, 0});
+  machine().scheduler.park(thread, {Wait::kClusterBarrier, 0, 0});
 }
 
 void leave_cluster_barrier(const Thread& thread) {
@@ -144,7 +144,7 @@ void set_registers(uint32_t count, bool increase, Where where) {
     return;
   }
   warpgroup.register_waiters.push_back(&thread);
-  machine().scheduler.block(thread, {Wait::kRegisters, count, 0});
+  machine().scheduler.park(thread, {Wait::kRegisters, count, 0});
 }
 
 }  // namespace emu

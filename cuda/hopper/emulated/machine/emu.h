@@ -21,7 +21,7 @@ typedef struct EmuRegion {
 
 // One hardware operation of one thread, in program order (see `EmuLaunch.trace`).
 typedef struct EmuTraceRecord {
-  uint32_t block, thread;
+  uint32_t cta, thread;
   const char* op;            // the function's name in ptx/: "mbarrier_init", "tma_load_2d", ...
   uint32_t operand_count;
   const uint64_t* operands;  // in the order that trace.h gives
@@ -41,7 +41,7 @@ typedef struct EmuLaunch {
   uint32_t registers;      // per thread at launch; 0: as many as ptxas gives for the CTA size
   uint64_t step_limit;     // fiber switches before a livelock is reported; 0: the default
   uint32_t watchdog_ms;    // CPU time without an instruction of ptx/ before the run is ended; 0: the default
-  // Not null: operand-trace mode. Nothing blocks, waits succeed, loads and accumulators deliver small made-up integers,
+  // Not null: operand-trace mode. Nobody is parked, waits succeed, loads and accumulators deliver small made-up integers,
   // and every hardware operation is reported here.
   void (*trace)(void* context, const EmuTraceRecord* record);
   void* trace_context;

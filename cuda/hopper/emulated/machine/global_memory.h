@@ -13,7 +13,7 @@ class GlobalMemory {
   // A write of this launch. Clusters run one after another but are not ordered: one's writes race with another's.
   struct Write {
     uint32_t cluster = 0;  // counted from 1, 0: never written
-    uint32_t block = 0;
+    uint32_t cta = 0;
     Epoch epoch;
   };
 

@@ -40,24 +40,24 @@ void run_thread(void* argument) {
 void check_cta_exit(const Thread& last, const Cta& cta) {
   for (const auto& [addr, bar] : cta.mbarriers) {
     if (bar.loads_in_flight != 0) {
-      fault(last, "block %u exits while a TMA load counted on %s is in flight", cta.block,
+      fault(last, "CTA %u exits while a TMA load counted on %s is in flight", cta.index,
             object(last, cta, addr).c_str());
     }
     if (has_bytes_outstanding(bar)) {
       Text state;
       describe_mbarrier(state, cta, addr, bar.phase & 1);
-      fault(last, "block %u exits while bytes are outstanding on %s", cta.block, state.c_str());
+      fault(last, "CTA %u exits while bytes are outstanding on %s", cta.index, state.c_str());
     }
   }
   for (const CopyPiece& piece : machine().tma.copies) {
     if (piece.from != &cta) continue;
-    fault(last, "block %u exits while a copy out of its shared memory, issued at %s, is in flight", cta.block,
+    fault(last, "CTA %u exits while a copy out of its shared memory, issued at %s, is in flight", cta.index,
           place(piece.where).c_str());
   }
   if (!machine().check_races) return;
   for (Epoch arrival : cta.remote_arrivals) {
     if (!cta.exited.has(arrival)) {
-      fault(last, "block %u may exit before the arrival on one of its mbarriers by %s", cta.block,
+      fault(last, "CTA %u may exit before the arrival on one of its mbarriers by %s", cta.index,
             describe(arrival).c_str());
     }
   }
@@ -115,7 +115,7 @@ void Machine::start_cluster(uint32_t number) {
   ctas.clear();
   for (uint32_t rank = 0; rank < kernel.cluster; ++rank) {
     ctas.push_back(std::make_unique<Cta>());
-    ctas.back()->block = number * kernel.cluster + rank;
+    ctas.back()->index = number * kernel.cluster + rank;
     start_cta(*ctas.back(), rank);
   }
 }
@@ -195,7 +195,7 @@ void acquire(Thread& thread, Agent agent, uint32_t clock) {
 // ----------------------------------------------------------------------------------------------- special registers
 
 uint32_t thread_idx() { return machine().running->index; }
-uint32_t block_idx() { return machine().running->cta->block; }
+uint32_t cta_idx() { return machine().running->cta->index; }
 uint32_t grid_dim() { return machine().launch.grid; }
 uint32_t cluster_rank() { return machine().running->cta->rank; }
 

@@ -44,7 +44,7 @@ struct Kernel {
 
 // Special registers and register files.
 uint32_t thread_idx();
-uint32_t block_idx();
+uint32_t cta_idx();
 uint32_t grid_dim();
 uint32_t cluster_rank();
 void set_registers(uint32_t count, bool increase, Where where);

@@ -144,7 +144,7 @@ void mbarrier_arrive_cluster(uint32_t bar, uint32_t rank, Where where) {
   if (rank >= m.ctas.size()) fault(thread, "mapa of CTA %u in a cluster of %zu", rank, m.ctas.size());
   Cta& cta = *m.ctas[rank];
   if (cta.alive == 0) {
-    fault(thread, "arrival on %s of block %u, which has exited", object(thread, cta, bar).c_str(), cta.block);
+    fault(thread, "arrival on %s of CTA %u, which has exited", object(thread, cta, bar).c_str(), cta.index);
   }
   Mbarrier& state = find_mbarrier(thread, cta, bar, "arrival");
   if (&cta != thread.cta) {
@@ -160,7 +160,7 @@ void mbarrier_wait(uint32_t bar, uint32_t parity, Scope scope, Where where) {
   if (parity > 1) fault(thread, "wait for parity %u of %s", parity, object(thread, *thread.cta, bar).c_str());
   if (read_word(*thread.cta, bar).parity != parity) return learn(thread, state, scope);
   state.waiters.push_back({&thread, scope});
-  machine().scheduler.block(thread, {Wait::kMbarrier, bar, parity});
+  machine().scheduler.park(thread, {Wait::kMbarrier, bar, parity});
 }
 
 Mbarrier& find_mbarrier(Thread& thread, Cta& cta, uint32_t bar, const char* what) {

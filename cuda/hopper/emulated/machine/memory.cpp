@@ -182,8 +182,8 @@ void check_ordered(const Thread& thread, const GlobalMemory::Region& region, con
                    unsigned long long offset, const char* what) {
   if (!machine().check_races || last.cluster == 0) return;
   if (last.cluster != machine().cluster + 1) {
-    fault(thread, "race: %s of %s + %llu is not ordered after the write by block %u", what, region.range->name,
-          offset, last.block);
+    fault(thread, "race: %s of %s + %llu is not ordered after the write by CTA %u", what, region.range->name,
+          offset, last.cta);
   }
   if (thread.known.has_global(last.epoch)) return;
   fault(thread, "race: %s of %s + %llu is not ordered after the write by %s%s", what, region.range->name, offset,
@@ -214,7 +214,7 @@ void record_global_write(const Thread& thread, GlobalMemory::Region& region, con
     const auto offset = static_cast<unsigned long long>(static_cast<const uint8_t*>(p) -
                                                         static_cast<const uint8_t*>(region.range->base) + 4 * i);
     check_ordered(thread, region, last, offset, what);
-    last = {m.cluster + 1, thread.cta->block, mine};
+    last = {m.cluster + 1, thread.cta->index, mine};
   }
 }
 
@@ -231,8 +231,8 @@ void load_global(const void* p, void* value, uint32_t bytes, bool read_only, Whe
       check_ordered(thread, region, writes[i], offset, "global load");
       continue;
     }
-    fault(thread, "read-only load of %s + %llu, which block %u of the same launch has written", region.range->name,
-          offset, writes[i].block);
+    fault(thread, "read-only load of %s + %llu, which CTA %u of the same launch has written", region.range->name,
+          offset, writes[i].cta);
   }
   std::memcpy(value, p, bytes);
 }

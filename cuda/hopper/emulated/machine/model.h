@@ -190,7 +190,7 @@ struct ClusterBarrier {
 // ------------------------------------------------------------------------------------------------ CTA and machine
 
 struct Cta {
-  uint32_t block = 0, rank = 0;
+  uint32_t index = 0, rank = 0;
   SharedMemory* smem = nullptr;
   std::vector<Thread> threads;
   std::vector<Warp> warps;
@@ -284,7 +284,7 @@ struct Stop {};  // thrown to leave an engine; never through a fiber
 [[noreturn, gnu::format(printf, 2, 3)]] void fault(const Thread& thread, const char* format, ...);
 // An engine's fault carries the line that issued its work.
 [[noreturn, gnu::format(printf, 3, 4)]] void fault_at(const Thread& thread, Where where, const char* format, ...);
-// "smem+0x10", "full[3] of block 1": an object in shared memory, as a thread of maybe another CTA names it.
+// "smem+0x10", "full[3] of CTA 1": an object in shared memory, as a thread of maybe another CTA names it.
 Text object(const Thread& viewer, const Cta& cta, uint32_t addr);
 Text place(Where where);
 Text describe(Epoch epoch);
@@ -312,13 +312,13 @@ void complete_tx(const Thread& thread, Where where, Mbarrier& bar, uint32_t byte
 bool has_bytes_outstanding(const Mbarrier& bar);
 void describe_mbarrier(Text& text, const Cta& cta, uint32_t bar, uint32_t parity);
 
-// A collective of the warp: blocks until all lanes are at the same one; the last to come runs `together`.
+// A collective of the warp: waits until all lanes are at the same one; the last to come runs `together`.
 void join_warp(Thread& thread, const char* name);
 void leave_warp(Thread& thread);
 template <class Together>
 void meet_warp(Thread& thread, const char* name, Together together) {
   join_warp(thread, name);
-  if (thread.warp->arrived != thread.warp->lanes) return machine().scheduler.block(thread, {Wait::kWarp, 0, 0});
+  if (thread.warp->arrived != thread.warp->lanes) return machine().scheduler.park(thread, {Wait::kWarp, 0, 0});
   together();
   leave_warp(thread);
 }

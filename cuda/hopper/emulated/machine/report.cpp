@@ -12,7 +12,7 @@ const char* base_name(const char* path) {
 }
 
 void add_thread(Text& text, const Thread& thread) {
-  text.add("block %u warp %u lane %u", thread.cta->block, thread.index / kWarp, thread.lane());
+  text.add("CTA %u warp %u lane %u", thread.cta->index, thread.index / kWarp, thread.lane());
 }
 
 // The first fault wins. From a fiber the run is left by never resuming it, from an engine by an exception.
@@ -109,7 +109,7 @@ Text place(Where where) {
 Text object(const Thread& viewer, const Cta& cta, uint32_t addr) {
   Text text;
   cta.smem->describe(text, addr);
-  if (viewer.cta != &cta) text.add(" of block %u", cta.block);
+  if (viewer.cta != &cta) text.add(" of CTA %u", cta.index);
   return text;
 }
 
@@ -120,12 +120,12 @@ Text describe(Epoch epoch) {
     case AgentInfo::kThread:
       break;
     case AgentInfo::kPipe:
-      text.add("wgmma of block %u warpgroup %u", agent.cta->block, agent.index);
+      text.add("wgmma of CTA %u warpgroup %u", agent.cta->index, agent.index);
       break;
     case AgentInfo::kLoads:
       text.add("the TMA load that counts on ");
       agent.cta->smem->describe(text, agent.index);
-      text.add(" of block %u", agent.cta->block);
+      text.add(" of CTA %u", agent.cta->index);
       break;
     case AgentInfo::kBulkReads:
     case AgentInfo::kBulkWrites:

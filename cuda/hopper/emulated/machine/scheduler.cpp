@@ -46,7 +46,7 @@ void Scheduler::maybe_yield(Thread& thread) {
   if (policy_.yield_one_in != 0 && machine().random.one_in(policy_.yield_one_in)) thread.fiber.suspend();
 }
 
-void Scheduler::block(Thread& thread, Wait wait) {
+void Scheduler::park(Thread& thread, Wait wait) {
   thread.wait = wait;
   thread.warp->runnable &= ~(1u << thread.lane());
   thread.fiber.suspend();

@@ -32,7 +32,7 @@ class Scheduler {
   const Policy& policy() const { return policy_; }
 
   // From a fiber.
-  void block(Thread& thread, Wait wait);
+  void park(Thread& thread, Wait wait);
   void maybe_yield(Thread& thread);
   [[noreturn]] void park(Thread& thread);  // for good
   void wake(Thread& thread);

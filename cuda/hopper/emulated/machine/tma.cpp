@@ -102,7 +102,7 @@ void launch_pieces(const Thread& thread, Cta& cta, const Box& box, uint32_t dst,
 }
 
 void load_into(Thread& thread, Cta& cta, const Box& box, uint32_t dst, uint32_t bar) {
-  if (cta.alive == 0) fault(thread, "TMA load into block %u, which has exited", cta.block);
+  if (cta.alive == 0) fault(thread, "TMA load into CTA %u, which has exited", cta.index);
   Mbarrier& state = find_mbarrier(thread, cta, bar, "TMA load");
   check_async_use(thread, state, "TMA");
   claim_destination(thread, cta, dst, box.map->bytes(), box.map->alignment(), state, "TMA load");
@@ -257,7 +257,7 @@ void bulk_copy_to_cta(uint32_t dst, uint32_t bar, uint32_t src, uint32_t bytes, 
   Machine& m = machine();
   if (rank >= m.ctas.size()) fault(thread, "mapa of CTA %u in a cluster of %zu", rank, m.ctas.size());
   Cta& cta = *m.ctas[rank];
-  if (cta.alive == 0) fault(thread, "bulk copy into block %u, which has exited", cta.block);
+  if (cta.alive == 0) fault(thread, "bulk copy into CTA %u, which has exited", cta.index);
   if (bytes == 0 || bytes % kCopyUnit != 0) {
     fault(thread, "bulk copy of %u bytes, which is no positive multiple of %u", bytes, kCopyUnit);
   }
@@ -294,7 +294,7 @@ void bulk_wait_group(uint32_t pending, bool read_only, Where where) {
   const uint32_t committed = static_cast<uint32_t>(thread.bulk_groups.size()) - 1;
   const uint32_t last = committed > pending ? committed - pending : 0;
   if (groups_done(thread, last, read_only)) return learn_groups(thread, last, read_only);
-  machine().scheduler.block(thread, {Wait::kBulk, last, read_only});
+  machine().scheduler.park(thread, {Wait::kBulk, last, read_only});
 }
 
 void TmaEngine::load_step(Machine& m) {

@@ -10,7 +10,7 @@ void set_trace(bool on) { tracing = on; }
 
 void record_trace(const char* op, const uint64_t* operands, uint32_t count) {
   const Machine& m = machine();
-  const EmuTraceRecord record = {m.running->cta->block, m.running->index, op, count, operands};
+  const EmuTraceRecord record = {m.running->cta->index, m.running->index, op, count, operands};
   m.launch.trace(m.launch.trace_context, &record);
 }
 

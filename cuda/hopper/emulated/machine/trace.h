@@ -1,7 +1,7 @@
 // The operand trace: each thread's hardware operations, in program order, with their operands, so that they can be
 // compared with those of nvcc's PTX for the same kernel.
 //
-// In this mode (EmuLaunch.trace) nothing blocks and no memory is touched: waits and barriers return at once, TMA, wgmma
+// In this mode (EmuLaunch.trace) nobody is parked and no memory is touched: waits and barriers return at once, TMA, wgmma
 // and stores are only reported. Shuffles exchange real values and lane 0 is elected. What loads and finished
 // accumulators deliver is made up from small integers. Number `i` of a thread's delivery `sequence` (from 0, over all
 // deliveries of that thread) is

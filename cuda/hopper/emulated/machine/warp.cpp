@@ -1,4 +1,4 @@
-// Collectives of a warp. Lanes block until all 32 have come; the last one does the work.
+// Collectives of a warp. Lanes wait until all 32 have come; the last one does the work.
 #include <algorithm>
 
 #include "hopper/emulated/machine/model.h"

@@ -299,7 +299,7 @@ void wgmma_wait_group(uint32_t pending, float* d, uint32_t registers, Where wher
   const uint32_t last = groups > pending ? thread.wgmma_groups[groups - 1 - pending] : 0;
   if (warpgroup.completed < last) {
     warpgroup.waiters.push_back(&thread);
-    machine().scheduler.block(thread, {Wait::kWgmma, last, 0});
+    machine().scheduler.park(thread, {Wait::kWgmma, last, 0});
   }
   learn(thread, last);
   thread.wgmma_fenced = false;

@@ -5,7 +5,7 @@
 namespace ptx {
 
 PTX_DEVICE uint32_t thread_idx() { return emu::thread_idx(); }
-PTX_DEVICE uint32_t block_idx() { return emu::block_idx(); }
+PTX_DEVICE uint32_t cta_idx() { return emu::cta_idx(); }
 PTX_DEVICE uint32_t grid_dim() { return emu::grid_dim(); }
 PTX_DEVICE uint32_t cluster_rank() { return emu::cluster_rank(); }
 

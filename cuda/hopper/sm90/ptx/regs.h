@@ -8,7 +8,7 @@ namespace ptx {
 PTX_DEVICE uint32_t thread_idx() { return threadIdx.x; }
 
 // Index of the CTA in the grid. "%ctaid".
-PTX_DEVICE uint32_t block_idx() { return blockIdx.x; }
+PTX_DEVICE uint32_t cta_idx() { return blockIdx.x; }
 
 // Number of CTAs in the grid. "%nctaid".
 PTX_DEVICE uint32_t grid_dim() { return gridDim.x; }
