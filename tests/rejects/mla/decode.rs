@@ -7,7 +7,7 @@ use deepseek_kernels::mla::{
 };
 use deepseek_kernels::{Device, Error, Matrix, MatrixMut, Stream, bf16};
 
-use super::message;
+use crate::message;
 
 /// 16 rows of Q, 6 pages, up to 3 splits a sequence.
 const SPEC: MlaDecodeSpec = MlaDecodeSpec {

@@ -2,7 +2,6 @@
 
 use std::mem::offset_of;
 
-use crate::launches::{Launch, Params, fixed, region};
 use deepseek_kernels::bindings::{
     CombineParams, ExpertMapParams, GatherQuantizeParams, SCALE_FP32, SCALE_POWER_OF_TWO,
     SwigluQuantizeParams, UsedRows,
@@ -11,6 +10,8 @@ use deepseek_kernels::table::FixedKernel;
 use deepseek_kernels::table::moe::{
     COMBINE, EXPERT_MAP_COUNT, EXPERT_MAP_SCAN, EXPERT_MAP_SCATTER, GATHER_QUANTIZE, SWIGLU_QUANTIZE,
 };
+
+use super::{Launch, Params, fixed, region};
 
 pub fn launches() -> Vec<Launch> {
     // Ragged, aligned, masked.

@@ -1,22 +1,28 @@
-//! The launches of MLA: attention, and what stands around it.
+//! The launches of MLA: attention, and what stands around it. Made-up slots and positions are below 252: some are in range,
+//! some not.
 
 use std::mem::offset_of;
 
-use crate::launches::{Launch, Params, fixed, region};
 use deepseek_kernels::bindings::{
-    HeadGemmParams, MergePart, MergeStatesParams, MlaCombineParams, MlaDecodeParams, MlaScheduleParams,
+    HeadGemmParams, KV_BF16, KV_FP8, KvAppendParams, MergePart, MergeStatesParams, MlaCombineParams,
+    MlaDecodeParams, MlaScheduleParams, RopeParams, SCALE_FP32, SCALE_POWER_OF_TWO,
 };
 use deepseek_kernels::table::FixedKernel;
 use deepseek_kernels::table::mla::{
-    MERGE_STATES, MLA_ABSORB_OUTPUT, MLA_ABSORB_QUERY, MLA_COMBINE, MLA_INSTANCES, MLA_SCHEDULE, MlaInstance,
+    KV_APPEND, MERGE_STATES, MLA_ABSORB_OUTPUT, MLA_ABSORB_QUERY, MLA_COMBINE, MLA_INSTANCES, MLA_SCHEDULE,
+    MlaInstance, ROPE,
 };
+
+use super::{Launch, Params, fixed, region};
 
 pub fn launches() -> Vec<Launch> {
     let merges = [(0, 0), (1, 0), (0, 1)].map(|(o_is_f32, infinity)| merge_states(o_is_f32, infinity));
     // Two tiles of tokens, two of columns, or one; two heads.
     let absorbs = [absorb(&MLA_ABSORB_QUERY, 8), absorb(&MLA_ABSORB_OUTPUT, 4)];
     let decodes = MLA_INSTANCES.iter().flat_map(|instance| [decode(instance, true), decode(instance, false)]);
-    absorbs.into_iter().chain(merges).chain(decodes).chain([schedule(), combine()]).collect()
+    let formats = [(KV_BF16, SCALE_FP32), (KV_FP8, SCALE_FP32), (KV_FP8, SCALE_POWER_OF_TWO)];
+    let around = absorbs.into_iter().chain(merges).chain(formats.map(append)).chain([rope()]);
+    around.chain(decodes).chain([schedule(), combine()]).collect()
 }
 
 fn absorb(kernel: &FixedKernel, grid: u32) -> Launch {
@@ -102,4 +108,41 @@ fn combine() -> Launch {
         .u32(offset_of!(MlaCombineParams, rows), 3)
         .u32(offset_of!(MlaCombineParams, empty_lse), f32::INFINITY.to_bits());
     fixed(MLA_COMBINE.name, 1, MLA_COMBINE.smem_bytes, params)
+}
+
+/// The last CTA has five of eight tokens.
+fn append((format, scale_format): (u32, u32)) -> Launch {
+    let params = Params::of::<KvAppendParams>()
+        .u64(offset_of!(KvAppendParams, latent), region(0))
+        .u64(offset_of!(KvAppendParams, k_pe), region(1))
+        .u64(offset_of!(KvAppendParams, slots), region(2))
+        .u64(offset_of!(KvAppendParams, cache), region(3))
+        .u64(offset_of!(KvAppendParams, error_words), region(4))
+        .u64(offset_of!(KvAppendParams, latent_pitch), 576)
+        .u64(offset_of!(KvAppendParams, k_pe_pitch), 72)
+        .u64(offset_of!(KvAppendParams, cache_pitch), 1168)
+        .u32(offset_of!(KvAppendParams, tokens), 21)
+        .u32(offset_of!(KvAppendParams, rows), 200)
+        .u32(offset_of!(KvAppendParams, format), format)
+        .u32(offset_of!(KvAppendParams, scale_format), scale_format);
+    fixed(KV_APPEND.name, 3, KV_APPEND.smem_bytes, params)
+}
+
+/// Three CTAs, the last one ragged; heads as in a query of 192 columns, to one of 576.
+fn rope() -> Launch {
+    let params = Params::of::<RopeParams>()
+        .u64(offset_of!(RopeParams, x), region(0))
+        .u64(offset_of!(RopeParams, positions), region(1))
+        .u64(offset_of!(RopeParams, table), region(2))
+        .u64(offset_of!(RopeParams, out), region(3))
+        .u64(offset_of!(RopeParams, error_words), region(4))
+        .u64(offset_of!(RopeParams, x_token_stride), 5 * 192 + 16)
+        .u64(offset_of!(RopeParams, x_head_stride), 192)
+        .u64(offset_of!(RopeParams, out_token_stride), 5 * 576)
+        .u64(offset_of!(RopeParams, out_head_stride), 576)
+        .u64(offset_of!(RopeParams, table_pitch), 68)
+        .u32(offset_of!(RopeParams, tokens), 15)
+        .u32(offset_of!(RopeParams, heads), 5)
+        .u32(offset_of!(RopeParams, table_rows), 200);
+    fixed(ROPE.name, 3, ROPE.smem_bytes, params)
 }

@@ -2,7 +2,6 @@
 
 use std::mem::offset_of;
 
-use crate::launches::{Launch, Params, fixed, region};
 use deepseek_kernels::bindings::{
     BiasUpdateParams, ExpertLoadParams, GATE_GROUP_MAX, GATE_GROUP_TOP2_SUM, GATE_SIGMOID, GATE_SOFTMAX,
     GateLogitsParams, GateSelectParams, SequenceBalanceLossParams,
@@ -11,6 +10,8 @@ use deepseek_kernels::table::FixedKernel;
 use deepseek_kernels::table::router::{
     BIAS_UPDATE, EXPERT_LOAD, GATE_LOGITS, GATE_SELECT, SEQUENCE_BALANCE_LOSS,
 };
+
+use super::{Launch, Params, fixed, region};
 
 pub fn launches() -> Vec<Launch> {
     let logits = [gate_logits(0), gate_logits(1)];

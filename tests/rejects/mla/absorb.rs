@@ -7,7 +7,7 @@ use deepseek_kernels::mla::{
 };
 use deepseek_kernels::{Error, Matrix, MatrixMut, Stream, bf16};
 
-use super::message;
+use crate::message;
 
 /// A matrix of zeros that a test may get wrong: rows, columns, pitch, elements before it.
 type Size = (usize, usize, usize, usize);

@@ -1,0 +1,54 @@
+//! The launches that are traced: small shapes in which several tiles per CTA, ragged edges, more K blocks
+//! than stages, clusters, accumulation and an empty sum occur.
+
+mod gemm;
+mod mla;
+mod moe;
+mod quant;
+mod router;
+
+#[derive(Clone)]
+pub struct Launch {
+    pub kernel: String,
+    pub grid: u32,
+    pub smem_bytes: u32,
+    /// The kernel's parameter struct.
+    pub params: Vec<u8>,
+}
+
+/// Every kernel's launches.
+pub fn all() -> Vec<Launch> {
+    [gemm::launches(), quant::launches(), router::launches(), moe::launches(), mla::launches()].concat()
+}
+
+/// Global memory never exists here: an operand is an address that only it has.
+pub const REGION_BYTES: u64 = 1 << 36;
+/// More operands than any kernel has.
+pub const REGIONS: u64 = 10;
+
+pub fn region(index: u64) -> u64 {
+    (1 + index) * REGION_BYTES
+}
+
+/// A parameter struct, field by field; what is not set is zero.
+struct Params(Vec<u8>);
+
+impl Params {
+    fn of<T>() -> Self {
+        Self(vec![0; size_of::<T>()])
+    }
+
+    fn u32(mut self, offset: usize, value: u32) -> Self {
+        self.0[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
+        self
+    }
+
+    fn u64(mut self, offset: usize, value: u64) -> Self {
+        self.0[offset..offset + 8].copy_from_slice(&value.to_le_bytes());
+        self
+    }
+}
+
+fn fixed(name: &str, grid: u32, smem_bytes: u32, params: Params) -> Launch {
+    Launch { kernel: name.to_owned(), grid, smem_bytes, params: params.0 }
+}

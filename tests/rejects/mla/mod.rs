@@ -1,0 +1,6 @@
+//! Bad operands and shapes around latent attention.
+
+mod absorb;
+mod decode;
+mod kv_append;
+mod rope;
