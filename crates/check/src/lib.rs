@@ -10,5 +10,6 @@ pub mod mla;
 pub mod moe;
 #[cfg(feature = "probes")]
 pub mod probes;
+pub mod quant;
 pub mod router;
 pub mod verify;

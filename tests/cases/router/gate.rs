@@ -1,109 +1,19 @@
 //! The router: experts, weights and logits bit for bit what the references give, and within the bounds of exact ones.
 
 use check::devices::{devices, runs_emulated, schedules};
-use check::memory::{Guarded, Placement};
+use check::router::gate::{self, Results, UNWRITTEN, check_select, compare};
 use check::router::gate_model;
 use deepseek_kernels::router::{Gate, GateInput, GateSpec, GateWeight, GroupScore, Routing, Scoring};
-use deepseek_kernels::{Device, Error, Matrix, bf16};
+use deepseek_kernels::{Device, Matrix, bf16};
 use oracles::router::{GateOptions, Routed, gate_logits, gate_logits_bound, gate_select, gate_weights_bound};
 use oracles::{exp_f32, sigmoid_f32};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use rand_distr::StandardNormal;
 
-/// Values that the kernels never write: an unwritten element is found.
-const UNWRITTEN_ID: i32 = i32::MIN;
-const UNWRITTEN: f32 = f32::from_bits(0x7fc1_0001);
-
 fn normal(count: usize, scale: f32, seed: u64) -> Vec<f32> {
     let rng = Xoshiro256PlusPlus::seed_from_u64(seed);
     rng.sample_iter::<f32, _>(StandardNormal).take(count).map(|x| x * scale).collect()
-}
-
-/// A NaN has many bit patterns.
-fn bits(x: f32) -> u32 {
-    if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }
-}
-
-/// The results of one launch, in memory with gaps.
-struct Results {
-    ids: Guarded<i32>,
-    weights: Guarded<f32>,
-    scores: Guarded<f32>,
-}
-
-impl Results {
-    fn new(device: &Device, spec: &GateSpec) -> Self {
-        let (t, routes) = (spec.tokens, spec.routes());
-        let place = |columns: usize| Placement { offset: 3, pitch: columns + 1 };
-        Self {
-            ids: Guarded::unwritten(device, t, routes, place(routes), UNWRITTEN_ID),
-            weights: Guarded::unwritten(device, t, routes, place(routes), UNWRITTEN),
-            scores: Guarded::unwritten(device, t, spec.experts, place(spec.experts), UNWRITTEN),
-        }
-    }
-
-    fn into_routed(self) -> Routed {
-        Routed {
-            ids: self.ids.into_checked(|id| id),
-            weights: self.weights.into_checked(f32::to_bits),
-            scores: self.scores.into_checked(f32::to_bits),
-            bad_id: false,
-        }
-    }
-}
-
-/// Selects on the device; every operand lies in poison.
-fn select(device: &Device, spec: &GateSpec, logits: &[f32], options: GateOptions) -> Routed {
-    let GateSpec { tokens, experts, top_k, .. } = *spec;
-    let gate = Gate::plan(device, *spec).expect("plan");
-    let place = |columns: usize| Placement { offset: 1, pitch: columns + 2 };
-    let logits = Guarded::new(device, logits, tokens, experts, place(experts), f32::INFINITY);
-    let bias = options.bias.map(|bias| Guarded::new(device, bias, 1, experts, place(experts), f32::INFINITY));
-    let mask = options.mask.map(|mask| Guarded::new(device, mask, 1, tokens, place(tokens), 0));
-    let fixed = options.fixed_ids.map(|ids| Guarded::new(device, ids, tokens, top_k, place(top_k), -2));
-    let mut results = Results::new(device, spec);
-    let routing = Routing {
-        bias: bias.as_ref().map(Guarded::slice),
-        mask: mask.as_ref().map(Guarded::slice),
-        fixed_ids: fixed.as_ref().map(Guarded::matrix),
-        ids: results.ids.matrix_mut(),
-        weights: results.weights.matrix_mut(),
-        scores: Some(results.scores.matrix_mut()),
-    };
-    gate.select(device.stream().expect("stream"), logits.matrix(), routing).unwrap_or_else(|e| panic!("{e}"));
-    // Results first: a poll waits for nothing.
-    let routed = results.into_routed();
-    let bad_id = match device.poll_error() {
-        Ok(()) => false,
-        Err(Error::Data(faults)) => faults.expert_id(),
-        Err(error) => panic!("{error}"),
-    };
-    Routed { bad_id, ..routed }
-}
-
-fn compare(spec: &GateSpec, got: &Routed, expected: &Routed) {
-    let routes = spec.routes().max(1);
-    let rows = |ids: &[i32]| ids.chunks(routes).map(<[i32]>::to_vec).collect::<Vec<_>>();
-    let wrong =
-        rows(&got.ids).into_iter().zip(rows(&expected.ids)).enumerate().find(|(_, (got, want))| got != want);
-    if let Some((t, (got, want))) = wrong {
-        panic!("experts of token {t}: expected {want:?}, got {got:?} ({spec:?})");
-    }
-    for (what, got, expected) in
-        [("weight", &got.weights, &expected.weights), ("score", &got.scores, &expected.scores)]
-    {
-        let wrong = got.iter().zip(expected).position(|(got, want)| bits(*got) != bits(*want));
-        assert_eq!(wrong.map(|i| (i, got[i], expected[i])), None, "{what} of {spec:?}");
-    }
-    assert_eq!(got.bad_id, expected.bad_id, "report of bad ids");
-}
-
-fn check(device: &Device, spec: &GateSpec, logits: &[f32], options: GateOptions) -> Routed {
-    let expected = gate_select(&gate_model(spec), logits, options).expect("reference");
-    let got = select(device, spec, logits, options);
-    compare(spec, &got, &expected);
-    got
 }
 
 /// Every weight is as near to exact arithmetic's as the roundings of FP32 allow. Logits lie within 80.
@@ -143,7 +53,7 @@ fn deepseek_v3_routes_4096_tokens() {
     let negative: Vec<f32> = bias.iter().map(|b| b - 1.5).collect();
     for device in devices() {
         for bias in [None, Some(&bias[..]), Some(&negative)] {
-            let got = check(&device, &spec, &logits, GateOptions { bias, ..Default::default() });
+            let got = check_select(&device, &spec, &logits, GateOptions { bias, ..Default::default() });
             check_weights(&spec, &logits, &got);
             for ((exact, _), weight) in
                 gate_weights_bound(&gate_model(&spec), &logits, &got.ids).iter().zip(&got.weights)
@@ -167,15 +77,15 @@ fn deepseek_v3_routes_4096_tokens() {
 fn of_equals_the_lowest_index_wins() {
     let spec = GateSpec::deepseek_v3(256);
     for device in devices() {
-        let got = check(&device, &spec, &vec![0.0; 256 * 256], GateOptions::default());
+        let got = check_select(&device, &spec, &vec![0.0; 256 * 256], GateOptions::default());
         assert!(got.ids.chunks(8).all(|ids| ids == [0, 1, 2, 3, 4, 5, 6, 7]), "{:?}", &got.ids[..8]);
         let coarse: Vec<f32> = normal(256 * 256, 1.0, 3).into_iter().map(f32::round).collect();
         let negative = vec![-1.5; 256];
         for bias in [None, Some(&negative[..])] {
-            check(&device, &spec, &coarse, GateOptions { bias, ..Default::default() });
+            check_select(&device, &spec, &coarse, GateOptions { bias, ..Default::default() });
         }
         let v2 = GateSpec::deepseek_v2(64);
-        check(&device, &v2, &coarse[..64 * 160], GateOptions::default());
+        check_select(&device, &v2, &coarse[..64 * 160], GateOptions::default());
     }
 }
 
@@ -184,7 +94,7 @@ fn deepseek_v2_and_v2_lite() {
     for device in devices() {
         for spec in [GateSpec::deepseek_v2(300), GateSpec::deepseek_v2_lite(300)] {
             let logits = normal(300 * spec.experts, 2.0, 4);
-            let got = check(&device, &spec, &logits, GateOptions::default());
+            let got = check_select(&device, &spec, &logits, GateOptions::default());
             check_weights(&spec, &logits, &got);
         }
     }
@@ -217,7 +127,8 @@ fn every_number_of_experts() {
                     let logits = normal(9 * experts, 1.0, experts as u64);
                     let bias = normal(experts, 0.5, 5);
                     let bias = (top_k != 6).then_some(&bias[..]);
-                    let got = check(&device, &spec, &logits, GateOptions { bias, ..Default::default() });
+                    let got =
+                        check_select(&device, &spec, &logits, GateOptions { bias, ..Default::default() });
                     check_weights(&spec, &logits, &got);
                 }
             }
@@ -242,15 +153,16 @@ fn nonfinite_logits_and_biases() {
             }
             logits[..experts].fill(f32::NAN);
             logits[experts..2 * experts].fill(f32::NEG_INFINITY);
-            let got = check(&device, &spec, &logits, GateOptions::default());
+            let got = check_select(&device, &spec, &logits, GateOptions::default());
             assert!(got.ids[..spec.top_k].iter().all(|&id| id == -1), "{name}: {:?}", &got.ids[..spec.top_k]);
             assert!(got.weights.iter().all(|w| !w.is_nan()), "{name}");
 
             let mut bias = normal(experts, 0.1, 7);
             bias.iter_mut().step_by(3).enumerate().for_each(|(i, b)| *b = special[i % 4]);
-            check(&device, &spec, &logits, GateOptions { bias: Some(&bias), ..Default::default() });
+            check_select(&device, &spec, &logits, GateOptions { bias: Some(&bias), ..Default::default() });
             let off = vec![f32::NEG_INFINITY; experts];
-            let got = check(&device, &spec, &logits, GateOptions { bias: Some(&off), ..Default::default() });
+            let got =
+                check_select(&device, &spec, &logits, GateOptions { bias: Some(&off), ..Default::default() });
             assert!(got.ids.iter().all(|&id| id == -1), "{name}");
         }
     }
@@ -262,7 +174,8 @@ fn padding_and_shared_experts() {
     let logits = normal(50 * 256, 1.0, 8);
     let mask: Vec<u32> = (0..50).map(|t| if t % 3 == 0 { 0 } else { t }).collect();
     for device in devices() {
-        let got = check(&device, &spec, &logits, GateOptions { mask: Some(&mask), ..Default::default() });
+        let got =
+            check_select(&device, &spec, &logits, GateOptions { mask: Some(&mask), ..Default::default() });
         assert_eq!((&got.ids[..10], &got.weights[..10]), (&[-1; 10][..], &[0.0; 10][..]));
         assert_eq!((&got.ids[18..20], &got.weights[18..20]), (&[256, 257][..], &[1.0; 2][..]));
     }
@@ -276,9 +189,9 @@ fn fixed_routing() {
     let mut ids: Vec<i32> = (0..240).map(|i| i * 37 % 256).collect();
     for device in devices() {
         let fixed = |ids: &[i32]| {
-            check(&device, &spec, &logits, GateOptions { fixed_ids: Some(ids), ..Default::default() })
+            check_select(&device, &spec, &logits, GateOptions { fixed_ids: Some(ids), ..Default::default() })
         };
-        let chosen = check(&device, &spec, &logits, GateOptions::default());
+        let chosen = check_select(&device, &spec, &logits, GateOptions::default());
         let routed: Vec<i32> = chosen.ids.chunks(9).flat_map(|ids| &ids[..8]).copied().collect();
         assert_eq!(fixed(&routed), chosen, "the router's own choice gives its own weights");
         ids[5] = -1;
@@ -302,7 +215,7 @@ fn fixed_routing_of_a_nan() {
     logits[7] = f32::NAN;
     for device in devices() {
         let options = GateOptions { fixed_ids: Some(&[9, 7, 200]), ..Default::default() };
-        assert_eq!(check(&device, &spec, &logits, options).weights, [1.25, 0.0, 1.25]);
+        assert_eq!(check_select(&device, &spec, &logits, options).weights, [1.25, 0.0, 1.25]);
     }
 }
 
@@ -331,31 +244,13 @@ impl<W: GateWeight> Router<W> {
     fn route(&self, device: &Device, first: usize, tokens: usize, poison: W) -> (Routed, Vec<f32>) {
         let spec = GateSpec { tokens, ..self.spec };
         let GateSpec { hidden: k, experts, .. } = spec;
-        let gate = Gate::plan(device, spec).expect("plan");
         let x = &self.hidden[first * k..][..tokens * k];
-        let place = Placement { offset: 8, pitch: k + 8 };
-        let x = Guarded::new(device, x, tokens, k, place, bf16::NAN);
-        let w = Guarded::new(device, &self.weight, experts, k, place, poison);
-        let len = gate.workspace_len();
-        let mut workspace =
-            Guarded::unwritten(device, 1, len, Placement { offset: 1, pitch: len }, UNWRITTEN);
-        let mut results = Results::new(device, &spec);
-        let routing = Routing {
-            bias: None,
-            mask: None,
-            fixed_ids: None,
-            ids: results.ids.matrix_mut(),
-            weights: results.weights.matrix_mut(),
-            scores: Some(results.scores.matrix_mut()),
-        };
-        let input = GateInput { hidden: x.matrix(), weight: w.matrix(), workspace: workspace.slice_mut() };
-        gate.run(device.stream().expect("stream"), input, routing).unwrap_or_else(|e| panic!("{e}"));
-        let partial = workspace.into_checked(f32::to_bits);
+        let (routed, partial) = gate::route(device, &spec, (x, &self.weight), poison);
         let mut logits = vec![0.0; tokens * experts];
         for chunk in partial.chunks((tokens * experts).max(1)) {
             logits.iter_mut().zip(chunk).for_each(|(sum, x)| *sum += x);
         }
-        (results.into_routed(), logits)
+        (routed, logits)
     }
 
     fn check(&self, device: &Device, poison: W) {

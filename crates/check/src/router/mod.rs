@@ -1,4 +1,7 @@
-//! Routing.
+//! Routing, and what balances it.
+
+pub mod balance;
+pub mod gate;
 
 use deepseek_kernels::router::{GateSpec, GroupScore, Scoring};
 use oracles::router::GateModel;
