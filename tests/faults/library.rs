@@ -1,4 +1,4 @@
-//! Builds an emulator whose kernel has one planted fault: the machine's own objects, and one kernel compiled from a
+//! Builds an emulator whose kernels have a planted fault: the machine's own objects, and the kernels compiled from a
 //! changed copy of the sources.
 
 use std::fs;
@@ -8,16 +8,7 @@ use std::process::Command;
 use deepseek_kernels::{Device, EmulatorOptions};
 use tempfile::TempDir;
 
-/// A change of one place in the sources.
-#[derive(Clone, Copy)]
-pub struct Edit {
-    /// Below `cuda/`.
-    pub file: &'static str,
-    /// Text that occurs there exactly once.
-    pub from: &'static str,
-    /// What takes its place.
-    pub to: &'static str,
-}
+use super::anchor::{Edit, Source, apply};
 
 /// The library with the kernels of an operation. The folder is deleted with it.
 pub struct Library {
@@ -28,21 +19,13 @@ const CUDA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cuda");
 const KERNELS: &str = env!("DK_KERNEL_DIR");
 
 impl Library {
-    /// Compiles `kernel` with the edits applied; panics with the compiler's words if it cannot.
-    pub fn with(kernel: &str, edits: &[Edit]) -> Self {
-        Self::of(&[kernel], edits)
-    }
-
-    /// Compiles all kernels of an operation.
-    pub fn of(kernels: &[&str], edits: &[Edit]) -> Self {
+    /// Compiles `kernels` with the edits applied; panics if an anchor is stale, or with the compiler's words.
+    pub fn with(kernels: &[&str], edits: &[Edit]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        for edit in edits {
-            apply(folder.path(), edit);
-        }
+        plant(folder.path(), kernels, edits);
         let copy = |kernel: &&str| {
             let source = folder.path().join(kernel).with_extension("cpp");
-            fs::copy(Path::new(KERNELS).join(kernel).with_extension("cu"), &source)
-                .expect("the generated source");
+            fs::copy(generated(kernel), &source).expect("the generated source");
             source
         };
         let mut sources: Vec<PathBuf> = kernels.iter().map(copy).collect();
@@ -61,7 +44,7 @@ impl Library {
         Self { folder }
     }
 
-    /// An emulated Hopper with this library's kernel.
+    /// An emulated Hopper with this library's kernels.
     pub fn device(&self, seed: u64) -> Device {
         let options = EmulatorOptions { seed, multiprocessors: 4, ..Default::default() };
         // SAFETY: the library was built from this crate's `cuda/hopper/emulated/machine`, as its own emulator was.
@@ -70,15 +53,45 @@ impl Library {
     }
 }
 
-/// Writes the changed file to `folder`, which precedes `cuda/` on the include path.
-fn apply(folder: &Path, edit: &Edit) {
-    let changed = folder.join(edit.file);
-    let original = if changed.is_file() { changed.clone() } else { Path::new(CUDA).join(edit.file) };
-    let text = fs::read_to_string(&original).expect("a source file");
-    let places = text.matches(edit.from).count();
-    assert_eq!(places, 1, "{}: `{}` must occur once to be changed", edit.file, edit.from);
-    fs::create_dir_all(changed.parent().expect("a folder")).expect("a folder");
-    fs::write(&changed, text.replacen(edit.from, edit.to, 1)).expect("a file");
+/// The few lines that build.rs writes for a kernel.
+fn generated(kernel: &str) -> PathBuf {
+    Path::new(KERNELS).join(kernel).with_extension("cu")
+}
+
+/// Writes the changed files to `folder`, which precedes `cuda/` on the include path.
+fn plant(folder: &Path, kernels: &[&str], edits: &[Edit]) {
+    let mut sources = sources(kernels);
+    for edit in edits {
+        let file = apply(&mut sources, edit).unwrap_or_else(|stale| panic!("{stale}"));
+        let changed = folder.join(&sources[file].path);
+        fs::create_dir_all(changed.parent().expect("a folder")).expect("a folder");
+        fs::write(&changed, &sources[file].text).expect("a file");
+    }
+}
+
+/// All that the kernels include from `cuda/`. The emulated `ptx/` lies elsewhere on the include path: it belongs to the
+/// machine.
+fn sources(kernels: &[&str]) -> Vec<Source> {
+    let mut found: Vec<Source> = Vec::new();
+    let texts =
+        kernels.iter().map(|kernel| fs::read_to_string(generated(kernel)).expect("the generated source"));
+    let mut unread: Vec<String> = texts.flat_map(|text| included(&text)).collect();
+    while let Some(path) = unread.pop() {
+        let file = Path::new(CUDA).join(&path);
+        if found.iter().any(|source| source.path == path) || !file.is_file() {
+            continue;
+        }
+        let text = fs::read_to_string(file).expect("a source file");
+        unread.extend(included(&text));
+        found.push(Source { path, text });
+    }
+    found
+}
+
+/// The files that `text` includes in quotes.
+fn included(text: &str) -> Vec<String> {
+    let paths = text.lines().filter_map(|line| line.trim().strip_prefix("#include \"")?.split('"').next());
+    paths.map(str::to_owned).collect()
 }
 
 /// Objects of the emulated machine: those whose source lies in `cuda/hopper/emulated/machine`.

@@ -1,15 +1,14 @@
 //! Faults in the merge of two states of attention.
 
+use check::mla::merge_states::Merge;
 use deepseek_kernels::{Device, bf16};
 
-use super::build::{Edit, Library};
-use super::{SEEDS, caught_in};
-use check::mla::merge_states::Merge;
+use crate::Problem;
 
-const KERNELS: [&str; 1] = ["merge_states"];
+pub const MERGE: Problem = Problem { kernels: &["merge_states"], run: merge };
 
 /// Both types; parts of any distance, equal ones, empty ones of either kind; logarithms alone, to the last bit.
-fn run(device: &Device) {
+fn merge(device: &Device) {
     let mut case = Merge::random::<bf16>(150, 1, 0.0, 2);
     case.parts[1].lse.iter_mut().zip(0_u16..).for_each(|(lse, i)| *lse = -f32::from(i) / 211.0);
     case.check::<bf16>(device);
@@ -31,43 +30,24 @@ fn run(device: &Device) {
     }
 }
 
-#[test]
-fn no_fault() {
-    let library = Library::of(&KERNELS, &[]);
-    for seed in 0..SEEDS {
-        run(&library.device(seed));
-    }
-}
-
-macro_rules! faults {
-    ($($name:ident: $file:expr, $from:literal => $to:literal, [$($cause:literal),+];)*) => {$(
-        #[test]
-        fn $name() {
-            caught_in(&Library::of(&KERNELS, &[Edit { file: $file, from: $from, to: $to }]), &run, &[$($cause),+]);
-        }
-    )*};
-}
-
-const MERGE: &str = "mla/merge_states.cuh";
-const LOG1P: &str = "hopper/cta/log1p.cuh";
-
 faults! {
     weight_of_the_larger: MERGE, "exp_f32(least - largest)" => "exp_f32(largest - least)", ["lse["];
     weights_exchanged: MERGE, "w0 = first_larger ? 1.0f : weight" => "w0 = first_larger ? weight : 1.0f", ["o["];
-    fma_instead_of_two_products: MERGE, "(w0 * o0.x[i] + w1 * o1.x[i])" => "ptx::fma_rn(w0, o0.x[i], w1 * o1.x[i])", ["o["];
+    fma_instead_of_two_products: MERGE,
+        "(w0 * o0.x[i] + w1 * o1.x[i])" => "ptx::fma_rn(w0, o0.x[i], w1 * o1.x[i])", ["o["];
     reciprocal_instead_of_a_division: MERGE, "w1 * o1.x[i]) / sum" => "w1 * o1.x[i]) * (1.0f / sum)", ["o["];
     not_normalised: MERGE, "w1 * o1.x[i]) / sum" => "w1 * o1.x[i])", ["o["];
     logarithm_forgotten: MERGE, "largest + log1p_f32(weight)" => "largest", ["lse["];
-    empty_part_is_merged: MERGE, "if (has0 && has1) {" => "if (has0 || has1) {", ["o[", "lse["];
+    empty_part_is_merged: MERGE, "has0 && has1" => "has0 || has1", ["o[", "lse["];
     other_part_is_copied: MERGE, "params.part[has0 ? 0 : 1]" => "params.part[has0 ? 1 : 0]", ["o["];
     nothing_written_without_keys: MERGE, "store_piece(params, row, column, MergePiece{});" => "", ["o["];
-    infinity_always_empty: MERGE, "params.infinity_is_empty != 0 && lse" => "lse", ["o[", "lse["];
-    infinity_never_empty: MERGE, "params.infinity_is_empty != 0 && lse" => "false && lse", ["o[", "lse["];
+    infinity_always_empty: MERGE, "params.infinity_is_empty != 0 &&" => "", ["o[", "lse["];
+    infinity_never_empty: MERGE, "params.infinity_is_empty != 0" => "false", ["o[", "lse["];
     rows_past_the_end: MERGE, "if (row >= params.rows) return;" => "", ["outside"];
-    lse_never_written: MERGE, "if (column == 0) ptx::stg_f32" => "if (false) ptx::stg_f32", ["lse["];
-    half_of_an_fp32_piece: MERGE, "i < kMergeColumns * bytes; i += 16" => "i < 16; i += 16", ["o["];
-    pairs_exchanged: MERGE, "{ptx::cvt_bf16x2(x[1], x[0])," => "{ptx::cvt_bf16x2(x[0], x[1]),", ["o["];
-    wrong_half: LOG1P, "const bool halved = x > 0.5f;" => "const bool halved = x > 0.75f;", ["lse["];
-    term_left_out: LOG1P, "r = ptx::fma_rn(r, z, 0x1.555556p-1f);" => "", ["lse["];
-    logarithm_of_the_half: LOG1P, "halved ? kLn2 + log : log" => "log", ["lse["];
+    lse_never_written: MERGE, "if (column == 0)" => "if (false)", ["lse["];
+    half_of_an_fp32_piece: MERGE, "i < kMergeColumns * bytes" => "i < 16", ["o["];
+    pairs_exchanged: MERGE, "ptx::cvt_bf16x2(x[1], x[0])" => "ptx::cvt_bf16x2(x[0], x[1])", ["o["];
+    wrong_half: MERGE, "x > 0.5f" => "x > 0.75f", ["lse["];
+    term_left_out: MERGE, "r = ptx::fma_rn(r, z, 0x1.555556p-1f);" => "", ["lse["];
+    logarithm_of_the_half: MERGE, "halved ? kLn2 + log : log" => "log", ["lse["];
 }

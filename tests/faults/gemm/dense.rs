@@ -1,0 +1,176 @@
+//! Faults in the GEMM of one matrix, and in what it shares with the grouped one.
+
+use check::gemm::{GemmLayout, check_gemm, run_gemm};
+use deepseek_kernels::gemm::GEMM_INSTANCES;
+use deepseek_kernels::{Device, bf16};
+use oracles::gemm::{GemmClass, Oracle};
+
+use crate::Problem;
+
+pub const PROBLEMS: &[Problem] = &[ONE, TWO, WIDE, ACCUMULATE];
+
+const ONE: Problem =
+    Problem { kernels: &["fp8_gemm_m128_n128_c1_bf16"], run: |device| multiply(device, (128, 1), false) };
+/// A cluster of two CTAs.
+const TWO: Problem =
+    Problem { kernels: &["fp8_gemm_m128_n128_c2_bf16"], run: |device| multiply(device, (128, 2), false) };
+/// Two scales of B a tile, and one K block in flight.
+const WIDE: Problem =
+    Problem { kernels: &["fp8_gemm_m128_n192_c1_bf16"], run: |device| multiply(device, (192, 1), false) };
+/// Adds to D.
+const ACCUMULATE: Problem =
+    Problem { kernels: &["fp8_gemm_m128_n128_c1_bf16"], run: |device| multiply(device, (128, 1), true) };
+
+/// Several ragged tiles per CTA, more K blocks than stages.
+fn multiply(device: &Device, (block_n, cluster): (u32, u32), accumulate: bool) {
+    let (m, n, k) = (200, 392, 1024);
+    let inputs = GemmClass::SignedIntegers.generate((m, n, k), 7).expect("inputs");
+    let mut instances = GEMM_INSTANCES.iter().copied();
+    let instance =
+        instances.find(|i| (i.block_m, i.block_n, i.cluster, i.output.bytes()) == (128, block_n, cluster, 2));
+    assert!(instance.is_some(), "no such instance");
+    let mut layout = GemmLayout::tight(m, n, k, 2);
+    layout.d.pitch += 8;
+    let before: Vec<bf16> = (0..m * n).map(|i| bf16::from_f32((i % 61) as f32)).collect();
+    let before = accumulate.then_some(&before[..]);
+    let d = run_gemm(device, &inputs, &layout, instance, before).unwrap_or_else(|e| panic!("{e}"));
+    check_gemm("d", &inputs, &[Oracle::Exact], before, &d);
+}
+
+// The ring: waits, arrivals, bytes, phases.
+faults! {
+    consumer_skips_the_full_wait: ONE,
+        "ptx::mbarrier_wait(smem.full(ahead.stage), ahead.phase);" => "",
+        ["TMA load in flight", "nothing has written", "not ordered"];
+    producer_skips_the_empty_wait: ONE,
+        "await_release<Config>(smem.empty(ring.stage), ring.phase ^ 1);" => "", ["full[0]", "in flight"];
+    empty_wait_starts_in_the_wrong_phase: ONE,
+        "smem.empty(ring.stage), ring.phase ^ 1" => "smem.empty(ring.stage), ring.phase", ["waits for empty[0]"];
+    full_wait_starts_in_the_wrong_phase: ONE,
+        "smem.full(ahead.stage), ahead.phase" => "smem.full(ahead.stage), ahead.phase ^ 1",
+        ["TMA load in flight", "nothing has written", "not ordered"];
+    phase_never_flips: ONE, "phase ^= 1;" => "", ["full[0]", "empty[0]", "in flight"];
+    ring_one_stage_too_long: ONE, "++stage == Stages" => "++stage == Stages + 1", ["mbarrier", "out of bounds"];
+    expect_tx_too_small: ONE, "+ Tile::kBBytes + Tile::kSfaBytes" => "+ Tile::kBBytes", ["expect_tx", "in flight"];
+    expect_tx_too_large: ONE,
+        "+ Tile::kBBytes + Tile::kSfaBytes" => "+ Tile::kBBytes + Tile::kSfaBytes + 16", ["16 bytes missing"];
+    load_of_a_missing: ONE,
+        "ptx::tma_load_2d(params.map_a, smem.a(stage), full, k, tile.row);" => "", ["bytes missing"];
+    load_of_scales_missing: ONE,
+        "ptx::tma_load_2d(params.map_sfa, smem.sfa(stage), full, tile.row, g);" => "", ["bytes missing"];
+    stage_released_before_its_products: ONE,
+        "ptx::wgmma_wait_group<Pending>(rPartial);" => "",
+        "void finish ... release();" => "release(); ptx::wgmma_wait_group<Pending>(rPartial);",
+        ["empty[", "not ordered", "in flight"];
+    stage_never_released: ONE, "if (lane == 0) ptx::mbarrier_arrive(bar);" => "", ["waits for empty["];
+    no_syncwarp_before_the_release: ONE, "void warp_release ... ptx::syncwarp();" => "", ["not ordered after the read"];
+    too_few_arrivals_expected: ONE,
+        "kCluster * kMathWarpgroups * 4" => "kCluster * kMathWarpgroups * 4 - 1",
+        ["empty[", "not ordered", "in flight"];
+    two_producers_expected: ONE,
+        "ptx::mbarrier_init(smem.full(stage), 1)" => "ptx::mbarrier_init(smem.full(stage), 2)", ["waits for full[0]"];
+    barrier_never_initialised: ONE, "ptx::mbarrier_init(smem.full(stage), 1);" => "", ["mbarrier"];
+    no_fence_after_mbarrier_init: ONE, "ptx::fence_mbarrier_init();" => "", ["fence.mbarrier_init"];
+    no_barrier_after_mbarrier_init: ONE, "enter_cluster<Config>();" => "", ["mbarrier.init", "not ordered"];
+}
+
+// Products and promotion.
+faults! {
+    no_wgmma_fence: ONE, "ptx::wgmma_fence();" => "", ["wgmma.fence"];
+    no_wgmma_commit: ONE, "ptx::wgmma_commit_group();" => "", ["wgmma", "in flight"];
+    no_wgmma_wait: ONE, "wgmma_wait_group<Pending>" => "wgmma_wait_group<Pending + 1>", ["wgmma", "not ordered"];
+    wrong_advance_along_k: ONE,
+        "descriptor_advance(desc_b, k)" => "descriptor_advance(desc_b, k / 2)", ["elements are wrong"];
+    partial_sum_never_cleared: ONE, "k != 0" => "true", ["elements are wrong", "uninitialised", "wgmma"];
+    partial_sum_cleared_too_often: ONE, "k != 0" => "false", ["elements are wrong"];
+    last_k32_dropped: ONE, "k < Config::kBlockK" => "k < Config::kBlockK - 32", ["elements are wrong"];
+    descriptor_without_swizzle: ONE,
+        "kSwizzle128 = 1" => "kSwizzle128 = 0", ["elements are wrong", "out of bounds", "nothing has written"];
+    descriptor_with_a_wrong_group_stride: ONE,
+        "kGroupBytes = 8 * 128" => "kGroupBytes = 8 * 64", ["elements are wrong", "swizzle"];
+    no_promotion: ONE,
+        "ptx::fma_rn(scale[i * kSpans / Registers][i % 4 / 2], rPartial[i], rD[i])" => "rPartial[i]",
+        ["elements are wrong"];
+    scales_of_the_other_row: ONE, "[i % 4 / 2], rPartial" => "[1 - i % 4 / 2], rPartial", ["elements are wrong"];
+    scale_row_shifted: ONE,
+        "void accumulate_two ... ptx::thread_idx() % 128)" => "ptx::thread_idx() % 128) + 1",
+        ["elements are wrong", "nothing has written", "in flight", "race", "part of an mbarrier"];
+    scale_of_b_shifted: ONE,
+        "even = scales.load(0), odd" => "even = scales.load(1), odd", ["elements are wrong", "sfb"];
+    scale_of_b_of_the_first_blocks: ONE, "scales.gSfb += 2;" => "", ["elements are wrong"];
+    scale_of_b_past_the_last_block: WIDE, "if (blocks > 1) sfb =" => "sfb =", ["global load of 4 bytes"];
+    scale_of_b_a_block_early: ONE,
+        "blocks > 2 ... even, release" => "(even = scales.load(0)), release",
+        "even = scales.load(0);" => "",
+        ["elements are wrong"];
+    scale_of_b_of_another_tile: ONE,
+        "tile.column / Config::kScaleColumns" => "tile.column / 256", ["elements are wrong"];
+    scale_of_the_next_columns_missing: WIDE, "? last : first, last" => "? last : first, first", ["elements are wrong"];
+    scale_of_the_middle_columns: WIDE, "middle_is_next ? last : first" => "first", ["elements are wrong"];
+    scale_of_columns_past_the_last: WIDE,
+        "< params.n ? params.sfb_pitch : 0" => "< params.n + 128 ? params.sfb_pitch : 0", ["global load of 4 bytes"];
+    products_of_the_block_before: WIDE,
+        "ptx::mbarrier_wait(smem.full(ring.stage), ring.phase);" => "",
+        ["TMA load in flight", "nothing has written", "not ordered"];
+    k_blocks_one_short: ONE,
+        "accumulate_two<Config> ... params.k_blocks" => "params.k_blocks - 1",
+        ["exits while a TMA load counted on full[0] is in flight", "elements are wrong"];
+}
+
+// Tiles and the way to D.
+faults! {
+    coordinates_swapped: ONE,
+        "smem.a(stage), full, k, tile.row" => "smem.a(stage), full, tile.row, k", ["elements are wrong", "map"];
+    tile_of_b_shifted: ONE,
+        "full, k, tile.column, tile.expert" => "full, k, tile.column + 8, tile.expert", ["elements are wrong"];
+    tile_stored_one_row_low: ONE,
+        "void copy_slice ... tile.row + slice_row" => "tile.row + slice_row + 1",
+        ["was not written", "elements are wrong"];
+    tiles_skipped: ONE, "linear += step" => "linear += step + 1", ["was not written", "mbarrier", "elements are wrong"];
+    band_of_the_wrong_height: ONE,
+        "within % height, within / height" => "within / n_tiles, within % n_tiles + 1",
+        ["was not written", "elements are wrong", "outside"];
+    fragment_of_the_wrong_warp: ONE,
+        "return lane % 16" => "return lane % 8", ["elements are wrong", "race", "nothing has written"];
+    swizzle_of_the_wrong_bits: ONE, "(addr >> 3)" => "(addr >> 4)", ["elements are wrong", "nothing has written"];
+    columns_exchanged_in_a_pair: ONE,
+        "ptx::cvt_bf16x2(rD[r + 1], rD[r])" => "ptx::cvt_bf16x2(rD[r], rD[r + 1])", ["elements are wrong"];
+    no_wait_before_the_tile_is_overwritten: ONE,
+        "void store ... if (thread == 0) ptx::bulk_wait_group_read<0>();" => "",
+        ["is not ordered after the read by the TMA store"];
+    no_barrier_before_the_tile_is_overwritten: ONE, "void store ... warpgroup_sync(warpgroup);" => "", ["not ordered"];
+    no_proxy_fence_before_the_store: ONE, "ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
+    no_barrier_before_the_store: ONE,
+        "ptx::fence_proxy_async_shared(); ... warpgroup_sync(warpgroup);" => "",
+        ["not ordered", "nothing has written", "fence.proxy"];
+    store_never_committed: ONE,
+        "if (thread == 0) ptx::bulk_commit_group();" => "", ["commit", "TMA store", "not ordered"];
+    cta_ends_under_its_last_store: ONE,
+        "void math ... if (thread == 0) ptx::bulk_wait_group_read<0>();" => "", ["exit"];
+    math_takes_too_many_registers: ONE,
+        "setmaxnreg_inc<232>" => "setmaxnreg_inc<240>", ["waits for 240 registers (7168 in the pool"];
+    d_read_past_its_edge: ACCUMULATE,
+        "if (!tile.has(row) || column >= params.n) continue;" => "", ["outside", "out of bounds"];
+    d_added_to_the_wrong_rows: ACCUMULATE, "row0 + 8 * (i % 4 / 2)" => "row0", ["elements are wrong"];
+}
+
+// Clusters.
+faults! {
+    release_not_sent_to_the_peer: TWO,
+        "ptx::mbarrier_arrive_cluster(bar, lane)" => "ptx::mbarrier_arrive_cluster(bar, ptx::cluster_rank())",
+        ["not ordered", "in flight", "empty[", "full["];
+    multicast_to_one_cta_only: TWO, "0b11" => "0b01", ["bytes missing", "expect_tx", "in flight"];
+    both_ctas_fetch_the_same_half: TWO, "tile.column + rank * kHalfRows" => "tile.column", ["elements are wrong"];
+    ctas_of_a_cluster_take_the_same_tile: TWO,
+        "at.m * Config::kCluster + ptx::cluster_rank()" => "at.m * Config::kCluster",
+        ["is not ordered after the write by the TMA store of CTA"];
+    no_barrier_at_the_end_of_a_cluster: TWO, "leave_cluster<Config>();" => "", ["exit"];
+    no_release_at_the_end_of_a_cluster: TWO,
+        "ptx::cluster_arrive()" => "ptx::cluster_arrive_relaxed()", ["may exit before"];
+    no_wait_at_the_first_cluster_barrier: TWO,
+        "void enter_cluster ... ptx::cluster_wait();" => "", ["cluster", "mbarrier", "not ordered"];
+    no_wait_at_the_last_cluster_barrier: TWO, "void leave_cluster ... ptx::cluster_wait();" => "", ["exit"];
+    no_fence_before_the_first_cluster_barrier: TWO, "ptx::fence_mbarrier_init();" => "", ["mbarrier.init"];
+    release_of_cta_scope_only: TWO,
+        "ptx::mbarrier_wait_cluster(bar, parity)" => "ptx::mbarrier_wait(bar, parity)", ["not ordered"];
+}

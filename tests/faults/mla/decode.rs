@@ -1,0 +1,252 @@
+//! Faults in MLA decode: schedule, producers, softmax, products, stores, combine.
+
+use check::mla::decode::{STALE_PAGE, Step};
+use deepseek_kernels::mla::KvFormat;
+use deepseek_kernels::{Device, Error};
+use oracles::mla::AttentionClass;
+
+use crate::Problem;
+
+pub const PROBLEMS: &[Problem] = &[BF16, CLUSTER, FP8, FP8_CLUSTER];
+
+/// One tile of rows, not full.
+const BF16: Problem = Problem {
+    kernels: &["mla_schedule", "mla_decode_bf16_c1", "mla_combine"],
+    run: |device| decode(device, KvFormat::Bf16, 21),
+};
+/// Two tiles of rows, whose CTAs share the keys.
+const CLUSTER: Problem = Problem {
+    kernels: &["mla_schedule", "mla_decode_bf16_c2", "mla_combine"],
+    run: |device| decode(device, KvFormat::Bf16, 64),
+};
+const FP8: Problem = Problem {
+    kernels: &["mla_schedule", "mla_decode_fp8_c1", "mla_combine"],
+    run: |device| decode(device, KvFormat::Fp8, 21),
+};
+/// Two tiles of rows, whose CTAs dequantise half of the keys each.
+const FP8_CLUSTER: Problem = Problem {
+    kernels: &["mla_schedule", "mla_decode_fp8_c2", "mla_combine"],
+    run: |device| decode(device, KvFormat::Fp8, 64),
+};
+
+/// Empty sequences, several splits, borders, rows that see no key of a split, and pages that do not exist.
+fn decode(device: &Device, format: KvFormat, heads: usize) {
+    let step = Step { format, heads, q_tokens: 2, causal: true, ..Step::default() };
+    for (class, lengths) in
+        [(AttentionClass::Normal, vec![0, 300, 129, 0, 65]), (AttentionClass::OneKey, vec![200, 333])]
+    {
+        Step { class, lengths, ..step.clone() }.check(device);
+        if let Err(error) = device.poll_error() {
+            panic!("good data were reported: {error}");
+        }
+    }
+    // No sequence has more than one split: nothing is combined.
+    Step { lengths: vec![0, 70], split_keys: 1024, ..step.clone() }.check(device);
+    let mut operands = Step { lengths: vec![1, 500, 100], ..step }.operands();
+    let columns = operands.table.len() / 3;
+    operands.table[columns] = STALE_PAGE;
+    operands.lengths[1] = -5;
+    operands.lengths[2] = i32::MAX;
+    operands.table[2 * columns..].fill(STALE_PAGE);
+    let bits = operands.run(device, None).unwrap_or_else(|error| panic!("{error}"));
+    operands.judge(AttentionClass::Positive, &bits).unwrap_or_else(|text| panic!("{text}"));
+    let Err(Error::Data(faults)) = device.poll_error() else { panic!("bad data went unreported") };
+    assert!(faults.page_id() && faults.sequence_length(), "bad data went unreported");
+}
+
+// Which keys a row sees.
+faults! {
+    no_tail_mask: BF16,
+        "if (first_key + Config::kBlockKeys > all_see)" => "",
+        "mask_scores(rS, rows, first_key);" => "",
+        ["elements are wrong"];
+    causal_off_by_one: BF16, "q_tokens - 1 - token : 0" => "q_tokens - token : 0", ["elements are wrong"];
+    causal_aligned_to_the_top: BF16,
+        "causal ? q_tokens - 1 - token : 0" => "causal ? token : 0", ["elements are wrong"];
+    mask_of_the_other_row: BF16, "rows.visible[i % 4 / 2]" => "rows.visible[1 - i % 4 / 2]", ["elements are wrong"];
+    mask_one_key_late: BF16, "i % 2 >= rows.visible" => "i % 2 > rows.visible", ["elements are wrong"];
+    row_of_another_token: BF16, "row / params.heads" => "(row + 1) / params.heads", ["elements are wrong"];
+    left_values_past_the_end_stay: BF16,
+        "clear_values(smem, next.stage, 0, work.keys(j));" => "", ["elements are wrong"];
+    right_values_past_the_end_stay: BF16,
+        "clear_values(smem, kv.stage, 1, work.keys(j));" => "", ["elements are wrong"];
+    cleared_values_without_a_fence: BF16,
+        "void clear_values ... ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
+    empty_sequence_reads_the_table: BF16,
+        "ceil_div(w.length - w.first_key, MLA_BLOCK_KEYS)" => "w.length / MLA_BLOCK_KEYS + 1",
+        ["reported", "elements are wrong"];
+}
+
+// Splits and their order.
+faults! {
+    split_starts_a_block_late: BF16,
+        "w.split * params.split_blocks * MLA_BLOCK_KEYS"
+            => "(w.split * params.split_blocks + w.split % 2) * MLA_BLOCK_KEYS",
+        ["elements are wrong", "in flight", "waits"];
+    split_ends_a_block_early: BF16,
+        "? blocks_left : params.split_blocks" => "? blocks_left : params.split_blocks - 1", ["elements are wrong"];
+    empty_sequence_without_a_split: BF16,
+        "rest != 0 || length == 0" => "rest != 0", ["elements are wrong", "out of bounds", "outside", "race"];
+    length_not_cut: BF16,
+        "positive < capacity ? positive : capacity" => "positive", ["out of bounds", "outside", "unreported"];
+    negative_length_taken_for_a_large_one: BF16,
+        "length < 0 ? 0 : static_cast<uint32_t>(length)" => "static_cast<uint32_t>(length)", ["elements are wrong"];
+    two_rests_in_one_place: BF16,
+        "(count.rest == own.rest && other < mine)" => "false",
+        ["elements are wrong", "outside", "out of bounds", "race"];
+    whole_splits_counted_twice: BF16,
+        "totals.whole_before += count.whole" => "totals.whole_before += count.total()",
+        ["elements are wrong", "outside", "out of bounds", "race"];
+    offsets_of_the_next_sequence: BF16,
+        "if (other < mine)" => "if (other <= mine)", ["elements are wrong", "outside", "out of bounds", "race"];
+    bad_length_goes_unreported: BF16,
+        "report_fault(params.error_words, FAULT_SEQUENCE_LENGTH)" => "(void)0", ["unreported"];
+    part_of_another_split: BF16, "first + work.split" => "first", ["elements are wrong", "race"];
+    only_split_combined_too: BF16, "if (count == 1) return;" => "", ["elements are wrong"];
+    merge_without_max: BF16, "ptx::ldg_f32(gState) - greatest" => "ptx::ldg_f32(gState)", ["elements are wrong"];
+    merge_with_the_max_of_each_lane: BF16,
+        "ptx::max_f32(greatest, ptx::shfl_xor(greatest, mask))" => "ptx::shfl_xor(greatest, 0)", ["elements are wrong"];
+    sums_merged_without_weights: BF16, "l = ptx::fma_rn(weight, part_l, l)" => "l += part_l", ["elements are wrong"];
+    last_part_left_out: BF16, "i < count; ++i" => "i + 1 < count; ++i", ["elements are wrong"];
+}
+
+// Softmax.
+faults! {
+    lse_in_base_two: BF16, "ptx::lg2_approx(l)) * kLn2" => "ptx::lg2_approx(l))", ["lse: "];
+    nan_for_rows_without_keys: BF16, "m == kMlaNoKey ? 0.0f : m" => "m", ["elements are wrong"];
+    max_of_half_a_row: BF16, "ptx::max_f32(greatest, ptx::shfl_xor(greatest, 2))" => "greatest", ["elements are wrong"];
+    sum_of_half_a_row: BF16, "pair + ptx::shfl_xor(pair, 2)" => "pair", ["elements are wrong"];
+    sum_not_rescaled: BF16, "rows.l[r] *= rescale[r];" => "", ["elements are wrong"];
+    max_forgotten_between_blocks: BF16,
+        "ptx::max_f32(rows.m[r], block_max(rS, r) * scale_log2)" => "block_max(rS, r) * scale_log2",
+        ["elements are wrong"];
+    scores_not_scaled: BF16,
+        "ptx::fma_rn(s, scale_log2, -base)" => "ptx::fma_rn(s, 1.0f, -base)", ["elements are wrong"];
+    left_sums_not_rescaled: BF16, "scale_rows(rO, rescale);" => "", ["elements are wrong"];
+    right_sums_not_rescaled: BF16, "scale_rows(rO, factor);" => "", ["elements are wrong"];
+}
+
+// Products.
+faults! {
+    position_never_scored: BF16,
+        "i == 0 ? Config::kRopeTile : i - 1" => "i == 0 ? 0 : i - 1",
+        ["elements are wrong", "arrival on kv_full", "race"];
+    scores_never_cleared: BF16, "i + byte != 0" => "true", ["elements are wrong", "uninitialised", "wgmma"];
+    values_of_the_other_half: BF16,
+        "smem.kv(stage, half * Config::kHalfTiles)" => "smem.kv(stage, 0)", ["elements are wrong", "race"];
+    values_of_the_wrong_keys: BF16,
+        "descriptor_advance(desc_v, key * 128)" => "descriptor_advance(desc_v, key * 64)",
+        ["elements are wrong", "swizzle", "1024"];
+    values_read_along_instead_of_across: BF16,
+        "wgmma_k16_bf16_mn(rO" => "wgmma_k16_bf16(rO",
+        ["elements are wrong", "in flight", "race", "out of bounds", "nothing has written"];
+    weights_of_the_wrong_keys: BF16,
+        "descriptor_advance(desc_p, key * 2)" => "descriptor_advance(desc_p, key)", ["elements are wrong"];
+    softmax_before_the_scores_are_there: BF16,
+        "ptx::wgmma_wait_group<1>(rS)" => "ptx::wgmma_wait_group<2>(rS)", ["wgmma", "not ordered"];
+    sums_rescaled_in_flight: BF16,
+        "void attend_left ... ptx::wgmma_wait_group<0>(rO);" => "", ["wgmma", "not ordered", "in flight"];
+}
+
+// What the roles tell each other.
+faults! {
+    weights_read_without_a_barrier: BF16,
+        "ptx::mbarrier_wait(smem.p_full(), p.phase);" => "", ["not ordered", "nothing has written"];
+    weights_of_the_other_warps_not_awaited: BF16,
+        "void attend_left ... ptx::mbarrier_wait(smem.p_full(), p.phase ^ 1);" => "", ["not ordered"];
+    weights_overwritten_while_they_are_read: BF16,
+        "uint32_t j = 1 ... ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);" => "", ["not ordered", "p_full"];
+    weights_without_a_fence: BF16, "void publish ... ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
+    weights_never_given_back: BF16, "void right ... warp_arrive(smem.p_empty());" => "", ["waits for p_empty"];
+    left_values_released_too_early: BF16,
+        "void attend_left ... weigh(rO, smem, kv.stage, 0);"
+            => "release_keys(smem, kv.stage, kLeftValues); weigh(rO, smem, kv.stage, 0);",
+        ["not ordered", "in flight", "kv_empty"];
+    right_values_released_too_early: BF16,
+        "weigh(rO, smem, kv.stage, 1);" => "release_keys(smem, kv.stage, kRightValues); weigh(rO, smem, kv.stage, 1);",
+        ["not ordered", "in flight", "kv_empty"];
+    position_never_released: BF16, "release_keys(smem, next.stage, kRope);" => "", ["waits for kv_empty"];
+    keys_read_before_they_land: BF16,
+        "ptx::mbarrier_wait(smem.kv_full(kv.stage, tile), kv.phase);" => "",
+        ["in flight", "nothing has written", "not ordered"];
+    keys_loaded_over_left_values: BF16,
+        "void load_block ... await_free(smem, kv, kLeftValues);" => "", ["kv_full", "in flight", "not ordered"];
+    /// The left values are given back after the right ones (`p_empty`), so that a wait for both is missed only where
+    /// they are not.
+    keys_loaded_over_right_values: BF16,
+        "void load_block ... await_free(smem, kv, kRightValues);" => "",
+        "uint32_t j = 1 ... ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);" => "",
+        "void attend_left ... release_keys(smem, kv.stage, kLeftValues);"
+            => "release_keys(smem, kv.stage, kLeftValues); ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);",
+        ["kv_full", "in flight", "not ordered"];
+    queries_read_before_they_land: BF16,
+        "ptx::mbarrier_wait(smem.q_full(), q.phase);" => "", ["in flight", "nothing has written", "not ordered"];
+    queries_loaded_over_the_output: BF16,
+        "ptx::mbarrier_wait(smem.q_empty(), q.phase ^ 1);" => "", ["q_full", "in flight", "not ordered"];
+    output_given_back_while_it_is_copied: BF16, "ptx::bulk_wait_group_read<0>();" => "", ["TMA store"];
+    output_without_a_fence: BF16, "void store_out ... ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
+    output_copied_before_all_have_written: BF16,
+        "void store_out ... warpgroup_sync(half);" => "", ["not ordered", "TMA store"];
+    cluster_keys_of_one_half_twice: CLUSTER,
+        "at.key + rank * (Config::kBlockKeys / 2)" => "at.key", ["elements are wrong"];
+    cluster_released_to_one_producer_only: CLUSTER, "if (lane < Config::kCluster)" => "if (lane < 1)", ["kv_empty"];
+    cluster_leaves_before_its_peer: CLUSTER,
+        "leave_cluster<Config>();" => "", ["exited", "exits", "gone", "may exit before"];
+}
+
+// Pages, rows, codes.
+faults! {
+    page_of_the_next_entry: BF16,
+        "params.table_pitch + entry" => "params.table_pitch + entry + 1", ["elements are wrong", "reported"];
+    table_row_of_another_pitch: BF16,
+        "work.sequence * params.table_pitch" => "work.sequence * (params.table_pitch - 1)",
+        ["elements are wrong", "reported", "outside", "out of bounds", "race"];
+    bad_page_goes_unreported: BF16, "report_fault(params.error_words, FAULT_PAGE_ID)" => "(void)0", ["unreported"];
+    rows_past_the_last_are_stored: BF16,
+        "if (row >= params.rows) continue;" => "", ["elements are wrong", "outside", "out of bounds", "race"];
+    output_not_divided: BF16, "l == 0.0f ? 0.0f : 1.0f / l" => "l == 0.0f ? 0.0f : 1.0f", ["elements are wrong"];
+    part_in_the_wrong_columns: BF16,
+        "kHalfColumns + fragment_column(thread)" => "kHalfColumns + fragment_column(thread + 1)",
+        ["elements are wrong"];
+    scale_of_another_group: FP8,
+        "Config::kTileColumns / kKvScaleBlock" => "Config::kTileColumns / 256", ["elements are wrong"];
+    codes_exchanged_in_a_pair: FP8,
+        "ptx::cvt_bf16x2(x.hi * scale, x.lo * scale)" => "ptx::cvt_bf16x2(x.lo * scale, x.hi * scale)",
+        ["elements are wrong"];
+    codes_of_the_next_key: FP8,
+        "key = fp8_key<Config>(i)" => "key = fp8_key<Config>(i) + 1", ["elements are wrong"];
+    codes_without_a_fence: FP8, "void store_codes ... ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
+    codes_past_the_end_stay: FP8, "|| key >= keys" => "|| key >= Config::kBlockKeys", ["elements are wrong"];
+    codes_over_left_values: FP8, "void load_fp8 ... await_free(smem, kv, kLeftValues);" => "", ["not ordered"];
+    codes_over_right_values: FP8, "void load_fp8 ... await_free(smem, kv, kRightValues);" => "", ["not ordered"];
+    position_of_a_wrong_byte: FP8, "kKvFp8Rope, at" => "kKvFp8Rope - 16, at", ["elements are wrong"];
+    bad_page_is_read: FP8, "if (at.page >= params.pages ||" => "if (", ["outside", "out of bounds", "race"];
+    scales_of_the_next_block: FP8,
+        "Config::kHalfTiles, right, now" => "Config::kHalfTiles, right, rows", ["elements are wrong"];
+}
+
+// Dequantised keys handed to the peer.
+faults! {
+    both_ctas_dequantise_the_same_half: FP8_CLUSTER,
+        "ptx::cluster_rank() * 4" => "0", ["bulk copy", "in flight", "not ordered"];
+    codes_copied_over_the_peers_own: FP8_CLUSTER,
+        "bulk_copy_to_cta(sKeys" => "bulk_copy_to_cta(smem.kv(stage, tile) + (fp8_key<Config>(0) ^ 32) * 128",
+        ["bulk copy", "in flight", "not ordered"];
+    codes_copied_to_the_cta_itself: FP8_CLUSTER, "ptx::cluster_rank() ^ 1" => "ptx::cluster_rank()", ["bulk copy"];
+    peers_codes_not_announced: FP8_CLUSTER,
+        "ptx::mbarrier_arrive_expect_tx(full, kBytes)" => "ptx::mbarrier_arrive(full)", ["expect_tx", "in flight"];
+    codes_copied_without_a_fence: FP8_CLUSTER,
+        "void store_codes ... ptx::fence_proxy_async_shared();" => "", ["bulk copy"];
+    codes_copied_before_all_lanes_have_stored: FP8_CLUSTER,
+        "void publish_keys ... ptx::syncwarp();" => "", ["bulk copy"];
+    half_of_a_warps_codes_copied: FP8_CLUSTER, "sKeys, kBytes" => "sKeys, kBytes / 2", ["kv_full"];
+    codes_copied_over_the_peers_left_values: FP8_CLUSTER,
+        "void load_fp8 ... await_free(smem, kv, kLeftValues);" => "", ["not ordered", "in flight"];
+    codes_copied_over_the_peers_right_values: FP8_CLUSTER,
+        "void load_fp8 ... await_free(smem, kv, kRightValues);" => "", ["not ordered", "in flight"];
+    codes_wait_at_cta_scope_only: FP8_CLUSTER,
+        "ptx::mbarrier_wait_cluster(bar, parity)" => "ptx::mbarrier_wait(bar, parity)", ["not ordered"];
+    codes_released_to_one_producer_only: FP8_CLUSTER, "if (lane < Config::kCluster)" => "if (lane < 1)", ["kv_empty"];
+    codes_of_a_peer_that_has_left: FP8_CLUSTER,
+        "leave_cluster<Config>();" => "", ["exited", "exits", "may exit before"];
+}

@@ -1,0 +1,74 @@
+//! Faults in what appends tokens to the KV cache.
+
+use check::mla::kv_append::{Append, FORMATS, Tokens, slots};
+use deepseek_kernels::{Device, bf16};
+
+use crate::Problem;
+
+pub const APPEND: Problem = Problem { kernels: &["kv_append"], run: append };
+
+/// Each kind of data in a launch of its own, so that a report comes from the one it belongs to.
+fn append(device: &Device) {
+    for format in FORMATS {
+        let check = |tokens: &Tokens, rows| {
+            Append { tokens, rows, format, one_matrix: false }.check(device);
+        };
+        check(&Tokens::new(slots(21, 30, 1), 2), 30);
+        let ties = Tokens::ties(10);
+        check(&ties, 10);
+        let mut stranger = ties.clone();
+        stranger.slots[4] = 10;
+        check(&stranger, 10);
+        let mut padded = ties.clone();
+        padded.slots[6] = -1;
+        check(&padded, 10);
+        // The only Inf is in the right half of a lane's values.
+        let mut infinite = ties;
+        infinite.latent[8] = bf16::INFINITY;
+        check(&infinite, 10);
+    }
+}
+
+faults! {
+    amax_over_half_the_lanes: APPEND, "mask = kLanesPerBlock / 2" => "mask = kLanesPerBlock / 4", ["code", "scale"];
+    amax_over_two_blocks: APPEND, "mask = kLanesPerBlock / 2" => "mask = kLanesPerBlock", ["code", "scale"];
+    amax_of_the_left_half: APPEND,
+        "quant::max_of(quant::finite_amax(left), quant::finite_amax(right))" => "quant::finite_amax(left)",
+        ["code", "scale"];
+    floor_under_amax: APPEND,
+        "scale < kCacheScaleFloor ? kCacheScaleFloor" => "amax < kAmaxFloor ? kAmaxFloor / kE4m3Max", ["code", "scale"];
+    no_floor: APPEND, "scale < kCacheScaleFloor ? kCacheScaleFloor : scale" => "scale", ["code", "scale"];
+    product_with_the_reciprocal: APPEND, "piece.x[i] / scale" => "piece.x[i] * reciprocal", ["code"];
+    power_of_two_rounded_down: APPEND, "+ 0x007fffffu" => "", ["code", "scale"];
+    scales_always_powers_of_two: APPEND, ": floored" => ": ceil_power_of_two(floored)", ["code", "scale"];
+    codes_exchanged_in_a_pair: APPEND, "ptx::cvt_e4m3x2(x[1], x[0])" => "ptx::cvt_e4m3x2(x[0], x[1])", ["code"];
+    words_exchanged: APPEND, "(high) << 32 | low" => "(low) << 32 | high", ["code"];
+    scale_of_the_wrong_place: APPEND,
+        "block = lane / kLanesPerBlock" => "block = lane % kLanesPerBlock", ["scale", "not ordered"];
+    scale_of_one_block_only: APPEND, "lane % kLanesPerBlock == 0" => "lane == 0", ["scale"];
+    key_over_the_scales: APPEND,
+        "gRow + kKvFp8Rope, gKey" => "gRow + kKvFp8Scales, gKey", ["key", "scale", "not ordered"];
+    key_of_the_next_token: APPEND,
+        "params.k_pe + token * params.k_pe_pitch" => "params.k_pe + (token + 1) * params.k_pe_pitch",
+        ["value", "key", "outside"];
+    key_at_the_pitch_of_the_latent: APPEND,
+        "token * params.k_pe_pitch" => "token * params.latent_pitch", ["value", "key", "outside"];
+    key_of_bf16_rows_misplaced: APPEND,
+        "kKvBf16Rope = kKvLatent * sizeof(uint16_t)" => "kKvBf16Rope = kKvLatent", ["value", "not ordered"];
+    half_the_latent_copied: APPEND,
+        "copy_by_warp<kKvLatent * sizeof(uint16_t)>" => "copy_by_warp<kKvLatent>", ["value"];
+    pieces_of_one_lane_skipped: APPEND, "piece += kWarpLanes" => "piece += 2 * kWarpLanes", ["value"];
+    row_of_the_token: APPEND,
+        "params.cache + slot * params.cache_pitch" => "params.cache + token * params.cache_pitch",
+        ["row", "not ordered"];
+    slot_not_checked: APPEND, "slot >= params.rows" => "slot == kNoSlot", ["outside"];
+    one_row_too_many: APPEND, "slot >= params.rows" => "slot > params.rows", ["outside"];
+    padding_reported: APPEND, "if (slot != kNoSlot)" => "", ["reported"];
+    stranger_unreported: APPEND,
+        "if (slot != kNoSlot)" => "",
+        "report_fault(params.error_words, FAULT_CACHE_SLOT);" => "",
+        ["unreported", "reported"];
+    infinities_of_the_right_half_unreported: APPEND,
+        "quant::report_nonfinite(params.error_words, right);" => "", ["unreported", "reported"];
+    tokens_past_the_end: APPEND, "if (token >= params.tokens) return;" => "", ["outside"];
+}

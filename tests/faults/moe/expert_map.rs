@@ -1,0 +1,63 @@
+//! Faults in the map from experts to rows.
+
+use std::num::NonZeroU32;
+
+use check::moe::{Routing, check_map};
+use deepseek_kernels::moe::{ExpertLayout, ExpertMapSpec};
+use deepseek_kernels::{Device, Error};
+
+use crate::Problem;
+
+pub const MAP: Problem =
+    Problem { kernels: &["expert_map_count", "expert_map_scan", "expert_map_scatter"], run: map };
+
+/// Three blocks, ids of every kind, more experts than threads; no room for all in the masked layout.
+fn map(device: &Device) {
+    let aligned = ExpertLayout::Aligned { alignment: NonZeroU32::new(8).expect("not 0") };
+    for (experts, layout) in
+        [(300, ExpertLayout::Ragged), (5, aligned), (5, ExpertLayout::Masked { max_rows: 20 })]
+    {
+        let spec = ExpertMapSpec { tokens: 150, top_k: 4, experts, layout };
+        check_map(device, spec, &Routing::Strangers.ids((150, 4, experts), 1));
+        let Err(Error::Data(faults)) = device.poll_error() else { panic!("strange ids went unreported") };
+        assert!(faults.expert_id(), "strange ids went unreported");
+        let crowded = matches!(layout, ExpertLayout::Masked { .. });
+        assert_eq!(faults.segment(), crowded, "routes without room went unreported, or were not without");
+    }
+}
+
+faults! {
+    rank_counts_the_route_itself: MAP, "i + j < thread" => "i + j <= thread", ["row_route"];
+    rank_of_every_second_route: MAP, "i += 4" => "i += 8", ["not ordered", "row_route"];
+    dropped_id_used_as_an_index: MAP,
+        "id == kDropped ? kNoGroup : experts" => "id", ["not ordered", "out of bounds", "outside"];
+    stranger_used_as_an_index: MAP,
+        "id < experts ? id : id == kDropped ? kNoGroup : experts" => "id == kDropped ? kNoGroup : id",
+        ["not ordered", "out of bounds", "outside"];
+    dropped_ids_counted_as_strangers: MAP, "id == kDropped ? kNoGroup : experts" => "experts", ["demand["];
+    routes_past_the_end: MAP, "route < params.routes ?" => "true ?", ["outside"];
+    no_barrier_before_the_groups_are_read: MAP,
+        "void expert_map_count_kernel ... ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
+    no_barrier_before_the_counts_are_read: MAP,
+        "rank.total); ... ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
+    counts_never_cleared: MAP, "ptx::sts_u32(sCounts + g * sizeof(uint32_t), 0);" => "", ["nothing has written"];
+    rows_never_cleared: MAP, "clear_rows(params);" => "", ["row_route["];
+    strangers_not_counted: MAP,
+        "sCounts + group * sizeof(uint32_t)" => "sCounts", ["demand[", "not ordered", "row_route["];
+    block_left_out_of_the_sum: MAP, "end = first + run" => "end = first + run + 1", ["not ordered", "demand["];
+    routes_kept_beyond_the_room: MAP, "if (rank < params.max_rows)" => "", ["row_route[", "not ordered", "outside"];
+    surplus_unreported: MAP, "if (!fits) report_fault(params.error_words, FAULT_SEGMENT);" => "", ["unreported"];
+    surplus_counted_as_rows: MAP, "fits ? demand : params.max_rows" => "demand", ["counts["];
+    segment_not_aligned: MAP,
+        "(count + params.alignment - 1) / params.alignment * params.alignment" => "count", ["row_route[", "offsets["];
+    segment_one_row_short: MAP,
+        "start += rows[i]" => "start += rows[i] > 0 ? rows[i] - 1 : 0", ["row_route", "offsets["];
+    no_barrier_before_the_starts_are_read: MAP,
+        "void expert_map_scatter_kernel ... ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
+    no_barrier_before_the_sums_are_read: MAP,
+        "CtaSum cta_sum ... ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
+    sum_of_the_warps_after: MAP, "w < warp" => "w > warp", ["offsets[", "row_route[", "outside"];
+    expert_of_the_next_thread: MAP,
+        "ptx::thread_idx() * kExpertsPerThread" => "ptx::thread_idx() * kExpertsPerThread + 1",
+        ["offsets[", "row_route[", "nothing has written"];
+}
