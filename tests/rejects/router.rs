@@ -5,7 +5,7 @@ use deepseek_kernels::router::{
     BiasUpdate, BiasUpdateSpec, ExpertLoad, ExpertLoadSpec, Gate, GateInput, GateSpec, GroupScore, Routing,
     Scoring, SequenceBalanceLoss, SequenceBalanceLossSpec,
 };
-use deepseek_kernels::{Device, Error, Matrix, MatrixMut, Stream, bf16};
+use deepseek_kernels::{Error, Matrix, MatrixMut, Stream, bf16};
 
 /// A router of eight experts for four tokens.
 const GATE: GateSpec = GateSpec {
