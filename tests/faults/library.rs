@@ -1,6 +1,7 @@
 //! Builds an emulator whose kernels have a planted fault: the machine's own objects, and the kernels compiled from a
 //! changed copy of the sources.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,28 +20,22 @@ const CUDA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cuda");
 const KERNELS: &str = env!("DK_KERNEL_DIR");
 
 impl Library {
-    /// Compiles `kernels` with the edits applied; panics if an anchor is stale, or with the compiler's words.
+    /// Builds `kernels` with the edits applied; panics if an anchor is stale, or with the compiler's words. What includes no
+    /// changed file is taken from the crate's own build.
     pub fn with(kernels: &[&str], edits: &[Edit]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        plant(folder.path(), kernels, edits);
-        let copy = |kernel: &&str| {
-            let source = folder.path().join(kernel).with_extension("cpp");
-            fs::copy(generated(kernel), &source).expect("the generated source");
-            source
-        };
-        let mut sources: Vec<PathBuf> = kernels.iter().map(copy).collect();
-        let declared: String =
-            kernels.iter().map(|kernel| format!("extern const emu::Kernel {kernel}; ")).collect();
-        let listed: String = kernels.iter().map(|kernel| format!("&{kernel}, ")).collect();
-        let table = folder.path().join("table.cpp");
-        let text = format!(
-            "#include \"hopper/emulated/machine/machine.h\"\nextern \"C\" {{ {declared}}}\n\
-             extern const emu::Kernel* const emu_kernels[];\n\
-             const emu::Kernel* const emu_kernels[] = {{{listed}nullptr}};\n"
-        );
-        fs::write(&table, text).expect("a file");
-        sources.push(table);
-        compile(folder.path(), &sources);
+        let changed = plant(folder.path(), kernels, edits);
+        let mut inputs = vec![table(folder.path(), kernels)];
+        for kernel in kernels {
+            if edits.is_empty() || sources(&[kernel]).iter().any(|source| changed.contains(&source.path)) {
+                let source = folder.path().join(kernel).with_extension("cpp");
+                fs::copy(generated(kernel), &source).expect("the generated source");
+                inputs.push(source);
+            } else {
+                inputs.push(object(kernel));
+            }
+        }
+        compile(folder.path(), &inputs);
         Self { folder }
     }
 
@@ -53,20 +48,38 @@ impl Library {
     }
 }
 
-/// The few lines that build.rs writes for a kernel.
+/// The few lines that instantiate a kernel.
 fn generated(kernel: &str) -> PathBuf {
     Path::new(KERNELS).join(kernel).with_extension("cu")
 }
 
-/// Writes the changed files to `folder`, which precedes `cuda/` on the include path.
-fn plant(folder: &Path, kernels: &[&str], edits: &[Edit]) {
+/// The file with the list that the emulator looks kernels up in.
+fn table(folder: &Path, kernels: &[&str]) -> PathBuf {
+    let declared: String =
+        kernels.iter().map(|kernel| format!("extern const emu::Kernel {kernel}; ")).collect();
+    let listed: String = kernels.iter().map(|kernel| format!("&{kernel}, ")).collect();
+    let text = format!(
+        "#include \"hopper/emulated/machine/machine.h\"\n\
+         extern \"C\" {{ {declared}extern const emu::Kernel* const emu_kernels[] = {{{listed}nullptr}}; }}\n"
+    );
+    let file = folder.join("table.cpp");
+    fs::write(&file, text).expect("a file");
+    file
+}
+
+/// Writes the changed files to `folder`, which precedes `cuda/` on the include path, and returns their paths below it.
+fn plant(folder: &Path, kernels: &[&str], edits: &[Edit]) -> HashSet<String> {
     let mut sources = sources(kernels);
+    let mut changed = HashSet::new();
     for edit in edits {
         let file = apply(&mut sources, edit).unwrap_or_else(|stale| panic!("{stale}"));
-        let changed = folder.join(&sources[file].path);
-        fs::create_dir_all(changed.parent().expect("a folder")).expect("a folder");
-        fs::write(&changed, &sources[file].text).expect("a file");
+        let Source { path, text } = &sources[file];
+        let to = folder.join(path);
+        fs::create_dir_all(to.parent().expect("a folder")).expect("a folder");
+        fs::write(&to, text).expect("a file");
+        changed.insert(path.clone());
     }
+    changed
 }
 
 /// All that the kernels include from `cuda/`. The emulated `ptx/` lies elsewhere on the include path: it belongs to the
@@ -94,17 +107,21 @@ fn included(text: &str) -> Vec<String> {
     paths.map(str::to_owned).collect()
 }
 
+/// What the crate's own build made of a source of this name.
+fn object(name: impl AsRef<Path>) -> PathBuf {
+    Path::new(KERNELS).with_file_name("emulator").join(name).with_extension("o")
+}
+
 /// Objects of the emulated machine: those whose source lies in `cuda/hopper/emulated/machine`.
 fn machine_objects() -> Vec<PathBuf> {
-    let built = Path::new(KERNELS).with_file_name("emulator");
     let sources = fs::read_dir(Path::new(CUDA).join("hopper/emulated/machine")).expect("the machine");
     let cpp = sources
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|e| e == "cpp"));
-    cpp.map(|path| built.join(path.file_stem().expect("a name")).with_extension("o")).collect()
+    cpp.map(|path| object(path.file_stem().expect("a name"))).collect()
 }
 
-fn compile(folder: &Path, sources: &[PathBuf]) {
+fn compile(folder: &Path, inputs: &[PathBuf]) {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
     let output = Command::new(compiler)
         .args(["-std=c++20", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-w"])
@@ -116,7 +133,7 @@ fn compile(folder: &Path, sources: &[PathBuf]) {
             Path::new("-I"),
             &Path::new(CUDA).join("hopper/emulated"),
         ])
-        .args(sources)
+        .args(inputs)
         .args(machine_objects())
         .arg("-o")
         .arg(folder.join("kernel.so"))

@@ -9,11 +9,11 @@ use crate::Problem;
 
 pub const PROBLEMS: &[Problem] = &[GROUPED];
 
-const GROUPED: Problem = Problem { kernels: &["grouped_fp8_gemm_m128_n128_c1_bf16"], run: multiply_segments };
+const GROUPED: Problem = Problem { kernels: &["grouped_fp8_gemm_m64_n32_c1_bf16"], run: multiply_segments };
 
 /// Segments of any length, none included; then segments that are none.
 fn multiply_segments(device: &Device) {
-    let (n, k) = (136, 512);
+    let (n, k) = (40, 512);
     // More experts than one lane of the scans handles.
     let mut counts = vec![130, 0, 1, 64, 0, 128];
     counts.extend([2; 34]);
@@ -32,7 +32,7 @@ fn multiply_segments(device: &Device) {
 fn multiply(device: &Device, routing: &Routing, (n, k): (usize, usize)) {
     let inputs = operands(GemmClass::SignedIntegers, routing, n, k, 7);
     let mut instances = GROUPED_GEMM_INSTANCES.iter().copied();
-    let instance = instances.find(|i| (i.block_m, i.block_n) == (128, 128));
+    let instance = instances.find(|i| (i.block_m, i.block_n) == (64, 32));
     assert!(instance.is_some(), "no such instance");
     let d = run(device, routing, &inputs, (n, k), instance);
     judge("d", routing, &inputs, n, &[Oracle::Exact], &d.unwrap_or_else(|e| panic!("{e}")));
