@@ -1,4 +1,4 @@
-//! A step of multi-head latent attention with this crate alone, from the projections' outputs to what the output projection
+//! A step of multi-head latent attention with this crate's kernels alone, from the projections' outputs to what the output projection
 //! reads, against Hugging Face.
 //!
 //! `cargo run --release --example decode_step` fills a paged cache with two prompts of 70 and 130 tokens, then decodes two

@@ -1,5 +1,5 @@
-// Where the parts of a GEMM's shared memory lie, as the compiler that builds the kernel sees it. build.rs instantiates
-// `write_storage` for every entry of its table.
+// Where the parts of a GEMM's shared memory lie, as the compiler that builds the kernel sees it. The table
+// instantiates `write_storage` for every GEMM.
 //
 //   output  offsets of a, b, d, sfa, full, empty, then size and alignment, one row per instance  [instances, 8]
 #pragma once

@@ -3,14 +3,14 @@
 #pragma once
 #include <stdint.h>
 
-// Top-k expert ids -> rows sorted by (expert, token, route of the token); a route is token * top_k + k.
+// Top-k expert ids -> rows sorted by (expert, token, k); a route is token * top_k + k.
 typedef struct ExpertMapParams {
   const int32_t* ids;      // [routes], -1: dropped
   int32_t* row_route;      // [rows], -1: no route
   int32_t* route_row;      // [routes], -1: dropped
   int32_t* offsets;        // [experts + 1], where segments start and the last ends
   int32_t* counts;         // [experts], routes that have a row
-  int32_t* demand;         // [experts + 1], routes that asked for the expert; last: ids that are none
+  int32_t* demand;         // [experts + 1], routes to the expert; last: ids that are none
   uint32_t* block_counts;  // workspace [experts + 1, blocks]
   uint32_t* error_words;  // [FAULT_KINDS]
   uint32_t routes, rows;

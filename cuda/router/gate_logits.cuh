@@ -6,7 +6,7 @@
 //   x BF16 [t, k] · w FP32 or BF16 [experts, k] · partial FP32 [chunks, t, experts]
 //
 // Schedule: a CTA computes 32 tokens x 64 experts of one chunk, a thread 4 x 4 of them. K goes through shared memory 32
-// elements at a time; the next slice travels in registers while this one is multiplied. Few tokens still give chunks
+// elements at a time; the next step travels in registers while this one is multiplied. Few tokens still give chunks
 // times expert tiles CTAs, and the order of the sum does not depend on the number of tokens.
 #pragma once
 #include <bit>
@@ -26,7 +26,7 @@ namespace router {
 constexpr uint32_t kGateBlockTokens = 32;
 constexpr uint32_t kGateBlockExperts = 64;
 constexpr uint32_t kGateBlockK = 32;
-// Floats from row to row in shared memory: with 4 more than a slice, 16-byte reads of eight rows meet every bank once.
+// Floats from row to row in shared memory: with 4 more than a step, 16-byte reads of eight rows meet every bank once.
 constexpr uint32_t kGateRowPitch = kGateBlockK + 4;
 
 constexpr uint32_t gate_logits_threads = 128;
@@ -48,7 +48,7 @@ struct GatePiece {
   ptx::U32x4 low, high;  // eight floats
 };
 
-struct GateSlice {
+struct GateStep {
   GatePiece x;
   GatePiece w[kGateWPieces];
 };
@@ -73,39 +73,39 @@ PTX_DEVICE GateTile gate_tile(const GateLogitsParams& params) {
 }
 
 // Rows past the end are zeros: their sums are not stored.
-PTX_DEVICE GateSlice load_slice(const GateLogitsParams& params, const GateTile& tile, uint32_t k0) {
+PTX_DEVICE GateStep load_step(const GateLogitsParams& params, const GateTile& tile, uint32_t k0) {
   const uint32_t row = ptx::thread_idx() / kGatePiecesPerRow;
   const uint32_t k = k0 + ptx::thread_idx() % kGatePiecesPerRow * kGatePiece;
-  GateSlice slice = {};
-  if (tile.t0 + row < params.t) slice.x = load_bf16_piece(params.x + (tile.t0 + row) * params.x_pitch + k);
+  GateStep step = {};
+  if (tile.t0 + row < params.t) step.x = load_bf16_piece(params.x + (tile.t0 + row) * params.x_pitch + k);
 #pragma unroll
   for (uint32_t i = 0; i < kGateWPieces; ++i) {
     const uint64_t expert = tile.expert0 + row + i * (gate_logits_threads / kGatePiecesPerRow);
     if (expert >= params.experts) continue;
     if (params.w_is_bf16 != 0) {
-      slice.w[i] = load_bf16_piece(static_cast<const uint16_t*>(params.w) + expert * params.w_pitch + k);
+      step.w[i] = load_bf16_piece(static_cast<const uint16_t*>(params.w) + expert * params.w_pitch + k);
     } else {
       const float* w = static_cast<const float*>(params.w) + expert * params.w_pitch + k;
-      slice.w[i] = {ptx::ldg_v4_u32(w), ptx::ldg_v4_u32(w + 4)};
+      step.w[i] = {ptx::ldg_v4_u32(w), ptx::ldg_v4_u32(w + 4)};
     }
   }
-  return slice;
+  return step;
 }
 
 // sX: FP32 [32, 36]; sW: FP32 [64, 36], behind it.
 PTX_DEVICE uint32_t gate_row(uint32_t row) { return ptx::smem_base() + row * kGateRowPitch * sizeof(float); }
 
-PTX_DEVICE void store_slice(const GateSlice& slice) {
+PTX_DEVICE void store_step(const GateStep& step) {
   const uint32_t row = ptx::thread_idx() / kGatePiecesPerRow;
   const uint32_t column = ptx::thread_idx() % kGatePiecesPerRow * kGatePiece * sizeof(float);
   const auto store = [&](uint32_t at_row, const GatePiece& piece) {
     ptx::sts_v4_u32(gate_row(at_row) + column, piece.low);
     ptx::sts_v4_u32(gate_row(at_row) + column + 16, piece.high);
   };
-  store(row, slice.x);
+  store(row, step.x);
 #pragma unroll
   for (uint32_t i = 0; i < kGateWPieces; ++i) {
-    store(kGateBlockTokens + row + i * (gate_logits_threads / kGatePiecesPerRow), slice.w[i]);
+    store(kGateBlockTokens + row + i * (gate_logits_threads / kGatePiecesPerRow), step.w[i]);
   }
 }
 
@@ -120,8 +120,8 @@ PTX_DEVICE Floats4 lds_floats(uint32_t addr) {
 
 using GateSums = float[kGateTokensPerThread][kGateExpertsPerThread];
 
-// rSum += sX @ sW^T over one slice, k ascending.
-PTX_DEVICE void multiply_slice(GateSums& rSum) {
+// rSum += sX @ sW^T over one step, k ascending.
+PTX_DEVICE void multiply_step(GateSums& rSum) {
   const uint32_t tx = ptx::thread_idx() % kGateExpertThreads;
   const uint32_t ty = ptx::thread_idx() / kGateExpertThreads;
 #pragma unroll
@@ -169,14 +169,14 @@ PTX_DEVICE void gate_logits_kernel(const GateLogitsParams& params) {
   const uint32_t first = tile.chunk * GATE_CHUNK;
   const uint32_t last = params.k - first < GATE_CHUNK ? params.k : first + GATE_CHUNK;
   GateSums rSum = {};
-  GateSlice next = load_slice(params, tile, first);
+  GateStep next = load_step(params, tile, first);
 #pragma unroll 1
   for (uint32_t k = first; k < last; k += kGateBlockK) {
-    store_slice(next);
+    store_step(next);
     ptx::syncthreads();
-    if (k + kGateBlockK < last) next = load_slice(params, tile, k + kGateBlockK);
-    multiply_slice(rSum);
-    ptx::syncthreads();  // before the next slice overwrites this one
+    if (k + kGateBlockK < last) next = load_step(params, tile, k + kGateBlockK);
+    multiply_step(rSum);
+    ptx::syncthreads();  // before the next step overwrites this one
   }
   store_sums(params, tile, rSum);
 }

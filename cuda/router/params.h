@@ -14,8 +14,8 @@ typedef struct GateLogitsParams {
 } GateLogitsParams;
 
 enum {
-  GATE_CHUNK = 1024,    // elements of K in one chain of FMAs
-  MAX_GATE_GROUPS = 32, // groups of experts: one per lane
+  GATE_CHUNK = 1024,     // elements of K in one chain of FMAs
+  MAX_GATE_GROUPS = 32,  // groups of experts: one per lane
   MAX_GATE_ROUTES = 32,  // experts of one token, shared ones included: one per lane
 };
 

@@ -72,7 +72,7 @@ impl fmt::Display for KvFormat {
     }
 }
 
-/// A cache that a kernel reads. Key `t` of page `p` is row `p * page_size + t`; address and row pitch are multiples of
+/// A cache that a kernel reads. Key `j` of page `p` is row `p * page_size + j`; address and row pitch are multiples of
 /// 16 bytes.
 #[derive(Clone)]
 pub enum KvCache<'a> {

@@ -84,7 +84,7 @@ pub struct ExpertMapArgs<'a> {
     pub offsets: MatrixMut<'a, i32>,
     /// `[1, experts]`: rows that hold a route, the first of their segment.
     pub counts: MatrixMut<'a, i32>,
-    /// `[1, experts + 1]`: routes that chose the expert, with a row or without; last, ids that are no expert and not -1.
+    /// `[1, experts + 1]`: routes to the expert, with a row or without; last, ids that are no expert and not -1.
     pub demand: MatrixMut<'a, i32>,
     /// `[1, workspace]`, see [`ExpertMap::workspace`]. What it holds does not matter, before or after.
     pub workspace: MatrixMut<'a, u32>,

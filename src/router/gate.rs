@@ -62,7 +62,7 @@ pub struct GateSpec {
     pub groups: usize,
     /// Groups whose experts may be chosen.
     pub kept_groups: usize,
-    /// Experts that every token has, in routes behind the others: ids from `experts` on, weight 1.
+    /// Experts that every token has, as its last routes: ids from `experts` on, weight 1.
     pub shared: usize,
     /// Scores.
     pub scoring: Scoring,

@@ -84,7 +84,7 @@ impl GemmInstance {
         stages
     }
 
-    /// Dynamic shared memory per CTA; the generated C++ asserts that it is `sizeof(SharedStorage)`.
+    /// Dynamic shared memory per CTA; the generated C++ asserts that it is the storage's `sizeof`.
     pub const fn smem_bytes(&self) -> u32 {
         self.smem_bytes_with(self.stages())
     }

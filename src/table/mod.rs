@@ -47,7 +47,7 @@ impl FixedKernel {
 pub struct Kernel {
     /// Name of the GPU's function.
     pub name: String,
-    /// Folder in `cuda/`.
+    /// The family of operations, or `hopper` for test kernels.
     pub family: &'static str,
     /// Threads per CTA.
     pub threads: u32,

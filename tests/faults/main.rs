@@ -43,7 +43,7 @@ const SEEDS: u64 = 4;
 /// What a fault is tried on.
 #[derive(Clone, Copy)]
 struct Problem {
-    /// All kernels that `run` launches.
+    /// All kernels that the plans of `run` look up.
     kernels: &'static [&'static str],
     /// Runs and judges; panics with the report, or with the first wrong element.
     run: fn(&Device),

@@ -4,13 +4,15 @@ use std::path::Path;
 
 use deepseek_kernels::{Device, EmulatorOptions, Error};
 
+use crate::message;
+
 #[test]
 fn an_emulator_library_that_is_not_there() {
     // SAFETY: nothing is loaded.
     let result =
         unsafe { Device::emulated_from_library(Path::new("no/such.so"), EmulatorOptions::default()) };
-    let message = result.err().expect("rejected").to_string();
-    assert!(message.starts_with("cannot load the emulator library no/such.so: "), "{message}");
+    let error = message(result);
+    assert!(error.starts_with("cannot load the emulator library no/such.so: "), "{error}");
 }
 
 /// On a machine without a driver the answer is an error; with one, a device or an error, never a panic.

@@ -1,5 +1,4 @@
-//! Every bad input gets an error that says what was expected and what came; nothing is launched, outputs keep their bytes, and
-//! the device goes on working.
+//! Bad input gets an error that says what was expected and what came, before anything is launched.
 
 mod device;
 mod gemm;

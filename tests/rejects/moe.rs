@@ -12,7 +12,7 @@ use deepseek_kernels::moe::{
 use deepseek_kernels::quant::{MMajor, ScaleFormat, Scales1x128Mut};
 use deepseek_kernels::{Error, F8E4M3, Matrix, MatrixMut, Stream, bf16};
 
-use super::message;
+use crate::message;
 
 const MAP: ExpertMapSpec = ExpertMapSpec { tokens: 2, top_k: 3, experts: 4, layout: ExpertLayout::Ragged };
 

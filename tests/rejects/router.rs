@@ -5,7 +5,9 @@ use deepseek_kernels::router::{
     BiasUpdate, BiasUpdateSpec, ExpertLoad, ExpertLoadSpec, Gate, GateInput, GateSpec, GroupScore, Routing,
     Scoring, SequenceBalanceLoss, SequenceBalanceLossSpec,
 };
-use deepseek_kernels::{Error, Matrix, MatrixMut, Stream, bf16};
+use deepseek_kernels::{Matrix, MatrixMut, Stream, bf16};
+
+use crate::message;
 
 /// A router of eight experts for four tokens.
 const GATE: GateSpec = GateSpec {
@@ -39,7 +41,7 @@ fn routers_that_cannot_be() {
         (GateSpec { top_k: 30, shared: 3, ..GATE }, "experts of a token must be at most 32, got 33"),
     ];
     for (spec, expected) in cases {
-        assert_eq!(Gate::plan(&device, spec).err().expect("rejected").to_string(), expected);
+        assert_eq!(message(Gate::plan(&device, spec)), expected);
     }
 }
 
@@ -87,9 +89,11 @@ impl GateMemory {
         };
         change(&mut input, &mut routing);
         let gate = Gate::plan(&emulated(0), GATE).expect("plan");
-        let message = gate.run(Stream::Emulated, input, routing).expect_err("rejected").to_string();
+        let error = message(gate.run(Stream::Emulated, input, routing));
         assert!(self.ids.iter().all(|&id| id == -7) && self.weights.iter().all(|&w| w == -1.0));
-        message
+        let rest = self.scores.iter().chain(&self.workspace);
+        assert!(rest.copied().all(|x| x == -1.0), "scores or workspace were written");
+        error
     }
 }
 
@@ -102,23 +106,23 @@ fn operands_of_a_router() {
     static DATA: [bf16; 640] = [bf16::ONE; 640];
     static WEIGHT: [f32; 640] = [1.0; 640];
     static IDS: [i32; 64] = [0; 64];
-    let message = memory.rejected(|input, _| input.hidden = Matrix::new(&DATA[..], 5, 64).expect("view"));
-    assert_eq!(message, "expected hidden [tokens, hidden] [4, 64], got [5, 64]");
-    let message = memory.rejected(|input, _| input.weight = Matrix::new(&WEIGHT[..], 8, 32).expect("view"));
-    assert_eq!(message, "expected weight [experts, hidden] [8, 64], got [8, 32]");
-    let message =
+    let error = memory.rejected(|input, _| input.hidden = Matrix::new(&DATA[..], 5, 64).expect("view"));
+    assert_eq!(error, "expected hidden [tokens, hidden] [4, 64], got [5, 64]");
+    let error = memory.rejected(|input, _| input.weight = Matrix::new(&WEIGHT[..], 8, 32).expect("view"));
+    assert_eq!(error, "expected weight [experts, hidden] [8, 64], got [8, 32]");
+    let error =
         memory.rejected(|input, _| input.hidden = Matrix::with_pitch(&DATA[..], 4, 64, 68).expect("view"));
-    assert_eq!(message, "hidden: pitch must be a multiple of 16 bytes, got 136");
-    let message =
+    assert_eq!(error, "hidden: pitch must be a multiple of 16 bytes, got 136");
+    let error =
         memory.rejected(|input, _| input.weight = Matrix::with_pitch(&WEIGHT[..], 8, 64, 66).expect("view"));
-    assert_eq!(message, "weight: pitch must be a multiple of 16 bytes, got 264");
-    let message =
+    assert_eq!(error, "weight: pitch must be a multiple of 16 bytes, got 264");
+    let error =
         memory.rejected(|_, routing| routing.fixed_ids = Some(Matrix::new(&IDS[..], 4, 3).expect("view")));
-    assert_eq!(message, "expected fixed ids [tokens, top_k] [4, 2], got [4, 3]");
-    let message = memory.rejected(|_, routing| routing.bias = Some((&WEIGHT[..7]).into()));
-    assert_eq!(message, short("[1, 8] with pitch 8", 8, 7));
-    let message = memory.rejected(|_, routing| routing.mask = Some((&[1_u32, 2, 3][..]).into()));
-    assert_eq!(message, short("[1, 4] with pitch 4", 4, 3));
+    assert_eq!(error, "expected fixed ids [tokens, top_k] [4, 2], got [4, 3]");
+    let error = memory.rejected(|_, routing| routing.bias = Some((&WEIGHT[..7]).into()));
+    assert_eq!(error, short("[1, 8] with pitch 8", 8, 7));
+    let error = memory.rejected(|_, routing| routing.mask = Some((&[1_u32, 2, 3][..]).into()));
+    assert_eq!(error, short("[1, 4] with pitch 4", 4, 3));
 
     memory.workspace.truncate(31);
     assert_eq!(memory.rejected(|_, _| {}), short("[4, 8] with pitch 8", 32, 31));
@@ -139,10 +143,7 @@ fn operands_of_a_router() {
             scores: Some(MatrixMut::new(&mut scores[..], shapes[2].0, shapes[2].1).expect("view")),
         };
         let logits = Matrix::new(&WEIGHT[..], 4, 8).expect("view");
-        assert_eq!(
-            gate.select(Stream::Emulated, logits, routing).expect_err("rejected").to_string(),
-            expected
-        );
+        assert_eq!(message(gate.select(Stream::Emulated, logits, routing)), expected);
     }
 }
 
@@ -151,25 +152,24 @@ fn operands_of_balancing() {
     let device = emulated(0);
     let load =
         |tokens, routes, experts| ExpertLoad::plan(&device, ExpertLoadSpec { tokens, routes, experts });
-    let message = |error: Option<Error>| error.expect("rejected").to_string();
-    assert_eq!(message(load(1 << 31, 1, 8).err()), "tokens must be at most 2147483647, got 2147483648");
-    assert_eq!(message(load(1, 33, 8).err()), "experts of a token must be at most 32, got 33");
-    assert_eq!(message(load(1, 8, 513).err()), "experts must be at most 512, got 513");
+    assert_eq!(message(load(1 << 31, 1, 8)), "tokens must be at most 2147483647, got 2147483648");
+    assert_eq!(message(load(1, 33, 8)), "experts of a token must be at most 32, got 33");
+    assert_eq!(message(load(1, 8, 513)), "experts must be at most 512, got 513");
     let plan = load(3, 2, 8).expect("plan");
     let (ids, mut counts) = ([0; 8], [0_u32; 8]);
     let view = |rows| Matrix::new(&ids[..], rows, 2).expect("view");
-    let error = plan.run(Stream::Emulated, view(4), (&mut counts[..]).into()).err();
+    let error = plan.run(Stream::Emulated, view(4), (&mut counts[..]).into());
     assert_eq!(message(error), "expected ids [tokens, routes] [3, 2], got [4, 2]");
-    let error = plan.run(Stream::Emulated, view(3), (&mut counts[..7]).into()).err();
+    let error = plan.run(Stream::Emulated, view(3), (&mut counts[..7]).into());
     assert_eq!(message(error), "[1, 8] with pitch 8 needs 8 elements, the slice has 7");
 
     let update = |experts| BiasUpdate::plan(&device, BiasUpdateSpec { experts, speed: 1e-3 });
-    assert_eq!(message(update(513).err()), "experts must be at most 512, got 513");
+    assert_eq!(message(update(513)), "experts must be at most 512, got 513");
     let (mut bias, mut vio) = ([0.0_f32; 8], [0.0_f32; 1]);
     let mut run = |counts: usize, biases: usize, vios: usize| {
         let counts = [0_u32; 8][..counts].to_vec();
         let (bias, vio) = ((&mut bias[..biases]).into(), (&mut vio[..vios]).into());
-        message(update(8).expect("plan").run(Stream::Emulated, (&counts).into(), bias, vio).err())
+        message(update(8).expect("plan").run(Stream::Emulated, (&counts).into(), bias, vio))
     };
     assert_eq!(run(7, 8, 1), "[1, 8] with pitch 8 needs 8 elements, the slice has 7");
     assert_eq!(run(8, 6, 1), "[1, 8] with pitch 8 needs 8 elements, the slice has 6");
@@ -178,16 +178,16 @@ fn operands_of_balancing() {
     let spec = SequenceBalanceLossSpec { sequences: 2, length: 3, experts: 8, top_k: 2, alpha: 1.0 };
     let plan = |spec| SequenceBalanceLoss::plan(&device, spec);
     let too_long = SequenceBalanceLossSpec { length: 1 << 30, ..spec };
-    assert_eq!(message(plan(too_long).err()), "tokens must be at most 2147483647, got 2147483648");
+    assert_eq!(message(plan(too_long)), "tokens must be at most 2147483647, got 2147483648");
     assert_eq!(
-        message(plan(SequenceBalanceLossSpec { top_k: 33, ..spec }).err()),
+        message(plan(SequenceBalanceLossSpec { top_k: 33, ..spec })),
         "routed experts of a token must be at most 32, got 33"
     );
     let scores = [0.5_f32; 64];
     let mut loss = [0.0_f32; 2];
     let mut run = |rows: usize, losses: usize| {
         let scores = Matrix::new(&scores[..], rows, 8).expect("view");
-        message(plan(spec).expect("plan").run(Stream::Emulated, scores, (&mut loss[..losses]).into()).err())
+        message(plan(spec).expect("plan").run(Stream::Emulated, scores, (&mut loss[..losses]).into()))
     };
     assert_eq!(run(5, 2), "expected scores [sequences * length, experts] [6, 8], got [5, 8]");
     assert_eq!(run(6, 1), "[1, 2] with pitch 2 needs 2 elements, the slice has 1");

@@ -38,7 +38,7 @@ pub struct Kernel {
 impl Built {
     /// The kernels of the families, in the order of their table; test kernels are left out.
     pub fn kernels(&self) -> Result<Vec<Kernel>> {
-        let list = self.kernel_folder.join(build_support::LIST);
+        let list = self.kernel_folder.join(build_support::KERNEL_LIST);
         let text = fs::read_to_string(&list).with_context(|| list.display().to_string())?;
         let mut kernels: Vec<Kernel> =
             serde_json::from_str(&text).with_context(|| list.display().to_string())?;

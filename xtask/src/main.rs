@@ -53,7 +53,7 @@ enum Chore {
     Bundle,
     /// Unpacks that archive elsewhere and runs it as on a GPU host, under the fake driver
     Rehearse,
-    /// Packs the published packages, and uses the library outside the repository
+    /// Packs what goes to the registry, and uses it outside the repository
     Package,
     /// Runs every check, as CI does
     Test,

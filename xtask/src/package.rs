@@ -1,14 +1,16 @@
-//! What the packages of the registry hold is enough: unpacked outside the repository, the library is built and used.
+//! What the packages for the registry hold is enough: unpacked outside the repository, the library is built, kernels for the
+//! GPU included, and used.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use build_support::nvcc;
 
 use crate::process::{cargo, run};
 
-/// The published packages, each after those it needs.
+/// The packages, each after those it needs.
 const PACKAGES: [&str; 2] = ["deepseek-kernels-build-support", "deepseek-kernels"];
 
 /// The program that uses the library: it knows no other crate of the workspace.
@@ -19,7 +21,7 @@ pub fn check(root: &Path) -> Result<()> {
     let mut package = cargo(root);
     package.args(["package", "--quiet", "--allow-dirty", "--no-verify"]);
     package.args(PACKAGES.map(|name| format!("--package={name}")));
-    run(&mut package)?;
+    run(package.env_remove("CARGO_TARGET_DIR"))?;
 
     let elsewhere = tempfile::tempdir()?;
     let version = env!("CARGO_PKG_VERSION");
@@ -30,22 +32,26 @@ pub fn check(root: &Path) -> Result<()> {
     }
     let user = elsewhere.path().join("user");
     fs::create_dir_all(user.join("src"))?;
-    fs::write(user.join("Cargo.toml"), manifest())?;
+    fs::write(user.join("Cargo.toml"), manifest(version))?;
     // The versions that everything else here is tried with.
     fs::copy(root.join("Cargo.lock"), user.join("Cargo.lock"))?;
     fs::copy(root.join(PROGRAM), user.join("src/main.rs")).context(PROGRAM)?;
-    run(cargo(&user).args(["run", "--quiet"]).env_remove("CARGO_TARGET_DIR"))
+    // The unpacked library has no toolkit of its own.
+    let nvcc = nvcc::find(root).map_err(|reason| anyhow!(reason))?;
+    let mut program = cargo(&user);
+    program.args(["run", "--quiet"]).env_remove("CARGO_TARGET_DIR");
+    run(program.env("NVCC", nvcc.path).env("DEEPSEEK_KERNELS_REQUIRE_CUDA", "1"))
 }
 
 /// Of a crate whose packages come from the folders beside it instead of the registry.
-fn manifest() -> String {
+fn manifest(version: &str) -> String {
     let patches = PACKAGES.map(|name| format!("{name} = {{ path = \"../{name}\" }}\n")).concat();
     format!(
         "[package]\n\
          name = \"user\"\n\
          edition = \"2024\"\n\n\
          [dependencies]\n\
-         deepseek-kernels = \"*\"\n\n\
+         deepseek-kernels = \"={version}\"\n\n\
          [profile.dev]\n\
          opt-level = 2\n\n\
          [patch.crates-io]\n\

@@ -27,13 +27,13 @@ pub fn in_parallel(tasks: Vec<Task>, threads: usize) -> Result<(), String> {
 }
 
 /// The program and its arguments, without the environment that some commands spell out.
-pub fn line(command: &Command) -> String {
+pub(crate) fn line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 /// Runs a command and returns what it wrote to stderr; fails with the command line and all its output.
-pub fn run(command: &mut Command) -> Result<String, String> {
+pub(crate) fn run(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|error| format!("{}: {error}", line(command)))?;
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     if output.status.success() {
@@ -47,7 +47,7 @@ pub fn run(command: &mut Command) -> Result<String, String> {
 ///
 /// `recipe` is everything besides files that decides the output: command lines and the compiler's version. The files
 /// come from `depfile`, a makefile rule that the compiler writes during `make`. The key lies beside the output.
-pub fn unless_made(
+pub(crate) fn unless_made(
     output: &Path,
     depfile: &Path,
     recipe: &str,

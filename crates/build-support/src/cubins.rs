@@ -5,9 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::compile::{self, Task};
-use crate::kernels::{Kernel, write};
 use crate::nvcc::{self, Nvcc};
-use crate::ptxas;
+use crate::{Kernel, ptxas, write};
 
 /// Only the long form of `-gencode` makes nvcc target sm_90a and nothing else.
 const TARGET: &str = "-gencode=arch=compute_90a,code=sm_90a";

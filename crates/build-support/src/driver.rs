@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::compile::{self, Task};
 use crate::emulator::{Emulator, sources_in};
-use crate::kernels::write;
+use crate::write;
 
 /// The name that programs load.
 const LIBRARY: &str = "libcuda.so.1";

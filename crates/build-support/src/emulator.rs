@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::compile::{self, Task};
-use crate::kernels::{Kernel, write};
+use crate::{Kernel, write};
 
 /// Builds with AddressSanitizer and UndefinedBehaviorSanitizer, for tests.
 const SANITIZE: &str = "DEEPSEEK_KERNELS_SANITIZE";

@@ -3,11 +3,10 @@
 use std::env;
 use std::path::Path;
 
-use crate::Kernel;
 use crate::compile::Task;
 use crate::driver::Driver;
 use crate::emulator::Emulator;
-use crate::script::leave_out;
+use crate::{Kernel, leave_out};
 
 /// Both, each as far as it can be built.
 pub struct Host {

@@ -3,15 +3,17 @@
 use std::fs;
 use std::path::Path;
 
+use crate::write;
+
 /// Name of the list of kernels that a build leaves beside their cubins.
-pub const LIST: &str = "kernels.json";
+pub const KERNEL_LIST: &str = "kernels.json";
 
 /// One kernel: a translation unit that both compilers read, and how it is launched.
 #[derive(Clone, Debug)]
 pub struct Kernel {
     /// Name of the function and of its files.
     pub name: String,
-    /// Folder in `cuda/`.
+    /// The family of operations, or `hopper` for test kernels.
     pub family: &'static str,
     /// Threads per CTA.
     pub threads: u32,
@@ -29,7 +31,7 @@ pub(crate) fn write_all(folder: &Path, kernels: &[Kernel]) -> Result<(), String>
     for kernel in kernels {
         write(&folder.join(&kernel.name).with_extension("cu"), &kernel.source)?;
     }
-    write(&folder.join(LIST), &list(kernels))
+    write(&folder.join(KERNEL_LIST), &list(kernels))
 }
 
 /// The kernels as JSON; names are C identifiers, which need no escapes.
@@ -42,8 +44,4 @@ fn list(kernels: &[Kernel]) -> String {
         )
     };
     format!("[\n{}\n]\n", kernels.iter().map(entry).collect::<Vec<_>>().join(",\n"))
-}
-
-pub(crate) fn write(path: &Path, text: &str) -> Result<(), String> {
-    fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
 }

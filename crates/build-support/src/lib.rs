@@ -18,5 +18,17 @@ pub mod ptxas;
 pub mod sass;
 mod script;
 
-pub use kernels::{Kernel, LIST};
+use std::fs;
+use std::path::Path;
+
+pub use kernels::{KERNEL_LIST, Kernel};
 pub use script::build;
+
+/// Tells the crate why a part is missing; its errors return the reason.
+fn leave_out(part: &str, reason: &str) {
+    println!("cargo:rustc-env=DK_NO_{part}_REASON={}", reason.replace('\n', "; "));
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+}

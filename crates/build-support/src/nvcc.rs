@@ -18,7 +18,7 @@ const USUAL_FOLDERS: [&str; 2] = ["/usr/local/cuda", "/opt/cuda"];
 const NVCC_OWN_VARIABLES: [&str; 3] = ["NVCC_CCBIN", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"];
 
 /// Variables, PATH aside, that change what is found or what nvcc does.
-pub fn variables() -> impl Iterator<Item = &'static str> {
+pub(crate) fn variables() -> impl Iterator<Item = &'static str> {
     ["NVCC"].into_iter().chain(FOLDER_VARIABLES).chain(NVCC_OWN_VARIABLES)
 }
 
@@ -27,7 +27,7 @@ const OLDEST: Release = Release { major: 12, minor: 0 };
 
 /// A CUDA release, as in "release 13.0".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Release {
+pub(crate) struct Release {
     major: u32,
     minor: u32,
 }
@@ -44,7 +44,7 @@ pub struct Nvcc {
 
 impl Nvcc {
     /// The generation of CUDA: drivers of the same one load what this compiler makes.
-    pub fn major(&self) -> u32 {
+    pub(crate) fn major(&self) -> u32 {
         self.release.major
     }
 }

@@ -37,7 +37,7 @@ pub fn parse(report: &str) -> Result<Resources, String> {
 
 /// Fails when ptxas ran out of registers, or gave up overlapping wgmma or applying setmaxnreg. It prints the latter two
 /// as mere "info" lines.
-pub fn refuse_slow(report: &str) -> Result<(), String> {
+pub(crate) fn refuse_slow(report: &str) -> Result<(), String> {
     let resources = parse(report)?;
     let spills = resources.spill_stores > 0 || resources.spill_loads > 0;
     if spills || report.contains("Potential Performance Loss") {

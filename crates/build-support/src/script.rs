@@ -5,13 +5,17 @@ use std::path::{Path, PathBuf};
 
 #[cfg(feature = "emulator")]
 use crate::host::Host;
-use crate::{Kernel, compile, cubins, kernels, nvcc};
+use crate::{Kernel, compile, cubins, kernels, leave_out, nvcc};
 
 /// Turns a missing nvcc into an error.
 const REQUIRE_CUDA: &str = "DEEPSEEK_KERNELS_REQUIRE_CUDA";
 
 /// Builds the crate whose build script calls this. The crate gets `DK_KERNEL_DIR`, the cfgs `has_cubins`, `has_emulator`
 /// and `has_driver`, and for what is left out the reason in `DK_NO_CUBINS_REASON`, ..., which it returns in its errors.
+///
+/// It reads what cargo sets for build scripts, the feature `fake-driver` among it, `DEEPSEEK_KERNELS_REQUIRE_CUDA` (no nvcc
+/// is an error), `DEEPSEEK_KERNELS_SANITIZE` (an emulator for tests), `DOCS_RS` (nothing is built), the variables that say
+/// where a CUDA toolkit is, and those of `cc`.
 ///
 /// # Errors
 ///
@@ -80,9 +84,4 @@ fn find_nvcc(root: &Path) -> Result<Option<nvcc::Nvcc>, String> {
             Ok(None)
         }
     }
-}
-
-/// The crate returns the reason in its errors.
-pub(crate) fn leave_out(what: &str, reason: &str) {
-    println!("cargo:rustc-env=DK_NO_{what}_REASON={}", reason.replace('\n', "; "));
 }

@@ -4,17 +4,19 @@ use deepseek_kernels::quant::{
     MMajor, Quantize1x128, Quantize128x128, QuantizeSpec, RowMajor, ScaleFormat, Scales1x128, Scales1x128Mut,
     Scales128x128Mut, TransposeScales,
 };
-use deepseek_kernels::{Device, Error, F8E4M3, bf16};
+use deepseek_kernels::{Device, Error, F8E4M3, Matrix, MatrixMut, Result, SliceMut, bf16};
 use oracles::quant::{QuantizeScale, Quantized, quantize_1x128, quantize_128x128};
 
 use crate::memory::{Guarded, Placement};
 
-/// Bytes that neither quantiser writes here: an unwritten element is found.
-const UNWRITTEN_CODE: F8E4M3 = F8E4M3::from_bits(0xff);
-const UNWRITTEN_SCALE: f32 = f32::from_bits(0x7fc1_0001);
+/// A code that few elements have, and no NaN, of which any is accepted for any: an unwritten element is found.
+pub const UNWRITTEN_CODE: F8E4M3 = F8E4M3::from_bits(0x01);
+/// A scale that none is.
+pub const UNWRITTEN_SCALE: f32 = f32::from_bits(0x7fc1_0001);
 const POISON: bf16 = bf16::NAN;
 
-fn model(format: ScaleFormat) -> QuantizeScale {
+/// The same scale for the references.
+pub fn model(format: ScaleFormat) -> QuantizeScale {
     match format {
         ScaleFormat::Fp32 => QuantizeScale::Fp32,
         ScaleFormat::PowerOfTwo => QuantizeScale::PowerOfTwo,
@@ -31,8 +33,7 @@ fn scale_bits(scales: &[f32]) -> Vec<u32> {
 }
 
 fn check_fault(device: &Device, nonfinite: bool) {
-    let device_error = device.poll_error();
-    match device_error {
+    match device.poll_error() {
         Err(Error::Data(faults)) => {
             assert!(nonfinite && faults.nonfinite_input(), "{faults} without such input")
         }
@@ -63,50 +64,50 @@ impl Case {
     /// Quantises on the device with 1x128 scales in both layouts.
     pub fn check_1x128(&self, device: &Device, x: &[bf16]) {
         let expected = quantize_1x128(x, self.rows, self.k, self.k, model(self.format)).expect("reference");
-        let k_blocks = self.k / 128;
+        let (rows, k, k_blocks) = (self.rows, self.k, self.k / 128);
         let plan = Quantize1x128::plan(device, self.spec()).expect("plan");
-        let gx = Guarded::new(device, x, self.rows, self.k, self.x, POISON);
 
-        let mut q = Guarded::unwritten(device, self.rows, self.k, self.q, UNWRITTEN_CODE);
-        let place = Placement::dense(self.rows + self.sf_gap);
-        let mut sf = Guarded::unwritten(device, k_blocks, self.rows, place, UNWRITTEN_SCALE);
-        let view = Scales1x128Mut::<MMajor>::with_pitch(sf.slice_mut(), self.rows, self.k, place.pitch)
-            .expect("view");
-        plan.run(device.stream().expect("stream"), gx.matrix(), q.matrix_mut(), view)
-            .unwrap_or_else(|e| panic!("{e}"));
-        let codes = q.into_checked(|c| c.to_bits());
-        self.compare(device, &expected, &codes, &sf.into_checked(f32::to_bits));
+        let (q, m_major) = self.run(device, x, (k_blocks, rows), |x, q, sf, pitch| {
+            let sf = Scales1x128Mut::<MMajor>::with_pitch(sf, rows, k, pitch).expect("view");
+            plan.run(device.stream().expect("stream"), x, q, sf)
+        });
+        self.compare(device, &expected, &q, &m_major);
 
-        let mut q = Guarded::unwritten(device, self.rows, self.k, self.q, UNWRITTEN_CODE);
-        let place = Placement::dense(k_blocks + self.sf_gap);
-        let mut sf = Guarded::unwritten(device, self.rows, k_blocks, place, UNWRITTEN_SCALE);
-        let view = Scales1x128Mut::<RowMajor>::with_pitch(sf.slice_mut(), self.rows, self.k, place.pitch)
-            .expect("view");
-        plan.run(device.stream().expect("stream"), gx.matrix(), q.matrix_mut(), view)
-            .unwrap_or_else(|e| panic!("{e}"));
-        let row_major = sf.into_checked(f32::to_bits);
-        let m_major: Vec<f32> = (0..k_blocks)
-            .flat_map(|g| (0..self.rows).map(move |r| (r, g)))
-            .map(|(r, g)| row_major[r * k_blocks + g])
-            .collect();
-        let codes = q.into_checked(|c| c.to_bits());
-        self.compare(device, &expected, &codes, &m_major);
+        let (q, row_major) = self.run(device, x, (rows, k_blocks), |x, q, sf, pitch| {
+            let sf = Scales1x128Mut::<RowMajor>::with_pitch(sf, rows, k, pitch).expect("view");
+            plan.run(device.stream().expect("stream"), x, q, sf)
+        });
+        let transposed = (0..k_blocks * rows).map(|i| row_major[i % rows * k_blocks + i / rows]);
+        self.compare(device, &expected, &q, &transposed.collect::<Vec<f32>>());
     }
 
+    /// Quantises on the device with 128x128 scales.
     pub fn check_128x128(&self, device: &Device, x: &[bf16]) {
         let expected = quantize_128x128(x, self.rows, self.k, self.k, model(self.format)).expect("reference");
         let plan = Quantize128x128::plan(device, self.spec()).expect("plan");
-        let gx = Guarded::new(device, x, self.rows, self.k, self.x, POISON);
+        let blocks = (self.rows.div_ceil(128), self.k / 128);
+        let (q, sf) = self.run(device, x, blocks, |x, q, sf, pitch| {
+            let sf = Scales128x128Mut::with_pitch(sf, self.rows, self.k, pitch).expect("view");
+            plan.run(device.stream().expect("stream"), x, q, sf)
+        });
+        self.compare(device, &expected, &q, &sf);
+    }
+
+    /// Codes and scales `[scales.0, scales.1]` that `quantize` leaves in guarded memory; it is given x, q, and the scales with
+    /// their pitch.
+    fn run(
+        &self,
+        device: &Device,
+        x: &[bf16],
+        scales: (usize, usize),
+        quantize: impl FnOnce(Matrix<bf16>, MatrixMut<F8E4M3>, SliceMut<f32>, usize) -> Result<()>,
+    ) -> (Vec<F8E4M3>, Vec<f32>) {
+        let x = Guarded::new(device, x, self.rows, self.k, self.x, POISON);
         let mut q = Guarded::unwritten(device, self.rows, self.k, self.q, UNWRITTEN_CODE);
-        let place = Placement::dense(self.k / 128 + self.sf_gap);
-        let mut sf =
-            Guarded::unwritten(device, self.rows.div_ceil(128), self.k / 128, place, UNWRITTEN_SCALE);
-        let view =
-            Scales128x128Mut::with_pitch(sf.slice_mut(), self.rows, self.k, place.pitch).expect("view");
-        plan.run(device.stream().expect("stream"), gx.matrix(), q.matrix_mut(), view)
-            .unwrap_or_else(|e| panic!("{e}"));
-        let codes = q.into_checked(|c| c.to_bits());
-        self.compare(device, &expected, &codes, &sf.into_checked(f32::to_bits));
+        let place = Placement::dense(scales.1 + self.sf_gap);
+        let mut sf = Guarded::unwritten(device, scales.0, scales.1, place, UNWRITTEN_SCALE);
+        quantize(x.matrix(), q.matrix_mut(), sf.slice_mut(), place.pitch).unwrap_or_else(|e| panic!("{e}"));
+        (q.into_checked(|c| c.to_bits()), sf.into_checked(f32::to_bits))
     }
 
     fn compare(&self, device: &Device, expected: &Quantized, q: &[F8E4M3], sf: &[f32]) {

@@ -287,7 +287,7 @@ def flash_mla(*shape):
 
 
 def flash_mla_fp8(*shape):
-    """Its dense FP8 cache: one scale for all, 576 bytes a token and RoPE rounded too; ours has 656."""
+    """Its dense FP8 cache: one scale for all, 576 bytes a key and RoPE rounded too; ours has 656."""
     from flash_mla import flash_mla_with_kvcache, get_mla_decoding_metadata
     from flash_mla.flash_mla_interface import FlashMLASchedMeta
 

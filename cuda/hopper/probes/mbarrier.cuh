@@ -11,8 +11,8 @@
 constexpr uint32_t handed_over(uint32_t round, uint32_t lane) { return 1000 * round + lane; }
 
 PTX_DEVICE void probe_mbarrier_kernel(const ProbeParams& params) {
-  const uint32_t places = ptx::smem_base();
-  const uint32_t full = places + 128, empty = full + 8, fresh = full + 16;
+  const uint32_t sWords = ptx::smem_base();
+  const uint32_t full = sWords + 128, empty = full + 8, fresh = full + 16;
   const uint32_t lane = ptx::thread_idx() % 32;
   if (ptx::thread_idx() == 0) {
     ptx::mbarrier_init(full, 32);
@@ -28,11 +28,11 @@ PTX_DEVICE void probe_mbarrier_kernel(const ProbeParams& params) {
     const uint32_t parity = round % 2;
     if (writes) {
       ptx::mbarrier_wait(empty, parity ^ 1);
-      ptx::sts_u32(places + 4 * lane, handed_over(round, lane));
+      ptx::sts_u32(sWords + 4 * lane, handed_over(round, lane));
       ptx::mbarrier_arrive(full);
     } else {
       ptx::mbarrier_wait(full, parity);
-      const uint32_t word = ptx::lds_u32(places + 4 * (lane ^ 5));
+      const uint32_t word = ptx::lds_u32(sWords + 4 * (lane ^ 5));
       ptx::mbarrier_arrive(empty);
       ptx::stg_v2_u32(params.output + 2 * (32 * round + lane), word, round);
     }

@@ -12,10 +12,10 @@
 
 // Warps 0 and 1: the first writes and arrives, the second waits and reads, and lets the first go on. Warps 2 and 3 just
 // meet. Returns the word of the lane opposite in the partner's warp (warp 0: its own last word).
-PTX_DEVICE uint32_t probe_named_barriers(uint32_t places) {
+PTX_DEVICE uint32_t probe_named_barriers(uint32_t sWords) {
   constexpr uint32_t kRounds = 3;
   const uint32_t thread = ptx::thread_idx(), warp = thread / 32;
-  const uint32_t mine = places + 4 * thread, theirs = places + 4 * (thread ^ 63);
+  const uint32_t mine = sWords + 4 * thread, theirs = sWords + 4 * (thread ^ 63);
   uint32_t word = 0;
 #pragma unroll 1
   for (uint32_t round = 0; round < kRounds; ++round) {
@@ -42,7 +42,7 @@ PTX_DEVICE uint32_t probe_named_barriers(uint32_t places) {
 PTX_DEVICE void probe_sync_kernel(const ProbeParams& params) {
   constexpr uint32_t kThreads = 128, kWords = 42;
   const uint32_t thread = ptx::thread_idx();
-  const uint32_t places = ptx::smem_base();
+  const uint32_t sWords = ptx::smem_base();
   uint32_t* out = params.output + (ptx::cta_idx() * kThreads + thread) * kWords;
   ptx::stg_v2_u32(out, thread, ptx::cta_idx());
   ptx::stg_v2_u32(out + 2, ptx::grid_dim(), ptx::warp_uniform(7 * thread + 3));
@@ -58,9 +58,9 @@ PTX_DEVICE void probe_sync_kernel(const ProbeParams& params) {
     ptx::stg_v2_u32(out + 8 + mask, std::bit_cast<uint32_t>(even), std::bit_cast<uint32_t>(odd));
   }
 
-  const uint32_t named = probe_named_barriers(places);
-  const uint32_t places_of_all = places + 4 * kThreads;
-  ptx::sts_u32(places_of_all + 4 * thread, 5000 + thread);
+  const uint32_t named = probe_named_barriers(sWords);
+  const uint32_t sAll = sWords + 4 * kThreads;
+  ptx::sts_u32(sAll + 4 * thread, 5000 + thread);
   ptx::syncthreads();
-  ptx::stg_v2_u32(out + 40, named, ptx::lds_u32(places_of_all + 4 * (kThreads - 1 - thread)));
+  ptx::stg_v2_u32(out + 40, named, ptx::lds_u32(sAll + 4 * (kThreads - 1 - thread)));
 }

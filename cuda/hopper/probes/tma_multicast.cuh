@@ -2,7 +2,7 @@
 //
 //   input      coordinates x, y  [2 ranks, 2]
 //   arguments  bytes of the box, mask of rank 0, mask of rank 1, words to write out
-//   output     shared memory afterwards: two places and what follows them  [grid, words]
+//   output     shared memory afterwards: two boxes and what follows them  [grid, words]
 #pragma once
 #include "hopper/probes/words.cuh"
 #include "ptx/mbarrier.h"
@@ -12,10 +12,10 @@
 PTX_DEVICE void probe_tma_multicast_kernel(const ProbeParams& params) {
   constexpr uint32_t kThreads = 64;
   const uint32_t bytes = params.arguments[0], words = params.arguments[3];
-  const uint32_t places = ptx::smem_base();
-  const uint32_t bar = places + 4 * words;
+  const uint32_t sBoxes = ptx::smem_base();
+  const uint32_t bar = sBoxes + 4 * words;
   const uint32_t rank = ptx::cluster_rank();
-  fill_shared(places, words, kThreads);
+  fill_shared(sBoxes, words, kThreads);
   if (ptx::thread_idx() == 0) {
     ptx::mbarrier_init(bar, 1);
     ptx::fence_mbarrier_init();
@@ -32,11 +32,11 @@ PTX_DEVICE void probe_tma_multicast_kernel(const ProbeParams& params) {
     if (mask != 0) {
       const int32_t x = static_cast<int32_t>(ptx::ld_global_u32(params.input + 2 * rank));
       const int32_t y = static_cast<int32_t>(ptx::ld_global_u32(params.input + 2 * rank + 1));
-      ptx::tma_load_2d_multicast(params.map_load[0], places + rank * bytes, bar, x, y, mask);
+      ptx::tma_load_2d_multicast(params.map_load[0], sBoxes + rank * bytes, bar, x, y, mask);
     }
   }
   ptx::mbarrier_wait(bar, 0);
-  copy_from_shared(params.output + static_cast<uint64_t>(ptx::cta_idx()) * words, places, words, kThreads);
+  copy_from_shared(params.output + static_cast<uint64_t>(ptx::cta_idx()) * words, sBoxes, words, kThreads);
   // No CTA may exit before its peer's box has landed in it.
   ptx::cluster_arrive();
   ptx::cluster_wait();

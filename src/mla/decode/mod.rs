@@ -3,8 +3,8 @@
 //! `out[row] = sum over keys t of p[row, t] * k[t, 0..512]`, `p` the softmax over t of `softmax_scale * q[row] . k[t]`.
 //! A row is a head of a query token: `(sequence * q_tokens + token) * heads + head`.
 //!
-//! What decides the bits of a row is its own sequence, and `split_keys`: keys are taken in splits of that many,
-//! which are added up in ascending order. Neither the batch nor the pages a sequence lies in nor the GPU's size do.
+//! What decides the bits of a row is its own sequence, and `split_keys`: keys are taken in splits of that many, which are
+//! added up in ascending order. Neither the batch nor the pages a sequence lies in nor the GPU's size do.
 
 mod spec;
 

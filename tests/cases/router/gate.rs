@@ -370,7 +370,7 @@ fn scores_need_not_be_wanted() {
         };
         let view = Matrix::new(&logits_there, 5, 256).expect("view");
         gate.select(device.stream().expect("stream"), view, routing).unwrap_or_else(|e| panic!("{e}"));
-        let got = results.into_routed();
+        let got = results.into_routed(&device);
         assert_eq!(
             got.ids,
             gate_select(&gate_model(&spec), &logits, GateOptions::default()).expect("reference").ids
@@ -418,7 +418,7 @@ fn hugging_face_routes_the_same() {
                 workspace: workspace.slice_mut(0),
             };
             gate.run(device.stream().expect("stream"), input, routing).unwrap_or_else(|e| panic!("{e}"));
-            let got = results.into_routed();
+            let got = results.into_routed(&device);
             let mut tokens = 0;
             while let Some(line) = lines.next_if(|line| line.starts_with(&format!("{case} "))) {
                 let fields: Vec<f64> =

@@ -108,13 +108,13 @@ faults! {
 // The logits.
 faults! {
     chunk_starts_from_the_previous: ROUTE, "tile.chunk * GATE_CHUNK" => "0", ["wrong scores"];
-    last_slice_dropped: ROUTE,
+    last_step_dropped: ROUTE,
         "k < last; k += kGateBlockK" => "k + kGateBlockK < last; k += kGateBlockK", ["wrong scores"];
     no_barrier_before_the_products: ROUTE,
-        "store_slice(next); ... ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
-    no_barrier_before_the_next_slice: ROUTE, "multiply_slice(rSum); ... ptx::syncthreads();" => "", ["not ordered"];
+        "store_step(next); ... ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
+    no_barrier_before_the_next_step: ROUTE, "multiply_step(rSum); ... ptx::syncthreads();" => "", ["not ordered"];
     tokens_past_the_end: ROUTE,
-        "if (tile.t0 + row < params.t) slice" => "slice", ["outside", "of the same launch has written"];
+        "if (tile.t0 + row < params.t) step" => "step", ["outside", "of the same launch has written"];
     experts_past_the_end: ROUTE,
         "if (expert < params.experts) ptx::stg_f32" => "ptx::stg_f32", ["race", "outside", "wrong scores"];
     elements_exchanged_in_a_pair: ROUTE,

@@ -27,7 +27,7 @@ pub fn launches() -> Vec<Launch> {
 
 fn absorb(kernel: &FixedKernel, grid: u32) -> Launch {
     let params = Params::of::<HeadGemmParams>().u32(offset_of!(HeadGemmParams, tokens), 70);
-    fixed(kernel.name, grid, kernel.smem_bytes, params)
+    fixed(kernel, grid, params)
 }
 
 /// The last CTA is ragged.
@@ -46,7 +46,7 @@ fn merge_states(o_is_f32: u32, infinity_is_empty: u32) -> Launch {
             .u64(at + offset_of!(MergePart, lse), region(3 + 2 * i as u64))
             .u64(at + offset_of!(MergePart, o_pitch), 512 + 8 * i as u64)
     };
-    fixed(MERGE_STATES.name, 3, MERGE_STATES.smem_bytes, part(part(params, 0), 1))
+    fixed(&MERGE_STATES, 3, part(part(params, 0), 1))
 }
 
 fn schedule() -> Launch {
@@ -59,12 +59,12 @@ fn schedule() -> Launch {
         .u32(offset_of!(MlaScheduleParams, batch), 130)
         .u32(offset_of!(MlaScheduleParams, capacity), 200)
         .u32(offset_of!(MlaScheduleParams, split_keys), 64);
-    fixed(MLA_SCHEDULE.name, 2, MLA_SCHEDULE.smem_bytes, params)
+    fixed(&MLA_SCHEDULE, 2, params)
 }
 
 /// Two workers, each on two row tiles or clusters of them, of which the last tile is not full.
 ///
-/// `split_blocks` makes every split begin at token 0, modulo 2^32: what lengths are made up then decides the number of
+/// `split_blocks` makes every split begin at key 0, modulo 2^32: what lengths are made up then decides the number of
 /// blocks and the tail. The offsets begin where there are four items, the second of them the only split of a sequence.
 fn decode(instance: &MlaInstance, paged: bool) -> Launch {
     let row_tiles = 2 * instance.cluster;
@@ -92,7 +92,7 @@ fn decode(instance: &MlaInstance, paged: bool) -> Launch {
         .u32(offset_of!(MlaDecodeParams, scale_log2), 0.03_f32.to_bits())
         .u32(offset_of!(MlaDecodeParams, empty_lse), f32::NEG_INFINITY.to_bits());
     let (grid, smem_bytes) = (2 * row_tiles, instance.smem_bytes());
-    fixed(&instance.name(), grid, smem_bytes, params)
+    Launch { kernel: instance.name(), grid, smem_bytes, params: params.0 }
 }
 
 /// One sequence of a single split, one of fifteen.
@@ -107,7 +107,7 @@ fn combine() -> Launch {
         .u32(offset_of!(MlaCombineParams, batch), 2)
         .u32(offset_of!(MlaCombineParams, rows), 3)
         .u32(offset_of!(MlaCombineParams, empty_lse), f32::INFINITY.to_bits());
-    fixed(MLA_COMBINE.name, 1, MLA_COMBINE.smem_bytes, params)
+    fixed(&MLA_COMBINE, 1, params)
 }
 
 /// The last CTA has five of eight tokens.
@@ -125,7 +125,7 @@ fn append((format, scale_format): (u32, u32)) -> Launch {
         .u32(offset_of!(KvAppendParams, rows), 200)
         .u32(offset_of!(KvAppendParams, format), format)
         .u32(offset_of!(KvAppendParams, scale_format), scale_format);
-    fixed(KV_APPEND.name, 3, KV_APPEND.smem_bytes, params)
+    fixed(&KV_APPEND, 3, params)
 }
 
 /// Three CTAs, the last one ragged; heads as in a query of 192 columns, to one of 576.
@@ -144,5 +144,5 @@ fn rope() -> Launch {
         .u32(offset_of!(RopeParams, tokens), 15)
         .u32(offset_of!(RopeParams, heads), 5)
         .u32(offset_of!(RopeParams, table_rows), 200);
-    fixed(ROPE.name, 3, ROPE.smem_bytes, params)
+    fixed(&ROPE, 3, params)
 }

@@ -7,6 +7,8 @@ mod moe;
 mod quant;
 mod router;
 
+use deepseek_kernels::table::FixedKernel;
+
 #[derive(Clone)]
 pub struct Launch {
     pub kernel: String,
@@ -49,6 +51,7 @@ impl Params {
     }
 }
 
-fn fixed(name: &str, grid: u32, smem_bytes: u32, params: Params) -> Launch {
+fn fixed(kernel: &FixedKernel, grid: u32, params: Params) -> Launch {
+    let FixedKernel { name, smem_bytes, .. } = *kernel;
     Launch { kernel: name.to_owned(), grid, smem_bytes, params: params.0 }
 }

@@ -25,10 +25,6 @@ pub fn launches() -> Vec<Launch> {
     maps.chain(rows).chain([combine(true), combine(false)]).collect()
 }
 
-fn launch(kernel: &FixedKernel, grid: u32, params: Params) -> Launch {
-    fixed(kernel.name, grid, kernel.smem_bytes, params)
-}
-
 /// Four blocks, the last one ragged; a fifth CTA only clears rows.
 fn map((kernel, grid): (FixedKernel, u32), (alignment, max_rows): (u32, u32)) -> Launch {
     let params = Params::of::<ExpertMapParams>()
@@ -46,7 +42,7 @@ fn map((kernel, grid): (FixedKernel, u32), (alignment, max_rows): (u32, u32)) ->
         .u32(offset_of!(ExpertMapParams, blocks), 4)
         .u32(offset_of!(ExpertMapParams, alignment), alignment)
         .u32(offset_of!(ExpertMapParams, max_rows), max_rows);
-    launch(&kernel, grid, params)
+    fixed(&kernel, grid, params)
 }
 
 const ROWS: u32 = 160;
@@ -76,7 +72,7 @@ fn gather(max_rows: u32) -> Launch {
         .u32(offset_of!(GatherQuantizeParams, k_blocks), K_BLOCKS)
         .u32(offset_of!(GatherQuantizeParams, scale_format), SCALE_FP32);
     let params = used(params, offset_of!(GatherQuantizeParams, used), max_rows);
-    launch(&GATHER_QUANTIZE, ROWS * K_BLOCKS / 16, params)
+    fixed(&GATHER_QUANTIZE, ROWS * K_BLOCKS / 16, params)
 }
 
 fn swiglu(max_rows: u32, weighted: bool) -> Launch {
@@ -95,7 +91,7 @@ fn swiglu(max_rows: u32, weighted: bool) -> Launch {
         .u32(offset_of!(SwigluQuantizeParams, k_blocks), K_BLOCKS)
         .u32(offset_of!(SwigluQuantizeParams, scale_format), SCALE_POWER_OF_TWO);
     let params = used(params, offset_of!(SwigluQuantizeParams, used), max_rows);
-    launch(&SWIGLU_QUANTIZE, ROWS * K_BLOCKS / 16, params)
+    fixed(&SWIGLU_QUANTIZE, ROWS * K_BLOCKS / 16, params)
 }
 
 /// With everything that can be added, or with the routes alone; more routes than a thread has in flight.
@@ -117,5 +113,5 @@ fn combine(all: bool) -> Launch {
         .u32(offset_of!(CombineParams, top_k), 6)
         .u32(offset_of!(CombineParams, rows), 200)
         .u32(offset_of!(CombineParams, pieces), 10);
-    launch(&COMBINE, 2, params)
+    fixed(&COMBINE, 2, params)
 }

@@ -30,7 +30,7 @@ fn quantize_1x128(scale_format: u32) -> Launch {
         .u32(offset_of!(Quantize1x128Params, k_blocks), k_blocks)
         .u32(offset_of!(Quantize1x128Params, scale_format), scale_format);
     let grid = (m * k_blocks).div_ceil(QUANTIZE_1X128.threads / 16);
-    fixed(QUANTIZE_1X128.name, grid, QUANTIZE_1X128.smem_bytes, params)
+    fixed(&QUANTIZE_1X128, grid, params)
 }
 
 fn quantize_128x128(scale_format: u32) -> Launch {
@@ -46,7 +46,7 @@ fn quantize_128x128(scale_format: u32) -> Launch {
         .u32(offset_of!(Quantize128x128Params, n), n)
         .u32(offset_of!(Quantize128x128Params, k_blocks), k_blocks)
         .u32(offset_of!(Quantize128x128Params, scale_format), scale_format);
-    fixed(QUANTIZE_128X128.name, n.div_ceil(128) * k_blocks, QUANTIZE_128X128.smem_bytes, params)
+    fixed(&QUANTIZE_128X128, n.div_ceil(128) * k_blocks, params)
 }
 
 fn transpose_scales() -> Launch {
@@ -59,5 +59,5 @@ fn transpose_scales() -> Launch {
         .u32(offset_of!(TransposeScalesParams, m), m)
         .u32(offset_of!(TransposeScalesParams, k_blocks), k_blocks);
     let grid = m.div_ceil(32) * k_blocks.div_ceil(32);
-    fixed(TRANSPOSE_SCALES.name, grid, TRANSPOSE_SCALES.smem_bytes, params)
+    fixed(&TRANSPOSE_SCALES, grid, params)
 }

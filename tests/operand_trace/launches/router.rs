@@ -6,7 +6,6 @@ use deepseek_kernels::bindings::{
     BiasUpdateParams, ExpertLoadParams, GATE_GROUP_MAX, GATE_GROUP_TOP2_SUM, GATE_SIGMOID, GATE_SOFTMAX,
     GateLogitsParams, GateSelectParams, SequenceBalanceLossParams,
 };
-use deepseek_kernels::table::FixedKernel;
 use deepseek_kernels::table::router::{
     BIAS_UPDATE, EXPERT_LOAD, GATE_LOGITS, GATE_SELECT, SEQUENCE_BALANCE_LOSS,
 };
@@ -18,10 +17,6 @@ pub fn launches() -> Vec<Launch> {
     let selections = [select(&GROUPED), select(&SOFTMAX), select(&FIXED), select(&BARE)];
     let balance = [expert_load(), bias_update(), sequence_balance_loss()];
     logits.into_iter().chain(selections).chain(balance).collect()
-}
-
-fn launch(kernel: &FixedKernel, grid: u32, params: Params) -> Launch {
-    fixed(kernel.name, grid, kernel.smem_bytes, params)
 }
 
 /// Two tiles of tokens and of experts, ragged; a second chunk shorter than the first.
@@ -36,7 +31,7 @@ fn gate_logits(w_is_bf16: u32) -> Launch {
         .u32(offset_of!(GateLogitsParams, experts), 72)
         .u32(offset_of!(GateLogitsParams, k), 1024 + 64)
         .u32(offset_of!(GateLogitsParams, w_is_bf16), w_is_bf16);
-    launch(&GATE_LOGITS, 2 * 2 * 2, params)
+    fixed(&GATE_LOGITS, 2 * 2 * 2, params)
 }
 
 struct Selection {
@@ -107,7 +102,7 @@ fn select(selection: &Selection) -> Launch {
         .u32(offset_of!(GateSelectParams, group_score), selection.group_score)
         .u32(offset_of!(GateSelectParams, normalize), selection.normalize)
         .u32(offset_of!(GateSelectParams, route_scale), 2.5_f32.to_bits());
-    launch(&GATE_SELECT, 2, params)
+    fixed(&GATE_SELECT, 2, params)
 }
 
 fn expert_load() -> Launch {
@@ -119,7 +114,7 @@ fn expert_load() -> Launch {
         .u32(offset_of!(ExpertLoadParams, t), 37)
         .u32(offset_of!(ExpertLoadParams, routes), 7)
         .u32(offset_of!(ExpertLoadParams, experts), 100);
-    launch(&EXPERT_LOAD, 2, params)
+    fixed(&EXPERT_LOAD, 2, params)
 }
 
 fn bias_update() -> Launch {
@@ -129,7 +124,7 @@ fn bias_update() -> Launch {
         .u64(offset_of!(BiasUpdateParams, max_vio), region(2))
         .u32(offset_of!(BiasUpdateParams, experts), 257)
         .u32(offset_of!(BiasUpdateParams, speed), 1e-3_f32.to_bits());
-    launch(&BIAS_UPDATE, 1, params)
+    fixed(&BIAS_UPDATE, 1, params)
 }
 
 fn sequence_balance_loss() -> Launch {
@@ -141,5 +136,5 @@ fn sequence_balance_loss() -> Launch {
         .u32(offset_of!(SequenceBalanceLossParams, experts), 72)
         .u32(offset_of!(SequenceBalanceLossParams, top_k), 3)
         .u32(offset_of!(SequenceBalanceLossParams, alpha), 1e-4_f32.to_bits());
-    launch(&SEQUENCE_BALANCE_LOSS, 2, params)
+    fixed(&SEQUENCE_BALANCE_LOSS, 2, params)
 }

@@ -4,10 +4,10 @@ use deepseek_kernels::mla::{KvAppend, KvAppendArgs, KvAppendSpec, KvCacheMut, Kv
 use deepseek_kernels::quant::ScaleFormat;
 use deepseek_kernels::{Device, Error, Matrix, bf16};
 use oracles::mla::{Appended, kv_append_bf16, kv_append_fp8};
-use oracles::quant::QuantizeScale;
 use oracles::quant::quantizer_rows;
 
 use crate::memory::{Guarded, Placement};
+use crate::quant::model;
 
 pub const LATENT: usize = 512;
 pub const ROPE: usize = 64;
@@ -175,13 +175,6 @@ impl Append<'_> {
             }
             Err(error) => panic!("{error}"),
         }
-    }
-}
-
-pub fn model(format: ScaleFormat) -> QuantizeScale {
-    match format {
-        ScaleFormat::Fp32 => QuantizeScale::Fp32,
-        ScaleFormat::PowerOfTwo => QuantizeScale::PowerOfTwo,
     }
 }
 

@@ -34,13 +34,16 @@ impl Results {
         }
     }
 
-    pub fn into_routed(self) -> Routed {
-        Routed {
-            ids: self.ids.into_checked(|id| id),
-            weights: self.weights.into_checked(f32::to_bits),
-            scores: self.scores.into_checked(f32::to_bits),
-            bad_id: false,
-        }
+    /// Results first: a poll waits for nothing.
+    pub fn into_routed(self, device: &Device) -> Routed {
+        let (ids, weights) = (self.ids.into_checked(|id| id), self.weights.into_checked(f32::to_bits));
+        let scores = self.scores.into_checked(f32::to_bits);
+        let bad_id = match device.poll_error() {
+            Ok(()) => false,
+            Err(Error::Data(faults)) => faults.expert_id(),
+            Err(error) => panic!("{error}"),
+        };
+        Routed { ids, weights, scores, bad_id }
     }
 }
 
@@ -63,14 +66,7 @@ fn select(device: &Device, spec: &GateSpec, logits: &[f32], options: GateOptions
         scores: Some(results.scores.matrix_mut()),
     };
     gate.select(device.stream().expect("stream"), logits.matrix(), routing).unwrap_or_else(|e| panic!("{e}"));
-    // Results first: a poll waits for nothing.
-    let routed = results.into_routed();
-    let bad_id = match device.poll_error() {
-        Ok(()) => false,
-        Err(Error::Data(faults)) => faults.expert_id(),
-        Err(error) => panic!("{error}"),
-    };
-    Routed { bad_id, ..routed }
+    results.into_routed(device)
 }
 
 /// Panics with the first wrong score, or else the first token with wrong experts, or else the first wrong weight.
@@ -125,5 +121,5 @@ pub fn route<W: GateWeight>(
     let input = GateInput { hidden: x.matrix(), weight: w.matrix(), workspace: workspace.slice_mut() };
     gate.run(device.stream().expect("stream"), input, routing).unwrap_or_else(|e| panic!("{e}"));
     let partial = workspace.into_checked(f32::to_bits);
-    (results.into_routed(), partial)
+    (results.into_routed(device), partial)
 }

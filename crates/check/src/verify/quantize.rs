@@ -8,7 +8,7 @@ use deepseek_kernels::quant::{
 };
 use deepseek_kernels::{Buffer, Device, Error, F8E4M3, Matrix, MatrixMut, bf16};
 use oracles::quant::quantizer_rows;
-use oracles::quant::{QuantizeScale, quantize_1x128, quantize_128x128};
+use oracles::quant::{quantize_1x128, quantize_128x128};
 
 use super::data::weights;
 use super::gemm::scale_pitch;
@@ -17,6 +17,7 @@ use super::machine::{text, timed};
 use super::report::{Check, Checked, Row};
 use super::runner::{Job, Outcome};
 use super::shapes::Shape;
+use crate::quant::model;
 
 /// What is quantised, or transposed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -123,7 +124,7 @@ impl QuantizeJob {
         let got = quantize_rows(device, &x, (rows, k), format, &space)?;
         let reported = reported_nonfinite(device)?;
         let (q, sf) = got.to_vecs()?;
-        let expected = quantize_1x128(&x, rows, k, k, reference(format)).map_err(text)?;
+        let expected = quantize_1x128(&x, rows, k, k, model(format)).map_err(text)?;
         let checks = vec![
             same_codes("codes", (&q, &space.dense(&sf)), (&expected.q, &layout(expected.sf)), k),
             space.untouched(&sf),
@@ -138,7 +139,7 @@ impl QuantizeJob {
         let got = quantize_blocks(device, &x, (rows, k), format)?;
         let reported = reported_nonfinite(device)?;
         let (q, sf) = got.to_vecs()?;
-        let expected = quantize_128x128(&x, rows, k, k, reference(format)).map_err(text)?;
+        let expected = quantize_128x128(&x, rows, k, k, model(format)).map_err(text)?;
         let codes = same_codes("codes", (&q, &sf), (&expected.q, &expected.sf), k);
         Ok((got.seconds, vec![codes, same_report(reported, expected.nonfinite)]))
     }
@@ -251,13 +252,6 @@ pub fn quantize_blocks(
         plan.run(stream, Matrix::new(&x, n, k)?, MatrixMut::new(&mut q, n, k)?, scales)
     })?;
     Ok(OnDevice { q, sf, seconds })
-}
-
-fn reference(format: ScaleFormat) -> QuantizeScale {
-    match format {
-        ScaleFormat::Fp32 => QuantizeScale::Fp32,
-        ScaleFormat::PowerOfTwo => QuantizeScale::PowerOfTwo,
-    }
 }
 
 /// Whether a kernel told of Inf or NaN since the last call.

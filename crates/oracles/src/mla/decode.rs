@@ -86,7 +86,7 @@ impl MlaSequence<'_> {
 ///
 /// The bound holds for every kernel that multiplies in k16 steps of Hopper's BF16 `wgmma`, the rope part of a key first,
 /// follows the maximum in blocks of 64 keys, rounds p to BF16 for the second product only, and merges splits of
-/// `split_keys` from FP32 partial results.
+/// `split_keys` keys from FP32 partial results.
 pub fn mla_decode(sequence: &MlaSequence) -> Result<MlaBounded, ShapeError> {
     sequence.check()?;
     let keys: Vec<f32> = sequence.keys.iter().map(|x| x.to_f32()).collect();

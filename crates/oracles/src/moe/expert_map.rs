@@ -18,11 +18,11 @@ pub struct Mapped {
     pub offsets: Vec<i32>,
     /// `[experts]`: rows that hold a route.
     pub counts: Vec<i32>,
-    /// `[experts + 1]`: routes that chose the expert; last, ids that are neither an expert nor -1.
+    /// `[experts + 1]`: routes to the expert, with a row or without; last, ids that are neither an expert nor -1.
     pub demand: Vec<i32>,
 }
 
-/// Sorts the routes that chose `ids` by expert, and by route within an expert.
+/// Sorts the routes to `ids` by expert, and by route within an expert.
 pub fn expert_map(ids: &[i32], experts: usize, layout: MapLayout) -> Mapped {
     let experts = i32::try_from(experts).unwrap_or(i32::MAX);
     let mut map = Mapped {
