@@ -28,8 +28,8 @@ const COLUMNS: u16 = 120;
 /// Characters of a name that a table shows.
 const NAME: usize = 40;
 
-const LEGEND: &str = "RxC: judged on R rows x C columns spread over D, else on all of it. time: of the one launch, on the \
-                      emulator; `cargo bench` measures a GPU.";
+const LEGEND: &str = "RxC: judged on R rows x C columns spread over D, else on all of it\n\
+                      time: of the one launch, on the emulator; `cargo bench` measures a GPU";
 
 fn operations(report: &Report) -> String {
     let mut table = empty(&["operation", "shape", "instance", "data", "oracle", "worst", "time"]);
@@ -45,7 +45,7 @@ fn operations(report: &Report) -> String {
         ]);
     }
     right_align(&mut table, &[5, 6]);
-    format!("{table}\nworst: largest |error| / bound; 0 where bits must be equal. {LEGEND}")
+    format!("{table}\nworst: largest |error| / bound; 0 where bits must be equal\n{LEGEND}")
 }
 
 fn matrices(report: &Report) -> String {
@@ -66,8 +66,8 @@ fn matrices(report: &Report) -> String {
         ]);
     }
     right_align(&mut table, &[5, 6, 7]);
-    let errors = "kernel error: largest |error| / bound against the f64 product of the quantised operands. FP8 error: \
-                  relative RMS of that product against the f64 product of the originals.";
+    let errors = "kernel error: largest |error| / bound against the f64 product of the quantised operands\n\
+                  FP8 error: relative RMS of that product against the f64 product of the originals";
     format!("{table}\n{errors}\n{LEGEND}")
 }
 
