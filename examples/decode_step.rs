@@ -11,7 +11,7 @@
 //!                           └─ 64 ── Rope ──────────────────┘
 //! ```
 //!
-//! The output is compared with `crates/check/src/mla/golden.txt`, and with the same attention in f64 over what the cache holds.
+//! The output is compared with `tests/goldens/mla.txt`, and with the same attention in f64 over what the cache holds.
 
 use std::error::Error;
 use std::ops::Range;

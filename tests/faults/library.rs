@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use build_support::emulator_table;
 use deepseek_kernels::{Device, EmulatorOptions};
 use tempfile::TempDir;
 
@@ -25,7 +26,9 @@ impl Library {
     pub fn with(kernels: &[&str], edits: &[Edit]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let changed = plant(folder.path(), kernels, edits);
-        let mut inputs = vec![table(folder.path(), kernels)];
+        let table = folder.path().join("table.cpp");
+        fs::write(&table, emulator_table(kernels)).expect("a file");
+        let mut inputs = vec![table];
         for kernel in kernels {
             if edits.is_empty() || sources(&[kernel]).iter().any(|source| changed.contains(&source.path)) {
                 let source = folder.path().join(kernel).with_extension("cpp");
@@ -51,20 +54,6 @@ impl Library {
 /// The few lines that instantiate a kernel.
 fn generated(kernel: &str) -> PathBuf {
     Path::new(KERNELS).join(kernel).with_extension("cu")
-}
-
-/// The file with the list that the emulator looks kernels up in.
-fn table(folder: &Path, kernels: &[&str]) -> PathBuf {
-    let declared: String =
-        kernels.iter().map(|kernel| format!("extern const emu::Kernel {kernel}; ")).collect();
-    let listed: String = kernels.iter().map(|kernel| format!("&{kernel}, ")).collect();
-    let text = format!(
-        "#include \"hopper/emulated/machine/machine.h\"\n\
-         extern \"C\" {{ {declared}extern const emu::Kernel* const emu_kernels[] = {{{listed}nullptr}}; }}\n"
-    );
-    let file = folder.join("table.cpp");
-    fs::write(&file, text).expect("a file");
-    file
 }
 
 /// Writes the changed files to `folder`, which precedes `cuda/` on the include path, and returns their paths below it.

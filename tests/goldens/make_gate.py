@@ -1,4 +1,4 @@
-"""What Hugging Face's router of DeepSeek-V3 chooses: writes gate.txt, which tests/gate.rs reads.
+"""What Hugging Face's router of DeepSeek-V3 chooses: writes gate.txt, which tests/cases/router/gate.rs reads.
 
     pip install torch transformers && python make_gate.py        (made with torch 2.15.0, transformers 5.23.0, on a CPU)
 

@@ -1,4 +1,5 @@
-"""What Hugging Face's mixture-of-experts block of DeepSeek-V3 computes: writes moe_layer.txt, which tests/moe_layer.rs reads.
+"""What Hugging Face's mixture-of-experts block of DeepSeek-V3 computes: writes moe_layer.txt, which
+tests/cases/moe/layer.rs reads.
 
     pip install torch transformers && python make_moe_layer.py   (made with torch 2.15.0, transformers 5.23.0, on a CPU)
 

@@ -9,6 +9,9 @@ mod router;
 
 use deepseek_kernels::Error;
 
+/// A matrix that a test may get wrong: rows, columns, pitch.
+type Size = (usize, usize, usize);
+
 /// What the error says.
 fn message<T>(result: Result<T, Error>) -> String {
     result.err().expect("must be rejected").to_string()

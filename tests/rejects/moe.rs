@@ -12,12 +12,9 @@ use deepseek_kernels::moe::{
 use deepseek_kernels::quant::{MMajor, ScaleFormat, Scales1x128Mut};
 use deepseek_kernels::{Error, F8E4M3, Matrix, MatrixMut, Stream, bf16};
 
-use crate::message;
+use crate::{Size, message};
 
 const MAP: ExpertMapSpec = ExpertMapSpec { tokens: 2, top_k: 3, experts: 4, layout: ExpertLayout::Ragged };
-
-/// A matrix of zeros that a test may get wrong: rows, columns, pitch.
-type Size = (usize, usize, usize);
 
 #[test]
 fn plans_of_maps() {

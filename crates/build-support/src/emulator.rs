@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::compile::{self, Task};
-use crate::{Kernel, write};
+use crate::{Kernel, emulator_table, write};
 
 /// Builds with AddressSanitizer and UndefinedBehaviorSanitizer, for tests.
 const SANITIZE: &str = "DEEPSEEK_KERNELS_SANITIZE";
@@ -61,7 +61,8 @@ impl Emulator {
             sources.push(source);
         }
         let table = self.folder.join("emu_kernels.cpp");
-        write(&table, &kernel_table(kernels))?;
+        let names: Vec<&str> = kernels.iter().map(|kernel| kernel.name.as_str()).collect();
+        write(&table, &emulator_table(&names))?;
         sources.push(table);
         let (objects, tasks): (Vec<_>, Vec<_>) =
             sources.iter().map(|source| self.task(cuda, source, &self.folder)).collect::<Result<_, _>>()?;
@@ -121,18 +122,4 @@ pub fn sources_in(folder: &Path) -> Result<Vec<PathBuf>, String> {
     let mut sources: Vec<_> = files.filter(|path| path.extension() == Some(OsStr::new("cpp"))).collect();
     sources.sort();
     Ok(sources)
-}
-
-/// The file with the list that the emulator looks kernels up in, ended by null.
-fn kernel_table(kernels: &[Kernel]) -> String {
-    let names = || kernels.iter().map(|kernel| &kernel.name);
-    let declarations: String = names().map(|name| format!("extern const emu::Kernel {name};\n")).collect();
-    let entries: String = names().map(|name| format!("&{name}, ")).collect();
-    format!(
-        "#include \"hopper/emulated/machine/machine.h\"\n\
-         extern \"C\" {{\n\
-         {declarations}\
-         const emu::Kernel* const emu_kernels[] = {{{entries}nullptr}};\n\
-         }}\n"
-    )
 }

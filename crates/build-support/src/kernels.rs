@@ -45,3 +45,17 @@ fn list(kernels: &[Kernel]) -> String {
     };
     format!("[\n{}\n]\n", kernels.iter().map(entry).collect::<Vec<_>>().join(",\n"))
 }
+
+/// The C++ file with the list that the emulator looks kernels up in, ended by null.
+pub fn emulator_table(names: &[&str]) -> String {
+    let declarations: String =
+        names.iter().map(|name| format!("extern const emu::Kernel {name};\n")).collect();
+    let entries: String = names.iter().map(|name| format!("&{name}, ")).collect();
+    format!(
+        "#include \"hopper/emulated/machine/machine.h\"\n\
+         extern \"C\" {{\n\
+         {declarations}\
+         const emu::Kernel* const emu_kernels[] = {{{entries}nullptr}};\n\
+         }}\n"
+    )
+}

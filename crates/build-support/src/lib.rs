@@ -1,7 +1,8 @@
 //! What the build script of `deepseek-kernels` does with its table of kernels: nvcc makes cubins, which the library embeds,
 //! and a C++ compiler makes the emulated Hopper and a CUDA driver that runs on it.
 //!
-//! The chores of developers use the same: an old form of a kernel is compiled, and a cubin read, as a build does it.
+//! Chores and tests use the same: an old form of a kernel is compiled, a cubin read, and a kernel with a planted fault listed
+//! for the emulator, as a build does it.
 
 pub mod compile;
 pub mod cubins;
@@ -21,7 +22,7 @@ mod script;
 use std::fs;
 use std::path::Path;
 
-pub use kernels::{KERNEL_LIST, Kernel};
+pub use kernels::{KERNEL_LIST, Kernel, emulator_table};
 pub use script::build;
 
 /// Tells the crate why a part is missing; its errors return the reason.

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod devices;
 pub mod driver;
 pub mod gemm;
+pub mod goldens;
 pub mod memory;
 pub mod mla;
 pub mod moe;

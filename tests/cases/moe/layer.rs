@@ -1,6 +1,7 @@
 //! A layer of routed experts, to the bit: what the references of its steps give one after another.
 
 use check::devices::{devices, emulated, schedules};
+use check::goldens::integers;
 use check::router::gate_model;
 use deepseek_kernels::moe::{ExpertWeights, MoeLayer, MoeLayerArgs, MoeLayerSpec};
 use deepseek_kernels::quant::ScaleFormat;
@@ -234,14 +235,6 @@ fn what_cannot_be_planned() {
     assert_eq!(error(odd), "intermediate must be a multiple of 128, got 100");
     let shared = MoeLayerSpec { gate: GateSpec { shared: 1, ..spec(1).gate }, ..spec(1) };
     assert_eq!(error(shared), "shared routes of a layer's gate must be at most 0, got 1");
-}
-
-/// In [-128, 128), from the generator of tests/goldens/make_gate.py.
-fn integers(count: usize, mut state: u32) -> impl Iterator<Item = f32> {
-    (0..count).map(move |_| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 24) as f32 - 128.0
-    })
 }
 
 /// In [-8, 8): exact in E4M3.

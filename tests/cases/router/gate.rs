@@ -1,6 +1,7 @@
 //! The router: experts, weights and logits bit for bit what the references give, and within the bounds of exact ones.
 
 use check::devices::{devices, runs_emulated, schedules};
+use check::goldens::integers;
 use check::router::gate::{self, Results, UNWRITTEN, check_select, compare};
 use check::router::gate_model;
 use deepseek_kernels::router::{Gate, GateInput, GateSpec, GateWeight, GroupScore, Routing, Scoring};
@@ -377,14 +378,6 @@ fn scores_need_not_be_wanted() {
         );
         assert!(got.scores.iter().all(|s| s.to_bits() == UNWRITTEN.to_bits()));
     }
-}
-
-/// In [-128, 128), from the generator of tests/goldens/make_gate.py.
-fn integers(count: usize, mut state: u32) -> impl Iterator<Item = f32> {
-    (0..count).map(move |_| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 24) as f32 - 128.0
-    })
 }
 
 /// What Hugging Face's router of DeepSeek-V3 chose for the same hidden states: the same experts, weights within 2e-7.

@@ -3,6 +3,8 @@
 mod balance;
 mod gate;
 
+use check::goldens::states;
+
 use super::Problem;
 
 pub fn problems() -> Vec<Problem> {
@@ -11,10 +13,5 @@ pub fn problems() -> Vec<Problem> {
 
 /// Numbers without a pattern, in [-1, 1).
 fn numbers(count: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
+    states(seed).take(count).map(|state| (state >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
 }

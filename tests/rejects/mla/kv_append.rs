@@ -4,10 +4,7 @@ use check::devices::emulated;
 use deepseek_kernels::mla::{KvAppend, KvAppendArgs, KvAppendSpec, KvCacheMut, KvFormat};
 use deepseek_kernels::{Error, Matrix, MatrixMut, Stream, bf16};
 
-use crate::message;
-
-/// Rows, columns, pitch.
-type Size = (usize, usize, usize);
+use crate::{Size, message};
 
 #[test]
 fn plans_of_appends() {

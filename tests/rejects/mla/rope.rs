@@ -4,10 +4,7 @@ use check::devices::emulated;
 use deepseek_kernels::mla::{Heads, HeadsMut, Rope, RopeArgs, RopeSpec, RopeTable, YarnRope};
 use deepseek_kernels::{Error, Matrix, Stream, bf16};
 
-use crate::message;
-
-/// Rows, columns, pitch.
-type Size = (usize, usize, usize);
+use crate::{Size, message};
 
 #[test]
 fn plans_of_rotations() {

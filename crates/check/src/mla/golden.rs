@@ -1,22 +1,21 @@
-//! What Hugging Face's latent attention of DeepSeek-V3 computes: golden.txt, and the inputs it was computed from (make_golden.py).
+//! What Hugging Face's latent attention of DeepSeek-V3 computes: tests/goldens/mla.txt, and the
+//! inputs that make_mla.py computed it from.
 
 use deepseek_kernels::bf16;
 use oracles::mla::MlaStep;
 
+use crate::goldens::states;
+
 const LATENT: usize = 512;
 
-/// In [-8, 8) times a scale, from the generator of make_moe_layer.py.
-fn small(count: usize, mut state: u32, scale: f32) -> Vec<bf16> {
-    let mut integer = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 28) as f32 - 8.0
-    };
-    (0..count).map(|_| bf16::from_f32(integer() * scale)).collect()
+/// In [-8, 8) times a scale.
+fn small(count: usize, seed: u32, scale: f32) -> Vec<bf16> {
+    states(seed).take(count).map(|state| bf16::from_f32(((state >> 28) as f32 - 8.0) * scale)).collect()
 }
 
 pub const HEADS: usize = 4;
 
-/// A sequence of make_golden.py: what the projections gave, and the attention's output.
+/// A sequence of make_mla.py: what the projections gave, and the attention's output.
 pub struct Golden {
     pub q: Vec<bf16>,
     pub c_kv: Vec<bf16>,
@@ -33,7 +32,7 @@ pub struct Golden {
 impl Golden {
     /// Sequence 0 or 1.
     pub fn read(sequence: u32) -> Self {
-        let mut lines = include_str!("golden.txt").lines();
+        let mut lines = include_str!("../../../../tests/goldens/mla.txt").lines();
         let mut header = |name| {
             let line = lines.next().and_then(|line| line.strip_prefix(name)).expect(name);
             line.split(' ').map(|x| x.parse().expect("a number")).collect::<Vec<f64>>()

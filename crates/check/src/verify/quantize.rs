@@ -17,7 +17,7 @@ use super::machine::{text, timed};
 use super::report::{Check, Checked, Row};
 use super::runner::{Job, Outcome};
 use super::shapes::Shape;
-use crate::quant::model;
+use crate::quant::{UNWRITTEN_CODE, model};
 
 /// What is quantised, or transposed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -214,9 +214,6 @@ impl OnDevice {
     }
 }
 
-/// Fills codes before a launch.
-const SENTINEL: F8E4M3 = F8E4M3::from_bits(0xff);
-
 /// Quantises `x` `[m, k]` with one scale per 1x128.
 pub fn quantize_rows<L: ScaleLayout>(
     device: &Device,
@@ -227,7 +224,7 @@ pub fn quantize_rows<L: ScaleLayout>(
 ) -> Result<OnDevice, String> {
     let plan = Quantize1x128::plan(device, QuantizeSpec { rows: m, k, format }).map_err(text)?;
     let x = device.upload(x).map_err(text)?;
-    let mut q = device.upload(&vec![SENTINEL; m * k]).map_err(text)?;
+    let mut q = device.upload(&vec![UNWRITTEN_CODE; m * k]).map_err(text)?;
     let mut sf = device.upload(&space.sentinels()).map_err(text)?;
     let seconds = timed(device, |stream| {
         let scales = Scales1x128Mut::<L>::with_pitch(&mut sf, m, k, space.pitch)?;
@@ -245,7 +242,7 @@ pub fn quantize_blocks(
 ) -> Result<OnDevice, String> {
     let plan = Quantize128x128::plan(device, QuantizeSpec { rows: n, k, format }).map_err(text)?;
     let x = device.upload(x).map_err(text)?;
-    let mut q = device.upload(&vec![SENTINEL; n * k]).map_err(text)?;
+    let mut q = device.upload(&vec![UNWRITTEN_CODE; n * k]).map_err(text)?;
     let mut sf = device.upload(&vec![f32::NAN; n.div_ceil(128) * (k / 128)]).map_err(text)?;
     let seconds = timed(device, |stream| {
         let scales = Scales128x128Mut::new(&mut sf, n, k)?;

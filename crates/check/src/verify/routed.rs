@@ -16,6 +16,7 @@ use super::judge::{Cell, same_codes};
 use super::machine::{text, timed};
 use super::report::{Check, Checked, Row};
 use super::runner::{Job, Outcome};
+use crate::quant::UNWRITTEN_CODE;
 
 /// DeepSeek-V3's experts, on this many tokens.
 pub struct RoutedJob {
@@ -271,12 +272,9 @@ struct Quantization {
     k: usize,
 }
 
-/// Fills codes before a launch.
-const SENTINEL: F8E4M3 = F8E4M3::from_bits(0xff);
-
 impl Quantization {
     fn new(device: &Device, rows: usize, k: usize) -> Result<Self, String> {
-        let q = device.upload(&vec![SENTINEL; rows * k]).map_err(text)?;
+        let q = device.upload(&vec![UNWRITTEN_CODE; rows * k]).map_err(text)?;
         let sf = device.upload(&vec![f32::NAN; rows * k / 128]).map_err(text)?;
         Ok(Self { q, sf, rows, k })
     }
@@ -292,7 +290,7 @@ impl Quantization {
     /// Rows from `used` on hold what they held.
     fn untouched(&self, used: usize) -> Result<Check, String> {
         let (q, sf) = (self.q.to_vec().map_err(text)?, self.sf.to_vec().map_err(text)?);
-        let code = q[used * self.k..].iter().position(|c| c.to_bits() != SENTINEL.to_bits());
+        let code = q[used * self.k..].iter().position(|c| c.to_bits() != UNWRITTEN_CODE.to_bits());
         let mut unused = sf.chunks_exact(self.rows).flat_map(|line| &line[used..]);
         let scale = unused.any(|s| s.to_bits() != f32::NAN.to_bits());
         let failure = code.map(|i| format!("row {} of no expert was written", used + i / self.k));

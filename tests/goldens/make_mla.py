@@ -1,4 +1,4 @@
-"""What Hugging Face's latent attention of DeepSeek-V3 computes: writes mla.txt, which tests/mla_reference.rs reads.
+"""What Hugging Face's latent attention of DeepSeek-V3 computes: writes mla.txt, which check::mla::golden reads.
 
     pip install torch transformers && python make_mla.py         (made with torch 2.15.0, transformers 5.23.0, on a CPU)
 
