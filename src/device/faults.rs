@@ -1,9 +1,10 @@
 //! What kernels report of data.
 
 use std::fmt;
+use std::ops::BitOr;
 
 use super::bindings::{
-    DeviceFault, FAULT_CACHE_SLOT, FAULT_EXPERT_ID, FAULT_NONFINITE_INPUT, FAULT_PAGE_ID, FAULT_POSITION,
+    FAULT_CACHE_SLOT, FAULT_EXPERT_ID, FAULT_KINDS, FAULT_NONFINITE_INPUT, FAULT_PAGE_ID, FAULT_POSITION,
     FAULT_SEGMENT, FAULT_SEQUENCE_LENGTH,
 };
 
@@ -11,61 +12,60 @@ use super::bindings::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DataFaults(pub(super) u32);
 
-impl DataFaults {
-    fn met(self, fault: DeviceFault) -> bool {
-        self.0 & (1 << fault) != 0
-    }
+/// The table of faults: a constant, a question and a text for each.
+macro_rules! faults {
+    ($($(#[$doc:meta])* $constant:ident, $method:ident, $fault:ident, $text:literal;)*) => {
+        impl DataFaults {
+            $($(#[$doc])* pub const $constant: Self = Self(1 << $fault);)*
 
+            $($(#[$doc])*
+            pub const fn $method(self) -> bool {
+                self.0 & Self::$constant.0 != 0
+            })*
+
+            const TEXTS: [(Self, &str); FAULT_KINDS as usize] = [$((Self::$constant, $text)),*];
+        }
+    };
+}
+
+faults! {
     /// A quantiser met Inf (saturated) or NaN (kept), each in its own element only.
-    pub fn nonfinite_input(self) -> bool {
-        self.met(FAULT_NONFINITE_INPUT)
-    }
-
+    NONFINITE_INPUT, nonfinite_input, FAULT_NONFINITE_INPUT, "Inf or NaN in the input of a quantiser";
     /// The rows of an expert were not within the rows there are, or not in order; they were cut.
-    pub fn segment(self) -> bool {
-        self.met(FAULT_SEGMENT)
-    }
-
-    /// A page table named a page that the cache does not have; its keys were zeros.
-    pub fn page_id(self) -> bool {
-        self.met(FAULT_PAGE_ID)
-    }
-
-    /// A sequence was longer than its pages, or its length negative; it was cut.
-    pub fn sequence_length(self) -> bool {
-        self.met(FAULT_SEQUENCE_LENGTH)
-    }
-
+    SEGMENT, segment, FAULT_SEGMENT, "rows of an expert out of order or outside the rows there are";
     /// An expert id was neither -1 nor one of the experts; it was treated as -1.
-    pub fn expert_id(self) -> bool {
-        self.met(FAULT_EXPERT_ID)
-    }
-
+    EXPERT_ID, expert_id, FAULT_EXPERT_ID, "ids of experts that there are not";
+    /// A page table named a page that the cache does not have; its keys were zeros.
+    PAGE_ID, page_id, FAULT_PAGE_ID, "pages that the cache does not have";
+    /// A sequence was longer than its pages, or its length negative; it was cut.
+    SEQUENCE_LENGTH, sequence_length, FAULT_SEQUENCE_LENGTH,
+        "sequences longer than their pages, or of negative length";
     /// A slot was neither -1 nor a row of the KV cache; its token was not stored.
-    pub fn cache_slot(self) -> bool {
-        self.met(FAULT_CACHE_SLOT)
-    }
-
+    CACHE_SLOT, cache_slot, FAULT_CACHE_SLOT, "slots that are no rows of the cache";
     /// A position was not in the table of angles; what it belongs to became zeros.
-    pub fn position(self) -> bool {
-        self.met(FAULT_POSITION)
+    POSITION, position, FAULT_POSITION, "positions beyond the table of angles";
+}
+
+impl DataFaults {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+}
+
+impl BitOr for DataFaults {
+    type Output = Self;
+
+    /// The faults of both.
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 }
 
 impl fmt::Display for DataFaults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let faults = [
-            (self.nonfinite_input(), "Inf or NaN in the input of a quantiser"),
-            (self.segment(), "rows of an expert out of order or outside the rows there are"),
-            (self.expert_id(), "ids of experts that there are not"),
-            (self.page_id(), "pages that the cache does not have"),
-            (self.sequence_length(), "sequences longer than their pages, or of negative length"),
-            (self.cache_slot(), "slots that are no rows of the cache"),
-            (self.position(), "positions beyond the table of angles"),
-        ];
-        let mut met = faults.iter().filter(|(met, _)| *met).map(|(_, text)| text);
+        let mut met = Self::TEXTS.iter().filter(|(fault, _)| self.0 & fault.0 != 0).map(|(_, text)| text);
         match met.next() {
             Some(first) => met.try_fold(f.write_str(first)?, |(), text| write!(f, "; {text}")),
+            None if *self == Self::NONE => f.write_str("nothing"),
             None => write!(f, "unknown bits {:#x}", self.0),
         }
     }

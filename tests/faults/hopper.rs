@@ -8,7 +8,7 @@ pub fn problems() -> Vec<Problem> {
     vec![CLUSTER]
 }
 
-const CLUSTER: Problem = Problem { kernels: &["probe_cluster"], run: check_cluster };
+const CLUSTER: Problem = Problem::Probe { kernels: &["probe_cluster"], run: check_cluster };
 
 faults! {
     words_in_global_memory_under_a_remote_arrival: CLUSTER,

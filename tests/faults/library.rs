@@ -23,14 +23,16 @@ const KERNELS: &str = env!("DK_KERNEL_DIR");
 impl Library {
     /// Builds `kernels` with the edits applied; panics if an anchor is stale, or with the compiler's words. What includes no
     /// changed file is taken from the crate's own build.
-    pub fn with(kernels: &[&str], edits: &[Edit]) -> Self {
+    pub fn with(kernels: &[String], edits: &[Edit]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let changed = plant(folder.path(), kernels, edits);
         let table = folder.path().join("table.cpp");
         fs::write(&table, emulator_table(kernels)).expect("a file");
         let mut inputs = vec![table];
         for kernel in kernels {
-            if edits.is_empty() || sources(&[kernel]).iter().any(|source| changed.contains(&source.path)) {
+            if edits.is_empty()
+                || sources(std::slice::from_ref(kernel)).iter().any(|source| changed.contains(&source.path))
+            {
                 let source = folder.path().join(kernel).with_extension("cpp");
                 fs::copy(generated(kernel), &source).expect("the generated source");
                 inputs.push(source);
@@ -57,7 +59,7 @@ fn generated(kernel: &str) -> PathBuf {
 }
 
 /// Writes the changed files to `folder`, which precedes `cuda/` on the include path, and returns their paths below it.
-fn plant(folder: &Path, kernels: &[&str], edits: &[Edit]) -> HashSet<String> {
+fn plant(folder: &Path, kernels: &[String], edits: &[Edit]) -> HashSet<String> {
     let mut sources = sources(kernels);
     let mut changed = HashSet::new();
     for edit in edits {
@@ -73,7 +75,7 @@ fn plant(folder: &Path, kernels: &[&str], edits: &[Edit]) -> HashSet<String> {
 
 /// All that the kernels include from `cuda/`. The emulated `ptx/` lies elsewhere on the include path: it belongs to the
 /// machine.
-fn sources(kernels: &[&str]) -> Vec<Source> {
+fn sources(kernels: &[String]) -> Vec<Source> {
     let mut found: Vec<Source> = Vec::new();
     let texts =
         kernels.iter().map(|kernel| fs::read_to_string(generated(kernel)).expect("the generated source"));

@@ -4,8 +4,11 @@
 //! into an emulator of its own and run on a problem that the unchanged kernel solves. What the emulator reports, or
 //! which elements are wrong, must contain one of the texts given.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use check::case::{Case, Cases, attempt, memory_of};
+use check::devices::emulated;
 use deepseek_kernels::Device;
 use rayon::prelude::*;
 
@@ -40,24 +43,51 @@ mod router;
 
 const SEEDS: u64 = 4;
 
-/// What a fault is tried on.
+/// What a fault is tried on: what the unchanged kernels solve.
 #[derive(Clone, Copy)]
-struct Problem {
-    /// All kernels that the plans of `run` look up.
-    kernels: &'static [&'static str],
-    /// Runs and judges; panics with the report, or with the first wrong element.
-    run: fn(&Device),
+enum Problem {
+    /// Cases of operations.
+    Cases(fn() -> Cases),
+    /// Test kernels, and what panics unless they do what they should.
+    Probe { kernels: &'static [&'static str], run: fn(&Device) },
+}
+
+impl Problem {
+    /// All kernels that the plans look up.
+    fn kernels(self) -> Vec<String> {
+        match self {
+            Self::Cases(cases) => {
+                let device = emulated(0);
+                let kernels = |case: &Box<dyn Case>| case.kernels(&device).expect("kernels of a case");
+                let kernels: BTreeSet<String> = cases().iter().flat_map(kernels).collect();
+                kernels.into_iter().collect()
+            }
+            Self::Probe { kernels, .. } => kernels.iter().map(|&kernel| kernel.to_owned()).collect(),
+        }
+    }
+
+    /// The first thing that is wrong.
+    fn solve(self, device: &Device) -> Result<(), String> {
+        match self {
+            Self::Cases(cases) => {
+                let solve =
+                    |case: &Box<dyn Case>| attempt(case.draw()?, device, memory_of(&case.name())).map(drop);
+                cases().iter().try_for_each(solve).map_err(|error| format!("{error:#}"))
+            }
+            Self::Probe { run, .. } => catch_unwind(AssertUnwindSafe(|| run(device))).map_err(|panic| {
+                let text = panic.downcast_ref::<String>().cloned();
+                text.or_else(|| panic.downcast_ref::<&str>().map(|&s| s.to_owned())).unwrap_or_default()
+            }),
+        }
+    }
 }
 
 /// Plants the fault, runs every seed, and demands one of the causes in every message.
 fn caught(problem: Problem, edits: &[Edit], causes: &[&str]) {
-    let library = Library::with(problem.kernels, edits);
+    let library = Library::with(&problem.kernels(), edits);
     for seed in 0..SEEDS {
-        let device = library.device(seed);
-        let result = catch_unwind(AssertUnwindSafe(|| (problem.run)(&device)));
-        let Err(panic) = result else { panic!("seed {seed}: the fault went unnoticed") };
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&s| s.to_owned())).unwrap_or_default();
+        let solved = problem.solve(&library.device(seed));
+        let text = solved.expect_err("the fault went unnoticed");
         assert!(
             causes.iter().any(|cause| text.contains(cause)),
             "seed {seed}: expected one of {causes:?} in: {text}"
@@ -78,9 +108,8 @@ fn no_fault() {
         moe::problems(),
         mla::problems(),
     ];
-    let problems = families.concat();
-    problems.par_iter().for_each(|problem| {
-        let library = Library::with(problem.kernels, &[]);
-        (0..SEEDS).for_each(|seed| (problem.run)(&library.device(seed)));
+    families.concat().par_iter().for_each(|problem| {
+        let library = Library::with(&problem.kernels(), &[]);
+        (0..SEEDS).for_each(|seed| problem.solve(&library.device(seed)).expect("nothing is planted"));
     });
 }

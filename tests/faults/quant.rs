@@ -11,7 +11,7 @@ pub fn problems() -> Vec<Problem> {
     vec![ROWS, BLOCKS, TRANSPOSE]
 }
 
-const ROWS: Problem = Problem {
+const ROWS: Problem = Problem::Probe {
     kernels: &["quantize_1x128"],
     run: |device| {
         for format in [ScaleFormat::Fp32, ScaleFormat::PowerOfTwo] {
@@ -20,7 +20,7 @@ const ROWS: Problem = Problem {
         }
     },
 };
-const BLOCKS: Problem = Problem {
+const BLOCKS: Problem = Problem::Probe {
     kernels: &["quantize_128x128"],
     run: |device| {
         let case = Case::tight(150, 384, ScaleFormat::Fp32);
@@ -28,7 +28,7 @@ const BLOCKS: Problem = Problem {
     },
 };
 const TRANSPOSE: Problem =
-    Problem { kernels: &["transpose_scales"], run: |device| check_transpose(device, 70, 40, 2) };
+    Problem::Probe { kernels: &["transpose_scales"], run: |device| check_transpose(device, 70, 40, 2) };
 
 /// Every other row special, the rest with an amax of its own: the formulas of a scale differ in few codes only.
 fn values(case: &Case, seed: u64) -> Vec<bf16> {

@@ -1,5 +1,31 @@
 //! Bad input gets an error that says what was expected and what came, before anything is launched.
 
+/// Tests, one for each wrong operand: `name: |args, spare| change => "message";`, where `change` gets one of the operands of
+/// a run wrong. The call is refused with the message, nothing is written, and the same plan and operands go on working.
+macro_rules! rejects {
+    ($prepare:expr; $($name:ident: |$args:ident, $spare:ident| $change:expr => $message:literal;)*) => {$(
+        #[test]
+        fn $name() {
+            use check::case::Prepared;
+            let mut run = $prepare;
+            let before = run.outputs().expect("outputs");
+            let mut spare = $crate::Spare::new();
+            let refused = (|| {
+                let $spare = &mut spare;
+                let mut $args = run.operands.args()?;
+                $change;
+                run.plan.run(deepseek_kernels::Stream::Emulated, $args)
+            })();
+            assert_eq!($crate::message(refused), $message);
+            assert!(run.outputs().expect("outputs") == before && spare == $crate::Spare::new(), "written");
+            run.launch(deepseek_kernels::Stream::Emulated).expect("the plan still works");
+            for check in run.judge(check::judge::Scrutiny::Thorough).expect("judgement") {
+                assert_eq!(check.failure, None, "{}", check.oracle);
+            }
+        }
+    )*};
+}
+
 mod device;
 mod gemm;
 mod mla;
@@ -7,7 +33,31 @@ mod moe;
 mod quant;
 mod router;
 
-use deepseek_kernels::Error;
+use deepseek_kernels::{Error, F8E4M3, bf16};
+
+/// Memory from which a test takes an operand of another shape.
+#[derive(PartialEq)]
+struct Spare {
+    codes: Vec<F8E4M3>,
+    halves: Vec<bf16>,
+    floats: Vec<f32>,
+    integers: Vec<i32>,
+    words: Vec<u32>,
+}
+
+impl Spare {
+    /// Enough for every operand of these tests.
+    fn new() -> Self {
+        const LEN: usize = 1 << 16;
+        Self {
+            codes: vec![F8E4M3::ONE; LEN],
+            halves: vec![bf16::ONE; LEN],
+            floats: vec![1.0; LEN],
+            integers: vec![0; LEN],
+            words: vec![0; LEN],
+        }
+    }
+}
 
 /// A matrix that a test may get wrong: rows, columns, pitch.
 type Size = (usize, usize, usize);

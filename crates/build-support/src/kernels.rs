@@ -1,5 +1,6 @@
 //! The kernels that a build is made of.
 
+use std::fmt::Display;
 use std::fs;
 use std::path::Path;
 
@@ -47,7 +48,7 @@ fn list(kernels: &[Kernel]) -> String {
 }
 
 /// The C++ file with the list that the emulator looks kernels up in, ended by null.
-pub fn emulator_table(names: &[&str]) -> String {
+pub fn emulator_table(names: &[impl Display]) -> String {
     let declarations: String =
         names.iter().map(|name| format!("extern const emu::Kernel {name};\n")).collect();
     let entries: String = names.iter().map(|name| format!("&{name}, ")).collect();

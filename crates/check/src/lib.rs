@@ -1,11 +1,17 @@
 //! What judges the kernels: devices, guarded operands, the cases of every operation, and `verify`.
 
 pub mod bench;
+pub mod case;
 pub mod cli;
+pub mod data;
+pub mod deepseek_v3;
 pub mod devices;
 pub mod driver;
+pub mod families;
 pub mod gemm;
 pub mod goldens;
+pub mod guarded;
+pub mod judge;
 pub mod memory;
 pub mod mla;
 pub mod moe;

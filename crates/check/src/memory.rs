@@ -1,164 +1,361 @@
-//! Operands in memory with guards around them.
+//! Operands in memory: where they lie, and what lies around them.
 
 use std::fmt::Debug;
 
+use anyhow::Result;
 use deepseek_kernels::cudarc::driver::DeviceRepr;
-use deepseek_kernels::gemm::GemmOutput;
-use deepseek_kernels::{Buffer, Device, Matrix, MatrixMut, Slice, SliceMut, bf16};
-use oracles::gemm::Output;
+use deepseek_kernels::quant::{
+    MMajor, RowMajor, Scales1x128, Scales1x128Mut, Scales128x128, Scales128x128Mut,
+};
+use deepseek_kernels::{Buffer, Device, DeviceKind, F8E4M3, Matrix, MatrixMut, Slice, SliceMut, bf16};
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+use safetensors::Dtype;
 
-/// Where a matrix lies in a larger buffer: elements before it, and from row to row.
+use crate::judge::Check;
+
+/// How the operands of a problem lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Placement {
-    pub offset: usize,
-    pub pitch: usize,
+pub enum Memory {
+    /// As tight as alignment allows: what is timed.
+    Plain,
+    /// Behind some elements of poison, with poison between the rows, as the seed draws it for each operand, and behind the
+    /// last one. Read, poison spoils a result; written, it is found.
+    Poisoned(u64),
 }
 
-impl Placement {
-    pub fn dense(columns: usize) -> Self {
-        Self { offset: 0, pitch: columns }
+/// Element types of operands.
+pub trait Scalar: DeviceRepr + Copy + Debug + PartialEq + Send + Sync + 'static {
+    /// In files.
+    const DTYPE: Dtype;
+    /// Around operands: for floating point a NaN, for indices one that is none.
+    const POISON: Self;
+    /// Fills outputs before a run: what no kernel writes, or next to never.
+    const SENTINEL: Self;
+    /// The bits, in the low end of a word.
+    fn bits(self) -> u32;
+    /// The bits, where all NaN count as one: neither PTX nor IEEE 754 promises which NaN an operation gives.
+    fn canonical_bits(self) -> u32 {
+        self.bits()
     }
 }
 
-/// A matrix in a buffer whose every other element is poison: read, it spoils a result; written, it is found.
-pub struct Guarded<T> {
+macro_rules! scalar {
+    ($type:ty, $dtype:ident, $poison:expr, $sentinel:expr, $bits:expr $(, $nan:expr)?) => {
+        impl Scalar for $type {
+            const DTYPE: Dtype = Dtype::$dtype;
+            const POISON: Self = $poison;
+            const SENTINEL: Self = $sentinel;
+            fn bits(self) -> u32 {
+                $bits(self)
+            }
+            $(fn canonical_bits(self) -> u32 {
+                if self.is_nan() { $nan } else { self.bits() }
+            })?
+        }
+    };
+}
+
+scalar!(u8, U8, 0xff, 0xa5, u32::from);
+scalar!(u32, U32, 0xdead_beef, 0x5a5a_5a5a, |x| x);
+scalar!(i32, I32, i32::MIN, 0x5a5a_5a5a, |x: i32| x.cast_unsigned());
+scalar!(f32, F32, f32::from_bits(0x7fe5_a5e5), f32::from_bits(0x7fe5_a5e5), f32::to_bits, 0x7fff_ffff);
+scalar!(bf16, BF16, bf16::from_bits(0x7fe5), bf16::from_bits(0x7fe5), |x: bf16| x.to_bits().into(), 0x7fff);
+// Every NaN code counts as one, so that no NaN can say that nothing was written.
+scalar!(
+    F8E4M3,
+    F8_E4M3,
+    F8E4M3::from_bits(0xff),
+    F8E4M3::from_bits(0x01),
+    |x: F8E4M3| x.to_bits().into(),
+    0x7f
+);
+
+/// Where the rows of a matrix may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    /// Address and pitch are multiples of so many bytes.
+    Aligned(usize),
+    /// Rows follow each other without a gap; the address is a multiple of so many bytes.
+    Packed(usize),
+}
+
+/// Elements of poison behind an operand.
+const BEHIND: usize = 64;
+
+/// Puts operands on a device.
+pub struct Arena<'d> {
+    device: &'d Device,
+    /// Draws where poisoned operands lie.
+    rng: Option<Xoshiro256PlusPlus>,
+}
+
+impl<'d> Arena<'d> {
+    /// For the operands of one problem.
+    pub fn new(device: &'d Device, memory: Memory) -> Self {
+        let rng = match memory {
+            Memory::Plain => None,
+            Memory::Poisoned(seed) => Some(Xoshiro256PlusPlus::seed_from_u64(seed)),
+        };
+        Self { device, rng }
+    }
+
+    /// A matrix to be read, row-major and dense in `data`. On the emulator nothing lies behind its last element, and a read
+    /// there is outside every region; on a GPU poison does.
+    ///
+    /// # Errors
+    /// Of the device.
+    ///
+    /// # Panics
+    /// Unless `data` has `rows * columns` elements.
+    pub fn input<T: Scalar>(
+        &mut self,
+        data: &[T],
+        shape: (usize, usize),
+        layout: Rows,
+    ) -> Result<Operand<T>> {
+        let behind = if self.device.kind() == DeviceKind::Emulated { 0 } else { BEHIND };
+        self.place(data, shape, layout, behind)
+    }
+
+    /// A list to be read: one row.
+    ///
+    /// # Errors
+    /// Of the device.
+    pub fn list<T: Scalar>(&mut self, data: &[T]) -> Result<Operand<T>> {
+        self.input(data, (1, data.len()), Rows::Packed(size_of::<T>()))
+    }
+
+    /// A matrix that is read and written.
+    ///
+    /// # Errors
+    /// As [`Self::input`].
+    ///
+    /// # Panics
+    /// As [`Self::input`].
+    pub fn in_out<T: Scalar>(
+        &mut self,
+        data: &[T],
+        shape: (usize, usize),
+        layout: Rows,
+    ) -> Result<Operand<T>> {
+        self.place(data, shape, layout, BEHIND)
+    }
+
+    /// A matrix of sentinels, to be overwritten.
+    ///
+    /// # Errors
+    /// Of the device.
+    pub fn output<T: Scalar>(&mut self, shape: (usize, usize), layout: Rows) -> Result<Operand<T>> {
+        self.place(&vec![T::SENTINEL; shape.0 * shape.1], shape, layout, BEHIND)
+    }
+
+    fn place<T: Scalar>(
+        &mut self,
+        data: &[T],
+        (rows, columns): (usize, usize),
+        layout: Rows,
+        behind: usize,
+    ) -> Result<Operand<T>> {
+        assert_eq!(data.len(), rows * columns, "elements of [{rows}, {columns}]");
+        let (Rows::Aligned(align) | Rows::Packed(align)) = layout;
+        let unit = (align / size_of::<T>()).max(1);
+        let [before, gap, behind] = match &mut self.rng {
+            None => [0; 3],
+            Some(rng) => [rng.random_range(0..4), rng.random_range(0..4), behind],
+        };
+        let pitch = match layout {
+            Rows::Packed(_) => columns,
+            Rows::Aligned(_) => columns.next_multiple_of(unit) + gap * unit,
+        };
+        let offset = before * unit;
+        let length = rows.saturating_sub(1) * pitch + if rows == 0 { 0 } else { columns };
+        let mut host = vec![T::POISON; offset + length + behind];
+        for (row, values) in data.chunks_exact(columns.max(1)).enumerate() {
+            host[offset + row * pitch..][..columns].copy_from_slice(values);
+        }
+        Ok(Operand { buffer: self.device.upload(&host)?, rows, columns, offset, pitch })
+    }
+}
+
+/// A matrix in a buffer, whose other elements are poison.
+pub struct Operand<T> {
     buffer: Buffer<T>,
     rows: usize,
     columns: usize,
-    placement: Placement,
-    poison: T,
+    offset: usize,
+    pitch: usize,
 }
 
-/// Elements behind the last row.
-const TAIL: usize = 64;
-
-impl<T: DeviceRepr + Copy> Guarded<T> {
-    pub fn new(
-        device: &Device,
-        data: &[T],
-        rows: usize,
-        columns: usize,
-        placement: Placement,
-        poison: T,
-    ) -> Self {
-        Self::of_length(device, data, rows, columns, placement, poison, rows * placement.pitch + TAIL)
-    }
-
-    /// An operand that ends with its last element, so that a read past it is outside every region.
-    pub fn ending(
-        device: &Device,
-        data: &[T],
-        rows: usize,
-        columns: usize,
-        placement: Placement,
-        poison: T,
-    ) -> Self {
-        let length = rows.saturating_sub(1) * placement.pitch + columns;
-        Self::of_length(device, data, rows, columns, placement, poison, length)
-    }
-
-    /// `length` elements from the first one on.
-    fn of_length(
-        device: &Device,
-        data: &[T],
-        rows: usize,
-        columns: usize,
-        placement: Placement,
-        poison: T,
-        length: usize,
-    ) -> Self {
-        assert_eq!(data.len(), rows * columns);
-        let mut host = vec![poison; placement.offset + length];
-        for (row, values) in data.chunks(columns.max(1)).enumerate() {
-            host[placement.offset + row * placement.pitch..][..columns].copy_from_slice(values);
-        }
-        let buffer = device.upload(&host).expect("upload");
-        Self { buffer, rows, columns, placement, poison }
-    }
-
-    /// A matrix of poison, to be overwritten.
-    pub fn unwritten(device: &Device, rows: usize, columns: usize, placement: Placement, poison: T) -> Self {
-        Self::new(device, &vec![poison; rows * columns], rows, columns, placement, poison)
-    }
-
+impl<T: Scalar> Operand<T> {
     /// From the first element on.
     pub fn slice(&self) -> Slice<'_, T> {
-        self.buffer.slice(self.placement.offset)
-    }
-
-    /// From an element of the first row on.
-    pub fn slice_from(&self, column: usize) -> Slice<'_, T> {
-        self.buffer.slice(self.placement.offset + column)
+        self.buffer.slice(self.offset)
     }
 
     /// From the first element on.
     pub fn slice_mut(&mut self) -> SliceMut<'_, T> {
-        self.buffer.slice_mut(self.placement.offset)
+        self.buffer.slice_mut(self.offset)
     }
 
-    pub fn matrix(&self) -> Matrix<'_, T> {
-        Matrix::with_pitch(self.slice(), self.rows, self.columns, self.placement.pitch).expect("view")
+    /// From an element of the first row on.
+    pub fn slice_from(&self, column: usize) -> Slice<'_, T> {
+        self.buffer.slice(self.offset + column)
     }
 
-    pub fn matrix_mut(&mut self) -> MatrixMut<'_, T> {
-        let Self { rows, columns, placement, .. } = *self;
-        MatrixMut::with_pitch(self.slice_mut(), rows, columns, placement.pitch).expect("view")
+    /// From an element of the first row on.
+    pub fn slice_mut_from(&mut self, column: usize) -> SliceMut<'_, T> {
+        self.buffer.slice_mut(self.offset + column)
     }
 
+    /// The view.
+    ///
+    /// # Errors
+    /// None: the buffer holds the matrix.
+    pub fn matrix(&self) -> deepseek_kernels::Result<Matrix<'_, T>> {
+        Matrix::with_pitch(self.slice(), self.rows, self.columns, self.pitch)
+    }
+
+    /// The view.
+    ///
+    /// # Errors
+    /// None: the buffer holds the matrix.
+    pub fn matrix_mut(&mut self) -> deepseek_kernels::Result<MatrixMut<'_, T>> {
+        let Self { rows, columns, pitch, .. } = *self;
+        MatrixMut::with_pitch(self.slice_mut(), rows, columns, pitch)
+    }
+
+    /// Elements from one row to the next.
     pub fn pitch(&self) -> usize {
-        self.placement.pitch
+        self.pitch
     }
 
-    /// The matrix, row-major and dense, after checking with `bits` that every element around it still is poison.
-    pub fn into_checked<B: PartialEq + Debug>(self, bits: impl Fn(T) -> B) -> Vec<T> {
-        let host = self.buffer.to_vec().expect("download");
+    /// What it holds now, row-major and dense.
+    ///
+    /// # Errors
+    /// Of the device, those of earlier launches included.
+    pub fn values(&self) -> Result<Vec<T>> {
+        Ok(self.split()?.0)
+    }
+
+    /// The matrix, and where around it something is not poison any more: an index into the buffer.
+    fn split(&self) -> Result<(Vec<T>, Option<usize>)> {
+        let host = self.buffer.to_vec()?;
         let mut data = Vec::with_capacity(self.rows * self.columns);
+        let mut written = None;
         for (index, &value) in host.iter().enumerate() {
-            let column = index.checked_sub(self.placement.offset).map(|i| i % self.placement.pitch.max(1));
-            let row = index.checked_sub(self.placement.offset).map(|i| i / self.placement.pitch.max(1));
-            if column.is_some_and(|c| c < self.columns) && row.is_some_and(|r| r < self.rows) {
+            let place =
+                index.checked_sub(self.offset).map(|i| (i / self.pitch.max(1), i % self.pitch.max(1)));
+            if place.is_some_and(|(row, column)| row < self.rows && column < self.columns) {
                 data.push(value);
-            } else {
-                assert_eq!(bits(value), bits(self.poison), "element {index} around the matrix was written");
+            } else if value.bits() != T::POISON.bits() {
+                written.get_or_insert(index);
             }
         }
-        data
+        Ok((data, written))
+    }
+
+    /// Nothing around it was written.
+    ///
+    /// # Errors
+    /// Of the device.
+    pub fn guarded(&self, name: &str) -> Result<Check> {
+        let (data, around) = self.split()?;
+        let failure = around.map(|i| format!("element {i} around {name} was written"));
+        Ok(Check::equal("guards", data.len(), failure))
+    }
+
+    /// All of it was written, and nothing around it.
+    ///
+    /// # Errors
+    /// Of the device.
+    pub fn written(&self, name: &str) -> Result<Check> {
+        let (data, around) = self.split()?;
+        let left = data.iter().position(|x| x.bits() == T::SENTINEL.bits());
+        let place = |i: usize| format!("{name}[{}, {}] was not written", i / self.columns, i % self.columns);
+        let failure = left.map(place);
+        let failure = failure.or_else(|| around.map(|i| format!("element {i} around {name} was written")));
+        Ok(Check::equal("written", data.len(), failure))
+    }
+
+    /// It holds `expected`, bit for bit, all NaN being one, and nothing around it was written. `oracle` says who expects it.
+    ///
+    /// # Errors
+    /// Of the device.
+    pub fn equals(&self, oracle: &'static str, name: &str, expected: &[T]) -> Result<Check> {
+        let (data, around) = self.split()?;
+        let failure = Check::difference(name, self.columns, &data, expected);
+        let failure = failure.or_else(|| around.map(|i| format!("element {i} around {name} was written")));
+        Ok(Check::equal(oracle, data.len(), failure))
     }
 }
 
-/// A NaN that no kernel produces: an element that still holds it was not written.
-pub trait Sentinel: GemmOutput {
-    const SENTINEL: Self;
-    const OUTPUT_MODEL: Output;
-    fn widen(self) -> f32;
-    fn narrow(x: f32) -> Self;
-    fn bits(self) -> u32;
+/// Scales, whose layout says what rows and columns are.
+impl Operand<f32> {
+    /// `[k/128, m]`.
+    ///
+    /// # Errors
+    /// None: the buffer holds the matrix. So for the others.
+    pub fn m_major(&self) -> deepseek_kernels::Result<Scales1x128<'_, MMajor>> {
+        Scales1x128::with_pitch(self.slice(), self.columns, 128 * self.rows, self.pitch)
+    }
+
+    pub fn m_major_mut(&mut self) -> deepseek_kernels::Result<Scales1x128Mut<'_, MMajor>> {
+        let Self { rows, columns, pitch, .. } = *self;
+        Scales1x128Mut::with_pitch(self.slice_mut(), columns, 128 * rows, pitch)
+    }
+
+    /// `[m, k/128]`.
+    pub fn row_major(&self) -> deepseek_kernels::Result<Scales1x128<'_, RowMajor>> {
+        Scales1x128::with_pitch(self.slice(), self.rows, 128 * self.columns, self.pitch)
+    }
+
+    pub fn row_major_mut(&mut self) -> deepseek_kernels::Result<Scales1x128Mut<'_, RowMajor>> {
+        let Self { rows, columns, pitch, .. } = *self;
+        Scales1x128Mut::with_pitch(self.slice_mut(), rows, 128 * columns, pitch)
+    }
+
+    /// `[ceil(n/128), k/128]`.
+    pub fn blocks(&self) -> deepseek_kernels::Result<Scales128x128<'_>> {
+        Scales128x128::with_pitch(self.slice(), 128 * self.rows, 128 * self.columns, self.pitch)
+    }
+
+    pub fn blocks_mut(&mut self) -> deepseek_kernels::Result<Scales128x128Mut<'_>> {
+        let Self { rows, columns, pitch, .. } = *self;
+        Scales128x128Mut::with_pitch(self.slice_mut(), 128 * rows, 128 * columns, pitch)
+    }
 }
 
-impl Sentinel for bf16 {
-    const SENTINEL: Self = bf16::from_bits(0x7fc1);
-    const OUTPUT_MODEL: Output = Output::Bf16;
-    fn widen(self) -> f32 {
-        self.to_f32()
-    }
-    fn narrow(x: f32) -> Self {
-        bf16::from_f32(x)
-    }
-    fn bits(self) -> u32 {
-        self.to_bits().into()
-    }
+/// An operand that a run wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Its name.
+    pub name: &'static str,
+    /// Type of its elements.
+    pub dtype: Dtype,
+    /// Row-major and dense, little-endian.
+    pub bytes: Vec<u8>,
 }
 
-impl Sentinel for f32 {
-    const SENTINEL: Self = f32::from_bits(0x7fc1_0001);
-    const OUTPUT_MODEL: Output = Output::F32;
-    fn widen(self) -> f32 {
-        self
+impl Output {
+    /// Copies an operand back.
+    ///
+    /// # Errors
+    /// Of the device.
+    pub fn read<T: Scalar>(name: &'static str, operand: &Operand<T>) -> Result<Self> {
+        let elements = operand.values()?;
+        let bytes =
+            elements.iter().flat_map(|x| x.bits().to_le_bytes().into_iter().take(size_of::<T>())).collect();
+        Ok(Self { name, dtype: T::DTYPE, bytes })
     }
-    fn narrow(x: f32) -> Self {
-        x
+
+    /// Bytes of an element.
+    pub fn element_bytes(&self) -> usize {
+        (self.dtype.bitsize() / 8).max(1)
     }
-    fn bits(self) -> u32 {
-        self.to_bits()
+
+    /// How many elements it has.
+    pub fn elements(&self) -> usize {
+        self.bytes.len() / self.element_bytes()
     }
 }

@@ -7,7 +7,7 @@ use deepseek_kernels::quant::{
 use deepseek_kernels::{Device, Error, F8E4M3, Matrix, MatrixMut, Result, SliceMut, bf16};
 use oracles::quant::{QuantizeScale, Quantized, quantize_1x128, quantize_128x128};
 
-use crate::memory::{Guarded, Placement};
+use crate::guarded::{Guarded, Placement};
 
 /// A code that few elements have, and no NaN, of which any is accepted for any: an unwritten element is found.
 pub const UNWRITTEN_CODE: F8E4M3 = F8E4M3::from_bits(0x01);

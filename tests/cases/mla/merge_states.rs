@@ -1,7 +1,7 @@
 //! Merged states of attention: bit for bit what the reference gives, and within the error bound of f64.
 
 use check::devices::{devices, seeded};
-use check::memory::Sentinel;
+use check::guarded::Sentinel;
 use check::mla::merge_states::{COLUMNS, Merge, Part, same};
 use deepseek_kernels::cudarc::driver::DeviceRepr;
 use deepseek_kernels::{Device, bf16};

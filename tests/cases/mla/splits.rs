@@ -1,7 +1,7 @@
 //! Parts of a step put together: one schedule for several layers, and a context that lies in two places.
 
 use check::devices::{FEW_MULTIPROCESSORS, devices, emulators};
-use check::memory::{Guarded, Placement};
+use check::guarded::{Guarded, Placement};
 use check::mla::decode::{Bits, Cache, KEY, LATENT, Operands, STALE_PAGE, Step};
 use check::mla::merge_states::{Merge, Part};
 use deepseek_kernels::mla::{

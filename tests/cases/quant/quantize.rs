@@ -1,7 +1,7 @@
 //! The quantisers and the transposition of scales: byte for byte what the references give.
 
 use check::devices::{devices, seeded};
-use check::memory::Placement;
+use check::guarded::Placement;
 use check::quant::{Case, check_transpose};
 use deepseek_kernels::bf16;
 use deepseek_kernels::quant::ScaleFormat;

@@ -1,40 +1,28 @@
 //! Faults in the GEMM of one matrix, and in what it shares with the grouped one.
 
-use check::gemm::{GemmLayout, check_gemm, run_gemm};
+use check::case::{Cases, boxed};
+use check::gemm::fp8_gemm::Fp8GemmCase;
 use deepseek_kernels::gemm::GEMM_INSTANCES;
-use deepseek_kernels::{Device, bf16};
-use oracles::gemm::{GemmClass, Oracle};
 
 use crate::Problem;
 
 pub const PROBLEMS: &[Problem] = &[ONE, TWO, WIDE, ACCUMULATE];
 
-const ONE: Problem =
-    Problem { kernels: &["fp8_gemm_m128_n128_c1_bf16"], run: |device| multiply(device, (128, 1), false) };
+const ONE: Problem = Problem::Cases(|| multiply((128, 1), false));
 /// A cluster of two CTAs.
-const TWO: Problem =
-    Problem { kernels: &["fp8_gemm_m128_n128_c2_bf16"], run: |device| multiply(device, (128, 2), false) };
+const TWO: Problem = Problem::Cases(|| multiply((128, 2), false));
 /// Two scales of B a tile, and one K block in flight.
-const WIDE: Problem =
-    Problem { kernels: &["fp8_gemm_m128_n192_c1_bf16"], run: |device| multiply(device, (192, 1), false) };
+const WIDE: Problem = Problem::Cases(|| multiply((192, 1), false));
 /// Adds to D.
-const ACCUMULATE: Problem =
-    Problem { kernels: &["fp8_gemm_m128_n128_c1_bf16"], run: |device| multiply(device, (128, 1), true) };
+const ACCUMULATE: Problem = Problem::Cases(|| multiply((128, 1), true));
 
 /// Several ragged tiles per CTA, more K blocks than stages.
-fn multiply(device: &Device, (block_n, cluster): (u32, u32), accumulate: bool) {
-    let (m, n, k) = (200, 392, 1024);
-    let inputs = GemmClass::SignedIntegers.generate((m, n, k), 7).expect("inputs");
-    let mut instances = GEMM_INSTANCES.iter().copied();
-    let instance =
-        instances.find(|i| (i.block_m, i.block_n, i.cluster, i.output.bytes()) == (128, block_n, cluster, 2));
-    assert!(instance.is_some(), "no such instance");
-    let mut layout = GemmLayout::tight(m, n, k, 2);
-    layout.d.pitch += 8;
-    let before: Vec<bf16> = (0..m * n).map(|i| bf16::from_f32((i % 61) as f32)).collect();
-    let before = accumulate.then_some(&before[..]);
-    let d = run_gemm(device, &inputs, &layout, instance, before).unwrap_or_else(|e| panic!("{e}"));
-    check_gemm("d", &inputs, &[Oracle::Exact], before, &d);
+fn multiply((block_n, cluster): (u32, u32), accumulate: bool) -> Cases {
+    let wanted = (128, block_n, cluster, 2);
+    let mut instances = GEMM_INSTANCES.iter();
+    let instance = instances.find(|i| (i.block_m, i.block_n, i.cluster, i.output.bytes()) == wanted);
+    let instance = *instance.expect("an instance");
+    boxed([Fp8GemmCase { accumulate, seed: 7, ..Fp8GemmCase::new((200, 392, 1024)) }.with(instance)])
 }
 
 // The ring: waits, arrivals, bytes, phases.

@@ -1,41 +1,30 @@
 //! Faults in the grouped GEMM: segments, tiles of experts, reports.
 
-use check::gemm::grouped::{Routing, judge, masked, operands, ragged, run};
-use deepseek_kernels::gemm::GROUPED_GEMM_INSTANCES;
-use deepseek_kernels::{Device, Error};
-use oracles::gemm::{GemmClass, Oracle};
+use check::case::{Cases, boxed};
+use check::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase};
+use deepseek_kernels::gemm::{GROUPED_GEMM_INSTANCES, Segments};
 
 use crate::Problem;
 
 pub const PROBLEMS: &[Problem] = &[GROUPED];
 
-const GROUPED: Problem = Problem { kernels: &["grouped_fp8_gemm_m64_n32_c1_bf16"], run: multiply_segments };
+const GROUPED: Problem = Problem::Cases(multiply_segments);
 
 /// Segments of any length, none included; then segments that are none.
-fn multiply_segments(device: &Device) {
-    let (n, k) = (40, 512);
+fn multiply_segments() -> Cases {
     // More experts than one lane of the scans handles.
     let mut counts = vec![130, 0, 1, 64, 0, 128];
     counts.extend([2; 34]);
-    for routing in [ragged(&counts, 7), masked(&counts, 140)] {
-        multiply(device, &routing, (n, k));
-        assert_eq!(device.poll_error(), Ok(()), "segments in order were reported");
-    }
-    let mut none = ragged(&[10, 0, 25], 0);
-    none.values = vec![0, 10, -7, 300];
-    multiply(device, &none, (n, k));
-    let told = device.poll_error();
-    let segments = matches!(told, Err(Error::Data(faults)) if faults.segment());
-    assert!(segments, "segments out of order went unreported: {told:?}");
-}
-
-fn multiply(device: &Device, routing: &Routing, (n, k): (usize, usize)) {
-    let inputs = operands(GemmClass::SignedIntegers, routing, n, k, 7);
-    let mut instances = GROUPED_GEMM_INSTANCES.iter().copied();
-    let instance = instances.find(|i| (i.block_m, i.block_n) == (64, 32));
-    assert!(instance.is_some(), "no such instance");
-    let d = run(device, routing, &inputs, (n, k), instance);
-    judge("d", routing, &inputs, n, &[Oracle::Exact], &d.unwrap_or_else(|e| panic!("{e}")));
+    let none = Assignment { segments: Segments::Ragged { rows: 35 }, values: vec![0, 10, -7, 300] };
+    let assignments = [Assignment::ragged(&counts, 7), Assignment::masked(&counts, 140), none];
+    let instance = GROUPED_GEMM_INSTANCES.iter().find(|i| (i.block_m, i.block_n) == (64, 32));
+    let instance = Some(*instance.expect("an instance"));
+    let case = |assignment| GroupedFp8GemmCase {
+        instance,
+        seed: 7,
+        ..GroupedFp8GemmCase::new(assignment, (40, 512))
+    };
+    boxed(assignments.map(case))
 }
 
 // Experts.
@@ -56,26 +45,26 @@ faults! {
         ["was not written", "elements are wrong"];
     last_row_of_a_segment_lost: GROUPED,
         "if (!tile.has(row) || tile.column" => "if (!tile.has(row) || row + 1 == tile.row_end || tile.column",
-        ["elements are wrong"];
+        ["was not written"];
     one_row_too_many: GROUPED,
         "if (!tile.has(row) || tile.column" => "if ((!tile.has(row) && row != tile.row_end) || tile.column",
         ["elements are wrong", "is nobody's and was written", "not ordered after the write"];
     columns_past_the_end: GROUPED,
         "|| tile.column + column >= params.n" => "", ["was written", "outside", "not ordered after the write"];
-    empty_expert_takes_a_tile: GROUPED, "<= linear" => "< linear", ["elements are wrong", "deadlock"];
+    empty_expert_takes_a_tile: GROUPED, "<= linear" => "< linear", ["was not written", "deadlock"];
     segment_table_before_it_is_written: GROUPED,
         "void grouped_fp8_gemm ... ptx::syncthreads();" => "", ["nothing has written", "mbarrier", "not ordered"];
     segments_past_the_rows: GROUPED, "end < limit ? end : limit" => "end", ["outside", "around the matrix was written"];
-    bad_segments_unreported: GROUPED, "if (clamped) report_fault" => "if (false) report_fault", ["went unreported"];
-    scan_without_its_last_step: GROUPED, "lane >= distance" => "lane > distance", ["elements are wrong", "not ordered"];
+    bad_segments_unreported: GROUPED, "if (clamped) report_fault" => "if (false) report_fault", ["got one of nothing"];
+    scan_without_its_last_step: GROUPED, "lane >= distance" => "lane > distance", ["was not written", "not ordered"];
     masked_segments_packed: GROUPED,
         "row = expert * max_rows" => "row = expert * (max_rows - 1)",
-        ["elements are wrong", "was written", "not ordered"];
+        ["was not written", "was written", "not ordered"];
     tiles_of_the_last_expert_only: GROUPED,
-        "exclusive_scan(own" => "exclusive_scan(own / 2", ["elements are wrong", "not ordered"];
+        "exclusive_scan(own" => "exclusive_scan(own / 2", ["was not written", "not ordered"];
 }
 
 // Reports.
 faults! {
-    report_in_the_word_of_another_fault: GROUPED, "error_words + fault" => "error_words", ["went unreported"];
+    report_in_the_word_of_another_fault: GROUPED, "error_words + fault" => "error_words", ["got one of Inf or NaN"];
 }

@@ -8,8 +8,8 @@ use crate::Problem;
 
 pub const PROBLEMS: &[Problem] = &[QUERY, OUTPUT];
 
-const QUERY: Problem = Problem { kernels: KERNELS, run: |device| absorb(device, Side::Query) };
-const OUTPUT: Problem = Problem { kernels: KERNELS, run: |device| absorb(device, Side::Output) };
+const QUERY: Problem = Problem::Probe { kernels: KERNELS, run: |device| absorb(device, Side::Query) };
+const OUTPUT: Problem = Problem::Probe { kernels: KERNELS, run: |device| absorb(device, Side::Output) };
 
 /// A plan looks for both.
 const KERNELS: &[&str] = &["mla_absorb_query", "mla_absorb_output"];

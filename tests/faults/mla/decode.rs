@@ -10,21 +10,21 @@ use crate::Problem;
 pub const PROBLEMS: &[Problem] = &[BF16, CLUSTER, FP8, FP8_CLUSTER];
 
 /// One tile of rows, not full.
-const BF16: Problem = Problem {
+const BF16: Problem = Problem::Probe {
     kernels: &["mla_schedule", "mla_decode_bf16_c1", "mla_combine"],
     run: |device| decode(device, KvFormat::Bf16, 21),
 };
 /// Two tiles of rows, whose CTAs share the keys.
-const CLUSTER: Problem = Problem {
+const CLUSTER: Problem = Problem::Probe {
     kernels: &["mla_schedule", "mla_decode_bf16_c2", "mla_combine"],
     run: |device| decode(device, KvFormat::Bf16, 64),
 };
-const FP8: Problem = Problem {
+const FP8: Problem = Problem::Probe {
     kernels: &["mla_schedule", "mla_decode_fp8_c1", "mla_combine"],
     run: |device| decode(device, KvFormat::Fp8, 21),
 };
 /// Two tiles of rows, whose CTAs dequantise half of the keys each.
-const FP8_CLUSTER: Problem = Problem {
+const FP8_CLUSTER: Problem = Problem::Probe {
     kernels: &["mla_schedule", "mla_decode_fp8_c2", "mla_combine"],
     run: |device| decode(device, KvFormat::Fp8, 64),
 };

@@ -5,7 +5,7 @@ use deepseek_kernels::{Device, bf16};
 
 use crate::Problem;
 
-pub const APPEND: Problem = Problem { kernels: &["kv_append"], run: append };
+pub const APPEND: Problem = Problem::Probe { kernels: &["kv_append"], run: append };
 
 /// Each kind of data in a launch of its own, so that a report comes from the one it belongs to.
 fn append(device: &Device) {

@@ -5,7 +5,7 @@ use deepseek_kernels::{Device, bf16};
 
 use crate::Problem;
 
-pub const MERGE: Problem = Problem { kernels: &["merge_states"], run: merge };
+pub const MERGE: Problem = Problem::Probe { kernels: &["merge_states"], run: merge };
 
 /// Both types; parts of any distance, equal ones, empty ones of either kind; logarithms alone, to the last bit.
 fn merge(device: &Device) {

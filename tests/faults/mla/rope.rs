@@ -6,7 +6,7 @@ use deepseek_kernels::{Device, bf16};
 
 use crate::Problem;
 
-pub const ROTATE: Problem = Problem { kernels: &["rope"], run: rotate };
+pub const ROTATE: Problem = Problem::Probe { kernels: &["rope"], run: rotate };
 
 fn rotate(device: &Device) {
     let table = RopeTable::yarn(YarnRope::DEEPSEEK_V3).and_then(|table| table.cos_sin(40)).expect("sensible");

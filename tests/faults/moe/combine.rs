@@ -7,7 +7,7 @@ use oracles::moe::Combined;
 
 use crate::Problem;
 
-pub const COMBINE: Problem = Problem { kernels: &["combine"], run: combine };
+pub const COMBINE: Problem = Problem::Probe { kernels: &["combine"], run: combine };
 
 fn combine(device: &Device) {
     let (tokens, top_k, hidden) = (21, 6, 72);

@@ -9,7 +9,7 @@ use deepseek_kernels::{Device, Error};
 use crate::Problem;
 
 pub const MAP: Problem =
-    Problem { kernels: &["expert_map_count", "expert_map_scan", "expert_map_scatter"], run: map };
+    Problem::Probe { kernels: &["expert_map_count", "expert_map_scan", "expert_map_scatter"], run: map };
 
 /// Three blocks, ids of every kind, more experts than threads; no room for all in the masked layout.
 fn map(device: &Device) {

@@ -7,7 +7,7 @@ use oracles::quant::quantizer_rows;
 
 use crate::Problem;
 
-pub const GATHER: Problem = Problem {
+pub const GATHER: Problem = Problem::Probe {
     kernels: &["gather_quantize"],
     run: |device| {
         for layout in LAYOUTS {

@@ -7,7 +7,7 @@ use deepseek_kernels::quant::ScaleFormat;
 
 use crate::Problem;
 
-pub const SWIGLU: Problem = Problem { kernels: &["swiglu_quantize"], run: activate };
+pub const SWIGLU: Problem = Problem::Probe { kernels: &["swiglu_quantize"], run: activate };
 
 fn activate(device: &Device) {
     for layout in LAYOUTS {

@@ -10,9 +10,9 @@ use crate::Problem;
 
 pub const PROBLEMS: &[Problem] = &[LOAD, BIAS, LOSS];
 
-const LOAD: Problem = Problem { kernels: &["expert_load"], run: load };
-const BIAS: Problem = Problem { kernels: &["bias_update"], run: bias };
-const LOSS: Problem = Problem { kernels: &["sequence_balance_loss"], run: loss };
+const LOAD: Problem = Problem::Probe { kernels: &["expert_load"], run: load };
+const BIAS: Problem = Problem::Probe { kernels: &["bias_update"], run: bias };
+const LOSS: Problem = Problem::Probe { kernels: &["sequence_balance_loss"], run: loss };
 
 fn load(device: &Device) {
     let (tokens, routes, experts) = (90, 8, 40);

@@ -11,8 +11,8 @@ use crate::Problem;
 
 pub const PROBLEMS: &[Problem] = &[SELECT, ROUTE];
 
-const SELECT: Problem = Problem { kernels: &["gate_logits", "gate_select"], run: select };
-const ROUTE: Problem = Problem { kernels: &["gate_logits", "gate_select"], run: route };
+const SELECT: Problem = Problem::Probe { kernels: &["gate_logits", "gate_select"], run: select };
+const ROUTE: Problem = Problem::Probe { kernels: &["gate_logits", "gate_select"], run: route };
 
 /// Three groups of five of eight; ties, biases that are all negative, NaN, padding, a shared expert.
 const SPEC: GateSpec = GateSpec {

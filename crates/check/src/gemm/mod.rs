@@ -1,96 +1,70 @@
-//! GEMMs on operands in poisoned memory.
+//! Cases of the GEMMs.
 
-pub mod grouped;
+pub mod fp8_gemm;
+pub mod grouped_fp8_gemm;
 
-use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmInstance};
-use deepseek_kernels::quant::{MMajor, Scales1x128, Scales128x128};
-use deepseek_kernels::{Device, Error, F8E4M3};
-use oracles::gemm::{Elements, Epilogue, GemmInputs, Oracle, Sample};
+use deepseek_kernels::gemm::{GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance};
+use oracles::gemm::GemmClass;
 
-use crate::memory::{Guarded, Placement, Sentinel};
+use crate::case::{Cases, boxed};
+use crate::deepseek_v3::LAYERS;
+use crate::families::Extent;
+use fp8_gemm::Fp8GemmCase;
+use grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase};
 
-/// How the operands of a GEMM lie in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GemmLayout {
-    pub a: Placement,
-    pub b: Placement,
-    pub sfa: Placement,
-    pub sfb: Placement,
-    pub d: Placement,
-}
-
-impl GemmLayout {
-    /// The tightest layout that the alignment rules allow.
-    pub fn tight(m: usize, n: usize, k: usize, d_bytes: usize) -> Self {
-        Self {
-            a: Placement::dense(k),
-            b: Placement::dense(k),
-            sfa: Placement::dense(m.next_multiple_of(4)),
-            sfb: Placement::dense(k / 128),
-            d: Placement::dense((n * d_bytes).next_multiple_of(16) / d_bytes),
+/// Every instance: more than one lap of the ring, tails in both directions; experts with rows of several tiles, of one, of
+/// none.
+pub fn smoke() -> Cases {
+    let dense = |&instance: &GemmInstance| {
+        let m = (instance.block_m * instance.cluster) as usize + 3;
+        Fp8GemmCase { class: GemmClass::Normal, ..Fp8GemmCase::new((m, 136, 1664)).with(instance) }
+    };
+    let grouped = |&instance: &GemmInstance| {
+        let m = instance.block_m as usize;
+        let counts = [m + 3, 0, 1, m - 1];
+        GroupedFp8GemmCase {
+            instance: Some(instance),
+            class: GemmClass::Normal,
+            ..GroupedFp8GemmCase::new(Assignment::ragged(&counts, 2), (136, 640))
         }
-    }
+    };
+    let mut cases = boxed(GEMM_INSTANCES.iter().map(dense));
+    cases.extend(boxed(GROUPED_GEMM_INSTANCES.iter().map(grouped)));
+    cases
 }
 
-/// Runs a GEMM with every gap around its operands poisoned, and checks that only D was written, and all of it.
-pub fn run_gemm<D: Sentinel>(
-    device: &Device,
-    inputs: &GemmInputs,
-    layout: &GemmLayout,
-    instance: Option<GemmInstance>,
-    initial: Option<&[D]>,
-) -> Result<Vec<D>, Error> {
-    let GemmInputs { m, n, k, .. } = *inputs;
-    let k_blocks = k / 128;
-    let nan = F8E4M3::from_bits(0x7f);
-    let a = Guarded::new(device, &inputs.a, m, k, layout.a, nan);
-    let b = Guarded::new(device, &inputs.b, n, k, layout.b, nan);
-    let sfa = Guarded::new(device, &inputs.sfa, k_blocks, m, layout.sfa, f32::NAN);
-    let sfb = Guarded::ending(device, &inputs.sfb, n.div_ceil(128), k_blocks, layout.sfb, f32::NAN);
-    let mut d = match initial {
-        Some(values) => Guarded::new(device, values, m, n, layout.d, D::SENTINEL),
-        None => Guarded::unwritten(device, m, n, layout.d, D::SENTINEL),
+/// The layers of DeepSeek-V3 with rows of training, prefill and decoding; DeepGEMM's lists of experts, and decoding.
+pub fn timed(extent: Extent) -> Cases {
+    let (layers, rows): (&[_], &[_]) = match extent {
+        Extent::Full => (&LAYERS, &[1, 64, 128, 4096]),
+        Extent::Reduced => (&[(2112, 256), (576, 512)], &[1, 64, 200]),
     };
-
-    let spec = Fp8GemmSpec { m, n, k, accumulate: initial.is_some() };
-    let gemm = match instance {
-        Some(instance) => Fp8Gemm::<D>::plan_instance(device, spec, instance)?,
-        None => Fp8Gemm::<D>::plan(device, spec)?,
+    let shapes = layers.iter().flat_map(|&(n, k)| rows.iter().map(move |&m| (m, n, k)));
+    let mut cases = boxed(shapes.map(timed_gemm));
+    let (layers, experts): (&[_], &[_]) = match extent {
+        Extent::Full => (
+            &[(6144, 7168), (7168, 3072), (4096, 4096), (4096, 2048)],
+            &[(4, 8192), (8, 4096), (6, 1024), (32, 192), (32, 20), (6, 20)],
+        ),
+        Extent::Reduced => (&[(256, 256)], &[(4, 80), (6, 20)]),
     };
-    let args = Fp8GemmArgs {
-        a: a.matrix(),
-        sfa: Scales1x128::<MMajor>::with_pitch(sfa.slice(), m, k, sfa.pitch())?,
-        b: b.matrix(),
-        sfb: Scales128x128::with_pitch(sfb.slice(), n, k, sfb.pitch())?,
-        d: d.matrix_mut(),
-    };
-    gemm.run(device.stream()?, args)?;
-
-    let result = d.into_checked(D::bits);
-    let unwritten = result.iter().position(|x| x.bits() == D::SENTINEL.bits());
-    if let Some(index) = unwritten.filter(|_| initial.is_none()) {
-        panic!("d[{}, {}] was not written ({} {}x{}x{})", index / n, index % n, gemm.choice(), m, n, k);
-    }
-    Ok(result)
+    let shapes = layers.iter().flat_map(|&layer| experts.iter().map(move |&experts| (experts, layer)));
+    cases.extend(boxed(shapes.map(|(experts, layer)| timed_grouped(experts, layer))));
+    cases
 }
 
-/// Demands that every oracle accepts every element.
-pub fn check_gemm<D: Sentinel>(
-    what: &str,
-    inputs: &GemmInputs,
-    oracles: &[Oracle],
-    initial: Option<&[D]>,
-    got: &[D],
-) {
-    let (m, n) = (inputs.m, inputs.n);
-    let operands = inputs.operands().expect("operands");
-    let before = |row: usize, column: usize| initial.map_or(0.0, |d| d[row * n + column].widen());
-    let before: &Elements = &before;
-    let epilogue = Epilogue { output: D::OUTPUT_MODEL, initial: initial.map(|_| before) };
-    let got = |row: usize, column: usize| got[row * n + column].widen();
-    for oracle in oracles {
-        let verdict =
-            oracle.check(&operands, &epilogue, &Sample::all(m, n), &got).expect("inputs fit the oracle");
-        assert!(verdict.accepted(), "{what}, {oracle:?}: {verdict}");
+/// Normal data in repeated rows.
+pub const fn timed_gemm(shape: (usize, usize, usize)) -> Fp8GemmCase {
+    Fp8GemmCase { class: GemmClass::Normal, repeated: true, ..Fp8GemmCase::new(shape) }
+}
+
+/// So many experts with 0.7 to 1.3 times so many rows, and normal data in repeated rows.
+pub fn timed_grouped((experts, rows): (usize, usize), layer: (usize, usize)) -> GroupedFp8GemmCase {
+    let counts: Vec<usize> = (0..experts).map(|e| rows * (70 + 37 * e % 61) / 100).collect();
+    GroupedFp8GemmCase {
+        class: GemmClass::Normal,
+        repeated: true,
+        expected_rows: Some(rows),
+        ..GroupedFp8GemmCase::new(Assignment::ragged(&counts, 0), layer)
     }
 }

@@ -7,7 +7,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use rand_distr::StandardNormal;
 
-use crate::memory::{Guarded, Placement, Sentinel};
+use crate::guarded::{Guarded, Placement, Sentinel};
 
 /// Columns of a head's query, of which 128 count; of a latent; of a row of q_latent.
 pub const QUERY: usize = 192;

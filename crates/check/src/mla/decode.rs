@@ -11,7 +11,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-use crate::memory::{Guarded, Placement};
+use crate::guarded::{Guarded, Placement};
 
 pub const KEY: usize = 576;
 pub const LATENT: usize = 512;

@@ -6,7 +6,7 @@ use deepseek_kernels::{Device, Error, Matrix, bf16};
 use oracles::mla::{Appended, kv_append_bf16, kv_append_fp8};
 use oracles::quant::quantizer_rows;
 
-use crate::memory::{Guarded, Placement};
+use crate::guarded::{Guarded, Placement};
 use crate::quant::model;
 
 pub const LATENT: usize = 512;

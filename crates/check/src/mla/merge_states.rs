@@ -7,7 +7,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use rand_distr::StandardNormal;
 
-use crate::memory::{Guarded, Placement, Sentinel};
+use crate::guarded::{Guarded, Placement, Sentinel};
 
 pub const COLUMNS: usize = 512;
 

@@ -4,7 +4,7 @@ use deepseek_kernels::mla::{Heads, HeadsMut, Rope, RopeArgs, RopeSpec};
 use deepseek_kernels::{Device, Error, bf16};
 use oracles::mla::rope;
 
-use crate::memory::{Guarded, Placement, Sentinel};
+use crate::guarded::{Guarded, Placement, Sentinel};
 
 pub const ROPE: usize = 64;
 

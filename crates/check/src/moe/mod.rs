@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::seq::index::sample;
 use rand::{RngExt, SeedableRng};
 
-use crate::memory::{Guarded, Placement};
+use crate::guarded::{Guarded, Placement};
 
 /// What no kernel writes: an element that still holds it was not written.
 pub const UNWRITTEN: i32 = 0x5a5a_5a5a;

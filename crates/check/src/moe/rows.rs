@@ -13,7 +13,7 @@ use oracles::quant::quantizer_rows;
 use oracles::quant::{Quantized, quantize_1x128};
 
 use super::{Routing, expected};
-use crate::memory::{Guarded, Placement};
+use crate::guarded::{Guarded, Placement};
 use crate::quant::{UNWRITTEN_CODE, UNWRITTEN_SCALE, model};
 
 pub const FORMATS: [ScaleFormat; 2] = [ScaleFormat::Fp32, ScaleFormat::PowerOfTwo];

@@ -5,7 +5,7 @@ use deepseek_kernels::{Device, Error, bf16};
 use oracles::moe::{Combined, combine};
 
 use super::{Routing, expected};
-use crate::memory::{Guarded, Placement, Sentinel};
+use crate::guarded::{Guarded, Placement, Sentinel};
 
 pub struct Combination<'a> {
     pub tokens: usize,

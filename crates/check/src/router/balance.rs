@@ -6,7 +6,7 @@ use deepseek_kernels::router::{
 };
 
 use super::gate::UNWRITTEN;
-use crate::memory::{Guarded, Placement};
+use crate::guarded::{Guarded, Placement};
 
 const POISON: u32 = 0xdead_beef;
 

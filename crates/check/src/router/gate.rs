@@ -5,7 +5,7 @@ use deepseek_kernels::{Device, Error, bf16};
 use oracles::router::{GateOptions, Routed, gate_select};
 
 use super::gate_model;
-use crate::memory::{Guarded, Placement};
+use crate::guarded::{Guarded, Placement};
 
 /// Values that the kernels never write: an unwritten element is found.
 pub const UNWRITTEN: f32 = f32::from_bits(0x7fc1_0001);

@@ -8,11 +8,12 @@ use deepseek_kernels::mla::{
 use deepseek_kernels::{Buffer, Device, Error, Matrix, MatrixMut, bf16};
 use oracles::mla::{HeadProduct, Side, State, merge_states};
 
-use super::data::{activations, weights};
 use super::judge::{Cell, first_difference};
 use super::machine::{text, timed};
-use super::report::{Check, Checked, Row};
+use super::report::{Checked, Row};
 use super::runner::{Job, Outcome};
+use crate::data::{activations, weights};
+use crate::judge::Check;
 
 /// DeepSeek-V3's widths, with this many heads.
 pub struct AbsorbJob {

@@ -13,8 +13,9 @@ use oracles::quant::QuantizeScale;
 
 use super::judge::{Cell, first_difference, written};
 use super::machine::{text, timed};
-use super::report::{Check, Row};
+use super::report::Row;
 use super::runner::{Job, Outcome};
+use crate::judge::Check;
 
 /// A decode step of some sequences whose pages lie in no order.
 #[derive(Clone)]

@@ -2,22 +2,20 @@
 
 use deepseek_kernels::gemm::GemmOutput;
 use deepseek_kernels::{F8E4M3, bf16};
-use oracles::gemm::{Elements, Epilogue, Operands, Oracle, Output, Sample};
 
-use super::report::Check;
+use crate::judge::Check;
 
 /// An element type of D, as the references see it.
 pub trait Cell: GemmOutput {
-    const REFERENCE: Output;
+    const REFERENCE: oracles::gemm::Output;
+    fn narrow(x: f32) -> Self;
     /// Fills D before a launch: a NaN that no arithmetic gives, so what is left was not written.
     const SENTINEL: Self;
     fn widen(self) -> f32;
-    /// Of a value that the type holds exactly.
-    fn narrow(x: f32) -> Self;
 }
 
 impl Cell for bf16 {
-    const REFERENCE: Output = Output::Bf16;
+    const REFERENCE: oracles::gemm::Output = oracles::gemm::Output::Bf16;
     const SENTINEL: Self = bf16::from_bits(0x7fe5);
     fn widen(self) -> f32 {
         self.to_f32()
@@ -28,53 +26,13 @@ impl Cell for bf16 {
 }
 
 impl Cell for f32 {
-    const REFERENCE: Output = Output::F32;
+    const REFERENCE: oracles::gemm::Output = oracles::gemm::Output::F32;
     const SENTINEL: Self = f32::from_bits(0x7fe5_a5e5);
     fn widen(self) -> f32 {
         self
     }
     fn narrow(x: f32) -> Self {
         x
-    }
-}
-
-/// Products that an oracle may look at, about a second of one core: past that it judges a sample of D.
-const fn budget(oracle: Oracle) -> usize {
-    match oracle {
-        Oracle::Exact => 1 << 31,
-        Oracle::BitModel => 1 << 26,
-        Oracle::Bound => 1 << 27,
-    }
-}
-
-const fn name(oracle: Oracle) -> &'static str {
-    match oracle {
-        Oracle::Exact => "exact",
-        Oracle::BitModel => "bit model",
-        Oracle::Bound => "bound",
-    }
-}
-
-/// Rows of a sample: all tiles of 64 rows or more of 4096 are met.
-const SAMPLE_ROWS: usize = 64;
-
-/// All of D where `budget` products allow it, else rows and columns spread over all of it.
-pub fn sample((m, n, k): (usize, usize, usize), budget: usize, seed: u64) -> Sample {
-    if m * n * k.max(1) <= budget {
-        return Sample::all(m, n);
-    }
-    let rows = m.min(SAMPLE_ROWS);
-    Sample::spread(m, n, rows, (budget / (rows * k)).max(1), seed)
-}
-
-/// One oracle on a result.
-pub fn judge(oracle: Oracle, operands: &Operands, epilogue: &Epilogue, got: &Elements, seed: u64) -> Check {
-    let (m, n, k) = operands.shape();
-    let sample = sample((m, n, k), budget(oracle), seed);
-    let size = [sample.rows.len(), sample.columns.len()];
-    match oracle.check(operands, epilogue, &sample, got) {
-        Ok(verdict) => Check::of(name(oracle), &verdict, (size != [m, n]).then_some(size)),
-        Err(not_exact) => Check::failed(name(oracle), not_exact.to_string()),
     }
 }
 
@@ -110,28 +68,7 @@ pub fn first_difference(got: &[f32], expected: &[f32]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use oracles::gemm::GemmClass;
-    use oracles::gemm::reference;
-
     use super::*;
-
-    #[test]
-    fn a_wrong_element_fails_every_oracle_and_is_named() {
-        let inputs = GemmClass::Integers.generate((3, 16, 256), 1).unwrap();
-        let operands = inputs.operands().unwrap();
-        let mut d: Vec<f32> = reference(&operands, &Sample::all(3, 16)).iter().map(|&x| x as f32).collect();
-        let check = |d: &[f32], oracle| {
-            judge(oracle, &operands, &Epilogue::store(Output::F32), &|row, column| d[row * 16 + column], 1)
-        };
-        for oracle in [Oracle::Exact, Oracle::BitModel, Oracle::Bound] {
-            assert_eq!(check(&d, oracle).failure, None);
-        }
-        d[2 * 16 + 5] *= 1.5;
-        for oracle in [Oracle::Exact, Oracle::BitModel, Oracle::Bound] {
-            let failure = check(&d, oracle).failure.unwrap();
-            assert!(failure.starts_with("1 of 48 elements are wrong, first d[2, 5]: expected "), "{failure}");
-        }
-    }
 
     #[test]
     fn a_sentinel_that_is_left_is_found() {
@@ -150,13 +87,5 @@ mod tests {
         assert_eq!(check([1, 0xff], 2.0), None);
         assert_eq!(check([2, 0x7f], 2.0).unwrap(), "q[0, 0]: expected 0x01, got 0x02");
         assert_eq!(check([1, 0x7f], 3.0).unwrap(), "scale [0]: expected 2e0, got 3e0");
-    }
-
-    #[test]
-    fn a_sample_covers_what_is_affordable() {
-        assert_eq!(sample((2, 8, 128), 2048, 0).columns.len(), 8);
-        let sampled = sample((4096, 2048, 128), 1 << 20, 0);
-        assert!(sampled.rows.len() <= 66 && sampled.columns.len() <= 130, "{sampled:?}");
-        assert_eq!((sampled.rows[0], *sampled.columns.last().unwrap()), (0, 2047));
     }
 }

@@ -8,11 +8,12 @@ use deepseek_kernels::{Device, Matrix, MatrixMut, bf16};
 use oracles::mla::{kv_append_bf16, kv_append_fp8, rope};
 use oracles::quant::QuantizeScale;
 
-use super::data::activations;
 use super::judge::Cell;
 use super::machine::{text, timed};
-use super::report::{Check, Checked, Row};
+use super::report::{Checked, Row};
 use super::runner::{Job, Outcome};
+use crate::data::activations;
+use crate::judge::Check;
 
 /// DeepSeek-V3's attention, on this many new tokens.
 pub struct KvCacheJob {

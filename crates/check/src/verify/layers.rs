@@ -1,13 +1,13 @@
 //! Which checks a list of layers gets.
 
 use deepseek_kernels::DeviceKind;
+use deepseek_kernels::gemm::OutputType;
 use deepseek_kernels::quant::ScaleFormat;
 use oracles::gemm::GemmClass;
 
 use super::absorb::AbsorbJob;
 use super::attention;
-use super::gemm::{GemmJob, OUTPUTS, Output};
-use super::grouped::GroupedJob;
+use super::case_job::CaseJob;
 use super::kv_cache::KvCacheJob;
 use super::moe::MoeJob;
 use super::quantize::{Kind, QuantizeJob};
@@ -15,6 +15,9 @@ use super::routed::RoutedJob;
 use super::router::RouterJob;
 use super::runner::Job;
 use super::shapes::{EMULATED_EXPERTS, EMULATED_ROWS, EMULATED_TOKENS, EXPERT, GPU_EXPERTS, GPU_ROWS, Layer};
+use crate::case::Case;
+use crate::gemm::fp8_gemm::Fp8GemmCase;
+use crate::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase};
 
 /// Integers that only one result is right for, and normal data with outlier channels.
 const CLASSES: [GemmClass; 2] = [GemmClass::Integers, GemmClass::Outliers];
@@ -25,7 +28,8 @@ pub fn everything(layers: &[Layer], rows: &[usize], seed: u64) -> Vec<Box<dyn Jo
     let mut jobs: Vec<Box<dyn Job>> = Vec::new();
     for &layer in layers {
         for &m in rows {
-            jobs.extend(CLASSES.map(|class| gemm(class, m, layer, OUTPUTS.to_vec(), seed)));
+            let of_class = |class| OUTPUTS.map(|output| gemm(class, m, layer, output, seed));
+            jobs.extend(CLASSES.into_iter().flat_map(of_class));
         }
     }
     jobs.extend(activation_jobs(layers, rows, seed));
@@ -41,7 +45,7 @@ pub fn rotating(layers: &[Layer], seed: u64) -> Vec<Box<dyn Job>> {
     for (i, &layer) in layers.iter().enumerate() {
         for (j, &output) in OUTPUTS.iter().enumerate() {
             let (class, m) = (CLASSES[(i + j) % 2], EMULATED_ROWS[(i / 2 + j / 2) % 2]);
-            jobs.push(gemm(class, m, layer, vec![output], seed));
+            jobs.push(gemm(class, m, layer, output, seed));
         }
     }
     jobs.extend(activation_jobs(layers, &EMULATED_ROWS, seed));
@@ -56,7 +60,10 @@ pub fn experts(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
         DeviceKind::Cuda => (GPU_ROWS[0], &GPU_EXPERTS[..], MoeJob { tokens: 8, width: 2048, seed, ..MOE }),
         DeviceKind::Emulated => (EMULATED_TOKENS, &EMULATED_EXPERTS[..], MoeJob { seed, ..MOE }),
     };
-    let grouped = |layer| Box::new(GroupedJob { layer, rows: rows.to_vec(), seed }) as Box<dyn Job>;
+    let grouped = |layer: Layer| {
+        let case = GroupedFp8GemmCase::new(Assignment::ragged(rows, 0), (layer.n, layer.k));
+        job(GroupedFp8GemmCase { class: GemmClass::Integers, seed, ..case }, seed)
+    };
     let mut jobs: Vec<Box<dyn Job>> = EXPERT.map(grouped).into();
     jobs.push(Box::new(RouterJob { tokens, seed }));
     jobs.push(Box::new(RoutedJob { tokens, seed }));
@@ -90,8 +97,23 @@ pub fn rotation_note() -> String {
     )
 }
 
-fn gemm(class: GemmClass, m: usize, layer: Layer, outputs: Vec<Output>, seed: u64) -> Box<dyn Job> {
-    Box::new(GemmJob { class, m, layer, outputs, seed })
+fn job(case: impl Case + 'static, seed: u64) -> Box<dyn Job> {
+    Box::new(CaseJob { case: Box::new(case), seed })
+}
+
+/// What the GEMM writes: the type of D, and whether it is added to.
+const OUTPUTS: [(OutputType, bool); 4] =
+    [(OutputType::Bf16, false), (OutputType::F32, false), (OutputType::Bf16, true), (OutputType::F32, true)];
+
+fn gemm(
+    class: GemmClass,
+    m: usize,
+    layer: Layer,
+    (output, accumulate): (OutputType, bool),
+    seed: u64,
+) -> Box<dyn Job> {
+    let case = Fp8GemmCase::new((m, layer.n, layer.k));
+    job(Fp8GemmCase { class, output, accumulate, seed, ..case }, seed)
 }
 
 /// Activations depend on k alone, and several layers share one.

@@ -2,9 +2,7 @@
 
 mod absorb;
 mod attention;
-mod data;
-mod gemm;
-mod grouped;
+mod case_job;
 mod json;
 mod judge;
 mod kv_cache;

@@ -13,8 +13,9 @@ use rand::{RngExt, SeedableRng};
 
 use super::judge::{Cell, written};
 use super::machine::{text, timed};
-use super::report::{Check, Checked, Row};
+use super::report::{Checked, Row};
 use super::runner::{Job, Outcome};
+use crate::judge::Check;
 
 /// A layer with DeepSeek-V3's hidden size and router, of fewer and narrower experts.
 #[derive(Clone, Copy)]

@@ -10,14 +10,19 @@ use deepseek_kernels::{Buffer, Device, Error, F8E4M3, Matrix, MatrixMut, bf16};
 use oracles::quant::quantizer_rows;
 use oracles::quant::{quantize_1x128, quantize_128x128};
 
-use super::data::weights;
-use super::gemm::scale_pitch;
 use super::judge::{first_difference, same_codes};
 use super::machine::{text, timed};
-use super::report::{Check, Checked, Row};
+use super::report::{Checked, Row};
 use super::runner::{Job, Outcome};
 use super::shapes::Shape;
+use crate::data::weights;
+use crate::judge::Check;
 use crate::quant::{UNWRITTEN_CODE, model};
+
+/// Scales of A are laid out in rows of a multiple of 16 bytes, as TMA wants.
+fn scale_pitch(m: usize) -> usize {
+    m.next_multiple_of(4)
+}
 
 /// What is quantised, or transposed.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,9 @@
 //! What was found.
 
-use oracles::verdict::Verdict;
 use serde::Serialize;
+
+use crate::case::{Case, Ran};
+use crate::judge::Check;
 
 /// Everything about one run of the program.
 #[derive(Serialize)]
@@ -46,6 +48,23 @@ pub struct Row {
 pub type Checked = Result<(Option<f64>, Vec<Check>), String>;
 
 impl Row {
+    /// What a run of a case gave, or why it gave nothing.
+    pub fn of_case(case: &dyn Case, ran: anyhow::Result<Ran>) -> Self {
+        let (instance, seconds, checks) = match ran {
+            Ok(Ran { instance, seconds, checks, .. }) => (instance, seconds, checks),
+            Err(error) => (String::new(), None, vec![Check::failed("run", format!("{error:#}"))]),
+        };
+        Self {
+            operation: case.title(),
+            shape: case.shape(),
+            instance,
+            data: case.data(),
+            checks,
+            seconds,
+            matrix: None,
+        }
+    }
+
     /// Of an operation on inputs of the class `data`.
     pub fn of(data: &str, operation: &str, shape: String, instance: &str, checked: Checked) -> Self {
         let (seconds, checks) = checked.unwrap_or_else(|failure| (None, vec![Check::failed("run", failure)]));
@@ -80,53 +99,6 @@ pub struct Unused {
     pub dtype: String,
     pub shape: Vec<usize>,
     pub reason: String,
-}
-
-/// The judgement of one oracle.
-#[derive(Clone, Debug, Serialize)]
-pub struct Check {
-    pub oracle: &'static str,
-    /// Elements looked at.
-    pub checked: usize,
-    /// Rows and columns they are the pairs of, when they are a sample.
-    pub sample: Option<[usize; 2]>,
-    /// Largest error in units of the bound: 0 for equal bits; none where a value is not finite or nothing ran.
-    pub worst: Option<f64>,
-    /// What is wrong.
-    pub failure: Option<String>,
-}
-
-impl Check {
-    pub fn of(oracle: &'static str, verdict: &Verdict, sample: Option<[usize; 2]>) -> Self {
-        Self {
-            oracle,
-            checked: verdict.checked,
-            sample,
-            worst: Some(verdict.worst).filter(|worst| worst.is_finite()),
-            failure: (!verdict.accepted()).then(|| verdict.to_string()),
-        }
-    }
-
-    /// Something that should equal something else, in all of `checked` elements; `failure` says where it does not.
-    pub fn equal(oracle: &'static str, checked: usize, failure: Option<String>) -> Self {
-        Self { oracle, checked, sample: None, worst: failure.is_none().then_some(0.0), failure }
-    }
-
-    /// The same oracle's judgement of two parts of a result.
-    pub fn and(self, other: Self) -> Self {
-        Self {
-            oracle: self.oracle,
-            checked: self.checked + other.checked,
-            sample: self.sample.max(other.sample),
-            worst: self.worst.zip(other.worst).map(|(a, b)| a.max(b)),
-            failure: self.failure.or(other.failure),
-        }
-    }
-
-    /// It did not run, or could not be judged.
-    pub fn failed(oracle: &'static str, failure: String) -> Self {
-        Self { oracle, checked: 0, sample: None, worst: None, failure: Some(failure) }
-    }
 }
 
 impl Report {

@@ -11,11 +11,12 @@ use oracles::moe::{Combined, MapLayout, Mapped, combine, expert_map, swiglu_quan
 use oracles::quant::quantizer_rows;
 use oracles::quant::{QuantizeScale, Quantized, quantize_1x128};
 
-use super::data::activations;
 use super::judge::{Cell, same_codes};
 use super::machine::{text, timed};
-use super::report::{Check, Checked, Row};
+use super::report::{Checked, Row};
 use super::runner::{Job, Outcome};
+use crate::data::activations;
+use crate::judge::Check;
 use crate::quant::UNWRITTEN_CODE;
 
 /// DeepSeek-V3's experts, on this many tokens.

@@ -7,11 +7,12 @@ use deepseek_kernels::router::{
 use deepseek_kernels::{Buffer, Device, Matrix, MatrixMut};
 use oracles::router::{GateOptions, Routed, bias_update, expert_load, gate_logits, gate_select};
 
-use super::data::{activations, weights};
 use super::judge::first_difference;
 use super::machine::{text, timed};
-use super::report::{Check, Checked, Row};
+use super::report::{Checked, Row};
 use super::runner::{Job, Outcome};
+use crate::data::{activations, weights};
+use crate::judge::Check;
 
 /// DeepSeek-V3's router on this many tokens.
 pub struct RouterJob {

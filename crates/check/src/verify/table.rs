@@ -3,7 +3,8 @@
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 
-use super::report::{Check, Report, Row};
+use super::report::{Report, Row};
+use crate::judge::Check;
 
 /// Tables, notes, failures and the count.
 pub fn render(report: &Report) -> String {

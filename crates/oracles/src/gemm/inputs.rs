@@ -1,6 +1,7 @@
 //! Operands of a GEMM. Each class is named for what it makes visible; the same seed gives the same bytes everywhere.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use float8::F8E4M3;
@@ -202,6 +203,20 @@ pub struct GemmInputs {
 }
 
 impl GemmInputs {
+    /// Some rows of A alone.
+    pub fn rows(&self, rows: Range<usize>) -> Self {
+        let Self { m, n, k, .. } = *self;
+        Self {
+            m: rows.len(),
+            n,
+            k,
+            a: self.a[rows.start * k..rows.end * k].to_vec(),
+            sfa: self.sfa.chunks_exact(m.max(1)).flat_map(|line| &line[rows.clone()]).copied().collect(),
+            b: self.b.clone(),
+            sfb: self.sfb.clone(),
+        }
+    }
+
     /// A repeats itself 64 elements on and B repeats itself negated: products cancel two k steps later.
     fn cancel(&mut self) {
         let cancels = |i: &usize| i % BLOCK < 64 && i % 16 != 5;

@@ -2,21 +2,23 @@
 
 use std::sync::Arc;
 
-use deepseek_kernels::gemm::Fp8GemmSpec;
 use deepseek_kernels::quant::{MMajor, ScaleFormat};
 use deepseek_kernels::{Device, F8E4M3, bf16};
-use oracles::gemm::{Epilogue, Operands, Oracle, Output, Sample, reference};
+use oracles::gemm::{GemmClass, GemmInputs, Operands, Sample, reference};
 use oracles::quant::{QuantizeScale, quantize_1x128, quantize_128x128};
 use rayon::prelude::*;
 
 use super::matrix::Original;
 use super::select::{Stored, unused};
-use crate::verify::data::activations;
-use crate::verify::gemm::{Loaded, Product, multiply};
-use crate::verify::judge::{Cell, judge, same_codes, sample, written};
+use crate::case;
+use crate::data::activations;
+use crate::gemm::fp8_gemm::{Fp8GemmCase, Fp8GemmProblem};
+use crate::judge::{Check, sample};
+use crate::memory::Memory;
+use crate::verify::judge::same_codes;
 use crate::verify::machine::text;
 use crate::verify::quantize::{ScaleSpace, quantize_blocks, quantize_rows};
-use crate::verify::report::{Check, MatrixReport, Row};
+use crate::verify::report::{MatrixReport, Row};
 use crate::verify::runner::{Job, Outcome};
 use crate::verify::shapes::Shape;
 
@@ -108,25 +110,16 @@ impl MatrixJob {
         let weights = self.weights(device, original)?;
         checks.extend(weights.check);
 
-        let loaded = Loaded {
-            a: a.q,
-            sfa: a.sf,
-            b: device.upload(&weights.q).map_err(text)?,
-            sfb: device.upload(&weights.sf).map_err(text)?,
-        };
-        let spec = Fp8GemmSpec { m, n, k, accumulate: false };
-        let Product { d, instance, seconds } = multiply(device, &loaded, spec, &vec![bf16::SENTINEL; m * n])?;
-        checks.push(written(&d, n));
-        let operands =
-            Operands::new((m, n, k), &a_codes, &a_scales, &weights.q, &weights.sf).map_err(text)?;
-        let got = |row: usize, column: usize| d[row * n + column].to_f32();
-        let epilogue = Epilogue::store(Output::Bf16);
-        checks.extend(
-            [Oracle::BitModel, Oracle::Bound].map(|o| judge(o, &operands, &epilogue, &got, self.seed)),
-        );
+        let inputs = GemmInputs { m, n, k, a: a_codes, sfa: a_scales, b: weights.q, sfb: weights.sf };
+        let case = Fp8GemmCase { class: GemmClass::Normal, seed: self.seed, ..Fp8GemmCase::new((m, n, k)) };
+        let problem = Arc::new(Fp8GemmProblem { case, inputs });
+        let ran = case::run(problem.clone(), device, Memory::Poisoned(self.seed))
+            .map_err(|error| format!("{error:#}"))?;
+        checks.extend(ran.checks);
+        let operands = problem.inputs.operands().map_err(text)?;
         Ok(Measured {
-            instance,
-            seconds,
+            instance: ran.instance,
+            seconds: ran.seconds,
             checks,
             quantisation_error: Some(self.quantisation_error(&operands, &x, original)),
         })

@@ -1,4 +1,4 @@
-//! Random matrices of the scale that a model's have.
+//! Random matrices of the scale that a model's have, and large ones of few rows.
 
 use deepseek_kernels::bf16;
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
@@ -32,6 +32,13 @@ pub fn activations(m: usize, live: usize, k: usize, seed: u64) -> Vec<bf16> {
             *x = bf16::from_f32(gain * normal / rms);
         }
     })
+}
+
+/// The first `rows` of a matrix that repeats the rows of `from` again and again.
+pub fn repeated<T: Copy>(from: &[T], columns: usize, rows: usize) -> Vec<T> {
+    let mut matrix = from.repeat((rows * columns).div_ceil(from.len().max(1)));
+    matrix.truncate(rows * columns);
+    matrix
 }
 
 /// Zeros that `fill` replaces, each row from a generator of its own.

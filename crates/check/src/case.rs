@@ -1,0 +1,216 @@
+//! A problem of one operation: what every judge runs.
+//!
+//! A [`Case`] holds sizes; drawn, it is a [`Problem`] with inputs, which may be put on any device, in any [`Memory`], any
+//! number of times; [`Prepared`], it runs and is judged. `verify`, tests, planted faults, benches and the run on a GPU
+//! differ in the cases they take and in what they do with them, not in how an operation is run.
+
+use std::fmt::Debug;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use deepseek_kernels::{DataFaults, Device, DeviceKind, Error, Stream};
+
+use crate::judge::{Check, Scrutiny};
+use crate::memory::{Memory, Output};
+
+/// A problem of one operation, without its inputs.
+pub trait Case: Debug + Send + Sync {
+    /// The operation, as an option names it: `fp8_gemm`.
+    fn operation(&self) -> &'static str;
+
+    /// The operation as people call it, with what tells its forms apart: `FP8 GEMM, BF16 D +=`.
+    fn title(&self) -> String;
+
+    /// Sizes: `72 x 2112 x 7168`.
+    fn shape(&self) -> String;
+
+    /// The sizes, and what else tells this case from others of its operation, without spaces and commas.
+    fn label(&self) -> String {
+        self.shape().replace(' ', "")
+    }
+
+    /// The class of the inputs.
+    fn data(&self) -> String;
+
+    /// What one run computes and moves.
+    fn work(&self) -> Work;
+
+    /// Every kernel that the plans look up on a device.
+    ///
+    /// # Errors
+    /// Of the plan.
+    fn kernels(&self, device: &Device) -> Result<Vec<String>>;
+
+    /// Whether every correct machine gives the same bits. Where an instruction is specified to a bound only, a GPU's bits
+    /// are its own, and the reference judges them.
+    fn portable_bits(&self) -> bool {
+        true
+    }
+
+    /// Draws the inputs: the same ones each time.
+    ///
+    /// # Errors
+    /// Of the sizes.
+    fn draw(&self) -> Result<Arc<dyn Problem>>;
+
+    /// A name without spaces and commas, different for each case.
+    fn name(&self) -> String {
+        format!("{}/{}", self.operation(), self.label())
+    }
+}
+
+/// Cases of any operations.
+pub type Cases = Vec<Box<dyn Case>>;
+
+/// Cases of one operation among those of others.
+pub fn boxed(cases: impl IntoIterator<Item = impl Case + 'static>) -> Cases {
+    cases.into_iter().map(|case| Box::new(case) as _).collect()
+}
+
+/// What one run computes, and the fewest bytes it can move: each operand once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Multiplications and additions of the tensor core; 0 where memory alone counts.
+    pub flops: u64,
+    /// Read and written.
+    pub bytes: u64,
+}
+
+impl Work {
+    /// Rough amount of work for the emulator, which takes about as long for a byte as for sixteen operations of a product.
+    pub fn emulated_cost(&self) -> u64 {
+        self.flops.saturating_add(self.bytes.saturating_mul(16))
+    }
+}
+
+/// A problem with its inputs.
+pub trait Problem: Send + Sync {
+    /// Plans the operation and puts the operands on the device; outputs hold sentinels.
+    ///
+    /// # Errors
+    /// Of the device, and of the plan.
+    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>>;
+}
+
+/// A problem on a device.
+pub trait Prepared {
+    /// What the planner chose.
+    fn instance(&self) -> String;
+
+    /// Enqueues one run.
+    ///
+    /// # Errors
+    /// Of the launch.
+    fn launch(&mut self, stream: Stream<'_>) -> deepseek_kernels::Result<()>;
+
+    /// What the last run wrote, after everything enqueued has finished.
+    ///
+    /// # Errors
+    /// Of the device, those of earlier launches included.
+    fn outputs(&self) -> Result<Vec<Output>>;
+
+    /// Judges what the first run wrote by references that do not know the device, and whether it wrote anything else.
+    ///
+    /// # Errors
+    /// Of the device.
+    fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>>;
+
+    /// What a run has to report of its data.
+    fn faults(&self) -> DataFaults {
+        DataFaults::NONE
+    }
+}
+
+/// What one run gave.
+pub struct Ran {
+    /// What the planner chose.
+    pub instance: String,
+    /// Of the launches alone on the emulator, first use included; none on a GPU, where the host's clock would tell of the
+    /// host.
+    pub seconds: Option<f64>,
+    /// What it wrote.
+    pub outputs: Vec<Output>,
+    /// What the judges say, the report of the data included.
+    pub checks: Vec<Check>,
+}
+
+/// Runs a problem once and judges it thoroughly.
+///
+/// # Errors
+/// Of the device, the plan and the launch.
+pub fn run(problem: Arc<dyn Problem>, device: &Device, memory: Memory) -> Result<Ran> {
+    let mut prepared = problem.prepare(device, memory)?;
+    let stream = device.stream()?;
+    wait(stream)?;
+    let start = Instant::now();
+    prepared.launch(stream)?;
+    wait(stream)?;
+    let seconds = (device.kind() == DeviceKind::Emulated).then(|| start.elapsed().as_secs_f64());
+    let mut checks = prepared.judge(Scrutiny::Thorough)?;
+    checks.push(reported(device, prepared.faults())?);
+    Ok(Ran { instance: prepared.instance(), seconds, outputs: prepared.outputs()?, checks })
+}
+
+/// What finished kernels reported is what they had to report, and it is told once.
+fn reported(device: &Device, expected: DataFaults) -> Result<Check> {
+    let poll = || match device.poll_error() {
+        Ok(()) => Ok(DataFaults::NONE),
+        Err(Error::Data(faults)) => Ok(faults),
+        Err(error) => Err(error),
+    };
+    let (got, again) = (poll()?, poll()?);
+    let failure = match (got == expected, again == DataFaults::NONE) {
+        (true, true) => None,
+        (true, false) => Some(format!("it was told twice: {again}")),
+        (false, _) => Some(format!("expected a report of {expected}, got one of {got}")),
+    };
+    Ok(Check::equal("report", 1, failure))
+}
+
+fn wait(stream: Stream<'_>) -> Result<()> {
+    match stream {
+        Stream::Cuda(stream) => stream.synchronize().context("waiting for the GPU"),
+        Stream::Emulated => Ok(()),
+    }
+}
+
+/// Runs a problem once in poisoned memory; what it wrote, where every check passes.
+///
+/// # Errors
+/// The first thing that is wrong, in words.
+pub fn attempt(problem: Arc<dyn Problem>, device: &Device, memory: Memory) -> Result<Ran> {
+    let ran = run(problem, device, memory)?;
+    match ran.checks.iter().find_map(|check| Some((check.oracle, check.failure.as_ref()?))) {
+        Some((oracle, failure)) => anyhow::bail!("{oracle}: {failure}"),
+        None => Ok(ran),
+    }
+}
+
+/// Memory that a name decides: a test's operands lie the same way each time, and otherwise than those of its neighbours.
+pub fn memory_of(name: &str) -> Memory {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    Memory::Poisoned(hasher.finish())
+}
+
+/// Runs a case once in poisoned memory; what it wrote.
+///
+/// # Panics
+/// With the case and what is wrong, unless every check passes.
+pub fn pass(case: &dyn Case, device: &Device) -> Vec<Output> {
+    pass_in(case, device, memory_of(&case.name()))
+}
+
+/// As [`pass`], in the given memory.
+///
+/// # Panics
+/// As [`pass`].
+pub fn pass_in(case: &dyn Case, device: &Device, memory: Memory) -> Vec<Output> {
+    let ran = case.draw().and_then(|problem| attempt(problem, device, memory));
+    match ran {
+        Ok(ran) => ran.outputs,
+        Err(error) => panic!("{} on {}: {error:#}\n{case:?}, {memory:?}", case.name(), device.name()),
+    }
+}

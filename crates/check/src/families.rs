@@ -1,0 +1,31 @@
+//! Every operation's cases: the one list from which judges take their work.
+
+use crate::case::Cases;
+use crate::gemm;
+
+/// How large cases are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// As models have them: for a GPU.
+    Full,
+    /// Seconds for the emulator.
+    Reduced,
+}
+
+/// The operations of one family.
+pub struct Family {
+    pub name: &'static str,
+    /// Cases that launch every kernel, small enough for the emulator, with tails in every direction: what tests, sanitizers
+    /// and the first run on a GPU take.
+    pub smoke: fn() -> Cases,
+    /// Cases whose time is of interest.
+    pub timed: fn(Extent) -> Cases,
+}
+
+/// Every family.
+pub const FAMILIES: [Family; 1] = [Family { name: "gemm", smoke: gemm::smoke, timed: gemm::timed }];
+
+/// Every family's cases of one kind.
+pub fn all(cases: impl Fn(&Family) -> Cases) -> Cases {
+    FAMILIES.iter().flat_map(cases).collect()
+}

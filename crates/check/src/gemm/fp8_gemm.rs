@@ -1,0 +1,274 @@
+//! The dense FP8 GEMM.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::gemm::{
+    Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmChoice, GemmInstance, GemmOutput, OutputType,
+};
+use deepseek_kernels::{Device, Error, F8E4M3, Stream, bf16};
+use oracles::gemm::{Elements, Epilogue, GemmClass, GemmInputs, Output as Rounding};
+
+use crate::case::{Case, Prepared, Problem, Work};
+use crate::data::repeated;
+use crate::judge::{Check, Scrutiny, judge_gemm};
+use crate::memory::{Arena, Memory, Operand, Output, Rows, Scalar};
+
+/// `D = A . B^T`, block-scaled.
+#[derive(Debug, Clone, Copy)]
+pub struct Fp8GemmCase {
+    /// Rows of A and D.
+    pub m: usize,
+    /// Rows of B.
+    pub n: usize,
+    /// Columns of A and B.
+    pub k: usize,
+    pub output: OutputType,
+    pub accumulate: bool,
+    /// Instead of the planner's choice.
+    pub instance: Option<GemmInstance>,
+    pub class: GemmClass,
+    /// At most [`DRAWN`] rows of A and of B differ, the rest repeats them: large operands are drawn in no time. The
+    /// values do not matter for time, their memory does.
+    pub repeated: bool,
+    pub seed: u64,
+}
+
+/// Rows of A and of B that differ: no tile is like one that is a power of two away. Whole blocks of scales of B.
+const DRAWN: (usize, usize) = (509, 1152);
+
+impl Fp8GemmCase {
+    /// Signed integers, BF16, by the planner's choice.
+    pub const fn new((m, n, k): (usize, usize, usize)) -> Self {
+        Self {
+            m,
+            n,
+            k,
+            output: OutputType::Bf16,
+            accumulate: false,
+            instance: None,
+            class: GemmClass::SignedIntegers,
+            repeated: false,
+            seed: 1,
+        }
+    }
+
+    /// An instance, with its type of D.
+    pub const fn with(self, instance: GemmInstance) -> Self {
+        Self { instance: Some(instance), output: instance.output, ..self }
+    }
+
+    pub fn spec(&self) -> Fp8GemmSpec {
+        let Self { m, n, k, accumulate, .. } = *self;
+        Fp8GemmSpec { m, n, k, accumulate }
+    }
+
+    pub(super) fn inputs(&self) -> Result<GemmInputs> {
+        let Self { m, n, k, class, seed, .. } = *self;
+        if !self.repeated {
+            return Ok(class.generate((m, n, k), seed)?);
+        }
+        let drawn = class.generate((m.min(DRAWN.0), n.min(DRAWN.1), k), seed)?;
+        let sfa = drawn.sfa.chunks(drawn.m.max(1)).flat_map(|line| repeated(line, 1, m)).collect();
+        Ok(GemmInputs {
+            m,
+            n,
+            k,
+            a: repeated(&drawn.a, k, m),
+            sfa,
+            b: repeated(&drawn.b, k, n),
+            sfb: repeated(&drawn.sfb, k / 128, n.div_ceil(128)),
+        })
+    }
+
+    /// With its inputs.
+    pub fn problem(self) -> Result<Fp8GemmProblem> {
+        Ok(Fp8GemmProblem { inputs: self.inputs()?, case: self })
+    }
+}
+
+impl Case for Fp8GemmCase {
+    fn operation(&self) -> &'static str {
+        "fp8_gemm"
+    }
+
+    fn title(&self) -> String {
+        let element = match self.output {
+            OutputType::Bf16 => "BF16",
+            OutputType::F32 => "F32",
+        };
+        format!("FP8 GEMM, {element} D {}", if self.accumulate { "+=" } else { "=" })
+    }
+
+    fn shape(&self) -> String {
+        format!("{} x {} x {}", self.m, self.n, self.k)
+    }
+
+    fn label(&self) -> String {
+        let Self { m, n, k, .. } = self;
+        let output = match self.output {
+            OutputType::Bf16 => "bf16",
+            OutputType::F32 => "f32",
+        };
+        let accumulate = if self.accumulate { "_accumulate" } else { "" };
+        let instance = self.instance.map_or_else(String::new, |instance| format!("_{}", instance.name()));
+        format!("{m}x{n}x{k}_{output}{accumulate}{instance}")
+    }
+
+    fn data(&self) -> String {
+        self.class.to_string()
+    }
+
+    fn work(&self) -> Work {
+        let Self { m, n, k, .. } = *self;
+        let scales = 4 * (k / 128) * (m + n.div_ceil(128));
+        let d = m * n * self.output.bytes() as usize * if self.accumulate { 2 } else { 1 };
+        Work { flops: 2 * (m * n * k) as u64, bytes: (m * k + n * k + scales + d) as u64 }
+    }
+
+    fn kernels(&self, device: &Device) -> Result<Vec<String>> {
+        let instance = match self.instance {
+            Some(instance) => instance,
+            None => GemmChoice::for_shape(&self.spec(), self.output, device.multiprocessors())?.instance,
+        };
+        Ok(vec![instance.name()])
+    }
+
+    fn draw(&self) -> Result<Arc<dyn Problem>> {
+        Ok(Arc::new(self.problem()?))
+    }
+}
+
+/// A GEMM with its inputs.
+#[derive(Debug, Clone)]
+pub struct Fp8GemmProblem {
+    pub case: Fp8GemmCase,
+    pub inputs: GemmInputs,
+}
+
+/// What D holds before an accumulation: small integers, which every type has.
+fn before(row: usize, column: usize) -> f32 {
+    ((row * 31 + column * 17) % 97) as f32 - 48.0
+}
+
+impl Problem for Fp8GemmProblem {
+    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
+        Ok(match self.case.output {
+            OutputType::Bf16 => Box::new(Fp8GemmRun::<bf16>::new(self, device, memory)?),
+            OutputType::F32 => Box::new(Fp8GemmRun::<f32>::new(self, device, memory)?),
+        })
+    }
+}
+
+/// Element types of D, for the references.
+pub trait Element: GemmOutput + Scalar {
+    const ROUNDING: Rounding;
+    fn widen(self) -> f32;
+    /// Of a value that the type holds exactly.
+    fn narrow(x: f32) -> Self;
+}
+
+impl Element for bf16 {
+    const ROUNDING: Rounding = Rounding::Bf16;
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+    fn narrow(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+}
+
+impl Element for f32 {
+    const ROUNDING: Rounding = Rounding::F32;
+    fn widen(self) -> f32 {
+        self
+    }
+    fn narrow(x: f32) -> Self {
+        x
+    }
+}
+
+/// A GEMM on a device.
+pub struct Fp8GemmRun<D> {
+    problem: Arc<Fp8GemmProblem>,
+    pub plan: Fp8Gemm<D>,
+    pub operands: Fp8GemmOperands<D>,
+}
+
+pub struct Fp8GemmOperands<D> {
+    a: Operand<F8E4M3>,
+    sfa: Operand<f32>,
+    b: Operand<F8E4M3>,
+    sfb: Operand<f32>,
+    d: Operand<D>,
+}
+
+impl<D: Element> Fp8GemmRun<D> {
+    pub fn new(problem: Arc<Fp8GemmProblem>, device: &Device, memory: Memory) -> Result<Self> {
+        let GemmInputs { m, n, k, a, sfa, b, sfb } = &problem.inputs;
+        let (m, n, k, k_blocks) = (*m, *n, *k, *k / 128);
+        let spec = problem.case.spec();
+        let plan = match problem.case.instance {
+            Some(instance) => Fp8Gemm::plan_instance(device, spec, instance)?,
+            None => Fp8Gemm::plan(device, spec)?,
+        };
+        let before: Vec<D> = match problem.case.accumulate {
+            true => (0..m * n).map(|i| D::narrow(before(i / n, i % n))).collect(),
+            false => vec![D::SENTINEL; m * n],
+        };
+        let mut arena = Arena::new(device, memory);
+        let aligned = Rows::Aligned(16);
+        let operands = Fp8GemmOperands {
+            a: arena.input(a, (m, k), aligned)?,
+            sfa: arena.input(sfa, (k_blocks, m), aligned)?,
+            b: arena.input(b, (n, k), aligned)?,
+            sfb: arena.input(sfb, (n.div_ceil(128), k_blocks), Rows::Aligned(4))?,
+            d: arena.in_out(&before, (m, n), aligned)?,
+        };
+        Ok(Self { problem, plan, operands })
+    }
+}
+
+impl<D: Element> Fp8GemmOperands<D> {
+    /// The operands, all in order.
+    ///
+    /// # Errors
+    /// None.
+    pub fn args(&mut self) -> Result<Fp8GemmArgs<'_, D>, Error> {
+        Ok(Fp8GemmArgs {
+            a: self.a.matrix()?,
+            sfa: self.sfa.m_major()?,
+            b: self.b.matrix()?,
+            sfb: self.sfb.blocks()?,
+            d: self.d.matrix_mut()?,
+        })
+    }
+}
+
+impl<D: Element> Prepared for Fp8GemmRun<D> {
+    fn instance(&self) -> String {
+        self.plan.choice().instance.name()
+    }
+
+    fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
+        self.plan.run(stream, self.operands.args()?)
+    }
+
+    fn outputs(&self) -> Result<Vec<Output>> {
+        Ok(vec![Output::read("d", &self.operands.d)?])
+    }
+
+    fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
+        let Fp8GemmProblem { case, inputs } = &*self.problem;
+        let d = self.operands.d.values()?;
+        let initial: &Elements = &before;
+        let epilogue = Epilogue { output: D::ROUNDING, initial: case.accumulate.then_some(initial) };
+        let got = |row: usize, column: usize| d[row * inputs.n + column].widen();
+        let d_alone =
+            if case.accumulate { self.operands.d.guarded("d") } else { self.operands.d.written("d") };
+        let mut checks = vec![d_alone?];
+        let oracles = case.class.oracles();
+        checks.extend(judge_gemm(scrutiny, oracles, &inputs.operands()?, &epilogue, &got, case.seed));
+        Ok(checks)
+    }
+}

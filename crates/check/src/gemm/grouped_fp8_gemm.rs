@@ -1,0 +1,353 @@
+//! The grouped FP8 GEMM, with poison in every row of A that is nobody's.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::gemm::{
+    GemmInstance, GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, Segments,
+};
+use deepseek_kernels::{DataFaults, Device, Error, F8E4M3, Stream, bf16};
+use oracles::gemm::{Epilogue, GemmClass, GemmInputs, Output as Rounding};
+
+use super::fp8_gemm::Fp8GemmCase;
+use crate::case::{Case, Prepared, Problem, Work};
+use crate::judge::{Check, Scrutiny, judge_gemm};
+use crate::memory::{Arena, Memory, Operand, Output, Rows, Scalar};
+
+/// Whose rows are whose, and what says so on the device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    pub segments: Segments,
+    /// On the device.
+    pub values: Vec<i32>,
+}
+
+impl Assignment {
+    /// Segments after each other, and `spare` rows of nobody.
+    pub fn ragged(counts: &[usize], spare: usize) -> Self {
+        let ends = counts.iter().scan(0, |end, count| {
+            *end += count;
+            Some(*end as i32)
+        });
+        let values = std::iter::once(0).chain(ends).collect();
+        Self { segments: Segments::Ragged { rows: counts.iter().sum::<usize>() + spare }, values }
+    }
+
+    /// Room for as many rows for each expert.
+    pub fn masked(counts: &[usize], max_rows: usize) -> Self {
+        let values = counts.iter().map(|&count| count as i32).collect();
+        Self { segments: Segments::Masked { max_rows }, values }
+    }
+
+    /// Rows there are.
+    pub fn rows(&self) -> usize {
+        match self.segments {
+            Segments::Ragged { rows } => rows,
+            Segments::Masked { max_rows } => self.values.len() * max_rows,
+        }
+    }
+
+    /// Whose rows are whose, whatever the values: no segment starts before an earlier one ends, and none leaves the rows
+    /// there are.
+    pub fn experts(&self) -> Vec<Range<usize>> {
+        match self.segments {
+            Segments::Ragged { rows } => {
+                let clamp = |value: i32, least: usize| (value.max(0) as usize).clamp(least, rows);
+                let mut end = clamp(self.values[0], 0);
+                let mut segment = |&value: &i32| {
+                    let begin = end;
+                    end = clamp(value, begin);
+                    begin..end
+                };
+                self.values[1..].iter().map(&mut segment).collect()
+            }
+            Segments::Masked { max_rows } => {
+                let count = |value: i32| (value.max(0) as usize).min(max_rows);
+                let segment = |(e, &value): (usize, &i32)| e * max_rows..e * max_rows + count(value);
+                self.values.iter().enumerate().map(segment).collect()
+            }
+        }
+    }
+
+    /// Whether the values say what [`Self::experts`] does, and need not be reported.
+    pub fn in_order(&self) -> bool {
+        match self.segments {
+            Segments::Ragged { rows } => {
+                let within = |&value: &i32| (0..=rows as i64).contains(&i64::from(value));
+                self.values.is_sorted() && self.values.iter().all(within)
+            }
+            Segments::Masked { max_rows } => {
+                self.values.iter().all(|&count| (0..=max_rows as i64).contains(&i64::from(count)))
+            }
+        }
+    }
+}
+
+/// Experts that multiply their own rows with their own weights.
+#[derive(Debug, Clone)]
+pub struct GroupedFp8GemmCase {
+    pub assignment: Assignment,
+    /// Rows of an expert's B.
+    pub n: usize,
+    /// Columns of A and B.
+    pub k: usize,
+    /// Instead of the planner's choice.
+    pub instance: Option<GemmInstance>,
+    /// Instead of the rows of the busiest expert.
+    pub expected_rows: Option<usize>,
+    pub class: GemmClass,
+    /// As in [`Fp8GemmCase`], and the experts have the same weights, each its own memory.
+    pub repeated: bool,
+    pub seed: u64,
+}
+
+impl GroupedFp8GemmCase {
+    /// Signed integers, by the planner's choice.
+    pub const fn new(assignment: Assignment, (n, k): (usize, usize)) -> Self {
+        Self {
+            assignment,
+            n,
+            k,
+            instance: None,
+            expected_rows: None,
+            class: GemmClass::SignedIntegers,
+            repeated: false,
+            seed: 3,
+        }
+    }
+
+    fn spec(&self) -> GroupedFp8GemmSpec {
+        let experts = self.assignment.experts();
+        let busiest = || experts.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        GroupedFp8GemmSpec {
+            experts: experts.len(),
+            n: self.n,
+            k: self.k,
+            segments: self.assignment.segments,
+            expected_rows: self.expected_rows.unwrap_or_else(busiest),
+        }
+    }
+
+    fn plan(&self, device: &Device) -> deepseek_kernels::Result<GroupedFp8Gemm> {
+        match self.instance {
+            Some(instance) => GroupedFp8Gemm::plan_instance(device, self.spec(), instance),
+            None => GroupedFp8Gemm::plan(device, self.spec()),
+        }
+    }
+
+    /// The inputs of every expert, as if each were a GEMM of its own.
+    fn inputs(&self) -> Result<Vec<GemmInputs>> {
+        let Self { n, k, class, repeated, seed, .. } = *self;
+        let gemm = |m, seed| Fp8GemmCase { class, repeated, seed, ..Fp8GemmCase::new((m, n, k)) }.inputs();
+        let experts = self.assignment.experts();
+        if repeated {
+            let all = gemm(experts.iter().map(ExactSizeIterator::len).max().unwrap_or(0), seed)?;
+            return Ok(experts.iter().map(|rows| all.rows(0..rows.len())).collect());
+        }
+        experts.iter().enumerate().map(|(e, rows)| gemm(rows.len(), seed + e as u64)).collect()
+    }
+
+    /// With its inputs.
+    pub fn problem(self) -> Result<GroupedFp8GemmProblem> {
+        Ok(GroupedFp8GemmProblem { experts: self.inputs()?, case: self })
+    }
+}
+
+impl Case for GroupedFp8GemmCase {
+    fn operation(&self) -> &'static str {
+        "grouped_fp8_gemm"
+    }
+
+    fn title(&self) -> String {
+        format!("grouped FP8 GEMM, {} experts", self.assignment.experts().len())
+    }
+
+    /// The rows of each expert; where the planner is told what to expect, how many experts and that.
+    fn shape(&self) -> String {
+        let experts = self.assignment.experts();
+        let rows = match self.expected_rows {
+            Some(rows) => format!("{} x {rows}", experts.len()),
+            None => experts.iter().map(|rows| rows.len().to_string()).collect::<Vec<_>>().join("+"),
+        };
+        format!("{rows} x {} x {}", self.n, self.k)
+    }
+
+    fn label(&self) -> String {
+        let masked = matches!(self.assignment.segments, Segments::Masked { .. });
+        let segments = if masked { "_masked" } else { "" };
+        let instance = self.instance.map_or_else(String::new, |instance| format!("_{}", instance.name()));
+        format!("{}{segments}{instance}", self.shape().replace(' ', ""))
+    }
+
+    fn data(&self) -> String {
+        self.class.to_string()
+    }
+
+    fn work(&self) -> Work {
+        let Self { n, k, .. } = *self;
+        let experts = self.assignment.experts();
+        let rows: usize = experts.iter().map(ExactSizeIterator::len).sum();
+        let scales = 4 * (k / 128) * (rows + experts.len() * n.div_ceil(128));
+        let bytes = rows * k + experts.len() * n * k + scales + 2 * rows * n;
+        Work { flops: 2 * (rows * n * k) as u64, bytes: bytes as u64 }
+    }
+
+    fn kernels(&self, device: &Device) -> Result<Vec<String>> {
+        Ok(vec![self.plan(device)?.choice().instance.name()])
+    }
+
+    fn draw(&self) -> Result<Arc<dyn Problem>> {
+        Ok(Arc::new(self.clone().problem()?))
+    }
+}
+
+/// A grouped GEMM with the inputs of every expert.
+#[derive(Debug, Clone)]
+pub struct GroupedFp8GemmProblem {
+    pub case: GroupedFp8GemmCase,
+    pub experts: Vec<GemmInputs>,
+}
+
+impl Problem for GroupedFp8GemmProblem {
+    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(GroupedFp8GemmRun::new(self, device, memory)?))
+    }
+}
+
+/// A grouped GEMM on a device.
+pub struct GroupedFp8GemmRun {
+    problem: Arc<GroupedFp8GemmProblem>,
+    pub plan: GroupedFp8Gemm,
+    pub operands: GroupedFp8GemmOperands,
+}
+
+pub struct GroupedFp8GemmOperands {
+    a: Operand<F8E4M3>,
+    sfa: Operand<f32>,
+    b: Operand<F8E4M3>,
+    sfb: Operand<f32>,
+    segments: Operand<i32>,
+    d: Operand<bf16>,
+}
+
+impl GroupedFp8GemmRun {
+    pub fn new(problem: Arc<GroupedFp8GemmProblem>, device: &Device, memory: Memory) -> Result<Self> {
+        let GroupedFp8GemmCase { n, k, ref assignment, .. } = problem.case;
+        let (rows, k_blocks, experts) = (assignment.rows(), k / 128, problem.experts.len());
+        let mut a = vec![F8E4M3::POISON; rows * k];
+        let mut sfa = vec![f32::POISON; k_blocks * rows];
+        for (range, own) in assignment.experts().iter().zip(&problem.experts) {
+            a[range.start * k..range.end * k].copy_from_slice(&own.a);
+            for (g, scales) in own.sfa.chunks_exact(range.len().max(1)).enumerate() {
+                sfa[g * rows + range.start..g * rows + range.end].copy_from_slice(scales);
+            }
+        }
+        let b: Vec<F8E4M3> = problem.experts.iter().flat_map(|own| own.b.iter().copied()).collect();
+        let sfb: Vec<f32> = problem.experts.iter().flat_map(|own| own.sfb.iter().copied()).collect();
+
+        let plan = problem.case.plan(device)?;
+        let mut arena = Arena::new(device, memory);
+        let aligned = Rows::Aligned(16);
+        let operands = GroupedFp8GemmOperands {
+            a: arena.input(&a, (rows, k), aligned)?,
+            sfa: arena.input(&sfa, (k_blocks, rows), aligned)?,
+            b: arena.input(&b, (experts * n, k), aligned)?,
+            sfb: arena.input(&sfb, (experts * n.div_ceil(128), k_blocks), Rows::Aligned(4))?,
+            segments: arena.list(&assignment.values)?,
+            d: arena.output((rows, n), aligned)?,
+        };
+        Ok(Self { problem, plan, operands })
+    }
+
+    /// Every row that is nobody's still holds what it held.
+    fn untouched(&self, d: &[bf16], experts: &[Range<usize>]) -> Check {
+        let n = self.problem.case.n;
+        let mut owned = vec![false; self.problem.case.assignment.rows()];
+        experts.iter().for_each(|rows| owned[rows.clone()].fill(true));
+        let nobodys = || (0..owned.len()).filter(|&row| !owned[row]);
+        let touched = |&row: &usize| d[row * n..][..n].iter().any(|x| x.bits() != bf16::SENTINEL.bits());
+        let failure = nobodys().find(touched).map(|row| format!("row {row} is nobody's and was written"));
+        Check::equal("untouched", nobodys().count() * n, failure)
+    }
+
+    /// One expert's rows.
+    fn judge_expert(&self, d: &[bf16], e: usize, first: usize, scrutiny: Scrutiny) -> Result<Vec<Check>> {
+        let GroupedFp8GemmProblem { case, experts } = &*self.problem;
+        let rows = &d[first * case.n..][..experts[e].m * case.n];
+        let left = rows.iter().position(|x| x.bits() == bf16::SENTINEL.bits());
+        let place = |i: usize| format!("d[{}, {}] was not written", first + i / case.n, i % case.n);
+        let mut checks = vec![Check::equal("written", rows.len(), left.map(place))];
+        let got = |row: usize, column: usize| rows[row * case.n + column].to_f32();
+        let (oracles, operands) = (case.class.oracles(), experts[e].operands()?);
+        checks.extend(judge_gemm(
+            scrutiny,
+            oracles,
+            &operands,
+            &Epilogue::store(Rounding::Bf16),
+            &got,
+            case.seed,
+        ));
+        for check in &mut checks {
+            check.failure = check.failure.take().map(|failure| format!("expert {e}: {failure}"));
+        }
+        Ok(checks)
+    }
+}
+
+impl GroupedFp8GemmOperands {
+    /// The operands, all in order.
+    ///
+    /// # Errors
+    /// None.
+    pub fn args(&mut self) -> Result<GroupedFp8GemmArgs<'_>, Error> {
+        Ok(GroupedFp8GemmArgs {
+            a: self.a.matrix()?,
+            sfa: self.sfa.m_major()?,
+            b: self.b.matrix()?,
+            sfb: self.sfb.matrix()?,
+            segments: self.segments.matrix()?,
+            d: self.d.matrix_mut()?,
+        })
+    }
+}
+
+impl Prepared for GroupedFp8GemmRun {
+    fn instance(&self) -> String {
+        self.plan.choice().instance.name()
+    }
+
+    fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
+        self.plan.run(stream, self.operands.args()?)
+    }
+
+    fn outputs(&self) -> Result<Vec<Output>> {
+        Ok(vec![Output::read("d", &self.operands.d)?])
+    }
+
+    /// Briefly, the last expert with rows: a wrong segment shows there.
+    fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
+        let d = self.operands.d.values()?;
+        let experts = self.problem.case.assignment.experts();
+        let with_rows = experts.iter().enumerate().filter(|(_, rows)| !rows.is_empty());
+        let looked_at = match scrutiny {
+            Scrutiny::Thorough => with_rows.collect::<Vec<_>>(),
+            Scrutiny::Brief => with_rows.last().into_iter().collect(),
+        };
+        let mut checks: Vec<Check> = Vec::new();
+        for (e, rows) in looked_at {
+            let of_expert = self.judge_expert(&d, e, rows.start, scrutiny)?;
+            checks = match checks.is_empty() {
+                true => of_expert,
+                false => checks.into_iter().zip(of_expert).map(|(before, check)| before.and(check)).collect(),
+            };
+        }
+        checks.push(self.untouched(&d, &experts));
+        checks.push(self.operands.d.guarded("d")?);
+        Ok(checks)
+    }
+
+    fn faults(&self) -> DataFaults {
+        if self.problem.case.assignment.in_order() { DataFaults::NONE } else { DataFaults::SEGMENT }
+    }
+}
