@@ -9,7 +9,8 @@ use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde::Serialize;
 
-use crate::case::{Judgement, Output, element_bytes};
+use check::judge::Check;
+use check::memory::Output;
 
 /// Outputs of every case, as bytes; `CASE/OUTPUT` is the key.
 pub struct Goldens(HashMap<String, Vec<u8>>);
@@ -90,13 +91,14 @@ pub enum Meaning {
 }
 
 impl Meaning {
-    /// Of outputs with so many elements.
-    pub fn of(portable_bits: bool, judgement: &Judgement, elements: usize) -> Self {
-        match (&judgement.failure, portable_bits) {
-            (Some(_), _) => Self::WrongKernel,
-            (None, true) => Self::WrongModel,
-            (None, false) if judgement.checked == elements => Self::OwnBits,
-            (None, false) => Self::Unjudged,
+    /// Of outputs that were judged so.
+    pub fn of(portable_bits: bool, checks: &[Check]) -> Self {
+        let whole = checks.iter().all(|check| check.sample.is_none());
+        match (checks.iter().any(|check| check.failure.is_some()), portable_bits) {
+            (true, _) => Self::WrongKernel,
+            (false, true) => Self::WrongModel,
+            (false, false) if whole => Self::OwnBits,
+            (false, false) => Self::Unjudged,
         }
     }
 
@@ -116,7 +118,7 @@ impl Meaning {
 }
 
 fn difference(output: &Output, expected: &[u8]) -> Option<Difference> {
-    let size = element_bytes(output.dtype);
+    let size = output.element_bytes();
     let pairs = || expected.chunks(size).zip(output.bytes.chunks(size)).enumerate();
     let mut wrong = pairs().filter(|(_, (expected, got))| expected != got);
     let (index, (expected_bits, got)) = wrong.next()?;
@@ -165,20 +167,19 @@ mod tests {
     /// A GPU's own bits are right only where every one of them was judged.
     #[test]
     fn other_bits_have_a_meaning() {
-        let judged = |checked, failure: Option<&str>| Judgement {
-            by: "bound",
-            checked,
-            worst: 0.5,
-            failure: failure.map(str::to_owned),
+        let check = |sample, failure: Option<&str>| Check {
+            sample,
+            ..Check::equal("bound", 8, failure.map(str::to_owned))
         };
-        for (portable, judgement, meaning) in [
-            (true, judged(8, None), Meaning::WrongModel),
-            (true, judged(8, Some("no")), Meaning::WrongKernel),
-            (false, judged(8, None), Meaning::OwnBits),
-            (false, judged(8, Some("no")), Meaning::WrongKernel),
-            (false, judged(7, None), Meaning::Unjudged),
+        let (whole, wrong, part) = (check(None, None), check(None, Some("no")), check(Some([2, 3]), None));
+        for (portable, checks, meaning) in [
+            (true, [whole.clone(), whole.clone()], Meaning::WrongModel),
+            (true, [whole.clone(), wrong.clone()], Meaning::WrongKernel),
+            (false, [whole.clone(), whole.clone()], Meaning::OwnBits),
+            (false, [wrong, whole.clone()], Meaning::WrongKernel),
+            (false, [whole, part], Meaning::Unjudged),
         ] {
-            assert_eq!(Meaning::of(portable, &judgement, 8), meaning, "{portable}, {judgement:?}");
+            assert_eq!(Meaning::of(portable, &checks), meaning, "{portable}, {checks:?}");
         }
     }
 

@@ -4,8 +4,6 @@
 #![deny(unsafe_code)]
 
 pub mod card;
-pub mod case;
-pub mod cases;
 pub mod device;
 pub mod golden;
 pub mod processes;

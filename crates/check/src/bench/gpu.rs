@@ -1,26 +1,22 @@
-//! What the benches of a GPU share: the GPU itself, criterion's figures by replayed graphs, and small shapes where only
-//! whether a bench runs is asked.
+//! What the benches of a GPU share: the GPU itself, and criterion's figures by replayed graphs.
 use std::env;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Result;
 use criterion::Bencher;
 use deepseek_kernels::cudarc::driver::CudaStream;
-use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec};
-use deepseek_kernels::quant::{MMajor, Scales1x128, Scales128x128};
-use deepseek_kernels::{Buffer, Device, F8E4M3, Matrix, MatrixMut, Stream, bf16};
+use deepseek_kernels::{Device, Stream};
 
 use crate::bench::timing::replay;
+use crate::case::{Case, Prepared};
+use crate::gemm::timed_gemm;
+use crate::memory::Memory;
 
 /// Whether criterion runs everything once and measures nothing: with `--test`, and under `cargo test`.
 pub fn testing() -> bool {
     let given = |name: &str| env::args().any(|argument| argument == name);
     given("--test") || !given("--bench")
-}
-
-/// `all`, or `small` where nothing is measured.
-pub fn shapes<T>(all: &'static [T], small: &'static [T]) -> &'static [T] {
-    if testing() { small } else { all }
 }
 
 /// What L2 holds when a run starts.
@@ -36,7 +32,7 @@ pub enum L2 {
 pub struct Gpu {
     pub device: Device,
     stream: Arc<CudaStream>,
-    flush: Flush,
+    flush: Box<dyn Prepared>,
 }
 
 impl Gpu {
@@ -59,7 +55,7 @@ impl Gpu {
         // SAFETY: whatever is timed runs on this one stream, whose order replaces the events.
         unsafe { stream.context().disable_event_tracking() };
         // Several times L2's size.
-        let flush = Flush::new(&device, if testing() { 1 << 20 } else { 256 << 20 });
+        let flush = flush(&device, if testing() { 1 << 20 } else { 256 << 20 }).expect("a flush of L2");
         Some(Self { device, stream, flush })
     }
 
@@ -76,7 +72,7 @@ impl Gpu {
             let replays = (launches as usize).div_ceil(runs);
             let times = replay(stream, runs, replays, |_| {
                 if flushed {
-                    flush.run(stream.into());
+                    flush.launch(stream.into())?;
                 }
                 run(stream.into());
                 Ok(())
@@ -95,42 +91,7 @@ impl Gpu {
 
 /// A GEMM with one row, which reads all of B and writes next to nothing: the lines it leaves in L2 are clean, and none is
 /// written back while a run is timed.
-struct Flush {
-    gemm: Fp8Gemm<bf16>,
-    n: usize,
-    a: Buffer<F8E4M3>,
-    sfa: Buffer<f32>,
-    b: Buffer<F8E4M3>,
-    sfb: Buffer<f32>,
-    d: Buffer<bf16>,
-}
-
-impl Flush {
+fn flush(device: &Device, bytes: usize) -> Result<Box<dyn Prepared>> {
     const K: usize = 8192;
-
-    fn new(device: &Device, bytes: usize) -> Self {
-        let (n, k) = (bytes.div_ceil(Self::K), Self::K);
-        let scales = |elements| device.upload(&vec![0.0_f32; elements]).expect("scales");
-        Self {
-            gemm: Fp8Gemm::plan(device, Fp8GemmSpec { m: 1, n, k, accumulate: false }).expect("plan"),
-            n,
-            a: device.upload(&vec![F8E4M3::ZERO; k]).expect("a"),
-            sfa: scales(4 * k / 128),
-            b: device.upload(&vec![F8E4M3::ZERO; n * k]).expect("b"),
-            sfb: scales(n.div_ceil(128) * k / 128),
-            d: device.upload(&vec![bf16::ZERO; n]).expect("d"),
-        }
-    }
-
-    fn run(&mut self, stream: Stream<'_>) {
-        let (n, k) = (self.n, Self::K);
-        let args = Fp8GemmArgs {
-            a: Matrix::new(&self.a, 1, k).expect("a"),
-            sfa: Scales1x128::<MMajor>::with_pitch(&self.sfa, 1, k, 4).expect("sfa"),
-            b: Matrix::new(&self.b, n, k).expect("b"),
-            sfb: Scales128x128::new(&self.sfb, n, k).expect("sfb"),
-            d: MatrixMut::new(&mut self.d, 1, n).expect("d"),
-        };
-        self.gemm.run(stream, args).expect("flush");
-    }
+    timed_gemm((1, bytes.div_ceil(K), K)).draw()?.prepare(device, Memory::Plain)
 }

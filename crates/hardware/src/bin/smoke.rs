@@ -9,15 +9,18 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use check::bench::timing;
+use check::case::{Case, Prepared};
+use check::families;
+use check::judge::Scrutiny;
+use check::memory::{Memory, Output};
 use clap::Parser;
 use deepseek_kernels::cudarc::driver::{CudaContext, CudaStream};
 use deepseek_kernels::quant::{MMajor, Quantize1x128, QuantizeSpec, ScaleFormat, Scales1x128Mut};
 use deepseek_kernels::{DataFaults, Device, EmulatorOptions, Error, F8E4M3, Matrix, MatrixMut, Stream, bf16};
 use deepseek_kernels_hardware::card::Card;
-use deepseek_kernels_hardware::case::{Case, Judgement, Output, Prepared};
 use deepseek_kernels_hardware::golden::{self, Goldens, Meaning};
 use deepseek_kernels_hardware::record::{Checks, Finding};
-use deepseek_kernels_hardware::{device, resources, shapes};
+use deepseek_kernels_hardware::{device, resources};
 use serde_json::{Value, json};
 
 #[derive(Parser)]
@@ -64,7 +67,7 @@ fn run(arguments: &Arguments) -> Result<usize> {
     let wanted = |name: &str| {
         arguments.only.is_empty() || arguments.only.iter().any(|only| name.starts_with(only.as_str()))
     };
-    let cases = shapes::smoke();
+    let cases = families::all(|family| (family.smoke)());
     if arguments.list {
         cases.iter().for_each(|case| println!("{}", case.name()));
         return Ok(0);
@@ -103,9 +106,10 @@ fn bless(file: &std::path::Path, cases: &[Box<dyn Case>]) -> Result<()> {
     for case in cases {
         let mut prepared = prepare(&**case, &device)?;
         prepared.launch(Stream::Emulated)?;
-        let judgement = prepared.judge()?;
-        if let Some(failure) = judgement.failure {
-            anyhow::bail!("{}: {failure}", case.name());
+        for check in prepared.judge(Scrutiny::Thorough)? {
+            if let Some(failure) = check.failure {
+                anyhow::bail!("{}, {}: {failure}", case.name(), check.oracle);
+            }
         }
         outputs.extend(prepared.outputs()?.into_iter().map(|output| (case.name(), output)));
     }
@@ -113,7 +117,7 @@ fn bless(file: &std::path::Path, cases: &[Box<dyn Case>]) -> Result<()> {
 }
 
 fn prepare(case: &dyn Case, device: &Device) -> Result<Box<dyn Prepared>> {
-    case.prepare(device, 1)?.pop().context("one set of operands")
+    case.draw()?.prepare(device, Memory::Plain)
 }
 
 struct Smoke {
@@ -150,7 +154,7 @@ impl Smoke {
         let mut prepared = prepare(case, &self.device)?;
         prepared.launch(self.device.stream()?)?;
         let outputs = prepared.outputs()?;
-        let error_word = self.error_word_of(case);
+        let error_word = self.error_word_of(&*prepared);
         let instance = prepared.instance();
         if let Some(reported) = error_word {
             return Ok(Finding::Failed(json!({"instance": instance, "error_word": reported})));
@@ -159,12 +163,10 @@ impl Smoke {
         if differences.is_empty() {
             return Ok(Finding::Passed(json!({"instance": instance})));
         }
-        let judgement = prepared.judge()?;
-        let elements = outputs.iter().map(Output::elements).sum();
-        let meaning = Meaning::of(case.portable_bits(), &judgement, elements);
-        let Judgement { by, checked, worst, failure } = judgement;
-        let detail = json!({"instance": instance, "meaning": meaning.text(), "bits": differences, "by": by,
-                            "checked": checked, "worst": worst, "failure": failure});
+        let checks = prepared.judge(Scrutiny::Thorough)?;
+        let meaning = Meaning::of(case.portable_bits(), &checks);
+        let text = meaning.text();
+        let detail = json!({"instance": instance, "meaning": text, "bits": differences, "checks": checks});
         Ok(if meaning == Meaning::OwnBits { Finding::Data(detail) } else { Finding::Failed(detail) })
     }
 
@@ -178,14 +180,16 @@ impl Smoke {
         graph.launch()?;
         graph.launch()?;
         stream.synchronize()?;
-        self.repeats(case, &first, &[prepared])
+        self.repeats(&first, &[prepared])
     }
 
     /// In turns on two streams, with other memory.
     fn two_streams(&self, case: &dyn Case) -> Result<Finding> {
         let first = self.first_launch(case)?;
         let streams = [self.stream()?, self.stream()?];
-        let mut prepared = case.prepare(&self.device, 2)?;
+        let problem = case.draw()?;
+        let prepare = |_: &_| problem.clone().prepare(&self.device, Memory::Plain);
+        let mut prepared = streams.iter().map(prepare).collect::<Result<Vec<_>>>()?;
         self.context.synchronize()?;
         for _ in 0..TURNS {
             for (prepared, stream) in prepared.iter_mut().zip(&streams) {
@@ -193,7 +197,7 @@ impl Smoke {
             }
         }
         self.context.synchronize()?;
-        self.repeats(case, &first, &prepared)
+        self.repeats(&first, &prepared)
     }
 
     /// What a launch by itself writes, on this GPU. Its error word is [`Self::case`]'s affair.
@@ -206,12 +210,12 @@ impl Smoke {
     }
 
     /// However a case is launched, it gives the same bits on one GPU, also where another GPU has others.
-    fn repeats(&self, case: &dyn Case, first: &[Output], prepared: &[Box<dyn Prepared>]) -> Result<Finding> {
+    fn repeats(&self, first: &[Output], prepared: &[Box<dyn Prepared>]) -> Result<Finding> {
         let mut bits = Vec::new();
         for prepared in prepared {
             bits.extend(golden::changes(first, &prepared.outputs()?));
         }
-        let error_word = self.error_word_of(case);
+        let error_word = self.error_word_of(&*prepared[0]);
         let instance = prepared[0].instance();
         if bits.is_empty() && error_word.is_none() {
             return Ok(Finding::Passed(json!({"instance": instance})));
@@ -223,12 +227,11 @@ impl Smoke {
     }
 
     /// What the error word tells, where that is not what it should.
-    fn error_word_of(&self, case: &dyn Case) -> Option<String> {
-        // The quantisers' inputs hold Inf and NaN; nothing else does.
-        let expected = case.operation().starts_with("quantize");
+    fn error_word_of(&self, prepared: &dyn Prepared) -> Option<String> {
+        let expected = prepared.faults();
         match self.device.poll_error() {
-            Err(Error::Data(faults)) if expected && faults.nonfinite_input() => None,
-            Ok(()) if !expected => None,
+            Err(Error::Data(faults)) if faults == expected => None,
+            Ok(()) if expected == DataFaults::NONE => None,
             reported => Some(reported_text(&reported)),
         }
     }

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use check::bench::timing;
+use check::case::{Case, Cases};
+use check::judge::Scrutiny;
+use check::memory::Memory;
 use clap::{Parser, ValueEnum};
 use deepseek_kernels::cudarc::driver::CudaContext;
 use deepseek_kernels::{Device, Stream};
 use deepseek_kernels_hardware::card::Card;
-use deepseek_kernels_hardware::case::Case;
 use deepseek_kernels_hardware::device::{self, Variant};
 use deepseek_kernels_hardware::record::{Csv, Row};
 use deepseek_kernels_hardware::shapes;
@@ -142,7 +144,7 @@ fn run(arguments: &Arguments) -> Result<Outcome> {
     Ok(outcome)
 }
 
-fn cases(arguments: &Arguments) -> Vec<Box<dyn Case>> {
+fn cases(arguments: &Arguments) -> Cases {
     let mut cases = match arguments.list {
         _ if arguments.reduced => shapes::reduced(),
         List::First => shapes::first(),
@@ -200,13 +202,14 @@ impl Bench {
         let work = case.work();
         let named = |l2: &str, instance: String| Row {
             operation: case.operation().to_owned(),
-            shape: case.shape(),
+            shape: case.label(),
             instance,
             flops: work.flops,
             bytes: work.bytes,
             ..self.row(&variant.name, l2)
         };
-        let mut prepared = case.prepare(device, 1)?;
+        let problem = case.draw()?;
+        let mut prepared = vec![problem.clone().prepare(device, Memory::Plain)?];
         let instance = prepared[0].instance();
         if variant.name != self.variants[0].name && !variant.edits(&instance) {
             return Ok(());
@@ -221,16 +224,17 @@ impl Bench {
         prepared[0].launch(Stream::Cuda(stream))?;
         stream.synchronize()?;
         let one = begin.elapsed();
-        let judgement = prepared[0].judge()?;
-        if let Some(failure) = judgement.failure {
+        let checks = prepared[0].judge(Scrutiny::Brief)?;
+        if let Some(failure) = checks.iter().find_map(|check| check.failure.as_ref()) {
             anyhow::bail!("wrong, so not timed: {failure}");
         }
+        let worst = checks.iter().filter_map(|check| check.worst).fold(0.0, f64::max);
         let Effort { runs, replays, budget, l2_bytes, .. } = self.effort;
         let sets = timing::cold_sets(work.bytes, l2_bytes);
-        if sets > 1 {
-            prepared.extend(case.prepare(device, sets - 1)?);
-            stream.synchronize()?;
+        while prepared.len() < sets {
+            prepared.push(problem.clone().prepare(device, Memory::Plain)?);
         }
+        stream.synchronize()?;
         // A run that takes long is as well known from a few.
         let affordable = budget.as_secs_f64() / (2.0 * (replays + 1) as f64 * one.as_secs_f64());
         let runs = runs.min(affordable.max(1.0) as usize);
@@ -238,7 +242,7 @@ impl Bench {
             if csv.has(&row) {
                 continue;
             }
-            row.worst = judgement.worst;
+            row.worst = worst;
             // Fewer runs than sets would leave the first ones in L2 for the next replay.
             let runs = runs.max(sets);
             let times = timing::replay(stream, runs, replays, |i| {
