@@ -67,11 +67,16 @@ impl<D: GemmOutput> Fp8Gemm<D> {
     /// Uses a given instance instead: for tuning, and for tests that every instance gives the same bits.
     ///
     /// # Errors
-    /// As [`Fp8Gemm::plan`]; [`Error::KernelsNotBuilt`] when the instance is not one of [`GEMM_INSTANCES`](crate::gemm::GEMM_INSTANCES) with D's type.
+    /// As [`Fp8Gemm::plan`]; [`Error::OutOfRange`] when the instance is not one of
+    /// [`GEMM_INSTANCES`](crate::gemm::GEMM_INSTANCES) with D's type.
     pub fn plan_instance(device: &Device, spec: Fp8GemmSpec, instance: GemmInstance) -> Result<Self> {
         GemmChoice::for_shape(&spec, D::OUTPUT, device.multiprocessors())?;
-        if instance.output != D::OUTPUT {
-            return Err(Error::KernelsNotBuilt { reason: "the instance writes another output type" });
+        if instance.output != D::OUTPUT || !GEMM_INSTANCES.contains(&instance) {
+            let expected = match D::OUTPUT {
+                OutputType::Bf16 => "one of GEMM_INSTANCES with a BF16 D",
+                OutputType::F32 => "one of GEMM_INSTANCES with an FP32 D",
+            };
+            return Err(Error::OutOfRange { what: "instance", expected, got: instance.name() });
         }
         let choice = GemmChoice::with_instance(&problem(&spec), instance, spec.m, device.multiprocessors())?;
         Self::with_choice(device, spec, choice)

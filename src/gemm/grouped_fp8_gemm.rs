@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::launch::{Launch, MAX_DIM, check_limit};
 use crate::quant::{BLOCK, MMajor, Scales1x128};
 use crate::table::MAX_EXPERTS;
-use crate::table::gemm::{GROUPED_GEMM_INSTANCES, GemmInstance, Schedule};
+use crate::table::gemm::{GROUPED_GEMM_INSTANCES, GemmInstance};
 use crate::tensor::{Matrix, MatrixMut};
 
 /// Shape of a grouped GEMM.
@@ -76,12 +76,13 @@ impl GroupedFp8Gemm {
     /// Uses a given instance instead: for tuning, and for tests that every instance gives the same bits.
     ///
     /// # Errors
-    /// As [`GroupedFp8Gemm::plan`]; [`Error::KernelsNotBuilt`] when the instance is not one of
+    /// As [`GroupedFp8Gemm::plan`]; [`Error::OutOfRange`] when the instance is not one of
     /// [`GROUPED_GEMM_INSTANCES`].
     pub fn plan_instance(device: &Device, spec: GroupedFp8GemmSpec, instance: GemmInstance) -> Result<Self> {
         let problem = problem(&spec)?;
-        if instance.schedule != Schedule::Grouped {
-            return Err(Error::KernelsNotBuilt { reason: "the instance is not a grouped one" });
+        if !GROUPED_GEMM_INSTANCES.contains(&instance) {
+            let expected = "one of GROUPED_GEMM_INSTANCES";
+            return Err(Error::OutOfRange { what: "instance", expected, got: instance.name() });
         }
         let rows = spec.expected_rows.max(1);
         let choice = GemmChoice::with_instance(&problem, instance, rows, device.multiprocessors())?;

@@ -35,6 +35,13 @@ pub(crate) fn check_multiple(what: &'static str, got: usize, multiple: usize) ->
     if got.is_multiple_of(multiple) { Ok(()) } else { Err(Error::NotAMultiple { what, multiple, got }) }
 }
 
+pub(crate) fn check_at_least_one(what: &'static str, got: usize) -> Result<()> {
+    if got == 0 {
+        return Err(Error::OutOfRange { what, expected: "at least 1", got: got.to_string() });
+    }
+    Ok(())
+}
+
 /// A device address, typed only where it enters a parameter struct.
 pub(crate) type Address = *mut c_void;
 

@@ -139,19 +139,16 @@ impl MoeLayer {
     /// whatever streams they are, and its memory is freed behind the last; in a capture see [`Stream`].
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for the hidden size and the width, [`Error::TooLarge`], among it a gate with shared routes,
-    /// driver errors.
+    /// [`Error::NotAMultiple`] for the hidden size and the width, [`Error::TooLarge`], [`Error::OutOfRange`] for a gate with
+    /// shared routes or without groups, driver errors.
     pub fn plan(device: &Device, spec: MoeLayerSpec) -> Result<Self> {
         let MoeLayerSpec { gate: GateSpec { tokens, hidden, experts, top_k, shared, .. }, .. } = spec;
         let MoeLayerSpec { intermediate, clamp, format, .. } = spec;
         check_multiple("hidden", hidden, BLOCK)?;
         check_multiple("intermediate", intermediate, BLOCK)?;
         if shared > 0 {
-            return Err(Error::TooLarge {
-                what: "shared routes of a layer's gate",
-                limit: 0,
-                got: shared as u64,
-            });
+            let (what, got) = ("shared routes of a layer's gate", shared.to_string());
+            return Err(Error::OutOfRange { what, expected: "0", got });
         }
         let gate = Gate::plan(device, spec.gate)?;
         let map =

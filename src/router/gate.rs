@@ -24,7 +24,7 @@ use crate::device::{Device, KernelHandle, Stream};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::launch::{Address, Launch, MAX_DIM, MAX_GRID, check_limit, check_multiple};
+use crate::launch::{Address, Launch, MAX_DIM, MAX_GRID, check_at_least_one, check_limit, check_multiple};
 use crate::table::router::{GATE_LOGITS, GATE_SELECT};
 use crate::tensor::Element;
 use crate::tensor::{Matrix, MatrixMut, Slice, SliceMut};
@@ -129,6 +129,7 @@ impl GateSpec {
             self.groups as u64,
             u64::from(MAX_GATE_GROUPS).min(self.experts.max(1) as u64),
         )?;
+        check_at_least_one("groups", self.groups)?;
         check_multiple("experts", self.experts, self.groups)?;
         check_limit("kept groups", self.kept_groups as u64, self.groups as u64)?;
         check_limit("routed experts of a token", self.top_k as u64, MAX_GATE_ROUTES.into())?;
@@ -217,7 +218,7 @@ impl Gate {
     /// Checks the router's sizes; pure, apart from looking the kernels up.
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for hidden, experts; [`Error::TooLarge`].
+    /// [`Error::NotAMultiple`] for hidden, experts; [`Error::TooLarge`]; [`Error::OutOfRange`] for no groups.
     pub fn plan(device: &Device, spec: GateSpec) -> Result<Self> {
         spec.check()?;
         let (logits, select) = (device.kernel(GATE_LOGITS.name)?, device.kernel(GATE_SELECT.name)?);

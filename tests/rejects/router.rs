@@ -35,7 +35,7 @@ fn routers_that_cannot_be() {
         (GateSpec { experts: 99, groups: 33, ..GATE }, "groups must be at most 32, got 33"),
         (GateSpec { experts: 0, groups: 2, ..GATE }, "groups must be at most 1, got 2"),
         (GateSpec { experts: 9, ..GATE }, "experts must be a multiple of 4, got 9"),
-        (GateSpec { groups: 0, ..GATE }, "experts must be a multiple of 0, got 8"),
+        (GateSpec { groups: 0, ..GATE }, "groups must be at least 1, got 0"),
         (GateSpec { kept_groups: 5, ..GATE }, "kept groups must be at most 4, got 5"),
         (GateSpec { top_k: 33, ..GATE }, "routed experts of a token must be at most 32, got 33"),
         (GateSpec { top_k: 30, shared: 3, ..GATE }, "experts of a token must be at most 32, got 33"),

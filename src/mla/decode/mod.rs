@@ -83,19 +83,16 @@ impl MlaDecode {
     /// filled up to whole clusters.
     ///
     /// # Errors
-    /// As [`MlaDecode::plan`]; [`Error::KernelsNotBuilt`] when the instance is not one of
+    /// As [`MlaDecode::plan`]; [`Error::OutOfRange`] when the instance is not one of
     /// [`MLA_INSTANCES`](crate::mla::MLA_INSTANCES) for the cache's format.
     pub fn plan_instance(device: &Device, spec: MlaDecodeSpec, instance: MlaInstance) -> Result<Self> {
         spec.check()?;
-        if instance.fp8_cache != (spec.format == KvFormat::Fp8) {
-            return Err(Error::KernelsNotBuilt { reason: "the instance reads another cache format" });
-        }
+        spec.check_instance(instance)?;
         Self::with_instance(device, spec, instance)
     }
 
     fn with_instance(device: &Device, spec: MlaDecodeSpec, instance: MlaInstance) -> Result<Self> {
-        let row_tiles =
-            spec.rows().div_ceil(BLOCK_ROWS).next_multiple_of(instance.cluster.max(1) as usize) as u32;
+        let row_tiles = spec.rows().div_ceil(BLOCK_ROWS).next_multiple_of(instance.cluster as usize) as u32;
         let max_splits = spec.max_splits() as u32;
         let at_a_time = (device.multiprocessors() / row_tiles).max(1);
         let workers = at_a_time.min(spec.batch as u32 * max_splits);

@@ -5,9 +5,9 @@ use std::fmt;
 #[cfg(doc)]
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::launch::{MAX_DIM, check_limit, check_multiple};
+use crate::launch::{MAX_DIM, check_at_least_one, check_limit, check_multiple};
 use crate::mla::cache::{KvFormat, LATENT, ROPE};
-use crate::table::mla::{MLA_BLOCK_KEYS, MlaInstance};
+use crate::table::mla::{MLA_BLOCK_KEYS, MLA_INSTANCES, MlaInstance};
 
 /// Most query tokens of a sequence in one step.
 pub const MAX_Q_TOKENS: usize = 8;
@@ -166,6 +166,18 @@ impl MlaDecodeSpec {
         }
     }
 
+    /// Fails unless the instance is a compiled one, and reads rows of this format.
+    pub(super) fn check_instance(&self, instance: MlaInstance) -> Result<()> {
+        let (fp8_cache, expected) = match self.format {
+            KvFormat::Bf16 => (false, "one of MLA_INSTANCES for BF16 rows"),
+            KvFormat::Fp8 => (true, "one of MLA_INSTANCES for FP8 rows"),
+        };
+        if instance.fp8_cache == fp8_cache && MLA_INSTANCES.contains(&instance) {
+            return Ok(());
+        }
+        Err(Error::OutOfRange { what: "instance", expected, got: instance.name() })
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         check_range("q_tokens", self.q_tokens, MAX_Q_TOKENS)?;
         check_range("heads", self.heads, MAX_HEADS)?;
@@ -189,22 +201,14 @@ impl MlaDecodeSpec {
     }
 }
 
-fn at_least_one(what: &'static str, got: usize) -> Result<()> {
-    if got == 0 {
-        Err(Error::OutOfRange { what, expected: "at least 1", got: got.to_string() })
-    } else {
-        Ok(())
-    }
-}
-
 /// Fails unless `1 <= got <= most`.
 fn check_range(what: &'static str, got: usize, most: usize) -> Result<()> {
-    at_least_one(what, got).and_then(|()| check_limit(what, got as u64, most as u64))
+    check_at_least_one(what, got).and_then(|()| check_limit(what, got as u64, most as u64))
 }
 
 /// Fails unless there are whole blocks of keys, and one at least.
 fn check_keys(what: &'static str, got: usize) -> Result<()> {
-    at_least_one(what, got).and_then(|()| check_multiple(what, got, BLOCK_KEYS))
+    check_at_least_one(what, got).and_then(|()| check_multiple(what, got, BLOCK_KEYS))
 }
 
 impl fmt::Display for SplitShape {

@@ -234,7 +234,7 @@ fn what_cannot_be_planned() {
     let odd = MoeLayerSpec { intermediate: 100, ..spec(1) };
     assert_eq!(error(odd), "intermediate must be a multiple of 128, got 100");
     let shared = MoeLayerSpec { gate: GateSpec { shared: 1, ..spec(1).gate }, ..spec(1) };
-    assert_eq!(error(shared), "shared routes of a layer's gate must be at most 0, got 1");
+    assert_eq!(error(shared), "shared routes of a layer's gate must be 0, got 1");
 }
 
 /// In [-8, 8): exact in E4M3.

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use check::devices::emulated;
 use check::gemm::fp8_gemm::{Fp8GemmCase, Fp8GemmRun};
 use check::memory::Memory;
-use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmSpec, GEMM_INSTANCES, GemmChoice, OutputType};
+use deepseek_kernels::gemm::{
+    Fp8Gemm, Fp8GemmSpec, GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmChoice, OutputType,
+};
 use deepseek_kernels::quant::{Scales1x128, Scales128x128};
-use deepseek_kernels::{Matrix, MatrixMut};
+use deepseek_kernels::{Matrix, MatrixMut, bf16};
 
 use crate::message;
 
@@ -102,7 +104,17 @@ fn sizes_beyond_what_tma_counts() {
 fn an_instance_of_another_output() {
     let bf16 = GEMM_INSTANCES.iter().find(|i| i.output == OutputType::Bf16).expect("instance");
     let error = message(Fp8Gemm::<f32>::plan_instance(&emulated(0), SPEC, *bf16));
-    assert_eq!(error.to_string(), "the GPU kernels were not built: the instance writes another output type");
+    let expected = "instance must be one of GEMM_INSTANCES with an FP32 D, got fp8_gemm_m64_n16_c1_bf16";
+    assert_eq!(error, expected);
+}
+
+/// Its kernel takes another struct.
+#[test]
+fn an_instance_of_the_grouped_gemm() {
+    let error = message(Fp8Gemm::<bf16>::plan_instance(&emulated(0), SPEC, GROUPED_GEMM_INSTANCES[0]));
+    let expected =
+        "instance must be one of GEMM_INSTANCES with a BF16 D, got grouped_fp8_gemm_m64_n32_c1_bf16";
+    assert_eq!(error, expected);
 }
 
 /// The planner is pure: the same shape gives the same choice, and every choice covers D.

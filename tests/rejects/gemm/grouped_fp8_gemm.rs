@@ -36,7 +36,8 @@ fn plans() {
     let wide = GroupedFp8GemmSpec { n: 1 << 30, ..SPEC };
     assert_eq!(plan(wide), "experts * n must be at most 2147483647, got 3221225472");
     let dense = GroupedFp8Gemm::plan_instance(&emulated(0), SPEC, GEMM_INSTANCES[0]);
-    assert_eq!(message(dense), "the GPU kernels were not built: the instance is not a grouped one");
+    let expected = "instance must be one of GROUPED_GEMM_INSTANCES, got fp8_gemm_m64_n16_c1_bf16";
+    assert_eq!(message(dense), expected);
 }
 
 fn gemm(assignment: Assignment) -> GroupedFp8GemmRun {

@@ -102,13 +102,13 @@ fn instances_that_do_not_fit_or_do_not_exist() {
         message(MlaDecode::plan_instance(&emulated(0), spec, MlaInstance { fp8_cache, cluster }))
     };
     let fp8 = MlaDecodeSpec { format: KvFormat::Fp8, ..SPEC };
-    let other_format = "the GPU kernels were not built: the instance reads another cache format";
-    assert_eq!(plan(SPEC, true, 1), other_format);
-    assert_eq!(plan(fp8, false, 1), other_format);
-    let unknown = "the GPU kernels were not built: this build has no kernel of that name";
-    assert_eq!(plan(SPEC, false, 4), unknown);
-    assert_eq!(plan(SPEC, false, 0), unknown);
-    assert_eq!(plan(fp8, true, 3), unknown);
+    let of_bf16 = "instance must be one of MLA_INSTANCES for BF16 rows, got mla_decode_";
+    let of_fp8 = "instance must be one of MLA_INSTANCES for FP8 rows, got mla_decode_";
+    assert_eq!(plan(SPEC, true, 1), format!("{of_bf16}fp8_c1"));
+    assert_eq!(plan(fp8, false, 1), format!("{of_fp8}bf16_c1"));
+    assert_eq!(plan(SPEC, false, 4), format!("{of_bf16}bf16_c4"));
+    assert_eq!(plan(SPEC, false, 0), format!("{of_bf16}bf16_c0"));
+    assert_eq!(plan(fp8, true, 3), format!("{of_fp8}fp8_c3"));
     let bad = MlaDecodeSpec { heads: 0, ..SPEC };
     assert_eq!(plan(bad, false, 1), "heads must be at least 1, got 0");
 }
