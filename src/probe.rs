@@ -5,7 +5,7 @@ use crate::device::bindings::{ProbeParams, TensorMap};
 #[cfg(has_emulator)]
 pub use crate::device::{fused_dot_bf16, fused_dot_e4m3};
 use crate::error::Result;
-use crate::launch::{Address, Launch};
+use crate::launch::{Kernel, Launch, Operand};
 pub use crate::table::probes as kernels;
 pub use crate::tensor::MapElement;
 pub use crate::tensor::tensor_map::Swizzle;
@@ -33,13 +33,13 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    fn encode(&self, device: &Device, operand: &'static str, base: Address) -> Result<TensorMap> {
+    fn encode<T>(&self, device: &Device, memory: &Operand<*const T>) -> Result<TensorMap> {
         let sizes = self.dims.iter().zip(&self.box_sizes).skip(1);
         let dimension = |((&size, &box_size), &stride)| Dimension { size, stride, box_size };
         device.encode(&TensorMapSpec {
-            operand,
+            operand: memory.name,
             element: self.element,
-            base,
+            base: memory.pointer.cast(),
             columns: self.dims.first().copied().unwrap_or_default(),
             box_columns: self.box_sizes.first().copied().unwrap_or_default(),
             outer: &sizes.zip(&self.strides).map(dimension).collect::<Vec<_>>(),
@@ -87,7 +87,7 @@ impl Probe<'_> {
     /// # Errors
     /// Faults of the kernel on the emulator, driver errors, refused tensor maps.
     pub fn run(&self, device: &Device) -> Result<Outcome> {
-        let kernel = device.kernel(&format!("probe_{}", self.kernel.name))?;
+        let kernel = Kernel::<ProbeParams>::load(device, &self.kernel)?;
         let stream = device.stream()?;
         // A GPU allocates nothing of size zero.
         let input = device.upload(if self.input.is_empty() { &[UNWRITTEN] } else { self.input })?;
@@ -100,22 +100,25 @@ impl Probe<'_> {
         let mut output_slice = output.slice_mut(0);
         let memory_slices: Vec<_> = memories.iter().map(|memory| memory.slice(0)).collect();
         let mut stored_slice = stored.as_mut().map(|memory| memory.slice_mut(0));
-        let mut launch = Launch::new(device, &kernel, &stream)?;
+        let mut launch = Launch::new(device, &kernel, stream)?;
+        let output_shape = [1, output_slice.len()];
         let mut params = ProbeParams {
-            input: launch.read(c"input", &input_slice)?.cast(),
-            output: launch.write(c"output", &mut output_slice)?.cast(),
+            input: launch.read_slice(&input_slice, "input", [1, input_slice.len()])?.pointer,
+            output: launch.write_slice(&mut output_slice, "output", output_shape)?.pointer,
             ..Default::default()
         };
         for ((map, tensor), slice) in params.map_load.iter_mut().zip(self.loads).zip(&memory_slices) {
-            *map = tensor.encode(device, "load", launch.read(c"load", slice)?)?;
+            *map = tensor.encode(device, &launch.read_slice(slice, "load", [1, slice.len()])?)?;
         }
         if let (Some(tensor), Some(slice)) = (self.store, &mut stored_slice) {
-            params.map_store = tensor.encode(device, "store", launch.write(c"store", slice)?)?;
+            let shape = [1, slice.len()];
+            let memory = launch.write_slice(slice, "store", shape)?;
+            params.map_store = tensor.encode(device, &memory.cast_const())?;
         }
         for (argument, value) in params.arguments.iter_mut().zip(self.arguments) {
             *argument = *value;
         }
-        launch.run(self.grid, self.kernel.threads, self.kernel.smem_bytes, &params)?;
+        launch.run(self.grid, &params)?;
 
         let stored = stored.map_or_else(|| Ok(Vec::new()), |memory| memory.to_vec())?;
         Ok(Outcome { output: output.to_vec()?, stored })

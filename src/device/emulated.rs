@@ -60,11 +60,12 @@ impl EmulatorLibrary {
         }
     }
 
-    /// Whether there is a kernel of this name.
-    pub fn has_kernel(&self, name: &CStr) -> bool {
+    /// Bytes of the one parameter of the kernel of this name, if there is one.
+    pub fn params_bytes(&self, name: &CStr) -> Option<usize> {
         let mut info = EmuKernelInfo::default();
         // SAFETY: both pointers are valid for the call.
-        unsafe { (self.kernel_info)(name.as_ptr(), &mut info) != 0 }
+        let found = unsafe { (self.kernel_info)(name.as_ptr(), &mut info) };
+        (found != 0).then_some(info.params_bytes as usize)
     }
 
     /// Runs a launch; `Err` holds the report of what the kernel did wrong.

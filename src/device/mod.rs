@@ -183,16 +183,24 @@ impl Device {
         &self.0
     }
 
-    /// A kernel of the crate by name.
-    pub(crate) fn kernel(&self, name: &str) -> Result<KernelHandle> {
-        match &*self.0 {
-            Backend::Cuda(gpu) => gpu.kernel(name).cloned().map(KernelHandle::Cuda),
+    /// A kernel of the crate by name, whose one parameter has `params_bytes` bytes.
+    pub(crate) fn kernel(&self, name: &str, params_bytes: usize) -> Result<KernelHandle> {
+        let found = match &*self.0 {
+            Backend::Cuda(gpu) => {
+                gpu.kernel(name).map(|kernel| (kernel.params_bytes, KernelHandle::Cuda(kernel.clone())))
+            }
             Backend::Emulated(emulator) => {
                 let name = kernel_name(name);
-                emulator.library.has_kernel(&name).then_some(KernelHandle::Emulated(name))
+                emulator.library.params_bytes(&name).map(|bytes| (bytes, KernelHandle::Emulated(name)))
             }
+        };
+        match found {
+            Some((expected, handle)) if expected == params_bytes => Ok(handle),
+            Some((expected, _)) => {
+                Err(Error::ParameterSize { kernel: name.to_owned(), expected, got: params_bytes })
+            }
+            None => Err(Error::KernelsNotBuilt { reason: "this build has no kernel of that name" }),
         }
-        .ok_or(Error::KernelsNotBuilt { reason: "this build has no kernel of that name" })
     }
 
     pub(crate) fn encode(&self, spec: &TensorMapSpec) -> Result<TensorMap> {

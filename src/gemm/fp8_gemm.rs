@@ -9,12 +9,13 @@ use std::marker::PhantomData;
 
 use float8::F8E4M3;
 
-use super::operands::{GemmOperands, Operand};
+use super::operands::{GemmAxes, GemmViews};
 use super::planner::{GemmChoice, GemmOutput, GemmProblem};
-use crate::device::{Device, KernelHandle, Stream};
+use crate::device::bindings::Fp8GemmParams;
+use crate::device::{Device, Stream};
 use crate::error::{Error, Result};
-use crate::launch::Launch;
-use crate::quant::{BLOCK, MMajor, SFB_AXES, Scales1x128, Scales128x128};
+use crate::launch::{Kernel, Launch};
+use crate::quant::{MMajor, SFB_AXES, Scales1x128, Scales128x128};
 use crate::table::gemm::{GEMM_INSTANCES, GemmInstance, OutputType};
 use crate::tensor::{Matrix, MatrixMut};
 
@@ -45,10 +46,12 @@ pub struct Fp8GemmArgs<'a, D> {
     pub d: MatrixMut<'a, D>,
 }
 
+const AXES: GemmAxes = GemmAxes { a: "a [m, k]", b: "b [n, k]", sfb: SFB_AXES, d: "d [m, n]" };
+
 /// A planned GEMM with a D of type `D`: make it once per shape, run it any number of times.
 pub struct Fp8Gemm<D> {
     device: Device,
-    kernel: KernelHandle,
+    kernel: Kernel<Fp8GemmParams>,
     spec: Fp8GemmSpec,
     choice: GemmChoice,
     output: PhantomData<D>,
@@ -83,7 +86,7 @@ impl<D: GemmOutput> Fp8Gemm<D> {
     }
 
     fn with_choice(device: &Device, spec: Fp8GemmSpec, choice: GemmChoice) -> Result<Self> {
-        let kernel = device.kernel(&choice.instance.name())?;
+        let kernel = Kernel::load(device, &choice.instance)?;
         Ok(Self { device: device.clone(), kernel, spec, choice, output: PhantomData })
     }
 
@@ -100,45 +103,16 @@ impl<D: GemmOutput> Fp8Gemm<D> {
     /// # Errors
     /// [`Error::Shape`], [`Error::Misaligned`], [`Error::WrongDevice`]; then nothing was launched. Launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: Fp8GemmArgs<'_, D>) -> Result<()> {
-        self.check(&args)?;
-        let stream = stream.into();
-        let mut launch = Launch::new(&self.device, &self.kernel, &stream)?;
-        let a = launch.read_aligned(c"a", &args.a.slice, 16)?;
-        let b = launch.read_aligned(c"b", &args.b.slice, 16)?;
-        let sfa = launch.read_aligned(c"sfa", &args.sfa.matrix.slice, 16)?;
-        let sfb = launch.read(c"sfb", &args.sfb.0.slice)?;
-        let d = launch.write_aligned(c"d", &mut args.d.slice, 16)?;
-        if self.choice.grid == 0 {
-            return launch.run_nothing();
-        }
-        let operands = GemmOperands {
-            a: Operand { base: a, extent: &args.a.extent },
-            b: Operand { base: b, extent: &args.b.extent },
-            sfa: Operand { base: sfa, extent: &args.sfa.matrix.extent },
-            sfb: Operand { base: sfb, extent: &args.sfb.0.extent },
-            d: Operand { base: d, extent: &args.d.extent },
-        };
+        let problem = problem(&self.spec);
+        let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
+        let Fp8GemmArgs { a, sfa, b, sfb, d } = &mut args;
+        let operands = problem.operands(&mut launch, &AXES, GemmViews { a, sfa, b, sfb: &sfb.0, d })?;
         let GemmChoice { instance, grid, .. } = &self.choice;
-        let params =
-            problem(&self.spec).params::<D>(&self.device, instance, &operands, self.spec.accumulate)?;
-        launch.run(*grid, instance.threads(), instance.smem_bytes(), &params)
-    }
-
-    fn check(&self, args: &Fp8GemmArgs<'_, D>) -> Result<()> {
-        let Fp8GemmSpec { m, n, k, .. } = self.spec;
-        args.a.extent.expect("a [m, k]", m, k)?;
-        args.b.extent.expect("b [n, k]", n, k)?;
-        args.d.extent.expect("d [m, n]", m, n)?;
-        args.sfa.expect(m, k / BLOCK)?;
-        args.sfb.0.extent.expect(SFB_AXES, n.div_ceil(BLOCK), k / BLOCK)?;
-        let Fp8GemmArgs { a, sfa, b, sfb, d } = args;
-        problem(&self.spec).check_pitches::<D>(
-            &a.extent,
-            &b.extent,
-            &sfa.matrix.extent,
-            &sfb.0.extent,
-            &d.extent,
-        )
+        if *grid == 0 {
+            return Ok(());
+        }
+        let params = problem.params(&self.device, instance, &operands, self.spec.accumulate)?;
+        launch.run(*grid, &params)
     }
 }
 

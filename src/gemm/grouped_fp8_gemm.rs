@@ -9,14 +9,14 @@
 use float8::F8E4M3;
 use half::bf16;
 
-use super::operands::{GemmOperands, Operand};
+use super::operands::{GemmAxes, GemmViews};
 use super::planner::{GemmChoice, GemmProblem};
 use super::segments::Segments;
 use crate::device::bindings::GroupedFp8GemmParams;
-use crate::device::{Device, KernelHandle, Stream};
+use crate::device::{Device, Stream};
 use crate::error::{Error, Result};
-use crate::launch::{Launch, MAX_DIM, check_limit};
-use crate::quant::{BLOCK, MMajor, Scales1x128};
+use crate::launch::{Kernel, Launch, MAX_DIM, check_limit};
+use crate::quant::{MMajor, Scales1x128};
 use crate::table::MAX_EXPERTS;
 use crate::table::gemm::{GROUPED_GEMM_INSTANCES, GemmInstance};
 use crate::tensor::{Matrix, MatrixMut};
@@ -52,10 +52,17 @@ pub struct GroupedFp8GemmArgs<'a> {
     pub d: MatrixMut<'a, bf16>,
 }
 
+const AXES: GemmAxes = GemmAxes {
+    a: "a [rows, k]",
+    b: "b [experts * n, k]",
+    sfb: "sfb [experts * ceil(n/128), k/128]",
+    d: "d [rows, n]",
+};
+
 /// A planned grouped GEMM: make it once per shape, run it any number of times.
 pub struct GroupedFp8Gemm {
     device: Device,
-    kernel: KernelHandle,
+    kernel: Kernel<GroupedFp8GemmParams>,
     spec: GroupedFp8GemmSpec,
     problem: GemmProblem,
     choice: GemmChoice,
@@ -98,7 +105,7 @@ impl GroupedFp8Gemm {
         // What the expected rows make of it is only a guess: any routing must find CTAs enough.
         let empty = problem.rows == 0 || problem.n == 0 || problem.experts == 0;
         let grid = if empty { 0 } else { device.multiprocessors() };
-        let kernel = device.kernel(&choice.instance.name())?;
+        let kernel = Kernel::load(device, &choice.instance)?;
         Ok(Self { device: device.clone(), kernel, spec, problem, choice: GemmChoice { grid, ..choice } })
     }
 
@@ -118,53 +125,28 @@ impl GroupedFp8Gemm {
     /// # Errors
     /// [`Error::Shape`], [`Error::Misaligned`], [`Error::WrongDevice`]; then nothing was launched. Launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: GroupedFp8GemmArgs<'_>) -> Result<()> {
-        self.check(&args)?;
-        let stream = stream.into();
-        let mut launch = Launch::new(&self.device, &self.kernel, &stream)?;
-        let operands = GemmOperands {
-            a: Operand { base: launch.read_aligned(c"a", &args.a.slice, 16)?, extent: &args.a.extent },
-            b: Operand { base: launch.read_aligned(c"b", &args.b.slice, 16)?, extent: &args.b.extent },
-            sfa: Operand {
-                base: launch.read_aligned(c"sfa", &args.sfa.matrix.slice, 16)?,
-                extent: &args.sfa.matrix.extent,
-            },
-            sfb: Operand { base: launch.read(c"sfb", &args.sfb.slice)?, extent: &args.sfb.extent },
-            d: Operand { base: launch.write_aligned(c"d", &mut args.d.slice, 16)?, extent: &args.d.extent },
-        };
-        let rows = launch.read(c"segments", &args.segments.slice)?.cast();
+        let GroupedFp8GemmArgs { a, sfa, b, sfb, segments, d } = &mut args;
+        let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
+        let operands = self.problem.operands(&mut launch, &AXES, GemmViews { a, sfa, b, sfb, d })?;
+        let segments = launch.read(segments, self.spec.segments.layout(self.spec.experts))?;
         let GemmChoice { instance, grid, .. } = &self.choice;
         if *grid == 0 {
-            return launch.run_nothing();
+            return Ok(());
         }
         let (ragged, max_rows) = match self.spec.segments {
             Segments::Ragged { .. } => (1, 0),
             Segments::Masked { max_rows } => (0, max_rows as u32),
         };
         let params = GroupedFp8GemmParams {
-            gemm: self.problem.params::<bf16>(&self.device, instance, &operands, false)?,
-            rows,
-            error_words: launch.error_words().cast(),
+            gemm: self.problem.params(&self.device, instance, &operands, false)?,
+            rows: segments.pointer,
+            error_words: launch.error_words(),
             experts: self.spec.experts as u32,
             ragged,
             max_rows,
             ..Default::default()
         };
-        launch.run(*grid, instance.threads(), instance.smem_bytes(), &params)
-    }
-
-    fn check(&self, args: &GroupedFp8GemmArgs<'_>) -> Result<()> {
-        let GemmProblem { experts, rows, n, k } = self.problem;
-        let GroupedFp8GemmArgs { a, sfa, b, sfb, segments, d } = args;
-        a.extent.expect("a [rows, k]", rows, k)?;
-        b.extent.expect("b [experts * n, k]", experts * n, k)?;
-        d.extent.expect("d [rows, n]", rows, n)?;
-        sfa.expect(rows, k / BLOCK)?;
-        sfb.extent.expect("sfb [experts * ceil(n/128), k/128]", experts * n.div_ceil(BLOCK), k / BLOCK)?;
-        match self.spec.segments {
-            Segments::Ragged { .. } => segments.extent.expect("segments [1, experts + 1]", 1, experts + 1)?,
-            Segments::Masked { .. } => segments.extent.expect("segments [1, experts]", 1, experts)?,
-        }
-        self.problem.check_pitches::<bf16>(&a.extent, &b.extent, &sfa.matrix.extent, &sfb.extent, &d.extent)
+        launch.run(*grid, &params)
     }
 }
 

@@ -6,114 +6,119 @@ use super::planner::GemmProblem;
 use crate::device::Device;
 use crate::device::bindings::{Fp8GemmParams, TensorMap};
 use crate::error::Result;
-use crate::launch::{Address, check_limit};
-use crate::quant::BLOCK;
+use crate::launch::{KernelParams, Launch, Layout, Operand, check_limit};
+use crate::quant::{BLOCK, MMajor, Scales1x128, scales_1x128};
 use crate::table::gemm::GemmInstance;
 use crate::tensor::tensor_map::{Dimension, Swizzle, TensorMapSpec};
-use crate::tensor::{Element, Extent, MapElement};
+use crate::tensor::{Element, MapElement, Matrix, MatrixMut, Stored};
 
-/// Where an operand lies.
-#[derive(Clone, Copy)]
-pub(crate) struct Operand<'a> {
-    pub base: Address,
-    pub extent: &'a Extent,
+/// What a run is given; B and its scales with all experts below each other.
+pub(crate) struct GemmViews<'v, 'a, D> {
+    pub a: &'v Matrix<'a, F8E4M3>,
+    pub sfa: &'v Scales1x128<'a, MMajor>,
+    pub b: &'v Matrix<'a, F8E4M3>,
+    pub sfb: &'v Matrix<'a, f32>,
+    pub d: &'v mut MatrixMut<'a, D>,
 }
 
-/// The operands of a launch; B and its scales with all experts below each other.
-#[derive(Clone, Copy)]
-pub(crate) struct GemmOperands<'a> {
-    pub a: Operand<'a>,
-    pub b: Operand<'a>,
-    pub sfa: Operand<'a>,
-    pub sfb: Operand<'a>,
-    pub d: Operand<'a>,
+/// Names and axes in messages.
+pub(crate) struct GemmAxes {
+    pub a: &'static str,
+    pub b: &'static str,
+    pub sfb: &'static str,
+    pub d: &'static str,
+}
+
+/// The operands of a launch.
+pub(crate) struct GemmOperands<D: Stored> {
+    a: Operand<*const u8>,
+    b: Operand<*const u8>,
+    sfa: Operand<*const f32>,
+    sfb: Operand<*const f32>,
+    d: Operand<*mut D::Raw>,
 }
 
 impl GemmProblem {
-    /// Fails unless rows of every operand start where TMA can start.
-    pub fn check_pitches<D: Element>(
+    /// Fails unless the views have the shapes of the problem, and rows start where TMA can start.
+    pub fn operands<'l, D: Element, P: KernelParams>(
         &self,
-        a: &Extent,
-        b: &Extent,
-        sfa: &Extent,
-        sfb: &Extent,
-        d: &Extent,
-    ) -> Result<()> {
-        a.expect_pitch("a", size_of::<F8E4M3>(), 16)?;
-        b.expect_pitch("b", size_of::<F8E4M3>(), 16)?;
-        sfa.expect_pitch("sfa", size_of::<f32>(), 16)?;
-        d.expect_pitch("d", size_of::<D>(), 16)?;
-        check_limit("pitch of sfb", sfb.pitch as u64, u64::from(u32::MAX))
+        launch: &mut Launch<'l, P>,
+        axes: &GemmAxes,
+        views: GemmViews<'l, '_, D>,
+    ) -> Result<GemmOperands<D>> {
+        let Self { experts, rows, n, k } = *self;
+        let sfb_shape = [experts * n.div_ceil(BLOCK), k / BLOCK];
+        let operands = GemmOperands {
+            a: launch.read(views.a, Layout::new(axes.a, [rows, k]).aligned(16))?,
+            b: launch.read(views.b, Layout::new(axes.b, [experts * n, k]).aligned(16))?,
+            sfa: launch.read(&views.sfa.matrix, scales_1x128::<MMajor>(rows, k / BLOCK).aligned(16))?,
+            sfb: launch.read(views.sfb, Layout::new(axes.sfb, sfb_shape))?,
+            d: launch.write(views.d, Layout::new(axes.d, [rows, n]).aligned(16))?,
+        };
+        check_limit("pitch of sfb", operands.sfb.pitch(), u64::from(u32::MAX))?;
+        Ok(operands)
     }
 
-    /// The parameters of a launch of `instance` with a D of type `D`.
+    /// The parameters of a launch of `instance`.
     pub fn params<D: Element>(
         &self,
         device: &Device,
         instance: &GemmInstance,
-        operands: &GemmOperands,
+        operands: &GemmOperands<D>,
         accumulate: bool,
     ) -> Result<Fp8GemmParams> {
         let GemmInstance { block_m, block_n, cluster, .. } = *instance;
-        let GemmOperands { a, b, sfa, sfb, d } = *operands;
-        let d_bytes = D::MAP.bytes() as u32;
-        let b_rows = Dimension { size: self.n as u64, ..b.rows(MapElement::U8, block_n / cluster) };
+        let GemmOperands { a, b, sfa, sfb, d } = operands;
+        let codes = |operand: &Operand<*const u8>, box_rows| {
+            Dimension::rows(&operand.extent, MapElement::U8, box_rows)
+        };
+        let b_rows = Dimension { size: self.n as u64, ..codes(b, block_n / cluster) };
         let b_experts =
             Dimension { size: self.experts as u64, stride: b_rows.stride * self.n as u64, box_size: 1 };
-        let input = |operand: Operand, name, element, box_columns, outer: &[Dimension]| {
-            // Without K blocks there is nothing to describe, and the kernel does not look.
-            if self.k == 0 {
-                Ok(TensorMap::default())
-            } else {
-                operand.map(device, name, element, box_columns, outer)
-            }
-        };
-        Ok(Fp8GemmParams {
-            map_a: input(a, "a", MapElement::U8, BLOCK as u32, &[a.rows(MapElement::U8, block_m)])?,
-            map_b: input(b, "b", MapElement::U8, BLOCK as u32, &[b_rows, b_experts])?,
-            map_sfa: input(sfa, "sfa", MapElement::F32, block_m, &[sfa.rows(MapElement::F32, 1)])?,
-            map_d: d.map(device, "d", D::MAP, block_n.min(128 / d_bytes), &[d.rows(D::MAP, 64)])?,
-            sfb: sfb.base.cast(),
-            d: d.base.cast(),
-            d_pitch: d.extent.pitch as u64,
+        let sfa_rows = Dimension::rows(&sfa.extent, MapElement::F32, 1);
+        let (d_rows, d_columns) = (Dimension::rows(&d.extent, D::MAP, 64), 128 / D::MAP.bytes() as u32);
+        let mut params = Fp8GemmParams {
+            sfb: sfb.pointer,
+            d: d.pointer.cast(),
+            d_pitch: d.pitch(),
             sfb_expert_stride: (self.n.div_ceil(BLOCK) * sfb.extent.pitch) as u64,
-            sfb_pitch: sfb.extent.pitch as u32,
+            sfb_pitch: sfb.pitch() as u32,
             m: self.rows as u32,
             n: self.n as u32,
             k_blocks: (self.k / BLOCK) as u32,
             accumulate: u32::from(accumulate),
             ..Default::default()
-        })
+        };
+        // Without K blocks there is nothing to describe, and the kernel does not look.
+        if self.k > 0 {
+            params.map_a = map(device, a, MapElement::U8, BLOCK as u32, &[codes(a, block_m)])?;
+            params.map_b = map(device, b, MapElement::U8, BLOCK as u32, &[b_rows, b_experts])?;
+            params.map_sfa = map(device, sfa, MapElement::F32, block_m, &[sfa_rows])?;
+        }
+        params.map_d = map(device, &d.cast_const(), D::MAP, block_n.min(d_columns), &[d_rows])?;
+        Ok(params)
     }
 }
 
-impl Operand<'_> {
-    fn rows(&self, element: MapElement, box_rows: u32) -> Dimension {
-        Dimension::rows(self.extent, element, box_rows)
-    }
-
-    /// Tiles lie swizzled in shared memory; scales of A as they are: each thread reads two of them.
-    fn map(
-        &self,
-        device: &Device,
-        operand: &'static str,
-        element: MapElement,
-        box_columns: u32,
-        outer: &[Dimension],
-    ) -> Result<TensorMap> {
-        let swizzle = match operand {
-            "sfa" => Swizzle::None,
-            _ => Swizzle::for_row_bytes(box_columns * element.bytes() as u32),
-        };
-        let columns = self.extent.columns as u64;
-        device.encode(&TensorMapSpec {
-            operand,
-            element,
-            base: self.base,
-            columns,
-            box_columns,
-            outer,
-            swizzle,
-        })
-    }
+/// Tiles lie swizzled in shared memory; scales of A as they are: each thread reads two of them.
+fn map<T>(
+    device: &Device,
+    operand: &Operand<*const T>,
+    element: MapElement,
+    box_columns: u32,
+    outer: &[Dimension],
+) -> Result<TensorMap> {
+    let swizzle = match operand.name {
+        "sfa" => Swizzle::None,
+        _ => Swizzle::for_row_bytes(box_columns * element.bytes() as u32),
+    };
+    device.encode(&TensorMapSpec {
+        operand: operand.name,
+        element,
+        base: operand.pointer.cast(),
+        columns: operand.extent.columns as u64,
+        box_columns,
+        outer,
+        swizzle,
+    })
 }

@@ -1,5 +1,7 @@
 //! Whose rows are whose.
 
+use crate::launch::Layout;
+
 /// How the rows of A and D are divided among the experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Segments {
@@ -14,4 +16,14 @@ pub enum Segments {
         /// Rows per expert.
         max_rows: usize,
     },
+}
+
+impl Segments {
+    /// The operand that says which rows are in use.
+    pub(crate) fn layout(self, experts: usize) -> Layout {
+        match self {
+            Self::Ragged { .. } => Layout::new("segments [1, experts + 1]", [1, experts + 1]),
+            Self::Masked { .. } => Layout::new("segments [1, experts]", [1, experts]),
+        }
+    }
 }

@@ -1,20 +1,19 @@
 //! MLA's up-projection, absorbed: queries go into the latent space of the cache, and what attention finds there comes back.
 
-use std::ffi::CStr;
-
 use half::bf16;
 
 use super::cache::{LATENT, ROPE};
 use crate::device::bindings::{HeadGemmParams, MLA_NOPE, MLA_VALUE, TensorMap};
-use crate::device::{Device, KernelHandle, Stream};
+use crate::device::{Device, Stream};
 use crate::error::Result;
-use crate::launch::{Address, Launch, MAX_DIM, MAX_GRID, check_limit};
-use crate::table::FixedKernel;
-use crate::table::mla::{MLA_ABSORB_OUTPUT, MLA_ABSORB_QUERY};
-use crate::tensor::Extent;
+use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, Operand, check_limit};
+use crate::table::mla;
 use crate::tensor::MapElement;
 use crate::tensor::tensor_map::{Dimension, Swizzle, TensorMapSpec};
 use crate::tensor::{Matrix, MatrixMut};
+
+const QUERY: KernelRow<HeadGemmParams> = KernelRow::of(mla::MLA_ABSORB_QUERY);
+const OUTPUT: KernelRow<HeadGemmParams> = KernelRow::of(mla::MLA_ABSORB_OUTPUT);
 
 const NOPE: usize = MLA_NOPE as usize;
 const VALUE: usize = MLA_VALUE as usize;
@@ -59,8 +58,8 @@ pub struct AbsorbOutputArgs<'a> {
 /// which is rounded to BF16 once: the bits of a row depend on that row and W only.
 pub struct MlaAbsorb {
     device: Device,
-    query: KernelHandle,
-    output: KernelHandle,
+    query: Kernel<HeadGemmParams>,
+    output: Kernel<HeadGemmParams>,
     spec: MlaAbsorbSpec,
     query_grid: u32,
     output_grid: u32,
@@ -81,8 +80,8 @@ impl MlaAbsorb {
         check_limit("CTAs of the absorption", query_grid.max(output_grid), MAX_GRID)?;
         Ok(Self {
             device: device.clone(),
-            query: device.kernel(MLA_ABSORB_QUERY.name)?,
-            output: device.kernel(MLA_ABSORB_OUTPUT.name)?,
+            query: QUERY.load(device)?,
+            output: OUTPUT.load(device)?,
             spec,
             query_grid: query_grid as u32,
             output_grid: output_grid as u32,
@@ -99,16 +98,16 @@ impl MlaAbsorb {
     pub fn run_query<'s>(&self, stream: impl Into<Stream<'s>>, args: AbsorbQueryArgs<'_>) -> Result<()> {
         let MlaAbsorbSpec { tokens, heads } = self.spec;
         let AbsorbQueryArgs { q, w, mut q_latent } = args;
-        q.extent.expect("q [tokens, heads * 192]", tokens, heads * (NOPE + ROPE))?;
-        q_latent.extent.expect("q_latent [tokens * heads, 576]", tokens * heads, LATENT + ROPE)?;
+        let columns = heads * (NOPE + ROPE);
         let projection = Projection {
             kernel: &self.query,
-            instance: MLA_ABSORB_QUERY,
             grid: self.query_grid,
-            a: ByHead { name: c"q", columns: NOPE, pitches: [NOPE + ROPE, q.extent.pitch] },
-            d: ByHead::of_rows(c"q_latent", LATENT, heads, &q_latent.extent),
+            a: Layout::new("q [tokens, heads * 192]", [tokens, columns]),
+            a_heads: Heads { columns: NOPE, apart: Some(NOPE + ROPE) },
+            d: Layout::new("q_latent [tokens * heads, 576]", [tokens * heads, LATENT + ROPE]),
+            d_heads: Heads { columns: LATENT, apart: None },
         };
-        self.run(&stream.into(), &projection, &q, &w, &mut q_latent)
+        self.run(stream.into(), projection, &q, &w, &mut q_latent)
     }
 
     /// Enqueues the projection of the attention's results.
@@ -120,93 +119,91 @@ impl MlaAbsorb {
     pub fn run_output<'s>(&self, stream: impl Into<Stream<'s>>, args: AbsorbOutputArgs<'_>) -> Result<()> {
         let MlaAbsorbSpec { tokens, heads } = self.spec;
         let AbsorbOutputArgs { latent, w, mut out } = args;
-        latent.extent.expect("latent [tokens * heads, 512]", tokens * heads, LATENT)?;
-        out.extent.expect("out [tokens, heads * 128]", tokens, heads * VALUE)?;
         let projection = Projection {
             kernel: &self.output,
-            instance: MLA_ABSORB_OUTPUT,
             grid: self.output_grid,
-            a: ByHead::of_rows(c"latent", LATENT, heads, &latent.extent),
-            d: ByHead { name: c"out", columns: VALUE, pitches: [VALUE, out.extent.pitch] },
+            a: Layout::new("latent [tokens * heads, 512]", [tokens * heads, LATENT]),
+            a_heads: Heads { columns: LATENT, apart: None },
+            d: Layout::new("out [tokens, heads * 128]", [tokens, heads * VALUE]),
+            d_heads: Heads { columns: VALUE, apart: Some(VALUE) },
         };
-        self.run(&stream.into(), &projection, &latent, &w, &mut out)
+        self.run(stream.into(), projection, &latent, &w, &mut out)
     }
 
     fn run(
         &self,
-        stream: &Stream<'_>,
-        Projection { kernel, instance, grid, a, d }: &Projection<'_>,
+        stream: Stream<'_>,
+        Projection { kernel, grid, a, a_heads, d, d_heads }: Projection<'_>,
         a_matrix: &Matrix<'_, bf16>,
         w_matrix: &Matrix<'_, bf16>,
         d_matrix: &mut MatrixMut<'_, bf16>,
     ) -> Result<()> {
         const ALIGN: u64 = 16;
         let MlaAbsorbSpec { tokens, heads } = self.spec;
-        w_matrix.extent.expect("w [heads * 256, 512]", heads * (NOPE + VALUE), LATENT)?;
-        let w_pitch = w_matrix.extent.pitch;
-        let w =
-            ByHead { name: c"w", columns: LATENT, pitches: [w_pitch, w_pitch.saturating_mul(NOPE + VALUE)] };
-        for (by_head, extent) in [(a, &a_matrix.extent), (&w, &w_matrix.extent), (d, &d_matrix.extent)] {
-            extent.expect_pitch(by_head.text(), size_of::<bf16>(), ALIGN)?;
-        }
+        let w = Layout::new("w [heads * 256, 512]", [heads * (NOPE + VALUE), LATENT]);
         let mut launch = Launch::new(&self.device, kernel, stream)?;
-        let a_base = launch.read_aligned(a.name, &a_matrix.slice, ALIGN)?;
-        let w_base = launch.read_aligned(w.name, &w_matrix.slice, ALIGN)?;
-        let d_base = launch.write_aligned(d.name, &mut d_matrix.slice, ALIGN)?;
-        if *grid == 0 {
+        let a = launch.read(a_matrix, a.aligned(ALIGN))?;
+        let w = launch.read(w_matrix, w.aligned(ALIGN))?;
+        let d = launch.write(d_matrix, d.aligned(ALIGN))?.cast_const();
+        if grid == 0 {
             return Ok(());
         }
+        let by_head = |operand: &Operand<*const u16>, Heads { columns, apart }: Heads| {
+            let pitch = operand.extent.pitch;
+            let pitches = apart.map_or([pitch, pitch.saturating_mul(heads)], |apart| [apart, pitch]);
+            self.map(operand, columns, pitches, [(heads, 1), (tokens, BOX)])
+        };
+        let w_pitches = [w.extent.pitch, w.extent.pitch.saturating_mul(NOPE + VALUE)];
         let params = HeadGemmParams {
-            map_a: a.map(&self.device, a_base, [(heads, 1), (tokens, BOX)])?,
-            map_w: w.map(&self.device, w_base, [(NOPE + VALUE, BOX), (heads, 1)])?,
-            map_d: d.map(&self.device, d_base, [(heads, 1), (tokens, BOX)])?,
+            map_a: by_head(&a, a_heads)?,
+            map_w: self.map(&w, LATENT, w_pitches, [(NOPE + VALUE, BOX), (heads, 1)])?,
+            map_d: by_head(&d, d_heads)?,
             tokens: tokens as u32,
             ..Default::default()
         };
-        launch.run(*grid, instance.threads, instance.smem_bytes, &params)
-    }
-}
-
-/// What is launched, on which layouts.
-struct Projection<'a> {
-    kernel: &'a KernelHandle,
-    instance: FixedKernel,
-    grid: u32,
-    a: ByHead,
-    d: ByHead,
-}
-
-/// A matrix in three dimensions: the columns of a head, and two more with the elements from index to index.
-struct ByHead {
-    name: &'static CStr,
-    columns: usize,
-    pitches: [usize; 2],
-}
-
-impl ByHead {
-    /// Rows that count heads, then tokens.
-    fn of_rows(name: &'static CStr, columns: usize, heads: usize, extent: &Extent) -> Self {
-        Self { name, columns, pitches: [extent.pitch, extent.pitch.saturating_mul(heads)] }
+        launch.run(grid, &params)
     }
 
-    fn text(&self) -> &'static str {
-        self.name.to_str().unwrap_or("operand")
-    }
-
-    /// `outer` has the sizes of the two dimensions, and those of the box. A pitch that is no multiple of the heads' stride gives
-    /// a tensor map whose strides do not divide each other. What cuda.h says of strides may be read as forbidding it;
-    /// driver 580.159 encodes it, and an H100 reads and writes the right bytes.
-    fn map(&self, device: &Device, base: Address, outer: [(usize, usize); 2]) -> Result<TensorMap> {
+    /// An operand in three dimensions: `columns`, and two more with the elements from index to index, their sizes and those
+    /// of the box. A pitch that is no multiple of the heads' stride gives a tensor map whose strides do not divide each
+    /// other. What cuda.h says of strides may be read as forbidding it; driver 580.159 encodes it, and an H100 reads and
+    /// writes the right bytes.
+    fn map(
+        &self,
+        operand: &Operand<*const u16>,
+        columns: usize,
+        pitches: [usize; 2],
+        outer: [(usize, usize); 2],
+    ) -> Result<TensorMap> {
         let element = MapElement::Bf16;
-        let dimension = |i: usize| Dimension::every(self.pitches[i], outer[i].0, element, outer[i].1 as u32);
-        device.encode(&TensorMapSpec {
-            operand: self.text(),
+        let dimension = |i: usize| Dimension::every(pitches[i], outer[i].0, element, outer[i].1 as u32);
+        self.device.encode(&TensorMapSpec {
+            operand: operand.name,
             element,
-            base,
-            columns: self.columns as u64,
+            base: operand.pointer.cast(),
+            columns: columns as u64,
             box_columns: BOX as u32,
             outer: &[dimension(0), dimension(1)],
             swizzle: Swizzle::Span128,
         })
     }
+}
+
+/// What is launched, on which layouts.
+struct Projection<'a> {
+    kernel: &'a Kernel<HeadGemmParams>,
+    grid: u32,
+    a: Layout,
+    a_heads: Heads,
+    d: Layout,
+    d_heads: Heads,
+}
+
+/// How the heads lie in a matrix of `[tokens, heads]`.
+#[derive(Clone, Copy)]
+struct Heads {
+    /// Of a head, as far as they are used.
+    columns: usize,
+    /// Elements from one to the next in a token's row; none where each has a row of its own.
+    apart: Option<usize>,
 }

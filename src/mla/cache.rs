@@ -6,9 +6,8 @@ use std::fmt;
 use half::bf16;
 
 use crate::error::{Error, Result};
-use crate::launch::{Address, Launch};
+use crate::launch::{KernelParams, Launch, Layout, Operand};
 use crate::table::mla::{MLA_LATENT, MLA_ROPE};
-use crate::tensor::Extent;
 use crate::tensor::{Matrix, MatrixMut};
 
 /// Elements of a token's latent vector, from which keys and values come.
@@ -48,6 +47,11 @@ impl KvFormat {
         self.columns() * self.element_bytes()
     }
 
+    /// Bytes from one row of an operand to the next. Saturates: the pitch of a single row is moot, however large.
+    pub(super) fn pitch_bytes<A>(self, cache: &Operand<A>) -> u64 {
+        cache.pitch().saturating_mul(self.element_bytes() as u64)
+    }
+
     const fn element_bytes(self) -> usize {
         match self {
             Self::Bf16 => size_of::<bf16>(),
@@ -55,11 +59,16 @@ impl KvFormat {
         }
     }
 
-    const fn axes(self) -> &'static str {
-        match self {
+    /// Of a cache of this format with `rows` rows, where a plan expects another format perhaps.
+    fn layout(self, expected: Self, rows: usize) -> Result<Layout> {
+        if self != expected {
+            return Err(Error::CacheFormat { expected, got: self });
+        }
+        let axes = match self {
             Self::Bf16 => "cache [pages * page_size, 576]",
             Self::Fp8 => "cache [pages * page_size, 656]",
-        }
+        };
+        Ok(Layout::new(axes, [rows, self.columns()]).aligned(ROW_ALIGN))
     }
 }
 
@@ -83,18 +92,18 @@ pub enum KvCache<'a> {
 }
 
 impl KvCache<'_> {
-    pub(crate) fn rows(&self) -> CacheRows<'_> {
+    /// As an operand of a launch, which has `rows` rows of `format`. The pitch is in elements of the format.
+    pub(super) fn read<'l, P: KernelParams>(
+        &'l self,
+        launch: &mut Launch<'l, P>,
+        format: KvFormat,
+        rows: usize,
+    ) -> Result<Operand<*const u8>> {
         match self {
-            Self::Bf16(matrix) => CacheRows { format: KvFormat::Bf16, extent: &matrix.extent },
-            Self::Fp8(matrix) => CacheRows { format: KvFormat::Fp8, extent: &matrix.extent },
-        }
-    }
-
-    /// As an operand of a launch.
-    pub(crate) fn read<'l>(&'l self, launch: &mut Launch<'l>) -> Result<Address> {
-        match self {
-            Self::Bf16(matrix) => launch.read_aligned(c"cache", &matrix.slice, ROW_ALIGN),
-            Self::Fp8(matrix) => launch.read_aligned(c"cache", &matrix.slice, ROW_ALIGN),
+            Self::Bf16(matrix) => {
+                Ok(launch.read(matrix, KvFormat::Bf16.layout(format, rows)?)?.map(<*const u16>::cast))
+            }
+            Self::Fp8(matrix) => launch.read(matrix, KvFormat::Fp8.layout(format, rows)?),
         }
     }
 }
@@ -108,40 +117,18 @@ pub enum KvCacheMut<'a> {
 }
 
 impl KvCacheMut<'_> {
-    pub(crate) fn rows(&self) -> CacheRows<'_> {
+    /// As an operand of a launch, which has `rows` rows of `format`. The pitch is in elements of the format.
+    pub(super) fn write<'l, P: KernelParams>(
+        &'l mut self,
+        launch: &mut Launch<'l, P>,
+        format: KvFormat,
+        rows: usize,
+    ) -> Result<Operand<*mut u8>> {
         match self {
-            Self::Bf16(matrix) => CacheRows { format: KvFormat::Bf16, extent: &matrix.extent },
-            Self::Fp8(matrix) => CacheRows { format: KvFormat::Fp8, extent: &matrix.extent },
+            Self::Bf16(matrix) => {
+                Ok(launch.write(matrix, KvFormat::Bf16.layout(format, rows)?)?.map(<*mut u16>::cast))
+            }
+            Self::Fp8(matrix) => launch.write(matrix, KvFormat::Fp8.layout(format, rows)?),
         }
-    }
-
-    /// As an operand of a launch.
-    pub(crate) fn write<'l>(&'l mut self, launch: &mut Launch<'l>) -> Result<Address> {
-        match self {
-            Self::Bf16(matrix) => launch.write_aligned(c"cache", &mut matrix.slice, ROW_ALIGN),
-            Self::Fp8(matrix) => launch.write_aligned(c"cache", &mut matrix.slice, ROW_ALIGN),
-        }
-    }
-}
-
-/// How the rows of a cache lie, whoever borrows it.
-pub(crate) struct CacheRows<'e> {
-    pub format: KvFormat,
-    extent: &'e Extent,
-}
-
-impl CacheRows<'_> {
-    /// Fails unless there are `rows` rows of `format` at a pitch that 16-byte accesses and TMA can use.
-    pub fn check(&self, format: KvFormat, rows: usize) -> Result<()> {
-        if self.format != format {
-            return Err(Error::CacheFormat { expected: format, got: self.format });
-        }
-        self.extent.expect(format.axes(), rows, format.columns())?;
-        self.extent.expect_pitch("cache", format.element_bytes(), ROW_ALIGN)
-    }
-
-    /// Bytes from one row to the next.
-    pub fn pitch_bytes(&self) -> u64 {
-        self.extent.pitch as u64 * self.format.element_bytes() as u64
     }
 }

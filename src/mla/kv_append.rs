@@ -4,12 +4,14 @@ use half::bf16;
 
 use super::cache::{KvCacheMut, KvFormat, LATENT, ROPE};
 use crate::device::bindings::{KV_BF16, KV_FP8, KvAppendParams};
-use crate::device::{Device, KernelHandle, Stream};
+use crate::device::{Device, Stream};
 use crate::error::Result;
-use crate::launch::{Launch, MAX_DIM, check_limit};
+use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit};
 use crate::quant::ScaleFormat;
-use crate::table::mla::KV_APPEND;
+use crate::table::mla;
 use crate::tensor::Matrix;
+
+const KV_APPEND: KernelRow<KvAppendParams> = KernelRow::of(mla::KV_APPEND);
 
 /// Shape of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,13 +57,13 @@ pub struct KvAppendArgs<'a> {
 /// not a product: so FlashMLA defines this layout.
 pub struct KvAppend {
     device: Device,
-    kernel: KernelHandle,
+    kernel: Kernel<KvAppendParams>,
     spec: KvAppendSpec,
     grid: u32,
 }
 
 /// One warp each.
-const TOKENS_PER_CTA: u32 = KV_APPEND.threads / 32;
+const TOKENS_PER_CTA: u32 = KV_APPEND.threads() / 32;
 
 impl KvAppend {
     /// Chooses the launch for a shape.
@@ -72,7 +74,7 @@ impl KvAppend {
         check_limit("tokens", spec.tokens as u64, MAX_DIM)?;
         check_limit("rows", spec.rows as u64, MAX_DIM)?;
         let grid = (spec.tokens as u32).div_ceil(TOKENS_PER_CTA);
-        Ok(Self { device: device.clone(), kernel: device.kernel(KV_APPEND.name)?, spec, grid })
+        Ok(Self { device: device.clone(), kernel: KV_APPEND.load(device)?, spec, grid })
     }
 
     /// Enqueues the append. A token whose slot is no row is not stored, and [`Device::poll_error`] tells of it unless the
@@ -84,36 +86,30 @@ impl KvAppend {
     /// [`Error::Shape`](crate::Error::Shape), [`Error::CacheFormat`](crate::Error::CacheFormat),
     /// [`Error::Misaligned`](crate::Error::Misaligned), [`Error::WrongDevice`](crate::Error::WrongDevice), launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: KvAppendArgs<'_>) -> Result<()> {
-        self.check(&args)?;
-        let stream = stream.into();
-        let mut launch = Launch::new(&self.device, &self.kernel, &stream)?;
+        let KvAppendSpec { tokens, rows, format, scale_format } = self.spec;
+        let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
+        let latent = Layout::new("latent [tokens, 512]", [tokens, LATENT]).aligned(16);
+        let latent = launch.read(&args.latent, latent)?;
+        let k_pe = launch.read(&args.k_pe, Layout::new("k_pe [tokens, 64]", [tokens, ROPE]).aligned(16))?;
+        let slots = launch.read(&args.slots, Layout::new("slots [1, tokens]", [1, tokens]))?;
+        let cache = args.cache.write(&mut launch, format, rows)?;
         let params = KvAppendParams {
-            latent: launch.read_aligned(c"latent", &args.latent.slice, 16)?.cast(),
-            k_pe: launch.read_aligned(c"k_pe", &args.k_pe.slice, 16)?.cast(),
-            slots: launch.read(c"slots", &args.slots.slice)?.cast(),
-            cache_pitch: args.cache.rows().pitch_bytes(),
-            cache: args.cache.write(&mut launch)?.cast(),
-            error_words: launch.error_words().cast(),
-            latent_pitch: args.latent.extent.pitch as u64,
-            k_pe_pitch: args.k_pe.extent.pitch as u64,
-            tokens: self.spec.tokens as u32,
-            rows: self.spec.rows as u32,
-            format: match self.spec.format {
+            latent: latent.pointer,
+            k_pe: k_pe.pointer,
+            slots: slots.pointer,
+            cache: cache.pointer,
+            error_words: launch.error_words(),
+            latent_pitch: latent.pitch(),
+            k_pe_pitch: k_pe.pitch(),
+            cache_pitch: format.pitch_bytes(&cache),
+            tokens: tokens as u32,
+            rows: rows as u32,
+            format: match format {
                 KvFormat::Bf16 => KV_BF16,
                 KvFormat::Fp8 => KV_FP8,
             },
-            scale_format: self.spec.scale_format.code(),
+            scale_format: scale_format.code(),
         };
-        launch.run(self.grid, KV_APPEND.threads, KV_APPEND.smem_bytes, &params)
-    }
-
-    fn check(&self, args: &KvAppendArgs<'_>) -> Result<()> {
-        let KvAppendSpec { tokens, rows, format, .. } = self.spec;
-        args.latent.extent.expect("latent [tokens, 512]", tokens, LATENT)?;
-        args.latent.extent.expect_pitch("latent", size_of::<bf16>(), 16)?;
-        args.k_pe.extent.expect("k_pe [tokens, 64]", tokens, ROPE)?;
-        args.k_pe.extent.expect_pitch("k_pe", size_of::<bf16>(), 16)?;
-        args.slots.extent.expect("slots [1, tokens]", 1, tokens)?;
-        args.cache.rows().check(format, rows)
+        launch.run(self.grid, &params)
     }
 }

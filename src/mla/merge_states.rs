@@ -4,13 +4,15 @@ use std::marker::PhantomData;
 
 use super::cache::LATENT;
 use crate::device::bindings::{MergePart, MergeStatesParams};
-use crate::device::{Device, KernelHandle, Stream};
+use crate::device::{Device, Stream};
 use crate::error::Result;
 use crate::gemm::GemmOutput;
-use crate::launch::{Launch, MAX_DIM, MAX_GRID, check_limit};
+use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit};
 use crate::table::gemm::OutputType;
-use crate::table::mla::MERGE_STATES;
+use crate::table::mla;
 use crate::tensor::{Matrix, MatrixMut};
+
+const MERGE_STATES: KernelRow<MergeStatesParams> = KernelRow::of(mla::MERGE_STATES);
 
 /// Threads that share a row, of eight columns each.
 const THREADS_PER_ROW: usize = LATENT / 8;
@@ -49,7 +51,7 @@ pub struct AttentionStateMut<'a, T> {
 /// o is not read; two of them give 0 and -Inf.
 pub struct MergeStates<T> {
     device: Device,
-    kernel: KernelHandle,
+    kernel: Kernel<MergeStatesParams>,
     spec: MergeStatesSpec,
     grid: u32,
     element: PhantomData<T>,
@@ -63,9 +65,9 @@ impl<T: GemmOutput> MergeStates<T> {
     pub fn plan(device: &Device, spec: MergeStatesSpec) -> Result<Self> {
         let rows = spec.tokens.saturating_mul(spec.heads) as u64;
         check_limit("tokens * heads", rows, MAX_DIM)?;
-        let grid = (rows * THREADS_PER_ROW as u64).div_ceil(MERGE_STATES.threads.into());
+        let grid = (rows * THREADS_PER_ROW as u64).div_ceil(MERGE_STATES.threads().into());
         check_limit("CTAs of the merge", grid, MAX_GRID)?;
-        let kernel = device.kernel(MERGE_STATES.name)?;
+        let kernel = MERGE_STATES.load(device)?;
         Ok(Self { device: device.clone(), kernel, spec, grid: grid as u32, element: PhantomData })
     }
 
@@ -82,35 +84,28 @@ impl<T: GemmOutput> MergeStates<T> {
         parts: [AttentionState<'_, T>; 2],
         mut out: AttentionStateMut<'_, T>,
     ) -> Result<()> {
-        const ALIGN: u64 = 16;
         let MergeStatesSpec { tokens, heads, infinity_is_empty } = self.spec;
-        let states = parts.iter().map(|part| (&part.o.extent, &part.lse.extent));
-        for (o, lse) in states.chain([(&out.o.extent, &out.lse.extent)]) {
-            o.expect("o [tokens * heads, 512]", tokens * heads, LATENT)?;
-            o.expect_pitch("o", size_of::<T>(), ALIGN)?;
-            lse.expect("lse [tokens, heads]", tokens, heads)?;
-            lse.expect_dense("lse")?;
-        }
-        let stream = stream.into();
-        let mut launch = Launch::new(&self.device, &self.kernel, &stream)?;
+        let rows = tokens * heads;
+        let of_o = |name| Layout::new("o [tokens * heads, 512]", [rows, LATENT]).aligned(16).called(name);
+        let of_lse = |name| Layout::new("lse [tokens, heads]", [tokens, heads]).dense().called(name);
+        let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
+        let o = launch.write(&mut out.o, of_o("out"))?;
+        let lse = launch.write(&mut out.lse, of_lse("out_lse"))?;
         let mut params = MergeStatesParams {
-            out: launch.write_aligned(c"out", &mut out.o.slice, ALIGN)?,
-            out_lse: launch.write(c"out_lse", &mut out.lse.slice)?.cast(),
-            out_pitch: out.o.extent.pitch as u64,
-            rows: (tokens * heads) as u32,
+            out: o.pointer.cast(),
+            out_lse: lse.pointer,
+            out_pitch: o.pitch(),
+            rows: rows as u32,
             o_is_f32: u32::from(T::OUTPUT == OutputType::F32),
             infinity_is_empty: u32::from(infinity_is_empty),
             ..Default::default()
         };
-        for ((part, names), into) in
-            parts.iter().zip([(c"o_0", c"lse_0"), (c"o_1", c"lse_1")]).zip(&mut params.part)
-        {
-            *into = MergePart {
-                o: launch.read_aligned(names.0, &part.o.slice, ALIGN)?,
-                lse: launch.read(names.1, &part.lse.slice)?.cast(),
-                o_pitch: part.o.extent.pitch as u64,
-            };
+        let names = [("o_0", "lse_0"), ("o_1", "lse_1")];
+        for ((part, names), into) in parts.iter().zip(names).zip(&mut params.part) {
+            let o = launch.read(&part.o, of_o(names.0))?;
+            let lse = launch.read(&part.lse, of_lse(names.1))?;
+            *into = MergePart { o: o.pointer.cast(), lse: lse.pointer, o_pitch: o.pitch() };
         }
-        launch.run(self.grid, MERGE_STATES.threads, MERGE_STATES.smem_bytes, &params)
+        launch.run(self.grid, &params)
     }
 }

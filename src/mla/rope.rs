@@ -4,11 +4,13 @@ use half::bf16;
 
 use super::cache::ROPE;
 use crate::device::bindings::RopeParams;
-use crate::device::{Device, KernelHandle, Stream};
+use crate::device::{Device, Stream};
 use crate::error::{Error, Result, Shape};
-use crate::launch::{Launch, MAX_DIM, check_limit};
-use crate::table::mla::ROPE as ROPE_KERNEL;
+use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit};
+use crate::table::mla;
 use crate::tensor::{Matrix, MatrixMut, Slice, SliceMut};
+
+const ROTATE: KernelRow<RopeParams> = KernelRow::of(mla::ROPE);
 
 /// 64 columns of every head of every token, wherever they lie: token `t`, head `h` starts at element
 /// `t * token_stride + h * head_stride`.
@@ -77,7 +79,12 @@ impl HeadsShape {
         Ok(heads.checked_sub(1).map_or(0, |gaps| gaps.saturating_mul(head_stride).saturating_add(ROPE)))
     }
 
-    fn expect_stride(self, operand: &'static str) -> Result<()> {
+    /// Fails unless these are the heads of `rows` tokens that `expected` has, and each starts where 16 bytes can be read.
+    fn check(self, operand: &'static str, axes: &'static str, rows: usize, expected: Shape) -> Result<()> {
+        let got = Shape(rows, self.heads);
+        if got != expected {
+            return Err(Error::Shape { what: axes, expected, got });
+        }
         let got = (self.head_stride as u64).saturating_mul(size_of::<bf16>() as u64);
         if self.heads <= 1 || got.is_multiple_of(16) {
             return Ok(());
@@ -113,7 +120,7 @@ pub struct RopeArgs<'a> {
 /// by itself, then to BF16.
 pub struct Rope {
     device: Device,
-    kernel: KernelHandle,
+    kernel: Kernel<RopeParams>,
     spec: RopeSpec,
     grid: u32,
 }
@@ -132,8 +139,8 @@ impl Rope {
         check_limit("heads", spec.heads as u64, MAX_DIM)?;
         check_limit("tokens * heads", rows, MAX_DIM)?;
         check_limit("positions", spec.positions as u64, MAX_DIM)?;
-        let grid = (rows * THREADS_PER_HEAD).div_ceil(ROPE_KERNEL.threads.into()) as u32;
-        Ok(Self { device: device.clone(), kernel: device.kernel(ROPE_KERNEL.name)?, spec, grid })
+        let grid = (rows * THREADS_PER_HEAD).div_ceil(ROTATE.threads().into()) as u32;
+        Ok(Self { device: device.clone(), kernel: ROTATE.load(device)?, spec, grid })
     }
 
     /// Enqueues the rotation. Tokens whose position is not in the table become zeros, and [`Device::poll_error`] tells of
@@ -144,43 +151,34 @@ impl Rope {
     /// # Errors
     /// [`Error::Shape`], [`Error::Misaligned`], [`Error::WrongDevice`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: RopeArgs<'_>) -> Result<()> {
-        self.check(&args)?;
         let RopeSpec { tokens, heads, positions } = self.spec;
-        let stream = stream.into();
-        let mut launch = Launch::new(&self.device, &self.kernel, &stream)?;
+        let (x, out) = (&args.x, &mut args.out);
+        x.shape.check("x", "x [tokens, heads]", x.matrix.extent.rows, Shape(tokens, heads))?;
+        out.shape.check("out", "out [tokens, heads]", out.matrix.extent.rows, Shape(tokens, heads))?;
+        let (x_head_stride, out_head_stride) = (x.shape.head_stride as u64, out.shape.head_stride as u64);
+
+        let table = Layout::new("table [positions, 64]", [positions, ROPE]).aligned(16);
+        let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
+        let x = launch.read(&x.matrix, Layout::of_any_shape("x").aligned(16))?;
+        let rows = launch.read(&args.positions, Layout::new("positions [1, tokens]", [1, tokens]))?;
+        let table = launch.read(&args.table, table)?;
+        let out = launch.write(&mut out.matrix, Layout::of_any_shape("out").aligned(16))?;
         let params = RopeParams {
-            x: launch.read_aligned(c"x", &args.x.matrix.slice, 16)?.cast(),
-            positions: launch.read(c"positions", &args.positions.slice)?.cast(),
-            table: launch.read_aligned(c"table", &args.table.slice, 16)?.cast(),
-            out: launch.write_aligned(c"out", &mut args.out.matrix.slice, 16)?.cast(),
-            error_words: launch.error_words().cast(),
-            x_token_stride: args.x.matrix.extent.pitch as u64,
-            x_head_stride: args.x.shape.head_stride as u64,
-            out_token_stride: args.out.matrix.extent.pitch as u64,
-            out_head_stride: args.out.shape.head_stride as u64,
-            table_pitch: args.table.extent.pitch as u64,
+            x: x.pointer,
+            positions: rows.pointer,
+            table: table.pointer,
+            out: out.pointer,
+            error_words: launch.error_words(),
+            x_token_stride: x.pitch(),
+            x_head_stride,
+            out_token_stride: out.pitch(),
+            out_head_stride,
+            table_pitch: table.pitch(),
             tokens: tokens as u32,
             heads: heads as u32,
             table_rows: positions as u32,
             ..Default::default()
         };
-        launch.run(self.grid, ROPE_KERNEL.threads, ROPE_KERNEL.smem_bytes, &params)
-    }
-
-    fn check(&self, args: &RopeArgs<'_>) -> Result<()> {
-        let RopeSpec { tokens, heads, positions } = self.spec;
-        let expect = |what, rows, got: HeadsShape| {
-            let (expected, got) = (Shape(tokens, heads), Shape(rows, got.heads));
-            if expected == got { Ok(()) } else { Err(Error::Shape { what, expected, got }) }
-        };
-        expect("x [tokens, heads]", args.x.matrix.extent.rows, args.x.shape)?;
-        args.x.matrix.extent.expect_pitch("x", size_of::<bf16>(), 16)?;
-        args.x.shape.expect_stride("x")?;
-        args.positions.extent.expect("positions [1, tokens]", 1, tokens)?;
-        args.table.extent.expect("table [positions, 64]", positions, ROPE)?;
-        args.table.extent.expect_pitch("table", size_of::<f32>(), 16)?;
-        expect("out [tokens, heads]", args.out.matrix.extent.rows, args.out.shape)?;
-        args.out.matrix.extent.expect_pitch("out", size_of::<bf16>(), 16)?;
-        args.out.shape.expect_stride("out")
+        launch.run(self.grid, &params)
     }
 }

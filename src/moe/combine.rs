@@ -3,14 +3,17 @@
 use half::bf16;
 
 use crate::device::bindings::CombineParams;
-use crate::device::{Device, KernelHandle, Stream};
+use crate::device::{Device, Stream};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::launch::{Launch, MAX_DIM, MAX_GRID, check_limit, check_multiple};
-use crate::table::moe::COMBINE;
-use crate::tensor::Extent;
+use crate::launch::{
+    Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit, check_multiple, optional,
+};
+use crate::table::moe;
 use crate::tensor::{Matrix, MatrixMut};
+
+const COMBINE: KernelRow<CombineParams> = KernelRow::of(moe::COMBINE);
 
 /// Shape of a combine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,7 +49,7 @@ pub struct CombineArgs<'a> {
 /// `+ residual`; then one rounding to BF16. Nothing else decides the bits of a token.
 pub struct Combine {
     device: Device,
-    kernel: KernelHandle,
+    kernel: Kernel<CombineParams>,
     spec: CombineSpec,
     grid: u32,
 }
@@ -66,9 +69,9 @@ impl Combine {
         check_limit("tokens", spec.tokens as u64, MAX_DIM)?;
         check_limit("tokens * top_k", spec.tokens.saturating_mul(spec.top_k) as u64, MAX_DIM)?;
         let pieces = spec.tokens as u64 * (spec.hidden / PIECE) as u64;
-        let grid = pieces.div_ceil(COMBINE.threads.into());
+        let grid = pieces.div_ceil(COMBINE.threads().into());
         check_limit("CTAs of the combine", grid, MAX_GRID)?;
-        Ok(Self { device: device.clone(), kernel: device.kernel(COMBINE.name)?, spec, grid: grid as u32 })
+        Ok(Self { device: device.clone(), kernel: COMBINE.load(device)?, spec, grid: grid as u32 })
     }
 
     /// Enqueues the combine. A route whose row does not exist adds nothing, and [`Device::poll_error`] tells of it.
@@ -78,57 +81,37 @@ impl Combine {
     /// # Errors
     /// [`Error::Shape`], [`Error::NotDense`], [`Error::Misaligned`], [`Error::WrongDevice`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: CombineArgs<'_>) -> Result<()> {
-        self.check(&args)?;
         let CombineSpec { tokens, top_k, hidden, rows } = self.spec;
-        let stream = stream.into();
-        let mut launch = Launch::new(&self.device, &self.kernel, &stream)?;
-        let mut params = CombineParams {
-            y: launch.read_aligned(c"y", &args.y.slice, 16)?.cast(),
-            route_row: launch.read(c"route_row", &args.route_row.slice)?.cast(),
-            out: launch.write_aligned(c"out", &mut args.out.slice, 16)?.cast(),
-            error_words: launch.error_words().cast(),
-            y_pitch: args.y.extent.pitch as u64,
-            out_pitch: args.out.extent.pitch as u64,
+        let of_tokens = |axes| Layout::new(axes, [tokens, hidden]).aligned(16);
+        let of_routes = |axes| Layout::new(axes, [tokens, top_k]).dense();
+        let weights = of_routes("weights [tokens, top_k]");
+        let shared = of_tokens("shared [tokens, hidden]");
+        let residual = of_tokens("residual [tokens, hidden]");
+
+        let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
+        let y = launch.read(&args.y, Layout::new("y [rows, hidden]", [rows, hidden]).aligned(16))?;
+        let route_row = launch.read(&args.route_row, of_routes("route_row [tokens, top_k]"))?;
+        let weights = optional(args.weights.as_ref(), |view| launch.read(view, weights))?;
+        let shared = optional(args.shared.as_ref(), |view| launch.read(view, shared))?;
+        let residual = optional(args.residual.as_ref(), |view| launch.read(view, residual))?;
+        let out = launch.write(&mut args.out, of_tokens("out [tokens, hidden]"))?;
+        let params = CombineParams {
+            y: y.pointer,
+            route_row: route_row.pointer,
+            weights: weights.pointer,
+            shared: shared.pointer,
+            residual: residual.pointer,
+            out: out.pointer,
+            error_words: launch.error_words(),
+            y_pitch: y.pitch(),
+            shared_pitch: shared.pitch(),
+            residual_pitch: residual.pitch(),
+            out_pitch: out.pitch(),
             tokens: tokens as u32,
             top_k: top_k as u32,
             rows: rows as u32,
             pieces: (hidden / PIECE) as u32,
-            ..Default::default()
         };
-        if let Some(weights) = &args.weights {
-            params.weights = launch.read(c"weights", &weights.slice)?.cast();
-        }
-        if let Some(shared) = &args.shared {
-            params.shared = launch.read_aligned(c"shared", &shared.slice, 16)?.cast();
-            params.shared_pitch = shared.extent.pitch as u64;
-        }
-        if let Some(residual) = &args.residual {
-            params.residual = launch.read_aligned(c"residual", &residual.slice, 16)?.cast();
-            params.residual_pitch = residual.extent.pitch as u64;
-        }
-        launch.run(self.grid, COMBINE.threads, COMBINE.smem_bytes, &params)
-    }
-
-    fn check(&self, args: &CombineArgs<'_>) -> Result<()> {
-        let CombineSpec { tokens, top_k, hidden, rows } = self.spec;
-        let aligned = |name, extent: &Extent| extent.expect_pitch(name, size_of::<bf16>(), 16);
-        args.y.extent.expect("y [rows, hidden]", rows, hidden)?;
-        aligned("y", &args.y.extent)?;
-        args.route_row.extent.expect("route_row [tokens, top_k]", tokens, top_k)?;
-        args.route_row.extent.expect_dense("route_row")?;
-        if let Some(weights) = &args.weights {
-            weights.extent.expect("weights [tokens, top_k]", tokens, top_k)?;
-            weights.extent.expect_dense("weights")?;
-        }
-        if let Some(shared) = &args.shared {
-            shared.extent.expect("shared [tokens, hidden]", tokens, hidden)?;
-            aligned("shared", &shared.extent)?;
-        }
-        if let Some(residual) = &args.residual {
-            residual.extent.expect("residual [tokens, hidden]", tokens, hidden)?;
-            aligned("residual", &residual.extent)?;
-        }
-        args.out.extent.expect("out [tokens, hidden]", tokens, hidden)?;
-        aligned("out", &args.out.extent)
+        launch.run(self.grid, &params)
     }
 }

@@ -9,13 +9,16 @@
 use std::num::NonZeroU32;
 
 use crate::device::bindings::ExpertMapParams;
-use crate::device::{Device, KernelHandle, Stream};
+use crate::device::{Device, Stream};
 use crate::error::Result;
 use crate::gemm::Segments;
-use crate::launch::{Launch, MAX_DIM, check_limit};
-use crate::table::moe::{EXPERT_MAP_COUNT, EXPERT_MAP_SCAN, EXPERT_MAP_SCATTER};
-use crate::table::{FixedKernel, MAX_EXPERTS};
+use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit};
+use crate::table::{MAX_EXPERTS, moe};
 use crate::tensor::{Matrix, MatrixMut};
+
+const COUNT: KernelRow<ExpertMapParams> = KernelRow::of(moe::EXPERT_MAP_COUNT);
+const SCAN: KernelRow<ExpertMapParams> = KernelRow::of(moe::EXPERT_MAP_SCAN);
+const SCATTER: KernelRow<ExpertMapParams> = KernelRow::of(moe::EXPERT_MAP_SCATTER);
 
 /// Where the rows of an expert lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,13 +98,8 @@ pub struct ExpertMap {
     device: Device,
     spec: ExpertMapSpec,
     blocks: u32,
-    steps: [Step; 3],
-}
-
-struct Step {
-    kernel: KernelHandle,
-    fixed: FixedKernel,
-    grid: u32,
+    /// With their grids.
+    steps: [(Kernel<ExpertMapParams>, u32); 3],
 }
 
 /// Routes that a CTA sorts.
@@ -121,11 +119,10 @@ impl ExpertMap {
         let blocks = (spec.tokens * spec.top_k).div_ceil(BLOCK_ROUTES).max(1) as u32;
         // The first launch clears the rows, of which a masked layout may have many more than routes.
         let clearing = spec.rows().div_ceil(8 * BLOCK_ROUTES).min(1024) as u32;
-        let step = |fixed: FixedKernel, grid| Ok(Step { kernel: device.kernel(fixed.name)?, fixed, grid });
         let steps = [
-            step(EXPERT_MAP_COUNT, blocks.max(clearing))?,
-            step(EXPERT_MAP_SCAN, (spec.experts + 1).div_ceil(WARPS) as u32)?,
-            step(EXPERT_MAP_SCATTER, blocks)?,
+            (COUNT.load(device)?, blocks.max(clearing)),
+            (SCAN.load(device)?, (spec.experts + 1).div_ceil(WARPS) as u32),
+            (SCATTER.load(device)?, blocks),
         ];
         Ok(Self { device: device.clone(), spec, blocks, steps })
     }
@@ -148,32 +145,19 @@ impl ExpertMap {
     /// [`Error::Shape`](crate::Error::Shape), [`Error::NotDense`](crate::Error::NotDense),
     /// [`Error::WrongDevice`](crate::Error::WrongDevice), launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: ExpertMapArgs<'_>) -> Result<()> {
-        self.check(&args)?;
         let stream = stream.into();
-        for Step { kernel, fixed, grid } in &self.steps {
-            let mut launch = Launch::new(&self.device, kernel, &stream)?;
+        for (kernel, grid) in &self.steps {
+            // The first launch finds what is wrong with an operand, so that nothing is enqueued then.
+            let mut launch = Launch::new(&self.device, kernel, stream)?;
             let params = self.params(&mut launch, &mut args)?;
-            launch.run(*grid, fixed.threads, fixed.smem_bytes, &params)?;
+            launch.run(*grid, &params)?;
         }
         Ok(())
     }
 
-    fn check(&self, args: &ExpertMapArgs<'_>) -> Result<()> {
-        let ExpertMapSpec { tokens, top_k, experts, .. } = self.spec;
-        args.ids.extent.expect("ids [tokens, top_k]", tokens, top_k)?;
-        args.ids.extent.expect_dense("ids")?;
-        args.row_route.extent.expect("row_route [1, rows]", 1, self.spec.rows())?;
-        args.route_row.extent.expect("route_row [tokens, top_k]", tokens, top_k)?;
-        args.route_row.extent.expect_dense("route_row")?;
-        args.offsets.extent.expect("offsets [1, experts + 1]", 1, experts + 1)?;
-        args.counts.extent.expect("counts [1, experts]", 1, experts)?;
-        args.demand.extent.expect("demand [1, experts + 1]", 1, experts + 1)?;
-        args.workspace.extent.expect("workspace [1, workspace]", 1, self.workspace())
-    }
-
     fn params<'l>(
         &self,
-        launch: &mut Launch<'l>,
+        launch: &mut Launch<'l, ExpertMapParams>,
         args: &'l mut ExpertMapArgs<'_>,
     ) -> Result<ExpertMapParams> {
         let ExpertMapSpec { tokens, top_k, experts, layout } = self.spec;
@@ -182,17 +166,21 @@ impl ExpertMap {
             ExpertLayout::Aligned { alignment } => (alignment.get(), u32::MAX),
             ExpertLayout::Masked { max_rows } => (0, max_rows as u32),
         };
+        let rows = self.spec.rows();
+        let of_routes = |axes| Layout::new(axes, [tokens, top_k]).dense();
+        let list = |axes, len| Layout::new(axes, [1, len]);
+        let workspace = list("workspace [1, workspace]", self.workspace());
         Ok(ExpertMapParams {
-            ids: launch.read(c"ids", &args.ids.slice)?.cast(),
-            row_route: launch.write(c"row_route", &mut args.row_route.slice)?.cast(),
-            route_row: launch.write(c"route_row", &mut args.route_row.slice)?.cast(),
-            offsets: launch.write(c"offsets", &mut args.offsets.slice)?.cast(),
-            counts: launch.write(c"counts", &mut args.counts.slice)?.cast(),
-            demand: launch.write(c"demand", &mut args.demand.slice)?.cast(),
-            block_counts: launch.write(c"workspace", &mut args.workspace.slice)?.cast(),
-            error_words: launch.error_words().cast(),
+            ids: launch.read(&args.ids, of_routes("ids [tokens, top_k]"))?.pointer,
+            row_route: launch.write(&mut args.row_route, list("row_route [1, rows]", rows))?.pointer,
+            route_row: launch.write(&mut args.route_row, of_routes("route_row [tokens, top_k]"))?.pointer,
+            offsets: launch.write(&mut args.offsets, list("offsets [1, experts + 1]", experts + 1))?.pointer,
+            counts: launch.write(&mut args.counts, list("counts [1, experts]", experts))?.pointer,
+            demand: launch.write(&mut args.demand, list("demand [1, experts + 1]", experts + 1))?.pointer,
+            block_counts: launch.write(&mut args.workspace, workspace)?.pointer,
+            error_words: launch.error_words(),
             routes: (tokens * top_k) as u32,
-            rows: self.spec.rows() as u32,
+            rows: rows as u32,
             experts: experts as u32,
             blocks: self.blocks,
             alignment,

@@ -5,16 +5,18 @@ use half::bf16;
 
 use super::used_rows::ExpertRows;
 use crate::device::bindings::GatherQuantizeParams;
-use crate::device::{Device, KernelHandle, Stream};
+use crate::device::{Device, Stream};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
 use crate::gemm::Segments;
-use crate::launch::{Launch, MAX_DIM, MAX_GRID, check_limit, check_multiple};
-use crate::quant::{BLOCK, MMajor, Scales1x128Mut};
+use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit, check_multiple};
+use crate::quant::{BLOCK, MMajor, Scales1x128Mut, scales_1x128};
 use crate::quant::{BLOCKS_PER_CTA, ScaleFormat};
-use crate::table::moe::GATHER_QUANTIZE;
+use crate::table::moe;
 use crate::tensor::{Matrix, MatrixMut};
+
+const GATHER_QUANTIZE: KernelRow<GatherQuantizeParams> = KernelRow::of(moe::GATHER_QUANTIZE);
 
 /// Shape of a gather.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,7 +52,7 @@ pub struct GatherQuantizeArgs<'a> {
 /// A planned gather. A row's bits are those that [`Quantize1x128`](crate::quant::Quantize1x128) gives for its token.
 pub struct GatherQuantize {
     device: Device,
-    kernel: KernelHandle,
+    kernel: Kernel<GatherQuantizeParams>,
     spec: GatherQuantizeSpec,
     rows: ExpertRows,
     grid: u32,
@@ -68,7 +70,7 @@ impl GatherQuantize {
         let rows = ExpertRows::new(spec.experts, spec.segments)?;
         let grid = (rows.total() as u64 * (spec.hidden / BLOCK) as u64).div_ceil(BLOCKS_PER_CTA);
         check_limit("CTAs of the gather", grid, MAX_GRID)?;
-        let kernel = device.kernel(GATHER_QUANTIZE.name)?;
+        let kernel = GATHER_QUANTIZE.load(device)?;
         Ok(Self { device: device.clone(), kernel, spec, rows, grid: grid as u32 })
     }
 
@@ -82,31 +84,28 @@ impl GatherQuantize {
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: GatherQuantizeArgs<'_>) -> Result<()> {
         let GatherQuantizeSpec { tokens, top_k, hidden, format, .. } = self.spec;
         let rows = self.rows.total();
-        args.x.extent.expect("x [tokens, hidden]", tokens, hidden)?;
-        args.x.extent.expect_pitch("x", size_of::<bf16>(), 16)?;
-        args.row_route.extent.expect("row_route [1, rows]", 1, rows)?;
-        self.rows.check(&args.segments.extent)?;
-        args.q.extent.expect("q [rows, hidden]", rows, hidden)?;
-        args.q.extent.expect_pitch("q", size_of::<F8E4M3>(), 8)?;
-        args.sf.expect(rows, hidden / BLOCK)?;
-        let stream = stream.into();
-        let mut launch = Launch::new(&self.device, &self.kernel, &stream)?;
-        let (_, sf_pitch) = args.sf.strides();
+        let k_blocks = hidden / BLOCK;
+        let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
+        let x = launch.read(&args.x, Layout::new("x [tokens, hidden]", [tokens, hidden]).aligned(16))?;
+        let row_route = launch.read(&args.row_route, Layout::new("row_route [1, rows]", [1, rows]))?;
+        let segments = launch.read(&args.segments, self.rows.layout())?;
+        let q = launch.write(&mut args.q, Layout::new("q [rows, hidden]", [rows, hidden]).aligned(8))?;
+        let sf = launch.write(&mut args.sf.matrix, scales_1x128::<MMajor>(rows, k_blocks).called("sf"))?;
         let params = GatherQuantizeParams {
-            x: launch.read_aligned(c"x", &args.x.slice, 16)?.cast(),
-            row_route: launch.read(c"row_route", &args.row_route.slice)?.cast(),
-            used: self.rows.params(launch.read(c"segments", &args.segments.slice)?),
-            q: launch.write_aligned(c"q", &mut args.q.slice, 8)?.cast(),
-            sf: launch.write(c"sf", &mut args.sf.matrix.slice)?.cast(),
-            error_words: launch.error_words().cast(),
-            x_pitch: args.x.extent.pitch as u64,
-            q_pitch: args.q.extent.pitch as u64,
-            sf_pitch,
+            x: x.pointer,
+            row_route: row_route.pointer,
+            used: self.rows.params(segments),
+            q: q.pointer,
+            sf: sf.pointer,
+            error_words: launch.error_words(),
+            x_pitch: x.pitch(),
+            q_pitch: q.pitch(),
+            sf_pitch: sf.pitch(),
             routes: (tokens * top_k) as u32,
             top_k: top_k as u32,
-            k_blocks: (hidden / BLOCK) as u32,
+            k_blocks: k_blocks as u32,
             scale_format: format.code(),
         };
-        launch.run(self.grid, GATHER_QUANTIZE.threads, GATHER_QUANTIZE.smem_bytes, &params)
+        launch.run(self.grid, &params)
     }
 }

@@ -5,16 +5,18 @@ use half::bf16;
 
 use super::used_rows::ExpertRows;
 use crate::device::bindings::SwigluQuantizeParams;
-use crate::device::{Device, KernelHandle, Stream};
+use crate::device::{Device, Stream};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
 use crate::gemm::Segments;
-use crate::launch::{Launch, MAX_DIM, MAX_GRID, check_limit, check_multiple};
-use crate::quant::{BLOCK, MMajor, Scales1x128Mut};
+use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit, check_multiple};
+use crate::quant::{BLOCK, MMajor, Scales1x128Mut, scales_1x128};
 use crate::quant::{BLOCKS_PER_CTA, ScaleFormat};
-use crate::table::moe::SWIGLU_QUANTIZE;
+use crate::table::moe;
 use crate::tensor::{Matrix, MatrixMut};
+
+const SWIGLU_QUANTIZE: KernelRow<SwigluQuantizeParams> = KernelRow::of(moe::SWIGLU_QUANTIZE);
 
 /// Shape of a SwiGLU.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -57,7 +59,7 @@ pub struct SwigluQuantizeArgs<'a> {
 /// once; then one scale per 1x128 and codes as [`Quantize1x128`](crate::quant::Quantize1x128) chooses them.
 pub struct SwigluQuantize {
     device: Device,
-    kernel: KernelHandle,
+    kernel: Kernel<SwigluQuantizeParams>,
     spec: SwigluQuantizeSpec,
     rows: ExpertRows,
     grid: u32,
@@ -74,7 +76,7 @@ impl SwigluQuantize {
         let rows = ExpertRows::new(spec.experts, spec.segments)?;
         let grid = (rows.total() as u64 * (spec.intermediate / BLOCK) as u64).div_ceil(BLOCKS_PER_CTA);
         check_limit("CTAs of the SwiGLU", grid, MAX_GRID)?;
-        let kernel = device.kernel(SWIGLU_QUANTIZE.name)?;
+        let kernel = SWIGLU_QUANTIZE.load(device)?;
         Ok(Self { device: device.clone(), kernel, spec, rows, grid: grid as u32 })
     }
 
@@ -86,44 +88,36 @@ impl SwigluQuantize {
     /// # Errors
     /// [`Error::Shape`], [`Error::NotDense`], [`Error::Misaligned`], [`Error::WrongDevice`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: SwigluQuantizeArgs<'_>) -> Result<()> {
-        self.check(&args)?;
-        let stream = stream.into();
-        let mut launch = Launch::new(&self.device, &self.kernel, &stream)?;
-        let (_, sf_pitch) = args.sf.strides();
+        let (rows, intermediate) = (self.rows.total(), self.spec.intermediate);
+        let k_blocks = intermediate / BLOCK;
+        let x = Layout::new("x [rows, 2 * intermediate]", [rows, 2 * intermediate]).aligned(16);
+        let q = Layout::new("q [rows, intermediate]", [rows, intermediate]).aligned(8);
+        let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
+        let x = launch.read(&args.x, x)?;
+        let segments = launch.read(&args.segments, self.rows.layout())?;
+        let q = launch.write(&mut args.q, q)?;
+        let sf = launch.write(&mut args.sf.matrix, scales_1x128::<MMajor>(rows, k_blocks).called("sf"))?;
         let mut params = SwigluQuantizeParams {
-            x: launch.read_aligned(c"x", &args.x.slice, 16)?.cast(),
-            used: self.rows.params(launch.read(c"segments", &args.segments.slice)?),
-            q: launch.write_aligned(c"q", &mut args.q.slice, 8)?.cast(),
-            sf: launch.write(c"sf", &mut args.sf.matrix.slice)?.cast(),
-            error_words: launch.error_words().cast(),
-            x_pitch: args.x.extent.pitch as u64,
-            q_pitch: args.q.extent.pitch as u64,
-            sf_pitch,
+            x: x.pointer,
+            used: self.rows.params(segments),
+            q: q.pointer,
+            sf: sf.pointer,
+            error_words: launch.error_words(),
+            x_pitch: x.pitch(),
+            q_pitch: q.pitch(),
+            sf_pitch: sf.pitch(),
             clamp: self.spec.clamp.unwrap_or(f32::INFINITY),
-            k_blocks: (self.spec.intermediate / BLOCK) as u32,
+            k_blocks: k_blocks as u32,
             scale_format: self.spec.format.code(),
             ..Default::default()
         };
         if let Some(RoutingWeights { weights, row_route }) = &args.routing {
-            params.weights = launch.read(c"weights", &weights.slice)?.cast();
-            params.row_route = launch.read(c"row_route", &row_route.slice)?.cast();
-            params.routes = (weights.extent.rows * weights.extent.columns) as u32;
+            let routes = weights.extent.rows.saturating_mul(weights.extent.columns);
+            check_limit("tokens * top_k", routes as u64, MAX_DIM)?;
+            params.weights = launch.read(weights, Layout::of_any_shape("weights").dense())?.pointer;
+            params.row_route = launch.read(row_route, Layout::new("row_route [1, rows]", [1, rows]))?.pointer;
+            params.routes = routes as u32;
         }
-        launch.run(self.grid, SWIGLU_QUANTIZE.threads, SWIGLU_QUANTIZE.smem_bytes, &params)
-    }
-
-    fn check(&self, args: &SwigluQuantizeArgs<'_>) -> Result<()> {
-        let (rows, intermediate) = (self.rows.total(), self.spec.intermediate);
-        args.x.extent.expect("x [rows, 2 * intermediate]", rows, 2 * intermediate)?;
-        args.x.extent.expect_pitch("x", size_of::<bf16>(), 16)?;
-        self.rows.check(&args.segments.extent)?;
-        args.q.extent.expect("q [rows, intermediate]", rows, intermediate)?;
-        args.q.extent.expect_pitch("q", size_of::<F8E4M3>(), 8)?;
-        args.sf.expect(rows, intermediate / BLOCK)?;
-        let Some(RoutingWeights { weights, row_route }) = &args.routing else { return Ok(()) };
-        weights.extent.expect_dense("weights")?;
-        let routes = weights.extent.rows.saturating_mul(weights.extent.columns);
-        check_limit("tokens * top_k", routes as u64, MAX_DIM)?;
-        row_route.extent.expect("row_route [1, rows]", 1, rows)
+        launch.run(self.grid, &params)
     }
 }

@@ -3,9 +3,8 @@
 use crate::device::bindings::UsedRows;
 use crate::error::Result;
 use crate::gemm::Segments;
-use crate::launch::{Address, MAX_DIM, check_limit};
+use crate::launch::{Layout, MAX_DIM, Operand, check_limit};
 use crate::table::MAX_EXPERTS;
-use crate::tensor::Extent;
 
 /// Rows of `experts` experts; how many are in use stands on the device.
 #[derive(Clone, Copy)]
@@ -31,21 +30,18 @@ impl ExpertRows {
         self.total
     }
 
-    /// Checks the operand `segments`.
-    pub fn check(&self, extent: &Extent) -> Result<()> {
-        match self.segments {
-            Segments::Ragged { .. } => extent.expect("segments [1, experts + 1]", 1, self.experts + 1),
-            Segments::Masked { .. } => extent.expect("segments [1, experts]", 1, self.experts),
-        }
+    /// The operand `segments`.
+    pub fn layout(&self) -> Layout {
+        self.segments.layout(self.experts)
     }
 
-    /// What the kernel gets, with the address of that operand.
-    pub fn params(&self, rows: Address) -> UsedRows {
+    /// What the kernel gets of that operand.
+    pub fn params(&self, segments: Operand<*const i32>) -> UsedRows {
         let max_rows = match self.segments {
             Segments::Ragged { .. } => 0,
             Segments::Masked { max_rows } => max_rows as u32,
         };
         let (total, experts) = (self.total as u32, self.experts as u32);
-        UsedRows { rows: rows.cast(), total, experts, max_rows, ..Default::default() }
+        UsedRows { rows: segments.pointer, total, experts, max_rows, ..Default::default() }
     }
 }

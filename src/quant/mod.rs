@@ -7,7 +7,7 @@ mod transpose_scales;
 
 pub(crate) use quantize::BLOCKS_PER_CTA;
 pub use quantize::{Quantize1x128, Quantize128x128, QuantizeSpec, ScaleFormat};
-pub(crate) use scales::{BLOCK, SFB_AXES};
+pub(crate) use scales::{BLOCK, SFB_AXES, scales_1x128};
 pub use scales::{
     MMajor, RowMajor, ScaleLayout, Scales1x128, Scales1x128Mut, Scales128x128, Scales128x128Mut,
 };

@@ -10,15 +10,20 @@
 use float8::F8E4M3;
 use half::bf16;
 
-use super::scales::{BLOCK, SFB_AXES, ScaleLayout, Scales1x128Mut, Scales128x128Mut};
+use super::scales::{BLOCK, SFB_AXES, ScaleLayout, Scales1x128Mut, Scales128x128Mut, scales_1x128};
 use crate::device::bindings::{Quantize1x128Params, Quantize128x128Params, SCALE_FP32, SCALE_POWER_OF_TWO};
-use crate::device::{Device, KernelHandle, Stream};
-use crate::error::{Error, Result};
-use crate::launch::{Launch, MAX_DIM, MAX_GRID, check_limit};
-use crate::table::FixedKernel;
-use crate::table::quant::{QUANTIZE_1X128, QUANTIZE_128X128};
-use crate::tensor::Extent;
+use crate::device::{Device, Stream};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+use crate::launch::{
+    Kernel, KernelParams, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit, check_multiple,
+};
+use crate::table::quant;
 use crate::tensor::{Matrix, MatrixMut};
+
+const QUANTIZE_1X128: KernelRow<Quantize1x128Params> = KernelRow::of(quant::QUANTIZE_1X128);
+const QUANTIZE_128X128: KernelRow<Quantize128x128Params> = KernelRow::of(quant::QUANTIZE_128X128);
 
 /// How a scale is chosen. Either way it is stored as FP32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,15 +55,14 @@ pub struct QuantizeSpec {
 }
 
 /// The quantiser of activations and gradients: one scale per 1x128.
-pub struct Quantize1x128(Plan);
+pub struct Quantize1x128(Plan<Quantize1x128Params>);
 
 /// The quantiser of weights: one scale per 128x128; rows past the end count as zero.
-pub struct Quantize128x128(Plan);
+pub struct Quantize128x128(Plan<Quantize128x128Params>);
 
-struct Plan {
+struct Plan<P> {
     device: Device,
-    kernel: KernelHandle,
-    fixed: FixedKernel,
+    kernel: Kernel<P>,
     spec: QuantizeSpec,
     grid: u32,
 }
@@ -66,39 +70,31 @@ struct Plan {
 /// Blocks of 128 that one CTA of `quantize_1x128` handles: sixteen lanes each.
 pub(crate) const BLOCKS_PER_CTA: u64 = 256 / 16;
 
-impl Plan {
+impl<P: KernelParams> Plan<P> {
     fn new(
         device: &Device,
         spec: QuantizeSpec,
-        fixed: FixedKernel,
+        row: &KernelRow<P>,
         ctas: fn(u64, u64) -> u64,
     ) -> Result<Self> {
-        if !spec.k.is_multiple_of(BLOCK) {
-            return Err(Error::NotAMultiple { what: "k", multiple: BLOCK, got: spec.k });
-        }
+        check_multiple("k", spec.k, BLOCK)?;
         check_limit("rows", spec.rows as u64, MAX_DIM)?;
         check_limit("k", spec.k as u64, MAX_DIM)?;
         let grid = ctas(spec.rows as u64, (spec.k / BLOCK) as u64);
         check_limit("CTAs of the quantiser", grid, MAX_GRID)?;
-        Ok(Self {
-            device: device.clone(),
-            kernel: device.kernel(fixed.name)?,
-            fixed,
-            spec,
-            grid: grid as u32,
-        })
+        Ok(Self { device: device.clone(), kernel: row.load(device)?, spec, grid: grid as u32 })
     }
 
-    fn check(&self, x: &Extent, q: &Extent) -> Result<()> {
-        let QuantizeSpec { rows, k, .. } = self.spec;
-        x.expect("x [rows, k]", rows, k)?;
-        q.expect("q [rows, k]", rows, k)?;
-        x.expect_pitch("x", size_of::<bf16>(), 16)?;
-        q.expect_pitch("q", size_of::<F8E4M3>(), 8)
+    fn x(&self) -> Layout {
+        Layout::new("x [rows, k]", [self.spec.rows, self.spec.k]).aligned(16)
     }
 
-    fn k_blocks(&self) -> u32 {
-        (self.spec.k / BLOCK) as u32
+    fn q(&self) -> Layout {
+        Layout::new("q [rows, k]", [self.spec.rows, self.spec.k]).aligned(8)
+    }
+
+    fn k_blocks(&self) -> usize {
+        self.spec.k / BLOCK
     }
 }
 
@@ -109,7 +105,7 @@ impl Quantize1x128 {
     /// [`Error::NotAMultiple`] for k, [`Error::TooLarge`].
     pub fn plan(device: &Device, spec: QuantizeSpec) -> Result<Self> {
         let ctas = |rows: u64, k_blocks: u64| (rows * k_blocks).div_ceil(BLOCKS_PER_CTA);
-        Plan::new(device, spec, QUANTIZE_1X128, ctas).map(Self)
+        Plan::new(device, spec, &QUANTIZE_1X128, ctas).map(Self)
     }
 
     /// Enqueues `x [rows, k] -> q [rows, k], sf`; the scales go to either layout. Addresses and pitches: x 16 bytes,
@@ -127,26 +123,27 @@ impl Quantize1x128 {
         mut sf: Scales1x128Mut<'_, L>,
     ) -> Result<()> {
         let plan = &self.0;
-        plan.check(&x.extent, &q.extent)?;
-        sf.expect(plan.spec.rows, plan.spec.k / BLOCK)?;
-        let stream = stream.into();
-        let mut launch = Launch::new(&plan.device, &plan.kernel, &stream)?;
-        let (sf_row_stride, sf_group_stride) = sf.strides();
+        let sf_layout = scales_1x128::<L>(plan.spec.rows, plan.k_blocks()).called("sf");
+        let mut launch = Launch::new(&plan.device, &plan.kernel, stream.into())?;
+        let x = launch.read(&x, plan.x())?;
+        let q = launch.write(&mut q, plan.q())?;
+        let sf = launch.write(&mut sf.matrix, sf_layout)?;
+        let (sf_row_stride, sf_group_stride) = L::strides(sf.pitch());
         let params = Quantize1x128Params {
-            x: launch.read_aligned(c"x", &x.slice, 16)?.cast(),
-            q: launch.write_aligned(c"q", &mut q.slice, 8)?.cast(),
-            sf: launch.write(c"sf", &mut sf.matrix.slice)?.cast(),
-            error_words: launch.error_words().cast(),
-            x_pitch: x.extent.pitch as u64,
-            q_pitch: q.extent.pitch as u64,
+            x: x.pointer,
+            q: q.pointer,
+            sf: sf.pointer,
+            error_words: launch.error_words(),
+            x_pitch: x.pitch(),
+            q_pitch: q.pitch(),
             sf_row_stride,
             sf_group_stride,
             m: plan.spec.rows as u32,
-            k_blocks: plan.k_blocks(),
+            k_blocks: plan.k_blocks() as u32,
             scale_format: plan.spec.format.code(),
             ..Default::default()
         };
-        launch.run(plan.grid, plan.fixed.threads, plan.fixed.smem_bytes, &params)
+        launch.run(plan.grid, &params)
     }
 }
 
@@ -157,7 +154,7 @@ impl Quantize128x128 {
     /// [`Error::NotAMultiple`] for k, [`Error::TooLarge`].
     pub fn plan(device: &Device, spec: QuantizeSpec) -> Result<Self> {
         let ctas = |rows: u64, k_blocks: u64| rows.div_ceil(BLOCK as u64) * k_blocks;
-        Plan::new(device, spec, QUANTIZE_128X128, ctas).map(Self)
+        Plan::new(device, spec, &QUANTIZE_128X128, ctas).map(Self)
     }
 
     /// Enqueues `x [rows, k] -> q [rows, k], sf [ceil(rows/128), k/128]`. Addresses and pitches: x 16 bytes, q 8 bytes.
@@ -174,23 +171,24 @@ impl Quantize128x128 {
         mut sf: Scales128x128Mut<'_>,
     ) -> Result<()> {
         let plan = &self.0;
-        plan.check(&x.extent, &q.extent)?;
-        sf.0.extent.expect(SFB_AXES, plan.spec.rows.div_ceil(BLOCK), plan.spec.k / BLOCK)?;
-        let stream = stream.into();
-        let mut launch = Launch::new(&plan.device, &plan.kernel, &stream)?;
+        let sf_shape = [plan.spec.rows.div_ceil(BLOCK), plan.k_blocks()];
+        let mut launch = Launch::new(&plan.device, &plan.kernel, stream.into())?;
+        let x = launch.read(&x, plan.x())?;
+        let q = launch.write(&mut q, plan.q())?;
+        let sf = launch.write(&mut sf.0, Layout::new(SFB_AXES, sf_shape).called("sf"))?;
         let params = Quantize128x128Params {
-            x: launch.read_aligned(c"x", &x.slice, 16)?.cast(),
-            q: launch.write_aligned(c"q", &mut q.slice, 8)?.cast(),
-            sf: launch.write(c"sf", &mut sf.0.slice)?.cast(),
-            error_words: launch.error_words().cast(),
-            x_pitch: x.extent.pitch as u64,
-            q_pitch: q.extent.pitch as u64,
-            sf_pitch: sf.0.extent.pitch as u64,
+            x: x.pointer,
+            q: q.pointer,
+            sf: sf.pointer,
+            error_words: launch.error_words(),
+            x_pitch: x.pitch(),
+            q_pitch: q.pitch(),
+            sf_pitch: sf.pitch(),
             n: plan.spec.rows as u32,
-            k_blocks: plan.k_blocks(),
+            k_blocks: plan.k_blocks() as u32,
             scale_format: plan.spec.format.code(),
             ..Default::default()
         };
-        launch.run(plan.grid, plan.fixed.threads, plan.fixed.smem_bytes, &params)
+        launch.run(plan.grid, &params)
     }
 }

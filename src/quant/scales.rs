@@ -5,8 +5,7 @@ use std::marker::PhantomData;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::launch::check_multiple;
-use crate::tensor::Extent;
+use crate::launch::{Layout, check_multiple};
 use crate::tensor::{Matrix, MatrixMut, Slice, SliceMut};
 
 /// Elements of K, and rows of a weight, that share a scale.
@@ -92,10 +91,6 @@ impl<'a, L: ScaleLayout> Scales1x128<'a, L> {
         let (rows, columns) = L::shape(m, blocks(k)?);
         Ok(Self { matrix: Matrix::with_pitch(slice, rows, columns, pitch)?, layout: PhantomData })
     }
-
-    pub(crate) fn expect(&self, m: usize, k_blocks: usize) -> Result<()> {
-        expect_layout::<L>(&self.matrix.extent, m, k_blocks)
-    }
 }
 
 impl<'a, L: ScaleLayout> Scales1x128Mut<'a, L> {
@@ -115,20 +110,12 @@ impl<'a, L: ScaleLayout> Scales1x128Mut<'a, L> {
         let (rows, columns) = L::shape(m, blocks(k)?);
         Ok(Self { matrix: MatrixMut::with_pitch(slice, rows, columns, pitch)?, layout: PhantomData })
     }
-
-    pub(crate) fn expect(&self, m: usize, k_blocks: usize) -> Result<()> {
-        expect_layout::<L>(&self.matrix.extent, m, k_blocks)
-    }
-
-    /// Distance in memory between neighbours along m, and along k.
-    pub(crate) fn strides(&self) -> (u64, u64) {
-        L::strides(self.matrix.extent.pitch as u64)
-    }
 }
 
-fn expect_layout<L: ScaleLayout>(extent: &Extent, m: usize, k_blocks: usize) -> Result<()> {
+/// 1x128 scales of an `[m, k]` matrix, as operands.
+pub(crate) fn scales_1x128<L: ScaleLayout>(m: usize, k_blocks: usize) -> Layout {
     let (rows, columns) = L::shape(m, k_blocks);
-    extent.expect(L::AXES, rows, columns)
+    Layout::new(L::AXES, [rows, columns])
 }
 
 /// One scale per 128x128 of an `[n, k]` matrix: `[ceil(n/128), k/128]`, to be read.

@@ -1,19 +1,21 @@
 //! The kernel that changes the layout of 1x128 scales.
 
-use super::scales::{MMajor, RowMajor, Scales1x128, Scales1x128Mut, blocks};
+use super::scales::{MMajor, RowMajor, Scales1x128, Scales1x128Mut, blocks, scales_1x128};
 use crate::device::bindings::TransposeScalesParams;
-use crate::device::{Device, KernelHandle, Stream};
+use crate::device::{Device, Stream};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::launch::{Launch, MAX_GRID, check_limit};
-use crate::table::quant::TRANSPOSE_SCALES;
+use crate::launch::{Kernel, KernelRow, Launch, MAX_GRID, check_limit};
+use crate::table::quant;
+
+const TRANSPOSE_SCALES: KernelRow<TransposeScalesParams> = KernelRow::of(quant::TRANSPOSE_SCALES);
 
 /// Copies 1x128 scales from [`RowMajor`] to [`MMajor`]: `out[g, m] = sf[m, g]`. A separate, visible step: a producer that
 /// can write [`MMajor`] itself ([`Quantize1x128`](crate::quant::Quantize1x128) can) saves it.
 pub struct TransposeScales {
     device: Device,
-    kernel: KernelHandle,
+    kernel: Kernel<TransposeScalesParams>,
     m: usize,
     k_blocks: usize,
 }
@@ -27,7 +29,7 @@ impl TransposeScales {
         let k_blocks = blocks(k)?;
         let tiles = m.div_ceil(32) as u64 * k_blocks.div_ceil(32) as u64;
         check_limit("m/32 * k/4096", tiles, MAX_GRID)?;
-        Ok(Self { device: device.clone(), kernel: device.kernel(TRANSPOSE_SCALES.name)?, m, k_blocks })
+        Ok(Self { device: device.clone(), kernel: TRANSPOSE_SCALES.load(device)?, m, k_blocks })
     }
 
     /// Enqueues the copy. Elements of `out` beyond m in each row are not touched. Empty scales: nothing is launched.
@@ -42,19 +44,18 @@ impl TransposeScales {
         sf: Scales1x128<'_, RowMajor>,
         mut out: Scales1x128Mut<'_, MMajor>,
     ) -> Result<()> {
-        sf.expect(self.m, self.k_blocks)?;
-        out.expect(self.m, self.k_blocks)?;
-        let stream = stream.into();
-        let mut launch = Launch::new(&self.device, &self.kernel, &stream)?;
+        let Self { m, k_blocks, .. } = *self;
+        let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
+        let sf = launch.read(&sf.matrix, scales_1x128::<RowMajor>(m, k_blocks).called("sf"))?;
+        let out = launch.write(&mut out.matrix, scales_1x128::<MMajor>(m, k_blocks).called("out"))?;
         let params = TransposeScalesParams {
-            sf: launch.read(c"sf", &sf.matrix.slice)?.cast(),
-            out: launch.write(c"out", &mut out.matrix.slice)?.cast(),
-            sf_pitch: sf.matrix.extent.pitch as u64,
-            out_pitch: out.matrix.extent.pitch as u64,
-            m: self.m as u32,
-            k_blocks: self.k_blocks as u32,
+            sf: sf.pointer,
+            out: out.pointer,
+            sf_pitch: sf.pitch(),
+            out_pitch: out.pitch(),
+            m: m as u32,
+            k_blocks: k_blocks as u32,
         };
-        let grid = (self.m.div_ceil(32) * self.k_blocks.div_ceil(32)) as u32;
-        launch.run(grid, TRANSPOSE_SCALES.threads, TRANSPOSE_SCALES.smem_bytes, &params)
+        launch.run((m.div_ceil(32) * k_blocks.div_ceil(32)) as u32, &params)
     }
 }

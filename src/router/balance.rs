@@ -5,11 +5,16 @@
 use crate::device::bindings::{
     BiasUpdateParams, ExpertLoadParams, MAX_EXPERTS, MAX_GATE_ROUTES, SequenceBalanceLossParams,
 };
-use crate::device::{Device, KernelHandle, Stream};
+use crate::device::{Device, Stream};
 use crate::error::Result;
-use crate::launch::{Launch, MAX_DIM, MAX_GRID, check_limit};
-use crate::table::router::{BIAS_UPDATE, EXPERT_LOAD, SEQUENCE_BALANCE_LOSS};
-use crate::tensor::{Matrix, MatrixMut, Slice, SliceMut};
+use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit};
+use crate::table::router;
+use crate::tensor::{Matrix, Slice, SliceMut};
+
+const EXPERT_LOAD: KernelRow<ExpertLoadParams> = KernelRow::of(router::EXPERT_LOAD);
+const BIAS_UPDATE: KernelRow<BiasUpdateParams> = KernelRow::of(router::BIAS_UPDATE);
+const SEQUENCE_BALANCE_LOSS: KernelRow<SequenceBalanceLossParams> =
+    KernelRow::of(router::SEQUENCE_BALANCE_LOSS);
 
 /// The choice to be counted: ids `[tokens, routes]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,7 +30,7 @@ pub struct ExpertLoadSpec {
 /// Counts the tokens of every expert.
 pub struct ExpertLoad {
     device: Device,
-    kernel: KernelHandle,
+    kernel: Kernel<ExpertLoadParams>,
     spec: ExpertLoadSpec,
     grid: u32,
 }
@@ -39,9 +44,9 @@ impl ExpertLoad {
         check_limit("tokens", spec.tokens as u64, MAX_DIM)?;
         check_limit("experts of a token", spec.routes as u64, MAX_GATE_ROUTES.into())?;
         check_limit("experts", spec.experts as u64, MAX_EXPERTS.into())?;
-        let grid = (spec.tokens as u64 * spec.routes as u64).div_ceil(EXPERT_LOAD.threads.into());
+        let grid = (spec.tokens as u64 * spec.routes as u64).div_ceil(EXPERT_LOAD.threads().into());
         check_limit("CTAs of the count", grid, MAX_GRID)?;
-        Ok(Self { device: device.clone(), kernel: device.kernel(EXPERT_LOAD.name)?, spec, grid: grid as u32 })
+        Ok(Self { device: device.clone(), kernel: EXPERT_LOAD.load(device)?, spec, grid: grid as u32 })
     }
 
     /// Enqueues `counts[e] += the number of ids that are e`, for `ids [tokens, routes]`; a pitch leaves out the columns of
@@ -56,24 +61,23 @@ impl ExpertLoad {
         &self,
         stream: impl Into<Stream<'s>>,
         ids: Matrix<'_, i32>,
-        counts: SliceMut<'_, u32>,
+        mut counts: SliceMut<'_, u32>,
     ) -> Result<()> {
         let ExpertLoadSpec { tokens, routes, experts } = self.spec;
-        ids.extent.expect("ids [tokens, routes]", tokens, routes)?;
-        let mut counts = MatrixMut::new(counts, 1, experts)?;
-        let stream = stream.into();
-        let mut launch = Launch::new(&self.device, &self.kernel, &stream)?;
+        let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
+        let ids = launch.read(&ids, Layout::new("ids [tokens, routes]", [tokens, routes]))?;
+        let counts = launch.write_slice(&mut counts, "counts", [1, experts])?;
         let params = ExpertLoadParams {
-            ids: launch.read(c"ids", &ids.slice)?.cast(),
-            counts: launch.write(c"counts", &mut counts.slice)?.cast(),
-            error_words: launch.error_words().cast(),
-            ids_pitch: ids.extent.pitch as u64,
+            ids: ids.pointer,
+            counts: counts.pointer,
+            error_words: launch.error_words(),
+            ids_pitch: ids.pitch(),
             t: tokens as u32,
             routes: routes as u32,
             experts: experts as u32,
             ..Default::default()
         };
-        launch.run(self.grid, EXPERT_LOAD.threads, EXPERT_LOAD.smem_bytes, &params)
+        launch.run(self.grid, &params)
     }
 }
 
@@ -89,7 +93,7 @@ pub struct BiasUpdateSpec {
 /// Moves the router's bias against the load: auxiliary-loss-free balancing.
 pub struct BiasUpdate {
     device: Device,
-    kernel: KernelHandle,
+    kernel: Kernel<BiasUpdateParams>,
     spec: BiasUpdateSpec,
 }
 
@@ -100,7 +104,7 @@ impl BiasUpdate {
     /// [`crate::Error::TooLarge`].
     pub fn plan(device: &Device, spec: BiasUpdateSpec) -> Result<Self> {
         check_limit("experts", spec.experts as u64, MAX_EXPERTS.into())?;
-        Ok(Self { device: device.clone(), kernel: device.kernel(BIAS_UPDATE.name)?, spec })
+        Ok(Self { device: device.clone(), kernel: BIAS_UPDATE.load(device)?, spec })
     }
 
     /// Enqueues `bias[e] += speed * sign(mean - counts[e])`, the sign of exact integers and 0 at the mean, and
@@ -115,23 +119,19 @@ impl BiasUpdate {
         &self,
         stream: impl Into<Stream<'s>>,
         counts: Slice<'_, u32>,
-        bias: SliceMut<'_, f32>,
-        max_vio: SliceMut<'_, f32>,
+        mut bias: SliceMut<'_, f32>,
+        mut max_vio: SliceMut<'_, f32>,
     ) -> Result<()> {
         let experts = self.spec.experts;
-        let counts = Matrix::new(counts, 1, experts)?;
-        let mut bias = MatrixMut::new(bias, 1, experts)?;
-        let mut max_vio = MatrixMut::new(max_vio, 1, 1)?;
-        let stream = stream.into();
-        let mut launch = Launch::new(&self.device, &self.kernel, &stream)?;
+        let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
         let params = BiasUpdateParams {
-            counts: launch.read(c"counts", &counts.slice)?.cast(),
-            bias: launch.write(c"bias", &mut bias.slice)?.cast(),
-            max_vio: launch.write(c"max_vio", &mut max_vio.slice)?.cast(),
+            counts: launch.read_slice(&counts, "counts", [1, experts])?.pointer,
+            bias: launch.write_slice(&mut bias, "bias", [1, experts])?.pointer,
+            max_vio: launch.write_slice(&mut max_vio, "max_vio", [1, 1])?.pointer,
             experts: experts as u32,
             speed: self.spec.speed,
         };
-        launch.run(1, BIAS_UPDATE.threads, BIAS_UPDATE.smem_bytes, &params)
+        launch.run(1, &params)
     }
 }
 
@@ -153,7 +153,7 @@ pub struct SequenceBalanceLossSpec {
 /// The loss that keeps one sequence from using few experts.
 pub struct SequenceBalanceLoss {
     device: Device,
-    kernel: KernelHandle,
+    kernel: Kernel<SequenceBalanceLossParams>,
     spec: SequenceBalanceLossSpec,
 }
 
@@ -169,7 +169,7 @@ impl SequenceBalanceLoss {
         check_limit("tokens", (sequences as u64).saturating_mul(length as u64), MAX_DIM)?;
         check_limit("experts", experts as u64, MAX_EXPERTS.into())?;
         check_limit("routed experts of a token", top_k as u64, MAX_GATE_ROUTES.into())?;
-        Ok(Self { device: device.clone(), kernel: device.kernel(SEQUENCE_BALANCE_LOSS.name)?, spec })
+        Ok(Self { device: device.clone(), kernel: SEQUENCE_BALANCE_LOSS.load(device)?, spec })
     }
 
     /// Enqueues `loss[q] = alpha * sum over experts of f_i P_i` from `scores [sequences * length, experts]`, which
@@ -185,23 +185,21 @@ impl SequenceBalanceLoss {
         &self,
         stream: impl Into<Stream<'s>>,
         scores: Matrix<'_, f32>,
-        loss: SliceMut<'_, f32>,
+        mut loss: SliceMut<'_, f32>,
     ) -> Result<()> {
         let SequenceBalanceLossSpec { sequences, length, experts, top_k, alpha } = self.spec;
-        scores.extent.expect("scores [sequences * length, experts]", sequences * length, experts)?;
-        let mut loss = MatrixMut::new(loss, 1, sequences)?;
-        let stream = stream.into();
-        let mut launch = Launch::new(&self.device, &self.kernel, &stream)?;
+        let layout = Layout::new("scores [sequences * length, experts]", [sequences * length, experts]);
+        let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
+        let scores = launch.read(&scores, layout)?;
         let params = SequenceBalanceLossParams {
-            scores: launch.read(c"scores", &scores.slice)?.cast(),
-            loss: launch.write(c"loss", &mut loss.slice)?.cast(),
-            scores_pitch: scores.extent.pitch as u64,
+            scores: scores.pointer,
+            loss: launch.write_slice(&mut loss, "loss", [1, sequences])?.pointer,
+            scores_pitch: scores.pitch(),
             length: length as u32,
             experts: experts as u32,
             top_k: top_k as u32,
             alpha,
         };
-        let grid = sequences as u32;
-        launch.run(grid, SEQUENCE_BALANCE_LOSS.threads, SEQUENCE_BALANCE_LOSS.smem_bytes, &params)
+        launch.run(sequences as u32, &params)
     }
 }

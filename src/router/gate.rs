@@ -11,23 +11,26 @@
 //! * A token's weights are `s / (sum of its K scores + 1e-20) * route_scale`, summed in the order of the routes, or
 //!   `s * route_scale` without normalisation.
 
-use std::ffi::CStr;
-use std::ptr;
-
 use half::bf16;
 
 use crate::device::bindings::{
     GATE_CHUNK, GATE_GROUP_MAX, GATE_GROUP_TOP2_SUM, GATE_SIGMOID, GATE_SOFTMAX, GateLogitsParams,
     GateSelectParams, MAX_EXPERTS, MAX_GATE_GROUPS, MAX_GATE_ROUTES,
 };
-use crate::device::{Device, KernelHandle, Stream};
+use crate::device::{Device, Stream};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::launch::{Address, Launch, MAX_DIM, MAX_GRID, check_at_least_one, check_limit, check_multiple};
-use crate::table::router::{GATE_LOGITS, GATE_SELECT};
+use crate::launch::{
+    Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_at_least_one, check_limit, check_multiple,
+    optional,
+};
+use crate::table::router;
 use crate::tensor::Element;
 use crate::tensor::{Matrix, MatrixMut, Slice, SliceMut};
+
+const GATE_LOGITS: KernelRow<GateLogitsParams> = KernelRow::of(router::GATE_LOGITS);
+const GATE_SELECT: KernelRow<GateSelectParams> = KernelRow::of(router::GATE_SELECT);
 
 /// How logits become scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -194,8 +197,8 @@ pub struct Routing<'a> {
 /// The router.
 pub struct Gate {
     device: Device,
-    logits: KernelHandle,
-    select: KernelHandle,
+    logits: Kernel<GateLogitsParams>,
+    select: Kernel<GateSelectParams>,
     spec: GateSpec,
 }
 
@@ -207,13 +210,6 @@ const BLOCK_EXPERTS: usize = 64;
 /// Tokens of a CTA that selects: a warp each.
 const TOKENS_PER_CTA: usize = 4;
 
-/// Logits as the selection reads them: `[chunks, tokens, pitch]`.
-struct Chunks {
-    count: usize,
-    stride: usize,
-    pitch: usize,
-}
-
 impl Gate {
     /// Checks the router's sizes; pure, apart from looking the kernels up.
     ///
@@ -221,7 +217,7 @@ impl Gate {
     /// [`Error::NotAMultiple`] for hidden, experts; [`Error::TooLarge`]; [`Error::OutOfRange`] for no groups.
     pub fn plan(device: &Device, spec: GateSpec) -> Result<Self> {
         spec.check()?;
-        let (logits, select) = (device.kernel(GATE_LOGITS.name)?, device.kernel(GATE_SELECT.name)?);
+        let (logits, select) = (GATE_LOGITS.load(device)?, GATE_SELECT.load(device)?);
         let gate = Self { device: device.clone(), logits, select, spec };
         check_limit("CTAs of the gate", gate.logits_grid() as u64, MAX_GRID)?;
         Ok(gate)
@@ -247,34 +243,40 @@ impl Gate {
         &self,
         stream: impl Into<Stream<'s>>,
         input: GateInput<'_, W>,
-        routing: Routing<'_>,
+        mut routing: Routing<'_>,
     ) -> Result<()> {
         let GateSpec { tokens, hidden, experts, .. } = self.spec;
-        let GateInput { hidden: x, weight: w, workspace } = input;
-        x.extent.expect("hidden [tokens, hidden]", tokens, hidden)?;
-        w.extent.expect("weight [experts, hidden]", experts, hidden)?;
-        x.extent.expect_pitch("hidden", size_of::<bf16>(), 16)?;
-        w.extent.expect_pitch("weight", size_of::<W>(), 16)?;
-        let mut partial = MatrixMut::new(workspace, self.spec.chunks() * tokens, experts)?;
-        self.check(&routing)?;
+        let GateInput { hidden: x, weight: w, mut workspace } = input;
+        let (stream, rows) = (stream.into(), self.spec.chunks() * tokens);
 
-        let stream = stream.into();
-        let mut launch = Launch::new(&self.device, &self.logits, &stream)?;
+        let mut launch = Launch::new(&self.device, &self.logits, stream)?;
+        let x = launch.read(&x, Layout::new("hidden [tokens, hidden]", [tokens, hidden]).aligned(16))?;
+        let w = launch.read(&w, Layout::new("weight [experts, hidden]", [experts, hidden]).aligned(16))?;
         let params = GateLogitsParams {
-            x: launch.read_aligned(c"hidden", &x.slice, 16)?.cast(),
-            w: launch.read_aligned(c"weight", &w.slice, 16)?,
-            partial: launch.write(c"workspace", &mut partial.slice)?.cast(),
-            x_pitch: x.extent.pitch as u64,
-            w_pitch: w.extent.pitch as u64,
+            x: x.pointer,
+            w: w.pointer.cast(),
+            partial: launch.write_slice(&mut workspace, "workspace", [rows, experts])?.pointer,
+            x_pitch: x.pitch(),
+            w_pitch: w.pitch(),
             t: tokens as u32,
             experts: experts as u32,
             k: hidden as u32,
             w_is_bf16: W::IS_BF16.into(),
         };
-        launch.run(self.logits_grid() as u32, GATE_LOGITS.threads, GATE_LOGITS.smem_bytes, &params)?;
+        // What is wrong with the second launch's operands is found before the first one.
+        let (mut select, rest) = self.prepare(stream, &mut routing)?;
+        launch.run(self.logits_grid() as u32, &params)?;
 
-        let chunks = Chunks { count: self.spec.chunks(), stride: tokens * experts, pitch: experts };
-        self.enqueue_select(&stream, &reborrow(&partial.slice), &chunks, routing)
+        let partial = reborrow(&workspace);
+        let logits = select.read_slice(&partial, "logits", [rows, experts])?;
+        let params = GateSelectParams {
+            logits: logits.pointer,
+            logits_pitch: logits.pitch(),
+            chunks: self.spec.chunks() as u32,
+            chunk_stride: (tokens * experts) as u64,
+            ..rest
+        };
+        select.run(self.select_grid(), &params)
     }
 
     /// Enqueues the choice from logits `[tokens, experts]` that were computed elsewhere.
@@ -287,66 +289,56 @@ impl Gate {
         &self,
         stream: impl Into<Stream<'s>>,
         logits: Matrix<'_, f32>,
-        routing: Routing<'_>,
-    ) -> Result<()> {
-        logits.extent.expect("logits [tokens, experts]", self.spec.tokens, self.spec.experts)?;
-        self.check(&routing)?;
-        let chunks = Chunks { count: 1, stride: 0, pitch: logits.extent.pitch };
-        self.enqueue_select(&stream.into(), &logits.slice, &chunks, routing)
-    }
-
-    fn check(&self, routing: &Routing<'_>) -> Result<()> {
-        let GateSpec { tokens, experts, top_k, .. } = self.spec;
-        let routes = self.spec.routes();
-        routing.ids.extent.expect("ids [tokens, top_k + shared]", tokens, routes)?;
-        routing.weights.extent.expect("weights [tokens, top_k + shared]", tokens, routes)?;
-        if let Some(fixed_ids) = &routing.fixed_ids {
-            fixed_ids.extent.expect("fixed ids [tokens, top_k]", tokens, top_k)?;
-        }
-        if let Some(scores) = &routing.scores {
-            scores.extent.expect("scores [tokens, experts]", tokens, experts)?;
-        }
-        if let Some(bias) = &routing.bias {
-            Matrix::new(bias.clone(), 1, experts)?;
-        }
-        if let Some(mask) = &routing.mask {
-            Matrix::new(mask.clone(), 1, tokens)?;
-        }
-        Ok(())
-    }
-
-    fn enqueue_select(
-        &self,
-        stream: &Stream<'_>,
-        logits: &Slice<'_, f32>,
-        chunks: &Chunks,
         mut routing: Routing<'_>,
     ) -> Result<()> {
+        let GateSpec { tokens, experts, .. } = self.spec;
+        let (mut select, rest) = self.prepare(stream.into(), &mut routing)?;
+        let logits = select.read(&logits, Layout::new("logits [tokens, experts]", [tokens, experts]))?;
+        let params =
+            GateSelectParams { logits: logits.pointer, logits_pitch: logits.pitch(), chunks: 1, ..rest };
+        select.run(self.select_grid(), &params)
+    }
+
+    fn select_grid(&self) -> u32 {
+        self.spec.tokens.div_ceil(TOKENS_PER_CTA) as u32
+    }
+
+    /// The choice, which lacks nothing but the logits: `[chunks, tokens, pitch]`.
+    fn prepare<'l>(
+        &'l self,
+        stream: Stream<'l>,
+        routing: &'l mut Routing<'_>,
+    ) -> Result<(Launch<'l, GateSelectParams>, GateSelectParams)> {
         let spec = &self.spec;
+        let GateSpec { tokens, experts, top_k, .. } = *spec;
+        let Routing { bias, mask, fixed_ids, ids, weights, scores } = routing;
+        let of_routes = |axes| Layout::new(axes, [tokens, spec.routes()]);
+        let fixed_layout = Layout::new("fixed ids [tokens, top_k]", [tokens, top_k]);
+        let scores_layout = Layout::new("scores [tokens, experts]", [tokens, experts]);
         let mut launch = Launch::new(&self.device, &self.select, stream)?;
+        let ids = launch.write(ids, of_routes("ids [tokens, top_k + shared]"))?;
+        let weights = launch.write(weights, of_routes("weights [tokens, top_k + shared]"))?;
+        let fixed_ids = optional(fixed_ids.as_ref(), |ids| launch.read(ids, fixed_layout))?;
+        let scores = optional(scores.as_mut(), |scores| launch.write(scores, scores_layout))?;
+        let bias = optional(bias.as_ref(), |bias| launch.read_slice(bias, "bias", [1, experts]))?;
+        let mask = optional(mask.as_ref(), |mask| launch.read_slice(mask, "mask", [1, tokens]))?;
         let params = GateSelectParams {
-            logits: launch.read(c"logits", logits)?.cast(),
-            bias: read_or_null(&mut launch, c"bias", routing.bias.as_ref())?.cast(),
-            mask: read_or_null(&mut launch, c"mask", routing.mask.as_ref())?.cast(),
-            fixed_ids: read_or_null(&mut launch, c"fixed ids", routing.fixed_ids.as_ref().map(|m| &m.slice))?
-                .cast(),
-            fixed_pitch: routing.fixed_ids.as_ref().map_or(0, |m| m.extent.pitch as u64),
-            scores_pitch: routing.scores.as_ref().map_or(0, |m| m.extent.pitch as u64),
-            scores: write_or_null(&mut launch, c"scores", routing.scores.as_mut().map(|m| &mut m.slice))?
-                .cast(),
-            ids: launch.write(c"ids", &mut routing.ids.slice)?.cast(),
-            weights: launch.write(c"weights", &mut routing.weights.slice)?.cast(),
-            error_words: launch.error_words().cast(),
-            chunk_stride: chunks.stride as u64,
-            logits_pitch: chunks.pitch as u64,
-            ids_pitch: routing.ids.extent.pitch as u64,
-            weights_pitch: routing.weights.extent.pitch as u64,
-            t: spec.tokens as u32,
-            experts: spec.experts as u32,
-            chunks: chunks.count as u32,
+            bias: bias.pointer,
+            mask: mask.pointer,
+            fixed_ids: fixed_ids.pointer,
+            fixed_pitch: fixed_ids.pitch(),
+            scores: scores.pointer,
+            scores_pitch: scores.pitch(),
+            ids: ids.pointer,
+            ids_pitch: ids.pitch(),
+            weights: weights.pointer,
+            weights_pitch: weights.pitch(),
+            error_words: launch.error_words(),
+            t: tokens as u32,
+            experts: experts as u32,
             groups: spec.groups as u32,
             kept_groups: spec.kept_groups as u32,
-            top_k: spec.top_k as u32,
+            top_k: top_k as u32,
             shared: spec.shared as u32,
             scoring: match spec.scoring {
                 Scoring::Sigmoid => GATE_SIGMOID,
@@ -360,25 +352,8 @@ impl Gate {
             route_scale: spec.route_scale,
             ..Default::default()
         };
-        let grid = spec.tokens.div_ceil(TOKENS_PER_CTA) as u32;
-        launch.run(grid, GATE_SELECT.threads, GATE_SELECT.smem_bytes, &params)
+        Ok((launch, params))
     }
-}
-
-fn read_or_null<'l, T>(
-    launch: &mut Launch<'l>,
-    name: &'static CStr,
-    slice: Option<&'l Slice<'_, T>>,
-) -> Result<Address> {
-    slice.map_or(Ok(ptr::null_mut()), |slice| launch.read(name, slice))
-}
-
-fn write_or_null<'l, T>(
-    launch: &mut Launch<'l>,
-    name: &'static CStr,
-    slice: Option<&'l mut SliceMut<'_, T>>,
-) -> Result<Address> {
-    slice.map_or(Ok(ptr::null_mut()), |slice| launch.write(name, slice))
 }
 
 /// What was written, to be read.

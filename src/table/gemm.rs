@@ -102,6 +102,14 @@ impl GemmInstance {
         format!("{schedule}fp8_gemm_m{}_n{}_c{}_{output}", self.block_m, self.block_n, self.cluster)
     }
 
+    /// Name of its parameter struct.
+    pub(crate) const fn params(&self) -> &'static str {
+        match self.schedule {
+            Schedule::Dense => "Fp8GemmParams",
+            Schedule::Grouped => "GroupedFp8GemmParams",
+        }
+    }
+
     /// The C++ configuration, a struct called `name`.
     pub(super) fn config(&self, name: &str) -> String {
         let Self { block_m, block_n, cluster, output, .. } = self;
@@ -122,12 +130,11 @@ impl GemmInstance {
 
     fn kernel(&self) -> Kernel {
         let smem_bytes = self.smem_bytes();
-        let (function, storage, params, experts) = match self.schedule {
-            Schedule::Dense => ("fp8_gemm", "Fp8GemmStorage", "Fp8GemmParams", String::new()),
+        let (function, storage, experts) = match self.schedule {
+            Schedule::Dense => ("fp8_gemm", "Fp8GemmStorage", String::new()),
             Schedule::Grouped => (
                 "grouped_fp8_gemm",
                 "GroupedFp8GemmStorage",
-                "GroupedFp8GemmParams",
                 format!("static_assert(MAX_EXPERTS == {MAX_EXPERTS});\n"),
             ),
         };
@@ -137,7 +144,7 @@ impl GemmInstance {
         let entry = Entry {
             name: &self.name(),
             function: &format!("gemm::{function}<Config>"),
-            params,
+            params: self.params(),
             threads: self.threads(),
             cluster: self.cluster,
         };

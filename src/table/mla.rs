@@ -19,6 +19,9 @@ pub struct MlaInstance {
 }
 
 impl MlaInstance {
+    /// Name of its parameter struct.
+    pub(crate) const PARAMS: &'static str = "MlaDecodeParams";
+
     /// Threads per CTA: two warpgroups that multiply and a producer.
     pub const fn threads(&self) -> u32 {
         3 * 128
@@ -53,7 +56,7 @@ impl MlaInstance {
         let entry = Entry {
             name: &self.name(),
             function: "mla::mla_decode<Config>",
-            params: "MlaDecodeParams",
+            params: Self::PARAMS,
             threads: self.threads(),
             cluster,
         };

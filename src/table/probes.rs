@@ -7,6 +7,9 @@ use super::{Entry, Kernel, gemm};
 /// Not of any family of operations.
 const FAMILY: &str = "hopper";
 
+/// Name of the struct that all test kernels take.
+pub const PARAMS: &str = "ProbeParams";
+
 /// A test kernel: `probe_NAME` in `cuda/hopper/probes/NAME.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProbeKernel {
@@ -30,7 +33,7 @@ impl ProbeKernel {
         let entry = Entry {
             name: &format!("probe_{name}"),
             function: &format!("probe_{name}_kernel"),
-            params: "ProbeParams",
+            params: PARAMS,
             threads,
             cluster,
         };

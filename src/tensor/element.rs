@@ -4,16 +4,34 @@ use cudarc::driver::DeviceRepr;
 use float8::F8E4M3;
 use half::bf16;
 
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for u8 {}
-    impl Sealed for f32 {}
-    impl Sealed for half::bf16 {}
-    impl Sealed for float8::F8E4M3 {}
+/// What a view can hold: the kernels' structs point to a C type of theirs. Nobody outside of the crate can name it, so that it
+/// seals [`Element`].
+pub trait Stored {
+    /// The C type.
+    type Raw;
+}
+
+impl Stored for u8 {
+    type Raw = u8;
+}
+impl Stored for u32 {
+    type Raw = u32;
+}
+impl Stored for i32 {
+    type Raw = i32;
+}
+impl Stored for f32 {
+    type Raw = f32;
+}
+impl Stored for bf16 {
+    type Raw = u16;
+}
+impl Stored for F8E4M3 {
+    type Raw = u8;
 }
 
 /// Element types of the kernels: `f32`, [`bf16`], [`F8E4M3`] and `u8`, bytes that hold more than one of them.
-pub trait Element: DeviceRepr + Copy + Send + Sync + 'static + sealed::Sealed {
+pub trait Element: DeviceRepr + Copy + Send + Sync + 'static + Stored {
     /// The TMA data type.
     #[doc(hidden)]
     const MAP: MapElement;

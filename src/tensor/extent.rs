@@ -3,7 +3,7 @@
 use crate::error::{Error, Result, Shape};
 
 /// Rows, columns and the distance between rows, all in elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub rows: usize,
     pub columns: usize,

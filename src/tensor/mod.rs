@@ -9,6 +9,7 @@ mod element;
 mod extent;
 pub(crate) mod tensor_map;
 
+pub(crate) use element::Stored;
 pub use element::{Element, MapElement};
 pub(crate) use extent::Extent;
 
@@ -38,7 +39,7 @@ impl<T> Clone for Slice<'_, T> {
 }
 
 impl<T> Slice<'_, T> {
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::Host(slice) => slice.len(),
             Self::Cuda(view) => view.len(),
@@ -51,7 +52,7 @@ impl<T> Slice<'_, T> {
 }
 
 impl<T> SliceMut<'_, T> {
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::Host(slice) => slice.len(),
             Self::Cuda(view) => view.len(),

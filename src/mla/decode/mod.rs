@@ -17,14 +17,16 @@ use super::cache::{KvCache, KvFormat, LATENT};
 use crate::device::bindings::{
     MlaCombineParams, MlaDecodeParams, MlaPlanTables, MlaScheduleParams, TensorMap,
 };
-use crate::device::{Device, KernelHandle, Stream};
+use crate::device::{Device, Stream};
 use crate::error::{Error, Result};
-use crate::launch::{Address, Launch};
-use crate::table::mla::{MLA_BLOCK_KEYS, MLA_COMBINE, MLA_SCHEDULE, MlaInstance};
-use crate::tensor::Extent;
+use crate::launch::{Kernel, KernelRow, Launch, Layout, Operand, optional};
+use crate::table::mla::{self, MLA_BLOCK_KEYS, MlaInstance};
 use crate::tensor::MapElement;
 use crate::tensor::tensor_map::{Dimension, Swizzle, TensorMapSpec};
 use crate::tensor::{Matrix, MatrixMut};
+
+const SCHEDULE: KernelRow<MlaScheduleParams> = KernelRow::of(mla::MLA_SCHEDULE);
+const COMBINE: KernelRow<MlaCombineParams> = KernelRow::of(mla::MLA_COMBINE);
 
 /// Operands of an attention. Addresses and pitches of q and out are multiples of 16 bytes.
 pub struct MlaDecodeArgs<'a> {
@@ -55,14 +57,14 @@ pub struct MlaDecode {
     device: Device,
     spec: MlaDecodeSpec,
     choice: MlaChoice,
-    schedule: KernelHandle,
-    attend: KernelHandle,
-    combine: KernelHandle,
+    schedule: Kernel<MlaScheduleParams>,
+    attend: Kernel<MlaDecodeParams>,
+    combine: Kernel<MlaCombineParams>,
 }
 
 /// A launch that lacks nothing but the splits.
 struct Attention<'l> {
-    launch: Launch<'l>,
+    launch: Launch<'l, MlaDecodeParams>,
     params: MlaDecodeParams,
 }
 
@@ -100,9 +102,9 @@ impl MlaDecode {
             device: device.clone(),
             spec,
             choice: MlaChoice { instance, row_tiles, workers, max_splits },
-            schedule: device.kernel(MLA_SCHEDULE.name)?,
-            attend: device.kernel(&instance.name())?,
-            combine: device.kernel(MLA_COMBINE.name)?,
+            schedule: SCHEDULE.load(device)?,
+            attend: Kernel::load(device, &instance)?,
+            combine: COMBINE.load(device)?,
         })
     }
 
@@ -153,12 +155,11 @@ impl MlaDecode {
         tables: MatrixMut<'_, u32>,
         mut args: MlaDecodeArgs<'_>,
     ) -> Result<()> {
-        self.check(&args)?;
         let stream = stream.into();
-        let attention = self.prepare(&stream, &mut args)?;
-        let mut splits = self.schedule_on(&stream, &lengths, tables)?;
+        let attention = self.prepare(stream, &mut args)?;
+        let mut splits = self.schedule(stream, lengths, tables)?;
         self.run_attention(attention, &mut splits)?;
-        self.run_combine(&stream, &mut splits, &mut args)
+        self.run_combine(stream, &mut splits, &mut args)
     }
 
     /// Enqueues the schedule alone: once per step, when several layers share the lengths. Operands and errors as for
@@ -174,7 +175,21 @@ impl MlaDecode {
         lengths: Matrix<'_, i32>,
         tables: MatrixMut<'a, u32>,
     ) -> Result<MlaSplits<'a>> {
-        self.schedule_on(&stream.into(), &lengths, tables)
+        let mut splits = MlaSplits { tables, shape: self.spec.split_shape() };
+        let mut launch = Launch::new(&self.device, &self.schedule, stream.into())?;
+        let lengths = launch.read(&lengths, Layout::new("lengths [1, batch]", [1, self.spec.batch]))?;
+        let tables = launch.write(&mut splits.tables, self.tables_layout())?;
+        let params = MlaScheduleParams {
+            lengths: lengths.pointer,
+            tables: self.plan_tables(tables.pointer),
+            error_words: launch.error_words(),
+            batch: self.spec.batch as u32,
+            capacity: self.spec.capacity() as u32,
+            split_keys: self.spec.split_keys as u32,
+            ..Default::default()
+        };
+        launch.run((self.spec.batch as u32).div_ceil(SCHEDULE.threads()), &params)?;
+        Ok(splits)
     }
 
     /// Enqueues attention and combine with the splits of a schedule, which this plan or one of the same batch, capacity
@@ -190,81 +205,78 @@ impl MlaDecode {
         splits: &mut MlaSplits<'_>,
         mut args: MlaDecodeArgs<'_>,
     ) -> Result<()> {
-        self.check(&args)?;
         let expected = self.spec.split_shape();
         if splits.shape != expected {
             return Err(Error::OtherSplits { expected: expected.to_string(), got: splits.shape.to_string() });
         }
         let stream = stream.into();
-        let attention = self.prepare(&stream, &mut args)?;
+        let attention = self.prepare(stream, &mut args)?;
         self.run_attention(attention, splits)?;
-        self.run_combine(&stream, splits, &mut args)
+        self.run_combine(stream, splits, &mut args)
     }
 
-    fn schedule_on<'a>(
-        &self,
-        stream: &Stream<'_>,
-        lengths: &Matrix<'_, i32>,
-        tables: MatrixMut<'a, u32>,
-    ) -> Result<MlaSplits<'a>> {
-        lengths.extent.expect("lengths [1, batch]", 1, self.spec.batch)?;
-        tables.extent.expect("tables [1, tables]", 1, self.tables())?;
-        let mut splits = MlaSplits { tables, shape: self.spec.split_shape() };
-        let mut launch = Launch::new(&self.device, &self.schedule, stream)?;
-        let params = MlaScheduleParams {
-            lengths: launch.read(c"lengths", &lengths.slice)?.cast(),
-            tables: self.plan_tables(launch.write_aligned(c"tables", &mut splits.tables.slice, 8)?),
-            error_words: launch.error_words().cast(),
-            batch: self.spec.batch as u32,
-            capacity: self.spec.capacity() as u32,
-            split_keys: self.spec.split_keys as u32,
-            ..Default::default()
-        };
-        let grid = (self.spec.batch as u32).div_ceil(MLA_SCHEDULE.threads);
-        launch.run(grid, MLA_SCHEDULE.threads, MLA_SCHEDULE.smem_bytes, &params)?;
-        Ok(splits)
+    fn tables_layout(&self) -> Layout {
+        Layout::new("tables [1, tables]", [1, self.tables()]).aligned(8)
+    }
+
+    fn partials_layout(&self) -> Layout {
+        Layout::new("partials [1, partials]", [1, self.partials()]).aligned(8)
+    }
+
+    fn out_layout(&self) -> Layout {
+        let rows = self.spec.batch * self.spec.rows();
+        Layout::new("out [batch * q_tokens * heads, 512]", [rows, LATENT]).aligned(16)
+    }
+
+    fn lse_layout(&self) -> Layout {
+        let MlaDecodeSpec { batch, q_tokens, heads, .. } = self.spec;
+        Layout::new("lse [batch * q_tokens, heads]", [batch * q_tokens, heads]).dense()
     }
 
     /// Items first: they are pairs, which the kernels move together.
-    fn plan_tables(&self, base: Address) -> MlaPlanTables {
-        let items: *mut u32 = base.cast();
+    fn plan_tables(&self, items: *mut u32) -> MlaPlanTables {
         let lengths = items.wrapping_add(self.items());
         MlaPlanTables { items, lengths, split_offsets: lengths.wrapping_add(self.spec.batch) }
     }
 
     /// Everything that can be wrong with the operands is found here, before the schedule is launched.
-    fn prepare<'l>(
-        &'l self,
-        stream: &'l Stream<'l>,
-        args: &'l mut MlaDecodeArgs<'_>,
-    ) -> Result<Attention<'l>> {
+    fn prepare<'l>(&'l self, stream: Stream<'l>, args: &'l mut MlaDecodeArgs<'_>) -> Result<Attention<'l>> {
         let spec = &self.spec;
-        let mut launch = Launch::new(&self.device, &self.attend, stream)?;
-        let q = launch.read_aligned(c"q", &args.q.slice, 16)?;
-        let cache = args.cache.read(&mut launch)?;
-        let page_table = match &args.page_table {
-            Some(table) => launch.read(c"page_table", &table.slice)?,
-            None => std::ptr::null_mut(),
-        };
-        let out = launch.write_aligned(c"out", &mut args.out.slice, 16)?;
-        let lse = launch.write(c"lse", &mut args.lse.slice)?;
-        let partials = launch.write_aligned(c"partials", &mut args.partials.slice, 8)?;
-        let error_words = launch.error_words().cast();
+        let q_layout =
+            Layout::new("q [batch * q_tokens * heads, 576]", [spec.batch * spec.rows(), KEY]).aligned(16);
         let (pages, page_size) = spec.pages();
-        let (part_out, part_state) = self.parts(partials);
+        let pages_per_sequence = match spec.paging {
+            KvPaging::Paged { pages_per_sequence, .. } => Some(pages_per_sequence),
+            KvPaging::Contiguous { .. } => None,
+        };
+        let given = args.page_table.is_some();
+        if given != pages_per_sequence.is_some() {
+            return Err(Error::PageTable { given });
+        }
+        let table_shape = [spec.batch, pages_per_sequence.unwrap_or_default()];
+        let table_layout = Layout::new("page_table [batch, pages_per_sequence]", table_shape);
+
+        let mut launch = Launch::new(&self.device, &self.attend, stream)?;
+        let q = launch.read(&args.q, q_layout)?;
+        let cache = args.cache.read(&mut launch, spec.format, pages * page_size)?;
+        let page_table = optional(args.page_table.as_ref(), |table| launch.read(table, table_layout))?;
+        let out = launch.write(&mut args.out, self.out_layout())?;
+        let lse = launch.write(&mut args.lse, self.lse_layout())?;
+        let partials = launch.write(&mut args.partials, self.partials_layout())?;
+        let (part_out, part_state) = self.parts(partials.pointer);
         let params = MlaDecodeParams {
-            map_q: self.map_rows("q", q, &args.q.extent)?,
-            map_kv: self.map_cache(cache, &args.cache)?,
-            map_out: self.map_rows("out", out, &args.out.extent)?,
-            kv: cache.cast(),
-            page_table: page_table.cast(),
+            map_q: self.map_rows(&q)?,
+            map_kv: self.map_cache(&cache)?,
+            map_out: self.map_rows(&out.cast_const())?,
+            kv: cache.pointer,
+            page_table: page_table.pointer,
             tables: MlaPlanTables::default(),
-            lse: lse.cast(),
+            lse: lse.pointer,
             part_out,
             part_state,
-            error_words,
-            kv_pitch: args.cache.rows().pitch_bytes(),
-            table_pitch: args.page_table.as_ref().map_or(0, |table| table.extent.pitch as u64),
+            error_words: launch.error_words(),
+            kv_pitch: spec.format.pitch_bytes(&cache),
+            table_pitch: page_table.pitch(),
             batch: spec.batch as u32,
             rows: spec.rows() as u32,
             row_tiles: self.choice.row_tiles,
@@ -283,15 +295,15 @@ impl MlaDecode {
 
     fn run_attention<'l>(&self, attention: Attention<'l>, splits: &'l mut MlaSplits<'_>) -> Result<()> {
         let Attention { mut launch, mut params } = attention;
-        params.tables = self.plan_tables(launch.write_aligned(c"tables", &mut splits.tables.slice, 8)?);
-        let MlaChoice { instance, row_tiles, workers, .. } = self.choice;
-        launch.run(row_tiles * workers, instance.threads(), instance.smem_bytes(), &params)
+        params.tables = self.plan_tables(launch.write(&mut splits.tables, self.tables_layout())?.pointer);
+        let MlaChoice { row_tiles, workers, .. } = self.choice;
+        launch.run(row_tiles * workers, &params)
     }
 
     /// Nothing to do if a sequence always fits one split.
     fn run_combine(
         &self,
-        stream: &Stream<'_>,
+        stream: Stream<'_>,
         splits: &mut MlaSplits<'_>,
         args: &mut MlaDecodeArgs<'_>,
     ) -> Result<()> {
@@ -299,35 +311,37 @@ impl MlaDecode {
             return Ok(());
         }
         let mut launch = Launch::new(&self.device, &self.combine, stream)?;
-        let partials = launch.write_aligned(c"partials", &mut args.partials.slice, 8)?;
-        let (part_out, part_state) = self.parts(partials);
+        let partials = launch.write(&mut args.partials, self.partials_layout())?;
+        let tables = launch.write(&mut splits.tables, self.tables_layout())?;
+        let out = launch.write(&mut args.out, self.out_layout())?;
+        let lse = launch.write(&mut args.lse, self.lse_layout())?;
+        let (part_out, part_state) = self.parts(partials.pointer);
         let params = MlaCombineParams {
             part_out,
             part_state,
-            split_offsets: self.plan_tables(launch.write(c"tables", &mut splits.tables.slice)?).split_offsets,
-            out: launch.write_aligned(c"out", &mut args.out.slice, 16)?.cast(),
-            lse: launch.write(c"lse", &mut args.lse.slice)?.cast(),
-            out_pitch: args.out.extent.pitch as u64,
+            split_offsets: self.plan_tables(tables.pointer).split_offsets,
+            out: out.pointer,
+            lse: lse.pointer,
+            out_pitch: out.pitch(),
             batch: self.spec.batch as u32,
             rows: self.spec.rows() as u32,
             empty_lse: self.spec.empty_lse_value(),
             ..Default::default()
         };
-        let grid = ((self.spec.batch * self.spec.rows()) as u32).div_ceil(MLA_COMBINE.threads / 32);
-        launch.run(grid, MLA_COMBINE.threads, MLA_COMBINE.smem_bytes, &params)
+        let grid = ((self.spec.batch * self.spec.rows()) as u32).div_ceil(COMBINE.threads() / 32);
+        launch.run(grid, &params)
     }
 
     /// Sums first, then m and l of every part and row. Nowhere if there are no partial results.
-    fn parts(&self, partials: Address) -> (*mut f32, *mut f32) {
+    fn parts(&self, out: *mut f32) -> (*mut f32, *mut f32) {
         if self.partials() == 0 {
             return (std::ptr::null_mut(), std::ptr::null_mut());
         }
-        let out: *mut f32 = partials.cast();
         (out, out.wrapping_add(self.splits() * self.spec.rows() * LATENT))
     }
 
     /// Rows of one sequence after the other: tiles end with the sequence.
-    fn map_rows(&self, operand: &'static str, base: Address, extent: &Extent) -> Result<TensorMap> {
+    fn map_rows(&self, Operand { name, pointer, extent }: &Operand<*const u16>) -> Result<TensorMap> {
         if extent.rows == 0 {
             return Ok(TensorMap::default()); // without sequences nobody looks
         }
@@ -335,9 +349,9 @@ impl MlaDecode {
         let rows = Dimension { size: self.spec.rows() as u64, ..rows };
         let batch = Dimension { size: self.spec.batch as u64, stride: rows.stride * rows.size, box_size: 1 };
         self.device.encode(&TensorMapSpec {
-            operand,
+            operand: name,
             element: MapElement::Bf16,
-            base,
+            base: pointer.cast(),
             columns: extent.columns as u64,
             box_columns: 64,
             outer: &[rows, batch],
@@ -346,7 +360,7 @@ impl MlaDecode {
     }
 
     /// Pages are a dimension of their own: one that does not exist reads as zeros.
-    fn map_cache(&self, base: Address, cache: &KvCache<'_>) -> Result<TensorMap> {
+    fn map_cache(&self, cache: &Operand<*const u8>) -> Result<TensorMap> {
         let (pages, page_size) = self.spec.pages();
         if pages * page_size == 0 {
             return Ok(TensorMap::default()); // without keys nobody looks
@@ -355,43 +369,18 @@ impl MlaDecode {
             KvFormat::Bf16 => (MapElement::Bf16, 64),
             KvFormat::Fp8 => (MapElement::U8, 128),
         };
-        let stride = cache.rows().pitch_bytes();
+        let stride = self.spec.format.pitch_bytes(cache);
         let box_size = MLA_BLOCK_KEYS / self.choice.instance.cluster;
         let keys = Dimension { size: page_size as u64, stride, box_size };
         let pages = Dimension { size: pages as u64, stride: stride * page_size as u64, box_size: 1 };
         self.device.encode(&TensorMapSpec {
-            operand: "cache",
+            operand: cache.name,
             element,
-            base,
+            base: cache.pointer.cast(),
             columns: self.spec.format.columns() as u64,
             box_columns,
             outer: &[keys, pages],
             swizzle: Swizzle::Span128,
         })
-    }
-
-    fn check(&self, args: &MlaDecodeArgs<'_>) -> Result<()> {
-        let spec = &self.spec;
-        let rows = spec.batch * spec.rows();
-        args.q.extent.expect("q [batch * q_tokens * heads, 576]", rows, KEY)?;
-        args.q.extent.expect_pitch("q", size_of::<bf16>(), 16)?;
-        let (pages, page_size) = spec.pages();
-        args.cache.rows().check(spec.format, pages * page_size)?;
-        match (&spec.paging, &args.page_table) {
-            (KvPaging::Paged { pages_per_sequence, .. }, Some(table)) => {
-                table.extent.expect(
-                    "page_table [batch, pages_per_sequence]",
-                    spec.batch,
-                    *pages_per_sequence,
-                )?;
-            }
-            (KvPaging::Contiguous { .. }, None) => {}
-            (_, table) => return Err(Error::PageTable { given: table.is_some() }),
-        }
-        args.partials.extent.expect("partials [1, partials]", 1, self.partials())?;
-        args.out.extent.expect("out [batch * q_tokens * heads, 512]", rows, LATENT)?;
-        args.out.extent.expect_pitch("out", size_of::<bf16>(), 16)?;
-        args.lse.extent.expect("lse [batch * q_tokens, heads]", spec.batch * spec.q_tokens, spec.heads)?;
-        args.lse.extent.expect_dense("lse")
     }
 }

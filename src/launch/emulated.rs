@@ -1,0 +1,79 @@
+//! A launch on the emulator: operands become regions that the kernel may touch.
+
+use std::ffi::{CStr, CString};
+
+use super::kernel::Kernel;
+use super::operand::Address;
+use crate::device::Emulator;
+use crate::device::bindings::{EmuLaunch, EmuRegion};
+use crate::error::{Error, Result};
+
+pub(super) struct EmulatedLaunch<'l, P> {
+    emulator: &'l Emulator,
+    kernel: &'l Kernel<P>,
+    name: &'l CStr,
+    regions: Vec<EmuRegion>,
+    /// Of the regions.
+    names: Vec<CString>,
+}
+
+impl<'l, P> EmulatedLaunch<'l, P> {
+    pub fn new(emulator: &'l Emulator, kernel: &'l Kernel<P>, name: &'l CStr) -> Self {
+        Self { emulator, kernel, name, regions: Vec::new(), names: Vec::new() }
+    }
+
+    pub fn read<T>(&mut self, name: &str, memory: &'l [T]) -> Address {
+        self.region(name, memory.as_ptr().cast_mut().cast(), size_of_val(memory), false)
+    }
+
+    pub fn write<T>(&mut self, name: &str, memory: &'l mut [T]) -> Address {
+        let bytes = size_of_val(memory);
+        self.region(name, memory.as_mut_ptr().cast(), bytes, true)
+    }
+
+    pub fn error_words(&mut self) -> *mut u32 {
+        let words = &self.emulator.error_words;
+        let base = self.region("error_words", words.as_ptr().cast_mut().cast(), size_of_val(words), true);
+        if let Some(region) = self.regions.last_mut() {
+            region.host = 1;
+        }
+        base.cast()
+    }
+
+    fn region(&mut self, name: &str, base: Address, bytes: usize, writable: bool) -> Address {
+        let name = CString::new(name).unwrap_or_default();
+        self.regions.push(EmuRegion {
+            base,
+            bytes: bytes as u64,
+            writable: u32::from(writable),
+            name: name.as_ptr(),
+            ..Default::default()
+        });
+        self.names.push(name);
+        base
+    }
+
+    pub fn run(self, grid: u32, params: &P) -> Result<()> {
+        let options = &self.emulator.options;
+        let launch = EmuLaunch {
+            kernel: self.name.as_ptr(),
+            params: std::ptr::from_ref(params).cast(),
+            params_bytes: size_of::<P>() as u64,
+            grid,
+            smem_bytes: self.kernel.smem_bytes,
+            regions: self.regions.as_ptr(),
+            region_count: self.regions.len() as u32,
+            seed: options.seed,
+            check_state: u32::from(options.check_state),
+            check_races: u32::from(options.check_races),
+            ..Default::default()
+        };
+        // SAFETY: the regions are the borrowed host slices, mutably borrowed where writable, for the whole call.
+        let result = unsafe { self.emulator.library.launch(&launch) };
+        result.map_err(|report| Error::Emulated {
+            kernel: self.name.to_string_lossy().into_owned(),
+            seed: options.seed,
+            report,
+        })
+    }
+}
