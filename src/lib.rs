@@ -34,13 +34,13 @@
 //! let device = Device::emulated()?; // or Device::gpu(&context)?
 //! let (m, n, k) = (3, 16, 128);
 //! let (a, b) = (vec![F8E4M3::ONE; m * k], vec![F8E4M3::ONE; n * k]);
-//! let (sfa, sfb) = (vec![0.5; 4], vec![2.0]); // sfa: [k/128, m] with a pitch of 4
+//! let (sfa, sfb) = (vec![0.5; Scales1x128::<MMajor>::elements(m, k)?], vec![2.0]);
 //! let mut d = vec![0.0_f32; m * n];
 //!
 //! let gemm = Fp8Gemm::<f32>::plan(&device, Fp8GemmSpec { m, n, k, accumulate: false })?;
 //! let args = Fp8GemmArgs {
 //!     a: Matrix::new(&a, m, k)?,
-//!     sfa: Scales1x128::<MMajor>::with_pitch(&sfa, m, k, 4)?,
+//!     sfa: Scales1x128::<MMajor>::new(&sfa, m, k)?,
 //!     b: Matrix::new(&b, n, k)?,
 //!     sfb: Scales128x128::new(&sfb, n, k)?,
 //!     d: MatrixMut::new(&mut d, m, n)?,
@@ -50,7 +50,12 @@
 //! # Ok(())
 //! # }
 //! ```
-#![deny(missing_docs)]
+#![deny(missing_docs, missing_debug_implementations)]
+
+/// README's examples, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod device;
 pub mod error;

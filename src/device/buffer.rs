@@ -1,5 +1,6 @@
 //! Owned memory on either machine, for tests, tools and first steps. An engine brings its own.
 
+use std::fmt;
 use std::sync::Arc;
 
 use cudarc::driver::DeviceRepr;
@@ -30,7 +31,25 @@ enum Memory<T> {
 /// the access would pass for a legal one.
 const REDZONE_BYTES: usize = 64 << 10;
 
+/// How long it is: what it holds is too much to print, and a GPU's memory is not to be read for it.
+impl<T> fmt::Debug for Buffer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Memory::Host(data) => write!(f, "Buffer::Host(len {})", data.len()),
+            Memory::Cuda { len, .. } => write!(f, "Buffer::Cuda(len {len})"),
+        }
+    }
+}
+
 impl Device {
+    /// `len` elements of `T::default()`, which is 0 for every number, as [`Device::upload`] brings them.
+    ///
+    /// # Errors
+    /// As [`Device::upload`].
+    pub fn zeros<T: DeviceRepr + Clone + Default>(&self, len: usize) -> Result<Buffer<T>> {
+        self.upload(&vec![T::default(); len])
+    }
+
     /// Copies `data` to the device; when it returns, the copy is complete and any stream may use it. It may be called while
     /// a stream is captured, unless that is [`Device::stream`], and does not become part of the graph.
     ///

@@ -9,6 +9,7 @@ pub(crate) mod gpu;
 mod stream;
 
 use std::ffi::CString;
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -46,6 +47,13 @@ pub enum DeviceKind {
     Cuda,
     /// The CPU, running the kernels on a semantic model of Hopper: slow, and strict about every rule it knows.
     Emulated,
+}
+
+/// Its name and size.
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({}, {} multiprocessors)", self.name(), self.multiprocessors())
+    }
 }
 
 impl Device {

@@ -1,5 +1,6 @@
 //! Where work is queued, and what its user orders.
 
+use std::fmt;
 use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
@@ -37,6 +38,16 @@ pub enum Stream<'a> {
     Cuda(&'a Arc<CudaStream>),
     /// The calling thread.
     Emulated,
+}
+
+/// Which of the two; of a GPU's, the driver's handle.
+impl fmt::Debug for Stream<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cuda(stream) => write!(f, "Stream::Cuda({:?})", stream.cu_stream()),
+            Self::Emulated => f.write_str("Stream::Emulated"),
+        }
+    }
 }
 
 impl<'a> From<&'a Arc<CudaStream>> for Stream<'a> {

@@ -33,6 +33,7 @@ pub struct Fp8GemmSpec {
 }
 
 /// Operands of a GEMM. Addresses and pitches of a, b, d and sfa are multiples of 16 bytes.
+#[derive(Debug)]
 pub struct Fp8GemmArgs<'a, D> {
     /// `[m, k]`.
     pub a: Matrix<'a, F8E4M3>,
@@ -49,6 +50,7 @@ pub struct Fp8GemmArgs<'a, D> {
 const AXES: GemmAxes = GemmAxes { a: "a [m, k]", b: "b [n, k]", sfb: SFB_AXES, d: "d [m, n]" };
 
 /// A planned GEMM with a D of type `D`: make it once per shape, run it any number of times.
+#[derive(Debug)]
 pub struct Fp8Gemm<D> {
     device: Device,
     kernel: Kernel<Fp8GemmParams>,

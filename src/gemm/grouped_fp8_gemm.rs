@@ -37,6 +37,7 @@ pub struct GroupedFp8GemmSpec {
 }
 
 /// Operands of a grouped GEMM. Addresses and pitches of a, b, d and sfa are multiples of 16 bytes.
+#[derive(Debug)]
 pub struct GroupedFp8GemmArgs<'a> {
     /// `[rows, k]`; masked: `rows = experts * max_rows`.
     pub a: Matrix<'a, F8E4M3>,
@@ -60,6 +61,7 @@ const AXES: GemmAxes = GemmAxes {
 };
 
 /// A planned grouped GEMM: make it once per shape, run it any number of times.
+#[derive(Debug)]
 pub struct GroupedFp8Gemm {
     device: Device,
     kernel: Kernel<GroupedFp8GemmParams>,

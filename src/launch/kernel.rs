@@ -1,5 +1,6 @@
 //! Which struct a kernel takes: its row of the table says so, here it is compared once, and from then on it is a type.
 
+use std::fmt;
 use std::marker::PhantomData;
 
 use crate::device::{Device, KernelHandle, bindings};
@@ -118,6 +119,14 @@ pub(crate) struct Kernel<P> {
     pub(super) smem_bytes: u32,
     /// As a function takes it: a kernel goes to other threads, whatever pointers are in a `P`.
     params: PhantomData<fn(&P)>,
+}
+
+/// How it is launched; what is loaded is a handle.
+impl<P> fmt::Debug for Kernel<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { threads, smem_bytes, .. } = self;
+        write!(f, "Kernel({threads} threads, {smem_bytes} bytes of shared memory)")
+    }
 }
 
 impl<P: KernelParams> Kernel<P> {

@@ -34,6 +34,7 @@ pub struct MlaAbsorbSpec {
 }
 
 /// Operands of [`MlaAbsorb::run_query`]. Addresses and pitches are multiples of 16 bytes.
+#[derive(Debug)]
 pub struct AbsorbQueryArgs<'a> {
     /// `[tokens, heads * 192]`: of each head 128 columns to absorb, and 64 rotated ones that are not read.
     pub q: Matrix<'a, bf16>,
@@ -44,6 +45,7 @@ pub struct AbsorbQueryArgs<'a> {
 }
 
 /// Operands of [`MlaAbsorb::run_output`]. Addresses and pitches are multiples of 16 bytes.
+#[derive(Debug)]
 pub struct AbsorbOutputArgs<'a> {
     /// `[tokens * heads, 512]`: what attention over the latents gave.
     pub latent: Matrix<'a, bf16>,
@@ -56,6 +58,7 @@ pub struct AbsorbOutputArgs<'a> {
 /// The planned projections of a shape: `q_latent[t, h] = q[t, h] . W_k[h]` before attention, `out[t, h] = latent[t, h] .
 /// W_v[h]^T` after it. In both the tensor core adds fused sums of 16 products in ascending order to one FP32 accumulator,
 /// which is rounded to BF16 once: the bits of a row depend on that row and W only.
+#[derive(Debug)]
 pub struct MlaAbsorb {
     device: Device,
     query: Kernel<HeadGemmParams>,

@@ -83,7 +83,7 @@ impl fmt::Display for KvFormat {
 
 /// A cache that a kernel reads. Key `j` of page `p` is row `p * page_size + j`; address and row pitch are multiples of
 /// 16 bytes.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub enum KvCache<'a> {
     /// `[pages * page_size, 576]`.
     Bf16(Matrix<'a, bf16>),
@@ -109,6 +109,7 @@ impl KvCache<'_> {
 }
 
 /// A cache that a kernel writes; otherwise as [`KvCache`].
+#[derive(Debug)]
 pub enum KvCacheMut<'a> {
     /// `[pages * page_size, 576]`.
     Bf16(MatrixMut<'a, bf16>),

@@ -34,6 +34,7 @@ impl KvAppendSpec {
 }
 
 /// Operands of an append. Addresses and pitches are multiples of 16 bytes.
+#[derive(Debug)]
 pub struct KvAppendArgs<'a> {
     /// `[tokens, 512]`, after its norm.
     pub latent: Matrix<'a, bf16>,
@@ -55,6 +56,7 @@ pub struct KvAppendArgs<'a> {
 ///
 /// The floor is under the scale, not under amax as in [`Quantize1x128`](crate::quant::Quantize1x128), and the code is a quotient,
 /// not a product: so FlashMLA defines this layout.
+#[derive(Debug)]
 pub struct KvAppend {
     device: Device,
     kernel: Kernel<KvAppendParams>,

@@ -29,6 +29,7 @@ pub struct MergeStatesSpec {
 }
 
 /// Attention over a part of the keys.
+#[derive(Debug)]
 pub struct AttentionState<'a, T> {
     /// `[tokens * heads, 512]`. Address and pitch are multiples of 16 bytes.
     pub o: Matrix<'a, T>,
@@ -37,6 +38,7 @@ pub struct AttentionState<'a, T> {
 }
 
 /// Where a merge puts its result.
+#[derive(Debug)]
 pub struct AttentionStateMut<'a, T> {
     /// `[tokens * heads, 512]`. Address and pitch are multiples of 16 bytes.
     pub o: MatrixMut<'a, T>,
@@ -49,6 +51,7 @@ pub struct AttentionStateMut<'a, T> {
 /// `w = exp(lse - max)` for both parts, `o = (w_0 o_0 + w_1 o_1) / (w_0 + w_1)`, `lse = max + log(w_0 + w_1)`, each operation
 /// rounded to FP32. The parts may change places. A part without keys leaves the other one as it is, bit for bit, and its own
 /// o is not read; two of them give 0 and -Inf.
+#[derive(Debug)]
 pub struct MergeStates<T> {
     device: Device,
     kernel: Kernel<MergeStatesParams>,

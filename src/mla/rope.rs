@@ -17,12 +17,14 @@ const ROTATE: KernelRow<RopeParams> = KernelRow::of(mla::ROPE);
 ///
 /// The rotated columns of a query `[tokens, heads * 192]` are the slice from element 128 on with strides `heads * 192` and
 /// 192; a key `[tokens, 64]` is one head.
+#[derive(Debug)]
 pub struct Heads<'a> {
     matrix: Matrix<'a, bf16>,
     shape: HeadsShape,
 }
 
 /// [`Heads`] that a kernel writes; what lies between them is not touched.
+#[derive(Debug)]
 pub struct HeadsMut<'a> {
     matrix: MatrixMut<'a, bf16>,
     shape: HeadsShape,
@@ -63,7 +65,7 @@ impl<'a> HeadsMut<'a> {
 }
 
 /// How the heads of a token lie.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct HeadsShape {
     heads: usize,
     head_stride: usize,
@@ -105,6 +107,7 @@ pub struct RopeSpec {
 }
 
 /// Operands of a rotation. Addresses and strides are multiples of 16 bytes.
+#[derive(Debug)]
 pub struct RopeArgs<'a> {
     /// `[tokens, heads, 64]`: 32 pairs of neighbours.
     pub x: Heads<'a>,
@@ -118,6 +121,7 @@ pub struct RopeArgs<'a> {
 
 /// A planned rotation: `(x cos - y sin, x sin + y cos)` of every pair `(x, y)`, in FP32, each product and each sum rounded
 /// by itself, then to BF16.
+#[derive(Debug)]
 pub struct Rope {
     device: Device,
     kernel: Kernel<RopeParams>,

@@ -30,6 +30,7 @@ pub struct CombineSpec {
 
 /// Operands of a combine. Addresses and pitches of y, shared, residual and out are multiples of 16 bytes;
 /// `[tokens, top_k]` has no gaps.
+#[derive(Debug)]
 pub struct CombineArgs<'a> {
     /// `[rows, hidden]`: what the experts computed.
     pub y: Matrix<'a, bf16>,
@@ -47,6 +48,7 @@ pub struct CombineArgs<'a> {
 
 /// A planned combine. In FP32 from +0: `sum = fma(weight, y, sum)` for k = 0, 1, ...; then `+ shared`; then
 /// `+ residual`; then one rounding to BF16. Nothing else decides the bits of a token.
+#[derive(Debug)]
 pub struct Combine {
     device: Device,
     kernel: Kernel<CombineParams>,

@@ -76,6 +76,7 @@ impl ExpertMapSpec {
 }
 
 /// Operands of an expert map. All but the ids are written, every element of them; `[tokens, top_k]` has no gaps.
+#[derive(Debug)]
 pub struct ExpertMapArgs<'a> {
     /// `[tokens, top_k]`: what every token chose, or -1.
     pub ids: Matrix<'a, i32>,
@@ -94,6 +95,7 @@ pub struct ExpertMapArgs<'a> {
 }
 
 /// A planned expert map: three small launches.
+#[derive(Debug)]
 pub struct ExpertMap {
     device: Device,
     spec: ExpertMapSpec,

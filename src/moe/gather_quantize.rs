@@ -36,6 +36,7 @@ pub struct GatherQuantizeSpec {
 }
 
 /// Operands of a gather. Addresses and pitches: x 16 bytes, q 8 bytes.
+#[derive(Debug)]
 pub struct GatherQuantizeArgs<'a> {
     /// `[tokens, hidden]`.
     pub x: Matrix<'a, bf16>,
@@ -50,6 +51,7 @@ pub struct GatherQuantizeArgs<'a> {
 }
 
 /// A planned gather. A row's bits are those that [`Quantize1x128`](crate::quant::Quantize1x128) gives for its token.
+#[derive(Debug)]
 pub struct GatherQuantize {
     device: Device,
     kernel: Kernel<GatherQuantizeParams>,

@@ -40,6 +40,7 @@ pub struct MoeLayerSpec {
 }
 
 /// The weights of one projection of all experts, quantised.
+#[derive(Debug)]
 pub struct ExpertWeights<'a> {
     /// `[experts * n, k]`: the experts' matrices below each other.
     pub weight: Matrix<'a, F8E4M3>,
@@ -48,6 +49,7 @@ pub struct ExpertWeights<'a> {
 }
 
 /// Operands of a layer.
+#[derive(Debug)]
 pub struct MoeLayerArgs<'a, W> {
     /// `[tokens, hidden]`.
     pub hidden: Matrix<'a, bf16>,
@@ -68,6 +70,7 @@ pub struct MoeLayerArgs<'a, W> {
 }
 
 /// A planned layer with the memory that its steps hand on: `run` allocates nothing.
+#[derive(Debug)]
 pub struct MoeLayer {
     spec: MoeLayerSpec,
     gate: Gate,
@@ -81,6 +84,7 @@ pub struct MoeLayer {
 }
 
 /// What a step leaves for the next. Rows are routes sorted by expert.
+#[derive(Debug)]
 struct Memory {
     last_use: LastUse,
     logits: Buffer<f32>,

@@ -34,6 +34,7 @@ pub struct SwigluQuantizeSpec {
 }
 
 /// Weights to multiply a row with, before it is quantised.
+#[derive(Debug)]
 pub struct RoutingWeights<'a> {
     /// `[tokens, top_k]`, without gaps.
     pub weights: Matrix<'a, f32>,
@@ -42,6 +43,7 @@ pub struct RoutingWeights<'a> {
 }
 
 /// Operands of a SwiGLU. Addresses and pitches: x 16 bytes, q 8 bytes.
+#[derive(Debug)]
 pub struct SwigluQuantizeArgs<'a> {
     /// `[rows, 2 * intermediate]`: the gate is the left half, up the right one.
     pub x: Matrix<'a, bf16>,
@@ -57,6 +59,7 @@ pub struct SwigluQuantizeArgs<'a> {
 
 /// A planned SwiGLU: `h = gate / (1 + exp(-gate)) * up`, times the weight if there are any, each step rounded to FP32
 /// once; then one scale per 1x128 and codes as [`Quantize1x128`](crate::quant::Quantize1x128) chooses them.
+#[derive(Debug)]
 pub struct SwigluQuantize {
     device: Device,
     kernel: Kernel<SwigluQuantizeParams>,

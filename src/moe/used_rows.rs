@@ -7,7 +7,7 @@ use crate::launch::{Layout, MAX_DIM, Operand, check_limit};
 use crate::table::MAX_EXPERTS;
 
 /// Rows of `experts` experts; how many are in use stands on the device.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct ExpertRows {
     experts: usize,
     segments: Segments,

@@ -55,11 +55,14 @@ pub struct QuantizeSpec {
 }
 
 /// The quantiser of activations and gradients: one scale per 1x128.
+#[derive(Debug)]
 pub struct Quantize1x128(Plan<Quantize1x128Params>);
 
 /// The quantiser of weights: one scale per 128x128; rows past the end count as zero.
+#[derive(Debug)]
 pub struct Quantize128x128(Plan<Quantize128x128Params>);
 
+#[derive(Debug)]
 struct Plan<P> {
     device: Device,
     kernel: Kernel<P>,

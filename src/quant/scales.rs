@@ -20,14 +20,19 @@ mod sealed {
         const AXES: &'static str;
         /// Rows and columns in memory of the scales of an `[m, k]` matrix.
         fn shape(m: usize, k_blocks: usize) -> (usize, usize);
+        /// From one row in memory to the next, without a pitch given.
+        fn pitch(columns: usize) -> usize;
         /// Distance in memory between neighbours along m, and along k, for a row pitch.
         fn strides(pitch: u64) -> (u64, u64);
     }
 }
 
-/// `[k/128, m]`: the scales of one K block are contiguous along m. This is what the GEMM reads.
+/// `[k/128, m]`: the scales of one K block are contiguous along m. This is what the GEMM reads, rows from multiples of 16
+/// bytes on.
+#[derive(Debug)]
 pub enum MMajor {}
 /// `[m, k/128]`: the scales of one row are contiguous, as most code produces them.
+#[derive(Debug)]
 pub enum RowMajor {}
 
 impl ScaleLayout for MMajor {}
@@ -38,6 +43,9 @@ impl sealed::Layout for MMajor {
     fn shape(m: usize, k_blocks: usize) -> (usize, usize) {
         (k_blocks, m)
     }
+    fn pitch(m: usize) -> usize {
+        m.next_multiple_of(16 / size_of::<f32>())
+    }
     fn strides(pitch: u64) -> (u64, u64) {
         (1, pitch)
     }
@@ -46,6 +54,9 @@ impl sealed::Layout for RowMajor {
     const AXES: &'static str = "sfa [m, k/128]";
     fn shape(m: usize, k_blocks: usize) -> (usize, usize) {
         (m, k_blocks)
+    }
+    fn pitch(k_blocks: usize) -> usize {
+        k_blocks
     }
     fn strides(pitch: u64) -> (u64, u64) {
         (pitch, 1)
@@ -57,12 +68,14 @@ pub(super) fn blocks(k: usize) -> Result<usize> {
 }
 
 /// One scale per 1x128 of an `[m, k]` matrix, to be read.
+#[derive(Debug)]
 pub struct Scales1x128<'a, L> {
     pub(crate) matrix: Matrix<'a, f32>,
     layout: PhantomData<L>,
 }
 
 /// One scale per 1x128 of an `[m, k]` matrix, to be written.
+#[derive(Debug)]
 pub struct Scales1x128Mut<'a, L> {
     pub(crate) matrix: MatrixMut<'a, f32>,
     layout: PhantomData<L>,
@@ -75,12 +88,21 @@ impl<L> Clone for Scales1x128<'_, L> {
 }
 
 impl<'a, L: ScaleLayout> Scales1x128<'a, L> {
-    /// Scales without gaps.
+    /// Elements that [`Scales1x128::new`] asks for at most: memory for the scales of an `[m, k]` matrix.
+    ///
+    /// # Errors
+    /// [`Error::NotAMultiple`] for k.
+    pub fn elements(m: usize, k: usize) -> Result<usize> {
+        let (rows, columns) = L::shape(m, blocks(k)?);
+        Ok(rows.saturating_mul(L::pitch(columns)))
+    }
+
+    /// Scales without gaps; of [`MMajor`], with rows of a multiple of four, as the GEMM reads them.
     ///
     /// # Errors
     /// [`Error::NotAMultiple`] for k, [`Error::SliceTooShort`].
     pub fn new(slice: impl Into<Slice<'a, f32>>, m: usize, k: usize) -> Result<Self> {
-        Self::with_pitch(slice, m, k, L::shape(m, blocks(k)?).1)
+        Self::with_pitch(slice, m, k, L::pitch(L::shape(m, blocks(k)?).1))
     }
 
     /// Rows of the layout `pitch` elements apart. The GEMM wants a multiple of 4 (16 bytes).
@@ -94,12 +116,12 @@ impl<'a, L: ScaleLayout> Scales1x128<'a, L> {
 }
 
 impl<'a, L: ScaleLayout> Scales1x128Mut<'a, L> {
-    /// Scales without gaps.
+    /// Scales without gaps; of [`MMajor`], with rows of a multiple of four, as the GEMM reads them.
     ///
     /// # Errors
     /// [`Error::NotAMultiple`] for k, [`Error::SliceTooShort`].
     pub fn new(slice: impl Into<SliceMut<'a, f32>>, m: usize, k: usize) -> Result<Self> {
-        Self::with_pitch(slice, m, k, L::shape(m, blocks(k)?).1)
+        Self::with_pitch(slice, m, k, L::pitch(L::shape(m, blocks(k)?).1))
     }
 
     /// Rows of the layout `pitch` elements apart.
@@ -119,10 +141,11 @@ pub(crate) fn scales_1x128<L: ScaleLayout>(m: usize, k_blocks: usize) -> Layout 
 }
 
 /// One scale per 128x128 of an `[n, k]` matrix: `[ceil(n/128), k/128]`, to be read.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Scales128x128<'a>(pub(crate) Matrix<'a, f32>);
 
 /// One scale per 128x128 of an `[n, k]` matrix: `[ceil(n/128), k/128]`, to be written.
+#[derive(Debug)]
 pub struct Scales128x128Mut<'a>(pub(crate) MatrixMut<'a, f32>);
 
 /// Axes in messages.

@@ -13,6 +13,7 @@ const TRANSPOSE_SCALES: KernelRow<TransposeScalesParams> = KernelRow::of(quant::
 
 /// Copies 1x128 scales from [`RowMajor`] to [`MMajor`]: `out[g, m] = sf[m, g]`. A separate, visible step: a producer that
 /// can write [`MMajor`] itself ([`Quantize1x128`](crate::quant::Quantize1x128) can) saves it.
+#[derive(Debug)]
 pub struct TransposeScales {
     device: Device,
     kernel: Kernel<TransposeScalesParams>,

@@ -28,6 +28,7 @@ pub struct ExpertLoadSpec {
 }
 
 /// Counts the tokens of every expert.
+#[derive(Debug)]
 pub struct ExpertLoad {
     device: Device,
     kernel: Kernel<ExpertLoadParams>,
@@ -91,6 +92,7 @@ pub struct BiasUpdateSpec {
 }
 
 /// Moves the router's bias against the load: auxiliary-loss-free balancing.
+#[derive(Debug)]
 pub struct BiasUpdate {
     device: Device,
     kernel: Kernel<BiasUpdateParams>,
@@ -151,6 +153,7 @@ pub struct SequenceBalanceLossSpec {
 }
 
 /// The loss that keeps one sequence from using few experts.
+#[derive(Debug)]
 pub struct SequenceBalanceLoss {
     device: Device,
     kernel: Kernel<SequenceBalanceLossParams>,

@@ -168,6 +168,7 @@ mod sealed {
 }
 
 /// What [`Gate::run`] computes the logits from.
+#[derive(Debug)]
 pub struct GateInput<'a, W> {
     /// Hidden states `[tokens, hidden]`; 16-byte aligned address and pitch.
     pub hidden: Matrix<'a, bf16>,
@@ -178,6 +179,7 @@ pub struct GateInput<'a, W> {
 }
 
 /// Where the choice goes, and what it depends on besides the logits.
+#[derive(Debug)]
 pub struct Routing<'a> {
     /// Added to the scores for the choice only, `[experts]`.
     pub bias: Option<Slice<'a, f32>>,
@@ -195,6 +197,7 @@ pub struct Routing<'a> {
 }
 
 /// The router.
+#[derive(Debug)]
 pub struct Gate {
     device: Device,
     logits: Kernel<GateLogitsParams>,

@@ -4,6 +4,7 @@
 use crate::error::Error;
 use crate::error::Result;
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
+use std::fmt;
 
 mod element;
 mod extent;
@@ -38,6 +39,27 @@ impl<T> Clone for Slice<'_, T> {
     }
 }
 
+/// Where it lies and how long it is: what it holds is too much to print, and a GPU's memory is not to be read for it.
+impl<T> fmt::Debug for Slice<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let memory = match self {
+            Self::Host(_) => "Host",
+            Self::Cuda(_) => "Cuda",
+        };
+        write!(f, "Slice::{memory}(len {})", self.len())
+    }
+}
+
+impl<T> fmt::Debug for SliceMut<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let memory = match self {
+            Self::Host(_) => "Host",
+            Self::Cuda(_) => "Cuda",
+        };
+        write!(f, "SliceMut::{memory}(len {})", self.len())
+    }
+}
+
 impl<T> Slice<'_, T> {
     pub(crate) fn len(&self) -> usize {
         match self {
@@ -46,7 +68,8 @@ impl<T> Slice<'_, T> {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
@@ -59,7 +82,8 @@ impl<T> SliceMut<'_, T> {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
@@ -106,6 +130,7 @@ impl<'a, T> From<CudaViewMut<'a, T>> for SliceMut<'a, T> {
 }
 
 /// A matrix that a kernel reads: `rows` x `columns`, row-major, rows `pitch` elements apart.
+#[derive(Debug)]
 pub struct Matrix<'a, T> {
     pub(crate) slice: Slice<'a, T>,
     pub(crate) extent: Extent,
@@ -140,9 +165,25 @@ impl<'a, T> Matrix<'a, T> {
         let extent = Extent::checked(rows, columns, pitch, slice.len())?;
         Ok(Self { slice, extent })
     }
+
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.extent.rows
+    }
+
+    /// Columns.
+    pub fn columns(&self) -> usize {
+        self.extent.columns
+    }
+
+    /// Elements from one row to the next.
+    pub fn pitch(&self) -> usize {
+        self.extent.pitch
+    }
 }
 
 /// A matrix that a kernel writes.
+#[derive(Debug)]
 pub struct MatrixMut<'a, T> {
     pub(crate) slice: SliceMut<'a, T>,
     pub(crate) extent: Extent,
@@ -171,6 +212,21 @@ impl<'a, T> MatrixMut<'a, T> {
         let extent = Extent::checked(rows, columns, pitch, slice.len())?;
         Ok(Self { slice, extent })
     }
+
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.extent.rows
+    }
+
+    /// Columns.
+    pub fn columns(&self) -> usize {
+        self.extent.columns
+    }
+
+    /// Elements from one row to the next.
+    pub fn pitch(&self) -> usize {
+        self.extent.pitch
+    }
 }
 
 #[cfg(test)]
@@ -186,6 +242,16 @@ mod tests {
             Matrix::with_pitch(&data[..8], 2, 4, 5).err().unwrap().to_string(),
             "[2, 4] with pitch 5 needs 9 elements, the slice has 8"
         );
+    }
+
+    /// What a view prints says where and how much, and no element.
+    #[test]
+    fn a_view_prints_its_shape() {
+        let data = [0.0_f32; 9];
+        let matrix = Matrix::with_pitch(&data[..], 2, 4, 5).unwrap();
+        assert_eq!((matrix.rows(), matrix.columns(), matrix.pitch()), (2, 4, 5));
+        let text = format!("{matrix:?}");
+        assert!(text.contains("Slice::Host(len 9)") && text.contains("pitch: 5"), "{text}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a capture forbids, and the order of memory that plans own.
 
+use std::fmt;
 use std::sync::Arc;
 
 use cudarc::driver::result::DriverError;
@@ -63,6 +64,13 @@ struct Recorded {
     event: CudaEvent,
     /// A wait for an event that never was is left out.
     recorded: bool,
+}
+
+impl fmt::Debug for LastUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let recorded = self.0.as_ref().is_some_and(|last| last.recorded);
+        write!(f, "LastUse(recorded: {recorded})")
+    }
 }
 
 impl LastUse {

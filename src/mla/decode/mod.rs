@@ -29,6 +29,7 @@ const SCHEDULE: KernelRow<MlaScheduleParams> = KernelRow::of(mla::MLA_SCHEDULE);
 const COMBINE: KernelRow<MlaCombineParams> = KernelRow::of(mla::MLA_COMBINE);
 
 /// Operands of an attention. Addresses and pitches of q and out are multiples of 16 bytes.
+#[derive(Debug)]
 pub struct MlaDecodeArgs<'a> {
     /// `[batch * q_tokens * heads, 576]`: 512 absorbed, 64 rotated.
     pub q: Matrix<'a, bf16>,
@@ -47,12 +48,14 @@ pub struct MlaDecodeArgs<'a> {
 
 /// The splits of a step's sequences, found on the device: the same for all layers. Made by [`MlaDecode::schedule`], so that
 /// they are those of some lengths.
+#[derive(Debug)]
 pub struct MlaSplits<'a> {
     tables: MatrixMut<'a, u32>,
     shape: SplitShape,
 }
 
 /// A planned MLA decode: schedule, attention and combine, none of which waits for the host or allocates.
+#[derive(Debug)]
 pub struct MlaDecode {
     device: Device,
     spec: MlaDecodeSpec,
