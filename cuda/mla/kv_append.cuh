@@ -11,13 +11,14 @@
 #include <cstdint>
 
 #include "faults.h"
+#include "hopper/cta/pieces.cuh"
 #include "hopper/cta/report_fault.cuh"
+#include "hopper/cta/warp_reduce.cuh"
 #include "mla/kv_row.h"
 #include "mla/params.h"
 #include "ptx/convert.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
-#include "ptx/sync.h"
 #include "ptx/target.h"
 #include "quant/quantize_row.cuh"
 #include "quant/scale.h"
@@ -36,16 +37,16 @@ PTX_DEVICE void copy_by_warp(uint8_t* gTo, const uint16_t* gFrom) {
   constexpr uint32_t kPieces = Bytes / kAccessBytes;
 #pragma unroll
   for (uint32_t piece = ptx::thread_idx() % kWarpLanes; piece < kPieces; piece += kWarpLanes) {
-    ptx::stg_v4_u32(gTo + piece * kAccessBytes, ptx::ldg_v4_u32(gFrom + piece * quant::kLaneElements));
+    ptx::stg_v4_u32(gTo + piece * kAccessBytes, ptx::ldg_v4_u32(gFrom + piece * kPieceElements));
   }
 }
 
 // E4M3 [8] of x / scale. A power of two is divided by exactly with its reciprocal.
-PTX_DEVICE uint64_t encode_piece(const quant::RowPiece& piece, float scale, uint32_t scale_format) {
-  float x[quant::kLaneElements];
+PTX_DEVICE uint64_t encode_piece(const Piece& piece, float scale, uint32_t scale_format) {
+  float x[kPieceElements];
   const float reciprocal = 1.0f / scale;
 #pragma unroll
-  for (uint32_t i = 0; i < quant::kLaneElements; ++i) {
+  for (uint32_t i = 0; i < kPieceElements; ++i) {
     x[i] = scale_format == SCALE_POWER_OF_TWO ? piece.x[i] * reciprocal : piece.x[i] / scale;
   }
   const uint32_t low = ptx::cvt_e4m3x2(x[1], x[0]) | ptx::cvt_e4m3x2(x[3], x[2]) << 16;
@@ -58,11 +59,10 @@ PTX_DEVICE void quantize_latent(const KvAppendParams& params, const uint16_t* gL
   constexpr uint32_t kLanesPerBlock = kKvScaleBlock / kAccessBytes;
   const uint32_t lane = ptx::thread_idx() % kWarpLanes;
   const uint32_t first = lane * kAccessBytes;
-  const quant::RowPiece left = quant::load_piece(gLatent + first);
-  const quant::RowPiece right = quant::load_piece(gLatent + first + quant::kLaneElements);
-  float amax = quant::max_of(quant::finite_amax(left), quant::finite_amax(right));
-#pragma unroll
-  for (uint32_t mask = kLanesPerBlock / 2; mask > 0; mask /= 2) amax = quant::max_of(amax, ptx::shfl_xor(amax, mask));
+  const Piece left = load_bf16_piece(gLatent + first);
+  const Piece right = load_bf16_piece(gLatent + first + kPieceElements);
+  const float lane_amax = quant::max_of(quant::finite_amax(left), quant::finite_amax(right));
+  const float amax = warp_reduce<kLanesPerBlock>(lane_amax, quant::max_of);
   const float scale = quant::cache_scale(amax, params.scale_format);
 
   const uint64_t q0 = encode_piece(left, scale, params.scale_format);

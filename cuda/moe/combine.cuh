@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "faults.h"
+#include "hopper/cta/pieces.cuh"
 #include "hopper/cta/report_fault.cuh"
 #include "moe/params.h"
 #include "ptx/convert.h"
@@ -21,25 +22,17 @@ namespace moe {
 constexpr uint32_t combine_threads = 256;
 constexpr uint32_t combine_smem_bytes = 0;
 
-constexpr uint32_t kPieceElements = 8;   // 16 bytes of BF16
 constexpr uint32_t kRoutesInFlight = 4;
 
-struct CombineSum {
-  float x[kPieceElements];
-};
-
 // sum += weight * v, BF16 [8].
-PTX_DEVICE void add_piece(CombineSum& sum, float weight, ptx::U32x4 v) {
-  const uint32_t pairs[] = {v.x, v.y, v.z, v.w};
+PTX_DEVICE void add_piece(Piece& sum, float weight, ptx::U32x4 v) {
+  const Piece y = bf16_piece(v);
 #pragma unroll
-  for (uint32_t i = 0; i < kPieceElements; i += 2) {
-    sum.x[i] = ptx::fma_rn(weight, ptx::bf16_lo_f32(pairs[i / 2]), sum.x[i]);
-    sum.x[i + 1] = ptx::fma_rn(weight, ptx::bf16_hi_f32(pairs[i / 2]), sum.x[i + 1]);
-  }
+  for (uint32_t i = 0; i < kPieceElements; ++i) sum.x[i] = ptx::fma_rn(weight, y.x[i], sum.x[i]);
 }
 
 // The loads of a step depend on each other only within a route: all rows are asked for before the first is used.
-PTX_DEVICE void add_routes(const CombineParams& params, uint64_t token, uint64_t column, CombineSum& sum) {
+PTX_DEVICE void add_routes(const CombineParams& params, uint64_t token, uint64_t column, Piece& sum) {
   constexpr uint32_t kDropped = 0xffffffffu;  // -1
   for (uint32_t k0 = 0; k0 < params.top_k; k0 += kRoutesInFlight) {
     const uint64_t route0 = token * params.top_k + k0;
@@ -73,7 +66,7 @@ PTX_DEVICE void combine_kernel(const CombineParams& params) {
   const uint64_t column = piece % params.pieces * kPieceElements;
   if (token >= params.tokens) return;
 
-  CombineSum sum = {};
+  Piece sum = {};
   add_routes(params, token, column, sum);
   if (params.shared != nullptr) {
     add_piece(sum, 1.0f, ptx::ldg_v4_u32(params.shared + token * params.shared_pitch + column));
@@ -81,9 +74,7 @@ PTX_DEVICE void combine_kernel(const CombineParams& params) {
   if (params.residual != nullptr) {
     add_piece(sum, 1.0f, ptx::ldg_v4_u32(params.residual + token * params.residual_pitch + column));
   }
-  ptx::stg_v4_u32(params.out + token * params.out_pitch + column,
-                  {ptx::cvt_bf16x2(sum.x[1], sum.x[0]), ptx::cvt_bf16x2(sum.x[3], sum.x[2]),
-                   ptx::cvt_bf16x2(sum.x[5], sum.x[4]), ptx::cvt_bf16x2(sum.x[7], sum.x[6])});
+  store_bf16_piece(params.out + token * params.out_pitch + column, sum);
 }
 
 }  // namespace moe

@@ -7,6 +7,7 @@
 // Schedule: as quantize_1x128, sixteen lanes per block. Rows that no expert uses are left alone.
 #pragma once
 #include "faults.h"
+#include "hopper/cta/pieces.cuh"
 #include "hopper/cta/report_fault.cuh"
 #include "moe/params.h"
 #include "moe/used_rows.cuh"
@@ -20,10 +21,10 @@ constexpr uint32_t gather_quantize_threads = 256;
 constexpr uint32_t gather_quantize_smem_bytes = 0;
 
 // A zero block for padding, and for a route that does not exist.
-PTX_DEVICE quant::RowPiece gather_piece(const GatherQuantizeParams& params, uint64_t row, uint64_t column) {
+PTX_DEVICE Piece gather_piece(const GatherQuantizeParams& params, uint64_t row, uint64_t column) {
   constexpr uint32_t kPadding = 0xffffffffu;  // -1
   const uint32_t route = ptx::ldg_u32(params.row_route + row);
-  if (route < params.routes) return quant::load_piece(params.x + route / params.top_k * params.x_pitch + column);
+  if (route < params.routes) return load_bf16_piece(params.x + route / params.top_k * params.x_pitch + column);
   if (route != kPadding) report_fault(params.error_words, FAULT_SEGMENT);
   return {};
 }

@@ -10,6 +10,7 @@
 #pragma once
 #include "faults.h"
 #include "hopper/cta/exp.cuh"
+#include "hopper/cta/pieces.cuh"
 #include "hopper/cta/report_fault.cuh"
 #include "moe/params.h"
 #include "moe/used_rows.cuh"
@@ -30,7 +31,7 @@ PTX_DEVICE float swiglu(float gate, float up, float clamp) {
 }
 
 // h of eight neighbouring columns. With weights, a row without a route (padding) is zero, whatever x holds.
-PTX_DEVICE quant::RowPiece swiglu_piece(const SwigluQuantizeParams& params, uint64_t row, uint64_t column) {
+PTX_DEVICE Piece swiglu_piece(const SwigluQuantizeParams& params, uint64_t row, uint64_t column) {
   constexpr uint32_t kPadding = 0xffffffffu;  // -1
   float weight = 1.0f;
   if (params.weights != nullptr) {
@@ -42,11 +43,11 @@ PTX_DEVICE quant::RowPiece swiglu_piece(const SwigluQuantizeParams& params, uint
     weight = ptx::ldg_f32(params.weights + route);
   }
   const uint16_t* gX = params.x + row * params.x_pitch + column;
-  const quant::RowPiece gate = quant::load_piece(gX);
-  const quant::RowPiece up = quant::load_piece(gX + static_cast<uint64_t>(params.k_blocks) * quant::kQuantizeBlock);
-  quant::RowPiece h;
+  const Piece gate = load_bf16_piece(gX);
+  const Piece up = load_bf16_piece(gX + static_cast<uint64_t>(params.k_blocks) * quant::kQuantizeBlock);
+  Piece h;
 #pragma unroll
-  for (uint32_t i = 0; i < quant::kLaneElements; ++i) h.x[i] = swiglu(gate.x[i], up.x[i], params.clamp) * weight;
+  for (uint32_t i = 0; i < kPieceElements; ++i) h.x[i] = swiglu(gate.x[i], up.x[i], params.clamp) * weight;
   return h;
 }
 

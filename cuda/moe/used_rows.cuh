@@ -5,6 +5,7 @@
 
 #include "faults.h"
 #include "gemm/segments.h"
+#include "hopper/cta/pieces.cuh"
 #include "hopper/cta/report_fault.cuh"
 #include "moe/params.h"
 #include "ptx/gmem.h"
@@ -27,23 +28,23 @@ PTX_DEVICE bool row_in_use(const UsedRows& used, uint32_t row, uint32_t* error_w
 
 // Quantises the rows in use, sixteen lanes per 1x128 block as quantize_1x128 does; `piece(row, column)` gives a lane's
 // elements. Rows that no expert uses are left alone.
-template <uint32_t Threads, class Params, class Piece>
-PTX_DEVICE void quantize_used_rows(const Params& params, Piece piece) {
+template <uint32_t Threads, class Params, class PieceAt>
+PTX_DEVICE void quantize_used_rows(const Params& params, PieceAt piece) {
   constexpr uint32_t kBlocksPerCta = Threads / quant::kLanesPerRow;
   const uint32_t thread = ptx::thread_idx();
   const uint64_t block = static_cast<uint64_t>(ptx::cta_idx()) * kBlocksPerCta + thread / quant::kLanesPerRow;
   const uint64_t row = block / params.k_blocks;
   const uint64_t g = block % params.k_blocks;
-  const uint64_t column = g * quant::kQuantizeBlock + thread % quant::kLanesPerRow * quant::kLaneElements;
+  const uint64_t column = g * quant::kQuantizeBlock + thread % quant::kLanesPerRow * kPieceElements;
   const bool used =
       row < params.used.total && row_in_use(params.used, static_cast<uint32_t>(row), params.error_words);
 
-  quant::RowPiece x = {};
+  Piece x = {};
   if (used) x = piece(row, column);
   const quant::BlockScale scale = quant::scale_of_block(x, params.scale_format);
   if (!used) return;
   quant::store_block(params.q + row * params.q_pitch + column, params.sf + g * params.sf_pitch + row, x, scale,
-              params.error_words);
+                     params.error_words);
 }
 
 }  // namespace moe

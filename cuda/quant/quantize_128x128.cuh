@@ -6,6 +6,8 @@
 //
 // Schedule: one CTA per block, sixteen lanes per row, eight rows per thread in registers: x is read once.
 #pragma once
+#include "hopper/cta/pieces.cuh"
+#include "hopper/cta/warp_reduce.cuh"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
 #include "ptx/smem.h"
@@ -25,8 +27,7 @@ constexpr uint32_t quantize_128x128_smem_bytes = quantize_128x128_warps * sizeof
 PTX_DEVICE float cta_max(float value) {
   const uint32_t smem = ptx::smem_base();
   const uint32_t thread = ptx::thread_idx();
-#pragma unroll
-  for (uint32_t mask = 16; mask > 0; mask /= 2) value = max_of(value, ptx::shfl_xor(value, mask));
+  value = warp_reduce<32>(value, max_of);
   if (thread % 32 == 0) ptx::sts_f32(smem + thread / 32 * sizeof(float), value);
   ptx::syncthreads();
   float largest = 0.0f;
@@ -44,14 +45,14 @@ PTX_DEVICE void quantize_128x128_kernel(const Quantize128x128Params& params) {
   const uint64_t block_n = ptx::cta_idx() / params.k_blocks;
   const uint64_t g = ptx::cta_idx() % params.k_blocks;
   const uint64_t row0 = block_n * kQuantizeBlock + thread / kLanesPerRow;
-  const uint64_t column = g * kQuantizeBlock + thread % kLanesPerRow * kLaneElements;
+  const uint64_t column = g * kQuantizeBlock + thread % kLanesPerRow * kPieceElements;
 
-  RowPiece x[kPieces] = {};
+  Piece x[kPieces] = {};
   float amax = 0.0f;
 #pragma unroll
   for (uint32_t i = 0; i < kPieces; ++i) {
     const uint64_t row = row0 + i * kRowsAtOnce;
-    if (row < params.n) x[i] = load_piece(params.x + row * params.x_pitch + column);
+    if (row < params.n) x[i] = load_bf16_piece(params.x + row * params.x_pitch + column);
     amax = max_of(amax, finite_amax(x[i]));
   }
 

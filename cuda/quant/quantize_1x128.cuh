@@ -6,6 +6,7 @@
 //
 // Schedule: sixteen lanes hold one block, eight elements each; one 16-byte load, four shuffles, one 8-byte store.
 #pragma once
+#include "hopper/cta/pieces.cuh"
 #include "ptx/regs.h"
 #include "ptx/target.h"
 #include "quant/params.h"
@@ -24,10 +25,10 @@ PTX_DEVICE void quantize_1x128_kernel(const Quantize1x128Params& params) {
   const bool exists = block < static_cast<uint64_t>(params.m) * params.k_blocks;
   const uint64_t row = exists ? block / params.k_blocks : 0;
   const uint64_t g = exists ? block % params.k_blocks : 0;
-  const uint64_t column = g * kQuantizeBlock + thread % kLanesPerRow * kLaneElements;
+  const uint64_t column = g * kQuantizeBlock + thread % kLanesPerRow * kPieceElements;
 
-  RowPiece x = {};
-  if (exists) x = load_piece(params.x + row * params.x_pitch + column);
+  Piece x = {};
+  if (exists) x = load_bf16_piece(params.x + row * params.x_pitch + column);
   const BlockScale scale = scale_of_block(x, params.scale_format);
   if (!exists) return;
   float* gSf = params.sf + row * params.sf_row_stride + g * params.sf_group_stride;

@@ -1,45 +1,34 @@
-// What the quantisers do with the eight neighbouring elements that a lane holds.
+// What the quantisers do with the piece of a row that a lane holds.
 #pragma once
 #include <cstdint>
 
 #include "faults.h"
+#include "hopper/cta/pieces.cuh"
 #include "hopper/cta/report_fault.cuh"
+#include "hopper/cta/warp_reduce.cuh"
 #include "ptx/convert.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
-#include "ptx/sync.h"
 #include "ptx/target.h"
 #include "quant/params.h"
 #include "quant/scale.h"
 
 namespace quant {
 
-constexpr uint32_t kQuantizeBlock = 128;                              // elements of K under one scale
-constexpr uint32_t kLaneElements = 8;                                 // 16 bytes of BF16
-constexpr uint32_t kLanesPerRow = kQuantizeBlock / kLaneElements;
-
-struct RowPiece {
-  float x[kLaneElements];
-};
+constexpr uint32_t kQuantizeBlock = 128;  // elements of K under one scale
+constexpr uint32_t kLanesPerRow = kQuantizeBlock / kPieceElements;
 
 constexpr float max_of(float a, float b) { return a > b ? a : b; }
 
-// gX: BF16 [8], 16-byte aligned.
-PTX_DEVICE RowPiece load_piece(const uint16_t* gX) {
-  const ptx::U32x4 v = ptx::ldg_v4_u32(gX);
-  return {{ptx::bf16_lo_f32(v.x), ptx::bf16_hi_f32(v.x), ptx::bf16_lo_f32(v.y), ptx::bf16_hi_f32(v.y),
-           ptx::bf16_lo_f32(v.z), ptx::bf16_hi_f32(v.z), ptx::bf16_lo_f32(v.w), ptx::bf16_hi_f32(v.w)}};
-}
-
-PTX_DEVICE float finite_amax(const RowPiece& piece) {
+PTX_DEVICE float finite_amax(const Piece& piece) {
   float amax = 0.0f;
 #pragma unroll
-  for (uint32_t i = 0; i < kLaneElements; ++i) amax = max_of(amax, finite_magnitude(piece.x[i]));
+  for (uint32_t i = 0; i < kPieceElements; ++i) amax = max_of(amax, finite_magnitude(piece.x[i]));
   return amax;
 }
 
 // gQ <- E4M3 [8]: an Inf saturates, a NaN stays NaN, each alone.
-PTX_DEVICE void store_piece(uint8_t* gQ, const RowPiece& piece, float multiplier) {
+PTX_DEVICE void store_piece(uint8_t* gQ, const Piece& piece, float multiplier) {
   uint32_t words[2];
 #pragma unroll
   for (uint32_t w = 0; w < 2; ++w) {
@@ -51,23 +40,20 @@ PTX_DEVICE void store_piece(uint8_t* gQ, const RowPiece& piece, float multiplier
   ptx::stg_v2_u32(gQ, words[0], words[1]);
 }
 
-PTX_DEVICE void report_nonfinite(uint32_t* error_words, const RowPiece& piece) {
+PTX_DEVICE void report_nonfinite(uint32_t* error_words, const Piece& piece) {
   bool finite = true;
 #pragma unroll
-  for (uint32_t i = 0; i < kLaneElements; ++i) finite = finite && is_finite(piece.x[i]);
+  for (uint32_t i = 0; i < kPieceElements; ++i) finite = finite && is_finite(piece.x[i]);
   if (!finite) report_fault(error_words, FAULT_NONFINITE_INPUT);
 }
 
 // The scale of the 1x128 block that sixteen neighbouring lanes hold; every lane of the warp comes here.
-PTX_DEVICE BlockScale scale_of_block(const RowPiece& piece, uint32_t scale_format) {
-  float amax = finite_amax(piece);
-#pragma unroll
-  for (uint32_t mask = kLanesPerRow / 2; mask > 0; mask /= 2) amax = max_of(amax, ptx::shfl_xor(amax, mask));
-  return block_scale(amax, scale_format);
+PTX_DEVICE BlockScale scale_of_block(const Piece& piece, uint32_t scale_format) {
+  return block_scale(warp_reduce<kLanesPerRow>(finite_amax(piece), max_of), scale_format);
 }
 
 // The lane's eight codes to gQ, the block's scale to gSf.
-PTX_DEVICE void store_block(uint8_t* gQ, float* gSf, const RowPiece& piece, BlockScale scale, uint32_t* error_words) {
+PTX_DEVICE void store_block(uint8_t* gQ, float* gSf, const Piece& piece, BlockScale scale, uint32_t* error_words) {
   store_piece(gQ, piece, scale.multiplier);
   if (ptx::thread_idx() % kLanesPerRow == 0) ptx::stg_f32(gSf, scale.scale);
   report_nonfinite(error_words, piece);

@@ -12,6 +12,7 @@
 #include <bit>
 #include <cstdint>
 
+#include "hopper/cta/pieces.cuh"
 #include "hopper/tile/order.h"
 #include "ptx/convert.h"
 #include "ptx/gmem.h"
@@ -38,27 +39,14 @@ constexpr uint32_t kGateTokenThreads = gate_logits_threads / kGateExpertThreads;
 constexpr uint32_t kGateTokensPerThread = kGateBlockTokens / kGateTokenThreads;
 constexpr uint32_t kGateExpertsPerThread = kGateBlockExperts / kGateExpertThreads;
 
-// Eight neighbouring BF16 of a row, or eight floats: what a thread loads at once.
-constexpr uint32_t kGatePiece = 8;
-constexpr uint32_t kGatePiecesPerRow = kGateBlockK / kGatePiece;
+constexpr uint32_t kGatePiecesPerRow = kGateBlockK / kPieceElements;
 constexpr uint32_t kGateWPieces = kGateBlockExperts * kGatePiecesPerRow / gate_logits_threads;
 static_assert(kGateBlockTokens * kGatePiecesPerRow == gate_logits_threads, "a thread loads one piece of x");
 
-struct GatePiece {
-  ptx::U32x4 low, high;  // eight floats
-};
-
 struct GateStep {
-  GatePiece x;
-  GatePiece w[kGateWPieces];
+  Piece x;
+  Piece w[kGateWPieces];
 };
-
-// gX: BF16 [8], 16-byte aligned.
-PTX_DEVICE GatePiece load_bf16_piece(const uint16_t* gX) {
-  const ptx::U32x4 v = ptx::ldg_v4_u32(gX);
-  return {{v.x << 16, v.x & 0xffff0000u, v.y << 16, v.y & 0xffff0000u},
-          {v.z << 16, v.z & 0xffff0000u, v.w << 16, v.w & 0xffff0000u}};
-}
 
 struct GateTile {
   uint32_t t0, expert0, chunk;
@@ -75,19 +63,16 @@ PTX_DEVICE GateTile gate_tile(const GateLogitsParams& params) {
 // Rows past the end are zeros: their sums are not stored.
 PTX_DEVICE GateStep load_step(const GateLogitsParams& params, const GateTile& tile, uint32_t k0) {
   const uint32_t row = ptx::thread_idx() / kGatePiecesPerRow;
-  const uint32_t k = k0 + ptx::thread_idx() % kGatePiecesPerRow * kGatePiece;
+  const uint32_t k = k0 + ptx::thread_idx() % kGatePiecesPerRow * kPieceElements;
   GateStep step = {};
   if (tile.t0 + row < params.t) step.x = load_bf16_piece(params.x + (tile.t0 + row) * params.x_pitch + k);
 #pragma unroll
   for (uint32_t i = 0; i < kGateWPieces; ++i) {
     const uint64_t expert = tile.expert0 + row + i * (gate_logits_threads / kGatePiecesPerRow);
     if (expert >= params.experts) continue;
-    if (params.w_is_bf16 != 0) {
-      step.w[i] = load_bf16_piece(static_cast<const uint16_t*>(params.w) + expert * params.w_pitch + k);
-    } else {
-      const float* w = static_cast<const float*>(params.w) + expert * params.w_pitch + k;
-      step.w[i] = {ptx::ldg_v4_u32(w), ptx::ldg_v4_u32(w + 4)};
-    }
+    const uint64_t element = expert * params.w_pitch + k;
+    step.w[i] = params.w_is_bf16 != 0 ? load_bf16_piece(static_cast<const uint16_t*>(params.w) + element)
+                                      : load_f32_piece(static_cast<const float*>(params.w) + element);
   }
   return step;
 }
@@ -97,10 +82,10 @@ PTX_DEVICE uint32_t gate_row(uint32_t row) { return ptx::smem_base() + row * kGa
 
 PTX_DEVICE void store_step(const GateStep& step) {
   const uint32_t row = ptx::thread_idx() / kGatePiecesPerRow;
-  const uint32_t column = ptx::thread_idx() % kGatePiecesPerRow * kGatePiece * sizeof(float);
-  const auto store = [&](uint32_t at_row, const GatePiece& piece) {
-    ptx::sts_v4_u32(gate_row(at_row) + column, piece.low);
-    ptx::sts_v4_u32(gate_row(at_row) + column + 16, piece.high);
+  const uint32_t column = ptx::thread_idx() % kGatePiecesPerRow * kPieceElements * sizeof(float);
+  const auto store = [&](uint32_t at_row, const Piece& piece) {
+    ptx::sts_v4_u32(gate_row(at_row) + column, piece_bits(piece, 0));
+    ptx::sts_v4_u32(gate_row(at_row) + column + 16, piece_bits(piece, 4));
   };
   store(row, step.x);
 #pragma unroll

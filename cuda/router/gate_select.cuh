@@ -18,6 +18,7 @@
 #include "faults.h"
 #include "hopper/cta/exp.cuh"
 #include "hopper/cta/report_fault.cuh"
+#include "hopper/cta/warp_reduce.cuh"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
 #include "ptx/sync.h"
@@ -59,8 +60,7 @@ PTX_DEVICE void softmax(GateScores& rS) {
     rS[i] = rS[i] == largest ? 1.0f : exp_f32(rS[i] - largest);
     if (rS[i] == rS[i]) sum += rS[i];
   }
-#pragma unroll
-  for (uint32_t mask = 16; mask > 0; mask /= 2) sum += ptx::shfl_xor(sum, mask);
+  sum = warp_reduce<32>(sum, [](float a, float b) { return a + b; });
 #pragma unroll
   for (uint32_t i = 0; i < kGateRows; ++i) rS[i] = rS[i] / sum;
 }

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "experts.h"
+#include "hopper/cta/warp_reduce.cuh"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
 #include "ptx/smem.h"
@@ -33,9 +34,7 @@ struct ExpertUse {
 };
 
 PTX_DEVICE float warp_sum(float value) {
-#pragma unroll
-  for (uint32_t mask = 16; mask > 0; mask /= 2) value += ptx::shfl_xor(value, mask);
-  return value;
+  return warp_reduce<32>(value, [](float a, float b) { return a + b; });
 }
 
 PTX_DEVICE void add_token(const SequenceBalanceLossParams& params, uint64_t t, ExpertUse& use) {

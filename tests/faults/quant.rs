@@ -43,8 +43,8 @@ fn values(case: &Case, seed: u64) -> Vec<bf16> {
 }
 
 faults! {
-    amax_over_half_the_lanes: ROWS, "mask = kLanesPerRow / 2" => "mask = kLanesPerRow / 4", ["wrong scales"];
-    amax_over_two_rows: ROWS, "mask = kLanesPerRow / 2" => "mask = kLanesPerRow", ["wrong scales"];
+    amax_over_half_the_lanes: ROWS, "warp_reduce<kLanesPerRow>" => "warp_reduce<kLanesPerRow / 2>", ["wrong scales"];
+    amax_over_two_rows: ROWS, "warp_reduce<kLanesPerRow>" => "warp_reduce<2 * kLanesPerRow>", ["wrong scales"];
     blocks_past_the_end: ROWS, "if (!exists) return;" => "", ["not ordered", "outside", "wrong"];
     no_floor_under_amax: ROWS, "amax < kAmaxFloor ? kAmaxFloor : amax" => "amax", ["wrong scales"];
     amax_over_infinities: ROWS, "magnitude < 0x7f800000u ?" => "magnitude <= 0x7f800000u ?", ["wrong scales"];

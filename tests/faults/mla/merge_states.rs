@@ -40,12 +40,12 @@ faults! {
     logarithm_forgotten: MERGE, "largest + log1p_f32(weight)" => "largest", ["lse["];
     empty_part_is_merged: MERGE, "has0 && has1" => "has0 || has1", ["o[", "lse["];
     other_part_is_copied: MERGE, "params.part[has0 ? 0 : 1]" => "params.part[has0 ? 1 : 0]", ["o["];
-    nothing_written_without_keys: MERGE, "store_piece(params, row, column, MergePiece{});" => "", ["o["];
+    nothing_written_without_keys: MERGE, "store_piece(params, row, column, Piece{});" => "", ["o["];
     infinity_always_empty: MERGE, "params.infinity_is_empty != 0 &&" => "", ["o[", "lse["];
     infinity_never_empty: MERGE, "params.infinity_is_empty != 0" => "false", ["o[", "lse["];
     rows_past_the_end: MERGE, "if (row >= params.rows) return;" => "", ["outside"];
     lse_never_written: MERGE, "if (column == 0)" => "if (false)", ["lse["];
-    half_of_an_fp32_piece: MERGE, "i < kMergeColumns * bytes" => "i < 16", ["o["];
+    half_of_an_fp32_piece: MERGE, "i < kPieceElements * bytes" => "i < 16", ["o["];
     pairs_exchanged: MERGE, "ptx::cvt_bf16x2(x[1], x[0])" => "ptx::cvt_bf16x2(x[0], x[1])", ["o["];
     wrong_half: MERGE, "x > 0.5f" => "x > 0.75f", ["lse["];
     term_left_out: MERGE, "r = ptx::fma_rn(r, z, 0x1.555556p-1f);" => "", ["lse["];

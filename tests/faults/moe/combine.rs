@@ -47,14 +47,13 @@ faults! {
     residual_before_shared: COMBINE,
         "params.shared + token * params.shared_pitch" => "params.residual + token * params.residual_pitch", ["out["];
     columns_exchanged_in_a_pair: COMBINE,
-        "ptx::cvt_bf16x2(sum.x[1], sum.x[0])" => "ptx::cvt_bf16x2(sum.x[0], sum.x[1])", ["out["];
+        "ptx::cvt_bf16x2(x[1], x[0])" => "ptx::cvt_bf16x2(x[0], x[1])", ["out["];
     two_roundings: COMBINE,
         "if (params.shared != nullptr)"
             => "for (float& x : sum.x) x = ptx::bf16_lo_f32(ptx::cvt_bf16x2(0.0f, x)); if (params.shared != nullptr)",
         ["out["];
     no_fma: COMBINE,
-        "ptx::fma_rn(weight, ptx::bf16_lo_f32(pairs[i / 2]), sum.x[i])"
-            => "weight * ptx::bf16_lo_f32(pairs[i / 2]) + sum.x[i]",
+        "ptx::fma_rn(weight, y.x[i], sum.x[i])" => "weight * y.x[i] + sum.x[i]",
         ["out["];
     tokens_past_the_end: COMBINE, "if (token >= params.tokens) return;" => "", ["outside"];
 }

@@ -118,7 +118,7 @@ faults! {
     experts_past_the_end: ROUTE,
         "if (expert < params.experts) ptx::stg_f32" => "ptx::stg_f32", ["race", "outside", "wrong scores"];
     elements_exchanged_in_a_pair: ROUTE,
-        "v.x << 16, v.x & 0xffff0000u" => "v.x & 0xffff0000u, v.x << 16", ["wrong scores"];
+        "ptx::bf16_lo_f32(v.x), ptx::bf16_hi_f32(v.x)" => "ptx::bf16_hi_f32(v.x), ptx::bf16_lo_f32(v.x)", ["wrong scores"];
     chain_not_fused: ROUTE,
         "ptx::fma_rn(x[i].value[step], w[j].value[step], rSum[i][j])"
             => "x[i].value[step] * w[j].value[step] + rSum[i][j]",
