@@ -14,6 +14,7 @@
 #include "gemm/fp8_gemm_tile.cuh"
 #include "gemm/params.h"
 #include "hopper/cta/cta_sync.cuh"
+#include "hopper/cta/pipeline.cuh"
 #include "hopper/tile/descriptor.h"
 #include "hopper/tile/fragment.h"
 #include "hopper/tile/order.h"
@@ -57,25 +58,18 @@ struct DenseSchedule {
 
 // ---------------------------------------------------------------------------------------------------------- load
 
-// Fills one stage: sA, sB, sSfa <- K block `g` of `tile`. In a cluster each CTA fetches half of B and
-// multicasts it to both.
+// Fills one stage: sA, sB, sSfa <- K block `g` of `tile`. The CTAs of a cluster load B together.
 template <class Config>
 PTX_DEVICE void load_stage(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, uint32_t stage, GemmTile tile,
                            uint32_t g) {
   using Tile = Fp8GemmTile<Config>;
-  const uint32_t full = smem.full(stage);
+  const uint32_t full = smem.pipeline().full(stage);
   const uint32_t k = g * Config::kBlockK;
   ptx::mbarrier_arrive_expect_tx(full, Tile::kABytes + Tile::kBBytes + Tile::kSfaBytes);
   ptx::tma_load_2d(params.map_a, smem.a(stage), full, k, tile.row);
   ptx::tma_load_2d(params.map_sfa, smem.sfa(stage), full, tile.row, g);
-  if constexpr (Config::kCluster == 1) {
-    ptx::tma_load_3d(params.map_b, smem.b(stage), full, k, tile.column, tile.expert);
-  } else {
-    const uint32_t rank = ptx::cluster_rank();
-    constexpr uint32_t kHalfRows = Config::kBlockN / 2;
-    ptx::tma_load_3d_multicast(params.map_b, smem.b(stage) + rank * (Tile::kBBytes / 2), full, k,
-                               tile.column + rank * kHalfRows, tile.expert, 0b11);
-  }
+  load_together<Config::kCluster, Config::kBlockN, Tile::kBBytes>(params.map_b, smem.b(stage), full, k, tile.column,
+                                                                  tile.expert);
 }
 
 // The producer thread: keeps the ring full, over all tiles of this CTA.
@@ -87,7 +81,7 @@ PTX_DEVICE void load(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, Sche
     const GemmTile tile = schedule.tile();
 #pragma unroll 1
     for (uint32_t g = 0; g < params.k_blocks; ++g, ring.advance()) {
-      await_release<Config>(smem.empty(ring.stage), ring.phase ^ 1);  // a fresh barrier lets the first lap through
+      smem.pipeline().await_empty(ring);
       load_stage(params, smem, ring.stage, tile, g);
     }
   }
@@ -182,12 +176,12 @@ PTX_DEVICE void accumulate_two(float (&rD)[Fp8GemmTile<Config>::kRegisters], Fp8
   Partial rEven, rOdd;
   Ring<Config::kStages> ahead = ring;
   const auto start = [&](Partial& rPartial) {
-    ptx::mbarrier_wait(smem.full(ahead.stage), ahead.phase);
+    smem.pipeline().await_full(ahead);
     mma<Config>(rPartial, smem.a(ahead.stage) + slice_row * Config::kBlockK, smem.b(ahead.stage));
     ahead.advance();
   };
   const auto release = [&] {
-    warp_release<Config>(smem.empty(ring.stage));
+    smem.pipeline().release(ring);
     ring.advance();
   };
   if (blocks == 0) return;
@@ -227,12 +221,12 @@ PTX_DEVICE void accumulate_one(float (&rD)[Fp8GemmTile<Config>::kSlices][Fp8Gemm
   if (blocks != 0) sfb = scales.load(0);
 #pragma unroll 2
   for (; blocks != 0; --blocks, ring.advance()) {
-    ptx::mbarrier_wait(smem.full(ring.stage), ring.phase);
+    smem.pipeline().await_full(ring);
 #pragma unroll
     for (int slice = 0; slice < kSlices; ++slice) {
       const uint32_t row = slice * Config::kWgmmaM;
       const auto release = [&] {
-        if (slice == kSlices - 1) warp_release<Config>(smem.empty(ring.stage));
+        if (slice == kSlices - 1) smem.pipeline().release(ring);
       };
       mma<Config>(rPartial, smem.a(ring.stage) + (first_row + row) * Config::kBlockK, smem.b(ring.stage));
       finish<Config, 0>(rD[slice], rPartial, smem.sfa(ring.stage) + row_bytes + row * sizeof(float), sfb, release);
@@ -269,16 +263,9 @@ PTX_DEVICE void math(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, uint
 // Barriers of the ring, ready for every thread of the cluster and for TMA.
 template <class Config>
 PTX_DEVICE void init_barriers(Fp8GemmSmem<Config> smem) {
-  if (ptx::thread_idx() == 0) {
-#pragma unroll 1
-    for (int stage = 0; stage < Config::kStages; ++stage) {
-      ptx::mbarrier_init(smem.full(stage), 1);
-      ptx::mbarrier_init(smem.empty(stage), Fp8GemmTile<Config>::kEmptyArrivals);
-      ptx::name_shared(smem.full(stage), "full", stage);
-      ptx::name_shared(smem.empty(stage), "empty", stage);
-    }
-    ptx::fence_mbarrier_init();
-  }
+  if (ptx::thread_idx() != 0) return;
+  smem.pipeline().init(1, Fp8GemmTile<Config>::kEmptyArrivals);
+  ptx::fence_mbarrier_init();
 }
 
 // What the roles do once the barriers are ready: load in one thread, math in one or two warpgroups.

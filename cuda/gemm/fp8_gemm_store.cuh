@@ -5,13 +5,13 @@
 #include "gemm/fp8_gemm_tile.cuh"
 #include "gemm/params.h"
 #include "hopper/cta/cta_sync.cuh"
+#include "hopper/cta/fragment_store.cuh"
 #include "hopper/tile/fragment.h"
 #include "hopper/tile/swizzle.h"
 #include "ptx/convert.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
 #include "ptx/smem.h"
-#include "ptx/sync.h"
 #include "ptx/target.h"
 #include "ptx/tma.h"
 
@@ -49,21 +49,16 @@ PTX_DEVICE void write_slice(Fp8GemmSmem<Config> smem, const float (&rD)[Fp8GemmT
                             uint32_t slice_row) {
   using Tile = Fp8GemmTile<Config>;
   const uint32_t thread = ptx::thread_idx() % 128;
-  const uint32_t lane = thread % 32;
-  constexpr int kStep = Tile::kOutputBf16 ? 16 : 8;  // columns a warp stores at once
+  if constexpr (Tile::kOutputBf16) {
+    store_fragment_bf16<Tile::kChunkBytes>(
+        thread, rD, [&](uint32_t chunk, uint32_t row) { return smem.d(chunk, slice_row + row); });
+  } else {
 #pragma unroll
-  for (int column = 0; column < Config::kBlockN; column += kStep) {
-    const uint32_t chunk = column / Tile::kChunkColumns;
-    const uint32_t byte = column % Tile::kChunkColumns * Tile::kElementBytes;
-    const int r = column / 2;  // first register of these columns
-    if constexpr (Tile::kOutputBf16) {
-      const uint32_t row = slice_row + 16 * (thread / 32) + stmatrix_row(lane);
-      const uint32_t sD = smem.d(chunk, row) + byte + stmatrix_column(lane) * 2;
-      ptx::stmatrix_x4(swizzle<Tile::kChunkBytes>(sD), ptx::cvt_bf16x2(rD[r + 1], rD[r]),
-                       ptx::cvt_bf16x2(rD[r + 3], rD[r + 2]), ptx::cvt_bf16x2(rD[r + 5], rD[r + 4]),
-                       ptx::cvt_bf16x2(rD[r + 7], rD[r + 6]));
-    } else {
-      const uint32_t sD = smem.d(chunk, slice_row + fragment_row(thread)) + byte + fragment_column(thread) * 4;
+    for (int column = 0; column < Config::kBlockN; column += 8) {
+      const uint32_t byte = column % Tile::kChunkColumns * Tile::kElementBytes;
+      const int r = column / 2;  // first register of these columns
+      const uint32_t sD =
+          smem.d(column / Tile::kChunkColumns, slice_row + fragment_row(thread)) + byte + fragment_column(thread) * 4;
       ptx::sts_v2_f32(swizzle<Tile::kChunkBytes>(sD), rD[r], rD[r + 1]);
       ptx::sts_v2_f32(swizzle<Tile::kChunkBytes>(sD + 8 * Tile::kChunkBytes), rD[r + 2], rD[r + 3]);
     }
@@ -117,8 +112,7 @@ PTX_DEVICE void store(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, uin
     }
     write_slice<Config>(smem, rD[slice], slice_row);
   }
-  ptx::fence_proxy_async_shared();
-  warpgroup_sync(warpgroup);
+  warpgroup_fence_async(warpgroup);
 #pragma unroll
   for (int slice = 0; slice < Tile::kSlices; ++slice) {
     const uint32_t slice_row = first_row + slice * Config::kWgmmaM;

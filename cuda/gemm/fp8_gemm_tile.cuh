@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "hopper/cta/pipeline.cuh"
 #include "ptx/target.h"
 
 namespace gemm {
@@ -48,8 +49,7 @@ struct Fp8GemmStorage {
   alignas(1024) uint8_t b[Config::kStages][Tile::kBBytes];               // E4M3 [block_n, 128], swizzled
   alignas(1024) uint8_t d[Tile::kBlockM * Tile::kBlockN * Tile::kElementBytes];  // [chunk, block_m, chunk columns]
   alignas(128) float sfa[Config::kStages][Tile::kBlockM];
-  uint64_t full[Config::kStages];   // mbarrier: the stage's bytes have landed
-  uint64_t empty[Config::kStages];  // mbarrier: every math warp of the cluster is done with the stage
+  PipelineStorage<Config::kStages> pipeline;
 };
 
 // Shared addresses of one CTA's storage.
@@ -62,8 +62,9 @@ struct Fp8GemmSmem {
   PTX_DEVICE uint32_t a(uint32_t stage) const { return base + offsetof(Storage, a) + stage * Tile::kABytes; }
   PTX_DEVICE uint32_t b(uint32_t stage) const { return base + offsetof(Storage, b) + stage * Tile::kBBytes; }
   PTX_DEVICE uint32_t sfa(uint32_t stage) const { return base + offsetof(Storage, sfa) + stage * Tile::kSfaBytes; }
-  PTX_DEVICE uint32_t full(uint32_t stage) const { return base + offsetof(Storage, full) + stage * 8; }
-  PTX_DEVICE uint32_t empty(uint32_t stage) const { return base + offsetof(Storage, empty) + stage * 8; }
+  PTX_DEVICE Pipeline<Config::kStages, Config::kCluster> pipeline() const {
+    return {base + static_cast<uint32_t>(offsetof(Storage, pipeline))};
+  }
 
   // Columns [chunk * kChunkColumns, ...) of row `row` of the D tile, before swizzling.
   PTX_DEVICE uint32_t d(uint32_t chunk, uint32_t row) const {

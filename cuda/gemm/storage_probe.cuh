@@ -15,7 +15,7 @@ PTX_DEVICE void write_storage(const ProbeParams& params, uint32_t instance) {
   uint32_t* out = params.output + 8 * instance;
   ptx::stg_v2_u32(out, offsetof(Storage, a), offsetof(Storage, b));
   ptx::stg_v2_u32(out + 2, offsetof(Storage, d), offsetof(Storage, sfa));
-  ptx::stg_v2_u32(out + 4, offsetof(Storage, full), offsetof(Storage, empty));
+  ptx::stg_v2_u32(out + 4, offsetof(Storage, pipeline.full), offsetof(Storage, pipeline.empty));
   ptx::stg_v2_u32(out + 6, sizeof(Storage), alignof(Storage));
 }
 

@@ -13,13 +13,13 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "hopper/cta/cta_sync.cuh"
+#include "hopper/cta/fragment_store.cuh"
+#include "hopper/cta/pipeline.cuh"
 #include "hopper/tile/descriptor.h"
-#include "hopper/tile/fragment.h"
 #include "hopper/tile/order.h"
 #include "hopper/tile/ring.h"
-#include "hopper/tile/swizzle.h"
 #include "mla/params.h"
-#include "ptx/convert.h"
 #include "ptx/mbarrier.h"
 #include "ptx/regs.h"
 #include "ptx/smem.h"
@@ -47,8 +47,7 @@ struct HeadGemmStorage {
   alignas(1024) uint8_t a[Config::kStages][Config::kBoxBytes];                                // [64 tokens, 64 of K]
   alignas(1024) uint8_t b[Config::kStages][Config::kBlockN / Config::kBox][Config::kBoxBytes];  // [64 rows of W, 64]
   alignas(1024) uint8_t d[Config::kBlockN / Config::kBox][Config::kBoxBytes];                 // [64 tokens, 64 of N]
-  uint64_t full[Config::kStages];   // mbarrier: the stage's bytes have landed
-  uint64_t empty[Config::kStages];  // mbarrier: every math warp is done with the stage
+  PipelineStorage<Config::kStages> pipeline;
 
   static_assert(Config::kN % Config::kBlockN == 0 && Config::kK % Config::kBlockK == 0, "tiles are whole but for tokens");
 };
@@ -63,8 +62,9 @@ struct HeadGemmSmem {
   PTX_DEVICE uint32_t a(uint32_t stage) const { return base + offsetof(Storage, a) + stage * Config::kBoxBytes; }
   PTX_DEVICE uint32_t b(uint32_t stage) const { return base + offsetof(Storage, b) + stage * kBBytes; }
   PTX_DEVICE uint32_t d(uint32_t box) const { return base + offsetof(Storage, d) + box * Config::kBoxBytes; }
-  PTX_DEVICE uint32_t full(uint32_t stage) const { return base + offsetof(Storage, full) + stage * 8; }
-  PTX_DEVICE uint32_t empty(uint32_t stage) const { return base + offsetof(Storage, empty) + stage * 8; }
+  PTX_DEVICE Pipeline<Config::kStages> pipeline() const {
+    return {base + static_cast<uint32_t>(offsetof(Storage, pipeline))};
+  }
 };
 
 struct HeadTile {
@@ -85,7 +85,7 @@ PTX_DEVICE HeadTile head_tile(const HeadGemmParams& params) {
 template <class Config>
 PTX_DEVICE void load_stage(const HeadGemmParams& params, HeadGemmSmem<Config> smem, uint32_t stage, HeadTile tile,
                            uint32_t k) {
-  const uint32_t full = smem.full(stage);
+  const uint32_t full = smem.pipeline().full(stage);
   ptx::mbarrier_arrive_expect_tx(full, Config::kBoxBytes + HeadGemmSmem<Config>::kBBytes);
   ptx::tma_load_3d(params.map_a, smem.a(stage), full, k, tile.head, tile.token);
 #pragma unroll
@@ -106,7 +106,7 @@ PTX_DEVICE void load(const HeadGemmParams& params, HeadGemmSmem<Config> smem, He
   Ring<Config::kStages> ring;
 #pragma unroll 1
   for (uint32_t k = 0; k < Config::kK; k += Config::kBlockK, ring.advance()) {
-    ptx::mbarrier_wait(smem.empty(ring.stage), ring.phase ^ 1);  // a fresh barrier lets the first lap through
+    smem.pipeline().await_empty(ring);
     load_stage(params, smem, ring.stage, tile, k);
   }
 }
@@ -139,17 +139,9 @@ PTX_DEVICE void mma(float (&rD)[Config::kBlockN / 2], uint32_t sA, uint32_t sB, 
 template <class Config>
 PTX_DEVICE void store(const HeadGemmParams& params, HeadGemmSmem<Config> smem, HeadTile tile,
                       const float (&rD)[Config::kBlockN / 2]) {
-  const uint32_t thread = ptx::thread_idx(), lane = thread % 32;
-  const uint32_t row = 16 * (thread / 32) + stmatrix_row(lane);
-#pragma unroll
-  for (int column = 0; column < Config::kBlockN; column += 16) {
-    const int r = column / 2;  // first register of these columns
-    const uint32_t sD = smem.d(column / Config::kBox) + row * 128 + (column % Config::kBox + stmatrix_column(lane)) * 2;
-    ptx::stmatrix_x4(swizzle<128>(sD), ptx::cvt_bf16x2(rD[r + 1], rD[r]), ptx::cvt_bf16x2(rD[r + 3], rD[r + 2]),
-                     ptx::cvt_bf16x2(rD[r + 5], rD[r + 4]), ptx::cvt_bf16x2(rD[r + 7], rD[r + 6]));
-  }
-  ptx::fence_proxy_async_shared();
-  ptx::named_barrier_sync<1, Config::kMathThreads>();
+  const uint32_t thread = ptx::thread_idx();
+  store_fragment_bf16<128>(thread, rD, [&](uint32_t box, uint32_t row) { return smem.d(box) + row * 128; });
+  warpgroup_fence_async(0);
   if (thread != 0) return;
 #pragma unroll
   for (uint32_t box = 0; box < Config::kBlockN / Config::kBox; ++box) {
@@ -167,9 +159,9 @@ PTX_DEVICE void math(const HeadGemmParams& params, HeadGemmSmem<Config> smem, He
   float rD[Config::kBlockN / 2];
 #pragma unroll 1
   for (uint32_t k = 0; k < Config::kK; k += Config::kBlockK, ring.advance()) {
-    ptx::mbarrier_wait(smem.full(ring.stage), ring.phase);
+    smem.pipeline().await_full(ring);
     mma<Config>(rD, smem.a(ring.stage), smem.b(ring.stage), k != 0);
-    if (ptx::thread_idx() % 32 == 0) ptx::mbarrier_arrive(smem.empty(ring.stage));
+    smem.pipeline().release(ring);
   }
   store<Config>(params, smem, tile, rD);
 }
@@ -180,13 +172,7 @@ template <class Config>
 PTX_DEVICE void head_gemm(const HeadGemmParams& params) {
   const HeadGemmSmem<Config> smem{ptx::smem_base()};
   if (ptx::thread_idx() == 0) {
-#pragma unroll 1
-    for (int stage = 0; stage < Config::kStages; ++stage) {
-      ptx::mbarrier_init(smem.full(stage), 1);
-      ptx::mbarrier_init(smem.empty(stage), Config::kMathThreads / 32);
-      ptx::name_shared(smem.full(stage), "full", stage);
-      ptx::name_shared(smem.empty(stage), "empty", stage);
-    }
+    smem.pipeline().init(1, Config::kMathThreads / 32);
     ptx::fence_mbarrier_init();
   }
   ptx::syncthreads();

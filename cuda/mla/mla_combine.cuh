@@ -10,12 +10,12 @@
 #include <bit>
 #include <cstdint>
 
+#include "hopper/cta/warp_reduce.cuh"
 #include "mla/mla_state.cuh"
 #include "mla/params.h"
 #include "ptx/convert.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
-#include "ptx/sync.h"
 #include "ptx/target.h"
 
 namespace mla {
@@ -37,9 +37,7 @@ PTX_DEVICE float greatest_max(MlaParts parts) {
   for (uint32_t i = ptx::thread_idx() % 32; i < parts.count; i += 32) {
     greatest = ptx::max_f32(greatest, ptx::ldg_f32(parts.state + 2 * i * parts.rows));
   }
-#pragma unroll
-  for (uint32_t mask = 16; mask != 0; mask /= 2) greatest = ptx::max_f32(greatest, ptx::shfl_xor(greatest, mask));
-  return greatest;
+  return warp_reduce<32>(greatest, [](float a, float b) { return ptx::max_f32(a, b); });
 }
 
 PTX_DEVICE void mla_combine_kernel(const MlaCombineParams& params) {

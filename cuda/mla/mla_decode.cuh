@@ -15,16 +15,15 @@
 #include <cstdint>
 
 #include "hopper/cta/cta_sync.cuh"
+#include "hopper/cta/fragment_store.cuh"
 #include "hopper/tile/descriptor.h"
 #include "hopper/tile/fragment.h"
 #include "hopper/tile/ring.h"
-#include "hopper/tile/swizzle.h"
 #include "mla/mla_decode_load.cuh"
 #include "mla/mla_decode_softmax.cuh"
 #include "mla/mla_decode_store.cuh"
 #include "mla/mla_decode_tile.cuh"
 #include "mla/params.h"
-#include "ptx/convert.h"
 #include "ptx/gmem.h"
 #include "ptx/mbarrier.h"
 #include "ptx/regs.h"
@@ -81,8 +80,7 @@ PTX_DEVICE void clear_values(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_
     const uint32_t sTile = smem.kv(stage, half * Config::kHalfTiles + i / chunks);
     ptx::sts_v4_u32(sTile + keys * 128 + i % chunks * 16, {});
   }
-  ptx::fence_proxy_async_shared();
-  warpgroup_sync(half);
+  warpgroup_fence_async(half);
 }
 
 // Earlier sums of a thread's two rows, in the units of the new m.
@@ -102,7 +100,7 @@ PTX_DEVICE void publish_scale(MlaDecodeSmem<Config> smem, Ring<1>& p, const floa
     ptx::sts_f32(smem.scale(fragment_row(thread)), factor[0]);
     ptx::sts_f32(smem.scale(fragment_row(thread) + 8), factor[1]);
   }
-  warp_arrive(smem.p_full());
+  warp_arrive(smem.p_pipeline().full(0));
   p.advance();
 }
 
@@ -110,15 +108,7 @@ PTX_DEVICE void publish_scale(MlaDecodeSmem<Config> smem, Ring<1>& p, const floa
 template <class Config>
 PTX_DEVICE void publish(MlaDecodeSmem<Config> smem, Ring<1>& p, const float (&rP)[Config::kScoreRegisters],
                         const float (&rescale)[2]) {
-  const uint32_t thread = ptx::thread_idx() % 128, lane = thread % 32;
-#pragma unroll
-  for (uint32_t column = 0; column < Config::kBlockKeys; column += 16) {
-    const uint32_t r = column / 2;
-    const uint32_t sP =
-        smem.p() + (16 * (thread / 32) + stmatrix_row(lane)) * 128 + (column + stmatrix_column(lane)) * 2;
-    ptx::stmatrix_x4(swizzle<128>(sP), ptx::cvt_bf16x2(rP[r + 1], rP[r]), ptx::cvt_bf16x2(rP[r + 3], rP[r + 2]),
-                     ptx::cvt_bf16x2(rP[r + 5], rP[r + 4]), ptx::cvt_bf16x2(rP[r + 7], rP[r + 6]));
-  }
+  store_fragment_bf16<128>(ptx::thread_idx() % 128, rP, [&](uint32_t, uint32_t row) { return smem.p() + row * 128; });
   ptx::fence_proxy_async_shared();
   publish_scale(smem, p, rescale);
 }
@@ -145,20 +135,20 @@ PTX_DEVICE void attend_left(const MlaDecodeParams& params, MlaDecodeSmem<Config>
   release_keys(smem, kv.stage, kRope);
   clear_values(smem, kv.stage, 0, work.keys(0));
   softmax<Config>(rS, params, work, 0, rows, rescale);
-  ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);
+  smem.p_pipeline().await_empty(p);
   publish(smem, p, rS, rescale);
 #pragma unroll 1
   for (uint32_t j = 1; j < work.blocks; ++j) {
     Ring<Config::kStages> next = kv;
     next.advance();
     score(rS, smem, next);           // rS <- sQ . sK[j]^T
-    ptx::mbarrier_wait(smem.p_full(), p.phase ^ 1);  // written by all four warps
+    ptx::mbarrier_wait(smem.p_pipeline().full(0), p.phase ^ 1);  // the last ones, written by all four warps
     weigh(rO, smem, kv.stage, 0);    // rO += sP . sV[j - 1]
     ptx::wgmma_wait_group<1>(rS);
     release_keys(smem, next.stage, kRope);
     softmax<Config>(rS, params, work, j, rows, rescale);
     // Not only for `publish`: ptxas moves the wait for the products over the softmax, but not over another wait.
-    ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);
+    smem.p_pipeline().await_empty(p);
     ptx::wgmma_wait_group<0>(rO);
     release_keys(smem, kv.stage, kLeftValues);
     clear_values(smem, next.stage, 0, work.keys(j));
@@ -166,7 +156,7 @@ PTX_DEVICE void attend_left(const MlaDecodeParams& params, MlaDecodeSmem<Config>
     publish(smem, p, rS, rescale);
     kv = next;
   }
-  ptx::mbarrier_wait(smem.p_full(), p.phase ^ 1);
+  ptx::mbarrier_wait(smem.p_pipeline().full(0), p.phase ^ 1);
   weigh(rO, smem, kv.stage, 0);
   ptx::wgmma_wait_group<0>(rO);
   release_keys(smem, kv.stage, kLeftValues);
@@ -194,13 +184,14 @@ PTX_DEVICE void store_rows(const MlaDecodeParams& params, const MlaWork& work, M
 
 template <class Config>
 PTX_DEVICE void store_half(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, const MlaWork& work, MlaPart part,
-                           uint32_t half, const float (&rO)[Config::kOutRegisters], const float (&inverse)[2]) {
+                           uint32_t half, float (&rO)[Config::kOutRegisters], const float (&inverse)[2]) {
   if (part.splits == 1) {
-    store_out(params, smem, work, half, rO, inverse);
+    scale_rows(rO, inverse);
+    store_out(params, smem, work, half, rO);
   } else {
     store_part<Config>(params, work, part, half, rO);
   }
-  warp_arrive(smem.q_empty());
+  smem.q_pipeline().release({});
 }
 
 template <class Config>
@@ -212,12 +203,12 @@ PTX_DEVICE void left(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem) 
     const MlaWork work = list.work();
     MlaRows rows = start_rows(params, work);
     float rO[Config::kOutRegisters] = {};
-    ptx::mbarrier_wait(smem.q_full(), q.phase);
+    smem.q_pipeline().await_full(q);
     q.advance();
     if (work.blocks != 0) attend_left(params, smem, work, kv, p, rO, rows);
     const float l[2] = {row_sum(rows, 0), row_sum(rows, 1)};
     const float inverse[2] = {inverse_sum(l[0]), inverse_sum(l[1])};
-    ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);
+    smem.p_pipeline().await_empty(p);
     publish_scale(smem, p, inverse);
     const MlaPart part = part_of(params, work);
     store_rows<Config>(params, work, part, rows, l);
@@ -231,7 +222,7 @@ PTX_DEVICE void left(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem) 
 template <class Config>
 PTX_DEVICE void read_scale(MlaDecodeSmem<Config> smem, Ring<1> p, float (&factor)[2]) {
   const uint32_t row = fragment_row(ptx::thread_idx() % 128);
-  ptx::mbarrier_wait(smem.p_full(), p.phase);
+  smem.p_pipeline().await_full(p);
   factor[0] = ptx::lds_f32(smem.scale(row));
   factor[1] = ptx::lds_f32(smem.scale(row + 8));
 }
@@ -253,10 +244,10 @@ PTX_DEVICE void right(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem)
       weigh(rO, smem, kv.stage, 1);
       ptx::wgmma_wait_group<0>(rO);
       release_keys(smem, kv.stage, kRightValues);
-      warp_arrive(smem.p_empty());
+      smem.p_pipeline().release(p);
     }
     read_scale(smem, p, factor);
-    warp_arrive(smem.p_empty());
+    smem.p_pipeline().release(p);
     p.advance();
     store_half(params, smem, work, part_of(params, work), 1, rO, factor);
   }

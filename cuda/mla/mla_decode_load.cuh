@@ -5,6 +5,7 @@
 
 #include "faults.h"
 #include "hopper/cta/cta_sync.cuh"
+#include "hopper/cta/pipeline.cuh"
 #include "hopper/cta/report_fault.cuh"
 #include "hopper/tile/ring.h"
 #include "hopper/tile/swizzle.h"
@@ -40,36 +41,30 @@ PTX_DEVICE MlaPageBlock page_block(const MlaDecodeParams& params, const MlaWork&
 // sQ <- the rows of `work`, without keys too: its shared memory takes the output. One thread.
 template <class Config>
 PTX_DEVICE void load_q(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, const MlaWork& work, Ring<1>& q) {
-  ptx::mbarrier_wait(smem.q_empty(), q.phase ^ 1);
-  ptx::mbarrier_arrive_expect_tx(smem.q_full(), Config::kTiles * Config::kTileBytes);
+  const uint32_t full = smem.q_pipeline().full(0);
+  smem.q_pipeline().await_empty(q);
+  ptx::mbarrier_arrive_expect_tx(full, Config::kTiles * Config::kTileBytes);
 #pragma unroll 1
   for (uint32_t tile = 0; tile < Config::kTiles; ++tile) {
-    ptx::tma_load_3d(params.map_q, smem.q(tile), smem.q_full(), tile * Config::kTileColumns, work.first_row,
-                     work.sequence);
+    ptx::tma_load_3d(params.map_q, smem.q(tile), full, tile * Config::kTileColumns, work.first_row, work.sequence);
   }
   q.advance();
 }
 
-// sKV tile <- 64 keys x 128 bytes, from `column` of the cache on. In a cluster each CTA fetches half of the keys
-// and multicasts them to both.
+// sKV tile <- 64 keys x 128 bytes, from `column` of the cache on. The CTAs of a cluster load them together.
 template <class Config>
 PTX_DEVICE void load_tile(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t tile,
                           uint32_t column, MlaPageBlock at) {
   const uint32_t full = smem.kv_full(stage, tile);
   ptx::mbarrier_arrive_expect_tx(full, Config::kTileBytes);
-  if constexpr (Config::kCluster == 1) {
-    ptx::tma_load_3d(params.map_kv, smem.kv(stage, tile), full, column, at.key, at.page);
-  } else {
-    const uint32_t rank = ptx::cluster_rank();
-    ptx::tma_load_3d_multicast(params.map_kv, smem.kv(stage, tile) + rank * (Config::kTileBytes / 2), full, column,
-                               at.key + rank * (Config::kBlockKeys / 2), at.page, 0b11);
-  }
+  load_together<Config::kCluster, Config::kBlockKeys, Config::kTileBytes>(params.map_kv, smem.kv(stage, tile), full,
+                                                                          column, at.key, at.page);
 }
 
 // Waits until nobody reads these tiles any more, in a cluster neither here nor in the peer.
 template <class Config>
 PTX_DEVICE void await_free(MlaDecodeSmem<Config> smem, Ring<Config::kStages> kv, MlaTiles tiles) {
-  await_release<Config>(smem.kv_empty(kv.stage, tiles), kv.phase ^ 1);
+  await_release<Config::kCluster>(smem.kv_empty(kv.stage, tiles), kv.phase ^ 1);
 }
 
 // ----------------------------------------------------------------------------------------------------- BF16 cache

@@ -4,40 +4,25 @@
 #include <cstdint>
 
 #include "hopper/cta/cta_sync.cuh"
+#include "hopper/cta/fragment_store.cuh"
 #include "hopper/tile/fragment.h"
-#include "hopper/tile/swizzle.h"
 #include "mla/mla_decode_tile.cuh"
 #include "mla/params.h"
-#include "ptx/convert.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
-#include "ptx/smem.h"
-#include "ptx/sync.h"
 #include "ptx/target.h"
 #include "ptx/tma.h"
 
 namespace mla {
 
-// out <- rO / l: BF16, through the shared memory of Q, by TMA, which clips at the last row.
+// out <- rO: BF16, through the shared memory of Q, by TMA, which clips at the last row.
 template <class Config>
 PTX_DEVICE void store_out(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, const MlaWork& work, uint32_t half,
-                          const float (&rO)[Config::kOutRegisters], const float (&inverse)[2]) {
-  const uint32_t thread = ptx::thread_idx() % 128, lane = thread % 32;
-  const uint32_t row = 16 * (thread / 32) + stmatrix_row(lane);
-#pragma unroll
-  for (int column = 0; column < Config::kHalfColumns; column += 16) {
-    const uint32_t tile = half * Config::kHalfTiles + column / Config::kTileColumns;
-    const uint32_t sO = smem.q(tile) + row * 128 + (column % Config::kTileColumns + stmatrix_column(lane)) * 2;
-    uint32_t pairs[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int r = column / 2 + 2 * i;
-      pairs[i] = ptx::cvt_bf16x2(rO[r + 1] * inverse[i % 2], rO[r] * inverse[i % 2]);
-    }
-    ptx::stmatrix_x4(swizzle<128>(sO), pairs[0], pairs[1], pairs[2], pairs[3]);
-  }
-  ptx::fence_proxy_async_shared();
-  warpgroup_sync(half);
+                          const float (&rO)[Config::kOutRegisters]) {
+  const uint32_t thread = ptx::thread_idx() % 128;
+  store_fragment_bf16<128>(
+      thread, rO, [&](uint32_t tile, uint32_t row) { return smem.q(half * Config::kHalfTiles + tile) + row * 128; });
+  warpgroup_fence_async(half);
   if (thread == 0) {
 #pragma unroll 1
     for (uint32_t tile = half * Config::kHalfTiles; tile < (half + 1) * Config::kHalfTiles; ++tile) {

@@ -4,13 +4,12 @@
 #include <cstdint>
 
 #include "hopper/cta/cta_sync.cuh"
+#include "hopper/cta/pipeline.cuh"
 #include "hopper/tile/order.h"
 #include "mla/params.h"
 #include "ptx/gmem.h"
 #include "ptx/mbarrier.h"
 #include "ptx/regs.h"
-#include "ptx/smem.h"
-#include "ptx/sync.h"
 #include "ptx/target.h"
 
 namespace mla {
@@ -40,10 +39,10 @@ struct MlaDecodeStorage {
   alignas(1024) uint8_t kv[Config::kStages][Config::kTiles][Config::kTileBytes];  // BF16 [9, 64 keys, 64], swizzled
   alignas(1024) uint8_t p[Config::kTileBytes];                  // BF16 [64 rows, 64 keys], swizzled
   float scale[Config::kBlockRows];                // what the block multiplies earlier sums with; last, 1 / l
-  uint64_t kv_full[Config::kStages][Config::kTiles];
-  uint64_t kv_empty[Config::kStages][kTileGroups];
-  uint64_t q_full, q_empty;
-  uint64_t p_full, p_empty;                       // p and scale
+  uint64_t kv_full[Config::kStages][Config::kTiles];   // mbarriers: tiles land one by one,
+  uint64_t kv_empty[Config::kStages][kTileGroups];     // and are given back in groups
+  PipelineStorage<1> q_pipeline;
+  PipelineStorage<1> p_pipeline;                       // p and scale
 };
 
 // Shared addresses of one CTA's storage.
@@ -64,10 +63,8 @@ struct MlaDecodeSmem {
   PTX_DEVICE uint32_t kv_empty(uint32_t stage, MlaTiles tiles) const {
     return base + offsetof(Storage, kv_empty) + (stage * kTileGroups + tiles) * 8;
   }
-  PTX_DEVICE uint32_t q_full() const { return base + offsetof(Storage, q_full); }
-  PTX_DEVICE uint32_t q_empty() const { return base + offsetof(Storage, q_empty); }
-  PTX_DEVICE uint32_t p_full() const { return base + offsetof(Storage, p_full); }
-  PTX_DEVICE uint32_t p_empty() const { return base + offsetof(Storage, p_empty); }
+  PTX_DEVICE Pipeline<1> q_pipeline() const { return {base + static_cast<uint32_t>(offsetof(Storage, q_pipeline))}; }
+  PTX_DEVICE Pipeline<1> p_pipeline() const { return {base + static_cast<uint32_t>(offsetof(Storage, p_pipeline))}; }
 };
 
 // ---------------------------------------------------------------------------------------------------------- work
@@ -126,16 +123,10 @@ struct MlaWorkList {
 
 // ------------------------------------------------------------------------------------------------------ barriers
 
-// One arrival per warp, after all its lanes are done.
-PTX_DEVICE void warp_arrive(uint32_t bar) {
-  ptx::syncwarp();
-  if (ptx::thread_idx() % 32 == 0) ptx::mbarrier_arrive(bar);
-}
-
 // Tells every producer that writes these tiles that this warp has read them.
 template <class Config>
 PTX_DEVICE void release_keys(MlaDecodeSmem<Config> smem, uint32_t stage, MlaTiles tiles) {
-  warp_release<Config>(smem.kv_empty(stage, tiles));
+  warp_release<Config::kCluster>(smem.kv_empty(stage, tiles));
 }
 
 template <class Config>
@@ -147,24 +138,17 @@ PTX_DEVICE void init_barriers(MlaDecodeSmem<Config> smem) {
   for (uint32_t stage = 0; stage < Config::kStages; ++stage) {
 #pragma unroll 1
     for (uint32_t tile = 0; tile < Config::kTiles; ++tile) {  // dequantised by four warps, or filled by one TMA load
-      ptx::mbarrier_init(smem.kv_full(stage, tile), kDequantizes && tile != Config::kRopeTile ? kWarps : 1);
-      ptx::name_shared(smem.kv_full(stage, tile), "kv_full", stage * Config::kTiles + tile);
+      const uint32_t arrivals = kDequantizes && tile != Config::kRopeTile ? kWarps : 1;
+      init_mbarrier(smem.kv_full(stage, tile), arrivals, "kv_full", stage * Config::kTiles + tile);
     }
 #pragma unroll 1
     for (uint32_t tiles = 0; tiles < kTileGroups; ++tiles) {
       const uint32_t bar = smem.kv_empty(stage, static_cast<MlaTiles>(tiles));
-      ptx::mbarrier_init(bar, kWarps * Config::kCluster);
-      ptx::name_shared(bar, "kv_empty", stage * kTileGroups + tiles);
+      init_mbarrier(bar, kWarps * Config::kCluster, "kv_empty", stage * kTileGroups + tiles);
     }
   }
-  ptx::mbarrier_init(smem.q_full(), 1);
-  ptx::mbarrier_init(smem.q_empty(), 2 * kWarps);
-  ptx::mbarrier_init(smem.p_full(), kWarps);
-  ptx::mbarrier_init(smem.p_empty(), kWarps);
-  ptx::name_shared(smem.q_full(), "q_full", 0);
-  ptx::name_shared(smem.q_empty(), "q_empty", 0);
-  ptx::name_shared(smem.p_full(), "p_full", 0);
-  ptx::name_shared(smem.p_empty(), "p_empty", 0);
+  smem.q_pipeline().init(1, 2 * kWarps, "q_full", "q_empty");
+  smem.p_pipeline().init(kWarps, kWarps, "p_full", "p_empty");
   ptx::fence_mbarrier_init();
 }
 

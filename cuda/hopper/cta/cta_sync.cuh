@@ -16,6 +16,12 @@ PTX_DEVICE void warpgroup_sync(uint32_t warpgroup) {
   }
 }
 
+// What the threads of this warpgroup have written to shared memory is there for TMA and wgmma, whichever of them asks.
+PTX_DEVICE void warpgroup_fence_async(uint32_t warpgroup) {
+  ptx::fence_proxy_async_shared();
+  warpgroup_sync(warpgroup);
+}
+
 // The mbarriers that a thread has initialised and fenced are ready for all threads of the CTA, or of both CTAs of a
 // cluster. In a cluster nothing else is ordered: all else that the CTAs tell each other goes through those mbarriers.
 template <class Config>
@@ -38,22 +44,28 @@ PTX_DEVICE void leave_cluster() {
   }
 }
 
+// One arrival per warp, after all its lanes are done.
+PTX_DEVICE void warp_arrive(uint32_t bar) {
+  ptx::syncwarp();
+  if (ptx::thread_idx() % 32 == 0) ptx::mbarrier_arrive(bar);
+}
+
 // Tells every producer that writes a buffer of this CTA that this warp has read it.
-template <class Config>
+template <int Cluster>
 PTX_DEVICE void warp_release(uint32_t bar) {
-  ptx::syncwarp();  // the other lanes' reads come before the arrival
-  const uint32_t lane = ptx::thread_idx() % 32;
-  if constexpr (Config::kCluster == 1) {
-    if (lane == 0) ptx::mbarrier_arrive(bar);
+  if constexpr (Cluster == 1) {
+    warp_arrive(bar);
   } else {
-    if (lane < Config::kCluster) ptx::mbarrier_arrive_cluster(bar, lane);
+    ptx::syncwarp();
+    const uint32_t lane = ptx::thread_idx() % 32;
+    if (lane < Cluster) ptx::mbarrier_arrive_cluster(bar, lane);
   }
 }
 
 // The producer's side: waits until the warps of every CTA that reads the buffer have released it.
-template <class Config>
+template <int Cluster>
 PTX_DEVICE void await_release(uint32_t bar, uint32_t parity) {
-  if constexpr (Config::kCluster == 1) {
+  if constexpr (Cluster == 1) {
     ptx::mbarrier_wait(bar, parity);
   } else {
     ptx::mbarrier_wait_cluster(bar, parity);

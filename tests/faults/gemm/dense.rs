@@ -28,14 +28,14 @@ fn multiply((block_n, cluster): (u32, u32), accumulate: bool) -> Cases {
 // The ring: waits, arrivals, bytes, phases.
 faults! {
     consumer_skips_the_full_wait: ONE,
-        "ptx::mbarrier_wait(smem.full(ahead.stage), ahead.phase);" => "",
+        "smem.pipeline().await_full(ahead);" => "",
         ["TMA load in flight", "nothing has written", "not ordered"];
     producer_skips_the_empty_wait: ONE,
-        "await_release<Config>(smem.empty(ring.stage), ring.phase ^ 1);" => "", ["full[0]", "in flight"];
+        "smem.pipeline().await_empty(ring);" => "", ["full[0]", "in flight"];
     empty_wait_starts_in_the_wrong_phase: ONE,
-        "smem.empty(ring.stage), ring.phase ^ 1" => "smem.empty(ring.stage), ring.phase", ["waits for empty[0]"];
+        "empty(ring.stage), ring.phase ^ 1" => "empty(ring.stage), ring.phase", ["waits for empty[0]"];
     full_wait_starts_in_the_wrong_phase: ONE,
-        "smem.full(ahead.stage), ahead.phase" => "smem.full(ahead.stage), ahead.phase ^ 1",
+        "full(ring.stage), ring.phase" => "full(ring.stage), ring.phase ^ 1",
         ["TMA load in flight", "nothing has written", "not ordered"];
     phase_never_flips: ONE, "phase ^= 1;" => "", ["full[0]", "empty[0]", "in flight"];
     ring_one_stage_too_long: ONE, "++stage == Stages" => "++stage == Stages + 1", ["mbarrier", "out of bounds"];
@@ -50,14 +50,14 @@ faults! {
         "ptx::wgmma_wait_group<Pending>(rPartial);" => "",
         "void finish ... release();" => "release(); ptx::wgmma_wait_group<Pending>(rPartial);",
         ["empty[", "not ordered", "in flight"];
-    stage_never_released: ONE, "if (lane == 0) ptx::mbarrier_arrive(bar);" => "", ["waits for empty["];
-    no_syncwarp_before_the_release: ONE, "void warp_release ... ptx::syncwarp();" => "", ["not ordered after the read"];
+    stage_never_released: ONE, "if (ptx::thread_idx() % 32 == 0) ptx::mbarrier_arrive(bar);" => "", ["waits for empty["];
+    no_syncwarp_before_the_release: ONE, "void warp_arrive ... ptx::syncwarp();" => "", ["not ordered after the read"];
     too_few_arrivals_expected: ONE,
         "kCluster * kMathWarpgroups * 4" => "kCluster * kMathWarpgroups * 4 - 1",
         ["empty[", "not ordered", "in flight"];
     two_producers_expected: ONE,
-        "ptx::mbarrier_init(smem.full(stage), 1)" => "ptx::mbarrier_init(smem.full(stage), 2)", ["waits for full[0]"];
-    barrier_never_initialised: ONE, "ptx::mbarrier_init(smem.full(stage), 1);" => "", ["mbarrier"];
+        "smem.pipeline().init(1" => "smem.pipeline().init(2", ["waits for full[0]"];
+    barrier_never_initialised: ONE, "init_mbarrier(full(stage), fills, full_name, stage);" => "", ["mbarrier"];
     no_fence_after_mbarrier_init: ONE, "ptx::fence_mbarrier_init();" => "", ["fence.mbarrier_init"];
     no_barrier_after_mbarrier_init: ONE, "enter_cluster<Config>();" => "", ["mbarrier.init", "not ordered"];
 }
@@ -98,7 +98,7 @@ faults! {
     scale_of_columns_past_the_last: WIDE,
         "< params.n ? params.sfb_pitch : 0" => "< params.n + 128 ? params.sfb_pitch : 0", ["global load of 4 bytes"];
     products_of_the_block_before: WIDE,
-        "ptx::mbarrier_wait(smem.full(ring.stage), ring.phase);" => "",
+        "void accumulate_one ... smem.pipeline().await_full(ring);" => "",
         ["TMA load in flight", "nothing has written", "not ordered"];
     k_blocks_one_short: ONE,
         "accumulate_two<Config> ... params.k_blocks" => "params.k_blocks - 1",
@@ -148,7 +148,7 @@ faults! {
         "ptx::mbarrier_arrive_cluster(bar, lane)" => "ptx::mbarrier_arrive_cluster(bar, ptx::cluster_rank())",
         ["not ordered", "in flight", "empty[", "full["];
     multicast_to_one_cta_only: TWO, "0b11" => "0b01", ["bytes missing", "expect_tx", "in flight"];
-    both_ctas_fetch_the_same_half: TWO, "tile.column + rank * kHalfRows" => "tile.column", ["elements are wrong"];
+    both_ctas_fetch_the_same_half: TWO, "y + rank * (Rows / 2)" => "y", ["elements are wrong"];
     ctas_of_a_cluster_take_the_same_tile: TWO,
         "at.m * Config::kCluster + ptx::cluster_rank()" => "at.m * Config::kCluster",
         ["is not ordered after the write by the TMA store of CTA"];

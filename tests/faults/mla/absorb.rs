@@ -47,13 +47,12 @@ faults! {
     expect_tx_without_a: OUTPUT,
         "Config::kBoxBytes + HeadGemmSmem<Config>" => "HeadGemmSmem<Config>", ["expect_tx", "in flight"];
     no_wait_for_the_stage: OUTPUT,
-        "ptx::mbarrier_wait(smem.full(ring.stage), ring.phase);" => "",
+        "smem.pipeline().await_full(ring);" => "",
         ["in flight", "nothing has written", "not ordered"];
     no_wait_for_an_empty_stage: OUTPUT,
-        "ptx::mbarrier_wait(smem.empty(ring.stage), ring.phase ^ 1);" => "", ["full[0]", "in flight"];
+        "smem.pipeline().await_empty(ring);" => "", ["full[0]", "in flight"];
     stage_never_released: OUTPUT,
-        "if (ptx::thread_idx() % 32 == 0)" => "",
-        "ptx::mbarrier_arrive(smem.empty(ring.stage));" => "",
+        "smem.pipeline().release(ring);" => "",
         ["waits for empty["];
 }
 
@@ -67,10 +66,10 @@ faults! {
         "ptx::wgmma_wait_group<0>(rD)" => "ptx::wgmma_wait_group<1>(rD)", ["wgmma", "not ordered"];
     columns_exchanged: QUERY,
         "ptx::cvt_bf16x2(rD[r + 1], rD[r])" => "ptx::cvt_bf16x2(rD[r], rD[r + 1])", ["elements are wrong"];
-    stored_without_swizzle: QUERY, "swizzle<128>(sD)" => "sD", ["elements are wrong"];
+    stored_without_swizzle: QUERY, "swizzle<Span>(sD)" => "sD", ["elements are wrong"];
     no_fence_before_the_copy: OUTPUT, "ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
     no_barrier_before_the_copy: OUTPUT,
-        "ptx::named_barrier_sync<1, Config::kMathThreads>();" => "",
+        "ptx::fence_proxy_async_shared(); ... warpgroup_sync(warpgroup);" => "",
         ["not ordered", "nothing has written", "fence.proxy.async"];
     copy_not_awaited: OUTPUT, "ptx::bulk_wait_group_read<0>();" => "", ["exit", "bulk"];
 }

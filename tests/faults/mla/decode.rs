@@ -71,7 +71,7 @@ faults! {
     right_values_past_the_end_stay: BF16,
         "clear_values(smem, kv.stage, 1, work.keys(j));" => "", ["elements are wrong"];
     cleared_values_without_a_fence: BF16,
-        "void clear_values ... ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
+        "void clear_values ... warpgroup_fence_async(half);" => "warpgroup_sync(half);", ["fence.proxy.async"];
     empty_sequence_reads_the_table: BF16,
         "ceil_div(w.length - w.first_key, MLA_BLOCK_KEYS)" => "w.length / MLA_BLOCK_KEYS + 1",
         ["reported", "elements are wrong"];
@@ -105,7 +105,7 @@ faults! {
     only_split_combined_too: BF16, "if (count == 1) return;" => "", ["elements are wrong"];
     merge_without_max: BF16, "ptx::ldg_f32(gState) - greatest" => "ptx::ldg_f32(gState)", ["elements are wrong"];
     merge_with_the_max_of_each_lane: BF16,
-        "ptx::max_f32(greatest, ptx::shfl_xor(greatest, mask))" => "ptx::shfl_xor(greatest, 0)", ["elements are wrong"];
+        "op(value, ptx::shfl_xor(value, mask))" => "ptx::shfl_xor(value, 0)", ["elements are wrong"];
     sums_merged_without_weights: BF16, "l = ptx::fma_rn(weight, part_l, l)" => "l += part_l", ["elements are wrong"];
     last_part_left_out: BF16, "i < count; ++i" => "i + 1 < count; ++i", ["elements are wrong"];
 }
@@ -151,13 +151,13 @@ faults! {
 // What the roles tell each other.
 faults! {
     weights_read_without_a_barrier: BF16,
-        "ptx::mbarrier_wait(smem.p_full(), p.phase);" => "", ["not ordered", "nothing has written"];
+        "smem.p_pipeline().await_full(p);" => "", ["not ordered", "nothing has written"];
     weights_of_the_other_warps_not_awaited: BF16,
-        "void attend_left ... ptx::mbarrier_wait(smem.p_full(), p.phase ^ 1);" => "", ["not ordered"];
+        "void attend_left ... ptx::mbarrier_wait(smem.p_pipeline().full(0), p.phase ^ 1);" => "", ["not ordered"];
     weights_overwritten_while_they_are_read: BF16,
-        "uint32_t j = 1 ... ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);" => "", ["not ordered", "p_full"];
+        "uint32_t j = 1 ... smem.p_pipeline().await_empty(p);" => "", ["not ordered", "p_full"];
     weights_without_a_fence: BF16, "void publish ... ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
-    weights_never_given_back: BF16, "void right ... warp_arrive(smem.p_empty());" => "", ["waits for p_empty"];
+    weights_never_given_back: BF16, "void right ... smem.p_pipeline().release(p);" => "", ["waits for p_empty"];
     left_values_released_too_early: BF16,
         "void attend_left ... weigh(rO, smem, kv.stage, 0);"
             => "release_keys(smem, kv.stage, kLeftValues); weigh(rO, smem, kv.stage, 0);",
@@ -175,21 +175,21 @@ faults! {
     /// they are not.
     keys_loaded_over_right_values: BF16,
         "void load_block ... await_free(smem, kv, kRightValues);" => "",
-        "uint32_t j = 1 ... ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);" => "",
+        "uint32_t j = 1 ... smem.p_pipeline().await_empty(p);" => "",
         "void attend_left ... release_keys(smem, kv.stage, kLeftValues);"
-            => "release_keys(smem, kv.stage, kLeftValues); ptx::mbarrier_wait(smem.p_empty(), p.phase ^ 1);",
+            => "release_keys(smem, kv.stage, kLeftValues); smem.p_pipeline().await_empty(p);",
         ["kv_full", "in flight", "not ordered"];
     queries_read_before_they_land: BF16,
-        "ptx::mbarrier_wait(smem.q_full(), q.phase);" => "", ["in flight", "nothing has written", "not ordered"];
+        "smem.q_pipeline().await_full(q);" => "", ["in flight", "nothing has written", "not ordered"];
     queries_loaded_over_the_output: BF16,
-        "ptx::mbarrier_wait(smem.q_empty(), q.phase ^ 1);" => "", ["q_full", "in flight", "not ordered"];
+        "smem.q_pipeline().await_empty(q);" => "", ["q_full", "in flight", "not ordered"];
     output_given_back_while_it_is_copied: BF16, "ptx::bulk_wait_group_read<0>();" => "", ["TMA store"];
-    output_without_a_fence: BF16, "void store_out ... ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
+    output_without_a_fence: BF16, "void store_out ... warpgroup_fence_async(half);" => "warpgroup_sync(half);", ["fence.proxy.async"];
     output_copied_before_all_have_written: BF16,
-        "void store_out ... warpgroup_sync(half);" => "", ["not ordered", "TMA store"];
+        "void store_out ... warpgroup_fence_async(half);" => "ptx::fence_proxy_async_shared();", ["not ordered", "TMA store"];
     cluster_keys_of_one_half_twice: CLUSTER,
-        "at.key + rank * (Config::kBlockKeys / 2)" => "at.key", ["elements are wrong"];
-    cluster_released_to_one_producer_only: CLUSTER, "if (lane < Config::kCluster)" => "if (lane < 1)", ["kv_empty"];
+        "y + rank * (Rows / 2)" => "y", ["elements are wrong"];
+    cluster_released_to_one_producer_only: CLUSTER, "if (lane < Cluster)" => "if (lane < 1)", ["kv_empty"];
     cluster_leaves_before_its_peer: CLUSTER,
         "leave_cluster<Config>();" => "", ["exited", "exits", "gone", "may exit before"];
 }
@@ -246,7 +246,7 @@ faults! {
         "void load_fp8 ... await_free(smem, kv, kRightValues);" => "", ["not ordered", "in flight"];
     codes_wait_at_cta_scope_only: FP8_CLUSTER,
         "ptx::mbarrier_wait_cluster(bar, parity)" => "ptx::mbarrier_wait(bar, parity)", ["not ordered"];
-    codes_released_to_one_producer_only: FP8_CLUSTER, "if (lane < Config::kCluster)" => "if (lane < 1)", ["kv_empty"];
+    codes_released_to_one_producer_only: FP8_CLUSTER, "if (lane < Cluster)" => "if (lane < 1)", ["kv_empty"];
     codes_of_a_peer_that_has_left: FP8_CLUSTER,
         "leave_cluster<Config>();" => "", ["exited", "exits", "may exit before"];
 }
