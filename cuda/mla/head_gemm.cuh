@@ -30,7 +30,8 @@
 
 namespace mla {
 
-// What every configuration shares; one derives from it and adds kMajor, kK, kN, kFirstRow, kBlockN, kStages.
+// What every configuration shares; one derives from it and adds kMajor, kK, kN, kFirstRow, and what its row of the table
+// says: kThreads, kBlockN, kStages.
 struct HeadGemmConfig {
   enum class Major { kK, kN };
   static constexpr int kBlockM = 64;  // tokens: one wgmma
@@ -39,7 +40,7 @@ struct HeadGemmConfig {
   static constexpr int kBox = 64;     // rows and columns of a TMA box
   static constexpr int kBoxBytes = kBox * kBox * 2;
   static constexpr int kMathThreads = 128;
-  static constexpr int kThreads = kMathThreads + 32;
+  static_assert(kBlockM == kBox && kBlockK == kBox, "a stage of A is one box");
 };
 
 template <class Config>
@@ -49,6 +50,7 @@ struct HeadGemmStorage {
   alignas(1024) uint8_t d[Config::kBlockN / Config::kBox][Config::kBoxBytes];                 // [64 tokens, 64 of N]
   PipelineStorage<Config::kStages> pipeline;
 
+  static_assert(Config::kThreads == Config::kMathThreads + 32, "a warpgroup that multiplies, and a producer's warp");
   static_assert(Config::kN % Config::kBlockN == 0 && Config::kK % Config::kBlockK == 0, "tiles are whole but for tokens");
 };
 

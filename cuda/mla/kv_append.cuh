@@ -25,9 +25,6 @@
 
 namespace mla {
 
-constexpr uint32_t kv_append_threads = 256;
-constexpr uint32_t kv_append_smem_bytes = 0;
-
 constexpr uint32_t kWarpLanes = 32;
 constexpr uint32_t kAccessBytes = 16;
 
@@ -77,11 +74,12 @@ PTX_DEVICE void quantize_latent(const KvAppendParams& params, const uint16_t* gL
   quant::report_nonfinite(params.error_words, right);
 }
 
+template <class Config>
 PTX_DEVICE void kv_append_kernel(const KvAppendParams& params) {
-  constexpr uint32_t kTokensPerCta = kv_append_threads / kWarpLanes;
+  static_assert(Config::kThreads == Config::kTokens * kWarpLanes, "a warp per token");
   constexpr uint32_t kNoSlot = 0xffffffffu;  // -1
   const uint32_t thread = ptx::thread_idx();
-  const uint64_t token = static_cast<uint64_t>(ptx::cta_idx()) * kTokensPerCta + thread / kWarpLanes;
+  const uint64_t token = static_cast<uint64_t>(ptx::cta_idx()) * Config::kTokens + thread / kWarpLanes;
   if (token >= params.tokens) return;
   const uint32_t slot = ptx::warp_uniform(ptx::ldg_u32(params.slots + token));  // shuffles follow a branch on it
   if (slot >= params.rows) {

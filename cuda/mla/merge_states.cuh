@@ -20,9 +20,6 @@
 
 namespace mla {
 
-constexpr uint32_t merge_states_threads = 256;
-constexpr uint32_t merge_states_smem_bytes = 0;
-
 constexpr uint32_t kMergeThreadsPerRow = MLA_LATENT / kPieceElements;
 constexpr float kInfinity = std::bit_cast<float>(0x7f800000u);
 
@@ -73,8 +70,9 @@ PTX_DEVICE float merge_piece(const MergeStatesParams& params, float lse0, float 
 }
 
 // The o of a part without keys may hold anything: it is not read.
+template <class Config>
 PTX_DEVICE void merge_states_kernel(const MergeStatesParams& params) {
-  const uint64_t thread = static_cast<uint64_t>(ptx::cta_idx()) * merge_states_threads + ptx::thread_idx();
+  const uint64_t thread = static_cast<uint64_t>(ptx::cta_idx()) * Config::kThreads + ptx::thread_idx();
   const uint64_t row = thread / kMergeThreadsPerRow;
   const uint32_t column = static_cast<uint32_t>(thread % kMergeThreadsPerRow) * kPieceElements;
   if (row >= params.rows) return;

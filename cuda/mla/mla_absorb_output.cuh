@@ -5,15 +5,18 @@
 
 namespace mla {
 
-struct MlaAbsorbOutput : HeadGemmConfig {
+template <class Config>
+struct MlaAbsorbOutput : HeadGemmConfig, Config {
   static constexpr Major kMajor = Major::kK;
   static constexpr int kK = MLA_LATENT, kN = MLA_VALUE, kFirstRow = MLA_NOPE;
-  static constexpr int kBlockN = 128, kStages = 4;
 };
 
-constexpr uint32_t mla_absorb_output_threads = MlaAbsorbOutput::kThreads;
-constexpr uint32_t mla_absorb_output_smem_bytes = sizeof(HeadGemmStorage<MlaAbsorbOutput>);
+template <class Config>
+using MlaAbsorbOutputStorage = HeadGemmStorage<MlaAbsorbOutput<Config>>;
 
-PTX_DEVICE void mla_absorb_output_kernel(const HeadGemmParams& params) { head_gemm<MlaAbsorbOutput>(params); }
+template <class Config>
+PTX_DEVICE void mla_absorb_output_kernel(const HeadGemmParams& params) {
+  head_gemm<MlaAbsorbOutput<Config>>(params);
+}
 
 }  // namespace mla

@@ -5,15 +5,18 @@
 
 namespace mla {
 
-struct MlaAbsorbQuery : HeadGemmConfig {
+template <class Config>
+struct MlaAbsorbQuery : HeadGemmConfig, Config {
   static constexpr Major kMajor = Major::kN;
   static constexpr int kK = MLA_NOPE, kN = MLA_LATENT, kFirstRow = 0;
-  static constexpr int kBlockN = 256, kStages = 2;
 };
 
-constexpr uint32_t mla_absorb_query_threads = MlaAbsorbQuery::kThreads;
-constexpr uint32_t mla_absorb_query_smem_bytes = sizeof(HeadGemmStorage<MlaAbsorbQuery>);
+template <class Config>
+using MlaAbsorbQueryStorage = HeadGemmStorage<MlaAbsorbQuery<Config>>;
 
-PTX_DEVICE void mla_absorb_query_kernel(const HeadGemmParams& params) { head_gemm<MlaAbsorbQuery>(params); }
+template <class Config>
+PTX_DEVICE void mla_absorb_query_kernel(const HeadGemmParams& params) {
+  head_gemm<MlaAbsorbQuery<Config>>(params);
+}
 
 }  // namespace mla

@@ -20,9 +20,6 @@
 
 namespace mla {
 
-constexpr uint32_t mla_combine_threads = 256;
-constexpr uint32_t mla_combine_smem_bytes = 0;
-
 struct MlaParts {
   const float* out;    // [512] of the first part
   const float* state;  // [2] of the first part
@@ -40,10 +37,12 @@ PTX_DEVICE float greatest_max(MlaParts parts) {
   return warp_reduce<32>(greatest, [](float a, float b) { return ptx::max_f32(a, b); });
 }
 
+template <class Config>
 PTX_DEVICE void mla_combine_kernel(const MlaCombineParams& params) {
+  static_assert(Config::kThreads == Config::kRows * 32, "a warp per row");
   constexpr uint32_t kPieces = MLA_LATENT / 128;  // of four columns per lane
   const uint32_t lane = ptx::thread_idx() % 32;
-  const uint64_t row = static_cast<uint64_t>(ptx::cta_idx()) * (mla_combine_threads / 32) + ptx::thread_idx() / 32;
+  const uint64_t row = static_cast<uint64_t>(ptx::cta_idx()) * Config::kRows + ptx::thread_idx() / 32;
   const uint64_t sequence = row / params.rows;
   if (sequence >= params.batch) return;
   const uint32_t first = ptx::ldg_u32(params.split_offsets + sequence);

@@ -17,6 +17,7 @@ namespace mla {
 // What every configuration shares; an instance derives from it and adds kCache, kCluster.
 struct MlaDecodeConfig {
   enum class Cache { kBf16, kFp8 };
+  static constexpr int kThreads = 3 * 128;  // two warpgroups that multiply, and a producer
   static constexpr int kBlockRows = 64;  // rows of Q: one wgmma
   static constexpr int kBlockKeys = MLA_BLOCK_KEYS;
   static constexpr int kStages = 2;                          // blocks of keys in shared memory

@@ -19,9 +19,6 @@
 
 namespace mla {
 
-constexpr uint32_t mla_schedule_threads = 128;
-constexpr uint32_t mla_schedule_smem_bytes = 0;
-
 // What is known about the sequences that a thread's own has to line up with.
 struct MlaScheduleTotals {
   uint32_t splits_before = 0;  // of the sequences before
@@ -50,8 +47,9 @@ PTX_DEVICE MlaScheduleTotals schedule_totals(const MlaScheduleParams& params, ui
   return totals;
 }
 
+template <class Config>
 PTX_DEVICE void mla_schedule_kernel(const MlaScheduleParams& params) {
-  const uint32_t mine = ptx::cta_idx() * mla_schedule_threads + ptx::thread_idx();
+  const uint32_t mine = ptx::cta_idx() * Config::kThreads + ptx::thread_idx();
   if (mine >= params.batch) return;
   const uint32_t length = sequence_length(params, mine);
   if (length != ptx::ldg_u32(params.lengths + mine)) report_fault(params.error_words, FAULT_SEQUENCE_LENGTH);

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "faults.h"
+#include "hopper/cta/pieces.cuh"
 #include "hopper/cta/report_fault.cuh"
 #include "mla/params.h"
 #include "ptx/convert.h"
@@ -19,12 +20,7 @@
 
 namespace mla {
 
-constexpr uint32_t rope_threads = 256;
-constexpr uint32_t rope_smem_bytes = 0;
-
-constexpr uint32_t kRopeColumns = 64;
-constexpr uint32_t kPieceColumns = 8;  // 16 bytes of BF16
-constexpr uint32_t kPiecesPerHead = kRopeColumns / kPieceColumns;
+constexpr uint32_t kPiecesPerHead = MLA_ROPE / kPieceElements;
 
 // BF16 [2], turned.
 PTX_DEVICE uint32_t rotate(uint32_t pair, uint32_t cos_bits, uint32_t sin_bits) {
@@ -33,11 +29,12 @@ PTX_DEVICE uint32_t rotate(uint32_t pair, uint32_t cos_bits, uint32_t sin_bits) 
   return ptx::cvt_bf16x2(x * sin + y * cos, x * cos - y * sin);
 }
 
+template <class Config>
 PTX_DEVICE void rope_kernel(const RopeParams& params) {
-  const uint64_t piece = static_cast<uint64_t>(ptx::cta_idx()) * rope_threads + ptx::thread_idx();
+  const uint64_t piece = static_cast<uint64_t>(ptx::cta_idx()) * Config::kThreads + ptx::thread_idx();
   const uint64_t row = piece / kPiecesPerHead;
   const uint64_t token = row / params.heads, head = row % params.heads;
-  const uint64_t column = piece % kPiecesPerHead * kPieceColumns;
+  const uint64_t column = piece % kPiecesPerHead * kPieceElements;
   if (token >= params.tokens) return;
 
   uint16_t* gOut = params.out + token * params.out_token_stride + head * params.out_head_stride + column;

@@ -19,9 +19,6 @@
 
 namespace moe {
 
-constexpr uint32_t combine_threads = 256;
-constexpr uint32_t combine_smem_bytes = 0;
-
 constexpr uint32_t kRoutesInFlight = 4;
 
 // sum += weight * v, BF16 [8].
@@ -60,8 +57,9 @@ PTX_DEVICE void add_routes(const CombineParams& params, uint64_t token, uint64_t
   }
 }
 
+template <class Config>
 PTX_DEVICE void combine_kernel(const CombineParams& params) {
-  const uint64_t piece = static_cast<uint64_t>(ptx::cta_idx()) * combine_threads + ptx::thread_idx();
+  const uint64_t piece = static_cast<uint64_t>(ptx::cta_idx()) * Config::kThreads + ptx::thread_idx();
   const uint64_t token = piece / params.pieces;
   const uint64_t column = piece % params.pieces * kPieceElements;
   if (token >= params.tokens) return;

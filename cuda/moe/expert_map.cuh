@@ -4,8 +4,8 @@
 //   scan     block_counts[g, b] = routes of group g in the blocks before b           demand, counts
 //   scatter  row of a route = start of its expert + routes of the expert before it   row_route, route_row, offsets
 //
-// A route is token * top_k + k, a block is 256 consecutive routes, a group is an expert or, last, all ids that are none.
-// Nothing is added atomically: a row depends on the ids alone.
+// A route is token * top_k + k, a block is as many consecutive routes as a CTA has threads, a group is an expert or, last,
+// all ids that are none. Nothing is added atomically: a row depends on the ids alone.
 #pragma once
 #include <cstdint>
 
@@ -17,9 +17,6 @@
 #include "ptx/target.h"
 
 namespace moe {
-
-constexpr uint32_t expert_map_threads = 256;  // and routes of a block
-constexpr uint32_t expert_map_warps = expert_map_threads / 32;
 
 // The group of a route that was dropped on purpose, and of what lies behind the last route.
 constexpr uint32_t kNoGroup = 0xffffffffu;
@@ -38,12 +35,13 @@ struct BlockRank {
   uint32_t before, total;  // routes of the block in the same group: those before this one, all
 };
 
-// sGroups: the groups of the block [256]. A read of the whole block by every thread is a broadcast.
+// sGroups: the groups of the block. A read of the whole block by every thread is a broadcast.
+template <class Config>
 PTX_DEVICE BlockRank rank_in_block(uint32_t sGroups, uint32_t group) {
   const uint32_t thread = ptx::thread_idx();
   BlockRank rank = {};
 #pragma unroll 8
-  for (uint32_t i = 0; i < expert_map_threads; i += 4) {
+  for (uint32_t i = 0; i < Config::kThreads; i += 4) {
     const ptx::U32x4 v = ptx::lds_v4_u32(sGroups + i * sizeof(uint32_t));
     const uint32_t four[] = {v.x, v.y, v.z, v.w};
 #pragma unroll

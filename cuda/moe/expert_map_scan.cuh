@@ -13,9 +13,6 @@
 
 namespace moe {
 
-constexpr uint32_t expert_map_scan_threads = expert_map_threads;
-constexpr uint32_t expert_map_scan_smem_bytes = 0;
-
 // What is known of a group once it is counted.
 PTX_DEVICE void store_demand(const ExpertMapParams& params, uint32_t group, uint32_t demand) {
   ptx::stg_u32(params.demand + group, demand);
@@ -28,9 +25,11 @@ PTX_DEVICE void store_demand(const ExpertMapParams& params, uint32_t group, uint
   if (!fits) report_fault(params.error_words, FAULT_SEGMENT);
 }
 
+template <class Config>
 PTX_DEVICE void expert_map_scan_kernel(const ExpertMapParams& params) {
+  static_assert(Config::kThreads == Config::kGroups * 32, "a warp per group");
   const uint32_t lane = ptx::thread_idx() % 32;
-  const uint32_t group = ptx::cta_idx() * expert_map_warps + ptx::thread_idx() / 32;
+  const uint32_t group = ptx::cta_idx() * Config::kGroups + ptx::thread_idx() / 32;
   if (group > params.experts) return;
   uint32_t* gCounts = params.block_counts + static_cast<uint64_t>(group) * params.blocks;
   const uint32_t run = (params.blocks + 31) / 32;

@@ -17,9 +17,6 @@
 
 namespace moe {
 
-constexpr uint32_t gather_quantize_threads = 256;
-constexpr uint32_t gather_quantize_smem_bytes = 0;
-
 // A zero block for padding, and for a route that does not exist.
 PTX_DEVICE Piece gather_piece(const GatherQuantizeParams& params, uint64_t row, uint64_t column) {
   constexpr uint32_t kPadding = 0xffffffffu;  // -1
@@ -29,8 +26,9 @@ PTX_DEVICE Piece gather_piece(const GatherQuantizeParams& params, uint64_t row, 
   return {};
 }
 
+template <class Config>
 PTX_DEVICE void gather_quantize_kernel(const GatherQuantizeParams& params) {
-  quantize_used_rows<gather_quantize_threads>(
+  quantize_used_rows<Config>(
       params, [&](uint64_t row, uint64_t column) { return gather_piece(params, row, column); });
 }
 

@@ -20,9 +20,6 @@
 
 namespace moe {
 
-constexpr uint32_t swiglu_quantize_threads = 256;
-constexpr uint32_t swiglu_quantize_smem_bytes = 0;
-
 // NaN stays NaN under a clamp.
 PTX_DEVICE float swiglu(float gate, float up, float clamp) {
   const float x = gate > clamp ? clamp : gate;
@@ -51,8 +48,9 @@ PTX_DEVICE Piece swiglu_piece(const SwigluQuantizeParams& params, uint64_t row, 
   return h;
 }
 
+template <class Config>
 PTX_DEVICE void swiglu_quantize_kernel(const SwigluQuantizeParams& params) {
-  quantize_used_rows<swiglu_quantize_threads>(
+  quantize_used_rows<Config>(
       params, [&](uint64_t row, uint64_t column) { return swiglu_piece(params, row, column); });
 }
 

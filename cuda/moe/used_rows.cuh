@@ -28,9 +28,9 @@ PTX_DEVICE bool row_in_use(const UsedRows& used, uint32_t row, uint32_t* error_w
 
 // Quantises the rows in use, sixteen lanes per 1x128 block as quantize_1x128 does; `piece(row, column)` gives a lane's
 // elements. Rows that no expert uses are left alone.
-template <uint32_t Threads, class Params, class PieceAt>
+template <class Config, class Params, class PieceAt>
 PTX_DEVICE void quantize_used_rows(const Params& params, PieceAt piece) {
-  constexpr uint32_t kBlocksPerCta = Threads / quant::kLanesPerRow;
+  constexpr uint32_t kBlocksPerCta = Config::kThreads / quant::kLanesPerRow;
   const uint32_t thread = ptx::thread_idx();
   const uint64_t block = static_cast<uint64_t>(ptx::cta_idx()) * kBlocksPerCta + thread / quant::kLanesPerRow;
   const uint64_t row = block / params.k_blocks;

@@ -19,11 +19,13 @@
 
 namespace quant {
 
-constexpr uint32_t quantize_128x128_threads = 256;
-constexpr uint32_t quantize_128x128_warps = quantize_128x128_threads / 32;
-constexpr uint32_t quantize_128x128_smem_bytes = quantize_128x128_warps * sizeof(float);
+template <class Config>
+struct Quantize128x128Storage {
+  float amax[Config::kThreads / 32];  // of each warp
+};
 
 // Largest `value` of the CTA, in every thread.
+template <class Config>
 PTX_DEVICE float cta_max(float value) {
   const uint32_t smem = ptx::smem_base();
   const uint32_t thread = ptx::thread_idx();
@@ -32,14 +34,15 @@ PTX_DEVICE float cta_max(float value) {
   ptx::syncthreads();
   float largest = 0.0f;
 #pragma unroll
-  for (uint32_t warp = 0; warp < quantize_128x128_warps; ++warp) {
+  for (uint32_t warp = 0; warp < Config::kThreads / 32; ++warp) {
     largest = max_of(largest, ptx::lds_f32(smem + warp * sizeof(float)));
   }
   return largest;
 }
 
+template <class Config>
 PTX_DEVICE void quantize_128x128_kernel(const Quantize128x128Params& params) {
-  constexpr uint32_t kRowsAtOnce = quantize_128x128_threads / kLanesPerRow;
+  constexpr uint32_t kRowsAtOnce = Config::kThreads / kLanesPerRow;
   constexpr uint32_t kPieces = kQuantizeBlock / kRowsAtOnce;
   const uint32_t thread = ptx::thread_idx();
   const uint64_t block_n = ptx::cta_idx() / params.k_blocks;
@@ -56,7 +59,7 @@ PTX_DEVICE void quantize_128x128_kernel(const Quantize128x128Params& params) {
     amax = max_of(amax, finite_amax(x[i]));
   }
 
-  const BlockScale scale = block_scale(cta_max(amax), params.scale_format);
+  const BlockScale scale = block_scale(cta_max<Config>(amax), params.scale_format);
 #pragma unroll
   for (uint32_t i = 0; i < kPieces; ++i) {
     const uint64_t row = row0 + i * kRowsAtOnce;

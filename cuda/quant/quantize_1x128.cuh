@@ -15,11 +15,9 @@
 
 namespace quant {
 
-constexpr uint32_t quantize_1x128_threads = 256;
-constexpr uint32_t quantize_1x128_smem_bytes = 0;
-
+template <class Config>
 PTX_DEVICE void quantize_1x128_kernel(const Quantize1x128Params& params) {
-  constexpr uint32_t kBlocksPerCta = quantize_1x128_threads / kLanesPerRow;
+  constexpr uint32_t kBlocksPerCta = Config::kThreads / kLanesPerRow;
   const uint32_t thread = ptx::thread_idx();
   const uint64_t block = static_cast<uint64_t>(ptx::cta_idx()) * kBlocksPerCta + thread / kLanesPerRow;
   const bool exists = block < static_cast<uint64_t>(params.m) * params.k_blocks;

@@ -14,14 +14,15 @@
 
 namespace quant {
 
-constexpr uint32_t transpose_scales_threads = 256;
-constexpr uint32_t transpose_scales_tile = 32;
-constexpr uint32_t transpose_scales_pitch = transpose_scales_tile + 1;  // a column of the tile meets every bank once
-constexpr uint32_t transpose_scales_smem_bytes = transpose_scales_tile * transpose_scales_pitch * sizeof(float);
+template <class Config>
+struct TransposeScalesStorage {
+  float tile[Config::kTile][Config::kTile + 1];  // a column of the tile meets every bank once
+};
 
+template <class Config>
 PTX_DEVICE void transpose_scales_kernel(const TransposeScalesParams& params) {
-  constexpr uint32_t kTile = transpose_scales_tile;
-  constexpr uint32_t kRowsAtOnce = transpose_scales_threads / kTile;
+  constexpr uint32_t kTile = Config::kTile, kPitch = kTile + 1;
+  constexpr uint32_t kRowsAtOnce = Config::kThreads / kTile;
   const uint32_t smem = ptx::smem_base();
   const uint32_t x = ptx::thread_idx() % kTile;
   const uint32_t y = ptx::thread_idx() / kTile;
@@ -33,13 +34,13 @@ PTX_DEVICE void transpose_scales_kernel(const TransposeScalesParams& params) {
   for (uint32_t i = y; i < kTile; i += kRowsAtOnce) {
     if (m0 + i >= params.m || g0 + x >= params.k_blocks) continue;
     const float value = ptx::ldg_f32(params.sf + (m0 + i) * params.sf_pitch + g0 + x);
-    ptx::sts_f32(smem + (i * transpose_scales_pitch + x) * sizeof(float), value);
+    ptx::sts_f32(smem + (i * kPitch + x) * sizeof(float), value);
   }
   ptx::syncthreads();
 #pragma unroll
   for (uint32_t i = y; i < kTile; i += kRowsAtOnce) {
     if (g0 + i >= params.k_blocks || m0 + x >= params.m) continue;
-    const float value = ptx::lds_f32(smem + (x * transpose_scales_pitch + i) * sizeof(float));
+    const float value = ptx::lds_f32(smem + (x * kPitch + i) * sizeof(float));
     ptx::stg_f32(params.out + (g0 + i) * params.out_pitch + m0 + x, value);
   }
 }

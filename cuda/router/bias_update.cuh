@@ -19,9 +19,6 @@
 
 namespace router {
 
-constexpr uint32_t bias_update_threads = MAX_EXPERTS;
-constexpr uint32_t bias_update_smem_bytes = 0;
-
 struct ExpertLoads {
   uint64_t total;
   uint32_t largest;
@@ -43,7 +40,9 @@ PTX_DEVICE ExpertLoads sum_loads(const BiasUpdateParams& params) {
   return {total, ptx::reduce_max_u32(mine.largest)};
 }
 
+template <class Config>
 PTX_DEVICE void bias_update_kernel(const BiasUpdateParams& params) {
+  static_assert(Config::kThreads == MAX_EXPERTS, "a thread per expert");
   const ExpertLoads loads = sum_loads(params);
   const uint32_t e = ptx::thread_idx();
   if (e == 0) {

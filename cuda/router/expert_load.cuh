@@ -17,11 +17,9 @@
 
 namespace router {
 
-constexpr uint32_t expert_load_threads = 256;
-constexpr uint32_t expert_load_smem_bytes = 0;
-
+template <class Config>
 PTX_DEVICE void expert_load_kernel(const ExpertLoadParams& params) {
-  const uint64_t index = static_cast<uint64_t>(ptx::cta_idx()) * expert_load_threads + ptx::thread_idx();
+  const uint64_t index = static_cast<uint64_t>(ptx::cta_idx()) * Config::kThreads + ptx::thread_idx();
   if (index >= static_cast<uint64_t>(params.t) * params.routes) return;
   const uint32_t id = ptx::ldg_u32(params.ids + index / params.routes * params.ids_pitch + index % params.routes);
   if (id < params.experts) {

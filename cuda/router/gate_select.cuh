@@ -28,9 +28,6 @@
 
 namespace router {
 
-constexpr uint32_t gate_select_threads = 128;
-constexpr uint32_t gate_select_smem_bytes = 0;
-
 constexpr float kGateInfinity = std::numeric_limits<float>::infinity();
 
 // rS: FP32 [experts / 32] of each lane; NaN where there is no expert.
@@ -165,9 +162,11 @@ PTX_DEVICE GateRoute choose(const GateSelectParams& params, uint64_t t, const Ga
   return {mine.id, share * params.route_scale};
 }
 
+template <class Config>
 PTX_DEVICE void gate_select_kernel(const GateSelectParams& params) {
+  static_assert(Config::kThreads == Config::kTokens * 32, "a warp per token");
   const uint32_t lane = ptx::thread_idx() % 32;
-  const uint64_t t = static_cast<uint64_t>(ptx::cta_idx()) * (gate_select_threads / 32) + ptx::thread_idx() / 32;
+  const uint64_t t = static_cast<uint64_t>(ptx::cta_idx()) * Config::kTokens + ptx::thread_idx() / 32;
   if (t >= params.t) return;
   GateScores rS;
   make_scores(params, t, rS);

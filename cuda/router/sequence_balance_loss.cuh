@@ -23,9 +23,11 @@
 
 namespace router {
 
-constexpr uint32_t sequence_balance_loss_threads = 256;
-constexpr uint32_t kBalanceWarps = sequence_balance_loss_threads / 32;
-constexpr uint32_t sequence_balance_loss_smem_bytes = 2 * kBalanceWarps * MAX_EXPERTS * sizeof(float);
+template <class Config>
+struct SequenceBalanceLossStorage {
+  uint32_t count[Config::kWarps][MAX_EXPERTS];
+  float share[Config::kWarps][MAX_EXPERTS];
+};
 
 // What a warp knows of its tokens, per expert.
 struct ExpertUse {
@@ -58,19 +60,21 @@ PTX_DEVICE void add_token(const SequenceBalanceLossParams& params, uint64_t t, E
   for (uint32_t i = 0; i < kGateRows; ++i) use.share[i] += s[i] / sum;
 }
 
-// sCount: uint32 [8, 512]; sShare: FP32 [8, 512], behind it.
+// Of the storage: table 0 has the counts, table 1, behind it, the shares.
+template <class Config>
 PTX_DEVICE uint32_t balance_entry(uint32_t table, uint32_t warp, uint32_t expert) {
-  return ptx::smem_base() + ((table * kBalanceWarps + warp) * MAX_EXPERTS + expert) * sizeof(float);
+  return ptx::smem_base() + ((table * Config::kWarps + warp) * MAX_EXPERTS + expert) * sizeof(float);
 }
 
 // f_i * P_i of one expert.
+template <class Config>
 PTX_DEVICE float balance_term(const SequenceBalanceLossParams& params, uint32_t expert) {
   uint32_t count = 0;
   float share = 0.0f;
 #pragma unroll
-  for (uint32_t warp = 0; warp < kBalanceWarps; ++warp) {
-    count += ptx::lds_u32(balance_entry(0, warp, expert));
-    share += ptx::lds_f32(balance_entry(1, warp, expert));
+  for (uint32_t warp = 0; warp < Config::kWarps; ++warp) {
+    count += ptx::lds_u32(balance_entry<Config>(0, warp, expert));
+    share += ptx::lds_f32(balance_entry<Config>(1, warp, expert));
   }
   const uint64_t choices = static_cast<uint64_t>(params.top_k) * params.length;
   if (choices == 0) return 0.0f;
@@ -78,23 +82,25 @@ PTX_DEVICE float balance_term(const SequenceBalanceLossParams& params, uint32_t 
   return f * (share / static_cast<float>(params.length));
 }
 
+template <class Config>
 PTX_DEVICE void sequence_balance_loss_kernel(const SequenceBalanceLossParams& params) {
+  static_assert(Config::kThreads == Config::kWarps * 32);
   const uint32_t warp = ptx::thread_idx() / 32;
   ExpertUse use = {};
-  for (uint32_t t = warp; t < params.length; t += kBalanceWarps) {
+  for (uint32_t t = warp; t < params.length; t += Config::kWarps) {
     add_token(params, static_cast<uint64_t>(ptx::cta_idx()) * params.length + t, use);
   }
 #pragma unroll
   for (uint32_t i = 0; i < kGateRows; ++i) {
-    ptx::sts_u32(balance_entry(0, warp, gate_expert(i)), use.count[i]);
-    ptx::sts_f32(balance_entry(1, warp, gate_expert(i)), use.share[i]);
+    ptx::sts_u32(balance_entry<Config>(0, warp, gate_expert(i)), use.count[i]);
+    ptx::sts_f32(balance_entry<Config>(1, warp, gate_expert(i)), use.share[i]);
   }
   ptx::syncthreads();
   if (warp != 0) return;
   float loss = 0.0f;
 #pragma unroll 1
   for (uint32_t i = 0; i < kGateRows; ++i) {
-    if (gate_expert(i) < params.experts) loss += balance_term(params, gate_expert(i));
+    if (gate_expert(i) < params.experts) loss += balance_term<Config>(params, gate_expert(i));
   }
   loss = warp_sum(loss);
   if (ptx::thread_idx() == 0) ptx::stg_f32(params.loss + ptx::cta_idx(), params.alpha * loss);

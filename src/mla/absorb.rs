@@ -7,7 +7,7 @@ use crate::device::bindings::{HeadGemmParams, MLA_NOPE, MLA_VALUE, TensorMap};
 use crate::device::{Device, Stream};
 use crate::error::Result;
 use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, Operand, check_limit};
-use crate::table::mla;
+use crate::table::mla::{self, ABSORB_OUTPUT_BLOCK_N, ABSORB_QUERY_BLOCK_N, HEAD_GEMM_BOX};
 use crate::tensor::MapElement;
 use crate::tensor::tensor_map::{Dimension, Swizzle, TensorMapSpec};
 use crate::tensor::{Matrix, MatrixMut};
@@ -18,11 +18,11 @@ const OUTPUT: KernelRow<HeadGemmParams> = KernelRow::of(mla::MLA_ABSORB_OUTPUT);
 const NOPE: usize = MLA_NOPE as usize;
 const VALUE: usize = MLA_VALUE as usize;
 
-/// Tokens, and rows and columns of every TMA box: `kBox` in `cuda/mla/head_gemm.cuh`.
-const BOX: usize = 64;
+/// Tokens, and rows and columns of every TMA box.
+const BOX: usize = HEAD_GEMM_BOX as usize;
 /// Columns of D per CTA.
-const QUERY_BLOCK_N: usize = 256;
-const OUTPUT_BLOCK_N: usize = 128;
+const QUERY_BLOCK_N: usize = ABSORB_QUERY_BLOCK_N as usize;
+const OUTPUT_BLOCK_N: usize = ABSORB_OUTPUT_BLOCK_N as usize;
 
 /// Shape of the absorbed projections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -7,7 +7,7 @@ use half::bf16;
 
 use crate::error::{Error, Result};
 use crate::launch::{KernelParams, Launch, Layout, Operand};
-use crate::table::mla::{MLA_LATENT, MLA_ROPE};
+use crate::table::mla::{KV_SCALE_BLOCK, MLA_LATENT, MLA_ROPE};
 use crate::tensor::{Matrix, MatrixMut};
 
 /// Elements of a token's latent vector, from which keys and values come.
@@ -38,7 +38,9 @@ impl KvFormat {
     pub const fn columns(self) -> usize {
         match self {
             Self::Bf16 => LATENT + ROPE,
-            Self::Fp8 => LATENT + LATENT / 128 * size_of::<f32>() + ROPE * size_of::<bf16>(),
+            Self::Fp8 => {
+                LATENT + LATENT / KV_SCALE_BLOCK as usize * size_of::<f32>() + ROPE * size_of::<bf16>()
+            }
         }
     }
 

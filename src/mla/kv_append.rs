@@ -8,7 +8,7 @@ use crate::device::{Device, Stream};
 use crate::error::Result;
 use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit};
 use crate::quant::ScaleFormat;
-use crate::table::mla;
+use crate::table::mla::{self, KV_APPEND_TOKENS};
 use crate::tensor::Matrix;
 
 const KV_APPEND: KernelRow<KvAppendParams> = KernelRow::of(mla::KV_APPEND);
@@ -64,9 +64,6 @@ pub struct KvAppend {
     grid: u32,
 }
 
-/// One warp each.
-const TOKENS_PER_CTA: u32 = KV_APPEND.threads() / 32;
-
 impl KvAppend {
     /// Chooses the launch for a shape.
     ///
@@ -75,7 +72,7 @@ impl KvAppend {
     pub fn plan(device: &Device, spec: KvAppendSpec) -> Result<Self> {
         check_limit("tokens", spec.tokens as u64, MAX_DIM)?;
         check_limit("rows", spec.rows as u64, MAX_DIM)?;
-        let grid = (spec.tokens as u32).div_ceil(TOKENS_PER_CTA);
+        let grid = (spec.tokens as u32).div_ceil(KV_APPEND_TOKENS);
         Ok(Self { device: device.clone(), kernel: KV_APPEND.load(device)?, spec, grid })
     }
 

@@ -8,6 +8,7 @@ use crate::device::{Device, Stream};
 use crate::error::Result;
 use crate::gemm::GemmOutput;
 use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit};
+use crate::table::PIECE;
 use crate::table::gemm::OutputType;
 use crate::table::mla;
 use crate::tensor::{Matrix, MatrixMut};
@@ -15,7 +16,7 @@ use crate::tensor::{Matrix, MatrixMut};
 const MERGE_STATES: KernelRow<MergeStatesParams> = KernelRow::of(mla::MERGE_STATES);
 
 /// Threads that share a row, of eight columns each.
-const THREADS_PER_ROW: usize = LATENT / 8;
+const THREADS_PER_ROW: usize = LATENT / PIECE as usize;
 
 /// Shape of a merge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -7,6 +7,7 @@ use crate::device::bindings::RopeParams;
 use crate::device::{Device, Stream};
 use crate::error::{Error, Result, Shape};
 use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit};
+use crate::table::PIECE;
 use crate::table::mla;
 use crate::tensor::{Matrix, MatrixMut, Slice, SliceMut};
 
@@ -130,7 +131,7 @@ pub struct Rope {
 }
 
 /// Threads of a head: 16 bytes each.
-const THREADS_PER_HEAD: u64 = 8;
+const THREADS_PER_HEAD: u64 = ROPE as u64 / PIECE as u64;
 
 impl Rope {
     /// Chooses the launch for a shape.

@@ -1,12 +1,13 @@
 //! The angles of a rotary position embedding, made on the host: YaRN's frequencies, and what YaRN does to the softmax.
 
 use super::cache::ROPE;
+use crate::device::bindings::MLA_NOPE;
 use crate::error::{Error, Result};
 
 /// Pairs of a head.
 const PAIRS: usize = ROPE / 2;
 /// Columns of a query that are not rotated, in the form that is not absorbed: the softmax scale knows only that form.
-const NOPE: usize = 128;
+const NOPE: usize = MLA_NOPE as usize;
 /// Integers up to here are exact in FP32.
 const MAX_POSITIONS: usize = 1 << 24;
 

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::launch::{
     Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit, check_multiple, optional,
 };
-use crate::table::moe;
+use crate::table::{self, moe};
 use crate::tensor::{Matrix, MatrixMut};
 
 const COMBINE: KernelRow<CombineParams> = KernelRow::of(moe::COMBINE);
@@ -57,7 +57,7 @@ pub struct Combine {
 }
 
 /// Elements of 16 bytes.
-const PIECE: usize = 8;
+const PIECE: usize = table::PIECE as usize;
 
 impl Combine {
     /// Chooses the launch for a shape.

@@ -13,7 +13,8 @@ use crate::device::{Device, Stream};
 use crate::error::Result;
 use crate::gemm::Segments;
 use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit};
-use crate::table::{MAX_EXPERTS, moe};
+use crate::table::MAX_EXPERTS;
+use crate::table::moe::{self, EXPERT_MAP_BLOCK, EXPERT_MAP_SCAN_GROUPS};
 use crate::tensor::{Matrix, MatrixMut};
 
 const COUNT: KernelRow<ExpertMapParams> = KernelRow::of(moe::EXPERT_MAP_COUNT);
@@ -105,9 +106,7 @@ pub struct ExpertMap {
 }
 
 /// Routes that a CTA sorts.
-const BLOCK_ROUTES: usize = 256;
-/// Groups (the experts, and all other ids) that a CTA scans.
-const WARPS: usize = 8;
+const BLOCK_ROUTES: usize = EXPERT_MAP_BLOCK as usize;
 
 impl ExpertMap {
     /// Chooses the launches for a shape.
@@ -123,7 +122,7 @@ impl ExpertMap {
         let clearing = spec.rows().div_ceil(8 * BLOCK_ROUTES).min(1024) as u32;
         let steps = [
             (COUNT.load(device)?, blocks.max(clearing)),
-            (SCAN.load(device)?, (spec.experts + 1).div_ceil(WARPS) as u32),
+            (SCAN.load(device)?, (spec.experts as u32 + 1).div_ceil(EXPERT_MAP_SCAN_GROUPS)),
             (SCATTER.load(device)?, blocks),
         ];
         Ok(Self { device: device.clone(), spec, blocks, steps })

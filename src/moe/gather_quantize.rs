@@ -11,9 +11,10 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::gemm::Segments;
 use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit, check_multiple};
+use crate::quant::ScaleFormat;
 use crate::quant::{BLOCK, MMajor, Scales1x128Mut, scales_1x128};
-use crate::quant::{BLOCKS_PER_CTA, ScaleFormat};
 use crate::table::moe;
+use crate::table::quant::blocks_per_cta;
 use crate::tensor::{Matrix, MatrixMut};
 
 const GATHER_QUANTIZE: KernelRow<GatherQuantizeParams> = KernelRow::of(moe::GATHER_QUANTIZE);
@@ -70,7 +71,8 @@ impl GatherQuantize {
         check_limit("hidden", spec.hidden as u64, MAX_DIM)?;
         check_limit("tokens * top_k", spec.tokens.saturating_mul(spec.top_k) as u64, MAX_DIM)?;
         let rows = ExpertRows::new(spec.experts, spec.segments)?;
-        let grid = (rows.total() as u64 * (spec.hidden / BLOCK) as u64).div_ceil(BLOCKS_PER_CTA);
+        let grid = (rows.total() as u64 * (spec.hidden / BLOCK) as u64)
+            .div_ceil(blocks_per_cta(moe::GATHER_QUANTIZE));
         check_limit("CTAs of the gather", grid, MAX_GRID)?;
         let kernel = GATHER_QUANTIZE.load(device)?;
         Ok(Self { device: device.clone(), kernel, spec, rows, grid: grid as u32 })

@@ -11,9 +11,10 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::gemm::Segments;
 use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit, check_multiple};
+use crate::quant::ScaleFormat;
 use crate::quant::{BLOCK, MMajor, Scales1x128Mut, scales_1x128};
-use crate::quant::{BLOCKS_PER_CTA, ScaleFormat};
 use crate::table::moe;
+use crate::table::quant::blocks_per_cta;
 use crate::tensor::{Matrix, MatrixMut};
 
 const SWIGLU_QUANTIZE: KernelRow<SwigluQuantizeParams> = KernelRow::of(moe::SWIGLU_QUANTIZE);
@@ -77,7 +78,8 @@ impl SwigluQuantize {
         check_multiple("intermediate", spec.intermediate, BLOCK)?;
         check_limit("intermediate", spec.intermediate as u64, MAX_DIM / 2)?;
         let rows = ExpertRows::new(spec.experts, spec.segments)?;
-        let grid = (rows.total() as u64 * (spec.intermediate / BLOCK) as u64).div_ceil(BLOCKS_PER_CTA);
+        let grid = (rows.total() as u64 * (spec.intermediate / BLOCK) as u64)
+            .div_ceil(blocks_per_cta(moe::SWIGLU_QUANTIZE));
         check_limit("CTAs of the SwiGLU", grid, MAX_GRID)?;
         let kernel = SWIGLU_QUANTIZE.load(device)?;
         Ok(Self { device: device.clone(), kernel, spec, rows, grid: grid as u32 })

@@ -5,7 +5,6 @@ mod quantize;
 mod scales;
 mod transpose_scales;
 
-pub(crate) use quantize::BLOCKS_PER_CTA;
 pub use quantize::{Quantize1x128, Quantize128x128, QuantizeSpec, ScaleFormat};
 pub(crate) use scales::{BLOCK, SFB_AXES, scales_1x128};
 pub use scales::{

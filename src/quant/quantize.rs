@@ -70,9 +70,6 @@ struct Plan<P> {
     grid: u32,
 }
 
-/// Blocks of 128 that one CTA of `quantize_1x128` handles: sixteen lanes each.
-pub(crate) const BLOCKS_PER_CTA: u64 = 256 / 16;
-
 impl<P: KernelParams> Plan<P> {
     fn new(
         device: &Device,
@@ -107,6 +104,7 @@ impl Quantize1x128 {
     /// # Errors
     /// [`Error::NotAMultiple`] for k, [`Error::TooLarge`].
     pub fn plan(device: &Device, spec: QuantizeSpec) -> Result<Self> {
+        const BLOCKS_PER_CTA: u64 = quant::blocks_per_cta(quant::QUANTIZE_1X128);
         let ctas = |rows: u64, k_blocks: u64| (rows * k_blocks).div_ceil(BLOCKS_PER_CTA);
         Plan::new(device, spec, &QUANTIZE_1X128, ctas).map(Self)
     }

@@ -9,7 +9,7 @@ use crate::launch::{Layout, check_multiple};
 use crate::tensor::{Matrix, MatrixMut, Slice, SliceMut};
 
 /// Elements of K, and rows of a weight, that share a scale.
-pub(crate) const BLOCK: usize = 128;
+pub(crate) const BLOCK: usize = crate::table::quant::BLOCK as usize;
 
 /// Layout of 1x128 scales: [`MMajor`] or [`RowMajor`].
 pub trait ScaleLayout: sealed::Layout {}

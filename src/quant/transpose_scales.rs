@@ -10,6 +10,7 @@ use crate::launch::{Kernel, KernelRow, Launch, MAX_GRID, check_limit};
 use crate::table::quant;
 
 const TRANSPOSE_SCALES: KernelRow<TransposeScalesParams> = KernelRow::of(quant::TRANSPOSE_SCALES);
+const TILE: usize = quant::TRANSPOSE_TILE as usize;
 
 /// Copies 1x128 scales from [`RowMajor`] to [`MMajor`]: `out[g, m] = sf[m, g]`. A separate, visible step: a producer that
 /// can write [`MMajor`] itself ([`Quantize1x128`](crate::quant::Quantize1x128) can) saves it.
@@ -28,7 +29,7 @@ impl TransposeScales {
     /// [`Error::NotAMultiple`] for k, [`Error::TooLarge`].
     pub fn plan(device: &Device, m: usize, k: usize) -> Result<Self> {
         let k_blocks = blocks(k)?;
-        let tiles = m.div_ceil(32) as u64 * k_blocks.div_ceil(32) as u64;
+        let tiles = m.div_ceil(TILE) as u64 * k_blocks.div_ceil(TILE) as u64;
         check_limit("m/32 * k/4096", tiles, MAX_GRID)?;
         Ok(Self { device: device.clone(), kernel: TRANSPOSE_SCALES.load(device)?, m, k_blocks })
     }
@@ -57,6 +58,6 @@ impl TransposeScales {
             m: m as u32,
             k_blocks: k_blocks as u32,
         };
-        launch.run((m.div_ceil(32) * k_blocks.div_ceil(32)) as u32, &params)
+        launch.run((m.div_ceil(TILE) * k_blocks.div_ceil(TILE)) as u32, &params)
     }
 }

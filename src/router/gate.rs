@@ -25,7 +25,7 @@ use crate::launch::{
     Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_at_least_one, check_limit, check_multiple,
     optional,
 };
-use crate::table::router;
+use crate::table::router::{self, GATE_BLOCK_EXPERTS, GATE_BLOCK_K, GATE_BLOCK_TOKENS, GATE_SELECT_TOKENS};
 use crate::tensor::Element;
 use crate::tensor::{Matrix, MatrixMut, Slice, SliceMut};
 
@@ -206,12 +206,12 @@ pub struct Gate {
 }
 
 /// The logits' kernel walks K in slices of this many elements.
-const HIDDEN_MULTIPLE: usize = 32;
+const HIDDEN_MULTIPLE: usize = GATE_BLOCK_K as usize;
 /// Tile of the logits' kernel.
-const BLOCK_TOKENS: usize = 32;
-const BLOCK_EXPERTS: usize = 64;
+const BLOCK_TOKENS: usize = GATE_BLOCK_TOKENS as usize;
+const BLOCK_EXPERTS: usize = GATE_BLOCK_EXPERTS as usize;
 /// Tokens of a CTA that selects: a warp each.
-const TOKENS_PER_CTA: usize = 4;
+const TOKENS_PER_CTA: usize = GATE_SELECT_TOKENS as usize;
 
 impl Gate {
     /// Checks the router's sizes; pure, apart from looking the kernels up.

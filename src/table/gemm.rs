@@ -1,6 +1,7 @@
 //! The kernels of `cuda/gemm`.
 
-use super::{Entry, Kernel, MAX_EXPERTS, MAX_SMEM_BYTES};
+use super::quant::BLOCK;
+use super::{Constant, EXPERTS, Entry, Kernel, MAX_EXPERTS, MAX_SMEM_BYTES, agreement, config};
 
 /// Element type of the result D.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,6 +46,10 @@ pub struct GemmInstance {
     pub schedule: Schedule,
 }
 
+/// What every GEMM takes for granted, as the host does.
+const BLOCKS: &[Constant] =
+    &[("gemm::Fp8GemmConfig::kBlockK", BLOCK), ("gemm::Fp8GemmConfig::kScaleColumns", BLOCK)];
+
 /// Depth of the ring is capped here: twelve stages already hold more than the latency of DRAM needs.
 const MAX_STAGES: u32 = 12;
 
@@ -61,7 +66,7 @@ impl GemmInstance {
 
     /// Bytes of one ring stage: A, B and the scales of A.
     pub const fn stage_bytes(&self) -> u32 {
-        128 * self.block_m + 128 * self.block_n + 4 * self.block_m
+        BLOCK * self.block_m + BLOCK * self.block_n + 4 * self.block_m
     }
 
     const fn smem_bytes_with(&self, stages: u32) -> u32 {
@@ -112,35 +117,29 @@ impl GemmInstance {
 
     /// The C++ configuration, a struct called `name`.
     pub(super) fn config(&self, name: &str) -> String {
-        let Self { block_m, block_n, cluster, output, .. } = self;
-        let stages = self.stages();
-        let output = match output {
-            OutputType::Bf16 => "Bf16",
-            OutputType::F32 => "F32",
+        let output = match self.output {
+            OutputType::Bf16 => "Output::kBf16",
+            OutputType::F32 => "Output::kF32",
         };
-        format!(
-            "namespace {{  // or the host's linker would take every file's fp8_gemm<Config> for the same function\n\
-             struct {name} : gemm::Fp8GemmConfig {{\n\
-             \x20 static constexpr int kBlockM = {block_m}, kBlockN = {block_n}, kStages = {stages}, kCluster = {cluster};\n\
-             \x20 static constexpr Output kOutput = Output::k{output};\n\
-             }};\n\
-             }}  // namespace\n"
-        )
+        let members = [
+            ("int", "kBlockM", self.block_m.to_string()),
+            ("int", "kBlockN", self.block_n.to_string()),
+            ("int", "kStages", self.stages().to_string()),
+            ("int", "kCluster", self.cluster.to_string()),
+            ("Output", "kOutput", output.to_owned()),
+        ];
+        config(name, " : gemm::Fp8GemmConfig", members)
     }
 
     fn kernel(&self) -> Kernel {
         let smem_bytes = self.smem_bytes();
         let (function, storage, experts) = match self.schedule {
-            Schedule::Dense => ("fp8_gemm", "Fp8GemmStorage", String::new()),
-            Schedule::Grouped => (
-                "grouped_fp8_gemm",
-                "GroupedFp8GemmStorage",
-                format!("static_assert(MAX_EXPERTS == {MAX_EXPERTS});\n"),
-            ),
+            Schedule::Dense => ("fp8_gemm", "Fp8GemmStorage", &[][..]),
+            Schedule::Grouped => ("grouped_fp8_gemm", "GroupedFp8GemmStorage", EXPERTS),
         };
-        let config = self.config("Config");
-        let code =
-            format!("{experts}{config}static_assert(sizeof(gemm::{storage}<Config>) == {smem_bytes});\n");
+        let storage = format!("sizeof(gemm::{storage}<Config>)");
+        let own = [("gemm::Fp8GemmTile<Config>::kThreads", self.threads()), (&*storage, smem_bytes)];
+        let code = self.config("Config") + &agreement(BLOCKS) + &agreement(experts) + &agreement(&own);
         let entry = Entry {
             name: &self.name(),
             function: &format!("gemm::{function}<Config>"),

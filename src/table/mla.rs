@@ -1,6 +1,6 @@
 //! The kernels of `cuda/mla`.
 
-use super::{Entry, FixedKernel, Kernel};
+use super::{Constant, Entry, FixedKernel, Kernel, PIECE, WARP, agreement, config};
 
 /// Numbers of a latent vector: the values of MLA, and the first part of its keys.
 pub const MLA_LATENT: u32 = 512;
@@ -8,6 +8,19 @@ pub const MLA_LATENT: u32 = 512;
 pub const MLA_ROPE: u32 = 64;
 /// Keys that MLA decode takes at a time: splits and pages are multiples of it.
 pub const MLA_BLOCK_KEYS: u32 = 64;
+/// Rows of Q (heads of query tokens) of a CTA.
+pub const MLA_BLOCK_ROWS: u32 = 64;
+/// Codes of a row of the FP8 cache that share a scale.
+pub const KV_SCALE_BLOCK: u32 = 128;
+
+/// What the family's kernels take for granted, as the host does.
+const WIDTHS: &[Constant] =
+    &[("MLA_LATENT", MLA_LATENT), ("MLA_ROPE", MLA_ROPE), ("MLA_BLOCK_KEYS", MLA_BLOCK_KEYS)];
+/// Those that move rows piece by piece.
+const ROWS: &[Constant] = &[("MLA_LATENT", MLA_LATENT), ("MLA_ROPE", MLA_ROPE), ("kPieceElements", PIECE)];
+/// Those that know what a row of the cache holds.
+const CACHE: &[Constant] =
+    &[("MLA_LATENT", MLA_LATENT), ("MLA_ROPE", MLA_ROPE), ("mla::kKvScaleBlock", KV_SCALE_BLOCK)];
 
 /// One compiled configuration of `cuda/mla/mla_decode.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,12 +40,18 @@ impl MlaInstance {
         3 * 128
     }
 
-    /// Dynamic shared memory per CTA: Q, two blocks of keys, the weights, factors and barriers.
+    /// Dynamic shared memory per CTA, in tiles of 64 rows or keys, 128 bytes each: Q, two blocks of keys, their weights; then
+    /// a factor per row, and barriers.
     pub const fn smem_bytes(&self) -> u32 {
-        let block = MLA_BLOCK_KEYS * (MLA_LATENT + MLA_ROPE) * 2;
-        let weights = 64 * MLA_BLOCK_KEYS * 2;
-        let barriers = 8 * (2 * (9 + 3) + 4);
-        (3 * block + weights + 64 * 4 + barriers).next_multiple_of(1024)
+        const STAGES: u32 = 2;
+        const TILE: u32 = MLA_BLOCK_KEYS * 128;
+        const TILES: u32 = (MLA_LATENT + MLA_ROPE) * 2 / 128;
+        let (q, keys, weights) = (TILES * TILE, STAGES * TILES * TILE, TILE);
+        let factors = MLA_BLOCK_ROWS * 4;
+        // A tile of keys becomes full by itself, and empty with its group: left values, right ones, position.
+        let (of_keys, of_q, of_weights) = (STAGES * (TILES + 3), 2, 2);
+        let barriers = 8 * (of_keys + of_q + of_weights);
+        (q + keys + weights + factors + barriers).next_multiple_of(1024)
     }
 
     /// Name of the kernel, as in `mla_decode_bf16_c2`.
@@ -43,16 +62,16 @@ impl MlaInstance {
 
     fn kernel(&self) -> Kernel {
         let (cluster, smem_bytes) = (self.cluster, self.smem_bytes());
-        let cache = if self.fp8_cache { "Fp8" } else { "Bf16" };
-        let code = format!(
-            "namespace {{\n\
-             struct Config : mla::MlaDecodeConfig {{\n\
-             \x20 static constexpr Cache kCache = Cache::k{cache};\n\
-             \x20 static constexpr int kCluster = {cluster};\n\
-             }};\n\
-             }}  // namespace\n\
-             static_assert(sizeof(mla::MlaDecodeStorage<Config>) == {smem_bytes});\n"
-        );
+        let cache = if self.fp8_cache { "Cache::kFp8" } else { "Cache::kBf16" };
+        let members = [("Cache", "kCache", cache.to_owned()), ("int", "kCluster", cluster.to_string())];
+        let own = [
+            ("mla::MlaDecodeConfig::kThreads", self.threads()),
+            ("mla::MlaDecodeConfig::kBlockRows", MLA_BLOCK_ROWS),
+            ("mla::kKvScaleBlock", KV_SCALE_BLOCK),
+            ("sizeof(mla::MlaDecodeStorage<Config>)", smem_bytes),
+        ];
+        let config = config("Config", " : mla::MlaDecodeConfig", members);
+        let code = config + &agreement(WIDTHS) + &agreement(&own);
         let entry = Entry {
             name: &self.name(),
             function: "mla::mla_decode<Config>",
@@ -72,52 +91,60 @@ pub const MLA_INSTANCES: &[MlaInstance] = &[
     MlaInstance { fp8_cache: true, cluster: 2 },
 ];
 
-/// MLA decode: splits of the sequences.
-pub const MLA_SCHEDULE: FixedKernel = FixedKernel {
-    family: "mla",
-    name: "mla_schedule",
-    params: "MlaScheduleParams",
-    threads: 128,
-    smem_bytes: 0,
-};
+/// MLA decode: splits of the sequences, a thread per sequence.
+pub const MLA_SCHEDULE: FixedKernel =
+    FixedKernel::new("mla", "mla_schedule", "MlaScheduleParams", 128, WIDTHS);
+
+/// Rows of a CTA that combines, a warp each.
+pub const MLA_COMBINE_ROWS: u32 = 8;
 /// MLA decode: the splits of a row, added up.
-pub const MLA_COMBINE: FixedKernel = FixedKernel {
-    family: "mla",
-    name: "mla_combine",
-    params: "MlaCombineParams",
-    threads: 256,
-    smem_bytes: 0,
-};
+pub const MLA_COMBINE: FixedKernel =
+    FixedKernel::new("mla", "mla_combine", "MlaCombineParams", MLA_COMBINE_ROWS * WARP, WIDTHS)
+        .with_constants(&[("kRows", MLA_COMBINE_ROWS)]);
+
+/// Rows and columns of a box of the head GEMM, in BF16; the tokens of its tiles.
+pub const HEAD_GEMM_BOX: u32 = 64;
+/// A warpgroup that multiplies, and a producer's warp.
+const HEAD_GEMM_THREADS: u32 = 128 + WARP;
+const BOXES: &[Constant] = &[("MLA_LATENT", MLA_LATENT), ("mla::HeadGemmConfig::kBox", HEAD_GEMM_BOX)];
+
+/// Stages of A and B, and the tile of D, in boxes; two barriers per stage.
+const fn head_gemm_smem(block_n: u32, stages: u32) -> u32 {
+    let (a, b, d) = (1, block_n / HEAD_GEMM_BOX, block_n / HEAD_GEMM_BOX);
+    let boxes = stages * (a + b) + d;
+    (boxes * HEAD_GEMM_BOX * HEAD_GEMM_BOX * 2 + stages * 2 * 8).next_multiple_of(1024)
+}
+
+/// Columns of a tile of the absorbed queries.
+pub const ABSORB_QUERY_BLOCK_N: u32 = 256;
+const ABSORB_QUERY_STAGES: u32 = 2;
 /// MLA: queries into the latent space of the cache.
-pub const MLA_ABSORB_QUERY: FixedKernel = FixedKernel {
-    family: "mla",
-    name: "mla_absorb_query",
-    params: "HeadGemmParams",
-    threads: 160,
-    smem_bytes: 2 * (8 + 32) * 1024 + 32 * 1024 + 1024,
-};
+pub const MLA_ABSORB_QUERY: FixedKernel =
+    FixedKernel::new("mla", "mla_absorb_query", "HeadGemmParams", HEAD_GEMM_THREADS, BOXES)
+        .with_constants(&[("kBlockN", ABSORB_QUERY_BLOCK_N), ("kStages", ABSORB_QUERY_STAGES)])
+        .with_storage("MlaAbsorbQueryStorage", head_gemm_smem(ABSORB_QUERY_BLOCK_N, ABSORB_QUERY_STAGES));
+
+/// Columns of a tile of the outputs.
+pub const ABSORB_OUTPUT_BLOCK_N: u32 = 128;
+const ABSORB_OUTPUT_STAGES: u32 = 4;
 /// MLA: attention over latents into the space of the values.
-pub const MLA_ABSORB_OUTPUT: FixedKernel = FixedKernel {
-    family: "mla",
-    name: "mla_absorb_output",
-    params: "HeadGemmParams",
-    threads: 160,
-    smem_bytes: 4 * (8 + 16) * 1024 + 16 * 1024 + 1024,
-};
+pub const MLA_ABSORB_OUTPUT: FixedKernel =
+    FixedKernel::new("mla", "mla_absorb_output", "HeadGemmParams", HEAD_GEMM_THREADS, BOXES)
+        .with_constants(&[("kBlockN", ABSORB_OUTPUT_BLOCK_N), ("kStages", ABSORB_OUTPUT_STAGES)])
+        .with_storage("MlaAbsorbOutputStorage", head_gemm_smem(ABSORB_OUTPUT_BLOCK_N, ABSORB_OUTPUT_STAGES));
+
 /// MLA: attention over two parts of the keys, put together.
-pub const MERGE_STATES: FixedKernel = FixedKernel {
-    family: "mla",
-    name: "merge_states",
-    params: "MergeStatesParams",
-    threads: 256,
-    smem_bytes: 0,
-};
+pub const MERGE_STATES: FixedKernel = FixedKernel::new("mla", "merge_states", "MergeStatesParams", 256, ROWS);
+
+/// Tokens of a CTA that appends, a warp each.
+pub const KV_APPEND_TOKENS: u32 = 8;
 /// New tokens into the KV cache.
 pub const KV_APPEND: FixedKernel =
-    FixedKernel { family: "mla", name: "kv_append", params: "KvAppendParams", threads: 256, smem_bytes: 0 };
+    FixedKernel::new("mla", "kv_append", "KvAppendParams", KV_APPEND_TOKENS * WARP, CACHE)
+        .with_constants(&[("kTokens", KV_APPEND_TOKENS)]);
+
 /// Rotary position embedding.
-pub const ROPE: FixedKernel =
-    FixedKernel { family: "mla", name: "rope", params: "RopeParams", threads: 256, smem_bytes: 0 };
+pub const ROPE: FixedKernel = FixedKernel::new("mla", "rope", "RopeParams", 256, ROWS);
 
 /// Every kernel of the family.
 pub fn kernels() -> impl Iterator<Item = Kernel> {

@@ -1,6 +1,8 @@
 //! The table of compiled kernels, a file per family. `build.rs` includes this same module: nvcc and the host compiler build
 //! from one list, which also says the few lines of C++ that instantiate each entry.
 
+use std::fmt::Write as _;
+
 pub mod gemm;
 pub mod mla;
 pub mod moe;
@@ -15,6 +17,20 @@ pub const MAX_EXPERTS: u32 = 512;
 /// Shared memory a CTA can use on compute capability 9.0: 227 KiB.
 pub const MAX_SMEM_BYTES: u32 = 227 * 1024;
 
+/// Elements of a row that a thread moves at once: 16 bytes of BF16.
+pub const PIECE: u32 = 8;
+
+/// Threads of a warp.
+const WARP: u32 = 32;
+
+/// The name of a constant in C++, and its value.
+type Constant = (&'static str, u32);
+
+/// What the kernels that move pieces take for granted, as the host does.
+const PIECES: &[Constant] = &[("kPieceElements", PIECE)];
+/// The same of kernels that have room for every expert.
+const EXPERTS: &[Constant] = &[("MAX_EXPERTS", MAX_EXPERTS)];
+
 /// One kernel that has a single configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FixedKernel {
@@ -24,22 +40,68 @@ pub struct FixedKernel {
     pub name: &'static str,
     /// Name of its parameter struct in the folder's `params.h`.
     pub params: &'static str,
-    /// Threads per CTA.
+    /// Threads per CTA: `kThreads` of the function's `Config`.
     pub threads: u32,
-    /// Dynamic shared memory per CTA.
+    /// Dynamic shared memory per CTA: the size of `storage`.
     pub smem_bytes: u32,
+    /// The struct that lies there, a template over `Config`; empty where there is none.
+    storage: &'static str,
+    /// What else `Config` says.
+    constants: &'static [Constant],
+    /// Constants of the sources that the host has too; the generated C++ asserts that they are equal.
+    agreed: &'static [Constant],
 }
 
 impl FixedKernel {
+    const fn new(
+        family: &'static str,
+        name: &'static str,
+        params: &'static str,
+        threads: u32,
+        agreed: &'static [Constant],
+    ) -> Self {
+        Self { family, name, params, threads, smem_bytes: 0, storage: "", constants: &[], agreed }
+    }
+
+    const fn with_storage(self, storage: &'static str, smem_bytes: u32) -> Self {
+        Self { storage, smem_bytes, ..self }
+    }
+
+    const fn with_constants(self, constants: &'static [Constant]) -> Self {
+        Self { constants, ..self }
+    }
+
     fn kernel(self) -> Kernel {
-        let Self { family, name, params, threads, smem_bytes } = self;
-        let code = format!(
-            "static_assert({family}::{name}_threads == {threads} && {family}::{name}_smem_bytes == {smem_bytes});\n"
-        );
-        let entry =
-            Entry { name, function: &format!("{family}::{name}_kernel"), params, threads, cluster: 1 };
+        let Self { family, name, params, threads, smem_bytes, storage, constants, agreed } = self;
+        let constants = [&[("kThreads", threads)], constants].concat();
+        let members = constants.iter().map(|&(name, value)| ("uint32_t", name, value.to_string()));
+        let mut code = config("Config", "", members) + &agreement(agreed);
+        if !storage.is_empty() {
+            code.push_str(&agreement(&[(&format!("sizeof({family}::{storage}<Config>)"), smem_bytes)]));
+        }
+        let function = format!("{family}::{name}_kernel<Config>");
+        let entry = Entry { name, function: &function, params, threads, cluster: 1 };
         entry.kernel(family, &format!("{family}/{name}.cuh"), &code, smem_bytes)
     }
+}
+
+/// The C++ struct `name` of constants: type, name, value. It stands in a namespace of its file, or the host's linker would
+/// take a function of every file's `Config` for the same one.
+fn config<'a>(
+    name: &str,
+    base: &str,
+    members: impl IntoIterator<Item = (&'a str, &'a str, String)>,
+) -> String {
+    let mut code = format!("namespace {{\nstruct {name}{base} {{\n");
+    for (kind, constant, value) in members {
+        let _ = writeln!(code, "  static constexpr {kind} {constant} = {value};");
+    }
+    code + "};\n}  // namespace\n"
+}
+
+/// Asserts in C++ that constants of the sources are what the host takes them for.
+fn agreement(constants: &[(&str, u32)]) -> String {
+    constants.iter().map(|(name, value)| format!("static_assert({name} == {value});\n")).collect()
 }
 
 /// A kernel as it is compiled and launched.

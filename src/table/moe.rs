@@ -1,50 +1,39 @@
 //! The kernels of `cuda/moe`.
 
-use super::{FixedKernel, Kernel, MAX_EXPERTS};
+use super::quant::BLOCKS;
+use super::{EXPERTS, FixedKernel, Kernel, MAX_EXPERTS, PIECES, WARP};
 
-/// Expert map: routes per block and group.
-pub const EXPERT_MAP_COUNT: FixedKernel = FixedKernel {
-    family: "moe",
-    name: "expert_map_count",
-    params: "ExpertMapParams",
-    threads: 256,
-    smem_bytes: (256 + MAX_EXPERTS + 1) * 4,
-};
+/// Routes of a block, which a CTA sorts: a thread each.
+pub const EXPERT_MAP_BLOCK: u32 = 256;
+/// Expert map: routes per block and group. In shared memory the groups of the block, and a count per group.
+pub const EXPERT_MAP_COUNT: FixedKernel =
+    FixedKernel::new("moe", "expert_map_count", "ExpertMapParams", EXPERT_MAP_BLOCK, EXPERTS)
+        .with_storage("ExpertMapCountStorage", (EXPERT_MAP_BLOCK + MAX_EXPERTS + 1) * 4);
+
+/// Groups (the experts, and all other ids) of a CTA that scans, a warp each.
+pub const EXPERT_MAP_SCAN_GROUPS: u32 = 8;
 /// Expert map: running sums over the blocks.
-pub const EXPERT_MAP_SCAN: FixedKernel = FixedKernel {
-    family: "moe",
-    name: "expert_map_scan",
-    params: "ExpertMapParams",
-    threads: 256,
-    smem_bytes: 0,
-};
-/// Expert map: rows of the routes.
-pub const EXPERT_MAP_SCATTER: FixedKernel = FixedKernel {
-    family: "moe",
-    name: "expert_map_scatter",
-    params: "ExpertMapParams",
-    threads: 256,
-    smem_bytes: (256 + MAX_EXPERTS + 8) * 4,
-};
+pub const EXPERT_MAP_SCAN: FixedKernel =
+    FixedKernel::new("moe", "expert_map_scan", "ExpertMapParams", EXPERT_MAP_SCAN_GROUPS * WARP, &[])
+        .with_constants(&[("kGroups", EXPERT_MAP_SCAN_GROUPS)]);
+
+/// Expert map: rows of the routes. In shared memory the groups of the block, starts of the experts, sums of the warps.
+pub const EXPERT_MAP_SCATTER: FixedKernel =
+    FixedKernel::new("moe", "expert_map_scatter", "ExpertMapParams", EXPERT_MAP_BLOCK, EXPERTS).with_storage(
+        "ExpertMapScatterStorage",
+        (EXPERT_MAP_BLOCK + MAX_EXPERTS + EXPERT_MAP_BLOCK / WARP) * 4,
+    );
+
 /// Rows gathered by expert, BF16 to E4M3 with one scale per 1x128.
-pub const GATHER_QUANTIZE: FixedKernel = FixedKernel {
-    family: "moe",
-    name: "gather_quantize",
-    params: "GatherQuantizeParams",
-    threads: 256,
-    smem_bytes: 0,
-};
+pub const GATHER_QUANTIZE: FixedKernel =
+    FixedKernel::new("moe", "gather_quantize", "GatherQuantizeParams", 256, BLOCKS);
+
 /// SwiGLU, BF16 to E4M3 with one scale per 1x128.
-pub const SWIGLU_QUANTIZE: FixedKernel = FixedKernel {
-    family: "moe",
-    name: "swiglu_quantize",
-    params: "SwigluQuantizeParams",
-    threads: 256,
-    smem_bytes: 0,
-};
+pub const SWIGLU_QUANTIZE: FixedKernel =
+    FixedKernel::new("moe", "swiglu_quantize", "SwigluQuantizeParams", 256, BLOCKS);
+
 /// Weighted sum of the experts' rows of a token.
-pub const COMBINE: FixedKernel =
-    FixedKernel { family: "moe", name: "combine", params: "CombineParams", threads: 256, smem_bytes: 0 };
+pub const COMBINE: FixedKernel = FixedKernel::new("moe", "combine", "CombineParams", 256, PIECES);
 
 /// Every kernel of the family.
 pub fn kernels() -> impl Iterator<Item = Kernel> {

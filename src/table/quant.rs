@@ -1,31 +1,35 @@
 //! The kernels of `cuda/quant`.
 
-use super::{FixedKernel, Kernel};
+use super::{Constant, FixedKernel, Kernel, PIECE, WARP};
+
+/// Elements along K that share a scale; of weights, along N too.
+pub const BLOCK: u32 = 128;
+
+/// What every kernel that quantises takes for granted, as the host does.
+pub(super) const BLOCKS: &[Constant] = &[("quant::kQuantizeBlock", BLOCK), ("kPieceElements", PIECE)];
+
+/// 1x128 blocks of a CTA: every thread has a piece of one.
+pub const fn blocks_per_cta(kernel: FixedKernel) -> u64 {
+    (kernel.threads / (BLOCK / PIECE)) as u64
+}
 
 /// BF16 to E4M3 with one scale per 1x128.
-pub const QUANTIZE_1X128: FixedKernel = FixedKernel {
-    family: "quant",
-    name: "quantize_1x128",
-    params: "Quantize1x128Params",
-    threads: 256,
-    smem_bytes: 0,
-};
-/// BF16 to E4M3 with one scale per 128x128.
-pub const QUANTIZE_128X128: FixedKernel = FixedKernel {
-    family: "quant",
-    name: "quantize_128x128",
-    params: "Quantize128x128Params",
-    threads: 256,
-    smem_bytes: 32,
-};
+pub const QUANTIZE_1X128: FixedKernel =
+    FixedKernel::new("quant", "quantize_1x128", "Quantize1x128Params", 256, BLOCKS);
+
+const QUANTIZE_128X128_THREADS: u32 = 256;
+/// BF16 to E4M3 with one scale per 128x128: a number per warp in shared memory.
+pub const QUANTIZE_128X128: FixedKernel =
+    FixedKernel::new("quant", "quantize_128x128", "Quantize128x128Params", QUANTIZE_128X128_THREADS, BLOCKS)
+        .with_storage("Quantize128x128Storage", QUANTIZE_128X128_THREADS / WARP * 4);
+
+/// Rows and columns of a tile that a CTA transposes.
+pub const TRANSPOSE_TILE: u32 = 32;
 /// Scales `[m, k/128]` to the layout `[k/128, m]`.
-pub const TRANSPOSE_SCALES: FixedKernel = FixedKernel {
-    family: "quant",
-    name: "transpose_scales",
-    params: "TransposeScalesParams",
-    threads: 256,
-    smem_bytes: 32 * 33 * 4,
-};
+pub const TRANSPOSE_SCALES: FixedKernel =
+    FixedKernel::new("quant", "transpose_scales", "TransposeScalesParams", 256, &[])
+        .with_constants(&[("kTile", TRANSPOSE_TILE)])
+        .with_storage("TransposeScalesStorage", TRANSPOSE_TILE * (TRANSPOSE_TILE + 1) * 4);
 
 /// Every kernel of the family.
 pub fn kernels() -> impl Iterator<Item = Kernel> {

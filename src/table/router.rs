@@ -1,47 +1,50 @@
 //! The kernels of `cuda/router`.
 
-use super::{FixedKernel, Kernel, MAX_EXPERTS};
+use super::{EXPERTS, FixedKernel, Kernel, MAX_EXPERTS, PIECES, WARP};
 
+/// Tokens of a tile of logits.
+pub const GATE_BLOCK_TOKENS: u32 = 32;
+/// Experts of a tile of logits.
+pub const GATE_BLOCK_EXPERTS: u32 = 64;
+/// Elements of K that go through shared memory at a time.
+pub const GATE_BLOCK_K: u32 = 32;
+/// Bytes from row to row there, four floats more than a step.
+const GATE_ROW_BYTES: u32 = (GATE_BLOCK_K + 4) * 4;
 /// Router: logits of chunks of K.
-pub const GATE_LOGITS: FixedKernel = FixedKernel {
-    family: "router",
-    name: "gate_logits",
-    params: "GateLogitsParams",
-    threads: 128,
-    smem_bytes: (32 + 64) * 36 * 4,
-};
+pub const GATE_LOGITS: FixedKernel =
+    FixedKernel::new("router", "gate_logits", "GateLogitsParams", 128, PIECES)
+        .with_constants(&[
+            ("kBlockTokens", GATE_BLOCK_TOKENS),
+            ("kBlockExperts", GATE_BLOCK_EXPERTS),
+            ("kBlockK", GATE_BLOCK_K),
+        ])
+        .with_storage("GateLogitsStorage", (GATE_BLOCK_TOKENS + GATE_BLOCK_EXPERTS) * GATE_ROW_BYTES);
+
+/// Tokens of a CTA that selects, a warp each.
+pub const GATE_SELECT_TOKENS: u32 = 4;
 /// Router: scores, groups, the best K experts, weights.
-pub const GATE_SELECT: FixedKernel = FixedKernel {
-    family: "router",
-    name: "gate_select",
-    params: "GateSelectParams",
-    threads: 128,
-    smem_bytes: 0,
-};
+pub const GATE_SELECT: FixedKernel =
+    FixedKernel::new("router", "gate_select", "GateSelectParams", GATE_SELECT_TOKENS * WARP, EXPERTS)
+        .with_constants(&[("kTokens", GATE_SELECT_TOKENS)]);
+
 /// Tokens of every expert, counted.
-pub const EXPERT_LOAD: FixedKernel = FixedKernel {
-    family: "router",
-    name: "expert_load",
-    params: "ExpertLoadParams",
-    threads: 256,
-    smem_bytes: 0,
-};
-/// The router's bias after a step.
-pub const BIAS_UPDATE: FixedKernel = FixedKernel {
-    family: "router",
-    name: "bias_update",
-    params: "BiasUpdateParams",
-    threads: 512,
-    smem_bytes: 0,
-};
-/// How unevenly each sequence uses the experts.
-pub const SEQUENCE_BALANCE_LOSS: FixedKernel = FixedKernel {
-    family: "router",
-    name: "sequence_balance_loss",
-    params: "SequenceBalanceLossParams",
-    threads: 256,
-    smem_bytes: 2 * 8 * MAX_EXPERTS * 4,
-};
+pub const EXPERT_LOAD: FixedKernel = FixedKernel::new("router", "expert_load", "ExpertLoadParams", 256, &[]);
+
+/// The router's bias after a step: a thread per expert.
+pub const BIAS_UPDATE: FixedKernel =
+    FixedKernel::new("router", "bias_update", "BiasUpdateParams", MAX_EXPERTS, EXPERTS);
+
+const BALANCE_WARPS: u32 = 8;
+/// How unevenly each sequence uses the experts: a count and a sum per expert and warp in shared memory.
+pub const SEQUENCE_BALANCE_LOSS: FixedKernel = FixedKernel::new(
+    "router",
+    "sequence_balance_loss",
+    "SequenceBalanceLossParams",
+    BALANCE_WARPS * WARP,
+    EXPERTS,
+)
+.with_constants(&[("kWarps", BALANCE_WARPS)])
+.with_storage("SequenceBalanceLossStorage", BALANCE_WARPS * MAX_EXPERTS * (4 + 4));
 
 /// Every kernel of the family.
 pub fn kernels() -> impl Iterator<Item = Kernel> {

@@ -62,6 +62,6 @@ faults! {
     no_barrier_before_the_transposed_read: TRANSPOSE,
         "ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
     transposed_tile_with_a_wrong_pitch: TRANSPOSE,
-        "(x * transpose_scales_pitch + i)" => "(x * transpose_scales_tile + i)",
+        "(x * kPitch + i)" => "(x * kTile + i)",
         ["wrong scales", "nothing has written"];
 }

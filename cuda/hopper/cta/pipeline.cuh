@@ -1,4 +1,4 @@
-// A ring of buffers in shared memory, filled and read side by side: the mbarriers of every stage, and who waits for what.
+// A ring of buffers in shared memory, filled and read side by side: the mbarriers of a stage, and who waits for what.
 //
 //   filling    await_empty(ring) · write, or load what counts on full(stage) · ring.advance()
 //   reading    await_full(ring) · read · release(ring) · ring.advance()
@@ -56,7 +56,7 @@ struct Pipeline {
 };
 
 // sBox <- `Rows` rows, `Bytes` in all, from (x, y, z) on, which every CTA of the cluster wants: each fetches its share of
-// the rows, which is the map's box, and multicasts it to both. `full` counts all bytes.
+// them, which is the map's box, and multicasts it to both. `full` counts all bytes.
 template <int Cluster, int Rows, int Bytes>
 PTX_DEVICE void load_together(const TensorMap& map, uint32_t sBox, uint32_t full, uint32_t x, uint32_t y, uint32_t z) {
   static_assert(Cluster == 1 || Cluster == 2, "pairs of CTAs");

@@ -20,7 +20,7 @@ use crate::device::bindings::{
 use crate::device::{Device, Stream};
 use crate::error::{Error, Result};
 use crate::launch::{Kernel, KernelRow, Launch, Layout, Operand, optional};
-use crate::table::mla::{self, MLA_BLOCK_KEYS, MlaInstance};
+use crate::table::mla::{self, MLA_BLOCK_KEYS, MLA_COMBINE_ROWS, MlaInstance};
 use crate::tensor::MapElement;
 use crate::tensor::tensor_map::{Dimension, Swizzle, TensorMapSpec};
 use crate::tensor::{Matrix, MatrixMut};
@@ -331,7 +331,7 @@ impl MlaDecode {
             empty_lse: self.spec.empty_lse_value(),
             ..Default::default()
         };
-        let grid = ((self.spec.batch * self.spec.rows()) as u32).div_ceil(COMBINE.threads() / 32);
+        let grid = ((self.spec.batch * self.spec.rows()) as u32).div_ceil(MLA_COMBINE_ROWS);
         launch.run(grid, &params)
     }
 

@@ -7,14 +7,14 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::launch::{MAX_DIM, check_at_least_one, check_limit, check_multiple};
 use crate::mla::cache::{KvFormat, LATENT, ROPE};
-use crate::table::mla::{MLA_BLOCK_KEYS, MLA_INSTANCES, MlaInstance};
+use crate::table::mla::{MLA_BLOCK_KEYS, MLA_BLOCK_ROWS, MLA_INSTANCES, MlaInstance};
 
 /// Most query tokens of a sequence in one step.
 pub const MAX_Q_TOKENS: usize = 8;
 /// Most heads.
 pub const MAX_HEADS: usize = 128;
 /// Rows of Q that a CTA takes.
-pub(super) const BLOCK_ROWS: usize = 64;
+pub(super) const BLOCK_ROWS: usize = MLA_BLOCK_ROWS as usize;
 pub(super) const BLOCK_KEYS: usize = MLA_BLOCK_KEYS as usize;
 pub(super) const KEY: usize = LATENT + ROPE;
 

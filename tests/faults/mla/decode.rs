@@ -184,11 +184,12 @@ faults! {
     queries_loaded_over_the_output: BF16,
         "smem.q_pipeline().await_empty(q);" => "", ["q_full", "in flight", "not ordered"];
     output_given_back_while_it_is_copied: BF16, "ptx::bulk_wait_group_read<0>();" => "", ["TMA store"];
-    output_without_a_fence: BF16, "void store_out ... warpgroup_fence_async(half);" => "warpgroup_sync(half);", ["fence.proxy.async"];
+    output_without_a_fence: BF16,
+        "void store_out ... warpgroup_fence_async(half);" => "warpgroup_sync(half);", ["fence.proxy.async"];
     output_copied_before_all_have_written: BF16,
-        "void store_out ... warpgroup_fence_async(half);" => "ptx::fence_proxy_async_shared();", ["not ordered", "TMA store"];
-    cluster_keys_of_one_half_twice: CLUSTER,
-        "y + rank * (Rows / 2)" => "y", ["elements are wrong"];
+        "void store_out ... warpgroup_fence_async(half);" => "ptx::fence_proxy_async_shared();",
+        ["not ordered", "TMA store"];
+    cluster_keys_of_one_half_twice: CLUSTER, "y + rank * (Rows / 2)" => "y", ["elements are wrong"];
     cluster_released_to_one_producer_only: CLUSTER, "if (lane < Cluster)" => "if (lane < 1)", ["kv_empty"];
     cluster_leaves_before_its_peer: CLUSTER,
         "leave_cluster<Config>();" => "", ["exited", "exits", "gone", "may exit before"];

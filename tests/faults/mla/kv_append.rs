@@ -30,7 +30,8 @@ fn append(device: &Device) {
 }
 
 faults! {
-    amax_over_half_the_lanes: APPEND, "warp_reduce<kLanesPerBlock>" => "warp_reduce<kLanesPerBlock / 2>", ["code", "scale"];
+    amax_over_half_the_lanes: APPEND,
+        "warp_reduce<kLanesPerBlock>" => "warp_reduce<kLanesPerBlock / 2>", ["code", "scale"];
     amax_over_two_blocks: APPEND, "warp_reduce<kLanesPerBlock>" => "warp_reduce<2 * kLanesPerBlock>", ["code", "scale"];
     amax_of_the_left_half: APPEND,
         "quant::max_of(quant::finite_amax(left), quant::finite_amax(right))" => "quant::finite_amax(left)",

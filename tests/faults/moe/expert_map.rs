@@ -41,7 +41,7 @@ faults! {
     no_barrier_before_the_counts_are_read: MAP,
         "rank.total); ... ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
     counts_never_cleared: MAP, "ptx::sts_u32(sCounts + g * sizeof(uint32_t), 0);" => "", ["nothing has written"];
-    rows_never_cleared: MAP, "clear_rows(params);" => "", ["row_route["];
+    rows_never_cleared: MAP, "clear_rows<Config>(params);" => "", ["row_route["];
     strangers_not_counted: MAP,
         "sCounts + group * sizeof(uint32_t)" => "sCounts", ["demand[", "not ordered", "row_route["];
     block_left_out_of_the_sum: MAP, "end = first + run" => "end = first + run + 1", ["not ordered", "demand["];

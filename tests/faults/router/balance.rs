@@ -70,10 +70,10 @@ faults! {
     loads_compared_in_32_bits: BIAS, "const uint64_t load =" => "const uint64_t load = (uint32_t)", ["wrong biases"];
     total_in_32_bits: BIAS, "shift < 64" => "shift < 32", ["wrong biases"];
     first_experts_only: BIAS, "e < params.experts; e += 32" => "e < 32; e += 32", ["wrong biases"];
-    loss_of_half_the_tokens: LOSS, "t += kBalanceWarps" => "t += 2 * kBalanceWarps", ["wrong loss"];
+    loss_of_half_the_tokens: LOSS, "t += Config::kWarps" => "t += 2 * Config::kWarps", ["wrong loss"];
     loss_of_the_first_sequence: LOSS,
         "static_cast<uint64_t>(ptx::cta_idx()) * params.length + t" => "t", ["wrong loss"];
     shares_not_normalised: LOSS, "s[i] / sum" => "s[i]", ["wrong loss"];
     no_barrier_before_the_warps_are_added: LOSS, "ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
-    one_warp_forgotten: LOSS, "warp < kBalanceWarps" => "warp + 1 < kBalanceWarps", ["wrong loss"];
+    one_warp_forgotten: LOSS, "warp < Config::kWarps" => "warp + 1 < Config::kWarps", ["wrong loss"];
 }

@@ -109,10 +109,10 @@ faults! {
 faults! {
     chunk_starts_from_the_previous: ROUTE, "tile.chunk * GATE_CHUNK" => "0", ["wrong scores"];
     last_step_dropped: ROUTE,
-        "k < last; k += kGateBlockK" => "k + kGateBlockK < last; k += kGateBlockK", ["wrong scores"];
+        "k < last; k += Config::kBlockK" => "k + Config::kBlockK < last; k += Config::kBlockK", ["wrong scores"];
     no_barrier_before_the_products: ROUTE,
         "store_step(next); ... ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
-    no_barrier_before_the_next_step: ROUTE, "multiply_step(rSum); ... ptx::syncthreads();" => "", ["not ordered"];
+    no_barrier_before_the_next_step: ROUTE, "multiply_step<Config>(rSum); ... ptx::syncthreads();" => "", ["not ordered"];
     tokens_past_the_end: ROUTE,
         "if (tile.t0 + row < params.t) step" => "step", ["outside", "of the same launch has written"];
     experts_past_the_end: ROUTE,
@@ -123,7 +123,8 @@ faults! {
         "ptx::fma_rn(x[i].value[step], w[j].value[step], rSum[i][j])"
             => "x[i].value[step] * w[j].value[step] + rSum[i][j]",
         ["wrong scores"];
-    rows_overlap_in_shared_memory: ROUTE, "row * kGateRowPitch" => "row * (kGateRowPitch - 8)", ["not ordered"];
+    rows_overlap_in_shared_memory: ROUTE,
+        "row * GateLogitsTile<Config>::kRowPitch" => "row * (GateLogitsTile<Config>::kRowPitch - 8)", ["not ordered"];
     chunks_in_another_order: ROUTE,
         "logits + chunk * params.chunk_stride"
             => "logits + (params.chunks - 1 - chunk) * params.chunk_stride + 0 * chunk",
