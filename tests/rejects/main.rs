@@ -2,8 +2,15 @@
 
 /// Tests, one for each wrong operand: `name: |args, spare| change => "message";`, where `change` gets one of the operands of
 /// a run wrong. The call is refused with the message, nothing is written, and the same plan and operands go on working.
+/// A plan that is not given its operands as one is enqueued as `|plan, stream, args| ...` says.
 macro_rules! rejects {
-    ($prepare:expr; $($name:ident: |$args:ident, $spare:ident| $change:expr => $message:literal;)*) => {$(
+    ($prepare:expr; $($tests:tt)*) => {
+        rejects! { $prepare, |plan, stream, args| plan.run(stream, args); $($tests)* }
+    };
+    (
+        $prepare:expr, |$plan:ident, $stream:ident, $operands:ident| $run:expr;
+        $($name:ident: |$args:ident, $spare:ident| $change:expr => $message:literal;)*
+    ) => {$(
         #[test]
         fn $name() {
             use check::case::Prepared;
@@ -14,7 +21,8 @@ macro_rules! rejects {
                 let $spare = &mut spare;
                 let mut $args = run.operands.args()?;
                 $change;
-                run.plan.run(deepseek_kernels::Stream::Emulated, $args)
+                let ($plan, $stream, $operands) = (&mut run.plan, deepseek_kernels::Stream::Emulated, $args);
+                $run
             })();
             assert_eq!($crate::message(refused), $message);
             assert!(run.outputs().expect("outputs") == before && spare == $crate::Spare::new(), "written");

@@ -1,16 +1,12 @@
 //! Bad operands and shapes of quantisers and of the transposition of scales.
 
 use check::devices::emulated;
-use deepseek_kernels::quant::{
-    MMajor, Quantize1x128, Quantize128x128, QuantizeSpec, RowMajor, ScaleFormat, Scales1x128, Scales1x128Mut,
-    Scales128x128Mut, TransposeScales,
-};
-use deepseek_kernels::{F8E4M3, Matrix, MatrixMut, Stream, bf16};
+use deepseek_kernels::quant::{Quantize1x128, Quantize128x128, QuantizeSpec, ScaleFormat, TransposeScales};
 
 use crate::message;
 
 #[test]
-fn quantisers() {
+fn plans() {
     let device = emulated(0);
     let spec = QuantizeSpec { rows: 2, k: 128, format: ScaleFormat::Fp32 };
     let odd = QuantizeSpec { k: 64, ..spec };
@@ -18,44 +14,75 @@ fn quantisers() {
     assert_eq!(message(Quantize1x128::plan(&device, odd)), expected);
     assert_eq!(message(Quantize128x128::plan(&device, odd)), expected);
     let huge = QuantizeSpec { rows: 1 << 31, ..spec };
-    assert_eq!(
-        message(Quantize1x128::plan(&device, huge)),
-        "rows must be at most 2147483647, got 2147483648"
-    );
-
-    let x = vec![bf16::ONE; 3 * 136];
-    let mut q = vec![F8E4M3::ZERO; 3 * 136];
-    let mut sf = vec![0.0; 8];
-    let plan = Quantize1x128::plan(&device, spec).expect("plan");
-    let mut run = |x: Matrix<'_, bf16>, rows: usize| {
-        let q = MatrixMut::new(&mut q, 2, 128).expect("q");
-        let sf = Scales1x128Mut::<RowMajor>::new(&mut sf, rows, 128).expect("sf");
-        message(plan.run(Stream::Emulated, x, q, sf))
-    };
-    let view = |data, pitch| Matrix::with_pitch(data, 2, 128, pitch).expect("x");
-    assert_eq!(run(view(&x[..], 128), 3), "expected sfa [m, k/128] [2, 1], got [3, 1]");
-    assert_eq!(run(view(&x[..], 132), 2), "x: pitch must be a multiple of 16 bytes, got 264");
-    assert_eq!(run(view(&x[1..], 128), 2), "x: address must be a multiple of 16 bytes, got 2");
-    assert_eq!(
-        run(Matrix::new(&x[..], 3, 128).expect("x"), 2),
-        "expected x [rows, k] [2, 128], got [3, 128]"
-    );
-
-    let plan = Quantize128x128::plan(&device, spec).expect("plan");
-    let sf = Scales128x128Mut::new(&mut sf, 300, 128).expect("sf");
-    let q = MatrixMut::new(&mut q[..], 2, 128).expect("q");
-    let error = message(plan.run(Stream::Emulated, view(&x[..], 128), q, sf));
-    assert_eq!(error, "expected sfb [ceil(n/128), k/128] [1, 1], got [3, 1]");
+    let expected = "rows must be at most 2147483647, got 2147483648";
+    assert_eq!(message(Quantize1x128::plan(&device, huge)), expected);
+    assert_eq!(message(TransposeScales::plan(&device, 4, 100)), "k must be a multiple of 128, got 100");
 }
 
-#[test]
-fn transposition() {
-    let device = emulated(0);
-    assert_eq!(message(TransposeScales::plan(&device, 4, 100)), "k must be a multiple of 128, got 100");
-    let plan = TransposeScales::plan(&device, 4, 256).expect("plan");
-    let (sf, mut out) = (vec![0.0; 16], vec![0.0; 16]);
-    let source = Scales1x128::<RowMajor>::new(&sf, 4, 256).expect("view");
-    let target = Scales1x128Mut::<MMajor>::new(&mut out, 5, 256).expect("view");
-    let error = message(plan.run(Stream::Emulated, source, target));
-    assert_eq!(error, "expected sfa [k/128, m] [2, 4], got [2, 5]");
+mod rows {
+    use std::sync::Arc;
+
+    use check::devices::emulated;
+    use check::memory::Memory;
+    use check::quant::quantize_1x128::{Layout, Quantize1x128Case, Quantize1x128Run, ScalesOut};
+    use deepseek_kernels::Matrix;
+    use deepseek_kernels::quant::Scales1x128Mut;
+
+    fn quantize() -> Quantize1x128Run {
+        let case = Quantize1x128Case { layout: Layout::RowMajor, ..Quantize1x128Case::new((2, 128)) };
+        Quantize1x128Run::new(Arc::new(case.problem()), &emulated(0), Memory::Plain).expect("operands")
+    }
+
+    rejects! {
+        quantize(), |plan, stream, args| args.run(plan, stream);
+        sf_with_a_row_too_many: |args, spare|
+            args.sf = ScalesOut::RowMajor(Scales1x128Mut::new(&mut spare.floats, 3, 128)?)
+            => "expected sfa [m, k/128] [2, 1], got [3, 1]";
+        x_with_an_odd_pitch: |args, spare| args.x = Matrix::with_pitch(&spare.halves, 2, 128, 132)?
+            => "x: pitch must be a multiple of 16 bytes, got 264";
+        x_at_an_odd_address: |args, spare| args.x = Matrix::new(&spare.halves[1..], 2, 128)?
+            => "x: address must be a multiple of 16 bytes, got 2";
+        x_with_a_row_too_many: |args, spare| args.x = Matrix::new(&spare.halves, 3, 128)?
+            => "expected x [rows, k] [2, 128], got [3, 128]";
+    }
+}
+
+mod blocks {
+    use std::sync::Arc;
+
+    use check::devices::emulated;
+    use check::memory::Memory;
+    use check::quant::quantize_128x128::{Quantize128x128Case, Quantize128x128Run};
+    use deepseek_kernels::quant::Scales128x128Mut;
+
+    fn quantize() -> Quantize128x128Run {
+        let problem = Arc::new(Quantize128x128Case::new((2, 128)).problem());
+        Quantize128x128Run::new(problem, &emulated(0), Memory::Plain).expect("operands")
+    }
+
+    rejects! {
+        quantize(), |plan, stream, args| args.run(plan, stream);
+        sf_of_more_rows: |args, spare| args.sf = Scales128x128Mut::new(&mut spare.floats, 300, 128)?
+            => "expected sfb [ceil(n/128), k/128] [1, 1], got [3, 1]";
+    }
+}
+
+mod transposition {
+    use std::sync::Arc;
+
+    use check::devices::emulated;
+    use check::memory::Memory;
+    use check::quant::transpose_scales::{TransposeScalesCase, TransposeScalesRun};
+    use deepseek_kernels::quant::Scales1x128Mut;
+
+    fn transpose() -> TransposeScalesRun {
+        let problem = Arc::new(TransposeScalesCase::new((4, 256)).problem());
+        TransposeScalesRun::new(problem, &emulated(0), Memory::Plain).expect("operands")
+    }
+
+    rejects! {
+        transpose(), |plan, stream, args| args.run(plan, stream);
+        out_with_a_column_too_many: |args, spare| args.out = Scales1x128Mut::new(&mut spare.floats, 5, 256)?
+            => "expected sfa [k/128, m] [2, 4], got [2, 5]";
+    }
 }

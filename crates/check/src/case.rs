@@ -37,11 +37,13 @@ pub trait Case: Debug + Send + Sync {
     /// What one run computes and moves.
     fn work(&self) -> Work;
 
-    /// Every kernel that the plans look up on a device.
+    /// Every kernel that the plans look up on a device: by default one that is called like the operation.
     ///
     /// # Errors
     /// Of the plan.
-    fn kernels(&self, device: &Device) -> Result<Vec<String>>;
+    fn kernels(&self, _: &Device) -> Result<Vec<String>> {
+        Ok(vec![self.operation().to_owned()])
+    }
 
     /// Whether every correct machine gives the same bits. Where an instruction is specified to a bound only, a GPU's bits
     /// are its own, and the reference judges them.

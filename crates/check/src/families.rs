@@ -1,7 +1,7 @@
 //! Every operation's cases: the one list from which judges take their work.
 
 use crate::case::Cases;
-use crate::gemm;
+use crate::{gemm, quant};
 
 /// How large cases are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +23,10 @@ pub struct Family {
 }
 
 /// Every family.
-pub const FAMILIES: [Family; 1] = [Family { name: "gemm", smoke: gemm::smoke, timed: gemm::timed }];
+pub const FAMILIES: [Family; 2] = [
+    Family { name: "gemm", smoke: gemm::smoke, timed: gemm::timed },
+    Family { name: "quant", smoke: quant::smoke, timed: quant::timed },
+];
 
 /// Every family's cases of one kind.
 pub fn all(cases: impl Fn(&Family) -> Cases) -> Cases {

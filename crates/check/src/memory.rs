@@ -1,6 +1,7 @@
 //! Operands in memory: where they lie, and what lies around them.
 
 use std::fmt::Debug;
+use std::ops::Range;
 
 use anyhow::Result;
 use deepseek_kernels::cudarc::driver::DeviceRepr;
@@ -34,6 +35,8 @@ pub trait Scalar: DeviceRepr + Copy + Debug + PartialEq + Send + Sync + 'static 
     const SENTINEL: Self;
     /// The bits, in the low end of a word.
     fn bits(self) -> u32;
+    /// Of the bits in the low end of a word.
+    fn from_bits(bits: u32) -> Self;
     /// The bits, where all NaN count as one: neither PTX nor IEEE 754 promises which NaN an operation gives.
     fn canonical_bits(self) -> u32 {
         self.bits()
@@ -41,13 +44,16 @@ pub trait Scalar: DeviceRepr + Copy + Debug + PartialEq + Send + Sync + 'static 
 }
 
 macro_rules! scalar {
-    ($type:ty, $dtype:ident, $poison:expr, $sentinel:expr, $bits:expr $(, $nan:expr)?) => {
+    ($type:ty, $dtype:ident, $poison:expr, $sentinel:expr, $bits:expr, $from_bits:expr $(, $nan:expr)?) => {
         impl Scalar for $type {
             const DTYPE: Dtype = Dtype::$dtype;
             const POISON: Self = $poison;
             const SENTINEL: Self = $sentinel;
             fn bits(self) -> u32 {
                 $bits(self)
+            }
+            fn from_bits(bits: u32) -> Self {
+                $from_bits(bits)
             }
             $(fn canonical_bits(self) -> u32 {
                 if self.is_nan() { $nan } else { self.bits() }
@@ -56,11 +62,27 @@ macro_rules! scalar {
     };
 }
 
-scalar!(u8, U8, 0xff, 0xa5, u32::from);
-scalar!(u32, U32, 0xdead_beef, 0x5a5a_5a5a, |x| x);
-scalar!(i32, I32, i32::MIN, 0x5a5a_5a5a, |x: i32| x.cast_unsigned());
-scalar!(f32, F32, f32::from_bits(0x7fe5_a5e5), f32::from_bits(0x7fe5_a5e5), f32::to_bits, 0x7fff_ffff);
-scalar!(bf16, BF16, bf16::from_bits(0x7fe5), bf16::from_bits(0x7fe5), |x: bf16| x.to_bits().into(), 0x7fff);
+scalar!(u8, U8, 0xff, 0xa5, u32::from, |x| x as u8);
+scalar!(u32, U32, 0xdead_beef, 0x5a5a_5a5a, |x| x, |x| x);
+scalar!(i32, I32, i32::MIN, 0x5a5a_5a5a, i32::cast_unsigned, u32::cast_signed);
+scalar!(
+    f32,
+    F32,
+    f32::from_bits(0x7fe5_a5e5),
+    f32::from_bits(0x7fe5_a5e5),
+    f32::to_bits,
+    f32::from_bits,
+    0x7fff_ffff
+);
+scalar!(
+    bf16,
+    BF16,
+    bf16::from_bits(0x7fe5),
+    bf16::from_bits(0x7fe5),
+    |x: bf16| x.to_bits().into(),
+    |x| bf16::from_bits(x as u16),
+    0x7fff
+);
 // Every NaN code counts as one, so that no NaN can say that nothing was written.
 scalar!(
     F8E4M3,
@@ -68,6 +90,7 @@ scalar!(
     F8E4M3::from_bits(0xff),
     F8E4M3::from_bits(0x01),
     |x: F8E4M3| x.to_bits().into(),
+    |x| F8E4M3::from_bits(x as u8),
     0x7f
 );
 
@@ -283,10 +306,28 @@ impl<T: Scalar> Operand<T> {
     /// # Errors
     /// Of the device.
     pub fn equals(&self, oracle: &'static str, name: &str, expected: &[T]) -> Result<Check> {
-        let (data, around) = self.split()?;
-        let failure = Check::difference(name, self.columns, &data, expected);
+        self.rows_equal(oracle, name, 0..self.rows, expected)
+    }
+
+    /// As [`Self::equals`], of some rows; `expected` is what they hold.
+    ///
+    /// # Errors
+    /// Of the device.
+    pub fn rows_equal(
+        &self,
+        oracle: &'static str,
+        name: &str,
+        rows: Range<usize>,
+        expected: &[T],
+    ) -> Result<Check> {
+        let (mut data, around) = self.split()?;
+        data.truncate(rows.end * self.columns);
+        let mut wanted = data[..rows.start * self.columns].to_vec();
+        wanted.extend_from_slice(expected);
+        let failure = Check::difference(name, self.columns, &data, &wanted);
         let failure = failure.or_else(|| around.map(|i| format!("element {i} around {name} was written")));
-        Ok(Check::equal(oracle, data.len(), failure))
+        let sample = (rows.len() < self.rows).then_some([rows.len(), self.columns]);
+        Ok(Check { sample, ..Check::equal(oracle, expected.len(), failure) })
     }
 }
 
@@ -347,6 +388,16 @@ impl Output {
         let bytes =
             elements.iter().flat_map(|x| x.bits().to_le_bytes().into_iter().take(size_of::<T>())).collect();
         Ok(Self { name, dtype: T::DTYPE, bytes })
+    }
+
+    /// Its elements.
+    ///
+    /// # Panics
+    /// Unless they are of this type.
+    pub fn values<T: Scalar>(&self) -> Vec<T> {
+        assert_eq!(self.dtype, T::DTYPE, "type of {}", self.name);
+        let bits = |bytes: &[u8]| bytes.iter().rfold(0, |bits, &byte| bits << 8 | u32::from(byte));
+        self.bytes.chunks_exact(size_of::<T>()).map(|bytes| T::from_bits(bits(bytes))).collect()
     }
 
     /// Bytes of an element.

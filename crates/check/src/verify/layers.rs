@@ -10,7 +10,6 @@ use super::attention;
 use super::case_job::CaseJob;
 use super::kv_cache::KvCacheJob;
 use super::moe::MoeJob;
-use super::quantize::{Kind, QuantizeJob};
 use super::routed::RoutedJob;
 use super::router::RouterJob;
 use super::runner::Job;
@@ -18,10 +17,13 @@ use super::shapes::{EMULATED_EXPERTS, EMULATED_ROWS, EMULATED_TOKENS, EXPERT, GP
 use crate::case::Case;
 use crate::gemm::fp8_gemm::Fp8GemmCase;
 use crate::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase};
+use crate::quant::quantize_1x128::{Layout, Quantize1x128Case};
+use crate::quant::quantize_128x128::Quantize128x128Case;
+use crate::quant::transpose_scales::TransposeScalesCase;
+use crate::quant::{FORMATS, QuantizerClass};
 
 /// Integers that only one result is right for, and normal data with outlier channels.
 const CLASSES: [GemmClass; 2] = [GemmClass::Integers, GemmClass::Outliers];
-const FORMATS: [ScaleFormat; 2] = [ScaleFormat::Fp32, ScaleFormat::PowerOfTwo];
 
 /// Every output of the GEMM on every class of inputs at every m, every quantiser.
 pub fn everything(layers: &[Layer], rows: &[usize], seed: u64) -> Vec<Box<dyn Job>> {
@@ -121,16 +123,19 @@ fn activation_jobs(layers: &[Layer], rows: &[usize], seed: u64) -> Vec<Box<dyn J
     let mut widths: Vec<usize> = layers.iter().map(|layer| layer.k).collect();
     widths.sort_unstable();
     widths.dedup();
-    let kinds = [Kind::Rows(ScaleFormat::Fp32), Kind::RowsRowMajor(ScaleFormat::PowerOfTwo), Kind::Transpose];
     let mut jobs: Vec<Box<dyn Job>> = Vec::new();
     for k in widths {
         for &rows in rows {
-            jobs.extend(kinds.map(|kind| Box::new(QuantizeJob { kind, rows, k, seed }) as Box<dyn Job>));
+            let as_read = Quantize1x128Case { seed, ..Quantize1x128Case::new((rows, k)) };
+            jobs.push(job(Quantize1x128Case { format: ScaleFormat::Fp32, ..as_read }, seed));
+            jobs.push(job(Quantize1x128Case { layout: Layout::RowMajor, ..as_read }, seed));
+            jobs.push(job(TransposeScalesCase::new((rows, k)), seed));
         }
     }
     jobs
 }
 
 fn weight_job(layer: Layer, format: ScaleFormat, seed: u64) -> Box<dyn Job> {
-    Box::new(QuantizeJob { kind: Kind::Blocks(format), rows: layer.n, k: layer.k, seed })
+    let case = Quantize128x128Case::new((layer.n, layer.k));
+    job(Quantize128x128Case { class: QuantizerClass::Weights, format, seed, ..case }, seed)
 }

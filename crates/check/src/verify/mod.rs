@@ -9,7 +9,6 @@ mod kv_cache;
 mod layers;
 mod machine;
 mod moe;
-mod quantize;
 mod report;
 mod routed;
 mod router;

@@ -17,7 +17,7 @@ use super::report::{Checked, Row};
 use super::runner::{Job, Outcome};
 use crate::data::activations;
 use crate::judge::Check;
-use crate::quant::UNWRITTEN_CODE;
+use crate::moe::rows::UNWRITTEN_CODE;
 
 /// DeepSeek-V3's experts, on this many tokens.
 pub struct RoutedJob {

@@ -2,22 +2,21 @@
 
 use std::sync::Arc;
 
-use deepseek_kernels::quant::{MMajor, ScaleFormat};
+use deepseek_kernels::quant::ScaleFormat;
 use deepseek_kernels::{Device, F8E4M3, bf16};
 use oracles::gemm::{GemmClass, GemmInputs, Operands, Sample, reference};
-use oracles::quant::{QuantizeScale, quantize_1x128, quantize_128x128};
 use rayon::prelude::*;
 
 use super::matrix::Original;
 use super::select::{Stored, unused};
-use crate::case;
+use crate::case::{self, Problem, Ran};
 use crate::data::activations;
 use crate::gemm::fp8_gemm::{Fp8GemmCase, Fp8GemmProblem};
 use crate::judge::{Check, sample};
 use crate::memory::Memory;
-use crate::verify::judge::same_codes;
+use crate::quant::quantize_1x128::{Quantize1x128Case, Quantize1x128Problem};
+use crate::quant::quantize_128x128::{Quantize128x128Case, Quantize128x128Problem};
 use crate::verify::machine::text;
-use crate::verify::quantize::{ScaleSpace, quantize_blocks, quantize_rows};
 use crate::verify::report::{MatrixReport, Row};
 use crate::verify::runner::{Job, Outcome};
 use crate::verify::shapes::Shape;
@@ -35,8 +34,8 @@ struct MatrixJob {
     seed: u64,
 }
 
-/// A quantised operand: on the host for the references, and where it comes from.
-struct Weights {
+/// A quantised operand, and what the judges say of it; nothing where it was stored so.
+struct Quantised {
     q: Vec<F8E4M3>,
     sf: Vec<f32>,
     check: Option<Check>,
@@ -100,43 +99,52 @@ impl MatrixJob {
     fn measure(&self, device: &Device, original: &Original) -> Result<Measured, String> {
         let ((n, k), m) = (self.matrix.padded(), self.m);
         let x = activations(m, self.matrix.k, k, self.seed);
-        let space = ScaleSpace::<MMajor>::new(m, k);
-        let a = quantize_rows(device, &x, (m, k), ScaleFormat::Fp32, &space)?;
-        let (a_codes, a_scales) = a.to_vecs()?;
-        let a_scales = space.dense(&a_scales);
-        let expected = quantize_1x128(&x, m, k, k, QuantizeScale::Fp32).map_err(text)?;
-        let mut checks =
-            vec![same_codes("codes of a", (&a_codes, &a_scales), (&expected.q, &expected.sf), k)];
+        let case = Quantize1x128Case { format: ScaleFormat::Fp32, ..Quantize1x128Case::new((m, k)) };
+        let quantize = Arc::new(Quantize1x128Problem { case, x });
+        let a = self.quantised("codes of a", quantize.clone(), device)?;
         let weights = self.weights(device, original)?;
-        checks.extend(weights.check);
+        let mut checks: Vec<Check> = a.check.into_iter().chain(weights.check).collect();
 
-        let inputs = GemmInputs { m, n, k, a: a_codes, sfa: a_scales, b: weights.q, sfb: weights.sf };
+        let inputs = GemmInputs { m, n, k, a: a.q, sfa: a.sf, b: weights.q, sfb: weights.sf };
         let case = Fp8GemmCase { class: GemmClass::Normal, seed: self.seed, ..Fp8GemmCase::new((m, n, k)) };
         let problem = Arc::new(Fp8GemmProblem { case, inputs });
-        let ran = case::run(problem.clone(), device, Memory::Poisoned(self.seed))
-            .map_err(|error| format!("{error:#}"))?;
+        let ran = self.run(problem.clone(), device)?;
         checks.extend(ran.checks);
         let operands = problem.inputs.operands().map_err(text)?;
         Ok(Measured {
             instance: ran.instance,
             seconds: ran.seconds,
             checks,
-            quantisation_error: Some(self.quantisation_error(&operands, &x, original)),
+            quantisation_error: Some(self.quantisation_error(&operands, &quantize.x, original)),
         })
     }
 
     /// FP8 is used as stored; anything else is quantised on the device.
-    fn weights(&self, device: &Device, original: &Original) -> Result<Weights, String> {
+    fn weights(&self, device: &Device, original: &Original) -> Result<Quantised, String> {
         let (n, k) = self.matrix.padded();
         if self.matrix.scales.is_some() {
             let (q, sf) = original.to_fp8((n, k));
-            return Ok(Weights { q, sf, check: None });
+            return Ok(Quantised { q, sf, check: None });
         }
-        let x = original.to_bf16((n, k));
-        let (q, sf) = quantize_blocks(device, &x, (n, k), ScaleFormat::Fp32)?.to_vecs()?;
-        let expected = quantize_128x128(&x, n, k, k, QuantizeScale::Fp32).map_err(text)?;
-        let check = same_codes("codes of b", (&q, &sf), (&expected.q, &expected.sf), k);
-        Ok(Weights { q, sf, check: Some(check) })
+        let case = Quantize128x128Case { format: ScaleFormat::Fp32, ..Quantize128x128Case::new((n, k)) };
+        let problem = Quantize128x128Problem { case, x: original.to_bf16((n, k)) };
+        self.quantised("codes of b", Arc::new(problem), device)
+    }
+
+    /// Codes and scales, with what the judges say of them as one word.
+    fn quantised(
+        &self,
+        oracle: &'static str,
+        problem: Arc<dyn Problem>,
+        device: &Device,
+    ) -> Result<Quantised, String> {
+        let Ran { outputs, checks, .. } = self.run(problem, device)?;
+        let check = checks.into_iter().reduce(Check::and).map(|check| Check { oracle, ..check });
+        Ok(Quantised { q: outputs[0].values(), sf: outputs[1].values(), check })
+    }
+
+    fn run(&self, problem: Arc<dyn Problem>, device: &Device) -> Result<Ran, String> {
+        case::run(problem, device, Memory::Poisoned(self.seed)).map_err(|error| format!("{error:#}"))
     }
 
     /// `||Q - O|| / ||O||` of the products of the quantised and of the original operands, on a sample of D.

@@ -1,0 +1,109 @@
+//! Cases of the quantisers and of the transposition of scales.
+
+pub mod quantize_128x128;
+pub mod quantize_1x128;
+pub mod transpose_scales;
+
+use deepseek_kernels::quant::ScaleFormat;
+use deepseek_kernels::{DataFaults, bf16};
+use oracles::quant::{QuantizeScale, quantizer_rows};
+
+use crate::case::{Cases, boxed};
+use crate::data::{repeated, weights};
+use crate::deepseek_v3::HIDDEN;
+use crate::families::Extent;
+use quantize_1x128::{Layout, Quantize1x128Case};
+use quantize_128x128::Quantize128x128Case;
+use transpose_scales::TransposeScalesCase;
+
+/// Both ways to choose a scale.
+pub const FORMATS: [ScaleFormat; 2] = [ScaleFormat::Fp32, ScaleFormat::PowerOfTwo];
+
+/// Classes of inputs of a quantiser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuantizerClass {
+    /// Rows that show what a quantiser does: zeros, limits, Inf and NaN among them.
+    Special,
+    /// Each row has an amax of its own, so that formulas of a scale that differ in few codes do differ.
+    Ordinary,
+    /// Normal weights of a layer.
+    Weights,
+}
+
+impl QuantizerClass {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Special => "special",
+            Self::Ordinary => "ordinary",
+            Self::Weights => "weights",
+        }
+    }
+
+    /// A matrix `[rows, k]`; `few` of its rows differ, the rest repeats them.
+    fn draw(self, (rows, k): (usize, usize), few: bool, seed: u64) -> Vec<bf16> {
+        let drawn = if few { rows.min(DRAWN) } else { rows };
+        let x = match self {
+            Self::Special => quantizer_rows(drawn, k, seed),
+            Self::Ordinary => (0..drawn * k).map(|i| ordinary(i / k, i % k)).collect(),
+            Self::Weights => weights(drawn, k, seed),
+        };
+        if few { repeated(&x, k, rows) } else { x }
+    }
+}
+
+/// Whole blocks of scales.
+const DRAWN: usize = 256;
+
+fn ordinary(row: usize, column: usize) -> bf16 {
+    bf16::from_f32((column as f32 * 0.37).sin() * (row as f32 + 0.7))
+}
+
+/// The same scale for the references.
+pub fn model(format: ScaleFormat) -> QuantizeScale {
+    match format {
+        ScaleFormat::Fp32 => QuantizeScale::Fp32,
+        ScaleFormat::PowerOfTwo => QuantizeScale::PowerOfTwo,
+    }
+}
+
+/// What a quantiser has to report of its input.
+fn faults(x: &[bf16]) -> DataFaults {
+    if x.iter().all(|x| x.is_finite()) { DataFaults::NONE } else { DataFaults::NONFINITE_INPUT }
+}
+
+/// The scale as people call it.
+fn title(format: ScaleFormat) -> &'static str {
+    match format {
+        ScaleFormat::Fp32 => "FP32",
+        ScaleFormat::PowerOfTwo => "2^i",
+    }
+}
+
+/// What tells the format in a label, where it is not the usual one.
+fn suffix(format: ScaleFormat) -> &'static str {
+    match format {
+        ScaleFormat::Fp32 => "_fp32",
+        ScaleFormat::PowerOfTwo => "",
+    }
+}
+
+/// Every kernel, with blocks that end within a CTA and a tile.
+pub fn smoke() -> Cases {
+    let rows = Quantize1x128Case::new((150, 384));
+    let mut cases = boxed([rows, Quantize1x128Case { layout: Layout::RowMajor, ..rows }]);
+    cases.extend(boxed([Quantize128x128Case::new((150, 384))]));
+    cases.extend(boxed([TransposeScalesCase::new((70, 40 * 128))]));
+    cases
+}
+
+/// A batch of hidden states.
+pub fn timed(extent: Extent) -> Cases {
+    let shape = match extent {
+        Extent::Full => (4096, HIDDEN),
+        Extent::Reduced => (40, 512),
+    };
+    let mut cases = boxed([Quantize1x128Case { repeated: true, ..Quantize1x128Case::new(shape) }]);
+    cases.extend(boxed([Quantize128x128Case { repeated: true, ..Quantize128x128Case::new(shape) }]));
+    cases.extend(boxed([TransposeScalesCase::new(shape)]));
+    cases
+}

@@ -1,0 +1,173 @@
+//! The quantiser of weights.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::quant::{Quantize128x128, QuantizeSpec, ScaleFormat, Scales128x128Mut};
+use deepseek_kernels::{DataFaults, Device, Error, F8E4M3, Matrix, MatrixMut, Stream, bf16};
+use oracles::quant::quantize_128x128;
+
+use super::{QuantizerClass, model, suffix, title};
+use crate::case::{Case, Prepared, Problem, Work};
+use crate::judge::{Check, Scrutiny};
+use crate::memory::{Arena, Memory, Operand, Output, Rows};
+
+/// A matrix `[rows, k]`, one scale per 128x128.
+#[derive(Debug, Clone, Copy)]
+pub struct Quantize128x128Case {
+    pub rows: usize,
+    pub k: usize,
+    pub format: ScaleFormat,
+    pub class: QuantizerClass,
+    /// Few rows differ: large operands are drawn in no time.
+    pub repeated: bool,
+    pub seed: u64,
+}
+
+impl Quantize128x128Case {
+    /// Special rows, powers of two.
+    pub const fn new((rows, k): (usize, usize)) -> Self {
+        Self {
+            rows,
+            k,
+            format: ScaleFormat::PowerOfTwo,
+            class: QuantizerClass::Special,
+            repeated: false,
+            seed: 1,
+        }
+    }
+
+    /// With its inputs.
+    pub fn problem(self) -> Quantize128x128Problem {
+        Quantize128x128Problem {
+            x: self.class.draw((self.rows, self.k), self.repeated, self.seed),
+            case: self,
+        }
+    }
+}
+
+impl Case for Quantize128x128Case {
+    fn operation(&self) -> &'static str {
+        "quantize_128x128"
+    }
+
+    fn title(&self) -> String {
+        format!("quantise 128x128, {}", title(self.format))
+    }
+
+    fn shape(&self) -> String {
+        format!("{} x {}", self.rows, self.k)
+    }
+
+    fn label(&self) -> String {
+        format!("{}x{}{}", self.rows, self.k, suffix(self.format))
+    }
+
+    fn data(&self) -> String {
+        self.class.name().to_owned()
+    }
+
+    fn work(&self) -> Work {
+        let scales = self.rows.div_ceil(128) * (self.k / 128);
+        Work { flops: 0, bytes: (3 * self.rows * self.k + 4 * scales) as u64 }
+    }
+
+    fn draw(&self) -> Result<Arc<dyn Problem>> {
+        Ok(Arc::new(self.problem()))
+    }
+}
+
+/// A quantiser with its input.
+#[derive(Debug, Clone)]
+pub struct Quantize128x128Problem {
+    pub case: Quantize128x128Case,
+    pub x: Vec<bf16>,
+}
+
+impl Problem for Quantize128x128Problem {
+    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(Quantize128x128Run::new(self, device, memory)?))
+    }
+}
+
+/// A quantiser on a device.
+pub struct Quantize128x128Run {
+    problem: Arc<Quantize128x128Problem>,
+    pub plan: Quantize128x128,
+    pub operands: Quantize128x128Operands,
+}
+
+pub struct Quantize128x128Operands {
+    x: Operand<bf16>,
+    q: Operand<F8E4M3>,
+    sf: Operand<f32>,
+}
+
+/// What a plan is given.
+pub struct Quantize128x128Args<'a> {
+    pub x: Matrix<'a, bf16>,
+    pub q: MatrixMut<'a, F8E4M3>,
+    pub sf: Scales128x128Mut<'a>,
+}
+
+impl Quantize128x128Args<'_> {
+    /// Enqueues the plan.
+    ///
+    /// # Errors
+    /// Of the plan.
+    pub fn run(self, plan: &Quantize128x128, stream: Stream<'_>) -> Result<(), Error> {
+        plan.run(stream, self.x, self.q, self.sf)
+    }
+}
+
+impl Quantize128x128Run {
+    pub fn new(problem: Arc<Quantize128x128Problem>, device: &Device, memory: Memory) -> Result<Self> {
+        let Quantize128x128Case { rows, k, format, .. } = problem.case;
+        let plan = Quantize128x128::plan(device, QuantizeSpec { rows, k, format })?;
+        let mut arena = Arena::new(device, memory);
+        let operands = Quantize128x128Operands {
+            x: arena.input(&problem.x, (rows, k), Rows::Aligned(16))?,
+            q: arena.output((rows, k), Rows::Aligned(8))?,
+            sf: arena.output((rows.div_ceil(128), k / 128), Rows::Aligned(4))?,
+        };
+        Ok(Self { problem, plan, operands })
+    }
+}
+
+impl Quantize128x128Operands {
+    /// The operands, all in order.
+    ///
+    /// # Errors
+    /// None.
+    pub fn args(&mut self) -> Result<Quantize128x128Args<'_>, Error> {
+        Ok(Quantize128x128Args { x: self.x.matrix()?, q: self.q.matrix_mut()?, sf: self.sf.blocks_mut()? })
+    }
+}
+
+impl Prepared for Quantize128x128Run {
+    fn instance(&self) -> String {
+        self.problem.case.operation().to_owned()
+    }
+
+    fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
+        self.operands.args()?.run(&self.plan, stream)
+    }
+
+    fn outputs(&self) -> Result<Vec<Output>> {
+        Ok(vec![Output::read("q", &self.operands.q)?, Output::read("sf", &self.operands.sf)?])
+    }
+
+    fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
+        let Quantize128x128Problem { case: Quantize128x128Case { rows, k, format, .. }, ref x } =
+            *self.problem;
+        let expected = quantize_128x128(x, rows, k, k, model(format))?;
+        Ok(vec![
+            self.operands.sf.equals("scales", "sf", &expected.sf)?,
+            self.operands.q.equals("codes", "q", &expected.q)?,
+        ])
+    }
+
+    fn faults(&self) -> DataFaults {
+        super::faults(&self.problem.x)
+    }
+}

@@ -1,0 +1,209 @@
+//! The quantiser of activations, with scales in either layout.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::quant::{MMajor, Quantize1x128, QuantizeSpec, RowMajor, ScaleFormat, Scales1x128Mut};
+use deepseek_kernels::{DataFaults, Device, Error, F8E4M3, Matrix, MatrixMut, Stream, bf16};
+use oracles::quant::quantize_1x128;
+
+use super::{QuantizerClass, model, suffix, title};
+use crate::case::{Case, Prepared, Problem, Work};
+use crate::judge::{Check, Scrutiny};
+use crate::memory::{Arena, Memory, Operand, Output, Rows};
+
+/// How scales are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// `[k/128, rows]`.
+    MMajor,
+    /// `[rows, k/128]`.
+    RowMajor,
+}
+
+/// A matrix `[rows, k]`, one scale per 1x128.
+#[derive(Debug, Clone, Copy)]
+pub struct Quantize1x128Case {
+    pub rows: usize,
+    pub k: usize,
+    pub format: ScaleFormat,
+    pub layout: Layout,
+    pub class: QuantizerClass,
+    /// Few rows differ: large operands are drawn in no time.
+    pub repeated: bool,
+    pub seed: u64,
+}
+
+impl Quantize1x128Case {
+    /// Special rows, powers of two as the GEMM reads them.
+    pub const fn new((rows, k): (usize, usize)) -> Self {
+        Self {
+            rows,
+            k,
+            format: ScaleFormat::PowerOfTwo,
+            layout: Layout::MMajor,
+            class: QuantizerClass::Special,
+            repeated: false,
+            seed: 1,
+        }
+    }
+
+    /// With its inputs.
+    pub fn problem(self) -> Quantize1x128Problem {
+        Quantize1x128Problem { x: self.class.draw((self.rows, self.k), self.repeated, self.seed), case: self }
+    }
+}
+
+impl Case for Quantize1x128Case {
+    fn operation(&self) -> &'static str {
+        "quantize_1x128"
+    }
+
+    fn title(&self) -> String {
+        let axes = match self.layout {
+            Layout::MMajor => "[k/128, m]",
+            Layout::RowMajor => "[m, k/128]",
+        };
+        format!("quantise 1x128, {} {axes}", title(self.format))
+    }
+
+    fn shape(&self) -> String {
+        format!("{} x {}", self.rows, self.k)
+    }
+
+    fn label(&self) -> String {
+        let layout = if self.layout == Layout::RowMajor { "_row_major" } else { "" };
+        format!("{}x{}{}{layout}", self.rows, self.k, suffix(self.format))
+    }
+
+    fn data(&self) -> String {
+        self.class.name().to_owned()
+    }
+
+    fn work(&self) -> Work {
+        let elements = self.rows * self.k;
+        Work { flops: 0, bytes: (3 * elements + elements / 32) as u64 }
+    }
+
+    fn draw(&self) -> Result<Arc<dyn Problem>> {
+        Ok(Arc::new(self.problem()))
+    }
+}
+
+/// A quantiser with its input.
+#[derive(Debug, Clone)]
+pub struct Quantize1x128Problem {
+    pub case: Quantize1x128Case,
+    pub x: Vec<bf16>,
+}
+
+impl Problem for Quantize1x128Problem {
+    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(Quantize1x128Run::new(self, device, memory)?))
+    }
+}
+
+/// A quantiser on a device.
+pub struct Quantize1x128Run {
+    problem: Arc<Quantize1x128Problem>,
+    pub plan: Quantize1x128,
+    pub operands: Quantize1x128Operands,
+}
+
+pub struct Quantize1x128Operands {
+    layout: Layout,
+    x: Operand<bf16>,
+    q: Operand<F8E4M3>,
+    sf: Operand<f32>,
+}
+
+/// What a plan is given.
+pub struct Quantize1x128Args<'a> {
+    pub x: Matrix<'a, bf16>,
+    pub q: MatrixMut<'a, F8E4M3>,
+    pub sf: ScalesOut<'a>,
+}
+
+/// Scales to be written, in either layout.
+pub enum ScalesOut<'a> {
+    MMajor(Scales1x128Mut<'a, MMajor>),
+    RowMajor(Scales1x128Mut<'a, RowMajor>),
+}
+
+impl Quantize1x128Args<'_> {
+    /// Enqueues the plan.
+    ///
+    /// # Errors
+    /// Of the plan.
+    pub fn run(self, plan: &Quantize1x128, stream: Stream<'_>) -> Result<(), Error> {
+        match self.sf {
+            ScalesOut::MMajor(sf) => plan.run(stream, self.x, self.q, sf),
+            ScalesOut::RowMajor(sf) => plan.run(stream, self.x, self.q, sf),
+        }
+    }
+}
+
+impl Quantize1x128Run {
+    pub fn new(problem: Arc<Quantize1x128Problem>, device: &Device, memory: Memory) -> Result<Self> {
+        let Quantize1x128Case { rows, k, format, layout, .. } = problem.case;
+        let plan = Quantize1x128::plan(device, QuantizeSpec { rows, k, format })?;
+        let scales = match layout {
+            Layout::MMajor => (k / 128, rows),
+            Layout::RowMajor => (rows, k / 128),
+        };
+        let mut arena = Arena::new(device, memory);
+        let operands = Quantize1x128Operands {
+            layout,
+            x: arena.input(&problem.x, (rows, k), Rows::Aligned(16))?,
+            q: arena.output((rows, k), Rows::Aligned(8))?,
+            sf: arena.output(scales, Rows::Aligned(4))?,
+        };
+        Ok(Self { problem, plan, operands })
+    }
+}
+
+impl Quantize1x128Operands {
+    /// The operands, all in order.
+    ///
+    /// # Errors
+    /// None.
+    pub fn args(&mut self) -> Result<Quantize1x128Args<'_>, Error> {
+        let sf = match self.layout {
+            Layout::MMajor => ScalesOut::MMajor(self.sf.m_major_mut()?),
+            Layout::RowMajor => ScalesOut::RowMajor(self.sf.row_major_mut()?),
+        };
+        Ok(Quantize1x128Args { x: self.x.matrix()?, q: self.q.matrix_mut()?, sf })
+    }
+}
+
+impl Prepared for Quantize1x128Run {
+    fn instance(&self) -> String {
+        self.problem.case.operation().to_owned()
+    }
+
+    fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
+        self.operands.args()?.run(&self.plan, stream)
+    }
+
+    fn outputs(&self) -> Result<Vec<Output>> {
+        Ok(vec![Output::read("q", &self.operands.q)?, Output::read("sf", &self.operands.sf)?])
+    }
+
+    fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
+        let Quantize1x128Problem { case: Quantize1x128Case { rows, k, format, layout, .. }, x } =
+            &*self.problem;
+        let mut expected = quantize_1x128(x, *rows, *k, *k, model(*format))?;
+        if *layout == Layout::RowMajor {
+            let lines = expected.sf;
+            expected.sf = (0..*rows).flat_map(|row| lines.iter().skip(row).step_by(*rows)).copied().collect();
+        }
+        Ok(vec![
+            self.operands.sf.equals("scales", "sf", &expected.sf)?,
+            self.operands.q.equals("codes", "q", &expected.q)?,
+        ])
+    }
+
+    fn faults(&self) -> DataFaults {
+        super::faults(&self.problem.x)
+    }
+}
