@@ -51,7 +51,7 @@ fn by_rows(
     let seeds: Vec<u64> = Xoshiro256PlusPlus::seed_from_u64(seed).random_iter().take(rows).collect();
     let mut matrix = vec![bf16::ZERO; rows * k];
     matrix
-        .par_chunks_mut(k)
+        .par_chunks_mut(k.max(1))
         .zip(&seeds)
         .for_each(|(row, &seed)| fill(&mut Xoshiro256PlusPlus::seed_from_u64(seed), row));
     matrix

@@ -57,6 +57,29 @@ impl Check {
         }
     }
 
+    /// Values of which each is known to a bound: the first ones of a matrix of `columns` columns.
+    pub fn within(
+        oracle: &'static str,
+        name: &str,
+        columns: usize,
+        got: &[f32],
+        expected: &[(f64, f64)],
+    ) -> Self {
+        let mut check = Self::equal(oracle, expected.len(), None);
+        for (i, (&(exact, bound), &got)) in expected.iter().zip(got).enumerate() {
+            let error = (f64::from(got) - exact).abs();
+            let near = error <= bound || (exact.is_nan() && got.is_nan());
+            let ratio = if error > 0.0 { error / bound } else { 0.0 };
+            check.worst = check.worst.map(|worst| worst.max(ratio)).filter(|_| near);
+            if !near && check.failure.is_none() {
+                let (row, column) = (i / columns.max(1), i % columns.max(1));
+                check.failure =
+                    Some(format!("{name}[{row}, {column}]: expected {exact:e} +- {bound:.3e}, got {got:e}"));
+            }
+        }
+        check
+    }
+
     /// It did not run, or could not be judged.
     pub fn failed(oracle: &'static str, failure: String) -> Self {
         Self { oracle, checked: 0, sample: None, worst: None, failure: Some(failure) }

@@ -1,12 +1,16 @@
 //! The router: experts, weights and logits bit for bit what the references give, and within the bounds of exact ones.
 
+use std::sync::Arc;
+
+use check::case::{attempt, memory_of, pass};
 use check::devices::{devices, runs_emulated, schedules};
 use check::goldens::integers;
-use check::router::gate::{self, Results, UNWRITTEN, check_select, compare};
+use check::memory::Output;
+use check::router::gate::{GateCase, GateInputs, GateProblem, Source};
 use check::router::gate_model;
-use deepseek_kernels::router::{Gate, GateInput, GateSpec, GateWeight, GroupScore, Routing, Scoring};
-use deepseek_kernels::{Device, Matrix, bf16};
-use oracles::router::{GateOptions, Routed, gate_logits, gate_logits_bound, gate_select, gate_weights_bound};
+use deepseek_kernels::router::{GateSpec, GroupScore, Scoring};
+use deepseek_kernels::{Device, bf16};
+use oracles::router::{GateOptions, gate_weights_bound};
 use oracles::{exp_f32, sigmoid_f32};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
@@ -17,14 +21,33 @@ fn normal(count: usize, scale: f32, seed: u64) -> Vec<f32> {
     rng.sample_iter::<f32, _>(StandardNormal).take(count).map(|x| x * scale).collect()
 }
 
-/// Every weight is as near to exact arithmetic's as the roundings of FP32 allow. Logits lie within 80.
-fn check_weights(spec: &GateSpec, logits: &[f32], got: &Routed) {
-    assert_eq!(spec.shared, 0);
-    let exact = gate_weights_bound(&gate_model(spec), logits, &got.ids);
-    for (index, ((exact, bound), got)) in exact.into_iter().zip(&got.weights).enumerate() {
-        let error = (f64::from(*got) - exact).abs();
-        assert!(error <= bound, "weight {index}: {got} is {error:e} from {exact}, at most {bound:e}");
+/// What a router chose.
+#[derive(Debug, PartialEq)]
+struct Routed {
+    ids: Vec<i32>,
+    weights: Vec<f32>,
+}
+
+impl Routed {
+    fn of(outputs: &[Output]) -> Self {
+        Self { ids: outputs[0].values(), weights: outputs[1].values() }
     }
+}
+
+fn outputs(problem: GateProblem, device: &Device) -> Vec<Output> {
+    attempt(Arc::new(problem), device, memory_of("gate")).unwrap_or_else(|error| panic!("{error:#}")).outputs
+}
+
+/// The choice from logits.
+fn select(device: &Device, spec: &GateSpec, logits: &[f32], options: GateOptions) -> Routed {
+    let problem = GateProblem {
+        case: GateCase::select(*spec),
+        inputs: GateInputs::Logits(logits.to_vec()),
+        bias: options.bias.map(<[f32]>::to_vec),
+        mask: options.mask.map(<[u32]>::to_vec),
+        fixed_ids: options.fixed_ids.map(<[i32]>::to_vec),
+    };
+    Routed::of(&outputs(problem, device))
 }
 
 #[test]
@@ -54,8 +77,7 @@ fn deepseek_v3_routes_4096_tokens() {
     let negative: Vec<f32> = bias.iter().map(|b| b - 1.5).collect();
     for device in devices() {
         for bias in [None, Some(&bias[..]), Some(&negative)] {
-            let got = check_select(&device, &spec, &logits, GateOptions { bias, ..Default::default() });
-            check_weights(&spec, &logits, &got);
+            let got = select(&device, &spec, &logits, GateOptions { bias, ..Default::default() });
             for ((exact, _), weight) in
                 gate_weights_bound(&gate_model(&spec), &logits, &got.ids).iter().zip(&got.weights)
             {
@@ -78,15 +100,15 @@ fn deepseek_v3_routes_4096_tokens() {
 fn of_equals_the_lowest_index_wins() {
     let spec = GateSpec::deepseek_v3(256);
     for device in devices() {
-        let got = check_select(&device, &spec, &vec![0.0; 256 * 256], GateOptions::default());
+        let got = select(&device, &spec, &vec![0.0; 256 * 256], GateOptions::default());
         assert!(got.ids.chunks(8).all(|ids| ids == [0, 1, 2, 3, 4, 5, 6, 7]), "{:?}", &got.ids[..8]);
         let coarse: Vec<f32> = normal(256 * 256, 1.0, 3).into_iter().map(f32::round).collect();
         let negative = vec![-1.5; 256];
         for bias in [None, Some(&negative[..])] {
-            check_select(&device, &spec, &coarse, GateOptions { bias, ..Default::default() });
+            select(&device, &spec, &coarse, GateOptions { bias, ..Default::default() });
         }
         let v2 = GateSpec::deepseek_v2(64);
-        check_select(&device, &v2, &coarse[..64 * 160], GateOptions::default());
+        select(&device, &v2, &coarse[..64 * 160], GateOptions::default());
     }
 }
 
@@ -95,8 +117,7 @@ fn deepseek_v2_and_v2_lite() {
     for device in devices() {
         for spec in [GateSpec::deepseek_v2(300), GateSpec::deepseek_v2_lite(300)] {
             let logits = normal(300 * spec.experts, 2.0, 4);
-            let got = check_select(&device, &spec, &logits, GateOptions::default());
-            check_weights(&spec, &logits, &got);
+            select(&device, &spec, &logits, GateOptions::default());
         }
     }
 }
@@ -128,9 +149,7 @@ fn every_number_of_experts() {
                     let logits = normal(9 * experts, 1.0, experts as u64);
                     let bias = normal(experts, 0.5, 5);
                     let bias = (top_k != 6).then_some(&bias[..]);
-                    let got =
-                        check_select(&device, &spec, &logits, GateOptions { bias, ..Default::default() });
-                    check_weights(&spec, &logits, &got);
+                    select(&device, &spec, &logits, GateOptions { bias, ..Default::default() });
                 }
             }
         }
@@ -154,16 +173,15 @@ fn nonfinite_logits_and_biases() {
             }
             logits[..experts].fill(f32::NAN);
             logits[experts..2 * experts].fill(f32::NEG_INFINITY);
-            let got = check_select(&device, &spec, &logits, GateOptions::default());
+            let got = select(&device, &spec, &logits, GateOptions::default());
             assert!(got.ids[..spec.top_k].iter().all(|&id| id == -1), "{name}: {:?}", &got.ids[..spec.top_k]);
             assert!(got.weights.iter().all(|w| !w.is_nan()), "{name}");
 
             let mut bias = normal(experts, 0.1, 7);
             bias.iter_mut().step_by(3).enumerate().for_each(|(i, b)| *b = special[i % 4]);
-            check_select(&device, &spec, &logits, GateOptions { bias: Some(&bias), ..Default::default() });
+            select(&device, &spec, &logits, GateOptions { bias: Some(&bias), ..Default::default() });
             let off = vec![f32::NEG_INFINITY; experts];
-            let got =
-                check_select(&device, &spec, &logits, GateOptions { bias: Some(&off), ..Default::default() });
+            let got = select(&device, &spec, &logits, GateOptions { bias: Some(&off), ..Default::default() });
             assert!(got.ids.iter().all(|&id| id == -1), "{name}");
         }
     }
@@ -175,8 +193,7 @@ fn padding_and_shared_experts() {
     let logits = normal(50 * 256, 1.0, 8);
     let mask: Vec<u32> = (0..50).map(|t| if t % 3 == 0 { 0 } else { t }).collect();
     for device in devices() {
-        let got =
-            check_select(&device, &spec, &logits, GateOptions { mask: Some(&mask), ..Default::default() });
+        let got = select(&device, &spec, &logits, GateOptions { mask: Some(&mask), ..Default::default() });
         assert_eq!((&got.ids[..10], &got.weights[..10]), (&[-1; 10][..], &[0.0; 10][..]));
         assert_eq!((&got.ids[18..20], &got.weights[18..20]), (&[256, 257][..], &[1.0; 2][..]));
     }
@@ -190,17 +207,17 @@ fn fixed_routing() {
     let mut ids: Vec<i32> = (0..240).map(|i| i * 37 % 256).collect();
     for device in devices() {
         let fixed = |ids: &[i32]| {
-            check_select(&device, &spec, &logits, GateOptions { fixed_ids: Some(ids), ..Default::default() })
+            select(&device, &spec, &logits, GateOptions { fixed_ids: Some(ids), ..Default::default() })
         };
-        let chosen = check_select(&device, &spec, &logits, GateOptions::default());
+        let chosen = select(&device, &spec, &logits, GateOptions::default());
         let routed: Vec<i32> = chosen.ids.chunks(9).flat_map(|ids| &ids[..8]).copied().collect();
         assert_eq!(fixed(&routed), chosen, "the router's own choice gives its own weights");
         ids[5] = -1;
-        assert!(!fixed(&ids).bad_id);
+        fixed(&ids);
         for bad in [256, -2, i32::MIN, i32::MAX] {
             ids[10] = bad;
             let got = fixed(&ids);
-            assert!(got.bad_id && got.ids[11] == -1 && got.weights[11] == 0.0, "{bad}");
+            assert!(got.ids[11] == -1 && got.weights[11] == 0.0, "{bad}");
         }
         ids[10] = 3;
         ids[16..24].fill(-1);
@@ -216,76 +233,14 @@ fn fixed_routing_of_a_nan() {
     logits[7] = f32::NAN;
     for device in devices() {
         let options = GateOptions { fixed_ids: Some(&[9, 7, 200]), ..Default::default() };
-        assert_eq!(check_select(&device, &spec, &logits, options).weights, [1.25, 0.0, 1.25]);
+        assert_eq!(select(&device, &spec, &logits, options).weights, [1.25, 0.0, 1.25]);
     }
 }
 
-/// A router from hidden states.
-struct Router<W> {
-    spec: GateSpec,
-    hidden: Vec<bf16>,
-    weight: Vec<W>,
-    widened: Vec<f32>,
-}
-
-impl<W: GateWeight> Router<W> {
-    fn new(spec: GateSpec, narrow: fn(f32) -> W, widen: fn(W) -> f32) -> Self {
-        let GateSpec { tokens, hidden, experts, .. } = spec;
-        let weight: Vec<W> = normal(experts * hidden, 0.05, 11).into_iter().map(narrow).collect();
-        let widened = weight.iter().map(|&w| widen(w)).collect();
-        let hidden = normal(tokens * hidden, 1.0, 10).into_iter().map(bf16::from_f32).collect();
-        Self { spec, hidden, weight, widened }
-    }
-
-    fn poisoned(spec: GateSpec) -> Router<f32> {
-        Router::new(spec, |x| x, |x| x)
-    }
-
-    /// Tokens from `first` on, routed as a batch of their own; and the logits that the workspace held.
-    fn route(&self, device: &Device, first: usize, tokens: usize, poison: W) -> (Routed, Vec<f32>) {
-        let spec = GateSpec { tokens, ..self.spec };
-        let GateSpec { hidden: k, experts, .. } = spec;
-        let x = &self.hidden[first * k..][..tokens * k];
-        let (routed, partial) = gate::route(device, &spec, (x, &self.weight), poison);
-        let mut logits = vec![0.0; tokens * experts];
-        for chunk in partial.chunks((tokens * experts).max(1)) {
-            logits.iter_mut().zip(chunk).for_each(|(sum, x)| *sum += x);
-        }
-        (routed, logits)
-    }
-
-    fn check(&self, device: &Device, poison: W) {
-        let GateSpec { tokens, hidden, experts, .. } = self.spec;
-        let what = format!("{tokens} tokens, hidden {hidden}, {experts} experts");
-        let (routed, logits) = self.route(device, 0, tokens, poison);
-        let expected = gate_logits(&self.hidden, &self.widened, tokens, experts, hidden).expect("reference");
-        let wrong = logits.iter().zip(&expected).position(|(a, b)| a.to_bits() != b.to_bits());
-        assert_eq!(wrong.map(|i| (i, logits[i], expected[i])), None, "logits of {what}");
-        let exact =
-            gate_logits_bound(&self.hidden, &self.widened, tokens, experts, hidden).expect("reference");
-        for (index, ((exact, bound), got)) in exact.into_iter().zip(&logits).enumerate() {
-            assert!(
-                (f64::from(*got) - exact).abs() <= bound,
-                "logit {index} of {what}: {got}, exactly {exact}"
-            );
-        }
-        compare(
-            &self.spec,
-            &routed,
-            &gate_select(&gate_model(&self.spec), &expected, GateOptions::default()).expect("reference"),
-        );
-    }
-}
-
+/// One group of experts.
 fn small(tokens: usize, hidden: usize, experts: usize) -> GateSpec {
-    GateSpec {
-        hidden,
-        experts,
-        top_k: experts.min(8),
-        groups: 1,
-        kept_groups: 1,
-        ..GateSpec::deepseek_v3(tokens)
-    }
+    let top_k = experts.min(8);
+    GateSpec { hidden, experts, top_k, groups: 1, kept_groups: 1, ..GateSpec::deepseek_v3(tokens) }
 }
 
 #[test]
@@ -301,9 +256,24 @@ fn logits_of_every_shape() {
     ];
     for device in devices() {
         for (tokens, hidden, experts) in shapes {
-            let spec = small(tokens, hidden, experts);
-            Router::new(spec, |x| x, |x| x).check(&device, f32::NAN);
-            Router::new(spec, bf16::from_f32, bf16::to_f32).check(&device, bf16::NAN);
+            for source in [Source::F32, Source::Bf16] {
+                pass(&GateCase { source, ..GateCase::new(small(tokens, hidden, experts)) }, &device);
+            }
+        }
+    }
+}
+
+/// Everything that a choice may depend on, with scores and without.
+#[test]
+fn every_option_from_every_source() {
+    let spec = GateSpec { hidden: 96, shared: 1, ..GateSpec::deepseek_v3(37) };
+    for device in devices() {
+        for source in [Source::F32, Source::Bf16, Source::Logits] {
+            let case = GateCase { source, ..GateCase::new(spec) };
+            assert_eq!(pass(&case, &device).len(), 3);
+            pass(&GateCase { bias: true, mask: true, ..case }, &device);
+            let without = GateCase { bias: true, fixed: true, scores: false, ..case };
+            assert_eq!(pass(&without, &device).len(), 2, "optional outputs are optional");
         }
     }
 }
@@ -312,7 +282,7 @@ fn logits_of_every_shape() {
 fn the_router_of_deepseek_v3() {
     for device in devices() {
         let tokens = if runs_emulated(&device) { 3 } else { 300 };
-        Router::new(GateSpec::deepseek_v3(tokens), |x| x, |x| x).check(&device, f32::NAN);
+        pass(&GateCase::new(GateSpec::deepseek_v3(tokens)), &device);
     }
 }
 
@@ -320,63 +290,42 @@ fn the_router_of_deepseek_v3() {
 fn nothing_to_do() {
     for device in devices() {
         for spec in [small(0, 64, 8), small(3, 0, 8), GateSpec { top_k: 0, ..small(3, 32, 8) }] {
-            Router::new(spec, |x| x, |x| x).check(&device, f32::NAN);
+            pass(&GateCase::new(spec), &device);
         }
     }
+}
+
+/// Tokens from `first` on, as a batch of their own.
+fn part(mut problem: GateProblem, first: usize, tokens: usize) -> GateProblem {
+    let GateInputs::F32 { x, .. } = &mut problem.inputs else { panic!("hidden states") };
+    let hidden = problem.case.spec.hidden;
+    *x = x[first * hidden..][..tokens * hidden].to_vec();
+    problem.case.spec.tokens = tokens;
+    problem
 }
 
 /// A token's experts, weights and scores depend on no other token.
 #[test]
 fn a_token_is_routed_the_same_in_every_batch() {
-    let router = Router::<f32>::poisoned(GateSpec { hidden: 1056, ..GateSpec::deepseek_v3(70) });
+    let problem = GateCase::new(GateSpec { hidden: 1056, ..GateSpec::deepseek_v3(70) }).problem();
     for device in devices() {
-        let (all, _) = router.route(&device, 0, 70, f32::NAN);
+        let all = outputs(problem.clone(), &device);
         for (first, tokens) in [(0, 1), (33, 1), (69, 1), (5, 40), (31, 2)] {
-            let (some, _) = router.route(&device, first, tokens, f32::NAN);
-            assert_eq!(some.ids, all.ids[first * 8..][..tokens * 8]);
-            let same = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
-            assert!(
-                same(&some.weights, &all.weights[first * 8..])
-                    && same(&some.scores, &all.scores[first * 256..])
-            );
+            let some = outputs(part(problem.clone(), first, tokens), &device);
+            for (some, all) in some.iter().zip(&all) {
+                let row = all.bytes.len() / 70;
+                assert!(some.bytes == all.bytes[first * row..][..tokens * row], "{} from {first}", some.name);
+            }
         }
     }
 }
 
 #[test]
 fn every_schedule_gives_the_same_bits() {
-    let router = Router::<f32>::poisoned(GateSpec { hidden: 1056, ..GateSpec::deepseek_v3(34) });
+    let case = GateCase::new(GateSpec { hidden: 1056, ..GateSpec::deepseek_v3(34) });
     for machines in schedules(3) {
-        let runs: Vec<_> = machines.iter().map(|device| router.route(device, 0, 34, f32::NAN)).collect();
+        let runs: Vec<_> = machines.iter().map(|device| pass(&case, device)).collect();
         assert!(runs.windows(2).all(|pair| pair[0] == pair[1]), "{}", machines[0].name());
-    }
-}
-
-/// Optional outputs are optional.
-#[test]
-fn scores_need_not_be_wanted() {
-    let spec = GateSpec::deepseek_v3(5);
-    let logits = normal(5 * 256, 1.0, 12);
-    for device in devices() {
-        let gate = Gate::plan(&device, spec).expect("plan");
-        let logits_there = device.upload(&logits).expect("upload");
-        let mut results = Results::new(&device, &spec);
-        let routing = Routing {
-            bias: None,
-            mask: None,
-            fixed_ids: None,
-            ids: results.ids.matrix_mut(),
-            weights: results.weights.matrix_mut(),
-            scores: None,
-        };
-        let view = Matrix::new(&logits_there, 5, 256).expect("view");
-        gate.select(device.stream().expect("stream"), view, routing).unwrap_or_else(|e| panic!("{e}"));
-        let got = results.into_routed(&device);
-        assert_eq!(
-            got.ids,
-            gate_select(&gate_model(&spec), &logits, GateOptions::default()).expect("reference").ids
-        );
-        assert!(got.scores.iter().all(|s| s.to_bits() == UNWRITTEN.to_bits()));
     }
 }
 
@@ -385,33 +334,16 @@ fn scores_need_not_be_wanted() {
 fn hugging_face_routes_the_same() {
     const TOKENS: usize = 256;
     let spec = GateSpec { hidden: 64, ..GateSpec::deepseek_v3(TOKENS) };
-    let hidden: Vec<bf16> = integers(TOKENS * 64, 1).map(|x| bf16::from_f32(x / 64.0)).collect();
+    let x: Vec<bf16> = integers(TOKENS * 64, 1).map(|x| bf16::from_f32(x / 64.0)).collect();
     let weight: Vec<f32> = integers(256 * 64, 2).map(|x| x / 1024.0).collect();
     let bias: Vec<f32> = integers(256, 3).map(|x| x / 1024.0).collect();
     let biases = [vec![0.0; 256], bias.clone(), bias.iter().map(|b| b - 1.5).collect()];
     for device in devices() {
-        let gate = Gate::plan(&device, spec).expect("plan");
-        let (x, w) = (device.upload(&hidden).expect("upload"), device.upload(&weight).expect("upload"));
-        let mut workspace = device.upload(&vec![UNWRITTEN; gate.workspace_len()]).expect("upload");
         let mut lines = include_str!("../../goldens/gate.txt").lines().peekable();
         for (case, bias) in biases.iter().enumerate() {
-            let bias = device.upload(bias).expect("upload");
-            let mut results = Results::new(&device, &spec);
-            let routing = Routing {
-                bias: Some(bias.slice(0)),
-                mask: None,
-                fixed_ids: None,
-                ids: results.ids.matrix_mut(),
-                weights: results.weights.matrix_mut(),
-                scores: None,
-            };
-            let input = GateInput {
-                hidden: Matrix::new(&x, TOKENS, 64).expect("view"),
-                weight: Matrix::new(&w, 256, 64).expect("view"),
-                workspace: workspace.slice_mut(0),
-            };
-            gate.run(device.stream().expect("stream"), input, routing).unwrap_or_else(|e| panic!("{e}"));
-            let got = results.into_routed(&device);
+            let inputs = GateInputs::F32 { x: x.clone(), weight: weight.clone() };
+            let problem = GateProblem { inputs, bias: Some(bias.clone()), ..GateCase::new(spec).problem() };
+            let got = Routed::of(&outputs(problem, &device));
             let mut tokens = 0;
             while let Some(line) = lines.next_if(|line| line.starts_with(&format!("{case} "))) {
                 let fields: Vec<f64> =

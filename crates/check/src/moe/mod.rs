@@ -24,6 +24,8 @@ pub fn strangers(experts: usize) -> [i32; 5] {
 pub enum Routing {
     /// Different experts per token, each as likely as the other.
     Uniform,
+    /// The same, and one of seven tokens has one less.
+    Gaps,
     AllToOne,
     /// Experts of odd index have nothing.
     AlternateEmpty,
@@ -43,11 +45,24 @@ pub const ROUTINGS: [Routing; 6] = [
 ];
 
 impl Routing {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Uniform => "uniform",
+            Self::Gaps => "routed",
+            Self::AllToOne => "all to one",
+            Self::AlternateEmpty => "every second",
+            Self::AllEmpty => "none",
+            Self::FirstAndLast => "first and last",
+            Self::Strangers => "strangers",
+        }
+    }
+
     /// `[tokens, top_k]`.
     pub fn ids(self, (tokens, top_k, experts): (usize, usize, usize), seed: u64) -> Vec<i32> {
         let mut rng = StdRng::seed_from_u64(seed);
-        let mut one = |k: usize, distinct: &[usize]| match self {
-            Self::Uniform => distinct.get(k).map_or(-1, |&expert| expert as i32),
+        let mut one = |token: usize, k: usize, distinct: &[usize]| match self {
+            Self::Gaps if token % 7 == 6 && k == 3 => -1,
+            Self::Uniform | Self::Gaps => distinct.get(k).map_or(-1, |&expert| expert as i32),
             Self::AllToOne => experts as i32 / 2,
             Self::AlternateEmpty => 2 * rng.random_range(0..experts.div_ceil(2)) as i32,
             Self::AllEmpty => -1,
@@ -59,9 +74,9 @@ impl Routing {
             },
         };
         let mut shuffle = StdRng::seed_from_u64(seed ^ 1);
-        let token = |_| {
+        let token = |token: usize| {
             let distinct = sample(&mut shuffle, experts, top_k.min(experts)).into_vec();
-            (0..top_k).map(|k| one(k, &distinct)).collect::<Vec<_>>()
+            (0..top_k).map(|k| one(token, k, &distinct)).collect::<Vec<_>>()
         };
         (0..tokens).flat_map(token).collect()
     }

@@ -31,7 +31,7 @@ pub enum QuantizerClass {
 }
 
 impl QuantizerClass {
-    const fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Special => "special",
             Self::Ordinary => "ordinary",
@@ -40,7 +40,7 @@ impl QuantizerClass {
     }
 
     /// A matrix `[rows, k]`; `few` of its rows differ, the rest repeats them.
-    fn draw(self, (rows, k): (usize, usize), few: bool, seed: u64) -> Vec<bf16> {
+    pub(crate) fn draw(self, (rows, k): (usize, usize), few: bool, seed: u64) -> Vec<bf16> {
         let drawn = if few { rows.min(DRAWN) } else { rows };
         let x = match self {
             Self::Special => quantizer_rows(drawn, k, seed),
@@ -80,7 +80,7 @@ fn title(format: ScaleFormat) -> &'static str {
 }
 
 /// What tells the format in a label, where it is not the usual one.
-fn suffix(format: ScaleFormat) -> &'static str {
+pub(crate) fn suffix(format: ScaleFormat) -> &'static str {
     match format {
         ScaleFormat::Fp32 => "_fp32",
         ScaleFormat::PowerOfTwo => "",

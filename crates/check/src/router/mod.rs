@@ -1,10 +1,20 @@
-//! Routing, and what balances it.
+//! Cases of the router and of what balances it.
 
-pub mod balance;
+pub mod bias_update;
+pub mod expert_load;
 pub mod gate;
+pub mod sequence_balance_loss;
 
 use deepseek_kernels::router::{GateSpec, GroupScore, Scoring};
 use oracles::router::GateModel;
+
+use crate::case::{Cases, boxed};
+use crate::deepseek_v3::{EXPERTS, TOP_K};
+use crate::families::Extent;
+use bias_update::BiasUpdateCase;
+use expert_load::ExpertLoadCase;
+use gate::{GateCase, Source};
+use sequence_balance_loss::SequenceBalanceLossCase;
 
 /// The same router for the references.
 pub fn gate_model(spec: &GateSpec) -> GateModel {
@@ -19,4 +29,38 @@ pub fn gate_model(spec: &GateSpec) -> GateModel {
         normalize: spec.normalize,
         route_scale: spec.route_scale,
     }
+}
+
+/// Every kernel: two tiles of tokens and of experts, both ragged, and a second chunk of the hidden state.
+pub fn smoke() -> Cases {
+    let spec = GateSpec { hidden: 1056, experts: 72, top_k: 6, shared: 1, ..GateSpec::deepseek_v3(37) };
+    let gate = GateCase { bias: true, ..GateCase::new(spec) };
+    let logits = GateCase { source: Source::Logits, bias: false, fixed: true, ..gate };
+    let mut cases = boxed([gate, GateCase { source: Source::Bf16, mask: true, ..gate }, logits]);
+    cases.extend(boxed([ExpertLoadCase::new((90, 8), 40)]));
+    cases.extend(boxed([BiasUpdateCase::new(258)]));
+    cases.extend(boxed([SequenceBalanceLossCase::new((2, 27), (72, 5))]));
+    cases
+}
+
+/// DeepSeek-V3's router, or a small one like it.
+pub fn timed(extent: Extent) -> Cases {
+    let (spec, tokens): (fn(usize) -> GateSpec, &[_]) = match extent {
+        Extent::Full => (GateSpec::deepseek_v3, &[64, 512, 4096]),
+        Extent::Reduced => {
+            (|tokens| GateSpec { hidden: 512, experts: 32, ..GateSpec::deepseek_v3(tokens) }, &[3, 6])
+        }
+    };
+    boxed(tokens.iter().map(|&tokens| GateCase { bias: true, scores: false, ..GateCase::new(spec(tokens)) }))
+}
+
+/// The operations of DeepSeek-V3's router on so many tokens.
+pub fn deepseek_v3(tokens: usize, seed: u64) -> Cases {
+    let gate = GateCase { bias: true, seed, ..GateCase::new(GateSpec::deepseek_v3(tokens)) };
+    let mut cases = boxed([gate]);
+    cases.extend(boxed([ExpertLoadCase { seed, ..ExpertLoadCase::new((tokens, TOP_K), EXPERTS) }]));
+    cases.extend(boxed([BiasUpdateCase { seed, ..BiasUpdateCase::new(EXPERTS) }]));
+    let loss = SequenceBalanceLossCase::new((1, tokens), (EXPERTS, TOP_K));
+    cases.extend(boxed([SequenceBalanceLossCase { seed, ..loss }]));
+    cases
 }

@@ -11,7 +11,6 @@ use super::case_job::CaseJob;
 use super::kv_cache::KvCacheJob;
 use super::moe::MoeJob;
 use super::routed::RoutedJob;
-use super::router::RouterJob;
 use super::runner::Job;
 use super::shapes::{EMULATED_EXPERTS, EMULATED_ROWS, EMULATED_TOKENS, EXPERT, GPU_EXPERTS, GPU_ROWS, Layer};
 use crate::case::Case;
@@ -21,6 +20,7 @@ use crate::quant::quantize_1x128::{Layout, Quantize1x128Case};
 use crate::quant::quantize_128x128::Quantize128x128Case;
 use crate::quant::transpose_scales::TransposeScalesCase;
 use crate::quant::{FORMATS, QuantizerClass};
+use crate::router;
 
 /// Integers that only one result is right for, and normal data with outlier channels.
 const CLASSES: [GemmClass; 2] = [GemmClass::Integers, GemmClass::Outliers];
@@ -67,7 +67,7 @@ pub fn experts(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
         job(GroupedFp8GemmCase { class: GemmClass::Integers, seed, ..case }, seed)
     };
     let mut jobs: Vec<Box<dyn Job>> = EXPERT.map(grouped).into();
-    jobs.push(Box::new(RouterJob { tokens, seed }));
+    jobs.extend(router::deepseek_v3(tokens, seed).into_iter().map(|case| boxed_job(case, seed)));
     jobs.push(Box::new(RoutedJob { tokens, seed }));
     jobs.push(Box::new(layer));
     jobs
@@ -100,7 +100,11 @@ pub fn rotation_note() -> String {
 }
 
 fn job(case: impl Case + 'static, seed: u64) -> Box<dyn Job> {
-    Box::new(CaseJob { case: Box::new(case), seed })
+    boxed_job(Box::new(case), seed)
+}
+
+fn boxed_job(case: Box<dyn Case>, seed: u64) -> Box<dyn Job> {
+    Box::new(CaseJob { case, seed })
 }
 
 /// What the GEMM writes: the type of D, and whether it is added to.

@@ -11,7 +11,6 @@ mod machine;
 mod moe;
 mod report;
 mod routed;
-mod router;
 mod runner;
 pub mod shapes;
 mod table;

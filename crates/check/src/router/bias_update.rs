@@ -1,0 +1,173 @@
+//! The move of the router's bias.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::router::{BiasUpdate, BiasUpdateSpec};
+use deepseek_kernels::{Device, Error, Slice, SliceMut, Stream};
+use oracles::router::{bias_update, max_vio};
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+
+use crate::case::{Case, Prepared, Problem, Work};
+use crate::judge::{Check, Scrutiny};
+use crate::memory::{Arena, Memory, Operand, Output, Rows};
+
+/// Of every three experts one has the mean load, one more, and one as much less.
+#[derive(Debug, Clone, Copy)]
+pub struct BiasUpdateCase {
+    pub experts: usize,
+    pub speed: f32,
+    /// The least load that an expert may have.
+    pub least: u32,
+    pub seed: u64,
+}
+
+impl BiasUpdateCase {
+    /// Small loads, and the speed of most of DeepSeek-V3's training.
+    pub const fn new(experts: usize) -> Self {
+        Self { experts, speed: 1e-3, least: 0, seed: 1 }
+    }
+
+    /// With its inputs.
+    pub fn problem(self) -> BiasUpdateProblem {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(self.seed);
+        let mut counts = vec![self.least + 48; self.experts];
+        for three in counts.chunks_exact_mut(3) {
+            let more = rng.random_range(0..=48);
+            three[1] += more;
+            three[2] -= more;
+        }
+        let bias = (0..self.experts).map(|_| rng.random_range(-1.0..1.0)).collect();
+        BiasUpdateProblem { case: self, counts, bias }
+    }
+}
+
+impl Case for BiasUpdateCase {
+    fn operation(&self) -> &'static str {
+        "bias_update"
+    }
+
+    fn title(&self) -> String {
+        "move the bias".to_owned()
+    }
+
+    fn shape(&self) -> String {
+        self.experts.to_string()
+    }
+
+    fn label(&self) -> String {
+        let least = if self.least == 0 { String::new() } else { format!("_from{}", self.least) };
+        format!("{}{least}", self.experts)
+    }
+
+    fn data(&self) -> String {
+        "loads".to_owned()
+    }
+
+    fn work(&self) -> Work {
+        Work { flops: 0, bytes: (12 * self.experts) as u64 }
+    }
+
+    fn draw(&self) -> Result<Arc<dyn Problem>> {
+        Ok(Arc::new(self.problem()))
+    }
+}
+
+/// Loads, and a bias to be moved.
+#[derive(Debug, Clone)]
+pub struct BiasUpdateProblem {
+    pub case: BiasUpdateCase,
+    pub counts: Vec<u32>,
+    pub bias: Vec<f32>,
+}
+
+impl Problem for BiasUpdateProblem {
+    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(BiasUpdateRun::new(self, device, memory)?))
+    }
+}
+
+/// An update on a device.
+pub struct BiasUpdateRun {
+    problem: Arc<BiasUpdateProblem>,
+    pub plan: BiasUpdate,
+    pub operands: BiasUpdateOperands,
+}
+
+pub struct BiasUpdateOperands {
+    counts: Operand<u32>,
+    bias: Operand<f32>,
+    max_vio: Operand<f32>,
+}
+
+/// What a plan is given.
+pub struct BiasUpdateArgs<'a> {
+    pub counts: Slice<'a, u32>,
+    pub bias: SliceMut<'a, f32>,
+    pub max_vio: SliceMut<'a, f32>,
+}
+
+impl BiasUpdateArgs<'_> {
+    /// Enqueues the plan.
+    ///
+    /// # Errors
+    /// Of the plan.
+    pub fn run(self, plan: &BiasUpdate, stream: Stream<'_>) -> Result<(), Error> {
+        plan.run(stream, self.counts, self.bias, self.max_vio)
+    }
+}
+
+impl BiasUpdateRun {
+    pub fn new(problem: Arc<BiasUpdateProblem>, device: &Device, memory: Memory) -> Result<Self> {
+        let BiasUpdateCase { experts, speed, .. } = problem.case;
+        let plan = BiasUpdate::plan(device, BiasUpdateSpec { experts, speed })?;
+        let mut arena = Arena::new(device, memory);
+        let operands = BiasUpdateOperands {
+            counts: arena.list(&problem.counts)?,
+            bias: arena.in_out(&problem.bias, (1, experts), Rows::Packed(4))?,
+            max_vio: arena.output((1, 1), Rows::Packed(4))?,
+        };
+        Ok(Self { problem, plan, operands })
+    }
+}
+
+impl BiasUpdateOperands {
+    /// The operands, all in order.
+    ///
+    /// # Errors
+    /// None.
+    pub fn args(&mut self) -> Result<BiasUpdateArgs<'_>, Error> {
+        let Self { counts, bias, max_vio } = self;
+        Ok(BiasUpdateArgs { counts: counts.slice(), bias: bias.slice_mut(), max_vio: max_vio.slice_mut() })
+    }
+}
+
+impl Prepared for BiasUpdateRun {
+    fn instance(&self) -> String {
+        self.problem.case.operation().to_owned()
+    }
+
+    fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
+        self.operands.args()?.run(&self.plan, stream)
+    }
+
+    fn outputs(&self) -> Result<Vec<Output>> {
+        Ok(vec![Output::read("bias", &self.operands.bias)?, Output::read("max_vio", &self.operands.max_vio)?])
+    }
+
+    fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
+        let BiasUpdateProblem { case, counts, bias } = &*self.problem;
+        let mut moved = bias.clone();
+        bias_update(counts, &mut moved, case.speed)?;
+        let exact = max_vio(counts);
+        // Two conversions and a quotient, each rounded once.
+        let bound = 3.01 * exact / f64::from(1 << 24);
+        let got = self.operands.max_vio.values()?;
+        Ok(vec![
+            self.operands.bias.equals("bias", "bias", &moved)?,
+            Check::within("MaxVio", "max_vio", 1, &got, &[(exact, bound)]),
+            self.operands.max_vio.guarded("max_vio")?,
+        ])
+    }
+}

@@ -1,0 +1,163 @@
+//! The count of an expert's tokens.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::router::{ExpertLoad, ExpertLoadSpec};
+use deepseek_kernels::{DataFaults, Device, Error, Matrix, SliceMut, Stream};
+use oracles::router::expert_load;
+
+use crate::case::{Case, Prepared, Problem, Work};
+use crate::judge::{Check, Scrutiny};
+use crate::memory::{Arena, Memory, Operand, Output, Rows};
+use crate::moe::Routing;
+
+/// Counts on top of others.
+#[derive(Debug, Clone, Copy)]
+pub struct ExpertLoadCase {
+    pub tokens: usize,
+    pub routes: usize,
+    pub experts: usize,
+    pub routing: Routing,
+    pub seed: u64,
+}
+
+impl ExpertLoadCase {
+    /// Different experts per token, some routes dropped.
+    pub const fn new((tokens, routes): (usize, usize), experts: usize) -> Self {
+        Self { tokens, routes, experts, routing: Routing::Gaps, seed: 1 }
+    }
+
+    /// With its inputs.
+    pub fn problem(self) -> ExpertLoadProblem {
+        let Self { tokens, routes, experts, routing, seed } = self;
+        let counts = (0..experts as u32).map(|e| 1000 * e).collect();
+        ExpertLoadProblem { ids: routing.ids((tokens, routes, experts), seed), counts, case: self }
+    }
+}
+
+impl Case for ExpertLoadCase {
+    fn operation(&self) -> &'static str {
+        "expert_load"
+    }
+
+    fn title(&self) -> String {
+        "count the experts' tokens".to_owned()
+    }
+
+    fn shape(&self) -> String {
+        format!("{} x {}", self.tokens, self.routes)
+    }
+
+    fn label(&self) -> String {
+        format!("{}x{}_of{}", self.tokens, self.routes, self.experts)
+    }
+
+    fn data(&self) -> String {
+        self.routing.name().to_owned()
+    }
+
+    fn work(&self) -> Work {
+        Work { flops: 0, bytes: (4 * self.tokens * self.routes + 8 * self.experts) as u64 }
+    }
+
+    fn draw(&self) -> Result<Arc<dyn Problem>> {
+        Ok(Arc::new(self.problem()))
+    }
+}
+
+/// A choice to be counted, and what was counted before.
+#[derive(Debug, Clone)]
+pub struct ExpertLoadProblem {
+    pub case: ExpertLoadCase,
+    pub ids: Vec<i32>,
+    pub counts: Vec<u32>,
+}
+
+impl ExpertLoadProblem {
+    /// All counts, and what is to be reported.
+    fn expected(&self) -> (Vec<u32>, DataFaults) {
+        let mut counts = self.counts.clone();
+        let bad_id = expert_load(&self.ids, &mut counts);
+        (counts, if bad_id { DataFaults::EXPERT_ID } else { DataFaults::NONE })
+    }
+}
+
+impl Problem for ExpertLoadProblem {
+    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(ExpertLoadRun::new(self, device, memory)?))
+    }
+}
+
+/// A count on a device.
+pub struct ExpertLoadRun {
+    problem: Arc<ExpertLoadProblem>,
+    pub plan: ExpertLoad,
+    pub operands: ExpertLoadOperands,
+}
+
+pub struct ExpertLoadOperands {
+    ids: Operand<i32>,
+    counts: Operand<u32>,
+}
+
+/// What a plan is given.
+pub struct ExpertLoadArgs<'a> {
+    pub ids: Matrix<'a, i32>,
+    pub counts: SliceMut<'a, u32>,
+}
+
+impl ExpertLoadArgs<'_> {
+    /// Enqueues the plan.
+    ///
+    /// # Errors
+    /// Of the plan.
+    pub fn run(self, plan: &ExpertLoad, stream: Stream<'_>) -> Result<(), Error> {
+        plan.run(stream, self.ids, self.counts)
+    }
+}
+
+impl ExpertLoadRun {
+    pub fn new(problem: Arc<ExpertLoadProblem>, device: &Device, memory: Memory) -> Result<Self> {
+        let ExpertLoadCase { tokens, routes, experts, .. } = problem.case;
+        let plan = ExpertLoad::plan(device, ExpertLoadSpec { tokens, routes, experts })?;
+        let mut arena = Arena::new(device, memory);
+        let operands = ExpertLoadOperands {
+            ids: arena.input(&problem.ids, (tokens, routes), Rows::Aligned(4))?,
+            counts: arena.in_out(&problem.counts, (1, experts), Rows::Packed(4))?,
+        };
+        Ok(Self { problem, plan, operands })
+    }
+}
+
+impl ExpertLoadOperands {
+    /// The operands, all in order.
+    ///
+    /// # Errors
+    /// None.
+    pub fn args(&mut self) -> Result<ExpertLoadArgs<'_>, Error> {
+        Ok(ExpertLoadArgs { ids: self.ids.matrix()?, counts: self.counts.slice_mut() })
+    }
+}
+
+impl Prepared for ExpertLoadRun {
+    fn instance(&self) -> String {
+        self.problem.case.operation().to_owned()
+    }
+
+    fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
+        self.operands.args()?.run(&self.plan, stream)
+    }
+
+    fn outputs(&self) -> Result<Vec<Output>> {
+        Ok(vec![Output::read("counts", &self.operands.counts)?])
+    }
+
+    fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
+        Ok(vec![self.operands.counts.equals("counts", "counts", &self.problem.expected().0)?])
+    }
+
+    fn faults(&self) -> DataFaults {
+        self.problem.expected().1
+    }
+}

@@ -1,0 +1,166 @@
+//! The loss of a sequence that uses few experts.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::router::{SequenceBalanceLoss, SequenceBalanceLossSpec};
+use deepseek_kernels::{Device, Error, Matrix, SliceMut, Stream};
+use oracles::router::sequence_balance_loss;
+use oracles::sigmoid_f32;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+use rand_distr::StandardNormal;
+
+use crate::case::{Case, Prepared, Problem, Work};
+use crate::judge::{Check, Scrutiny};
+use crate::memory::{Arena, Memory, Operand, Output, Rows};
+
+/// Scores with many ties.
+#[derive(Debug, Clone, Copy)]
+pub struct SequenceBalanceLossCase {
+    pub spec: SequenceBalanceLossSpec,
+    pub seed: u64,
+}
+
+/// Chains in which the kernel adds tokens: one per warp.
+const CHAINS: usize = 8;
+
+impl SequenceBalanceLossCase {
+    /// So many sequences of a length, routed to `top_k` of the experts.
+    pub const fn new((sequences, length): (usize, usize), (experts, top_k): (usize, usize)) -> Self {
+        Self { spec: SequenceBalanceLossSpec { sequences, length, experts, top_k, alpha: 0.25 }, seed: 1 }
+    }
+
+    /// Scores of a sequence.
+    fn scores(&self) -> usize {
+        self.spec.length * self.spec.experts
+    }
+
+    /// With its inputs.
+    pub fn problem(self) -> SequenceBalanceLossProblem {
+        let rng = Xoshiro256PlusPlus::seed_from_u64(self.seed);
+        let logits = rng.sample_iter::<f32, _>(StandardNormal).take(self.spec.sequences * self.scores());
+        let scores = logits.map(|x| sigmoid_f32((2.0 * x).round() / 2.0)).collect();
+        SequenceBalanceLossProblem { case: self, scores }
+    }
+}
+
+impl Case for SequenceBalanceLossCase {
+    fn operation(&self) -> &'static str {
+        "sequence_balance_loss"
+    }
+
+    fn title(&self) -> String {
+        "balance loss of sequences".to_owned()
+    }
+
+    fn shape(&self) -> String {
+        let SequenceBalanceLossSpec { sequences, length, experts, .. } = self.spec;
+        format!("{sequences} x {length} x {experts}")
+    }
+
+    fn data(&self) -> String {
+        "ties".to_owned()
+    }
+
+    fn work(&self) -> Work {
+        Work { flops: 0, bytes: (4 * self.spec.sequences * (self.scores() + 1)) as u64 }
+    }
+
+    fn draw(&self) -> Result<Arc<dyn Problem>> {
+        Ok(Arc::new(self.problem()))
+    }
+}
+
+/// Sequences with their scores.
+#[derive(Debug, Clone)]
+pub struct SequenceBalanceLossProblem {
+    pub case: SequenceBalanceLossCase,
+    pub scores: Vec<f32>,
+}
+
+impl Problem for SequenceBalanceLossProblem {
+    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(SequenceBalanceLossRun::new(self, device, memory)?))
+    }
+}
+
+/// Losses on a device.
+pub struct SequenceBalanceLossRun {
+    problem: Arc<SequenceBalanceLossProblem>,
+    pub plan: SequenceBalanceLoss,
+    pub operands: SequenceBalanceLossOperands,
+}
+
+pub struct SequenceBalanceLossOperands {
+    scores: Operand<f32>,
+    loss: Operand<f32>,
+}
+
+/// What a plan is given.
+pub struct SequenceBalanceLossArgs<'a> {
+    pub scores: Matrix<'a, f32>,
+    pub loss: SliceMut<'a, f32>,
+}
+
+impl SequenceBalanceLossArgs<'_> {
+    /// Enqueues the plan.
+    ///
+    /// # Errors
+    /// Of the plan.
+    pub fn run(self, plan: &SequenceBalanceLoss, stream: Stream<'_>) -> Result<(), Error> {
+        plan.run(stream, self.scores, self.loss)
+    }
+}
+
+impl SequenceBalanceLossRun {
+    pub fn new(problem: Arc<SequenceBalanceLossProblem>, device: &Device, memory: Memory) -> Result<Self> {
+        let spec = problem.case.spec;
+        let plan = SequenceBalanceLoss::plan(device, spec)?;
+        let mut arena = Arena::new(device, memory);
+        let scores = (spec.sequences * spec.length, spec.experts);
+        let operands = SequenceBalanceLossOperands {
+            scores: arena.input(&problem.scores, scores, Rows::Aligned(4))?,
+            loss: arena.output((1, spec.sequences), Rows::Packed(4))?,
+        };
+        Ok(Self { problem, plan, operands })
+    }
+}
+
+impl SequenceBalanceLossOperands {
+    /// The operands, all in order.
+    ///
+    /// # Errors
+    /// None.
+    pub fn args(&mut self) -> Result<SequenceBalanceLossArgs<'_>, Error> {
+        Ok(SequenceBalanceLossArgs { scores: self.scores.matrix()?, loss: self.loss.slice_mut() })
+    }
+}
+
+impl Prepared for SequenceBalanceLossRun {
+    fn instance(&self) -> String {
+        self.problem.case.operation().to_owned()
+    }
+
+    fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
+        self.operands.args()?.run(&self.plan, stream)
+    }
+
+    fn outputs(&self) -> Result<Vec<Output>> {
+        Ok(vec![Output::read("loss", &self.operands.loss)?])
+    }
+
+    fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
+        let SequenceBalanceLossProblem { case, scores } = &*self.problem;
+        let SequenceBalanceLossSpec { sequences, experts, top_k, alpha, .. } = case.spec;
+        let loss = |sequence: usize| {
+            let scores = &scores[sequence * case.scores()..][..case.scores()];
+            let (loss, bound) = sequence_balance_loss(scores, experts, top_k, CHAINS)?;
+            Ok((f64::from(alpha) * loss, f64::from(alpha) * bound))
+        };
+        let expected = (0..sequences).map(loss).collect::<Result<Vec<_>>>()?;
+        let got = self.operands.loss.values()?;
+        let bound = Check::within("bound", "loss", 1, &got, &expected);
+        Ok(vec![bound, self.operands.loss.guarded("loss")?])
+    }
+}
