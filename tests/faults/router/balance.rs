@@ -25,7 +25,7 @@ fn load() -> Cases {
 faults! {
     last_routes_uncounted: LOAD, "params.t) * params.routes" => "params.t) * params.routes - 8", ["counts: counts["];
     gaps_counted: LOAD,
-        "index / params.routes * params.ids_pitch +" => "", "index % params.routes" => "index", ["wrong counts"];
+        "index / params.routes * params.ids_pitch +" => "", "index % params.routes" => "index", ["counts: counts["];
     minus_one_reported: LOAD, "id != UINT32_MAX" => "true", ["got one of ids of experts"];
     bad_id_counted: LOAD, "id < params.experts" => "id <= params.experts", ["outside", "around counts"];
     bad_id_of_a_count_unreported: LOAD, "id != UINT32_MAX" => "false", ["got one of nothing"];

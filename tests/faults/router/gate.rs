@@ -91,7 +91,7 @@ faults! {
     experts_past_the_end: ROUTE,
         "if (expert < params.experts) ptx::stg_f32" => "ptx::stg_f32", ["race", "outside", "logits: logits["];
     elements_exchanged_in_a_pair: ROUTE,
-        "ptx::bf16_lo_f32(v.x), ptx::bf16_hi_f32(v.x)" => "ptx::bf16_hi_f32(v.x), ptx::bf16_lo_f32(v.x)", ["wrong scores"];
+        "ptx::bf16_lo_f32(v.x), ptx::bf16_hi_f32(v.x)" => "ptx::bf16_hi_f32(v.x), ptx::bf16_lo_f32(v.x)", ["logits: logits["];
     chain_not_fused: ROUTE,
         "ptx::fma_rn(x[i].value[step], w[j].value[step], rSum[i][j])"
             => "x[i].value[step] * w[j].value[step] + rSum[i][j]",
