@@ -34,6 +34,29 @@ typedef struct Quantize128x128Params {
   uint32_t scale_format;  // ScaleFormat
 } Quantize128x128Params;
 
+// When RMSNorm rounds to BF16.
+typedef enum NormRounding {
+  NORM_ROUND_ONCE = 0,       // at the end: y = h * scale * weight in FP32
+  NORM_ROUND_EACH_STEP = 1,  // h * scale, and that times the weight
+} NormRounding;
+
+// h = x + residual -> y = h / sqrt(mean(h^2) + eps) * weight, as BF16 or quantised with one scale per 1x128.
+typedef struct RmsNormParams {
+  const uint16_t* x;       // BF16 [rows, x_pitch]
+  uint16_t* residual;      // BF16 [rows, residual_pitch], read, and overwritten with h; or null
+  const uint16_t* weight;  // BF16 [hidden]
+  uint16_t* out;           // BF16 [rows, out_pitch]; or null
+  uint8_t* q;              // E4M3 [rows, q_pitch]; unless out is given
+  float* sf;               // FP32, element (row, g) at row * sf_row_stride + g * sf_group_stride
+  uint32_t* error_words;   // [FAULT_KINDS]
+  uint64_t x_pitch, residual_pitch, out_pitch, q_pitch;
+  uint64_t sf_row_stride, sf_group_stride;
+  uint32_t hidden;        // a multiple of 128
+  float eps;
+  uint32_t rounding;      // NormRounding
+  uint32_t scale_format;  // ScaleFormat
+} RmsNormParams;
+
 // sf [m, k/128] row-major -> out [k/128, m]: the layout the GEMM's TMA wants.
 typedef struct TransposeScalesParams {
   const float* sf;      // FP32 [m, sf_pitch]

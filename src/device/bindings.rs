@@ -485,6 +485,67 @@ impl Default for Quantize128x128Params {
         }
     }
 }
+pub const NORM_ROUND_ONCE: NormRounding = 0;
+pub const NORM_ROUND_EACH_STEP: NormRounding = 1;
+pub type NormRounding = core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RmsNormParams {
+    pub x: *const u16,
+    pub residual: *mut u16,
+    pub weight: *const u16,
+    pub out: *mut u16,
+    pub q: *mut u8,
+    pub sf: *mut f32,
+    pub error_words: *mut u32,
+    pub x_pitch: u64,
+    pub residual_pitch: u64,
+    pub out_pitch: u64,
+    pub q_pitch: u64,
+    pub sf_row_stride: u64,
+    pub sf_group_stride: u64,
+    pub hidden: u32,
+    pub eps: f32,
+    pub rounding: u32,
+    pub scale_format: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RmsNormParams"][::core::mem::size_of::<RmsNormParams>() - 120usize];
+    ["Alignment of RmsNormParams"][::core::mem::align_of::<RmsNormParams>() - 8usize];
+    ["Offset of field: RmsNormParams::x"][::core::mem::offset_of!(RmsNormParams, x) - 0usize];
+    ["Offset of field: RmsNormParams::residual"][::core::mem::offset_of!(RmsNormParams, residual) - 8usize];
+    ["Offset of field: RmsNormParams::weight"][::core::mem::offset_of!(RmsNormParams, weight) - 16usize];
+    ["Offset of field: RmsNormParams::out"][::core::mem::offset_of!(RmsNormParams, out) - 24usize];
+    ["Offset of field: RmsNormParams::q"][::core::mem::offset_of!(RmsNormParams, q) - 32usize];
+    ["Offset of field: RmsNormParams::sf"][::core::mem::offset_of!(RmsNormParams, sf) - 40usize];
+    ["Offset of field: RmsNormParams::error_words"]
+        [::core::mem::offset_of!(RmsNormParams, error_words) - 48usize];
+    ["Offset of field: RmsNormParams::x_pitch"][::core::mem::offset_of!(RmsNormParams, x_pitch) - 56usize];
+    ["Offset of field: RmsNormParams::residual_pitch"]
+        [::core::mem::offset_of!(RmsNormParams, residual_pitch) - 64usize];
+    ["Offset of field: RmsNormParams::out_pitch"]
+        [::core::mem::offset_of!(RmsNormParams, out_pitch) - 72usize];
+    ["Offset of field: RmsNormParams::q_pitch"][::core::mem::offset_of!(RmsNormParams, q_pitch) - 80usize];
+    ["Offset of field: RmsNormParams::sf_row_stride"]
+        [::core::mem::offset_of!(RmsNormParams, sf_row_stride) - 88usize];
+    ["Offset of field: RmsNormParams::sf_group_stride"]
+        [::core::mem::offset_of!(RmsNormParams, sf_group_stride) - 96usize];
+    ["Offset of field: RmsNormParams::hidden"][::core::mem::offset_of!(RmsNormParams, hidden) - 104usize];
+    ["Offset of field: RmsNormParams::eps"][::core::mem::offset_of!(RmsNormParams, eps) - 108usize];
+    ["Offset of field: RmsNormParams::rounding"][::core::mem::offset_of!(RmsNormParams, rounding) - 112usize];
+    ["Offset of field: RmsNormParams::scale_format"]
+        [::core::mem::offset_of!(RmsNormParams, scale_format) - 116usize];
+};
+impl Default for RmsNormParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct TransposeScalesParams {

@@ -31,7 +31,7 @@ macro_rules! params {
 
 params! {
     Fp8GemmParams GroupedFp8GemmParams
-    Quantize1x128Params Quantize128x128Params TransposeScalesParams
+    Quantize1x128Params Quantize128x128Params TransposeScalesParams RmsNormParams
     GateLogitsParams GateSelectParams ExpertLoadParams BiasUpdateParams SequenceBalanceLossParams
     ExpertMapParams GatherQuantizeParams SwigluQuantizeParams CombineParams
     MlaScheduleParams MlaDecodeParams MlaCombineParams HeadGemmParams MergeStatesParams KvAppendParams RopeParams

@@ -31,7 +31,18 @@ pub const TRANSPOSE_SCALES: FixedKernel =
         .with_constants(&[("kTile", TRANSPOSE_TILE)])
         .with_storage("TransposeScalesStorage", TRANSPOSE_TILE * (TRANSPOSE_TILE + 1) * 4);
 
+const RMS_NORM_THREADS: u32 = 256;
+/// Pieces of a row that a thread holds in registers.
+const RMS_NORM_PIECES: u32 = 8;
+/// The longest row.
+pub const RMS_NORM_MAX_HIDDEN: u32 = RMS_NORM_THREADS * RMS_NORM_PIECES * PIECE;
+/// RMSNorm, BF16 to BF16 or to E4M3 with one scale per 1x128.
+pub const RMS_NORM: FixedKernel =
+    FixedKernel::new("quant", "rms_norm", "RmsNormParams", RMS_NORM_THREADS, BLOCKS)
+        .with_constants(&[("kMaxPieces", RMS_NORM_PIECES)])
+        .with_storage("RmsNormStorage", RMS_NORM_THREADS / WARP * 4);
+
 /// Every kernel of the family.
 pub fn kernels() -> impl Iterator<Item = Kernel> {
-    [QUANTIZE_1X128, QUANTIZE_128X128, TRANSPOSE_SCALES].map(FixedKernel::kernel).into_iter()
+    [QUANTIZE_1X128, QUANTIZE_128X128, TRANSPOSE_SCALES, RMS_NORM].map(FixedKernel::kernel).into_iter()
 }

@@ -516,6 +516,9 @@ impl Decoder<'_> {
             ("ld.global.u32", [to, from]) => {
                 log("ld_global_u32", vec![self.global(from)?], deliver(to, 1, Element::U32)?)
             }
+            ("ld.global.v4.u32", [to, from]) => {
+                log("ld_global_v4_u32", vec![self.global(from)?], deliver(to, 4, Element::U32)?)
+            }
             ("ld.global.f32", [to, from]) => {
                 log("ld_global_f32", vec![self.global(from)?], deliver(to, 1, Element::F32)?)
             }

@@ -318,6 +318,7 @@ fn every_synchronous_function_in_ptx_has_its_form_and_operand_order() {
         ("ld.global.nc.v4.u32 {%r6, %r7, %r8, %r0}, [%rd1]", "ldg_v4_u32(0x1000)"),
         ("ld.global.u32 %r6, [%rd1]", "ld_global_u32(0x1000)"),
         ("ld.global.f32 %f5, [%rd1]", "ld_global_f32(0x1000)"),
+        ("ld.global.v4.u32 {%r6, %r7, %r8, %r0}, [%rd1]", "ld_global_v4_u32(0x1000)"),
         ("st.global.f32 [%rd1], %f2", "stg_f32(0x1000, 0x20)"),
         ("st.global.u32 [%rd1], %r2", "stg_u32(0x1000, 0x20)"),
         ("st.global.v2.u32 [%rd1], {%r1, %r2}", "stg_v2_u32(0x1000, 0x10, 0x20)"),

@@ -28,12 +28,15 @@ PTX_DEVICE Piece bf16_piece(ptx::U32x4 v) {
 // gX: BF16 [8], 16-byte aligned.
 PTX_DEVICE Piece load_bf16_piece(const uint16_t* gX) { return bf16_piece(ptx::ldg_v4_u32(gX)); }
 
-// gX <- BF16 [8], each rounded to nearest even.
-PTX_DEVICE void store_bf16_piece(uint16_t* gX, const Piece& piece) {
+// BF16 [8], each rounded to nearest even.
+PTX_DEVICE ptx::U32x4 bf16_bits(const Piece& piece) {
   const float(&x)[kPieceElements] = piece.x;
-  ptx::stg_v4_u32(gX, {ptx::cvt_bf16x2(x[1], x[0]), ptx::cvt_bf16x2(x[3], x[2]), ptx::cvt_bf16x2(x[5], x[4]),
-                       ptx::cvt_bf16x2(x[7], x[6])});
+  return {ptx::cvt_bf16x2(x[1], x[0]), ptx::cvt_bf16x2(x[3], x[2]), ptx::cvt_bf16x2(x[5], x[4]),
+          ptx::cvt_bf16x2(x[7], x[6])};
 }
+
+// gX <- BF16 [8], each rounded to nearest even.
+PTX_DEVICE void store_bf16_piece(uint16_t* gX, const Piece& piece) { ptx::stg_v4_u32(gX, bf16_bits(piece)); }
 
 // gX: FP32 [8], 16-byte aligned.
 PTX_DEVICE Piece load_f32_piece(const float* gX) {

@@ -2,6 +2,7 @@
 
 pub mod quantize_128x128;
 pub mod quantize_1x128;
+pub mod rms_norm;
 pub mod transpose_scales;
 
 use deepseek_kernels::quant::ScaleFormat;
@@ -14,6 +15,7 @@ use crate::deepseek_v3::HIDDEN;
 use crate::families::Extent;
 use quantize_1x128::{Layout, Quantize1x128Case};
 use quantize_128x128::Quantize128x128Case;
+use rms_norm::{NormOutput, RmsNormCase};
 use transpose_scales::TransposeScalesCase;
 
 /// Both ways to choose a scale.
@@ -93,6 +95,10 @@ pub fn smoke() -> Cases {
     let mut cases = boxed([rows, Quantize1x128Case { layout: Layout::RowMajor, ..rows }]);
     cases.extend(boxed([Quantize128x128Case::new((150, 384))]));
     cases.extend(boxed([TransposeScalesCase::new((70, 40 * 128))]));
+    // More pieces than the threads of a CTA, and fewer.
+    let norm = RmsNormCase::new((5, 2176));
+    let fp8 = RmsNormCase { output: NormOutput::Fp8(ScaleFormat::PowerOfTwo), ..RmsNormCase::new((3, 640)) };
+    cases.extend(boxed([norm, RmsNormCase { residual: false, ..fp8 }]));
     cases
 }
 
@@ -105,5 +111,7 @@ pub fn timed(extent: Extent) -> Cases {
     let mut cases = boxed([Quantize1x128Case { repeated: true, ..Quantize1x128Case::new(shape) }]);
     cases.extend(boxed([Quantize128x128Case { repeated: true, ..Quantize128x128Case::new(shape) }]));
     cases.extend(boxed([TransposeScalesCase::new(shape)]));
+    let norm = RmsNormCase { repeated: true, ..RmsNormCase::new(shape) };
+    cases.extend(boxed([norm, RmsNormCase { output: NormOutput::Fp8(ScaleFormat::PowerOfTwo), ..norm }]));
     cases
 }

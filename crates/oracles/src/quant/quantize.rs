@@ -81,8 +81,12 @@ pub fn quantize_128x128(
     })
 }
 
-/// One scale per 1x128 of values that were never rounded to BF16: `values(row)` gives the `k` of a row.
-pub(crate) fn quantize_values(
+/// One scale per 1x128 of values that were never rounded to BF16: `values(row)` gives the `k` of a row. Otherwise as
+/// [`quantize_1x128`].
+///
+/// # Errors
+/// When k is no multiple of 128.
+pub fn quantize_values(
     m: usize,
     k: usize,
     scale: QuantizeScale,

@@ -10,6 +10,8 @@ namespace ptx {
 
 PTX_DEVICE float fma_rn(float a, float b, float c) { return std::fmaf(a, b, c); }
 
+PTX_DEVICE float sqrt_rn(float x) { return std::sqrt(x); }
+
 PTX_DEVICE float max_f32(float a, float b) { return std::fmax(a, b); }
 
 PTX_DEVICE float ex2_approx(float x, Where where = Where::here()) {

@@ -39,6 +39,16 @@ PTX_DEVICE float ld_global_f32(const void* p, Where where = Where::here()) {
   return value;
 }
 
+PTX_DEVICE U32x4 ld_global_v4_u32(const void* p, Where where = Where::here()) {
+  uint32_t v[4];
+  if (emu::traced("ld_global_v4_u32", p)) {
+    emu::deliver(v);
+  } else {
+    emu::load_global(p, v, sizeof v, false, where);
+  }
+  return {v[0], v[1], v[2], v[3]};
+}
+
 PTX_DEVICE void stg_f32(float* p, float value, Where where = Where::here()) {
   if (emu::traced("stg_f32", p, value)) return;
   emu::check_settled(value, "store", where);

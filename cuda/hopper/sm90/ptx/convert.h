@@ -8,6 +8,9 @@ namespace ptx {
 // a * b + c with one rounding, to nearest even. "fma.rn.f32".
 PTX_DEVICE float fma_rn(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 
+// The square root with one rounding, to nearest even. "sqrt.rn.f32".
+PTX_DEVICE float sqrt_rn(float x) { return __fsqrt_rn(x); }
+
 // The greater of two; of a number and a NaN, the number. "max.f32".
 PTX_DEVICE float max_f32(float a, float b) { return fmaxf(a, b); }
 

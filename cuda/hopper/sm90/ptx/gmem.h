@@ -36,6 +36,16 @@ PTX_DEVICE float ld_global_f32(const void* p) {
   return value;
 }
 
+// 16 bytes, 16-byte aligned.
+PTX_DEVICE U32x4 ld_global_v4_u32(const void* p) {
+  U32x4 v;
+  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(p)
+               : "memory");
+  return v;
+}
+
 // "st.global".
 PTX_DEVICE void stg_f32(float* p, float value) {
   asm volatile("st.global.f32 [%0], %1;" ::"l"(p), "f"(value) : "memory");

@@ -1,0 +1,287 @@
+//! RMSNorm, with and without a residual, to BF16 and to codes.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::quant::{NormRounding, RmsNorm, RmsNormArgs, RmsNormOut, RmsNormSpec, ScaleFormat};
+use deepseek_kernels::{DataFaults, Device, Error, F8E4M3, Stream, bf16};
+use oracles::quant::{self as model, quantize_values};
+
+use super::{model as model_scale, suffix};
+use crate::case::{Case, Prepared, Problem, Work};
+use crate::data::{activations, repeated, weights};
+use crate::judge::{Check, Scrutiny};
+use crate::memory::{Arena, Memory, Operand, Output, Rows};
+
+/// What a norm writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormOutput {
+    Bf16,
+    /// Codes, with scales chosen so.
+    Fp8(ScaleFormat),
+}
+
+/// Rows behind a layer, normalised.
+#[derive(Debug, Clone, Copy)]
+pub struct RmsNormCase {
+    pub rows: usize,
+    pub hidden: usize,
+    pub rounding: NormRounding,
+    pub residual: bool,
+    pub output: NormOutput,
+    /// Few rows differ: large operands are drawn in no time.
+    pub repeated: bool,
+    pub seed: u64,
+}
+
+/// DeepSeek-V3's.
+const EPS: f32 = 1e-6;
+/// Rows that differ: a prime.
+const DRAWN: usize = 61;
+/// Rows of a brief look.
+const BRIEF: usize = 4;
+
+impl RmsNormCase {
+    /// With a residual, to BF16, rounded once.
+    pub const fn new((rows, hidden): (usize, usize)) -> Self {
+        Self {
+            rows,
+            hidden,
+            rounding: NormRounding::Once,
+            residual: true,
+            output: NormOutput::Bf16,
+            repeated: false,
+            seed: 1,
+        }
+    }
+
+    fn spec(&self) -> RmsNormSpec {
+        let spec = RmsNormSpec::new(self.rows, self.hidden, EPS).rounding(self.rounding);
+        match self.output {
+            NormOutput::Bf16 => spec,
+            NormOutput::Fp8(format) => spec.format(format),
+        }
+    }
+
+    /// With its inputs.
+    pub fn problem(self) -> RmsNormProblem {
+        let Self { rows, hidden, repeated: few, seed, .. } = self;
+        let draw = |seed| {
+            let drawn = if few { rows.min(DRAWN) } else { rows };
+            repeated(&activations(drawn, hidden, hidden, seed), hidden, rows)
+        };
+        // Around 1, as a trained norm's gain is.
+        let gain = |w: &bf16| bf16::from_f32(1.0 + 10.0 * w.to_f32());
+        RmsNormProblem {
+            case: self,
+            x: draw(seed),
+            residual: self.residual.then(|| draw(seed + 1)),
+            weight: weights(1, hidden, seed + 2).iter().map(gain).collect(),
+        }
+    }
+}
+
+impl Case for RmsNormCase {
+    fn operation(&self) -> &'static str {
+        "rms_norm"
+    }
+
+    fn title(&self) -> String {
+        let residual = if self.residual { ", residual" } else { "" };
+        let output = match self.output {
+            NormOutput::Bf16 => "BF16".to_owned(),
+            NormOutput::Fp8(format) => format!("FP8, {}", super::title(format)),
+        };
+        format!("RMSNorm{residual} to {output}")
+    }
+
+    fn shape(&self) -> String {
+        format!("{} x {}", self.rows, self.hidden)
+    }
+
+    fn label(&self) -> String {
+        let output = match self.output {
+            NormOutput::Bf16 => "_bf16".to_owned(),
+            NormOutput::Fp8(format) => format!("_fp8{}", suffix(format)),
+        };
+        let residual = if self.residual { "_residual" } else { "" };
+        let rounding = if self.rounding == NormRounding::EachStep { "_each_step" } else { "" };
+        format!("{}x{}{output}{residual}{rounding}", self.rows, self.hidden)
+    }
+
+    fn data(&self) -> String {
+        "activations".to_owned()
+    }
+
+    fn work(&self) -> Work {
+        let elements = self.rows * self.hidden;
+        let residual = if self.residual { 4 * elements } else { 0 };
+        let output = match self.output {
+            NormOutput::Bf16 => 2 * elements,
+            NormOutput::Fp8(_) => elements + elements / 32,
+        };
+        Work { flops: 0, bytes: (2 * elements + residual + output + 2 * self.hidden) as u64 }
+    }
+
+    fn draw(&self) -> Result<Arc<dyn Problem>> {
+        Ok(Arc::new(self.problem()))
+    }
+}
+
+/// A norm with its inputs.
+#[derive(Debug, Clone)]
+pub struct RmsNormProblem {
+    pub case: RmsNormCase,
+    pub x: Vec<bf16>,
+    pub residual: Option<Vec<bf16>>,
+    pub weight: Vec<bf16>,
+}
+
+impl RmsNormProblem {
+    /// What is normalised, and the new residual.
+    fn sum(&self) -> Vec<bf16> {
+        model::RmsNorm::sum(&self.x, self.residual.as_deref())
+    }
+
+    fn model(&self) -> model::RmsNorm {
+        let rounding = match self.case.rounding {
+            NormRounding::Once => model::NormRounding::Once,
+            NormRounding::EachStep => model::NormRounding::EachStep,
+        };
+        model::RmsNorm { hidden: self.case.hidden, eps: EPS, rounding }
+    }
+}
+
+impl Problem for RmsNormProblem {
+    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(RmsNormRun::new(self, device, memory)?))
+    }
+}
+
+/// A norm on a device.
+pub struct RmsNormRun {
+    problem: Arc<RmsNormProblem>,
+    pub plan: RmsNorm,
+    pub operands: RmsNormOperands,
+}
+
+pub struct RmsNormOperands {
+    x: Operand<bf16>,
+    residual: Option<Operand<bf16>>,
+    weight: Operand<bf16>,
+    out: Out,
+}
+
+enum Out {
+    Bf16(Operand<bf16>),
+    Fp8 { q: Operand<F8E4M3>, sf: Operand<f32>, format: ScaleFormat },
+}
+
+impl RmsNormRun {
+    pub fn new(problem: Arc<RmsNormProblem>, device: &Device, memory: Memory) -> Result<Self> {
+        let RmsNormCase { rows, hidden, output, .. } = problem.case;
+        let plan = RmsNorm::plan(device, problem.case.spec())?;
+        let (shape, aligned) = ((rows, hidden), Rows::Aligned(16));
+        let mut arena = Arena::new(device, memory);
+        let operands = RmsNormOperands {
+            x: arena.input(&problem.x, shape, aligned)?,
+            residual: problem.residual.as_ref().map(|r| arena.in_out(r, shape, aligned)).transpose()?,
+            weight: arena.input(&problem.weight, (1, hidden), aligned)?,
+            out: match output {
+                NormOutput::Bf16 => Out::Bf16(arena.output(shape, aligned)?),
+                NormOutput::Fp8(format) => Out::Fp8 {
+                    format,
+                    q: arena.output(shape, Rows::Aligned(8))?,
+                    sf: arena.output((hidden / 128, rows), Rows::Aligned(4))?,
+                },
+            },
+        };
+        Ok(Self { problem, plan, operands })
+    }
+
+    /// By the bits of the reference, and, for these may have the crate's own mistakes, by the bound of any correct norm.
+    fn judge_bf16(&self, out: &Operand<bf16>, scrutiny: Scrutiny) -> Result<Vec<Check>> {
+        let RmsNormCase { rows, hidden, .. } = self.problem.case;
+        let (h, norm, weight) = (self.problem.sum(), self.problem.model(), &self.problem.weight);
+        let looked_at = if scrutiny == Scrutiny::Brief { rows.min(BRIEF) } else { rows };
+        let sample = (looked_at < rows).then_some([looked_at, hidden]);
+        let got = out.values()?;
+        let verdict = norm.check(&h[..looked_at * hidden], weight, &got[..looked_at * hidden])?;
+        let mut checks = vec![Check::of("bound", &verdict, sample)];
+        if scrutiny == Scrutiny::Thorough {
+            let expected: Vec<bf16> = norm.values(&h, weight)?.into_iter().map(bf16::from_f32).collect();
+            checks.push(out.equals("bits", "out", &expected)?);
+        }
+        Ok(checks)
+    }
+
+    fn judge_codes(
+        &self,
+        (q, sf): (&Operand<F8E4M3>, &Operand<f32>),
+        format: ScaleFormat,
+    ) -> Result<Vec<Check>> {
+        let RmsNormCase { rows, hidden, .. } = self.problem.case;
+        let y = self.problem.model().values(&self.problem.sum(), &self.problem.weight)?;
+        let row = |row: usize| y[row * hidden..][..hidden].to_vec();
+        let expected = quantize_values(rows, hidden, model_scale(format), row)?;
+        Ok(vec![sf.equals("scales", "sf", &expected.sf)?, q.equals("codes", "q", &expected.q)?])
+    }
+}
+
+impl RmsNormOperands {
+    /// The operands, all in order.
+    ///
+    /// # Errors
+    /// None.
+    pub fn args(&mut self) -> Result<RmsNormArgs<'_>, Error> {
+        Ok(RmsNormArgs {
+            x: self.x.matrix()?,
+            residual: self.residual.as_mut().map(Operand::matrix_mut).transpose()?,
+            weight: self.weight.matrix()?,
+            out: match &mut self.out {
+                Out::Bf16(out) => RmsNormOut::Bf16(out.matrix_mut()?),
+                Out::Fp8 { q, sf, .. } => RmsNormOut::Fp8 { q: q.matrix_mut()?, sf: sf.m_major_mut()? },
+            },
+        })
+    }
+}
+
+impl Prepared for RmsNormRun {
+    fn instance(&self) -> String {
+        self.problem.case.operation().to_owned()
+    }
+
+    fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
+        self.plan.run(stream, self.operands.args()?)
+    }
+
+    fn outputs(&self) -> Result<Vec<Output>> {
+        let mut outputs = match &self.operands.out {
+            Out::Bf16(out) => vec![Output::read("out", out)?],
+            Out::Fp8 { q, sf, .. } => vec![Output::read("q", q)?, Output::read("sf", sf)?],
+        };
+        if let Some(residual) = &self.operands.residual {
+            outputs.push(Output::read("residual", residual)?);
+        }
+        Ok(outputs)
+    }
+
+    fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
+        let mut checks = match &self.operands.out {
+            Out::Bf16(out) => self.judge_bf16(out, scrutiny)?,
+            Out::Fp8 { q, sf, format } => self.judge_codes((q, sf), *format)?,
+        };
+        if let Some(residual) = &self.operands.residual {
+            checks.push(residual.equals("residual", "residual", &self.problem.sum())?);
+        }
+        Ok(checks)
+    }
+
+    fn faults(&self) -> DataFaults {
+        let finite = self.problem.sum().iter().all(|h| h.is_finite());
+        match self.problem.case.output {
+            NormOutput::Fp8(_) if !finite => DataFaults::NONFINITE_INPUT,
+            _ => DataFaults::NONE,
+        }
+    }
+}
