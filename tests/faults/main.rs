@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use check::case::{Case, Cases, attempt, memory_of};
+use check::case::{Cases, attempt, memory_of};
 use check::devices::emulated;
 use deepseek_kernels::Device;
 use rayon::prelude::*;
@@ -58,9 +58,9 @@ impl Problem {
         match self {
             Self::Cases(cases) => {
                 let device = emulated(0);
-                let kernels = |case: &Box<dyn Case>| case.kernels(&device).expect("kernels of a case");
-                let kernels: BTreeSet<String> = cases().iter().flat_map(kernels).collect();
-                kernels.into_iter().collect()
+                let cases = cases();
+                let kernels = cases.iter().flat_map(|case| case.kernels(&device).expect("kernels of a case"));
+                kernels.collect::<BTreeSet<_>>().into_iter().collect()
             }
             Self::Probe { kernels, .. } => kernels.iter().map(|&kernel| kernel.to_owned()).collect(),
         }
@@ -70,9 +70,10 @@ impl Problem {
     fn solve(self, device: &Device) -> Result<(), String> {
         match self {
             Self::Cases(cases) => {
-                let solve =
-                    |case: &Box<dyn Case>| attempt(case.draw()?, device, memory_of(&case.name())).map(drop);
-                cases().iter().try_for_each(solve).map_err(|error| format!("{error:#}"))
+                let cases = cases();
+                let mut solved =
+                    cases.iter().map(|case| attempt(case.draw()?, device, memory_of(&case.name())));
+                solved.try_for_each(|ran| ran.map(drop)).map_err(|error| format!("{error:#}"))
             }
             Self::Probe { run, .. } => catch_unwind(AssertUnwindSafe(|| run(device))).map_err(|panic| {
                 let text = panic.downcast_ref::<String>().cloned();

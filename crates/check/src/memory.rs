@@ -1,13 +1,12 @@
 //! Operands in memory: where they lie, and what lies around them.
 
+mod scales;
+
 use std::fmt::Debug;
 use std::ops::Range;
 
 use anyhow::Result;
 use deepseek_kernels::cudarc::driver::DeviceRepr;
-use deepseek_kernels::quant::{
-    MMajor, RowMajor, Scales1x128, Scales1x128Mut, Scales128x128, Scales128x128Mut,
-};
 use deepseek_kernels::{Buffer, Device, DeviceKind, F8E4M3, Matrix, MatrixMut, Slice, SliceMut, bf16};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
@@ -265,16 +264,18 @@ impl<T: Scalar> Operand<T> {
     fn split(&self) -> Result<(Vec<T>, Option<usize>)> {
         let host = self.buffer.to_vec()?;
         let mut data = Vec::with_capacity(self.rows * self.columns);
-        let mut written = None;
-        for (index, &value) in host.iter().enumerate() {
-            let place =
-                index.checked_sub(self.offset).map(|i| (i / self.pitch.max(1), i % self.pitch.max(1)));
-            if place.is_some_and(|(row, column)| row < self.rows && column < self.columns) {
-                data.push(value);
-            } else if value.bits() != T::POISON.bits() {
-                written.get_or_insert(index);
-            }
+        let (mut end, mut written) = (0, None);
+        let mut poison = |gap: Range<usize>| {
+            let place = || host[gap.clone()].iter().position(|x| x.bits() != T::POISON.bits());
+            written = written.or_else(|| place().map(|i| gap.start + i));
+        };
+        for row in 0..self.rows {
+            let start = self.offset + row * self.pitch;
+            poison(end..start);
+            end = start + self.columns;
+            data.extend_from_slice(&host[start..end]);
         }
+        poison(end..host.len());
         Ok((data, written))
     }
 
@@ -328,42 +329,6 @@ impl<T: Scalar> Operand<T> {
         let failure = failure.or_else(|| around.map(|i| format!("element {i} around {name} was written")));
         let sample = (rows.len() < self.rows).then_some([rows.len(), self.columns]);
         Ok(Check { sample, ..Check::equal(oracle, expected.len(), failure) })
-    }
-}
-
-/// Scales, whose layout says what rows and columns are.
-impl Operand<f32> {
-    /// `[k/128, m]`.
-    ///
-    /// # Errors
-    /// None: the buffer holds the matrix. So for the others.
-    pub fn m_major(&self) -> deepseek_kernels::Result<Scales1x128<'_, MMajor>> {
-        Scales1x128::with_pitch(self.slice(), self.columns, 128 * self.rows, self.pitch)
-    }
-
-    pub fn m_major_mut(&mut self) -> deepseek_kernels::Result<Scales1x128Mut<'_, MMajor>> {
-        let Self { rows, columns, pitch, .. } = *self;
-        Scales1x128Mut::with_pitch(self.slice_mut(), columns, 128 * rows, pitch)
-    }
-
-    /// `[m, k/128]`.
-    pub fn row_major(&self) -> deepseek_kernels::Result<Scales1x128<'_, RowMajor>> {
-        Scales1x128::with_pitch(self.slice(), self.rows, 128 * self.columns, self.pitch)
-    }
-
-    pub fn row_major_mut(&mut self) -> deepseek_kernels::Result<Scales1x128Mut<'_, RowMajor>> {
-        let Self { rows, columns, pitch, .. } = *self;
-        Scales1x128Mut::with_pitch(self.slice_mut(), rows, 128 * columns, pitch)
-    }
-
-    /// `[ceil(n/128), k/128]`.
-    pub fn blocks(&self) -> deepseek_kernels::Result<Scales128x128<'_>> {
-        Scales128x128::with_pitch(self.slice(), 128 * self.rows, 128 * self.columns, self.pitch)
-    }
-
-    pub fn blocks_mut(&mut self) -> deepseek_kernels::Result<Scales128x128Mut<'_>> {
-        let Self { rows, columns, pitch, .. } = *self;
-        Scales128x128Mut::with_pitch(self.slice_mut(), 128 * rows, 128 * columns, pitch)
     }
 }
 

@@ -1,28 +1,40 @@
 //! The combine: byte for byte what the reference gives.
 
+use std::sync::Arc;
+
+use check::case::{attempt, memory_of, pass, pass_in};
 use check::devices::{devices, seeded};
-use check::moe::tokens::{Combination, combine_weights, map_rows, values};
+use check::memory::Memory;
+use check::moe::combine::{CombineCase, CombineProblem};
+use check::moe::expert_map::{ExpertMapCase, ExpertMapProblem, mapped};
 use check::moe::{ROUTINGS, Routing};
-use deepseek_kernels::bf16;
-use deepseek_kernels::moe::{ExpertLayout, ExpertMapSpec};
-use oracles::moe::Combined;
+use deepseek_kernels::{Device, bf16};
 use proptest::prelude::*;
+
+fn run(problem: CombineProblem, device: &Device) -> Vec<bf16> {
+    let ran = attempt(Arc::new(problem), device, memory_of("combine"));
+    ran.unwrap_or_else(|error| panic!("{error:#}")).outputs[0].values()
+}
+
+fn routed(shape: (usize, usize, usize), routing: Routing, seed: u64) -> ExpertMapCase {
+    ExpertMapCase { routing, seed, ..ExpertMapCase::new(shape) }
+}
+
+/// With any of what may be added.
+fn choice(case: CombineCase, choice: u8) -> CombineCase {
+    CombineCase { weighted: choice & 1 != 0, shared: choice & 2 != 0, residual: choice & 4 != 0, ..case }
+}
+
+/// Nothing but rows.
+fn bare(shape: (usize, usize), hidden: usize) -> CombineCase {
+    choice(CombineCase::new(ExpertMapCase::new((shape.0, shape.1, 1)), hidden), 0)
+}
 
 #[test]
 fn every_combination_of_addends() {
     for device in devices() {
-        let (tokens, top_k, hidden) = (33, 8, 136);
-        let (y, w) = (values(tokens * top_k * hidden, 1), combine_weights(tokens * top_k));
-        let (shared, residual) = (values(tokens * hidden, 2), values(tokens * hidden, 3));
-        let route_row = map_rows((tokens, top_k, 20), Routing::Strangers, 4);
-        for choice in 0..8 {
-            let addends = Combined {
-                weights: (choice & 1 != 0).then_some(&w[..]),
-                shared: (choice & 2 != 0).then_some(&shared[..]),
-                residual: (choice & 4 != 0).then_some(&residual[..]),
-            };
-            Combination { tokens, top_k, hidden, y: &y, route_row: &route_row, addends }.check(&device);
-        }
+        let case = CombineCase::new(routed((33, 8, 20), Routing::Strangers, 4), 136);
+        (0..8).for_each(|addends| drop(pass(&choice(case, addends), &device)));
     }
 }
 
@@ -31,11 +43,8 @@ fn every_routing_and_number_of_routes() {
     for device in devices() {
         for (index, routing) in ROUTINGS.into_iter().enumerate() {
             for top_k in [1, 2, 3, 4, 5, 8, 9] {
-                let (tokens, hidden) = (19, 8 * (index + 1));
-                let (y, w) = (values(tokens * top_k * hidden, 5), combine_weights(tokens * top_k));
-                let route_row = map_rows((tokens, top_k, 12), routing, top_k as u64);
-                let addends = Combined { weights: Some(&w), ..Combined::default() };
-                Combination { tokens, top_k, hidden, y: &y, route_row: &route_row, addends }.check(&device);
+                let map = routed((19, top_k, 12), routing, top_k as u64);
+                pass(&choice(CombineCase::new(map, 8 * (index + 1)), 1), &device);
             }
         }
     }
@@ -45,32 +54,28 @@ fn every_routing_and_number_of_routes() {
 #[test]
 fn what_is_dropped_is_not_read() {
     for device in devices() {
-        let (tokens, top_k, hidden) = (20, 4, 64);
-        let route_row: Vec<i32> = (0..80).map(|route| if route % 3 == 0 { -1 } else { 2 * route }).collect();
-        let mut y = values(160 * hidden, 6);
-        y.chunks_mut(hidden)
-            .enumerate()
-            .filter(|(row, _)| row % 2 == 1 || row % 6 == 0)
-            .for_each(|(_, y)| y.fill(bf16::NAN));
-        let mut w = combine_weights(80);
-        w.iter_mut().step_by(3).for_each(|w| *w = f32::NAN);
-        let addends = Combined { weights: Some(&w), ..Combined::default() };
-        let case = Combination { tokens, top_k, hidden, y: &y, route_row: &route_row, addends };
-        case.check(&device);
-        assert!(case.run(&device).into_iter().all(|bits| !bf16::from_bits(bits).is_nan()));
+        let case = choice(bare((20, 4), 64), 1);
+        let mut problem = case.problem();
+        problem.route_row = (0..80).map(|route| if route % 3 == 0 { -1 } else { 2 * route }).collect();
+        problem.y = case.values(160, 6);
+        let rows = problem.y.chunks_mut(64).enumerate();
+        rows.filter(|(row, _)| row % 2 == 1 || row % 6 == 0).for_each(|(_, y)| y.fill(bf16::NAN));
+        problem.weights.iter_mut().flat_map(|w| w.iter_mut().step_by(3)).for_each(|w| *w = f32::NAN);
+        assert!(run(problem, &device).iter().all(|x| !x.is_nan()));
     }
 }
 
+/// The judge knows that it is told of them.
 #[test]
 fn rows_that_do_not_exist_add_nothing() {
     for device in devices() {
-        let (tokens, top_k, hidden) = (5, 3, 16);
-        let y = values(15 * hidden, 7);
         for bad in [i32::MIN, -2, 15, 16, i32::MAX] {
-            let mut route_row: Vec<i32> = (0..15).collect();
-            route_row[4] = bad;
-            Combination { tokens, top_k, hidden, y: &y, route_row: &route_row, addends: Combined::default() }
-                .check(&device);
+            let mut problem = bare((5, 3), 16).problem();
+            problem.route_row = (0..15).collect();
+            problem.route_row[4] = bad;
+            let got = run(problem.clone(), &device);
+            problem.route_row[4] = -1;
+            assert_eq!(got, run(problem, &device), "{bad}");
         }
     }
 }
@@ -78,36 +83,27 @@ fn rows_that_do_not_exist_add_nothing() {
 #[test]
 fn nothing_to_do() {
     for device in devices() {
-        let shared = values(4 * 8, 1);
-        for (tokens, top_k, hidden, shared) in
-            [(0, 2, 8, None), (3, 2, 0, None), (4, 0, 8, Some(&shared[..])), (4, 0, 8, None)]
-        {
-            let addends = Combined { shared, ..Combined::default() };
-            let route_row = vec![-1; tokens * top_k];
-            Combination { tokens, top_k, hidden, y: &[], route_row: &route_row, addends }.check(&device);
+        for case in [bare((0, 2), 8), bare((3, 2), 0), choice(bare((4, 0), 8), 2), bare((4, 0), 8)] {
+            pass(&case, &device);
         }
     }
+}
+
+/// Rows of eight equal values each.
+fn rows<const N: usize>(values: [f32; N]) -> Vec<bf16> {
+    values.iter().flat_map(|&x| [bf16::from_f32(x); 8]).collect()
 }
 
 /// The order of the routes is part of the contract: here it decides the result.
 #[test]
 fn routes_are_added_in_ascending_order() {
     for device in devices() {
-        let y: Vec<bf16> = [1.0, 3e8, -3e8, 0.5].iter().flat_map(|&x| [bf16::from_f32(x); 8]).collect();
-        let run = |route_row: [i32; 4]| {
-            let case = Combination {
-                tokens: 1,
-                top_k: 4,
-                hidden: 8,
-                y: &y,
-                route_row: &route_row,
-                addends: Combined::default(),
-            };
-            case.check(&device);
-            bf16::from_bits(case.run(&device)[0]).to_f32()
+        let sum = |route_row: [i32; 4]| {
+            let (y, route_row) = (rows([1.0, 3e8, -3e8, 0.5]), route_row.to_vec());
+            run(CombineProblem { y, route_row, ..bare((1, 4), 8).problem() }, &device)[0].to_f32()
         };
-        assert_eq!(run([0, 1, 2, 3]), 0.5, "1 is lost beside 3e8");
-        assert_eq!(run([1, 2, 0, 3]), 1.5);
+        assert_eq!(sum([0, 1, 2, 3]), 0.5, "1 is lost beside 3e8");
+        assert_eq!(sum([1, 2, 0, 3]), 1.5);
     }
 }
 
@@ -116,13 +112,15 @@ fn routes_are_added_in_ascending_order() {
 fn a_route_is_one_fma() {
     for device in devices() {
         let (value, weight) = (1.007_812_5_f32, 1.234_567_8_f32);
-        let y: Vec<bf16> = [value, -value].iter().flat_map(|&x| [bf16::from_f32(x); 8]).collect();
-        let addends = Combined { weights: Some(&[weight; 2]), ..Combined::default() };
-        let case = Combination { tokens: 1, top_k: 2, hidden: 8, y: &y, route_row: &[0, 1], addends };
-        case.check(&device);
+        let problem = CombineProblem {
+            y: rows([value, -value]),
+            route_row: vec![0, 1],
+            weights: Some(vec![weight; 2]),
+            ..bare((1, 2), 8).problem()
+        };
         let error = f64::from(weight * value) - f64::from(weight) * f64::from(value);
         assert_ne!(error, 0.0);
-        assert_eq!(case.run(&device), [bf16::from_f64(error).to_bits(); 8]);
+        assert_eq!(run(problem, &device), [bf16::from_f64(error); 8]);
     }
 }
 
@@ -130,47 +128,54 @@ fn a_route_is_one_fma() {
 #[test]
 fn shared_then_residual_then_one_rounding() {
     for device in devices() {
-        let row = |x: f32| vec![bf16::from_f32(x); 8];
-        let run = |y: f32, shared: f32, residual: f32| {
-            let (y, shared, residual) = (row(y), row(shared), row(residual));
-            let addends = Combined { weights: None, shared: Some(&shared), residual: Some(&residual) };
-            let case = Combination { tokens: 1, top_k: 1, hidden: 8, y: &y, route_row: &[0], addends };
-            case.check(&device);
-            bf16::from_bits(case.run(&device)[0]).to_f32()
+        let sum = |y: f32, shared: f32, residual: f32| {
+            let (shared, residual) = (Some(rows([shared])), Some(rows([residual])));
+            let problem = CombineProblem {
+                y: rows([y]),
+                route_row: vec![0],
+                shared,
+                residual,
+                ..bare((1, 1), 8).problem()
+            };
+            run(problem, &device)[0].to_f32()
         };
-        assert_eq!(run(1.0, 3e8, -3e8), 0.0, "shared comes before the residual");
-        assert_eq!(run(3e8, -3e8, 1.0), 1.0);
+        assert_eq!(sum(1.0, 3e8, -3e8), 0.0, "shared comes before the residual");
+        assert_eq!(sum(3e8, -3e8, 1.0), 1.0);
         // 1 + 2^-9 + 2^-9 is one BF16 step above 1; rounded in between, it would be 1.
-        assert_eq!(run(1.0, 0.001_953_125, 0.001_953_125 + 0.000_061_035_156), 1.007_812_5);
+        assert_eq!(sum(1.0, 0.001_953_125, 0.001_953_125 + 0.000_061_035_156), 1.007_812_5);
     }
 }
 
 #[test]
 fn a_permutation_of_tokens_permutes_the_result_and_a_split_keeps_it() {
+    let (tokens, top_k, hidden, experts) = (41, 4, 72, 9);
+    let all = choice(CombineCase::new(routed((tokens, top_k, experts), Routing::Uniform, 3), hidden), 1);
+    let ids = all.map.problem().ids;
+    let w = all.problem().weights.expect("weights");
     for device in devices() {
-        let (tokens, top_k, hidden, experts) = (41, 4, 72, 9);
-        let ids = Routing::Uniform.ids((tokens, top_k, experts), 3);
-        let w = combine_weights(tokens * top_k);
         // What the experts return depends on the token and the expert, not on the row.
-        let run = |order: &[usize]| {
-            let spec = ExpertMapSpec { tokens: order.len(), top_k, experts, layout: ExpertLayout::Ragged };
+        let of_tokens = |order: &[usize]| {
             let routes: Vec<usize> = order.iter().flat_map(|&t| t * top_k..(t + 1) * top_k).collect();
-            let ids: Vec<i32> = routes.iter().map(|&route| ids[route]).collect();
-            let w: Vec<f32> = routes.iter().map(|&route| w[route]).collect();
-            let map = check::moe::map(&device, spec, &ids).expect("map");
-            let expert_row = |&route: &i32| values(hidden, routes[route as usize] as u64 + 100);
-            let y: Vec<bf16> = map.row_route.iter().flat_map(expert_row).collect();
-            let addends = Combined { weights: Some(&w), ..Combined::default() };
-            Combination { tokens: order.len(), top_k, hidden, y: &y, route_row: &map.route_row, addends }
-                .run(&device)
+            let case = ExpertMapCase::new((order.len(), top_k, experts));
+            let map = ExpertMapProblem { case, ids: routes.iter().map(|&route| ids[route]).collect() };
+            let map = attempt(Arc::new(map), &device, memory_of("map")).expect("right").outputs;
+            let map = mapped(&map);
+            let expert_row = |&route: &i32| all.values(1, routes[route as usize] as u64 + 100);
+            let problem = CombineProblem {
+                y: map.row_route.iter().flat_map(expert_row).collect(),
+                route_row: map.route_row,
+                weights: Some(routes.iter().map(|&route| w[route]).collect()),
+                ..choice(bare((order.len(), top_k), hidden), 1).problem()
+            };
+            run(problem, &device)
         };
-        let all: Vec<usize> = (0..tokens).collect();
+        let plain = of_tokens(&(0..tokens).collect::<Vec<_>>());
         let order: Vec<usize> = (0..tokens).map(|t| (t * 17 + 5) % tokens).collect();
-        let (plain, permuted) = (run(&all), run(&order));
-        for (token, row) in order.iter().zip(permuted.chunks(hidden)) {
+        for (token, row) in order.iter().zip(of_tokens(&order).chunks(hidden)) {
             assert_eq!(row, &plain[token * hidden..][..hidden], "token {token}");
         }
-        assert_eq!(plain, [run(&all[..15]), run(&all[15..])].concat());
+        let parts = [0..15, 15..tokens].map(|part| of_tokens(&part.collect::<Vec<_>>()));
+        assert_eq!(plain, parts.concat());
     }
 }
 
@@ -178,23 +183,18 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn any_shape(
+    fn any_shape_and_memory(
         tokens in 1..30_usize, top_k in 1..11_usize, pieces in 1..20_usize, rows in 1..60_usize, seed in 0..1_000_u64,
-        choice in 0..8_u8, bad in any::<bool>(),
+        addends in 0..8_u8, bad in any::<bool>(),
     ) {
-        let hidden = 8 * pieces;
-        let (y, w) = (values(rows * hidden, seed), combine_weights(tokens * top_k));
-        let (shared, residual) = (values(tokens * hidden, seed + 1), values(tokens * hidden, seed + 2));
+        let case = choice(CombineCase::new(routed((tokens, top_k, 7), Routing::Strangers, seed), 8 * pieces), addends);
         let beyond = if bad { 2 } else { 0 };
         let row = |route: usize| ((route * 31 + seed as usize) % (rows + 1 + beyond)) as i32 - 1;
-        let route_row: Vec<i32> = (0..tokens * top_k).map(row).collect();
-        let addends = Combined {
-            weights: (choice & 1 != 0).then_some(&w[..]),
-            shared: (choice & 2 != 0).then_some(&shared[..]),
-            residual: (choice & 4 != 0).then_some(&residual[..]),
-        };
+        let route_row = (0..tokens * top_k).map(row).collect();
+        let problem = Arc::new(CombineProblem { y: case.values(rows, seed), route_row, ..case.problem() });
         for device in seeded([seed]) {
-            Combination { tokens, top_k, hidden, y: &y, route_row: &route_row, addends }.check(&device);
+            attempt(problem.clone(), &device, Memory::Poisoned(seed)).expect("right");
+            pass_in(&case, &device, Memory::Poisoned(seed));
         }
     }
 }

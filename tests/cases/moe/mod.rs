@@ -1,4 +1,5 @@
 mod combine;
 mod expert_map;
-mod layer;
+mod gather_quantize;
+mod moe_layer;
 mod swiglu_quantize;

@@ -1,47 +1,45 @@
-//! Gather and SwiGLU: byte for byte what the references give, on the rows that experts use and nowhere else.
+//! SwiGLU: byte for byte what the reference gives, on the rows that experts use and nowhere else.
 
+use std::sync::Arc;
+
+use check::case::{attempt, memory_of, pass, pass_in};
 use check::devices::{devices, seeded};
-use check::moe::Routing;
-use check::moe::rows::{
-    Batch, FORMATS, LAYOUTS, Swiglu, activations, check_gather, check_report, gathered, run_gather, weights,
-};
-use deepseek_kernels::bf16;
+use check::memory::{Memory, Output};
+use check::moe::expert_map::ExpertMapCase;
+use check::moe::swiglu_quantize::{SwigluQuantizeCase, SwigluQuantizeProblem};
+use check::moe::{LAYOUTS, ROUTINGS, Routing};
+use check::quant::FORMATS;
 use deepseek_kernels::gemm::Segments;
 use deepseek_kernels::moe::{ExpertLayout, ExpertMapSpec};
 use deepseek_kernels::quant::ScaleFormat;
+use deepseek_kernels::{Device, F8E4M3, bf16};
 use oracles::exp_f32;
 use oracles::moe::swiglu;
-use oracles::quant::quantizer_rows;
 use proptest::prelude::*;
 
-#[test]
-fn gathered_rows_are_those_of_the_quantiser() {
-    for device in devices() {
-        for layout in LAYOUTS {
-            for (index, routing) in check::moe::ROUTINGS.into_iter().enumerate() {
-                let batch = Batch::new((40, 3, 7), layout, routing, 5);
-                check_gather(&device, &batch, &quantizer_rows(40, 384, 1), 384, FORMATS[index % 2]);
-            }
-        }
-    }
+fn map(shape: (usize, usize, usize), layout: ExpertLayout, routing: Routing) -> ExpertMapCase {
+    ExpertMapCase { routing, ..ExpertMapCase::new(shape).laid_out(layout) }
+}
+
+fn outputs(problem: SwigluQuantizeProblem, device: &Device) -> Vec<Output> {
+    attempt(Arc::new(problem), device, memory_of("SwiGLU"))
+        .unwrap_or_else(|error| panic!("{error:#}"))
+        .outputs
 }
 
 #[test]
 fn every_option_on_every_layout() {
     for device in devices() {
         for layout in LAYOUTS {
-            let batch = Batch::new((30, 3, 7), layout, Routing::Strangers, 5);
-            let x = activations(&batch, 256, 3);
-            let weights = weights(90);
-            let weighted = || Some(&weights[..]);
-            for (clamp, weights, format) in [
-                (None, None, ScaleFormat::Fp32),
-                (Some(7.0), None, ScaleFormat::PowerOfTwo),
-                (None, weighted(), ScaleFormat::PowerOfTwo),
-                (Some(2.5), weighted(), ScaleFormat::Fp32),
-                (Some(0.0), weighted(), ScaleFormat::Fp32),
+            let case = SwigluQuantizeCase::new(map((30, 3, 7), layout, Routing::Strangers), 256);
+            for (clamp, weighted, format) in [
+                (None, false, ScaleFormat::Fp32),
+                (Some(7.0), false, ScaleFormat::PowerOfTwo),
+                (None, true, ScaleFormat::PowerOfTwo),
+                (Some(2.5), true, ScaleFormat::Fp32),
+                (Some(0.0), true, ScaleFormat::Fp32),
             ] {
-                Swiglu { batch: &batch, x: &x, intermediate: 256, clamp, weights, format }.check(&device);
+                pass(&SwigluQuantizeCase { clamp, weighted, format, ..case }, &device);
             }
         }
     }
@@ -50,24 +48,16 @@ fn every_option_on_every_layout() {
 /// Every BF16 gate, so every exponential that can occur.
 #[test]
 fn every_gate() {
+    let row = |row: u16| {
+        let gates = (0..128).map(move |i| bf16::from_bits(row << 7 | i));
+        gates.chain((0..128).map(move |i| bf16::from_f32(1.0 + f32::from(i + row % 2) / 64.0)))
+    };
+    let x: Vec<bf16> = (0..512).flat_map(row).collect();
+    let case = SwigluQuantizeCase::new(map((512, 1, 1), ExpertLayout::Ragged, Routing::AllToOne), 128);
     for device in devices() {
-        let batch = Batch::new((512, 1, 1), ExpertLayout::Ragged, Routing::AllToOne, 0);
-        let x: Vec<bf16> = (0..512_u16)
-            .flat_map(|row| {
-                let gates = (0..128).map(move |i| bf16::from_bits(row << 7 | i));
-                gates.chain((0..128).map(move |i| bf16::from_f32(1.0 + f32::from(i + row % 2) / 64.0)))
-            })
-            .collect();
         for clamp in [None, Some(10.0)] {
-            Swiglu {
-                batch: &batch,
-                x: &x,
-                intermediate: 128,
-                clamp,
-                weights: None,
-                format: ScaleFormat::Fp32,
-            }
-            .check(&device);
+            let case = SwigluQuantizeCase { clamp, format: ScaleFormat::Fp32, ..case };
+            outputs(SwigluQuantizeProblem { x: x.clone(), ..case.problem() }, &device);
         }
     }
 }
@@ -75,25 +65,16 @@ fn every_gate() {
 #[test]
 fn every_routing() {
     for device in devices() {
-        for routing in check::moe::ROUTINGS {
+        for routing in ROUTINGS {
             for layout in LAYOUTS {
-                let batch = Batch::new((21, 2, 5), layout, routing, 8);
-                let (x, w) = (activations(&batch, 128, 4), weights(42));
-                let case = Swiglu {
-                    batch: &batch,
-                    x: &x,
-                    intermediate: 128,
-                    clamp: None,
-                    weights: Some(&w),
-                    format: ScaleFormat::Fp32,
-                };
-                case.check(&device);
+                let case = SwigluQuantizeCase::new(map((21, 2, 5), layout, routing), 128);
+                pass(&SwigluQuantizeCase { weighted: true, ..case }, &device);
             }
         }
     }
 }
 
-/// What stands in the segments is no count of rows: it is cut to the rows there are, and told.
+/// What stands in the segments is no count of rows: it is cut to the rows there are; the judge knows that it is told of.
 #[test]
 fn bad_segments_are_cut() {
     for device in devices() {
@@ -106,56 +87,33 @@ fn bad_segments_are_cut() {
             (ExpertLayout::Masked { max_rows: 4 }, 5, 4),
             (ExpertLayout::Masked { max_rows: 4 }, i32::MAX, 4),
         ] {
-            let mut batch = Batch::new((6, 2, 3), layout, Routing::AllToOne, 0);
-            let x = vec![bf16::ONE; 12 * 256];
-            let segment = |batch: &mut Batch, value: i32| match layout {
-                ExpertLayout::Masked { .. } => batch.map.counts[2] = value,
-                _ => batch.map.offsets[3] = value,
+            let case = SwigluQuantizeCase::new(map((6, 2, 3), layout, Routing::AllToOne), 128);
+            let run = |value: i32| {
+                let mut problem = case.problem();
+                problem.x.fill(bf16::ONE);
+                match layout {
+                    ExpertLayout::Masked { .. } => problem.batch.map.counts[2] = value,
+                    _ => problem.batch.map.offsets[3] = value,
+                }
+                outputs(problem, &device)
             };
-            segment(&mut batch, bad);
-            let out = Swiglu {
-                batch: &batch,
-                x: &x,
-                intermediate: 128,
-                clamp: None,
-                weights: None,
-                format: ScaleFormat::Fp32,
-            }
-            .run(&device);
-            segment(&mut batch, becomes);
-            let want = Swiglu {
-                batch: &batch,
-                x: &x,
-                intermediate: 128,
-                clamp: None,
-                weights: None,
-                format: ScaleFormat::Fp32,
-            }
-            .reference();
-            out.check(&want, (12, 128), |row| batch.used(row));
-            check_report(&device, false, true);
+            assert!(run(bad) == run(becomes), "{bad} is {becomes}");
         }
     }
 }
 
-/// A route that does not exist is padding, and told.
+/// A route that does not exist is padding; the judge knows that it is told of.
 #[test]
 fn routes_that_do_not_exist_are_zero() {
+    let case = SwigluQuantizeCase::new(map((6, 2, 3), ExpertLayout::Ragged, Routing::Uniform), 128);
     for device in devices() {
-        let batch = |routes: [i32; 2]| {
-            let mut batch = Batch::new((6, 2, 3), ExpertLayout::Ragged, Routing::Uniform, 0);
-            [batch.map.row_route[3], batch.map.row_route[7]] = routes;
-            batch
+        let run = |routes: [i32; 2]| {
+            let mut problem = SwigluQuantizeCase { weighted: true, ..case }.problem();
+            problem.x.fill(bf16::ONE);
+            [problem.batch.map.row_route[3], problem.batch.map.row_route[7]] = routes;
+            outputs(problem, &device)
         };
-        let (bad, cut) = (batch([12, i32::MIN]), batch([-1, -1]));
-        let (x, w) = (vec![bf16::ONE; 12 * 256], weights(12));
-        let (weights, format) = (Some(&w[..]), ScaleFormat::Fp32);
-        let case = |batch| Swiglu { batch, x: &x, intermediate: 128, clamp: None, weights, format };
-        case(&bad).run(&device).check(&case(&cut).reference(), (12, 128), |_| true);
-        check_report(&device, false, true);
-        let rows = run_gather(&device, &bad, &x[..6 * 256], 256, format);
-        rows.check(&gathered(&cut, &x[..6 * 256], 256, format), (12, 256), |_| true);
-        check_report(&device, false, true);
+        assert!(run([12, i32::MIN]) == run([-1, -1]));
     }
 }
 
@@ -163,24 +121,7 @@ fn routes_that_do_not_exist_are_zero() {
 fn nothing_to_do() {
     for device in devices() {
         for (shape, intermediate) in [((0, 2, 3), 128), ((4, 2, 3), 0)] {
-            let batch = Batch::new(shape, ExpertLayout::Ragged, Routing::Uniform, 0);
-            let x = vec![bf16::ONE; batch.rows() * 2 * intermediate];
-            Swiglu {
-                batch: &batch,
-                x: &x,
-                intermediate,
-                clamp: None,
-                weights: None,
-                format: ScaleFormat::Fp32,
-            }
-            .check(&device);
-            check_gather(
-                &device,
-                &batch,
-                &vec![bf16::ONE; shape.0 * intermediate],
-                intermediate,
-                ScaleFormat::Fp32,
-            );
+            pass(&SwigluQuantizeCase::new(ExpertMapCase::new(shape), intermediate), &device);
         }
     }
 }
@@ -188,32 +129,20 @@ fn nothing_to_do() {
 /// A row's bits do not depend on the rows beside it.
 #[test]
 fn a_batch_split_in_two_gives_the_same_bits() {
+    let case =
+        |rows| SwigluQuantizeCase::new(map((rows, 1, 1), ExpertLayout::Ragged, Routing::AllToOne), 256);
+    let whole = case(37).problem();
     for device in devices() {
-        let whole = Batch::new((37, 1, 1), ExpertLayout::Ragged, Routing::AllToOne, 0);
-        let x = activations(&whole, 256, 9);
         let run = |first: usize, rows: usize| {
-            let batch = Batch::new((rows, 1, 1), ExpertLayout::Ragged, Routing::AllToOne, 0);
-            let x = &x[first * 512..][..rows * 512];
-            let out = Swiglu {
-                batch: &batch,
-                x,
-                intermediate: 256,
-                clamp: None,
-                weights: None,
-                format: ScaleFormat::Fp32,
-            }
-            .run(&device);
-            let codes: Vec<u8> = out.q.into_checked(|c| c.to_bits()).iter().map(|c| c.to_bits()).collect();
-            let sf: Vec<u32> = out.sf.into_checked(f32::to_bits).iter().map(|s| s.to_bits()).collect();
-            (codes, sf)
+            let x = whole.x[first * 512..][..rows * 512].to_vec();
+            let outputs = outputs(SwigluQuantizeProblem { x, ..case(rows).problem() }, &device);
+            (outputs[0].values::<F8E4M3>(), outputs[1].values::<f32>())
         };
         let (all, front, back) = (run(0, 37), run(0, 14), run(14, 23));
-        assert_eq!(all.0, [front.0, back.0].concat());
-        let rows = |(g, row): (usize, usize)| {
-            if row < 14 { front.1[g * 14 + row] } else { back.1[g * 23 + row - 14] }
-        };
-        assert!((0..2).flat_map(|g| (0..37).map(move |row| (g, row))).map(rows).eq(all.1.iter().copied()));
-        let _ = device.poll_error();
+        let bits = |codes: &[F8E4M3]| codes.iter().map(|code| code.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&all.0), bits(&[front.0, back.0].concat()));
+        let lines = front.1.chunks(14).zip(back.1.chunks(23));
+        assert_eq!(all.1, lines.flat_map(|(front, back)| [front, back].concat()).collect::<Vec<_>>());
     }
 }
 
@@ -253,16 +182,13 @@ proptest! {
     #[test]
     fn any_batch(
         tokens in 1..40_usize, top_k in 1..5_usize, experts in 1..12_usize, blocks in 1..4_usize, layout in 0..3_usize,
-        routing in 0..check::moe::ROUTINGS.len(), weighted in any::<bool>(), power in any::<bool>(), seed in any::<u64>(),
+        routing in 0..ROUTINGS.len(), weighted in any::<bool>(), power in any::<bool>(), seed in any::<u64>(),
     ) {
-        let batch = Batch::new((tokens, top_k, experts), LAYOUTS[layout], check::moe::ROUTINGS[routing], seed);
-        let (x, w) = (activations(&batch, 128 * blocks, seed), weights(tokens * top_k));
-        let format = FORMATS[usize::from(power)];
-        let weights = weighted.then_some(&w[..]);
-        let case = Swiglu { batch: &batch, x: &x, intermediate: 128 * blocks, clamp: None, weights, format };
+        let map = ExpertMapCase { seed, ..map((tokens, top_k, experts), LAYOUTS[layout], ROUTINGS[routing]) };
+        let case = SwigluQuantizeCase::new(map, 128 * blocks);
+        let case = SwigluQuantizeCase { weighted, format: FORMATS[usize::from(power)], ..case };
         for device in seeded([seed]) {
-            case.check(&device);
-            check_gather(&device, &batch, &quantizer_rows(tokens, 128 * blocks, seed), 128 * blocks, format);
+            pass_in(&case, &device, Memory::Poisoned(seed));
         }
     }
 }

@@ -1,41 +1,29 @@
 //! Faults in the sum of what the experts made of a token.
 
+use check::case::{Cases, boxed};
 use check::moe::Routing;
-use check::moe::tokens::{Combination, combine_weights, map_rows, values};
-use deepseek_kernels::{Device, bf16};
-use oracles::moe::Combined;
+use check::moe::combine::CombineCase;
+use check::moe::expert_map::ExpertMapCase;
 
 use crate::Problem;
 
-pub const COMBINE: Problem = Problem::Probe { kernels: &["combine"], run: combine };
+pub const COMBINE: Problem = Problem::Cases(combine);
 
-fn combine(device: &Device) {
-    let (tokens, top_k, hidden) = (21, 6, 72);
-    let (y, w) = (values(tokens * top_k * hidden, 1), combine_weights(tokens * top_k));
-    let (shared, residual) = (values(tokens * hidden, 2), values(tokens * hidden, 3));
-    let mut route_row = map_rows((tokens, top_k, 9), Routing::Strangers, 4);
-    let addends = Combined { weights: Some(&w), shared: Some(&shared), residual: Some(&residual) };
-    Combination { tokens, top_k, hidden, y: &y, route_row: &route_row, addends }.check(device);
-    route_row[5] = (tokens * top_k) as i32;
-    Combination { tokens, top_k, hidden, y: &y, route_row: &route_row, addends }.check(device);
-
-    // A product that FP32 cannot hold, taken from itself.
-    let y: Vec<bf16> = [1.007_812_5, -1.007_812_5].iter().flat_map(|&x| [bf16::from_f32(x); 8]).collect();
-    let addends = Combined { weights: Some(&[1.234_567_8; 2]), ..Combined::default() };
-    Combination { tokens: 1, top_k: 2, hidden: 8, y: &y, route_row: &[0, 1], addends }.check(device);
-
-    // One sum whose order decides it.
-    let y: Vec<bf16> = [1.0, 3e8, -3e8, 0.5].iter().flat_map(|&x| [bf16::from_f32(x); 8]).collect();
-    let addends = Combined::default();
-    Combination { tokens: 1, top_k: 4, hidden: 8, y: &y, route_row: &[0, 1, 2, 3], addends }.check(device);
+/// All that may be added; then a row that does not exist; then sums that the order of routes and each fma decide.
+fn combine() -> Cases {
+    let map = ExpertMapCase { routing: Routing::Strangers, seed: 4, ..ExpertMapCase::new((21, 6, 9)) };
+    let case = CombineCase::new(map, 72);
+    let routed = ExpertMapCase { routing: Routing::Uniform, ..map };
+    let cancelling = CombineCase { map: routed, shared: false, residual: false, cancelling: true, ..case };
+    boxed([case, CombineCase { astray: true, ..case }, cancelling])
 }
 
 faults! {
     weight_of_the_next_route: COMBINE,
         "params.weights + route0 + i" => "params.weights + route0 + i + 1", ["out[", "outside"];
     dropped_route_used_as_a_row: COMBINE, "if (row[i] >= params.rows) continue;" => "", ["outside"];
-    missing_row_unreported: COMBINE, "row[i] != kDropped" => "false", ["unreported"];
-    dropped_route_reported: COMBINE, "if (row[i] != kDropped)" => "", ["rows of an expert"];
+    missing_row_unreported: COMBINE, "row[i] != kDropped" => "false", ["got one of nothing"];
+    dropped_route_reported: COMBINE, "if (row[i] != kDropped)" => "", ["got one of rows of an expert"];
     routes_in_descending_order: COMBINE,
         "if (row[i] < params.rows) {" => "const uint32_t j = kRoutesInFlight - 1 - i; if (row[j] < params.rows) {",
         "add_piece(sum, weight[i], v[i])" => "add_piece(sum, weight[j], v[j])",

@@ -2,28 +2,23 @@
 
 use std::num::NonZeroU32;
 
-use check::moe::{Routing, check_map};
-use deepseek_kernels::moe::{ExpertLayout, ExpertMapSpec};
-use deepseek_kernels::{Device, Error};
+use check::case::{Cases, boxed};
+use check::moe::Routing;
+use check::moe::expert_map::ExpertMapCase;
+use deepseek_kernels::moe::ExpertLayout;
 
 use crate::Problem;
 
-pub const MAP: Problem =
-    Problem::Probe { kernels: &["expert_map_count", "expert_map_scan", "expert_map_scatter"], run: map };
+pub const MAP: Problem = Problem::Cases(map);
 
 /// Three blocks, ids of every kind, more experts than threads; no room for all in the masked layout.
-fn map(device: &Device) {
+fn map() -> Cases {
     let aligned = ExpertLayout::Aligned { alignment: NonZeroU32::new(8).expect("not 0") };
-    for (experts, layout) in
-        [(300, ExpertLayout::Ragged), (5, aligned), (5, ExpertLayout::Masked { max_rows: 20 })]
-    {
-        let spec = ExpertMapSpec { tokens: 150, top_k: 4, experts, layout };
-        check_map(device, spec, &Routing::Strangers.ids((150, 4, experts), 1));
-        let Err(Error::Data(faults)) = device.poll_error() else { panic!("strange ids went unreported") };
-        assert!(faults.expert_id(), "strange ids went unreported");
-        let crowded = matches!(layout, ExpertLayout::Masked { .. });
-        assert_eq!(faults.segment(), crowded, "routes without room went unreported, or were not without");
-    }
+    let layouts = [(300, ExpertLayout::Ragged), (5, aligned), (5, ExpertLayout::Masked { max_rows: 20 })];
+    boxed(layouts.map(|(experts, layout)| {
+        let map = ExpertMapCase::new((150, 4, experts)).laid_out(layout);
+        ExpertMapCase { routing: Routing::Strangers, ..map }
+    }))
 }
 
 faults! {
@@ -46,7 +41,7 @@ faults! {
         "sCounts + group * sizeof(uint32_t)" => "sCounts", ["demand[", "not ordered", "row_route["];
     block_left_out_of_the_sum: MAP, "end = first + run" => "end = first + run + 1", ["not ordered", "demand["];
     routes_kept_beyond_the_room: MAP, "if (rank < params.max_rows)" => "", ["row_route[", "not ordered", "outside"];
-    surplus_unreported: MAP, "if (!fits) report_fault(params.error_words, FAULT_SEGMENT);" => "", ["unreported"];
+    surplus_unreported: MAP, "if (!fits) report_fault(params.error_words, FAULT_SEGMENT);" => "", ["got one of ids of experts"];
     surplus_counted_as_rows: MAP, "fits ? demand : params.max_rows" => "demand", ["counts["];
     segment_not_aligned: MAP,
         "(count + params.alignment - 1) / params.alignment * params.alignment" => "count", ["row_route[", "offsets["];

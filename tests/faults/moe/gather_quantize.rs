@@ -1,21 +1,20 @@
 //! Faults in the gather of an expert's rows.
 
-use check::moe::Routing;
-use check::moe::rows::{Batch, LAYOUTS, check_gather};
+use check::case::boxed;
+use check::moe::expert_map::ExpertMapCase;
+use check::moe::gather_quantize::GatherQuantizeCase;
+use check::moe::{LAYOUTS, Routing};
 use deepseek_kernels::quant::ScaleFormat;
-use oracles::quant::quantizer_rows;
 
 use crate::Problem;
 
-pub const GATHER: Problem = Problem::Probe {
-    kernels: &["gather_quantize"],
-    run: |device| {
-        for layout in LAYOUTS {
-            let batch = Batch::new((23, 3, 5), layout, Routing::Strangers, 2);
-            check_gather(device, &batch, &quantizer_rows(23, 256, 1), 256, ScaleFormat::Fp32);
-        }
-    },
-};
+pub const GATHER: Problem = Problem::Cases(|| {
+    boxed(LAYOUTS.map(|layout| {
+        let map = ExpertMapCase::new((23, 3, 5)).laid_out(layout);
+        let map = ExpertMapCase { routing: Routing::Strangers, seed: 2, ..map };
+        GatherQuantizeCase { format: ScaleFormat::Fp32, ..GatherQuantizeCase::new(map, 256) }
+    }))
+});
 
 faults! {
     padding_used_as_a_route: GATHER, "route < params.routes" => "route != 12345", ["outside"];

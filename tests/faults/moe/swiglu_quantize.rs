@@ -1,28 +1,23 @@
 //! Faults in SwiGLU.
 
-use check::moe::Routing;
-use check::moe::rows::{Batch, LAYOUTS, Swiglu, activations, weights};
-use deepseek_kernels::Device;
+use check::case::{Cases, boxed};
+use check::moe::expert_map::ExpertMapCase;
+use check::moe::swiglu_quantize::SwigluQuantizeCase;
+use check::moe::{LAYOUTS, Routing};
 use deepseek_kernels::quant::ScaleFormat;
 
 use crate::Problem;
 
-pub const SWIGLU: Problem = Problem::Probe { kernels: &["swiglu_quantize"], run: activate };
+pub const SWIGLU: Problem = Problem::Cases(activate);
 
-fn activate(device: &Device) {
-    for layout in LAYOUTS {
-        let batch = Batch::new((23, 3, 5), layout, Routing::Strangers, 2);
-        let (x, w) = (activations(&batch, 256, 1), weights(69));
-        let case = Swiglu {
-            batch: &batch,
-            x: &x,
-            intermediate: 256,
-            clamp: Some(6.0),
-            weights: Some(&w),
-            format: ScaleFormat::Fp32,
-        };
-        case.check(device);
-    }
+fn activate() -> Cases {
+    let case = |layout| {
+        let map = ExpertMapCase::new((23, 3, 5)).laid_out(layout);
+        let map = ExpertMapCase { routing: Routing::Strangers, seed: 2, ..map };
+        let case = SwigluQuantizeCase::new(map, 256);
+        SwigluQuantizeCase { clamp: Some(6.0), weighted: true, format: ScaleFormat::Fp32, ..case }
+    };
+    boxed(LAYOUTS.map(case))
 }
 
 faults! {

@@ -329,10 +329,10 @@ impl Prepared for GroupedFp8GemmRun {
     fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
         let d = self.operands.d.values()?;
         let experts = self.problem.case.assignment.experts();
-        let with_rows = experts.iter().enumerate().filter(|(_, rows)| !rows.is_empty());
+        let mut with_rows = experts.iter().enumerate().filter(|(_, rows)| !rows.is_empty());
         let looked_at = match scrutiny {
             Scrutiny::Thorough => with_rows.collect::<Vec<_>>(),
-            Scrutiny::Brief => with_rows.last().into_iter().collect(),
+            Scrutiny::Brief => with_rows.next_back().into_iter().collect(),
         };
         let mut checks: Vec<Check> = Vec::new();
         for (e, rows) in looked_at {

@@ -3,24 +3,24 @@
 use deepseek_kernels::DeviceKind;
 use deepseek_kernels::gemm::OutputType;
 use deepseek_kernels::quant::ScaleFormat;
+use deepseek_kernels::router::GateSpec;
 use oracles::gemm::GemmClass;
 
 use super::absorb::AbsorbJob;
 use super::attention;
 use super::case_job::CaseJob;
 use super::kv_cache::KvCacheJob;
-use super::moe::MoeJob;
-use super::routed::RoutedJob;
 use super::runner::Job;
 use super::shapes::{EMULATED_EXPERTS, EMULATED_ROWS, EMULATED_TOKENS, EXPERT, GPU_EXPERTS, GPU_ROWS, Layer};
 use crate::case::Case;
 use crate::gemm::fp8_gemm::Fp8GemmCase;
 use crate::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase};
+use crate::moe::moe_layer::MoeLayerCase;
 use crate::quant::quantize_1x128::{Layout, Quantize1x128Case};
 use crate::quant::quantize_128x128::Quantize128x128Case;
 use crate::quant::transpose_scales::TransposeScalesCase;
 use crate::quant::{FORMATS, QuantizerClass};
-use crate::router;
+use crate::{moe, router};
 
 /// Integers that only one result is right for, and normal data with outlier channels.
 const CLASSES: [GemmClass; 2] = [GemmClass::Integers, GemmClass::Outliers];
@@ -59,17 +59,17 @@ pub fn rotating(layers: &[Layer], seed: u64) -> Vec<Box<dyn Job>> {
 /// one, and none, and a whole layer.
 pub fn experts(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
     let (tokens, rows, layer) = match kind {
-        DeviceKind::Cuda => (GPU_ROWS[0], &GPU_EXPERTS[..], MoeJob { tokens: 8, width: 2048, seed, ..MOE }),
-        DeviceKind::Emulated => (EMULATED_TOKENS, &EMULATED_EXPERTS[..], MoeJob { seed, ..MOE }),
+        DeviceKind::Cuda => (GPU_ROWS[0], &GPU_EXPERTS[..], moe_layer(8, 2048)),
+        DeviceKind::Emulated => (EMULATED_TOKENS, &EMULATED_EXPERTS[..], moe_layer(3, 256)),
     };
     let grouped = |layer: Layer| {
         let case = GroupedFp8GemmCase::new(Assignment::ragged(rows, 0), (layer.n, layer.k));
         job(GroupedFp8GemmCase { class: GemmClass::Integers, seed, ..case }, seed)
     };
     let mut jobs: Vec<Box<dyn Job>> = EXPERT.map(grouped).into();
-    jobs.extend(router::deepseek_v3(tokens, seed).into_iter().map(|case| boxed_job(case, seed)));
-    jobs.push(Box::new(RoutedJob { tokens, seed }));
-    jobs.push(Box::new(layer));
+    let around = router::deepseek_v3(tokens, seed).into_iter().chain(moe::deepseek_v3(tokens, seed));
+    jobs.extend(around.map(|case| boxed_job(case, seed)));
+    jobs.push(job(MoeLayerCase { seed, ..layer }, seed));
     jobs
 }
 
@@ -86,9 +86,12 @@ pub fn attention(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
     jobs
 }
 
-/// What the emulator can compute in seconds.
-const MOE: MoeJob =
-    MoeJob { tokens: 3, experts: 16, top_k: 4, groups: 4, kept_groups: 2, width: 256, seed: 0 };
+/// A layer with DeepSeek-V3's hidden size and router, of fewer experts: what the emulator can compute in seconds.
+fn moe_layer(tokens: usize, width: usize) -> MoeLayerCase {
+    let (experts, top_k, groups, kept_groups) = (16, 4, 4, 2);
+    let gate = GateSpec { experts, top_k, groups, kept_groups, ..GateSpec::deepseek_v3(tokens) };
+    MoeLayerCase::new(gate, width)
+}
 
 /// What a reader of the emulator's results has to know about them.
 pub fn rotation_note() -> String {

@@ -1,0 +1,250 @@
+//! What the experts made of a token, added up.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::moe::{Combine, CombineArgs, CombineSpec, ExpertMapSpec};
+use deepseek_kernels::{DataFaults, Device, Error, Stream, bf16};
+use oracles::moe::{Combined, Mapped, combine};
+
+use super::expert_map::ExpertMapCase;
+use crate::case::{Case, Prepared, Problem, Work};
+use crate::data::repeated;
+use crate::judge::{Check, Scrutiny};
+use crate::memory::{Arena, Memory, Operand, Output, Rows};
+
+/// Tokens put together from rows.
+#[derive(Debug, Clone, Copy)]
+pub struct CombineCase {
+    pub map: ExpertMapCase,
+    pub hidden: usize,
+    /// Whether rows are multiplied with the weights of their routes.
+    pub weighted: bool,
+    /// Whether the output of shared experts is added.
+    pub shared: bool,
+    /// Whether a residual is added.
+    pub residual: bool,
+    /// Whether routes take back what others add, and rounding errors are left: the order of routes and each fma show.
+    pub cancelling: bool,
+    /// Whether the first route has a row that does not exist.
+    pub astray: bool,
+    /// Few rows differ: large operands are drawn in no time.
+    pub repeated: bool,
+}
+
+/// Rows that differ: none is like one that is a power of two away.
+const DRAWN: usize = 509;
+/// Tokens of a brief look.
+const BRIEF: usize = 64;
+
+impl CombineCase {
+    /// With all that may be added.
+    pub const fn new(map: ExpertMapCase, hidden: usize) -> Self {
+        Self {
+            map,
+            hidden,
+            weighted: true,
+            shared: true,
+            residual: true,
+            cancelling: false,
+            astray: false,
+            repeated: false,
+        }
+    }
+
+    /// Rows of values of many magnitudes, whose sum depends on its order.
+    pub fn values(&self, rows: usize, seed: u64) -> Vec<bf16> {
+        let drawn = if self.repeated { rows.min(DRAWN) } else { rows };
+        let value = |i: usize| {
+            let angle = i as f32 * 1.37 + seed as f32 * 0.61;
+            bf16::from_f32(angle.sin() * ((i as f32 * 0.77 + seed as f32).cos() * 6.0).exp2())
+        };
+        let drawn: Vec<bf16> = (0..drawn * self.hidden).map(value).collect();
+        repeated(&drawn, self.hidden, rows)
+    }
+
+    /// Rows that add up to next to nothing, by the route of each.
+    fn cancelling(&self, row_route: &[i32]) -> Vec<bf16> {
+        let of_route = |k: usize| [1.0, 3e8, -3e8].get(k).copied().unwrap_or(0.5);
+        let value = |route: i32| of_route(route.max(0) as usize % self.map.spec.top_k);
+        let row = |&route: &i32| vec![bf16::from_f32(value(route)); self.hidden];
+        row_route.iter().flat_map(row).collect()
+    }
+
+    /// With its inputs.
+    pub fn problem(self) -> CombineProblem {
+        let ExpertMapSpec { tokens, top_k, .. } = self.map.spec;
+        let rows = self.map.spec.rows();
+        let Mapped { mut route_row, row_route, .. } = self.map.batch().map;
+        if self.astray {
+            route_row.iter_mut().take(1).for_each(|row| *row = rows as i32);
+        }
+        // Small numbers: the arguments of the sines stay exact enough to differ.
+        let seed = self.map.seed % 1000;
+        let weight = |i: usize| match self.cancelling {
+            true => 1.234_567_8,
+            false => 0.01 + (i as f32 * 0.917).sin().abs() * 2.5,
+        };
+        CombineProblem {
+            case: self,
+            y: if self.cancelling { self.cancelling(&row_route) } else { self.values(rows, seed) },
+            route_row,
+            weights: self.weighted.then(|| (0..tokens * top_k).map(weight).collect()),
+            shared: self.shared.then(|| self.values(tokens, seed + 1)),
+            residual: self.residual.then(|| self.values(tokens, seed + 2)),
+        }
+    }
+}
+
+impl Case for CombineCase {
+    fn operation(&self) -> &'static str {
+        "combine"
+    }
+
+    fn title(&self) -> String {
+        "combine".to_owned()
+    }
+
+    fn shape(&self) -> String {
+        format!("{} x {}", self.map.spec.tokens, self.hidden)
+    }
+
+    fn label(&self) -> String {
+        let addends = [(self.weighted, "_weighted"), (self.shared, "_shared"), (self.residual, "_residual")];
+        let addends: String = addends.into_iter().filter_map(|(is, name)| is.then_some(name)).collect();
+        format!("{}_{}{addends}", self.map.rows_label(), self.hidden)
+    }
+
+    fn data(&self) -> String {
+        self.map.data()
+    }
+
+    fn work(&self) -> Work {
+        let ExpertMapSpec { tokens, top_k, .. } = self.map.spec;
+        let rows = tokens * (top_k + 1 + usize::from(self.shared) + usize::from(self.residual));
+        let routes = tokens * top_k * if self.weighted { 8 } else { 4 };
+        Work { flops: 0, bytes: (2 * rows * self.hidden + routes) as u64 }
+    }
+
+    fn draw(&self) -> Result<Arc<dyn Problem>> {
+        Ok(Arc::new(self.problem()))
+    }
+}
+
+/// What is added up.
+#[derive(Debug, Clone)]
+pub struct CombineProblem {
+    pub case: CombineCase,
+    /// Any number of rows.
+    pub y: Vec<bf16>,
+    pub route_row: Vec<i32>,
+    pub weights: Option<Vec<f32>>,
+    pub shared: Option<Vec<bf16>>,
+    pub residual: Option<Vec<bf16>>,
+}
+
+impl CombineProblem {
+    fn rows(&self) -> usize {
+        self.y.len().checked_div(self.case.hidden).unwrap_or(0)
+    }
+}
+
+impl Problem for CombineProblem {
+    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(CombineRun::new(self, device, memory)?))
+    }
+}
+
+/// A combination on a device.
+pub struct CombineRun {
+    problem: Arc<CombineProblem>,
+    pub plan: Combine,
+    pub operands: CombineOperands,
+}
+
+pub struct CombineOperands {
+    y: Operand<bf16>,
+    route_row: Operand<i32>,
+    weights: Option<Operand<f32>>,
+    shared: Option<Operand<bf16>>,
+    residual: Option<Operand<bf16>>,
+    out: Operand<bf16>,
+}
+
+impl CombineRun {
+    pub fn new(problem: Arc<CombineProblem>, device: &Device, memory: Memory) -> Result<Self> {
+        let CombineProblem { case, y, route_row, weights, shared, residual } = &*problem;
+        let (ExpertMapSpec { tokens, top_k, .. }, hidden) = (case.map.spec, case.hidden);
+        let rows = problem.rows();
+        let plan = Combine::plan(device, CombineSpec { tokens, top_k, hidden, rows })?;
+        let mut arena = Arena::new(device, memory);
+        let (routes, packed, aligned) = ((tokens, top_k), Rows::Packed(4), Rows::Aligned(16));
+        let weights = weights.as_ref().map(|w| arena.input(w, routes, packed)).transpose()?;
+        let mut addend =
+            |x: &Option<Vec<bf16>>| x.as_ref().map(|x| arena.input(x, (tokens, hidden), aligned)).transpose();
+        let operands = CombineOperands {
+            weights,
+            shared: addend(shared)?,
+            residual: addend(residual)?,
+            y: arena.input(y, (rows, hidden), aligned)?,
+            route_row: arena.input(route_row, routes, packed)?,
+            out: arena.output((tokens, hidden), aligned)?,
+        };
+        Ok(Self { problem, plan, operands })
+    }
+}
+
+impl CombineOperands {
+    /// The operands, all in order.
+    ///
+    /// # Errors
+    /// None.
+    pub fn args(&mut self) -> Result<CombineArgs<'_>, Error> {
+        Ok(CombineArgs {
+            y: self.y.matrix()?,
+            route_row: self.route_row.matrix()?,
+            weights: self.weights.as_ref().map(Operand::matrix).transpose()?,
+            shared: self.shared.as_ref().map(Operand::matrix).transpose()?,
+            residual: self.residual.as_ref().map(Operand::matrix).transpose()?,
+            out: self.out.matrix_mut()?,
+        })
+    }
+}
+
+impl Prepared for CombineRun {
+    fn instance(&self) -> String {
+        self.problem.case.operation().to_owned()
+    }
+
+    fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
+        self.plan.run(stream, self.operands.args()?)
+    }
+
+    fn outputs(&self) -> Result<Vec<Output>> {
+        Ok(vec![Output::read("out", &self.operands.out)?])
+    }
+
+    /// Briefly, the last tokens: none depends on another.
+    fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
+        let CombineProblem { case, y, route_row, weights, shared, residual } = &*self.problem;
+        let (ExpertMapSpec { tokens, top_k, .. }, hidden) = (case.map.spec, case.hidden);
+        let first = if scrutiny == Scrutiny::Brief { tokens.saturating_sub(BRIEF) } else { 0 };
+        let addends = Combined {
+            weights: weights.as_ref().map(|weights| &weights[first * top_k..]),
+            shared: shared.as_ref().map(|x| &x[first * hidden..]),
+            residual: residual.as_ref().map(|x| &x[first * hidden..]),
+        };
+        let routes = &route_row[first * top_k..];
+        let want = combine(y, (tokens - first, top_k, hidden), routes, &addends)?;
+        Ok(vec![self.operands.out.rows_equal("bits", "out", first..tokens, &want)?])
+    }
+
+    /// Rows that do not exist.
+    fn faults(&self) -> DataFaults {
+        let rows = self.problem.rows() as i32;
+        // Without columns there is nobody to meet them.
+        let good = self.problem.case.hidden == 0
+            || self.problem.route_row.iter().all(|row| (-1..rows).contains(row));
+        if good { DataFaults::NONE } else { DataFaults::SEGMENT }
+    }
+}

@@ -1,0 +1,223 @@
+//! The map from the experts that tokens chose to rows, and back.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::moe::{ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec};
+use deepseek_kernels::{DataFaults, Device, Error, Stream};
+use oracles::moe::{MapLayout, Mapped, expert_map};
+
+use super::batch::Batch;
+use super::routing::Routing;
+use crate::case::{Case, Prepared, Problem, Work};
+use crate::judge::{Check, Scrutiny};
+use crate::memory::{Arena, Memory, Operand, Output, Rows};
+
+/// Tokens and how they choose.
+#[derive(Debug, Clone, Copy)]
+pub struct ExpertMapCase {
+    pub spec: ExpertMapSpec,
+    pub routing: Routing,
+    pub seed: u64,
+}
+
+impl ExpertMapCase {
+    /// Different experts for each of the tokens, some routes dropped, segments without a gap.
+    pub const fn new((tokens, top_k, experts): (usize, usize, usize)) -> Self {
+        let spec = ExpertMapSpec { tokens, top_k, experts, layout: ExpertLayout::Ragged };
+        Self { spec, routing: Routing::Gaps, seed: 1 }
+    }
+
+    /// Rows in another layout.
+    pub const fn laid_out(self, layout: ExpertLayout) -> Self {
+        Self { spec: ExpertMapSpec { layout, ..self.spec }, ..self }
+    }
+
+    /// With its inputs.
+    pub fn problem(self) -> ExpertMapProblem {
+        let ExpertMapSpec { tokens, top_k, experts, .. } = self.spec;
+        ExpertMapProblem { ids: self.routing.ids((tokens, top_k, experts), self.seed), case: self }
+    }
+
+    /// What the map gives, for the operations that follow.
+    pub fn batch(self) -> Batch {
+        Batch { spec: self.spec, map: self.problem().expected() }
+    }
+
+    /// Layout and sizes, for labels.
+    pub(super) fn rows_label(&self) -> String {
+        let ExpertMapSpec { tokens, top_k, experts, layout } = self.spec;
+        let layout = match layout {
+            ExpertLayout::Ragged => String::new(),
+            ExpertLayout::Aligned { alignment } => format!("_aligned{alignment}"),
+            ExpertLayout::Masked { max_rows } => format!("_masked{max_rows}"),
+        };
+        format!("{tokens}x{top_k}of{experts}{layout}")
+    }
+}
+
+impl Case for ExpertMapCase {
+    fn operation(&self) -> &'static str {
+        "expert_map"
+    }
+
+    fn title(&self) -> String {
+        "expert map".to_owned()
+    }
+
+    fn shape(&self) -> String {
+        format!("{} x {}", self.spec.tokens, self.spec.top_k)
+    }
+
+    fn label(&self) -> String {
+        self.rows_label()
+    }
+
+    fn data(&self) -> String {
+        self.routing.name().to_owned()
+    }
+
+    fn work(&self) -> Work {
+        Work { flops: 0, bytes: (8 * self.spec.tokens * self.spec.top_k + 4 * self.spec.rows()) as u64 }
+    }
+
+    fn kernels(&self, _: &Device) -> Result<Vec<String>> {
+        Ok(["expert_map_count", "expert_map_scan", "expert_map_scatter"].map(str::to_owned).into())
+    }
+
+    fn draw(&self) -> Result<Arc<dyn Problem>> {
+        Ok(Arc::new(self.problem()))
+    }
+}
+
+/// A choice to be mapped.
+#[derive(Debug, Clone)]
+pub struct ExpertMapProblem {
+    pub case: ExpertMapCase,
+    pub ids: Vec<i32>,
+}
+
+impl ExpertMapProblem {
+    /// The reference, and -1 in the rows behind its last segment.
+    fn expected(&self) -> Mapped {
+        let spec = self.case.spec;
+        let layout = match spec.layout {
+            ExpertLayout::Ragged => MapLayout::Contiguous(1),
+            ExpertLayout::Aligned { alignment } => MapLayout::Contiguous(alignment.get() as usize),
+            ExpertLayout::Masked { max_rows } => MapLayout::Masked(max_rows),
+        };
+        let mut map = expert_map(&self.ids, spec.experts, layout);
+        map.row_route.resize(spec.rows(), -1);
+        map
+    }
+}
+
+impl Problem for ExpertMapProblem {
+    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(ExpertMapRun::new(self, device, memory)?))
+    }
+}
+
+/// A map on a device.
+pub struct ExpertMapRun {
+    problem: Arc<ExpertMapProblem>,
+    pub plan: ExpertMap,
+    pub operands: ExpertMapOperands,
+}
+
+pub struct ExpertMapOperands {
+    ids: Operand<i32>,
+    row_route: Operand<i32>,
+    route_row: Operand<i32>,
+    offsets: Operand<i32>,
+    counts: Operand<i32>,
+    demand: Operand<i32>,
+    workspace: Operand<u32>,
+}
+
+impl ExpertMapRun {
+    pub fn new(problem: Arc<ExpertMapProblem>, device: &Device, memory: Memory) -> Result<Self> {
+        let spec = problem.case.spec;
+        let ExpertMapSpec { tokens, top_k, experts, .. } = spec;
+        let plan = ExpertMap::plan(device, spec)?;
+        let mut arena = Arena::new(device, memory);
+        let mut output = |shape| arena.output(shape, Rows::Packed(4));
+        let operands = ExpertMapOperands {
+            row_route: output((1, spec.rows()))?,
+            route_row: output((tokens, top_k))?,
+            offsets: output((1, experts + 1))?,
+            counts: output((1, experts))?,
+            demand: output((1, experts + 1))?,
+            workspace: arena.output((1, plan.workspace()), Rows::Packed(4))?,
+            ids: arena.input(&problem.ids, (tokens, top_k), Rows::Packed(4))?,
+        };
+        Ok(Self { problem, plan, operands })
+    }
+}
+
+impl ExpertMapOperands {
+    /// The operands, all in order.
+    ///
+    /// # Errors
+    /// None.
+    pub fn args(&mut self) -> Result<ExpertMapArgs<'_>, Error> {
+        Ok(ExpertMapArgs {
+            ids: self.ids.matrix()?,
+            row_route: self.row_route.matrix_mut()?,
+            route_row: self.route_row.matrix_mut()?,
+            offsets: self.offsets.matrix_mut()?,
+            counts: self.counts.matrix_mut()?,
+            demand: self.demand.matrix_mut()?,
+            workspace: self.workspace.matrix_mut()?,
+        })
+    }
+}
+
+/// The outputs of a map.
+pub fn mapped(outputs: &[Output]) -> Mapped {
+    let [row_route, route_row, offsets, counts, demand] = [0, 1, 2, 3, 4].map(|i| outputs[i].values());
+    Mapped { row_route, route_row, offsets, counts, demand }
+}
+
+impl Prepared for ExpertMapRun {
+    fn instance(&self) -> String {
+        "expert_map_*".to_owned()
+    }
+
+    fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
+        self.plan.run(stream, self.operands.args()?)
+    }
+
+    fn outputs(&self) -> Result<Vec<Output>> {
+        let ExpertMapOperands { row_route, route_row, offsets, counts, demand, .. } = &self.operands;
+        Ok(vec![
+            Output::read("row_route", row_route)?,
+            Output::read("route_row", route_row)?,
+            Output::read("offsets", offsets)?,
+            Output::read("counts", counts)?,
+            Output::read("demand", demand)?,
+        ])
+    }
+
+    fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
+        let want = self.problem.expected();
+        let ExpertMapOperands { row_route, route_row, offsets, counts, demand, workspace, .. } =
+            &self.operands;
+        Ok(vec![
+            row_route.equals("rows", "row_route", &want.row_route)?,
+            route_row.equals("routes", "route_row", &want.route_row)?,
+            offsets.equals("offsets", "offsets", &want.offsets)?,
+            counts.equals("counts", "counts", &want.counts)?,
+            demand.equals("demand", "demand", &want.demand)?,
+            workspace.guarded("the workspace")?,
+        ])
+    }
+
+    /// Ids that are none, and routes for which there was no room.
+    fn faults(&self) -> DataFaults {
+        let Mapped { counts, demand, .. } = self.problem.expected();
+        let when = |is, fault| if is { fault } else { DataFaults::NONE };
+        let crowded = counts.iter().zip(&demand).any(|(count, demand)| count < demand);
+        when(demand.last() > Some(&0), DataFaults::EXPERT_ID) | when(crowded, DataFaults::SEGMENT)
+    }
+}

@@ -1,0 +1,174 @@
+//! Rows of tokens, gathered by expert and quantised.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::moe::{ExpertMapSpec, GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec};
+use deepseek_kernels::quant::ScaleFormat;
+use deepseek_kernels::{DataFaults, Device, Error, Stream, bf16};
+use oracles::quant::{Quantized, quantize_1x128};
+
+use super::batch::{Batch, QuantizedRows};
+use super::expert_map::ExpertMapCase;
+use crate::case::{Case, Prepared, Problem, Work};
+use crate::judge::{Check, Scrutiny};
+use crate::memory::{Arena, Memory, Operand, Output, Rows};
+use crate::quant::{QuantizerClass, model, suffix};
+
+/// The hidden states of routed tokens: rows that show what a quantiser does.
+#[derive(Debug, Clone, Copy)]
+pub struct GatherQuantizeCase {
+    pub map: ExpertMapCase,
+    pub hidden: usize,
+    pub format: ScaleFormat,
+    /// Few tokens differ: large operands are drawn in no time.
+    pub repeated: bool,
+}
+
+impl GatherQuantizeCase {
+    /// Powers of two.
+    pub const fn new(map: ExpertMapCase, hidden: usize) -> Self {
+        Self { map, hidden, format: ScaleFormat::PowerOfTwo, repeated: false }
+    }
+
+    fn spec(&self) -> GatherQuantizeSpec {
+        let Self { map: ExpertMapCase { spec, .. }, hidden, format, .. } = *self;
+        let ExpertMapSpec { tokens, top_k, experts, .. } = spec;
+        GatherQuantizeSpec { tokens, top_k, hidden, experts, segments: spec.segments(), format }
+    }
+
+    /// With its inputs.
+    pub fn problem(self) -> GatherQuantizeProblem {
+        let shape = (self.map.spec.tokens, self.hidden);
+        let x = QuantizerClass::Special.draw(shape, self.repeated, self.map.seed);
+        GatherQuantizeProblem { case: self, batch: self.map.batch(), x }
+    }
+}
+
+impl Case for GatherQuantizeCase {
+    fn operation(&self) -> &'static str {
+        "gather_quantize"
+    }
+
+    fn title(&self) -> String {
+        "gather and quantise".to_owned()
+    }
+
+    fn shape(&self) -> String {
+        format!("{} x {}", self.map.spec.rows(), self.hidden)
+    }
+
+    fn label(&self) -> String {
+        format!("{}_{}{}", self.map.rows_label(), self.hidden, suffix(self.format))
+    }
+
+    fn data(&self) -> String {
+        self.map.data()
+    }
+
+    fn work(&self) -> Work {
+        let (tokens, routes) = (self.map.spec.tokens, self.map.spec.tokens * self.map.spec.top_k);
+        let bytes = 2 * tokens * self.hidden + routes * (self.hidden + self.hidden / 32 + 4);
+        Work { flops: 0, bytes: bytes as u64 }
+    }
+
+    fn draw(&self) -> Result<Arc<dyn Problem>> {
+        Ok(Arc::new(self.problem()))
+    }
+}
+
+/// Hidden states, and whose they are.
+#[derive(Debug, Clone)]
+pub struct GatherQuantizeProblem {
+    pub case: GatherQuantizeCase,
+    pub batch: Batch,
+    pub x: Vec<bf16>,
+}
+
+impl GatherQuantizeProblem {
+    /// Rows without a route, and rows of no expert, are zero.
+    fn expected(&self) -> Result<Quantized> {
+        let Self { case: GatherQuantizeCase { hidden, format, .. }, ref batch, ref x } = *self;
+        let mut gathered = vec![bf16::ZERO; batch.rows() * hidden];
+        for (row, values) in gathered.chunks_exact_mut(hidden.max(1)).enumerate() {
+            if let Some(route) = batch.route(row).filter(|_| batch.used(row)) {
+                values.copy_from_slice(&x[route / batch.spec.top_k * hidden..][..hidden]);
+            }
+        }
+        Ok(quantize_1x128(&gathered, batch.rows(), hidden, hidden, model(format))?)
+    }
+}
+
+impl Problem for GatherQuantizeProblem {
+    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(GatherQuantizeRun::new(self, device, memory)?))
+    }
+}
+
+/// A gather on a device.
+pub struct GatherQuantizeRun {
+    problem: Arc<GatherQuantizeProblem>,
+    pub plan: GatherQuantize,
+    pub operands: GatherQuantizeOperands,
+}
+
+pub struct GatherQuantizeOperands {
+    x: Operand<bf16>,
+    row_route: Operand<i32>,
+    segments: Operand<i32>,
+    out: QuantizedRows,
+}
+
+impl GatherQuantizeRun {
+    pub fn new(problem: Arc<GatherQuantizeProblem>, device: &Device, memory: Memory) -> Result<Self> {
+        let GatherQuantizeProblem { case, batch, x } = &*problem;
+        let plan = GatherQuantize::plan(device, case.spec())?;
+        let mut arena = Arena::new(device, memory);
+        let operands = GatherQuantizeOperands {
+            x: arena.input(x, (batch.spec.tokens, case.hidden), Rows::Aligned(16))?,
+            row_route: arena.list(&batch.map.row_route)?,
+            segments: arena.list(batch.segments())?,
+            out: QuantizedRows::new(&mut arena, batch.rows(), case.hidden)?,
+        };
+        Ok(Self { problem, plan, operands })
+    }
+}
+
+impl GatherQuantizeOperands {
+    /// The operands, all in order.
+    ///
+    /// # Errors
+    /// None.
+    pub fn args(&mut self) -> Result<GatherQuantizeArgs<'_>, Error> {
+        Ok(GatherQuantizeArgs {
+            x: self.x.matrix()?,
+            row_route: self.row_route.matrix()?,
+            segments: self.segments.matrix()?,
+            q: self.out.q.matrix_mut()?,
+            sf: self.out.sf.m_major_mut()?,
+        })
+    }
+}
+
+impl Prepared for GatherQuantizeRun {
+    fn instance(&self) -> String {
+        self.problem.case.operation().to_owned()
+    }
+
+    fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
+        self.plan.run(stream, self.operands.args()?)
+    }
+
+    fn outputs(&self) -> Result<Vec<Output>> {
+        self.operands.out.outputs()
+    }
+
+    fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
+        self.operands.out.judge(&self.problem.batch, self.problem.expected()?)
+    }
+
+    fn faults(&self) -> DataFaults {
+        let nonfinite = self.problem.expected().is_ok_and(|rows| rows.nonfinite);
+        self.problem.batch.faults(true, nonfinite)
+    }
+}

@@ -1,0 +1,332 @@
+//! A layer of routed experts: gate, map, gather, two grouped GEMMs, SwiGLU, combine.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::gemm::{GroupedFp8Gemm, GroupedFp8GemmSpec, Segments};
+use deepseek_kernels::moe::{ExpertWeights, MoeLayer, MoeLayerArgs, MoeLayerSpec};
+use deepseek_kernels::quant::ScaleFormat;
+use deepseek_kernels::router::GateSpec;
+use deepseek_kernels::{Device, Error, F8E4M3, Stream, bf16};
+use oracles::mla::calc_diff;
+use oracles::moe::{ExpertMatrices, MoeLayerModel, MoeLayerOutput, moe_layer};
+use oracles::quant::{QuantizeScale, quantize_128x128};
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+
+use crate::case::{Case, Prepared, Problem, Work};
+use crate::data::repeated;
+use crate::judge::{Check, Scrutiny};
+use crate::memory::{Arena, Memory, Operand, Output, Rows};
+use crate::quant::model;
+use crate::router::gate_model;
+
+/// A router, and experts of one width.
+#[derive(Debug, Clone, Copy)]
+pub struct MoeLayerCase {
+    pub gate: GateSpec,
+    pub width: usize,
+    pub clamp: Option<f32>,
+    /// Of the scales of activations.
+    pub format: ScaleFormat,
+    /// Whether the output of shared experts is added.
+    pub shared: bool,
+    /// Whether a residual is added.
+    pub residual: bool,
+    /// All experts have the same weights, each its own memory, of which few rows differ: they are drawn in no time.
+    pub repeated: bool,
+    pub seed: u64,
+}
+
+/// Rows of a projection that differ: whole blocks of scales.
+const DRAWN: usize = 256;
+/// The bar for tokens against f64: between rounding every step to its format, about 1e-6, and one wrong expert.
+const CALC_DIFF: f64 = 1e-5;
+
+impl MoeLayerCase {
+    /// Powers of two, shared experts and a residual.
+    pub const fn new(gate: GateSpec, width: usize) -> Self {
+        Self {
+            gate,
+            width,
+            clamp: None,
+            format: ScaleFormat::PowerOfTwo,
+            shared: true,
+            residual: true,
+            repeated: false,
+            seed: 1,
+        }
+    }
+
+    fn spec(&self) -> MoeLayerSpec {
+        let Self { gate, width: intermediate, clamp, format, .. } = *self;
+        MoeLayerSpec { gate, intermediate, clamp, format }
+    }
+
+    /// With its inputs.
+    pub fn problem(self) -> Result<MoeLayerProblem> {
+        let GateSpec { tokens, hidden, experts, .. } = self.gate;
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(self.seed);
+        let uniform = |rng: &mut Xoshiro256PlusPlus, len: usize, size: f32| {
+            (0..len).map(|_| bf16::from_f32(size * rng.random_range(-1.0..1.0))).collect::<Vec<_>>()
+        };
+        let mut projection = |n: usize, k: usize| {
+            // Sums of k products have the size of one.
+            let size = (3.0 / k as f32).sqrt();
+            let (alike, of_expert) = if self.repeated { (experts, n.min(DRAWN)) } else { (1, n) };
+            let mut drawn = Projection::default();
+            for _ in 0..experts.div_ceil(alike.max(1)) {
+                let x = uniform(&mut rng, of_expert * k, size);
+                let quantised = quantize_128x128(&x, of_expert, k, k, QuantizeScale::Fp32)?;
+                drawn.weight.extend(quantised.q);
+                drawn.scales.extend(quantised.sf);
+            }
+            Ok::<_, anyhow::Error>(Projection {
+                weight: repeated(&drawn.weight, k, experts * n),
+                scales: repeated(&drawn.scales, k / 128, experts * n.div_ceil(128)),
+            })
+        };
+        let (gate_up, down) = (projection(2 * self.width, hidden)?, projection(hidden, self.width)?);
+        let size = 3.0 / (hidden as f32).sqrt();
+        Ok(MoeLayerProblem {
+            gate: (0..experts * hidden).map(|_| rng.random_range(-size..size)).collect(),
+            bias: (0..experts).map(|_| rng.random_range(-1.5..-0.5)).collect(),
+            gate_up,
+            down,
+            x: uniform(&mut rng, tokens * hidden, 1.7),
+            shared: self.shared.then(|| uniform(&mut rng, tokens * hidden, 1.7)),
+            residual: self.residual.then(|| uniform(&mut rng, tokens * hidden, 1.7)),
+            case: self,
+        })
+    }
+}
+
+impl Case for MoeLayerCase {
+    fn operation(&self) -> &'static str {
+        "moe_layer"
+    }
+
+    fn title(&self) -> String {
+        format!("MoE layer, {} of {} experts", self.gate.top_k, self.gate.experts)
+    }
+
+    fn shape(&self) -> String {
+        format!("{} x {} x {}", self.gate.tokens, self.width, self.gate.hidden)
+    }
+
+    fn label(&self) -> String {
+        let GateSpec { tokens, hidden, experts, top_k, .. } = self.gate;
+        format!("{tokens}x{hidden}x{}_{top_k}of{experts}", self.width)
+    }
+
+    fn data(&self) -> String {
+        "uniform".to_owned()
+    }
+
+    fn work(&self) -> Work {
+        let GateSpec { tokens, hidden, experts, top_k, .. } = self.gate;
+        // Every expert's weights, unless there are fewer routes than experts.
+        let weights = experts.min(tokens * top_k) * 3 * hidden * self.width;
+        let bytes = weights + 4 * experts * hidden + 4 * tokens * hidden;
+        Work { flops: (6 * tokens * top_k * hidden * self.width) as u64, bytes: bytes as u64 }
+    }
+
+    fn kernels(&self, device: &Device) -> Result<Vec<String>> {
+        let GateSpec { tokens, hidden, experts, top_k, .. } = self.gate;
+        let rows = tokens * top_k;
+        let (segments, expected_rows) = (Segments::Ragged { rows }, rows.div_ceil(experts.max(1)));
+        let gemm = |n, k| -> Result<String> {
+            let spec = GroupedFp8GemmSpec { experts, n, k, segments, expected_rows };
+            Ok(GroupedFp8Gemm::plan(device, spec)?.choice().instance.name())
+        };
+        let around = [
+            "gate_logits",
+            "gate_select",
+            "expert_map_count",
+            "expert_map_scan",
+            "expert_map_scatter",
+            "gather_quantize",
+            "swiglu_quantize",
+            "combine",
+        ];
+        let gemms = [gemm(2 * self.width, hidden)?, gemm(hidden, self.width)?];
+        Ok(around.map(str::to_owned).into_iter().chain(gemms).collect())
+    }
+
+    fn draw(&self) -> Result<Arc<dyn Problem>> {
+        Ok(Arc::new(self.problem()?))
+    }
+}
+
+/// The experts' matrices of one projection, below each other.
+#[derive(Debug, Clone, Default)]
+pub struct Projection {
+    pub weight: Vec<F8E4M3>,
+    pub scales: Vec<f32>,
+}
+
+impl Projection {
+    fn model(&self) -> ExpertMatrices<'_> {
+        ExpertMatrices { weight: &self.weight, scales: &self.scales }
+    }
+}
+
+/// A layer with its weights and its tokens.
+#[derive(Debug, Clone)]
+pub struct MoeLayerProblem {
+    pub case: MoeLayerCase,
+    pub gate: Vec<f32>,
+    pub bias: Vec<f32>,
+    pub gate_up: Projection,
+    pub down: Projection,
+    pub x: Vec<bf16>,
+    pub shared: Option<Vec<bf16>>,
+    pub residual: Option<Vec<bf16>>,
+}
+
+impl MoeLayerProblem {
+    /// Tokens from `first` on.
+    fn expected(&self, first: usize) -> Result<MoeLayerOutput> {
+        let MoeLayerCase { gate, width, clamp, format, .. } = self.case;
+        let model = MoeLayerModel {
+            gate: gate_model(&gate),
+            gate_weight: &self.gate,
+            bias: Some(&self.bias),
+            hidden: gate.hidden,
+            intermediate: width,
+            gate_up: self.gate_up.model(),
+            down: self.down.model(),
+            clamp,
+            scale: model(format),
+        };
+        let from = |x: &[bf16]| x[first * gate.hidden..].to_vec();
+        let (shared, residual) = (self.shared.as_deref().map(from), self.residual.as_deref().map(from));
+        Ok(moe_layer(&model, &from(&self.x), shared.as_deref(), residual.as_deref())?)
+    }
+}
+
+impl Problem for MoeLayerProblem {
+    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(MoeLayerRun::new(self, device, memory)?))
+    }
+}
+
+/// A layer on a device.
+pub struct MoeLayerRun {
+    problem: Arc<MoeLayerProblem>,
+    pub plan: MoeLayer,
+    pub operands: MoeLayerOperands,
+}
+
+pub struct MoeLayerOperands {
+    x: Operand<bf16>,
+    gate: Operand<f32>,
+    bias: Operand<f32>,
+    gate_up: Weights,
+    down: Weights,
+    shared: Option<Operand<bf16>>,
+    residual: Option<Operand<bf16>>,
+    out: Operand<bf16>,
+}
+
+struct Weights {
+    weight: Operand<F8E4M3>,
+    scales: Operand<f32>,
+}
+
+impl Weights {
+    fn new(arena: &mut Arena<'_>, of: &Projection, experts: usize, (n, k): (usize, usize)) -> Result<Self> {
+        let scales = (experts * n.div_ceil(128), k / 128);
+        Ok(Self {
+            weight: arena.input(&of.weight, (experts * n, k), Rows::Aligned(16))?,
+            scales: arena.input(&of.scales, scales, Rows::Aligned(4))?,
+        })
+    }
+
+    fn view(&self) -> Result<ExpertWeights<'_>, Error> {
+        Ok(ExpertWeights { weight: self.weight.matrix()?, scales: self.scales.matrix()? })
+    }
+}
+
+impl MoeLayerRun {
+    pub fn new(problem: Arc<MoeLayerProblem>, device: &Device, memory: Memory) -> Result<Self> {
+        let MoeLayerProblem { case, gate, bias, gate_up, down, x, shared, residual } = &*problem;
+        let GateSpec { tokens, hidden, experts, .. } = case.gate;
+        let plan = MoeLayer::plan(device, case.spec())?;
+        let mut arena = Arena::new(device, memory);
+        let (gate_up, down) = (
+            Weights::new(&mut arena, gate_up, experts, (2 * case.width, hidden))?,
+            Weights::new(&mut arena, down, experts, (hidden, case.width))?,
+        );
+        let (rows, aligned) = ((tokens, hidden), Rows::Aligned(16));
+        let mut addend =
+            |x: &Option<Vec<bf16>>| x.as_ref().map(|x| arena.input(x, rows, aligned)).transpose();
+        let operands = MoeLayerOperands {
+            gate_up,
+            down,
+            shared: addend(shared)?,
+            residual: addend(residual)?,
+            x: arena.input(x, rows, aligned)?,
+            gate: arena.input(gate, (experts, hidden), aligned)?,
+            bias: arena.list(bias)?,
+            out: arena.output(rows, aligned)?,
+        };
+        Ok(Self { problem, plan, operands })
+    }
+}
+
+impl MoeLayerOperands {
+    /// The operands, all in order.
+    ///
+    /// # Errors
+    /// None.
+    pub fn args(&mut self) -> Result<MoeLayerArgs<'_, f32>, Error> {
+        Ok(MoeLayerArgs {
+            hidden: self.x.matrix()?,
+            gate: self.gate.matrix()?,
+            bias: Some(self.bias.slice()),
+            gate_up: self.gate_up.view()?,
+            down: self.down.view()?,
+            shared: self.shared.as_ref().map(Operand::matrix).transpose()?,
+            residual: self.residual.as_ref().map(Operand::matrix).transpose()?,
+            out: self.out.matrix_mut()?,
+        })
+    }
+}
+
+impl Prepared for MoeLayerRun {
+    fn instance(&self) -> String {
+        "10 launches".to_owned()
+    }
+
+    fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
+        self.plan.run(stream, self.operands.args()?)
+    }
+
+    fn outputs(&self) -> Result<Vec<Output>> {
+        Ok(vec![Output::read("out", &self.operands.out)?])
+    }
+
+    /// Briefly, the last token by f64: the references take seconds for each of a large layer, and none depends on another.
+    fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
+        let GateSpec { tokens, hidden, .. } = self.problem.case.gate;
+        let first = if scrutiny == Scrutiny::Brief { tokens.saturating_sub(1) } else { 0 };
+        let MoeLayerOutput { bits, exact } = self.problem.expected(first)?;
+        let out = &self.operands.out;
+        let got: Vec<f32> = out.values()?[first * hidden..].iter().map(|x| x.to_f32()).collect();
+        let difference = calc_diff(&exact, &got);
+        // A NaN is not near.
+        let near = difference <= CALC_DIFF;
+        let failure = format!("calc_diff {difference:e} against f64, at most {CALC_DIFF:e}");
+        let f64 = Check {
+            worst: near.then_some(difference / CALC_DIFF),
+            sample: (first > 0).then_some([tokens - first, hidden]),
+            ..Check::equal("f64", got.len(), (!near).then_some(failure))
+        };
+        let written = out.written("out")?;
+        Ok(match scrutiny {
+            Scrutiny::Thorough => vec![written, out.equals("bits of the steps", "out", &bits)?, f64],
+            Scrutiny::Brief => vec![written, f64],
+        })
+    }
+}

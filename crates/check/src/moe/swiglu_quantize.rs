@@ -1,0 +1,217 @@
+//! The activation between an expert's two GEMMs, quantised for the second one.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::moe::{
+    ExpertMapSpec, RoutingWeights, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec,
+};
+use deepseek_kernels::quant::ScaleFormat;
+use deepseek_kernels::{DataFaults, Device, Error, Stream, bf16};
+use oracles::moe::swiglu_quantize;
+use oracles::quant::Quantized;
+
+use super::batch::{Batch, QuantizedRows};
+use super::expert_map::ExpertMapCase;
+use crate::case::{Case, Prepared, Problem, Work};
+use crate::data::repeated;
+use crate::judge::{Check, Scrutiny};
+use crate::memory::{Arena, Memory, Operand, Output, Rows};
+use crate::quant::{QuantizerClass, model, suffix};
+
+/// Rows of routed tokens: of three, one shows what a quantiser does, and two have gates on both sides of 0, where silu
+/// bends. Rows of no route hold NaN.
+#[derive(Debug, Clone, Copy)]
+pub struct SwigluQuantizeCase {
+    pub map: ExpertMapCase,
+    pub intermediate: usize,
+    pub clamp: Option<f32>,
+    /// Whether rows are multiplied with the weights of their routes.
+    pub weighted: bool,
+    pub format: ScaleFormat,
+    /// Few rows differ: large operands are drawn in no time.
+    pub repeated: bool,
+}
+
+/// Rows that differ, a multiple of three.
+const DRAWN: usize = 252;
+
+impl SwigluQuantizeCase {
+    /// Without a clamp and weights, powers of two.
+    pub const fn new(map: ExpertMapCase, intermediate: usize) -> Self {
+        let format = ScaleFormat::PowerOfTwo;
+        Self { map, intermediate, clamp: None, weighted: false, format, repeated: false }
+    }
+
+    fn spec(&self) -> SwigluQuantizeSpec {
+        let Self { map: ExpertMapCase { spec, .. }, intermediate, clamp, format, .. } = *self;
+        let ExpertMapSpec { experts, .. } = spec;
+        SwigluQuantizeSpec { intermediate, experts, segments: spec.segments(), clamp, format }
+    }
+
+    fn x(&self, batch: &Batch) -> Vec<bf16> {
+        let (rows, columns) = (batch.rows(), 2 * self.intermediate);
+        let drawn = if self.repeated { rows.min(DRAWN) } else { rows };
+        let mut x = QuantizerClass::Special.draw((drawn, columns), false, self.map.seed);
+        let bend = |row: usize, i: usize| bf16::from_f32((i as f32 * 0.37 + row as f32).sin() * 9.0);
+        for (row, x) in x.chunks_exact_mut(columns.max(1)).enumerate().filter(|(row, _)| row % 3 != 0) {
+            x.iter_mut().enumerate().for_each(|(i, x)| *x = bend(row, i));
+        }
+        let mut x = repeated(&x, columns, rows);
+        let lines = x.chunks_exact_mut(columns.max(1)).enumerate();
+        lines.filter(|(row, _)| batch.route(*row).is_none()).for_each(|(_, x)| x.fill(bf16::NAN));
+        x
+    }
+
+    /// With its inputs.
+    pub fn problem(self) -> SwigluQuantizeProblem {
+        let routes = self.map.spec.tokens * self.map.spec.top_k;
+        let weights = || (0..routes).map(|route| (route as f32 * 0.71).cos() + 0.1).collect();
+        let batch = self.map.batch();
+        SwigluQuantizeProblem { x: self.x(&batch), weights: self.weighted.then(weights), batch, case: self }
+    }
+}
+
+impl Case for SwigluQuantizeCase {
+    fn operation(&self) -> &'static str {
+        "swiglu_quantize"
+    }
+
+    fn title(&self) -> String {
+        "SwiGLU and quantise".to_owned()
+    }
+
+    fn shape(&self) -> String {
+        format!("{} x {}", self.map.spec.rows(), self.intermediate)
+    }
+
+    fn label(&self) -> String {
+        let weighted = if self.weighted { "_weighted" } else { "" };
+        let clamp = self.clamp.map_or_else(String::new, |clamp| format!("_clamp{clamp}"));
+        let (map, format) = (self.map.rows_label(), suffix(self.format));
+        format!("{map}_{}{format}{weighted}{clamp}", self.intermediate)
+    }
+
+    fn data(&self) -> String {
+        self.map.data()
+    }
+
+    fn work(&self) -> Work {
+        let (routes, width) = (self.map.spec.tokens * self.map.spec.top_k, self.intermediate);
+        let weights = if self.weighted { 8 } else { 0 };
+        Work { flops: 0, bytes: (routes * (4 * width + width + width / 32 + weights)) as u64 }
+    }
+
+    fn draw(&self) -> Result<Arc<dyn Problem>> {
+        Ok(Arc::new(self.problem()))
+    }
+}
+
+/// Rows, and whose they are.
+#[derive(Debug, Clone)]
+pub struct SwigluQuantizeProblem {
+    pub case: SwigluQuantizeCase,
+    pub batch: Batch,
+    pub x: Vec<bf16>,
+    pub weights: Option<Vec<f32>>,
+}
+
+impl SwigluQuantizeProblem {
+    /// Rows of no expert are zero, and with weights those without a route.
+    fn expected(&self) -> Result<Quantized> {
+        let Self { case: SwigluQuantizeCase { intermediate, clamp, format, .. }, ref batch, ref x, .. } =
+            *self;
+        let weight = |row: usize| match &self.weights {
+            _ if !batch.used(row) => None,
+            None => Some(1.0),
+            Some(weights) => batch.route(row).map(|route| weights[route]),
+        };
+        Ok(swiglu_quantize(x, batch.rows(), intermediate, clamp, &weight, model(format))?)
+    }
+}
+
+impl Problem for SwigluQuantizeProblem {
+    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(SwigluQuantizeRun::new(self, device, memory)?))
+    }
+}
+
+/// A SwiGLU on a device.
+pub struct SwigluQuantizeRun {
+    problem: Arc<SwigluQuantizeProblem>,
+    pub plan: SwigluQuantize,
+    pub operands: SwigluQuantizeOperands,
+}
+
+pub struct SwigluQuantizeOperands {
+    x: Operand<bf16>,
+    segments: Operand<i32>,
+    /// Weights, and the routes of the rows.
+    routing: Option<(Operand<f32>, Operand<i32>)>,
+    out: QuantizedRows,
+}
+
+impl SwigluQuantizeRun {
+    pub fn new(problem: Arc<SwigluQuantizeProblem>, device: &Device, memory: Memory) -> Result<Self> {
+        let SwigluQuantizeProblem { case, batch, x, weights } = &*problem;
+        let plan = SwigluQuantize::plan(device, case.spec())?;
+        let ExpertMapSpec { tokens, top_k, .. } = batch.spec;
+        let mut arena = Arena::new(device, memory);
+        let mut routing = |weights: &Vec<f32>| -> Result<_> {
+            let weights = arena.input(weights, (tokens, top_k), Rows::Packed(4))?;
+            Ok((weights, arena.list(&batch.map.row_route)?))
+        };
+        let operands = SwigluQuantizeOperands {
+            routing: weights.as_ref().map(&mut routing).transpose()?,
+            x: arena.input(x, (batch.rows(), 2 * case.intermediate), Rows::Aligned(16))?,
+            segments: arena.list(batch.segments())?,
+            out: QuantizedRows::new(&mut arena, batch.rows(), case.intermediate)?,
+        };
+        Ok(Self { problem, plan, operands })
+    }
+}
+
+impl SwigluQuantizeOperands {
+    /// The operands, all in order.
+    ///
+    /// # Errors
+    /// None.
+    pub fn args(&mut self) -> Result<SwigluQuantizeArgs<'_>, Error> {
+        let routing = match &self.routing {
+            Some((weights, row_route)) => {
+                Some(RoutingWeights { weights: weights.matrix()?, row_route: row_route.matrix()? })
+            }
+            None => None,
+        };
+        Ok(SwigluQuantizeArgs {
+            x: self.x.matrix()?,
+            segments: self.segments.matrix()?,
+            routing,
+            q: self.out.q.matrix_mut()?,
+            sf: self.out.sf.m_major_mut()?,
+        })
+    }
+}
+
+impl Prepared for SwigluQuantizeRun {
+    fn instance(&self) -> String {
+        self.problem.case.operation().to_owned()
+    }
+
+    fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
+        self.plan.run(stream, self.operands.args()?)
+    }
+
+    fn outputs(&self) -> Result<Vec<Output>> {
+        self.operands.out.outputs()
+    }
+
+    fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
+        self.operands.out.judge(&self.problem.batch, self.problem.expected()?)
+    }
+
+    fn faults(&self) -> DataFaults {
+        let nonfinite = self.problem.expected().is_ok_and(|rows| rows.nonfinite);
+        self.problem.batch.faults(self.problem.weights.is_some(), nonfinite)
+    }
+}

@@ -1,0 +1,67 @@
+//! The gather: byte for byte what the reference gives, on the rows that experts use and nowhere else.
+
+use std::sync::Arc;
+
+use check::case::{attempt, memory_of, pass, pass_in};
+use check::devices::{devices, seeded};
+use check::memory::Memory;
+use check::moe::expert_map::ExpertMapCase;
+use check::moe::gather_quantize::GatherQuantizeCase;
+use check::moe::{LAYOUTS, ROUTINGS, Routing};
+use check::quant::FORMATS;
+use deepseek_kernels::bf16;
+use proptest::prelude::*;
+
+#[test]
+fn gathered_rows_are_those_of_the_quantiser() {
+    for device in devices() {
+        for layout in LAYOUTS {
+            for (index, routing) in ROUTINGS.into_iter().enumerate() {
+                let map = ExpertMapCase { routing, ..ExpertMapCase::new((40, 3, 7)).laid_out(layout) };
+                let format = FORMATS[index % 2];
+                pass(&GatherQuantizeCase { format, ..GatherQuantizeCase::new(map, 384) }, &device);
+            }
+        }
+    }
+}
+
+/// A route that does not exist is padding; the judge knows that it is told of.
+#[test]
+fn routes_that_do_not_exist_are_zero() {
+    let map = ExpertMapCase { routing: Routing::Uniform, ..ExpertMapCase::new((6, 2, 3)) };
+    for device in devices() {
+        let run = |routes: [i32; 2]| {
+            let mut problem = GatherQuantizeCase::new(map, 256).problem();
+            problem.x.fill(bf16::ONE);
+            [problem.batch.map.row_route[3], problem.batch.map.row_route[7]] = routes;
+            attempt(Arc::new(problem), &device, memory_of("routes")).expect("right").outputs
+        };
+        assert!(run([12, i32::MIN]) == run([-1, -1]));
+    }
+}
+
+#[test]
+fn nothing_to_do() {
+    for device in devices() {
+        pass(&GatherQuantizeCase::new(ExpertMapCase::new((0, 2, 3)), 128), &device);
+        pass(&GatherQuantizeCase::new(ExpertMapCase::new((4, 2, 3)), 0), &device);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_batch(
+        tokens in 1..40_usize, top_k in 1..5_usize, experts in 1..12_usize, blocks in 1..4_usize, layout in 0..3_usize,
+        routing in 0..ROUTINGS.len(), power in any::<bool>(), seed in any::<u64>(),
+    ) {
+        let map = ExpertMapCase::new((tokens, top_k, experts)).laid_out(LAYOUTS[layout]);
+        let map = ExpertMapCase { routing: ROUTINGS[routing], seed, ..map };
+        let format = FORMATS[usize::from(power)];
+        for device in seeded([seed]) {
+            let case = GatherQuantizeCase { format, ..GatherQuantizeCase::new(map, 128 * blocks) };
+            pass_in(&case, &device, Memory::Poisoned(seed));
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! A layer of routed experts, to the bit: what the references of its steps give one after another.
+
+use std::mem::swap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use check::case::{Prepared, attempt, memory_of, pass};
+use check::devices::{devices, schedules};
+use check::goldens::integers;
+use check::judge::Scrutiny;
+use check::moe::moe_layer::{MoeLayerCase, MoeLayerProblem, MoeLayerRun, Projection};
+use deepseek_kernels::router::GateSpec;
+use deepseek_kernels::{Device, F8E4M3, bf16};
+use oracles::mla::calc_diff;
+
+const HIDDEN: usize = 256;
+const EXPERTS: usize = 32;
+
+fn case(tokens: usize, seed: u64) -> MoeLayerCase {
+    let gate = GateSpec { hidden: HIDDEN, experts: EXPERTS, ..GateSpec::deepseek_v3(tokens) };
+    MoeLayerCase { seed, ..MoeLayerCase::new(gate, 128) }
+}
+
+fn out(problem: MoeLayerProblem, device: &Device) -> Vec<bf16> {
+    let ran = attempt(Arc::new(problem), device, memory_of("layer"));
+    ran.unwrap_or_else(|error| panic!("{error:#}")).outputs[0].values()
+}
+
+fn passes(run: &mut MoeLayerRun, device: &Device) {
+    run.launch(device.stream().expect("stream")).expect("launch");
+    for check in run.judge(Scrutiny::Thorough).expect("judgement") {
+        assert_eq!(check.failure, None, "{} on {}", check.oracle, device.name());
+    }
+}
+
+/// Twice with other tokens: nothing of the first run is left in the second.
+#[test]
+fn one_token_and_many() {
+    for device in devices() {
+        for tokens in [0, 1, 9, 70] {
+            let prepare = |seed| {
+                let problem = Arc::new(case(tokens, seed).problem().expect("inputs"));
+                MoeLayerRun::new(problem, &device, memory_of("layer")).expect("operands")
+            };
+            let (mut first, mut second) = (prepare(2), prepare(3));
+            passes(&mut first, &device);
+            swap(&mut first.plan, &mut second.plan);
+            passes(&mut second, &device);
+            assert_eq!(device.poll_error(), Ok(()));
+        }
+    }
+}
+
+#[test]
+fn every_option() {
+    for device in devices() {
+        for (shared, residual, clamp) in [(false, false, None), (true, false, Some(0.5)), (false, true, None)]
+        {
+            pass(&MoeLayerCase { shared, residual, clamp, ..case(5, 4) }, &device);
+        }
+        pass(&MoeLayerCase { repeated: true, ..case(5, 4) }, &device);
+    }
+}
+
+#[test]
+fn all_tokens_to_the_same_experts() {
+    let mut problem = case(40, 4).problem().expect("inputs");
+    // Only the last groups can win, and of them the same experts for every token.
+    let bias = |e: usize| if e >= EXPERTS - 16 && e.is_multiple_of(2) { 5.0 } else { -5.0 };
+    problem.bias = (0..EXPERTS).map(bias).collect();
+    for device in devices() {
+        out(problem.clone(), &device);
+    }
+}
+
+/// Some of the tokens, as a batch of their own.
+fn part(mut problem: MoeLayerProblem, tokens: Range<usize>) -> MoeLayerProblem {
+    let cut = |data: &mut Vec<bf16>| *data = data[tokens.start * HIDDEN..tokens.end * HIDDEN].to_vec();
+    cut(&mut problem.x);
+    problem.shared.iter_mut().chain(&mut problem.residual).for_each(cut);
+    problem.case.gate.tokens = tokens.len();
+    problem
+}
+
+/// A token's output depends on that token alone.
+#[test]
+fn batches_can_be_split() {
+    let whole = case(33, 6).problem().expect("inputs");
+    for device in devices() {
+        let parts = [0..1, 1..20, 20..33].map(|tokens| out(part(whole.clone(), tokens), &device)).concat();
+        assert!(out(whole.clone(), &device) == parts, "a split batch gives other bits");
+    }
+}
+
+#[test]
+fn every_schedule_gives_the_same_bits() {
+    let problem = case(12, 8).problem().expect("inputs");
+    for machines in schedules(4) {
+        let first = out(problem.clone(), &machines[0]);
+        for (number, device) in machines.iter().enumerate().skip(1) {
+            assert!(out(problem.clone(), device) == first, "{} number {number}", device.name());
+        }
+    }
+}
+
+/// In [-8, 8): exact in E4M3.
+fn small(count: usize, seed: u32) -> impl Iterator<Item = f32> {
+    integers(count, seed).map(|x| (x / 16.0).floor())
+}
+
+/// What Hugging Face's block computes in FP32 from the same weights. Only the activations between the two products are
+/// rounded here and not there: each by at most 2^-4 of itself, independently, so the relative RMS of a sum of them is at
+/// most that, and `calc_diff`, which is half its square, at most 2^-9.
+#[test]
+fn hugging_face_computes_the_same() {
+    const TOKENS: usize = 40;
+    const SIZE: usize = 128;
+    const EXACT: f32 = 1.0 / 64.0;
+    let projection = |n: usize, k: usize, seed| Projection {
+        weight: small(EXPERTS * n * k, seed).map(F8E4M3::from_f32).collect(),
+        scales: vec![EXACT; EXPERTS * n / 128 * (k / 128)],
+    };
+    let gate = GateSpec { hidden: SIZE, experts: EXPERTS, ..GateSpec::deepseek_v3(TOKENS) };
+    let problem = MoeLayerProblem {
+        case: MoeLayerCase { shared: false, residual: false, ..MoeLayerCase::new(gate, SIZE) },
+        gate: integers(EXPERTS * SIZE, 12).map(|x| x / 4096.0).collect(),
+        bias: integers(EXPERTS, 13).map(|x| x / 1024.0 - 1.5).collect(),
+        gate_up: projection(2 * SIZE, SIZE, 14),
+        down: projection(SIZE, SIZE, 15),
+        x: small(TOKENS * SIZE, 11).map(|x| bf16::from_f32(x / 4.0)).collect(),
+        shared: None,
+        residual: None,
+    };
+    for device in devices() {
+        let got = out(problem.clone(), &device);
+        let mut known = 0;
+        for line in include_str!("../../goldens/moe_layer.txt").lines() {
+            let (token, values) = line.split_once(' ').expect("a token and its output");
+            let token: usize = token.parse().expect("a token");
+            let expected: Vec<f64> =
+                values.split(' ').map(|value| value.parse().expect("a number")).collect();
+            let got: Vec<f32> = got[token * SIZE..][..SIZE].iter().map(|x| x.to_f32()).collect();
+            let difference = calc_diff(&expected, &got);
+            assert!(difference <= 1.0 / 512.0, "token {token}: calc_diff {difference:e}");
+            known += 1;
+        }
+        assert_eq!(known, TOKENS, "the file is whole");
+    }
+}

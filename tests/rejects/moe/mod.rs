@@ -1,0 +1,6 @@
+//! Bad input of a mixture of experts: an error that says what was expected and what came.
+
+mod combine;
+mod expert_map;
+mod moe_layer;
+mod rows;
