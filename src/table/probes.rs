@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Entry, Kernel, gemm};
+use super::{Entry, Kernel, agreement, gemm};
 
 /// Not of any family of operations.
 const FAMILY: &str = "hopper";
@@ -26,9 +26,11 @@ pub struct ProbeKernel {
 impl ProbeKernel {
     fn kernel(&self) -> Kernel {
         let Self { name, threads, cluster, smem_bytes } = *self;
+        let own = || format!("hopper/probes/{name}.cuh");
         let (header, code) = match *self {
             STORAGE => ("gemm/storage_probe.cuh".to_owned(), storage_kernel()),
-            _ => (format!("hopper/probes/{name}.cuh"), String::new()),
+            PRODUCT => (own(), agreement(&[("sizeof(ProbeProductStorage)", smem_bytes)])),
+            _ => (own(), String::new()),
         };
         let entry = Entry {
             name: &format!("probe_{name}"),
@@ -68,6 +70,8 @@ pub const LAYOUT: ProbeKernel = probe("layout", 128, 1, 0);
 pub const MBARRIER: ProbeKernel = probe("mbarrier", 64, 1, 152);
 /// Arrivals and bytes.
 pub const MBARRIER_BYTES: ProbeKernel = probe("mbarrier_bytes", 64, 1, 4 * 1024 + 16);
+/// A product by a pair of CTAs: two stages of A and B, and D, in tiles of 8 KiB; barriers.
+pub const PRODUCT: ProbeKernel = probe("product", 160, 2, (2 * 2 + 1) * 8 * 1024 + 1024);
 /// Reductions over a warp, sums in memory, wide accesses of shared memory.
 pub const REDUCE: ProbeKernel = probe("reduce", 64, 1, 64 * 16);
 /// `setmaxnreg`.
@@ -97,6 +101,7 @@ pub const PROBES: &[ProbeKernel] = &[
     LAYOUT,
     MBARRIER,
     MBARRIER_BYTES,
+    PRODUCT,
     REDUCE,
     REGISTERS,
     SMEM,

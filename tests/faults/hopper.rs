@@ -1,14 +1,17 @@
-//! What CTAs of a cluster tell each other: an arrival on the other's mbarrier orders shared memory, and nothing else.
+//! What CTAs of a cluster tell each other: an arrival on the other's mbarrier orders shared memory, and nothing else. And
+//! what a product must not leave out, as `cuda/hopper/README.md` says.
 
 use check::probes::check_cluster;
+use check::probes::product::check_product;
 
 use super::Problem;
 
 pub fn problems() -> Vec<Problem> {
-    vec![CLUSTER]
+    vec![CLUSTER, PRODUCT]
 }
 
 const CLUSTER: Problem = Problem::Probe { kernels: &["probe_cluster"], run: check_cluster };
+const PRODUCT: Problem = Problem::Probe { kernels: &["probe_product"], run: check_product };
 
 faults! {
     words_in_global_memory_under_a_remote_arrival: CLUSTER,
@@ -24,4 +27,17 @@ faults! {
         "ptx::fence_mbarrier_init();" => "", ["mbarrier.init"];
     bytes_overwritten_before_their_reader_has_given_them_back: CLUSTER,
         "ptx::mbarrier_wait_cluster(read, step)" => "ptx::mbarrier_wait(read, step)", ["bulk copy"];
+}
+
+// A line of the product left out.
+faults! {
+    stage_filled_before_it_is_empty: PRODUCT,
+        "smem.pipeline().await_empty(ring);" => "", ["full[0]", "in flight", "not ordered"];
+    stage_read_before_it_is_full: PRODUCT,
+        "smem.pipeline().await_full(ring);" => "", ["in flight", "nothing has written", "not ordered"];
+    stage_never_released: PRODUCT, "smem.pipeline().release(ring);" => "", ["waits for empty["];
+    products_not_awaited: PRODUCT, "ptx::wgmma_wait_group<0>(rD);" => "", ["wgmma", "in flight", "not ordered"];
+    result_without_a_fence: PRODUCT, "warpgroup_fence_async(0);" => "", ["fence.proxy.async", "not ordered"];
+    pair_not_awaited_at_the_start: PRODUCT, "enter_cluster<Config>();" => "", ["mbarrier"];
+    pair_not_awaited_at_the_end: PRODUCT, "leave_cluster<Config>();" => "", ["exit"];
 }

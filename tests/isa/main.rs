@@ -3,6 +3,7 @@
 mod convert;
 mod layout;
 mod mbarrier;
+mod product;
 mod smem;
 mod sync;
 mod tma;

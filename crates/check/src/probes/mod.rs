@@ -3,6 +3,7 @@
 pub mod catalogue;
 pub mod convert;
 mod findings;
+pub mod product;
 pub mod tma;
 pub mod wgmma;
 pub mod wgmma_inputs;
