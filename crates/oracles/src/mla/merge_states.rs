@@ -91,8 +91,9 @@ pub fn merge_states_bound(
             };
             o.push(((w_a * x + w_b * y) / sum, fp32 + rounding));
         }
-        let log = sum.ln();
+        // The larger weight is 1, beside which the smaller one may be lost.
         let least = w_a.min(w_b);
+        let log = least.ln_1p();
         let error = weight_error * least / sum + 2.0 * U * log + U * (largest + log).abs();
         lse.push((largest + log, error * 1.001 + crate::pow2(-148)));
     }
