@@ -8,7 +8,7 @@ use deepseek_kernels::{Matrix, MatrixMut, Stream, bf16};
 use crate::engine::{Engine, Tracking};
 use crate::operations::{moe_layer, moe_spec};
 use crate::streams::{SHAPE, check, inputs, spec};
-use check::guarded::Sentinel;
+use check::memory::Scalar;
 
 /// `to_vec` follows a run on any stream, tracked or not, of this context object or of another.
 #[test]

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
-use check::case::{Cases, attempt, memory_of};
+use check::case::{self, Case, Cases, attempt, memory_of};
 use check::devices::emulated;
 use deepseek_kernels::Device;
 use rayon::prelude::*;
@@ -43,37 +44,53 @@ mod router;
 
 const SEEDS: u64 = 4;
 
+/// A case, and its inputs or others.
+type Changed = (Box<dyn Case>, Arc<dyn case::Problem>);
+
 /// What a fault is tried on: what the unchanged kernels solve.
 #[derive(Clone, Copy)]
 enum Problem {
     /// Cases of operations.
     Cases(fn() -> Cases),
+    /// Inputs that no case draws.
+    Changed(fn() -> Vec<Changed>),
     /// Test kernels, and what panics unless they do what they should.
+    #[cfg_attr(not(feature = "probes"), expect(dead_code))]
     Probe { kernels: &'static [&'static str], run: fn(&Device) },
 }
 
 impl Problem {
+    fn inputs(self) -> Vec<Changed> {
+        let drawn = |case: Box<dyn Case>| {
+            let problem = case.draw().expect("inputs");
+            (case, problem)
+        };
+        match self {
+            Self::Cases(cases) => cases().into_iter().map(drawn).collect(),
+            Self::Changed(problems) => problems(),
+            Self::Probe { .. } => vec![],
+        }
+    }
+
     /// All kernels that the plans look up.
     fn kernels(self) -> Vec<String> {
-        match self {
-            Self::Cases(cases) => {
-                let device = emulated(0);
-                let cases = cases();
-                let kernels = cases.iter().flat_map(|case| case.kernels(&device).expect("kernels of a case"));
-                kernels.collect::<BTreeSet<_>>().into_iter().collect()
-            }
-            Self::Probe { kernels, .. } => kernels.iter().map(|&kernel| kernel.to_owned()).collect(),
+        if let Self::Probe { kernels, .. } = self {
+            return kernels.iter().map(|&kernel| kernel.to_owned()).collect();
         }
+        let device = emulated(0);
+        let kernels = |(case, _): &Changed| case.kernels(&device).expect("kernels of a case");
+        let kernels: BTreeSet<String> = self.inputs().iter().flat_map(kernels).collect();
+        kernels.into_iter().collect()
     }
 
     /// The first thing that is wrong.
     fn solve(self, device: &Device) -> Result<(), String> {
         match self {
-            Self::Cases(cases) => {
-                let cases = cases();
-                let mut solved =
-                    cases.iter().map(|case| attempt(case.draw()?, device, memory_of(&case.name())));
-                solved.try_for_each(|ran| ran.map(drop)).map_err(|error| format!("{error:#}"))
+            Self::Cases(_) | Self::Changed(_) => {
+                let solve = |(case, problem): &Changed| {
+                    attempt(problem.clone(), device, memory_of(&case.name())).map(drop)
+                };
+                self.inputs().iter().try_for_each(solve).map_err(|error| format!("{error:#}"))
             }
             Self::Probe { run, .. } => catch_unwind(AssertUnwindSafe(|| run(device))).map_err(|panic| {
                 let text = panic.downcast_ref::<String>().cloned();

@@ -46,6 +46,7 @@ use deepseek_kernels::{Error, F8E4M3, bf16};
 /// Memory from which a test takes an operand of another shape.
 #[derive(PartialEq)]
 struct Spare {
+    bytes: Vec<u8>,
     codes: Vec<F8E4M3>,
     halves: Vec<bf16>,
     floats: Vec<f32>,
@@ -56,8 +57,9 @@ struct Spare {
 impl Spare {
     /// Enough for every operand of these tests.
     fn new() -> Self {
-        const LEN: usize = 1 << 16;
+        const LEN: usize = 1 << 19;
         Self {
+            bytes: vec![0; LEN],
             codes: vec![F8E4M3::ONE; LEN],
             halves: vec![bf16::ONE; LEN],
             floats: vec![1.0; LEN],
@@ -66,9 +68,6 @@ impl Spare {
         }
     }
 }
-
-/// A matrix that a test may get wrong: rows, columns, pitch.
-type Size = (usize, usize, usize);
 
 /// What the error says.
 fn message<T>(result: Result<T, Error>) -> String {

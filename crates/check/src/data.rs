@@ -41,6 +41,12 @@ pub fn repeated<T: Copy>(from: &[T], columns: usize, rows: usize) -> Vec<T> {
     matrix
 }
 
+/// These rows of it.
+pub fn rows_of<T: Copy>(from: &[T], columns: usize, rows: &[usize]) -> Vec<T> {
+    let there = (from.len() / columns.max(1)).max(1);
+    rows.iter().flat_map(|row| &from[row % there * columns..][..columns]).copied().collect()
+}
+
 /// Zeros that `fill` replaces, each row from a generator of its own.
 fn by_rows(
     rows: usize,

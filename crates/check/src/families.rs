@@ -1,7 +1,7 @@
 //! Every operation's cases: the one list from which judges take their work.
 
 use crate::case::Cases;
-use crate::{gemm, moe, quant, router};
+use crate::{gemm, mla, moe, quant, router};
 
 /// How large cases are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,11 +23,12 @@ pub struct Family {
 }
 
 /// Every family.
-pub const FAMILIES: [Family; 4] = [
+pub const FAMILIES: [Family; 5] = [
     Family { name: "gemm", smoke: gemm::smoke, timed: gemm::timed },
     Family { name: "quant", smoke: quant::smoke, timed: quant::timed },
     Family { name: "router", smoke: router::smoke, timed: router::timed },
     Family { name: "moe", smoke: moe::smoke, timed: moe::timed },
+    Family { name: "mla", smoke: mla::smoke, timed: mla::timed },
 ];
 
 /// Every family's cases of one kind.

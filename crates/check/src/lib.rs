@@ -10,7 +10,6 @@ pub mod driver;
 pub mod families;
 pub mod gemm;
 pub mod goldens;
-pub mod guarded;
 pub mod judge;
 pub mod memory;
 pub mod mla;

@@ -136,6 +136,21 @@ impl<'d> Arena<'d> {
         shape: (usize, usize),
         layout: Rows,
     ) -> Result<Operand<T>> {
+        assert_eq!(data.len(), shape.0 * shape.1, "elements of {shape:?}");
+        self.repeated(data, shape, layout)
+    }
+
+    /// As [`Self::input`], a matrix whose rows are those of `data` again and again.
+    ///
+    /// # Errors
+    /// Of the device.
+    pub fn repeated<T: Scalar>(
+        &mut self,
+        data: &[T],
+        shape: (usize, usize),
+        layout: Rows,
+    ) -> Result<Operand<T>> {
+        assert!(data.len().is_multiple_of(shape.1.max(1)), "rows of {} columns", shape.1);
         let behind = if self.device.kind() == DeviceKind::Emulated { 0 } else { BEHIND };
         self.place(data, shape, layout, behind)
     }
@@ -161,6 +176,7 @@ impl<'d> Arena<'d> {
         shape: (usize, usize),
         layout: Rows,
     ) -> Result<Operand<T>> {
+        assert_eq!(data.len(), shape.0 * shape.1, "elements of {shape:?}");
         self.place(data, shape, layout, BEHIND)
     }
 
@@ -179,7 +195,6 @@ impl<'d> Arena<'d> {
         layout: Rows,
         behind: usize,
     ) -> Result<Operand<T>> {
-        assert_eq!(data.len(), rows * columns, "elements of [{rows}, {columns}]");
         let (Rows::Aligned(align) | Rows::Packed(align)) = layout;
         let unit = (align / size_of::<T>()).max(1);
         let [before, gap, behind] = match &mut self.rng {
@@ -193,7 +208,7 @@ impl<'d> Arena<'d> {
         let offset = before * unit;
         let length = rows.saturating_sub(1) * pitch + if rows == 0 { 0 } else { columns };
         let mut host = vec![T::POISON; offset + length + behind];
-        for (row, values) in data.chunks_exact(columns.max(1)).enumerate() {
+        for (row, values) in (0..rows).zip(data.chunks_exact(columns.max(1)).cycle()) {
             host[offset + row * pitch..][..columns].copy_from_slice(values);
         }
         Ok(Operand { buffer: self.device.upload(&host)?, rows, columns, offset, pitch })
@@ -245,6 +260,14 @@ impl<T: Scalar> Operand<T> {
     pub fn matrix_mut(&mut self) -> deepseek_kernels::Result<MatrixMut<'_, T>> {
         let Self { rows, columns, pitch, .. } = *self;
         MatrixMut::with_pitch(self.slice_mut(), rows, columns, pitch)
+    }
+
+    /// The view of some columns.
+    ///
+    /// # Errors
+    /// None: the buffer holds the matrix.
+    pub fn part(&self, columns: Range<usize>) -> deepseek_kernels::Result<Matrix<'_, T>> {
+        Matrix::with_pitch(self.slice_from(columns.start), self.rows, columns.len(), self.pitch)
     }
 
     /// Elements from one row to the next.
@@ -363,6 +386,17 @@ impl Output {
         assert_eq!(self.dtype, T::DTYPE, "type of {}", self.name);
         let bits = |bytes: &[u8]| bytes.iter().rfold(0, |bits, &byte| bits << 8 | u32::from(byte));
         self.bytes.chunks_exact(size_of::<T>()).map(|bytes| T::from_bits(bits(bytes))).collect()
+    }
+
+    /// Its elements, where those are of a floating-point type of two or four bytes.
+    ///
+    /// # Panics
+    /// For other types.
+    pub fn widened(&self) -> Vec<f32> {
+        match self.dtype {
+            Dtype::BF16 => self.values::<bf16>().into_iter().map(bf16::to_f32).collect(),
+            _ => self.values(),
+        }
     }
 
     /// Bytes of an element.

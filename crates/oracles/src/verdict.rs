@@ -70,7 +70,7 @@ impl fmt::Display for Verdict {
 pub(crate) const NOTHING: Verdict = Verdict { checked: 0, bad: 0, first_bad: None, worst: 0.0 };
 
 /// Judges elements one by one by a bound; where it is 0, by their bits.
-pub(crate) fn within(expected: &[f64], bound: &[f64], columns: usize, got: &dyn Fn(usize) -> f32) -> Verdict {
+pub fn within(expected: &[f64], bound: &[f64], columns: usize, got: &dyn Fn(usize) -> f32) -> Verdict {
     let mut verdict = NOTHING;
     for (index, (&expected, &bound)) in expected.iter().zip(bound).enumerate() {
         let got = got(index);

@@ -28,7 +28,7 @@ use crate::tensor::{Matrix, MatrixMut};
 const SCHEDULE: KernelRow<MlaScheduleParams> = KernelRow::of(mla::MLA_SCHEDULE);
 const COMBINE: KernelRow<MlaCombineParams> = KernelRow::of(mla::MLA_COMBINE);
 
-/// Operands of an attention. Addresses and pitches of q and out are multiples of 16 bytes.
+/// Operands of an attention. Addresses of q, out and partials, and pitches of q and out, are multiples of 16 bytes.
 #[derive(Debug)]
 pub struct MlaDecodeArgs<'a> {
     /// `[batch * q_tokens * heads, 576]`: 512 absorbed, 64 rotated.
@@ -223,7 +223,7 @@ impl MlaDecode {
     }
 
     fn partials_layout(&self) -> Layout {
-        Layout::new("partials [1, partials]", [1, self.partials()]).aligned(8)
+        Layout::new("partials [1, partials]", [1, self.partials()]).aligned(16)
     }
 
     fn out_layout(&self) -> Layout {

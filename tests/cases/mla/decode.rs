@@ -1,16 +1,23 @@
-//! MLA decode against its f64 reference: values within the a-priori bound, exact where they can be, bits that depend on
-//! the sequence alone. Everything that is not a key of a sequence is NaN in every test.
+//! MLA decode against its f64 reference: values within the a-priori bound, and exact where they can be. Everything that is
+//! not a key of a sequence is NaN in every test.
 
-use check::devices::{FEW_MULTIPROCESSORS, devices, emulators, runs_emulated, schedules};
-use check::mla::decode::{
-    Bits, Cache, KEY, LATENT, Operands, SCALE, STALE_PAGE, Step, instances, varied_lengths,
-};
+mod bits;
+
+use std::sync::Arc;
+
+use check::case::{Case, pass, pass_in};
+use check::deepseek_v3::SOFTMAX_SCALE;
+use check::devices::{devices, runs_emulated};
+use check::judge::Scrutiny;
+use check::memory::Memory;
+use check::mla::decode::{MlaDecodeCase, MlaDecodeRun, instances, varied_lengths};
+use check::mla::{CacheRows, KEY, LATENT};
 use deepseek_kernels::mla::{EmptyLse, KvFormat, KvPaging};
-use deepseek_kernels::{DeviceKind, EmulatorOptions, Error};
+use deepseek_kernels::{Device, DeviceKind, bf16};
 use oracles::mla::AttentionClass;
 use proptest::prelude::*;
 
-const FORMATS: [KvFormat; 2] = [KvFormat::Bf16, KvFormat::Fp8];
+use super::{FORMATS, passed, step};
 
 #[test]
 fn every_class_of_inputs_with_every_instance() {
@@ -19,9 +26,8 @@ fn every_class_of_inputs_with_every_instance() {
             for format in FORMATS {
                 for instance in instances(format) {
                     // 256 and 64 keys: powers of two, for the mean.
-                    let lengths = vec![256, 0, 64, 301];
-                    Step { class, format, instance: Some(instance), lengths, ..Step::default() }
-                        .check(&device);
+                    let case = step(format, &[256, 0, 64, 301]);
+                    pass(&MlaDecodeCase { class, instance: Some(instance), ..case }, &device);
                 }
             }
         }
@@ -31,13 +37,12 @@ fn every_class_of_inputs_with_every_instance() {
 /// Around blocks, pages and splits, an empty sequence first, last and between.
 #[test]
 fn lengths_at_every_border() {
-    let lengths = vec![0, 1, 63, 64, 65, 0, 127, 128, 129, 191, 192, 193, 255, 256, 257, 384, 0];
+    let lengths = [0, 1, 63, 64, 65, 0, 127, 128, 129, 191, 192, 193, 255, 256, 257, 384, 0];
     for device in devices() {
         for format in FORMATS {
             for (page_size, split_keys) in [(64, 64), (64, 128), (128, 64), (192, 128), (192, 192)] {
-                let page_size = Some(page_size);
-                Step { format, page_size, split_keys, lengths: lengths.clone(), heads: 2, ..Step::default() }
-                    .check(&device);
+                let (page_size, split_keys) = (Some(page_size), Some(split_keys));
+                pass(&MlaDecodeCase { page_size, split_keys, heads: 2, ..step(format, &lengths) }, &device);
             }
         }
     }
@@ -62,8 +67,8 @@ fn any_number_of_heads_and_query_tokens() {
             (128, 1),
         ] {
             for causal in [false, true] {
-                let lengths = vec![130, 2, q_tokens as i32];
-                Step { heads, q_tokens, causal, lengths, ..Step::default() }.check(&device);
+                let case = step(KvFormat::Bf16, &[130, 2, q_tokens]);
+                pass(&MlaDecodeCase { heads, q_tokens, causal, ..case }, &device);
             }
         }
     }
@@ -74,20 +79,14 @@ fn any_number_of_heads_and_query_tokens() {
 fn causal_rows_without_keys() {
     for device in devices() {
         for format in FORMATS {
-            let step = Step {
-                format,
-                q_tokens: 4,
-                heads: 3,
-                causal: true,
-                lengths: vec![1, 3, 0, 64],
-                ..Step::default()
-            };
-            let bits = step.check(&device);
+            let case = MlaDecodeCase { q_tokens: 4, heads: 3, causal: true, ..step(format, &[1, 3, 0, 64]) };
+            let [out, lse] = pass(&case, &device).try_into().expect("out and lse");
+            let rows = 3 * 3;
             assert!(
-                bits.out[..3 * 3 * LATENT].iter().all(|&x| x == 0),
-                "three of four query tokens see nothing"
+                out.bytes[..rows * LATENT * 2].iter().all(|&byte| byte == 0),
+                "three of four see nothing"
             );
-            assert!(bits.lse[..9].iter().all(|&x| x == f32::NEG_INFINITY.to_bits()));
+            assert!(lse.widened()[..rows].iter().all(|&x| x == f32::NEG_INFINITY));
         }
     }
 }
@@ -99,18 +98,8 @@ fn every_key_can_be_the_dominant_one() {
         for format in FORMATS {
             for causal in [false, true] {
                 // 256 rows choose among 200 keys.
-                let (q_tokens, heads) = (2, 128);
-                let lengths = vec![200];
-                Step {
-                    class: AttentionClass::OneKey,
-                    format,
-                    causal,
-                    q_tokens,
-                    heads,
-                    lengths,
-                    ..Step::default()
-                }
-                .check(&device);
+                let case = MlaDecodeCase { q_tokens: 2, heads: 128, causal, ..step(format, &[200]) };
+                pass(&MlaDecodeCase { class: AttentionClass::OneKey, ..case }, &device);
             }
         }
     }
@@ -125,28 +114,36 @@ fn every_key_can_be_the_dominant_one() {
 fn the_cases_of_flash_mla() {
     for device in devices() {
         let every = if device.kind() == DeviceKind::Emulated { 3 } else { 12 };
-        for (index, (keys, step)) in flash_mla_cases().into_iter().enumerate() {
-            let (number, batch) = (index + 1, step.lengths.len());
-            let Step { q_tokens, heads, .. } = step;
+        for (index, (keys, case)) in flash_mla_cases().into_iter().enumerate() {
+            let (number, batch) = (index + 1, case.lengths.len());
+            let MlaDecodeCase { q_tokens, heads, .. } = case;
             if runs_emulated(&device) {
                 let small = batch * q_tokens * heads * keys <= 40_000;
                 let long = (batch, heads, q_tokens) == (1, 63, 2) && index % 4 >= 2;
                 if batch <= 6 && number % every == 0 && (small || long) {
-                    step.check(&device);
+                    pass(&case, &device);
                 }
             } else if batch * keys <= 5000 || number % 11 == 0 {
-                let operands = step.operands();
-                let bits = operands.run(&device, None).unwrap_or_else(|error| panic!("{step:?}: {error}"));
-                assert!(bits.out().iter().all(|x| x.is_finite()), "{step:?}: something is unwritten");
-                let (operands, bits) = operands.sampled(&bits);
-                operands.judge(step.class, &bits).unwrap_or_else(|text| panic!("{step:?}: {text}"));
+                pass_briefly(&case, &device);
             }
         }
     }
 }
 
+/// A few heads by their oracles, and all values for being there.
+fn pass_briefly(case: &MlaDecodeCase, device: &Device) {
+    let mut run = case.draw().and_then(|problem| problem.prepare(device, Memory::Plain)).expect("operands");
+    run.launch(device.stream().expect("stream")).unwrap_or_else(|error| panic!("{case:?}: {error}"));
+    for check in run.judge(Scrutiny::Brief).expect("judgement") {
+        assert_eq!(check.failure, None, "{}: {case:?}", check.oracle);
+    }
+    let finite = run.outputs().expect("outputs")[0].widened().iter().all(|x| x.is_finite());
+    assert!(finite, "{case:?}: something is unwritten");
+    device.poll_error().expect("nothing to report");
+}
+
 /// With the number of keys that no sequence exceeds.
-fn flash_mla_cases() -> Vec<(usize, Step)> {
+fn flash_mla_cases() -> Vec<(usize, MlaDecodeCase)> {
     let mut cases = vec![];
     for batch in [1, 2, 6, 64] {
         for q_tokens in [1, 2, 4] {
@@ -155,9 +152,10 @@ fn flash_mla_cases() -> Vec<(usize, Step)> {
                     for (varlen, causal) in [(false, false), (false, true), (true, false), (true, true)] {
                         let seed = cases.len() as u64 + 1;
                         let lengths =
-                            if varlen { varied_lengths(batch, keys, seed) } else { vec![keys as i32; batch] };
-                        let shape = Step { q_tokens, heads, causal, lengths, ..Step::default() };
-                        cases.push((keys, Step { split_keys: 1024, seed, ..shape }));
+                            if varlen { varied_lengths(batch, keys, seed) } else { vec![keys; batch] };
+                        let case =
+                            MlaDecodeCase { q_tokens, heads, causal, ..step(KvFormat::Bf16, &lengths) };
+                        cases.push((keys, MlaDecodeCase { split_keys: Some(1024), seed, ..case }));
                     }
                 }
             }
@@ -171,132 +169,14 @@ fn flash_mla_cases() -> Vec<(usize, Step)> {
 fn half_of_the_sequences_are_empty() {
     for device in devices() {
         let batch = if runs_emulated(&device) { 12 } else { 128 };
-        for empty_lse in [EmptyLse::NegativeInfinity, EmptyLse::PositiveInfinity] {
-            let lengths: Vec<i32> =
+        for (empty_lse, expected) in
+            [(EmptyLse::NegativeInfinity, f32::NEG_INFINITY), (EmptyLse::PositiveInfinity, f32::INFINITY)]
+        {
+            let lengths: Vec<usize> =
                 (0..batch).map(|i| if i % 2 == 0 { 0 } else { 40 * i % 300 + 1 }).collect();
-            let step = Step { q_tokens: 2, heads: 9, empty_lse, lengths, ..Step::default() };
-            let bits = step.check(&device);
-            let expected = match empty_lse {
-                EmptyLse::NegativeInfinity => f32::NEG_INFINITY,
-                EmptyLse::PositiveInfinity => f32::INFINITY,
-            };
-            assert!(bits.lse[..18].iter().all(|&x| x == expected.to_bits()));
-        }
-    }
-}
-
-// ------------------------------------------------------------------------------------------------- the same bits
-
-fn long_step(format: KvFormat) -> Step {
-    Step { format, lengths: vec![700, 130, 0, 513], q_tokens: 2, heads: 64, causal: true, ..Step::default() }
-}
-
-#[test]
-fn neither_the_size_of_the_gpu_nor_the_schedule_changes_a_bit() {
-    for format in FORMATS {
-        let operands = long_step(format).operands();
-        let sizes = [1, 2, 3, 4, 7, 132]
-            .map(|multiprocessors| EmulatorOptions { multiprocessors, ..FEW_MULTIPROCESSORS });
-        for machines in schedules(4).into_iter().chain([emulators(sizes)]) {
-            let bits = machines.iter().map(|device| operands.run(device, None).unwrap());
-            let bits: Vec<Bits> = bits.collect();
-            for (number, pair) in bits.windows(2).enumerate() {
-                assert_eq!(pair[0], pair[1], "{format:?}, machines {number} and {}", number + 1);
-            }
-        }
-    }
-}
-
-#[test]
-fn every_instance_gives_the_same_bits() {
-    for device in devices() {
-        for format in FORMATS {
-            let operands = long_step(format).operands();
-            let bits = instances(format).map(|i| operands.run(&device, Some(i)).unwrap());
-            let bits: Vec<Bits> = bits.collect();
-            assert!(bits.len() > 1 && bits.windows(2).all(|pair| pair[0] == pair[1]), "{}", device.name());
-        }
-    }
-}
-
-/// A sequence alone gives what it gives in a batch, whatever the others are.
-#[test]
-fn the_rest_of_the_batch_changes_no_bit() {
-    for device in devices() {
-        for format in FORMATS {
-            let step = long_step(format);
-            let batch = step.operands();
-            let together = batch.run(&device, None).unwrap();
-            for index in 0..step.lengths.len() {
-                let alone = only(&batch, index).run(&device, None).unwrap();
-                assert_eq!(alone, part(&together, &batch, index), "sequence {index}");
-            }
-        }
-    }
-}
-
-/// The batch of one sequence, with the same cache.
-fn only(batch: &Operands, index: usize) -> Operands {
-    let mut alone = batch.clone();
-    let rows = batch.spec.q_tokens * batch.spec.heads;
-    let columns = batch.table.len() / batch.spec.batch;
-    alone.spec.batch = 1;
-    alone.lengths = vec![batch.lengths[index]];
-    alone.table = batch.table[index * columns..][..columns].to_vec();
-    alone.q = batch.q[index * rows * KEY..][..rows * KEY].to_vec();
-    alone
-}
-
-fn part(bits: &Bits, batch: &Operands, index: usize) -> Bits {
-    let rows = batch.spec.q_tokens * batch.spec.heads;
-    Bits {
-        out: bits.out[index * rows * LATENT..][..rows * LATENT].to_vec(),
-        lse: bits.lse[index * rows..][..rows].to_vec(),
-    }
-}
-
-/// Pages anywhere, pages of another size, no pages at all; a page that two sequences share.
-#[test]
-fn the_place_of_a_key_changes_no_bit() {
-    for device in devices() {
-        for format in FORMATS {
-            // No split is shorter than the longest page.
-            let at = |page_size, seed_of_pages| {
-                let step =
-                    Step { page_size, lengths: vec![333, 64, 1], split_keys: 192, format, ..Step::default() };
-                let mut operands = step.operands();
-                if seed_of_pages {
-                    reverse_pages(&mut operands);
-                }
-                operands.run(&device, None).unwrap()
-            };
-            let bits = at(Some(64), false);
-            for (page_size, reversed) in [(Some(64), true), (Some(192), false), (None, false)] {
-                assert_eq!(at(page_size, reversed), bits, "{page_size:?} {reversed}");
-            }
-            let mut twice = Step { lengths: vec![128, 128], format, ..Step::default() }.operands();
-            let columns = twice.table.len() / 2;
-            let (first, second) = twice.table.split_at_mut(columns);
-            second.copy_from_slice(first);
-            let half = twice.q.len() / 2;
-            twice.q.copy_within(..half, half);
-            let bits = twice.run(&device, None).unwrap();
-            assert_eq!(part(&bits, &twice, 0), part(&bits, &twice, 1), "a shared prefix");
-        }
-    }
-}
-
-/// Page p becomes page `pages - 1 - p`.
-fn reverse_pages(operands: &mut Operands) {
-    let KvPaging::Paged { pages, page_size, .. } = operands.spec.paging else { return };
-    let row = page_size * operands.spec.format.columns();
-    match &mut operands.cache {
-        Cache::Bf16(keys) => *keys = keys.chunks(row).rev().flatten().copied().collect(),
-        Cache::Fp8(rows) => *rows = rows.chunks(row).rev().flatten().copied().collect(),
-    }
-    for page in &mut operands.table {
-        if (0..pages as i32).contains(page) {
-            *page = pages as i32 - 1 - *page;
+            let case = MlaDecodeCase { q_tokens: 2, heads: 9, empty_lse, ..step(KvFormat::Bf16, &lengths) };
+            let lse = pass(&case, &device)[1].widened();
+            assert!(lse[..18].iter().all(|&x| x == expected));
         }
     }
 }
@@ -306,111 +186,9 @@ fn reverse_pages(operands: &mut Operands) {
 #[test]
 fn a_row_may_have_more_parts_than_a_warp_has_lanes() {
     for device in devices() {
-        let (class, lengths) = (AttentionClass::OneKey, vec![64 * 40 + 5, 64 * 33, 64 * 32]);
-        Step { class, lengths, heads: 64, split_keys: 64, ..Step::default() }.check(&device);
-    }
-}
-
-#[test]
-fn an_only_split_is_the_whole() {
-    for device in devices() {
-        let short = Step { lengths: vec![100, 128, 0], split_keys: 128, ..Step::default() };
-        let alone = Step { lengths: short.lengths.clone(), split_keys: 1024, ..short.clone() };
-        assert_eq!(short.check(&device), alone.check(&device));
-    }
-}
-
-// ------------------------------------------------------------------------------------------------------ bad data
-
-#[test]
-fn lengths_that_cannot_be_are_cut_and_reported() {
-    for device in devices() {
-        let mut operands = Step { lengths: vec![100, 128, 100], ..Step::default() }.operands();
-        for (length, same_as) in [(-1, 0), (i32::MIN, 0), (193, 192), (i32::MAX, 192)] {
-            // Every page of the table exists, so that every length can be read.
-            let columns = operands.table.len() / 3;
-            assert_eq!(columns, 3);
-            operands.table = (0..9).collect();
-            fill(&mut operands.cache);
-            operands.lengths[1] = same_as;
-            let expected = operands.run(&device, None).unwrap();
-            device.poll_error().expect("nothing to report");
-            operands.lengths[1] = length;
-            assert_eq!(operands.run(&device, None).unwrap(), expected, "{length}");
-            let Err(Error::Data(faults)) = device.poll_error() else { panic!("{length}: nothing reported") };
-            assert!(faults.sequence_length() && !faults.page_id());
-        }
-    }
-}
-
-/// Every row of the cache holds a key.
-fn fill(cache: &mut Cache) {
-    let Cache::Bf16(keys) = cache else { panic!("a BF16 cache") };
-    *keys = AttentionClass::Normal.generate(0, keys.len() / KEY, 0, 9).keys;
-}
-
-#[test]
-fn pages_that_do_not_exist_read_as_zeros_and_are_reported() {
-    for device in devices() {
-        for format in FORMATS {
-            for page in [-1, i32::MIN, i32::MAX, STALE_PAGE, 12] {
-                let mut operands =
-                    Step { lengths: vec![100, 128, 100], format, ..Step::default() }.operands();
-                assert!(matches!(
-                    operands.spec.paging,
-                    KvPaging::Paged { pages: 12, pages_per_sequence: 3, .. }
-                ));
-                let before = operands.run(&device, None).unwrap();
-                device.poll_error().expect("nothing to report");
-                operands.table[4] = page;
-                let bits = operands.run(&device, None).unwrap();
-                operands.judge(AttentionClass::Positive, &bits).unwrap();
-                for other in [0, 2] {
-                    assert_eq!(
-                        part(&bits, &operands, other),
-                        part(&before, &operands, other),
-                        "sequence {other}"
-                    );
-                }
-                let Err(Error::Data(faults)) = device.poll_error() else {
-                    panic!("{page}: nothing reported")
-                };
-                assert!(faults.page_id() && !faults.sequence_length());
-            }
-        }
-    }
-}
-
-/// A query of NaN spoils its own row; a NaN key the rows of its sequence; Inf logits give NaN, as they do in IEEE.
-#[test]
-fn nan_stays_where_it_is() {
-    for device in devices() {
-        let step = Step { lengths: vec![200, 130], heads: 8, ..Step::default() };
-        let clean = step.operands().run(&device, None).unwrap();
-        for special in [f32::NAN, f32::INFINITY] {
-            let mut operands = step.operands();
-            operands.q[3 * KEY + 7] = half::bf16::from_f32(special);
-            let bits = operands.run(&device, None).unwrap();
-            for row in 0..16 {
-                let out = row * LATENT..(row + 1) * LATENT;
-                if row == 3 {
-                    assert!(bits.out()[out].iter().all(|x| x.is_nan()) && bits.lse()[row].is_nan());
-                } else {
-                    assert_eq!(
-                        (&bits.out[out.clone()], bits.lse[row]),
-                        (&clean.out[out], clean.lse[row]),
-                        "row {row}"
-                    );
-                }
-            }
-        }
-        let mut operands = step.operands();
-        let first_page = operands.table[0] as usize;
-        let Cache::Bf16(keys) = &mut operands.cache else { unreachable!() };
-        keys[first_page * 64 * KEY + 5] = half::bf16::NAN;
-        let bits = operands.run(&device, None).unwrap();
-        assert!(part(&bits, &operands, 0).out().iter().all(|x| x.is_nan()));
-        assert_eq!(part(&bits, &operands, 1), part(&clean, &operands, 1));
+        let case = step(KvFormat::Bf16, &[64 * 40 + 5, 64 * 33, 64 * 32]);
+        let case = MlaDecodeCase { heads: 64, split_keys: Some(64), ..case };
+        pass(&MlaDecodeCase { class: AttentionClass::OneKey, ..case }, &device);
     }
 }
 
@@ -419,9 +197,9 @@ fn nan_stays_where_it_is() {
 fn every_code_and_scale_of_an_fp8_cache() {
     const SCALES: [f32; 6] = [1.0 / 256.0, 0.0, -0.0, -1.0 / 512.0, 1e-40, 3.3e-3];
     for device in devices() {
-        let mut operands =
-            Step { lengths: vec![200, 130], format: KvFormat::Fp8, ..Step::default() }.operands();
-        let Cache::Fp8(rows) = &mut operands.cache else { unreachable!() };
+        let mut clean = step(KvFormat::Fp8, &[200, 130]).problem().expect("inputs");
+        clean.case.class = AttentionClass::Positive;
+        let CacheRows::Fp8(rows) = &mut clean.cache else { unreachable!() };
         for (index, row) in rows.chunks_mut(KvFormat::Fp8.columns()).enumerate() {
             for (i, code) in row[..LATENT].iter_mut().enumerate() {
                 *code = (i + 37 * index) as u8;
@@ -432,16 +210,17 @@ fn every_code_and_scale_of_an_fp8_cache() {
             }
             row[LATENT + 16..].fill(0x3c); // 2^-7 or so
         }
-        let clean = operands.run(&device, None).unwrap();
-        operands.judge(AttentionClass::Positive, &clean).unwrap();
-        let first = operands.table[0] as usize * 64 * KvFormat::Fp8.columns();
+        let expected = passed(&clean, &device);
+        let first = clean.table[0] as usize * 64 * KvFormat::Fp8.columns();
         for (at, bytes) in [(5, vec![0x7f]), (LATENT, f32::NAN.to_ne_bytes().to_vec())] {
-            let mut spoilt = operands.clone();
-            let Cache::Fp8(rows) = &mut spoilt.cache else { unreachable!() };
+            let mut spoilt = clean.clone();
+            spoilt.finite = false;
+            let CacheRows::Fp8(rows) = &mut spoilt.cache else { unreachable!() };
             rows[first + at..][..bytes.len()].copy_from_slice(&bytes);
-            let bits = spoilt.run(&device, None).unwrap();
-            assert!(part(&bits, &spoilt, 0).out().iter().all(|x| x.is_nan()), "byte {at}");
-            assert_eq!(part(&bits, &spoilt, 1), part(&clean, &spoilt, 1), "byte {at}");
+            let got = passed(&spoilt, &device);
+            let out = got[0].widened();
+            assert!(out[..out.len() / 2].iter().all(|x| x.is_nan()), "byte {at}");
+            assert_eq!(spoilt.part(&got, 1), spoilt.part(&expected, 1), "byte {at}");
         }
     }
 }
@@ -451,20 +230,20 @@ fn every_code_and_scale_of_an_fp8_cache() {
 fn logits_far_from_zero() {
     for device in devices() {
         for sign in [-1.0, 1.0] {
-            let mut operands =
-                Step { lengths: vec![200, 65], heads: 8, causal: true, q_tokens: 2, ..Step::default() }
-                    .operands();
-            let Cache::Bf16(keys) = &mut operands.cache else { unreachable!() };
+            let case = step(KvFormat::Bf16, &[200, 65]);
+            let case = MlaDecodeCase { heads: 8, causal: true, q_tokens: 2, ..case };
+            let mut problem = case.problem().expect("inputs");
+            problem.case.class = AttentionClass::Positive;
+            let CacheRows::Bf16(keys) = &mut problem.cache else { unreachable!() };
             // The last eight of the 64 rotated numbers add sign * 8 * 2^20 to every score.
             for key in keys.chunks_mut(KEY).filter(|key| !key[0].is_nan()) {
-                key[KEY - 8..].fill(half::bf16::from_f32(1024.0));
+                key[KEY - 8..].fill(bf16::from_f32(1024.0));
             }
-            for q in operands.q.chunks_mut(KEY) {
-                q[KEY - 8..].fill(half::bf16::from_f32(sign * 1024.0));
+            for q in problem.q.chunks_mut(KEY) {
+                q[KEY - 8..].fill(bf16::from_f32(sign * 1024.0));
             }
-            let bits = operands.run(&device, None).unwrap();
-            operands.judge(AttentionClass::Positive, &bits).unwrap();
-            assert!(bits.lse().iter().all(|lse| (lse / 1e6 * sign) > 1.0), "{:?}", &bits.lse()[..4]);
+            let lse = passed(&problem, &device)[1].widened();
+            assert!(lse.iter().all(|lse| (lse / 1e6 * sign) > 1.0), "{:?}", &lse[..4]);
         }
     }
 }
@@ -473,16 +252,33 @@ fn logits_far_from_zero() {
 fn nothing_to_do() {
     for device in devices() {
         for format in FORMATS {
-            let bits = Step { lengths: vec![], format, ..Step::default() }.check(&device);
-            assert!(bits.out.is_empty());
-            Step { lengths: vec![0, 0, 0], format, ..Step::default() }.check(&device);
+            assert!(pass(&step(format, &[]), &device)[0].bytes.is_empty());
+            pass(&step(format, &[0, 0, 0]), &device);
             // A table without columns.
-            let mut operands = Step { lengths: vec![0, 0], format, ..Step::default() }.operands();
-            let KvPaging::Paged { pages, page_size, .. } = operands.spec.paging else { unreachable!() };
-            operands.spec.paging = KvPaging::Paged { pages, page_size, pages_per_sequence: 0 };
-            operands.table.clear();
-            let bits = operands.run(&device, None).unwrap();
-            assert!(bits.out.iter().all(|&x| x == 0));
+            let mut problem = step(format, &[0, 0]).problem().expect("inputs");
+            let KvPaging::Paged { pages, page_size, .. } = problem.spec.paging else { unreachable!() };
+            problem.spec.paging = KvPaging::Paged { pages, page_size, pages_per_sequence: 0 };
+            problem.table.clear();
+            assert!(passed(&problem, &device)[0].bytes.iter().all(|&byte| byte == 0));
+        }
+    }
+}
+
+#[test]
+fn the_scale_of_the_tests_is_deepseeks() {
+    assert_eq!(SOFTMAX_SCALE, 0.135_233_778_860_880_1_f64 as f32);
+}
+
+/// Rows of a large cache repeat, as those that are timed do.
+#[test]
+fn caches_of_repeated_rows() {
+    for device in devices() {
+        for format in FORMATS {
+            let case = MlaDecodeCase { repeated: true, split_keys: None, ..step(format, &[4200, 0, 70]) };
+            let problem = Arc::new(case.clone().problem().expect("inputs"));
+            let run = MlaDecodeRun::new(problem, &device, Memory::Plain).expect("operands");
+            assert_eq!(run.plan.decode.spec().capacity(), 4224, "no more than the longest sequence needs");
+            pass(&case, &device);
         }
     }
 }
@@ -503,25 +299,18 @@ proptest! {
         seed: u32,
     ) {
         let seed = u64::from(seed);
-        let step = Step {
+        let case = MlaDecodeCase {
             class: AttentionClass::ALL[class],
-            lengths: varied_lengths(batch, most, seed),
             q_tokens,
             heads,
-            format: FORMATS[usize::from(fp8)],
             page_size: (pages > 0).then_some(64 * pages),
-            split_keys: 64 * pages.max(1) * splits,
+            split_keys: Some(64 * pages.max(1) * splits),
             causal,
             seed,
-            ..Step::default()
+            ..step(FORMATS[usize::from(fp8)], &varied_lengths(batch, most, seed))
         };
         for device in devices() {
-            step.check(&device);
+            pass_in(&case, &device, Memory::Poisoned(seed));
         }
     }
-}
-
-#[test]
-fn the_scale_of_the_tests_is_deepseeks() {
-    assert_eq!(SCALE, 0.135_233_778_860_880_1_f64 as f32);
 }

@@ -1,22 +1,43 @@
 //! The append to the KV cache: byte for byte what the reference gives.
 
+use std::sync::Arc;
+
+use check::case::{attempt, memory_of, pass, pass_in};
 use check::devices::{FEW_MULTIPROCESSORS, devices, emulators, seeded};
-use check::mla::kv_append::{Append, FORMATS, LATENT, ROPE, Tokens, slots, strangers};
+use check::memory::Memory;
+use check::mla::kv_append::{FORMATS, KvAppendCase, KvAppendProblem, TokenClass, strangers};
+use check::mla::{LATENT, ROPE};
 use deepseek_kernels::mla::KvFormat;
 use deepseek_kernels::quant::ScaleFormat;
-use deepseek_kernels::{Error, bf16};
+use deepseek_kernels::{Device, bf16};
 use oracles::mla::{dequantize_kv_fp8, kv_append_fp8};
 use oracles::quant::QuantizeScale;
 use oracles::quant::quantizer_rows;
 use proptest::prelude::*;
+
+fn case(format: (KvFormat, ScaleFormat), tokens: usize, rows: usize) -> KvAppendCase {
+    KvAppendCase {
+        rows,
+        class: TokenClass::EveryKind,
+        one_matrix: false,
+        ..KvAppendCase::new(format, tokens)
+    }
+}
+
+/// The bytes of the cache, after every check.
+fn run(problem: KvAppendProblem, device: &Device) -> Vec<u8> {
+    let ran = attempt(Arc::new(problem.clone()), device, memory_of("kv_append"));
+    ran.unwrap_or_else(|error| panic!("{error:#}\n{problem:?}")).outputs.swap_remove(0).bytes
+}
 
 #[test]
 fn values_of_every_kind() {
     for device in devices() {
         for format in FORMATS {
             for one_matrix in [false, true] {
-                let tokens = Tokens::new(slots(37, 50, 1), 2);
-                Append { tokens: &tokens, rows: 50, format, one_matrix }.check(&device);
+                pass(&KvAppendCase { one_matrix, ..case(format, 37, 50) }, &device);
+                let activations = TokenClass::Activations;
+                pass(&KvAppendCase { one_matrix, class: activations, ..case(format, 37, 50) }, &device);
             }
         }
     }
@@ -24,16 +45,17 @@ fn values_of_every_kind() {
 
 #[test]
 fn quotients_between_two_codes() {
+    let ties = |format| KvAppendCase { class: TokenClass::Ties, ..case(format, 10, 10) };
     // Otherwise the test could not tell a quotient from a product with the reciprocal.
-    let tokens = Tokens::ties(10);
     let reciprocal = |block: &[bf16]| {
         let scale = block[0].to_f32() / 448.0;
         block.iter().filter(|x| x.to_f32() / scale != x.to_f32() * (1.0 / scale)).count()
     };
+    let tokens = ties(FORMATS[2]).problem().expect("inputs");
     assert!(tokens.latent.chunks(128).map(reciprocal).sum::<usize>() > 100);
     for device in devices() {
         for format in FORMATS {
-            Append { tokens: &tokens, rows: 10, format, one_matrix: false }.check(&device);
+            pass(&ties(format), &device);
         }
     }
 }
@@ -46,13 +68,12 @@ fn every_scale_of_a_block_that_is_a_single_value() {
             (0..255_u16).flat_map(|exponent| [0, 1, 0x5f, 0x60, 0x61, 0x7f].map(|f| exponent << 7 | f));
         let amax: Vec<bf16> = amax.map(bf16::from_bits).collect();
         let rows = amax.len().div_ceil(4);
-        let mut latent = vec![bf16::ZERO; rows * LATENT];
-        latent.chunks_mut(128).zip(&amax).for_each(|(block, &amax)| block[77] = amax);
-        let k_pe = vec![bf16::ZERO; rows * ROPE];
-        let tokens = Tokens { latent, k_pe, slots: (0..rows as i32).collect() };
         for format in [ScaleFormat::PowerOfTwo, ScaleFormat::Fp32] {
-            Append { tokens: &tokens, rows, format: (KvFormat::Fp8, format), one_matrix: false }
-                .check(&device);
+            let mut problem = case((KvFormat::Fp8, format), rows, rows).problem().expect("inputs");
+            problem.latent.fill(bf16::ZERO);
+            problem.latent.chunks_mut(128).zip(&amax).for_each(|(block, &amax)| block[77] = amax);
+            problem.slots = (0..rows as i32).collect();
+            run(problem, &device);
         }
     }
 }
@@ -62,9 +83,9 @@ fn slots_that_are_no_rows_are_reported_and_skipped() {
     for device in devices() {
         for format in FORMATS {
             for stranger in strangers(9) {
-                let mut tokens = Tokens::new(vec![4, 8, 0, -1, 7, 2], 3);
-                tokens.slots[4] = stranger;
-                Append { tokens: &tokens, rows: 9, format, one_matrix: false }.check(&device);
+                let mut problem = case(format, 6, 9).problem().expect("inputs");
+                problem.slots = vec![4, 8, 0, -1, stranger, 2];
+                run(problem, &device);
             }
         }
     }
@@ -75,15 +96,16 @@ fn slots_that_are_no_rows_are_reported_and_skipped() {
 fn padding_is_not_read() {
     for device in devices() {
         for format in FORMATS {
-            let mut tokens = Tokens::new(slots(12, 12, 4), 5);
-            tokens.latent =
-                tokens.latent.iter().map(|x| if x.is_finite() { *x } else { bf16::ONE }).collect();
-            for (token, latent) in tokens.latent.chunks_mut(LATENT).enumerate() {
-                if tokens.slots[token] == -1 {
+            let mut problem =
+                KvAppendCase { one_matrix: true, ..case(format, 12, 12) }.problem().expect("inputs");
+            for (token, latent) in problem.latent.chunks_mut(LATENT).enumerate() {
+                latent.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = bf16::ONE);
+                if problem.slots[token] == -1 {
                     latent.fill(bf16::NAN);
                 }
             }
-            Append { tokens: &tokens, rows: 12, format, one_matrix: true }.check(&device);
+            assert!(problem.slots.contains(&-1));
+            run(problem, &device);
         }
     }
 }
@@ -93,8 +115,8 @@ fn nothing_to_do() {
     for device in devices() {
         for format in FORMATS {
             for (slots, rows) in [(vec![], 3), (vec![-1, -1], 0), (vec![0], 0)] {
-                let tokens = Tokens::new(slots, 1);
-                Append { tokens: &tokens, rows, format, one_matrix: false }.check(&device);
+                let problem = case(format, slots.len(), rows).problem().expect("inputs");
+                run(KvAppendProblem { slots, ..problem }, &device);
             }
         }
     }
@@ -105,16 +127,15 @@ fn nothing_to_do() {
 fn a_row_depends_on_its_token_alone() {
     for device in devices() {
         for format in FORMATS {
-            let tokens = Tokens::new(slots(23, 23, 6), 7);
-            let run = |tokens: &Tokens| Append { tokens, rows: 23, format, one_matrix: false }.run(&device);
-            let all = run(&tokens);
+            let tokens = KvAppendCase { seed: 6, ..case(format, 23, 23) }.problem().expect("inputs");
+            let all = run(tokens.clone(), &device);
             let order: Vec<usize> = (0..23).map(|t| (t * 7 + 5) % 23).collect();
-            assert_eq!(all, run(&tokens.pick(&order)));
+            assert_eq!(all, run(tokens.pick(&order), &device));
 
             let bytes = format.0.row_bytes();
             for token in (0..23).filter(|&t| tokens.slots[t] >= 0) {
                 let row = tokens.slots[token] as usize * bytes..;
-                let alone = run(&tokens.pick(&[token]));
+                let alone = run(tokens.pick(&[token]), &device);
                 assert_eq!(alone[row.clone()][..bytes], all[row][..bytes], "token {token}");
             }
         }
@@ -125,12 +146,11 @@ fn a_row_depends_on_its_token_alone() {
 #[test]
 fn a_slot_named_twice_is_a_race() {
     for format in FORMATS {
-        let tokens = Tokens::new(vec![3, 1, 3], 8);
-        let append = Append { tokens: &tokens, rows: 5, format, one_matrix: false };
+        let problem = case(format, 3, 5).problem().expect("inputs");
+        let problem = Arc::new(KvAppendProblem { slots: vec![3, 1, 3], ..problem });
         for device in emulators([FEW_MULTIPROCESSORS]) {
-            let Err(Error::Emulated { report, .. }) = append.try_run(&device) else {
-                panic!("went unnoticed")
-            };
+            let ran = attempt(problem.clone(), &device, memory_of("race"));
+            let report = ran.err().expect("went unnoticed").to_string();
             assert!(report.contains("not ordered after the write"), "{report}");
         }
     }
@@ -174,17 +194,18 @@ proptest! {
 
     #[test]
     fn any_shape(
-        count in 0..40_usize, spare in 0..20_usize, seed in 0..1_000_u64, strange in any::<bool>(),
+        tokens in 0..40_usize, spare in 0..20_usize, seed in 0..1_000_u64, strange in any::<bool>(),
         format in 0..3_usize, one_matrix in any::<bool>(),
     ) {
-        let rows = count + spare;
-        let mut tokens = Tokens::new(slots(count, rows, seed), seed);
-        if strange && count > 0 {
-            let at = seed as usize % count;
-            tokens.slots[at] = strangers(rows)[seed as usize % 6];
-        }
+        let case = KvAppendCase { one_matrix, seed, ..case(FORMATS[format], tokens, tokens + spare) };
         for device in seeded([seed]) {
-            Append { tokens: &tokens, rows, format: FORMATS[format], one_matrix }.check(&device);
+            if strange && tokens > 0 {
+                let mut problem = case.problem().expect("inputs");
+                problem.slots[seed as usize % tokens] = strangers(case.rows)[seed as usize % 6];
+                run(problem, &device);
+            } else {
+                pass_in(&case, &device, Memory::Poisoned(seed));
+            }
         }
     }
 }

@@ -1,31 +1,36 @@
 //! The rotation and its table: bit for bit what the reference gives, and near the exact one.
 
+use std::sync::Arc;
+
+use check::case::{attempt, memory_of, pass, pass_in};
 use check::devices::{devices, seeded};
-use check::mla::rope::{ROPE, Rotation, Strides, values};
+use check::memory::{Memory, Output};
+use check::mla::rope::{Columns, RopeCase, RopeProblem};
+use check::mla::{ROPE, Values};
 use deepseek_kernels::mla::{RopeTable, YarnRope};
 use deepseek_kernels::{Device, bf16};
 use proptest::prelude::*;
 
-const PLACES: [(Strides, Strides); 4] = [
-    (Strides::DENSE, Strides::DENSE),
-    (Strides::QUERY, Strides::ABSORBED),
-    (Strides { offset: 8, head: 72, token_gap: 24 }, Strides { offset: 16, head: 64, token_gap: 8 }),
-    (Strides::ABSORBED, Strides { offset: 0, head: 192, token_gap: 512 }),
+const PLACES: [(Columns, Columns); 4] = [
+    (Columns::ALL, Columns::ALL),
+    (Columns::QUERY, Columns::ABSORBED),
+    (Columns { first: 8, of: 72 }, Columns { first: 0, of: 64 }),
+    (Columns::ABSORBED, Columns { first: 0, of: 192 }),
 ];
 
-fn table(positions: usize) -> Vec<f32> {
-    RopeTable::yarn(YarnRope::DEEPSEEK_V3).and_then(|table| table.cos_sin(positions)).expect("sensible")
+fn run(problem: RopeProblem, device: &Device) -> Vec<Output> {
+    attempt(Arc::new(problem), device, memory_of("rope")).expect("right").outputs
 }
 
 #[test]
 fn heads_in_any_place() {
     for device in devices() {
-        let table = table(90);
         for (index, (from, to)) in PLACES.into_iter().enumerate() {
             for heads in [1, 3, 16] {
-                let positions: Vec<i32> = (0..11).map(|t| (t * 29 + index as i32) % 90).collect();
-                let x = values(positions.len() * heads * ROPE, index as u64);
-                Rotation { heads, x: &x, positions: &positions, table: &table, from, to }.check(&device);
+                for values in [Values::Magnitudes, Values::Activations] {
+                    let seed = index as u64;
+                    pass(&RopeCase { from, to, values, seed, ..RopeCase::new(11, heads, 90) }, &device);
+                }
             }
         }
     }
@@ -34,21 +39,12 @@ fn heads_in_any_place() {
 #[test]
 fn positions_that_are_not_in_the_table_give_zeros() {
     for device in devices() {
-        let table = table(40);
-        let x = values(3 * 2 * ROPE, 1);
         for bad in [i32::MIN, -1, 40, 41, i32::MAX] {
-            let case = Rotation {
-                heads: 2,
-                x: &x,
-                positions: &[39, bad, 0],
-                table: &table,
-                from: Strides::QUERY,
-                to: Strides::ABSORBED,
-            };
-            case.check(&device);
-            let out = case.run(&device);
-            assert!(out[2 * ROPE..4 * ROPE].iter().all(|x| x.to_bits() == 0), "position {bad}");
-            assert!(device.poll_error().is_err());
+            let case = RopeCase { to: Columns::ALL, ..RopeCase::new(3, 2, 40) };
+            let problem = case.problem().expect("inputs");
+            let out = run(RopeProblem { positions: vec![39, bad, 0], ..problem }, &device);
+            let token = 2 * 2 * ROPE;
+            assert!(out[0].bytes[token..2 * token].iter().all(|&byte| byte == 0), "position {bad}");
         }
     }
 }
@@ -56,20 +52,17 @@ fn positions_that_are_not_in_the_table_give_zeros() {
 #[test]
 fn nothing_to_do() {
     for device in devices() {
-        for (tokens, heads, rows) in [(0, 2, 3), (3, 0, 3), (2, 1, 0)] {
-            let (table, x) = (table(rows), values(tokens * heads * ROPE, 2));
-            let positions = vec![0; tokens];
-            let (from, to) = (Strides::DENSE, Strides::DENSE);
-            Rotation { heads, x: &x, positions: &positions, table: &table, from, to }.check(&device);
+        for (tokens, heads, positions) in [(0, 2, 3), (3, 0, 3), (2, 1, 0)] {
+            pass(&RopeCase::new(tokens, heads, positions), &device);
         }
     }
 }
 
-fn turn(device: &Device, x: &[bf16], table: &[f32]) -> Vec<bf16> {
-    let (from, to) = (Strides::DENSE, Strides::DENSE);
-    let case = Rotation { heads: 1, x, positions: &[0], table, from, to };
-    case.check(device);
-    case.run(device)
+/// One head at the only position of a table.
+fn turn(device: &Device, x: &[bf16], angles: &[f32]) -> Vec<f32> {
+    let case = RopeCase { from: Columns::ALL, to: Columns::ALL, ..RopeCase::new(1, 1, 1) };
+    let problem = RopeProblem { case, x: x.to_vec(), positions: vec![0], table: angles.to_vec() };
+    run(problem, device)[0].widened()
 }
 
 /// Products that FP32 cannot hold, taken from each other: an fma would leave a rounding error, rounded products leave 0.
@@ -92,9 +85,10 @@ fn products_are_rounded_before_they_are_added() {
 fn a_quarter_turn_of_neighbours() {
     let mut angles = [1.0, 0.0].repeat(32);
     angles[2 * 5..][..2].copy_from_slice(&[0.0, 1.0]);
-    let x: Vec<bf16> = (1..=ROPE).map(|i| bf16::from_f32(i as f32)).collect();
+    let x: Vec<f32> = (1..=ROPE).map(|i| i as f32).collect();
     let mut want = x.clone();
     want[10..12].copy_from_slice(&[-x[11], x[10]]);
+    let x: Vec<bf16> = x.into_iter().map(bf16::from_f32).collect();
     for device in devices() {
         assert_eq!(turn(&device, &x, &angles), want);
     }
@@ -103,11 +97,13 @@ fn a_quarter_turn_of_neighbours() {
 /// What it is for: the score of a query and a key depends on how far apart they are, not on where.
 #[test]
 fn scores_depend_on_the_distance() {
-    let table = table(200);
-    let (q, k) = (values(ROPE, 3), values(ROPE, 4));
+    let table =
+        RopeTable::yarn(YarnRope::DEEPSEEK_V3).and_then(|table| table.cos_sin(200)).expect("sensible");
+    let [q, k] = [3, 4].map(|seed| Values::Magnitudes.draw((1, ROPE), seed));
+    let [q, k] = [q, k].map(|x| x.into_iter().map(bf16::from_f32).collect::<Vec<_>>());
     let score =
-        |q: &[bf16], k: &[bf16]| -> f64 { q.iter().zip(k).map(|(q, k)| q.to_f64() * k.to_f64()).sum() };
-    let size = |x: &[bf16]| score(x, x).sqrt();
+        |q: &[f32], k: &[f32]| -> f64 { q.iter().zip(k).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum() };
+    let size = |x: &[bf16]| x.iter().map(|x| x.to_f64() * x.to_f64()).sum::<f64>().sqrt();
     // Each rotated vector is off by half a unit of BF16, each angle by half a unit of FP32.
     let bound = size(&q) * size(&k) * 2.0 * (2.0_f64.powi(-9) * 1.01 + 200.0 * 2.0_f64.powi(-24));
     for device in devices() {
@@ -127,17 +123,19 @@ proptest! {
 
     #[test]
     fn any_shape(
-        tokens in 1..20_usize, heads in 1..9_usize, rows in 1..60_usize, seed in 0..1_000_u64,
+        tokens in 1..20_usize, heads in 1..9_usize, positions in 1..60_usize, seed in any::<u64>(),
         place in 0..PLACES.len(), strange in any::<bool>(),
     ) {
-        let table = table(rows);
-        let x = values(tokens * heads * ROPE, seed);
-        let beyond = if strange { 2 } else { 0 };
-        let position = |t: usize| ((t * 31 + seed as usize) % (rows + beyond)) as i32;
-        let positions: Vec<i32> = (0..tokens).map(position).collect();
         let (from, to) = PLACES[place];
+        let case = RopeCase { from, to, seed, ..RopeCase::new(tokens, heads, positions) };
         for device in seeded([seed]) {
-            Rotation { heads, x: &x, positions: &positions, table: &table, from, to }.check(&device);
+            if strange {
+                let mut problem = case.problem().expect("inputs");
+                problem.positions[seed as usize % tokens] += 2;
+                run(problem, &device);
+            } else {
+                pass_in(&case, &device, Memory::Poisoned(seed));
+            }
         }
     }
 }

@@ -1,23 +1,17 @@
 //! Faults in MLA's absorbed projections.
 
-use check::mla::absorb::{Absorption, Oracle};
-use deepseek_kernels::Device;
+use check::case::boxed;
+use check::mla::absorb::AbsorbCase;
 use oracles::mla::Side;
 
 use crate::Problem;
 
 pub const PROBLEMS: &[Problem] = &[QUERY, OUTPUT];
 
-const QUERY: Problem = Problem::Probe { kernels: KERNELS, run: |device| absorb(device, Side::Query) };
-const OUTPUT: Problem = Problem::Probe { kernels: KERNELS, run: |device| absorb(device, Side::Output) };
-
-/// A plan looks for both.
-const KERNELS: &[&str] = &["mla_absorb_query", "mla_absorb_output"];
-
-/// A ragged tile, several heads; the ring of the output's side goes round twice.
-fn absorb(device: &Device, side: Side) {
-    Absorption::integers(side, 70, 2).check(device, Oracle::Exact);
-}
+/// A ragged tile, several heads.
+const QUERY: Problem = Problem::Cases(|| boxed([AbsorbCase::new(Side::Query, 70, 2)]));
+/// The ring goes round twice.
+const OUTPUT: Problem = Problem::Cases(|| boxed([AbsorbCase::new(Side::Output, 70, 2)]));
 
 // The N-major operand.
 faults! {

@@ -1,57 +1,48 @@
 //! Faults in MLA decode: schedule, producers, softmax, products, stores, combine.
 
-use check::mla::decode::{STALE_PAGE, Step};
+use std::sync::Arc;
+
+use check::mla::decode::{MlaDecodeCase, MlaDecodeProblem, STALE_PAGE};
 use deepseek_kernels::mla::KvFormat;
-use deepseek_kernels::{Device, Error};
 use oracles::mla::AttentionClass;
 
-use crate::Problem;
+use crate::{Changed, Problem};
 
 pub const PROBLEMS: &[Problem] = &[BF16, CLUSTER, FP8, FP8_CLUSTER];
 
 /// One tile of rows, not full.
-const BF16: Problem = Problem::Probe {
-    kernels: &["mla_schedule", "mla_decode_bf16_c1", "mla_combine"],
-    run: |device| decode(device, KvFormat::Bf16, 21),
-};
+const BF16: Problem = Problem::Changed(|| decode(KvFormat::Bf16, 21));
 /// Two tiles of rows, whose CTAs share the keys.
-const CLUSTER: Problem = Problem::Probe {
-    kernels: &["mla_schedule", "mla_decode_bf16_c2", "mla_combine"],
-    run: |device| decode(device, KvFormat::Bf16, 64),
-};
-const FP8: Problem = Problem::Probe {
-    kernels: &["mla_schedule", "mla_decode_fp8_c1", "mla_combine"],
-    run: |device| decode(device, KvFormat::Fp8, 21),
-};
+const CLUSTER: Problem = Problem::Changed(|| decode(KvFormat::Bf16, 64));
+const FP8: Problem = Problem::Changed(|| decode(KvFormat::Fp8, 21));
 /// Two tiles of rows, whose CTAs dequantise half of the keys each.
-const FP8_CLUSTER: Problem = Problem::Probe {
-    kernels: &["mla_schedule", "mla_decode_fp8_c2", "mla_combine"],
-    run: |device| decode(device, KvFormat::Fp8, 64),
-};
+const FP8_CLUSTER: Problem = Problem::Changed(|| decode(KvFormat::Fp8, 64));
 
 /// Empty sequences, several splits, borders, rows that see no key of a split, and pages that do not exist.
-fn decode(device: &Device, format: KvFormat, heads: usize) {
-    let step = Step { format, heads, q_tokens: 2, causal: true, ..Step::default() };
-    for (class, lengths) in
-        [(AttentionClass::Normal, vec![0, 300, 129, 0, 65]), (AttentionClass::OneKey, vec![200, 333])]
-    {
-        Step { class, lengths, ..step.clone() }.check(device);
-        if let Err(error) = device.poll_error() {
-            panic!("good data were reported: {error}");
-        }
-    }
-    // No sequence has more than one split: nothing is combined.
-    Step { lengths: vec![0, 70], split_keys: 1024, ..step.clone() }.check(device);
-    let mut operands = Step { lengths: vec![1, 500, 100], ..step }.operands();
-    let columns = operands.table.len() / 3;
-    operands.table[columns] = STALE_PAGE;
-    operands.lengths[1] = -5;
-    operands.lengths[2] = i32::MAX;
-    operands.table[2 * columns..].fill(STALE_PAGE);
-    let bits = operands.run(device, None).unwrap_or_else(|error| panic!("{error}"));
-    operands.judge(AttentionClass::Positive, &bits).unwrap_or_else(|text| panic!("{text}"));
-    let Err(Error::Data(faults)) = device.poll_error() else { panic!("bad data went unreported") };
-    assert!(faults.page_id() && faults.sequence_length(), "bad data went unreported");
+fn decode(format: KvFormat, heads: usize) -> Vec<Changed> {
+    let drawn = |class, lengths: &[usize], split_keys| {
+        let case = MlaDecodeCase::new(format, lengths.to_vec());
+        let split_keys = Some(split_keys);
+        let case = MlaDecodeCase { class, heads, q_tokens: 2, causal: true, split_keys, ..case };
+        case.problem().expect("inputs")
+    };
+    let mut strange = drawn(AttentionClass::Normal, &[1, 500, 100], 128);
+    strange.case.class = AttentionClass::Positive;
+    let columns = strange.table.len() / 3;
+    strange.table[columns] = STALE_PAGE;
+    strange.lengths[1] = -5;
+    strange.lengths[2] = i32::MAX;
+    strange.table[2 * columns..].fill(STALE_PAGE);
+    let problems = [
+        drawn(AttentionClass::Normal, &[0, 300, 129, 0, 65], 128),
+        drawn(AttentionClass::OneKey, &[200, 333], 128),
+        // No sequence has more than one split: nothing is combined.
+        drawn(AttentionClass::Normal, &[0, 70], 1024),
+        strange,
+    ];
+    let changed =
+        |problem: MlaDecodeProblem| -> Changed { (Box::new(problem.case.clone()), Arc::new(problem)) };
+    problems.map(changed).into()
 }
 
 // Which keys a row sees.
@@ -74,7 +65,7 @@ faults! {
         "void clear_values ... warpgroup_fence_async(half);" => "warpgroup_sync(half);", ["fence.proxy.async"];
     empty_sequence_reads_the_table: BF16,
         "ceil_div(w.length - w.first_key, MLA_BLOCK_KEYS)" => "w.length / MLA_BLOCK_KEYS + 1",
-        ["reported", "elements are wrong"];
+        ["expected a report of nothing", "elements are wrong"];
 }
 
 // Splits and their order.
@@ -88,7 +79,7 @@ faults! {
     empty_sequence_without_a_split: BF16,
         "rest != 0 || length == 0" => "rest != 0", ["elements are wrong", "out of bounds", "outside", "race"];
     length_not_cut: BF16,
-        "positive < capacity ? positive : capacity" => "positive", ["out of bounds", "outside", "unreported"];
+        "positive < capacity ? positive : capacity" => "positive", ["out of bounds", "outside", "got one of pages"];
     negative_length_taken_for_a_large_one: BF16,
         "length < 0 ? 0 : static_cast<uint32_t>(length)" => "static_cast<uint32_t>(length)", ["elements are wrong"];
     two_rests_in_one_place: BF16,
@@ -100,7 +91,7 @@ faults! {
     offsets_of_the_next_sequence: BF16,
         "if (other < mine)" => "if (other <= mine)", ["elements are wrong", "outside", "out of bounds", "race"];
     bad_length_goes_unreported: BF16,
-        "report_fault(params.error_words, FAULT_SEQUENCE_LENGTH)" => "(void)0", ["unreported"];
+        "report_fault(params.error_words, FAULT_SEQUENCE_LENGTH)" => "(void)0", ["got one of pages"];
     part_of_another_split: BF16, "first + work.split" => "first", ["elements are wrong", "race"];
     only_split_combined_too: BF16, "if (count == 1) return;" => "", ["elements are wrong"];
     merge_without_max: BF16, "ptx::ldg_f32(gState) - greatest" => "ptx::ldg_f32(gState)", ["elements are wrong"];
@@ -198,11 +189,11 @@ faults! {
 // Pages, rows, codes.
 faults! {
     page_of_the_next_entry: BF16,
-        "params.table_pitch + entry" => "params.table_pitch + entry + 1", ["elements are wrong", "reported"];
+        "params.table_pitch + entry" => "params.table_pitch + entry + 1", ["elements are wrong", "expected a report of nothing"];
     table_row_of_another_pitch: BF16,
         "work.sequence * params.table_pitch" => "work.sequence * (params.table_pitch - 1)",
-        ["elements are wrong", "reported", "outside", "out of bounds", "race"];
-    bad_page_goes_unreported: BF16, "report_fault(params.error_words, FAULT_PAGE_ID)" => "(void)0", ["unreported"];
+        ["elements are wrong", "expected a report of nothing", "outside", "out of bounds", "race"];
+    bad_page_goes_unreported: BF16, "report_fault(params.error_words, FAULT_PAGE_ID)" => "(void)0", ["got one of sequences"];
     rows_past_the_last_are_stored: BF16,
         "if (row >= params.rows) continue;" => "", ["elements are wrong", "outside", "out of bounds", "race"];
     output_not_divided: BF16, "l == 0.0f ? 0.0f : 1.0f / l" => "l == 0.0f ? 0.0f : 1.0f", ["elements are wrong"];

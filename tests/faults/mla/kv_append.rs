@@ -1,32 +1,33 @@
 //! Faults in what appends tokens to the KV cache.
 
-use check::mla::kv_append::{Append, FORMATS, Tokens, slots};
-use deepseek_kernels::{Device, bf16};
+use std::sync::Arc;
 
-use crate::Problem;
+use check::mla::kv_append::{FORMATS, KvAppendCase, KvAppendProblem, TokenClass};
+use deepseek_kernels::bf16;
 
-pub const APPEND: Problem = Problem::Probe { kernels: &["kv_append"], run: append };
+use crate::{Changed, Problem};
+
+pub const APPEND: Problem = Problem::Changed(append);
 
 /// Each kind of data in a launch of its own, so that a report comes from the one it belongs to.
-fn append(device: &Device) {
-    for format in FORMATS {
-        let check = |tokens: &Tokens, rows| {
-            Append { tokens, rows, format, one_matrix: false }.check(device);
-        };
-        check(&Tokens::new(slots(21, 30, 1), 2), 30);
-        let ties = Tokens::ties(10);
-        check(&ties, 10);
+fn append() -> Vec<Changed> {
+    let drawn = |class, format, tokens, rows| {
+        let case = KvAppendCase { class, rows, one_matrix: false, ..KvAppendCase::new(format, tokens) };
+        case.problem().expect("inputs")
+    };
+    let of = |format| {
+        let ties = drawn(TokenClass::Ties, format, 10, 10);
         let mut stranger = ties.clone();
         stranger.slots[4] = 10;
-        check(&stranger, 10);
         let mut padded = ties.clone();
         padded.slots[6] = -1;
-        check(&padded, 10);
         // The only Inf is in the right half of a lane's values.
-        let mut infinite = ties;
+        let mut infinite = ties.clone();
         infinite.latent[8] = bf16::INFINITY;
-        check(&infinite, 10);
-    }
+        [drawn(TokenClass::EveryKind, format, 21, 30), ties, stranger, padded, infinite]
+    };
+    let changed = |problem: KvAppendProblem| -> Changed { (Box::new(problem.case), Arc::new(problem)) };
+    FORMATS.into_iter().flat_map(of).map(changed).collect()
 }
 
 faults! {
@@ -64,12 +65,12 @@ faults! {
         ["row", "not ordered"];
     slot_not_checked: APPEND, "slot >= params.rows" => "slot == kNoSlot", ["outside"];
     one_row_too_many: APPEND, "slot >= params.rows" => "slot > params.rows", ["outside"];
-    padding_reported: APPEND, "if (slot != kNoSlot)" => "", ["reported"];
+    padding_reported: APPEND, "if (slot != kNoSlot)" => "", ["got one of slots"];
     stranger_unreported: APPEND,
         "if (slot != kNoSlot)" => "",
         "report_fault(params.error_words, FAULT_CACHE_SLOT);" => "",
-        ["unreported", "reported"];
+        ["got one of nothing"];
     infinities_of_the_right_half_unreported: APPEND,
-        "quant::report_nonfinite(params.error_words, right);" => "", ["unreported", "reported"];
+        "quant::report_nonfinite(params.error_words, right);" => "", ["got one of nothing"];
     tokens_past_the_end: APPEND, "if (token >= params.tokens) return;" => "", ["outside"];
 }

@@ -1,33 +1,39 @@
 //! Faults in the merge of two states of attention.
 
-use check::mla::merge_states::Merge;
-use deepseek_kernels::{Device, bf16};
+use std::sync::Arc;
 
-use crate::Problem;
+use check::mla::merge_states::{MergeStatesCase, MergeStatesProblem};
+use deepseek_kernels::gemm::OutputType;
 
-pub const MERGE: Problem = Problem::Probe { kernels: &["merge_states"], run: merge };
+use crate::{Changed, Problem};
+
+pub const MERGE: Problem = Problem::Changed(merge);
 
 /// Both types; parts of any distance, equal ones, empty ones of either kind; logarithms alone, to the last bit.
-fn merge(device: &Device) {
-    let mut case = Merge::random::<bf16>(150, 1, 0.0, 2);
-    case.parts[1].lse.iter_mut().zip(0_u16..).for_each(|(lse, i)| *lse = -f32::from(i) / 211.0);
-    case.check::<bf16>(device);
+fn merge() -> Vec<Changed> {
+    let drawn = |case: MergeStatesCase| case.problem().expect("inputs");
+    let mut logarithms = drawn(MergeStatesCase { spread: Some(0.0), ..MergeStatesCase::new(150, 1) });
+    logarithms.parts[1].lse.iter_mut().zip(0_u16..).for_each(|(lse, i)| *lse = -f32::from(i) / 211.0);
+    let mut problems = vec![logarithms];
     for infinity_is_empty in [false, true] {
-        let mut case = Merge::random::<bf16>(23, 3, 6.0, 1);
-        case.infinity_is_empty = infinity_is_empty;
-        case.parts[1].lse[20] = case.parts[0].lse[20];
-        for (part, row, lse) in [
-            (0, 1, f32::NEG_INFINITY),
-            (1, 2, f32::NEG_INFINITY),
-            (0, 3, f32::NEG_INFINITY),
-            (1, 3, f32::NEG_INFINITY),
-            (0, 4, f32::INFINITY),
-        ] {
-            case.parts[part].empty_row(row, lse);
+        for output in [OutputType::Bf16, OutputType::F32] {
+            let case = MergeStatesCase { spread: Some(6.0), ..MergeStatesCase::new(23, 3) };
+            let mut problem = drawn(MergeStatesCase { infinity_is_empty, output, ..case });
+            problem.parts[1].lse[20] = problem.parts[0].lse[20];
+            for (part, row, lse) in [
+                (0, 1, f32::NEG_INFINITY),
+                (1, 2, f32::NEG_INFINITY),
+                (0, 3, f32::NEG_INFINITY),
+                (1, 3, f32::NEG_INFINITY),
+                (0, 4, f32::INFINITY),
+            ] {
+                problem.parts[part].empty_row(row, lse);
+            }
+            problems.push(problem);
         }
-        case.check::<bf16>(device);
-        case.check::<f32>(device);
     }
+    let changed = |problem: MergeStatesProblem| -> Changed { (Box::new(problem.case), Arc::new(problem)) };
+    problems.into_iter().map(changed).collect()
 }
 
 faults! {

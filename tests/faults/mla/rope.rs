@@ -1,28 +1,29 @@
 //! Faults in the rotation by position.
 
-use check::mla::rope::{ROPE, Rotation, Strides, values};
-use deepseek_kernels::mla::{RopeTable, YarnRope};
-use deepseek_kernels::{Device, bf16};
+use std::sync::Arc;
 
-use crate::Problem;
+use check::mla::ROPE;
+use check::mla::rope::{RopeCase, RopeProblem};
+use deepseek_kernels::bf16;
 
-pub const ROTATE: Problem = Problem::Probe { kernels: &["rope"], run: rotate };
+use crate::{Changed, Problem};
 
-fn rotate(device: &Device) {
-    let table = RopeTable::yarn(YarnRope::DEEPSEEK_V3).and_then(|table| table.cos_sin(40)).expect("sensible");
-    let x = values(15 * 3 * ROPE, 1);
-    let check = |positions: &[i32], table: &[f32], x: &[bf16]| {
-        let (from, to) = (Strides::QUERY, Strides { token_gap: 16, ..Strides::ABSORBED });
-        Rotation { heads: 3, x, positions, table, from, to }.check(device);
-    };
-    let positions: Vec<i32> = (0..15).map(|t| t * 23 % 40).collect();
-    check(&positions, &table, &x);
-    let mut strange = positions.clone();
-    strange[7] = 40;
-    check(&strange, &table, &x);
+pub const ROTATE: Problem = Problem::Changed(rotate);
+
+fn rotate() -> Vec<Changed> {
+    let drawn = |case: RopeCase| case.problem().expect("inputs");
+    let good = drawn(RopeCase::new(15, 3, 40));
+    let mut strange = good.clone();
+    strange.positions[7] = 40;
     // Products that cancel, but for what an fma would not round away.
-    let x = [bf16::from_f32(1.007_812_5); 3 * ROPE];
-    check(&[0], &[std::f32::consts::FRAC_1_SQRT_2; ROPE], &x);
+    let cancelling = RopeProblem {
+        x: vec![bf16::from_f32(1.007_812_5); 3 * ROPE],
+        positions: vec![0],
+        table: vec![std::f32::consts::FRAC_1_SQRT_2; ROPE],
+        ..drawn(RopeCase::new(1, 3, 1))
+    };
+    let changed = |problem: RopeProblem| -> Changed { (Box::new(problem.case), Arc::new(problem)) };
+    [good, strange, cancelling].map(changed).into()
 }
 
 faults! {
@@ -38,13 +39,13 @@ faults! {
     angles_of_the_next_position: ROTATE,
         "position * params.table_pitch" => "(position + 1) * params.table_pitch", ["out[", "outside"];
     angles_of_the_first_pairs: ROTATE, "params.table_pitch + column" => "params.table_pitch", ["out["];
-    position_of_the_head: ROTATE, "params.positions + token" => "params.positions + head", ["out[", "unreported"];
+    position_of_the_head: ROTATE, "params.positions + token" => "params.positions + head", ["out[", "got one of nothing"];
     heads_as_far_apart_as_results: ROTATE,
         "head * params.x_head_stride" => "head * params.out_head_stride", ["out[", "outside"];
     tokens_of_results_too_close: ROTATE,
         "token * params.out_token_stride" => "token * params.out_head_stride", ["not ordered"];
     position_not_checked: ROTATE, "position >= params.table_rows" => "false", ["out[", "outside"];
-    position_unreported: ROTATE, "report_fault(params.error_words, FAULT_POSITION);" => "", ["unreported"];
+    position_unreported: ROTATE, "report_fault(params.error_words, FAULT_POSITION);" => "", ["got one of nothing"];
     stranger_left_unwritten: ROTATE, "ptx::stg_v4_u32(gOut, {});" => "", ["out["];
     heads_past_the_end: ROTATE, "if (token >= params.tokens) return;" => "", ["outside"];
 }

@@ -3,4 +3,5 @@
 mod absorb;
 mod decode;
 mod kv_append;
+mod merge_states;
 mod rope;

@@ -1,10 +1,14 @@
 //! Bad operands, shapes and parameters of rotary embeddings.
 
-use check::devices::emulated;
-use deepseek_kernels::mla::{Heads, HeadsMut, Rope, RopeArgs, RopeSpec, RopeTable, YarnRope};
-use deepseek_kernels::{Error, Matrix, Stream, bf16};
+use std::sync::Arc;
 
-use crate::{Size, message};
+use check::devices::emulated;
+use check::memory::Memory;
+use check::mla::rope::{RopeCase, RopeRun};
+use deepseek_kernels::mla::{Heads, HeadsMut, Rope, RopeSpec, RopeTable, YarnRope};
+use deepseek_kernels::{Error, Matrix, bf16};
+
+use crate::message;
 
 #[test]
 fn plans_of_rotations() {
@@ -16,87 +20,47 @@ fn plans_of_rotations() {
     assert_eq!(plan(1, 1, 1 << 31), "positions must be at most 2147483647, got 2147483648");
 }
 
-/// What a test may get wrong of a rotation of two tokens of three heads by a table of four positions.
-#[derive(Clone, Copy)]
-struct Rotation {
-    /// Tokens, heads, token stride, head stride of x and of out; element where they start.
-    x: [usize; 5],
-    out: [usize; 5],
-    positions: Size,
-    table: Size,
-    table_offset: usize,
+fn rotation() -> RopeRun {
+    let problem = Arc::new(RopeCase::new(2, 3, 4).problem().expect("inputs"));
+    RopeRun::new(problem, &emulated(0), Memory::Plain).expect("operands")
 }
 
-const GOOD: Rotation = Rotation {
-    x: [2, 3, 192, 64, 0],
-    out: [2, 3, 576, 192, 128],
-    positions: (1, 2, 2),
-    table: (4, 64, 64),
-    table_offset: 0,
-};
-
-impl Rotation {
-    fn run(self) -> Result<(), Error> {
-        let plan = Rope::plan(&emulated(0), RopeSpec { tokens: 2, heads: 3, positions: 4 }).expect("plan");
-        let (x, mut out) = (vec![bf16::ZERO; 2048], vec![bf16::ZERO; 2048]);
-        let (positions, table) = ([0; 8], vec![0.0; 1024]);
-        let (rows, columns, pitch) = self.positions;
-        let [tokens, heads, token_stride, head_stride, offset] = self.x;
-        let x = Heads::new(&x[offset..], tokens, heads, token_stride, head_stride)?;
-        let [tokens, heads, token_stride, head_stride, offset] = self.out;
-        let out = HeadsMut::new(&mut out[offset..], tokens, heads, token_stride, head_stride)?;
-        let positions = Matrix::with_pitch(&positions[..], rows, columns, pitch)?;
-        let (rows, columns, pitch) = self.table;
-        let table = Matrix::with_pitch(&table[self.table_offset..], rows, columns, pitch)?;
-        plan.run(Stream::Emulated, RopeArgs { x, positions, table, out })
-    }
-}
-
-#[test]
-fn operands_of_rotations() {
-    assert_eq!(GOOD.run(), Ok(()));
-    for (bad, expected) in [
-        (Rotation { x: [3, 3, 192, 64, 0], ..GOOD }, "expected x [tokens, heads] [2, 3], got [3, 3]"),
-        (Rotation { x: [2, 2, 192, 64, 0], ..GOOD }, "expected x [tokens, heads] [2, 3], got [2, 2]"),
-        (
-            Rotation { x: [2, 3, 192, 63, 0], ..GOOD },
-            "pitch must be at least the number of columns: expected >= 64, got 63",
-        ),
-        (
-            Rotation { x: [2, 3, 191, 64, 0], ..GOOD },
-            "pitch must be at least the number of columns: expected >= 192, got 191",
-        ),
-        (Rotation { x: [2, 3, 196, 64, 0], ..GOOD }, "x: pitch must be a multiple of 16 bytes, got 392"),
-        (
-            Rotation { x: [2, 3, 200, 68, 0], ..GOOD },
-            "x: stride of heads must be a multiple of 16 bytes, got 136",
-        ),
-        (Rotation { x: [2, 3, 192, 64, 4], ..GOOD }, "x: address must be a multiple of 16 bytes, got 8"),
-        (Rotation { positions: (1, 3, 3), ..GOOD }, "expected positions [1, tokens] [1, 2], got [1, 3]"),
-        (Rotation { table: (5, 64, 64), ..GOOD }, "expected table [positions, 64] [4, 64], got [5, 64]"),
-        (Rotation { table: (4, 32, 64), ..GOOD }, "expected table [positions, 64] [4, 64], got [4, 32]"),
-        (Rotation { table: (4, 64, 66), ..GOOD }, "table: pitch must be a multiple of 16 bytes, got 264"),
-        (Rotation { table_offset: 2, ..GOOD }, "table: address must be a multiple of 16 bytes, got 8"),
-        (Rotation { out: [1, 3, 576, 192, 128], ..GOOD }, "expected out [tokens, heads] [2, 3], got [1, 3]"),
-        (
-            Rotation { out: [2, 3, 580, 192, 128], ..GOOD },
-            "out: pitch must be a multiple of 16 bytes, got 1160",
-        ),
-        (
-            Rotation { out: [2, 3, 576, 193, 128], ..GOOD },
-            "out: stride of heads must be a multiple of 16 bytes, got 386",
-        ),
-        (
-            Rotation { out: [2, 3, 576, 192, 129], ..GOOD },
-            "out: address must be a multiple of 16 bytes, got 2",
-        ),
-        (
-            Rotation { out: [2, 3, 2000, 192, 128], ..GOOD },
-            "[2, 448] with pitch 2000 needs 2448 elements, the slice has 1920",
-        ),
-    ] {
-        assert_eq!(message(bad.run()), expected);
-    }
+rejects! {
+    rotation();
+    x_with_too_many_tokens: |args, spare| args.x = Heads::new(&spare.halves, 3, 3, 192, 64)?
+        => "expected x [tokens, heads] [2, 3], got [3, 3]";
+    x_with_a_missing_head: |args, spare| args.x = Heads::new(&spare.halves, 2, 2, 192, 64)?
+        => "expected x [tokens, heads] [2, 3], got [2, 2]";
+    x_with_overlapping_heads: |args, spare| args.x = Heads::new(&spare.halves, 2, 3, 192, 63)?
+        => "pitch must be at least the number of columns: expected >= 64, got 63";
+    x_with_overlapping_tokens: |args, spare| args.x = Heads::new(&spare.halves, 2, 3, 191, 64)?
+        => "pitch must be at least the number of columns: expected >= 192, got 191";
+    x_with_an_odd_pitch: |args, spare| args.x = Heads::new(&spare.halves, 2, 3, 196, 64)?
+        => "x: pitch must be a multiple of 16 bytes, got 392";
+    x_with_an_odd_stride: |args, spare| args.x = Heads::new(&spare.halves, 2, 3, 200, 68)?
+        => "x: stride of heads must be a multiple of 16 bytes, got 136";
+    x_at_an_odd_address: |args, spare| args.x = Heads::new(&spare.halves[4..], 2, 3, 192, 64)?
+        => "x: address must be a multiple of 16 bytes, got 8";
+    positions_with_one_too_many: |args, spare| args.positions = Matrix::new(&spare.integers, 1, 3)?
+        => "expected positions [1, tokens] [1, 2], got [1, 3]";
+    table_with_a_row_too_many: |args, spare| args.table = Matrix::new(&spare.floats, 5, 64)?
+        => "expected table [positions, 64] [4, 64], got [5, 64]";
+    table_of_narrow_rows: |args, spare| args.table = Matrix::new(&spare.floats, 4, 32)?
+        => "expected table [positions, 64] [4, 64], got [4, 32]";
+    table_with_an_odd_pitch: |args, spare| args.table = Matrix::with_pitch(&spare.floats, 4, 64, 66)?
+        => "table: pitch must be a multiple of 16 bytes, got 264";
+    table_at_an_odd_address: |args, spare| args.table = Matrix::new(&spare.floats[2..], 4, 64)?
+        => "table: address must be a multiple of 16 bytes, got 8";
+    out_with_a_missing_token: |args, spare| args.out = HeadsMut::new(&mut spare.halves, 1, 3, 576, 192)?
+        => "expected out [tokens, heads] [2, 3], got [1, 3]";
+    out_with_an_odd_pitch: |args, spare| args.out = HeadsMut::new(&mut spare.halves, 2, 3, 580, 192)?
+        => "out: pitch must be a multiple of 16 bytes, got 1160";
+    out_with_an_odd_stride: |args, spare| args.out = HeadsMut::new(&mut spare.halves, 2, 3, 576, 193)?
+        => "out: stride of heads must be a multiple of 16 bytes, got 386";
+    out_at_an_odd_address: |args, spare| args.out = HeadsMut::new(&mut spare.halves[129..], 2, 3, 576, 192)?
+        => "out: address must be a multiple of 16 bytes, got 2";
+    out_longer_than_its_memory: |args, spare| args.out = HeadsMut::new(&mut spare.halves[..1920], 2, 3, 2000, 192)?
+        => "[2, 448] with pitch 2000 needs 2448 elements, the slice has 1920";
 }
 
 #[test]

@@ -1,72 +1,103 @@
-//! Tokens appended to a cache that already holds something, and the comparison with the reference.
+//! The append to the KV cache: tokens into rows of a cache that already holds something.
 
-use deepseek_kernels::mla::{KvAppend, KvAppendArgs, KvAppendSpec, KvCacheMut, KvFormat};
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::mla::{KvAppend, KvAppendArgs, KvAppendSpec, KvFormat};
 use deepseek_kernels::quant::ScaleFormat;
-use deepseek_kernels::{Device, Error, Matrix, bf16};
-use oracles::mla::{Appended, kv_append_bf16, kv_append_fp8};
+use deepseek_kernels::{DataFaults, Device, Error, Stream, bf16};
+use oracles::mla::Appended;
 use oracles::quant::quantizer_rows;
 
-use crate::guarded::{Guarded, Placement};
-use crate::quant::model;
+use super::cache::{CacheOperand, CacheRows};
+use super::{KEY, LATENT, ROPE};
+use crate::case::{Case, Prepared, Problem, Work};
+use crate::data::{activations, rows_of};
+use crate::judge::{Check, Scrutiny};
+use crate::memory::{Arena, Memory, Operand, Output, Rows, Scalar};
 
-pub const LATENT: usize = 512;
-pub const ROPE: usize = 64;
+/// A class of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenClass {
+    /// What a norm leaves.
+    Activations,
+    /// What quantisers find hard, Inf and NaN included; every fifth token has no row.
+    EveryKind,
+    /// Quotients halfway between two codes: with FP32 scales the last bit of a quotient decides the code.
+    Ties,
+}
+
+impl fmt::Display for TokenClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Activations => "activations",
+            Self::EveryKind => "every kind",
+            Self::Ties => "ties",
+        })
+    }
+}
+
+/// What a cache holds, and how its scales are chosen.
 pub const FORMATS: [(KvFormat, ScaleFormat); 3] = [
     (KvFormat::Bf16, ScaleFormat::PowerOfTwo),
     (KvFormat::Fp8, ScaleFormat::PowerOfTwo),
     (KvFormat::Fp8, ScaleFormat::Fp32),
 ];
 
-/// New tokens and where they go.
-#[derive(Clone)]
-pub struct Tokens {
-    /// `[tokens, 512]`.
-    pub latent: Vec<bf16>,
-    /// `[tokens, 64]`.
-    pub k_pe: Vec<bf16>,
-    pub slots: Vec<i32>,
+/// New tokens into rows of a cache, in no order.
+#[derive(Debug, Clone, Copy)]
+pub struct KvAppendCase {
+    pub format: (KvFormat, ScaleFormat),
+    pub tokens: usize,
+    /// Of the cache. Tokens beyond them have no row.
+    pub rows: usize,
+    pub class: TokenClass,
+    /// Latent vector and key are columns of one matrix of 576.
+    pub one_matrix: bool,
+    pub seed: u64,
 }
 
-impl Tokens {
-    /// Values of every kind, Inf and NaN included.
-    pub fn new(slots: Vec<i32>, seed: u64) -> Self {
-        let latent = quantizer_rows(slots.len(), LATENT, seed);
-        let wide = quantizer_rows(slots.len(), 2 * ROPE, seed + 1);
-        let k_pe = wide.chunks(2 * ROPE).flat_map(|x| &x[..ROPE]).copied().collect();
-        Self { latent, k_pe, slots }
+impl KvAppendCase {
+    /// Activations into every second row or so.
+    pub const fn new(format: (KvFormat, ScaleFormat), tokens: usize) -> Self {
+        Self { format, tokens, rows: 2 * tokens, class: TokenClass::Activations, one_matrix: true, seed: 1 }
     }
 
-    /// Quotients halfway between two codes: with FP32 scales the last bit of a quotient decides the code.
-    pub fn ties(tokens: usize) -> Self {
-        let value = |i: usize| {
-            let (block, i) = (i / 128, i % 128);
-            let amax = (2 * block + 1) as f32;
-            let sign = if i % 2 == 0 { 1.0 } else { -1.0 };
-            if i == 0 { amax } else { sign * amax * 3.0 / 32.0 * (-((i / 2 % 8) as f32)).exp2() }
+    /// With its inputs.
+    pub fn problem(self) -> Result<KvAppendProblem> {
+        let Self { tokens, rows, class, seed, .. } = self;
+        let columns = |wide: &[bf16], width: usize, columns: std::ops::Range<usize>| -> Vec<bf16> {
+            wide.chunks_exact(width).flat_map(|row| &row[columns.clone()]).copied().collect()
         };
-        let latent = (0..tokens * LATENT).map(|i| bf16::from_f32(value(i))).collect();
-        Self { latent, k_pe: vec![bf16::ONE; tokens * ROPE], slots: (0..tokens as i32).rev().collect() }
-    }
-
-    /// These tokens, in this order.
-    pub fn pick(&self, order: &[usize]) -> Self {
-        let rows = |data: &[bf16], columns: usize| {
-            order.iter().flat_map(|t| &data[t * columns..][..columns]).copied().collect()
+        let (latent, k_pe) = match class {
+            TokenClass::Activations => {
+                let both = activations(tokens, KEY, KEY, seed);
+                (columns(&both, KEY, 0..LATENT), columns(&both, KEY, LATENT..KEY))
+            }
+            TokenClass::EveryKind => {
+                let wide = quantizer_rows(tokens, 2 * ROPE, seed + 1);
+                (quantizer_rows(tokens, LATENT, seed), columns(&wide, 2 * ROPE, 0..ROPE))
+            }
+            TokenClass::Ties => ((0..tokens * LATENT).map(tie).collect(), vec![bf16::ONE; tokens * ROPE]),
         };
-        Self {
-            latent: rows(&self.latent, LATENT),
-            k_pe: rows(&self.k_pe, ROPE),
-            slots: order.iter().map(|&t| self.slots[t]).collect(),
-        }
+        let mut order: Vec<i32> = (0..rows as i32).collect();
+        // Any order will do that jumps back and forth.
+        order.sort_by_key(|&row| (row as u64 ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let slot = |token: usize| match order.get(token) {
+            Some(&row) if class != TokenClass::EveryKind || token % 5 != 3 => row,
+            _ => -1,
+        };
+        Ok(KvAppendProblem { case: self, latent, k_pe, slots: (0..tokens).map(slot).collect() })
     }
 }
 
-/// Different rows for `tokens` tokens; every fifth token has none.
-pub fn slots(tokens: usize, rows: usize, seed: u64) -> Vec<i32> {
-    let mut all: Vec<i32> = (0..rows as i32).collect();
-    // Any order will do that jumps back and forth.
-    all.sort_by_key(|&row| (row as u64 ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    (0..tokens).map(|t| if t % 5 == 3 { -1 } else { all[t] }).collect()
+/// The largest value of a block, then halves of steps between codes.
+fn tie(i: usize) -> bf16 {
+    let (block, i) = (i / 128, i % 128);
+    let amax = (2 * block + 1) as f32;
+    let sign = if i.is_multiple_of(2) { 1.0 } else { -1.0 };
+    bf16::from_f32(if i == 0 { amax } else { sign * amax * 3.0 / 32.0 * (-((i / 2 % 8) as f32)).exp2() })
 }
 
 /// Slots that are no rows of a cache of `rows` rows.
@@ -74,129 +105,215 @@ pub fn strangers(rows: usize) -> [i32; 6] {
     [i32::MIN, -2, rows as i32, rows as i32 + 1, 0x4000_0000, i32::MAX]
 }
 
-pub struct Append<'a> {
-    pub tokens: &'a Tokens,
-    pub rows: usize,
-    pub format: (KvFormat, ScaleFormat),
-    /// Latent vector and key are columns of one matrix of 576.
-    pub one_matrix: bool,
-}
-
-impl Append<'_> {
-    /// Runs, and gives the bytes of the whole cache. Rows are 16 bytes and more apart.
-    pub fn try_run(&self, device: &Device) -> Result<Vec<u8>, Error> {
-        let rows = self.rows;
-        let columns = self.format.0.columns();
+impl Case for KvAppendCase {
+    fn operation(&self) -> &'static str {
         match self.format.0 {
+            KvFormat::Bf16 => "kv_append_bf16",
+            KvFormat::Fp8 => "kv_append_fp8",
+        }
+    }
+
+    fn title(&self) -> String {
+        format!("append {}", self.format.0)
+    }
+
+    fn shape(&self) -> String {
+        format!("{} x {KEY}", self.tokens)
+    }
+
+    fn label(&self) -> String {
+        let fp32 = self.format == (KvFormat::Fp8, ScaleFormat::Fp32);
+        format!("{}{}", self.tokens, if fp32 { "_fp32" } else { "" })
+    }
+
+    fn data(&self) -> String {
+        self.class.to_string()
+    }
+
+    fn work(&self) -> Work {
+        Work { flops: 0, bytes: (self.tokens * (2 * KEY + self.format.0.row_bytes() + 4)) as u64 }
+    }
+
+    fn kernels(&self, _: &Device) -> Result<Vec<String>> {
+        Ok(vec!["kv_append".to_owned()])
+    }
+
+    fn draw(&self) -> Result<Arc<dyn Problem>> {
+        Ok(Arc::new(self.problem()?))
+    }
+}
+
+/// Tokens, and where they go.
+#[derive(Debug, Clone)]
+pub struct KvAppendProblem {
+    pub case: KvAppendCase,
+    /// `[tokens, 512]`.
+    pub latent: Vec<bf16>,
+    /// `[tokens, 64]`.
+    pub k_pe: Vec<bf16>,
+    pub slots: Vec<i32>,
+}
+
+impl KvAppendProblem {
+    /// These tokens, in this order.
+    #[must_use]
+    pub fn pick(&self, order: &[usize]) -> Self {
+        Self {
+            case: KvAppendCase { tokens: order.len(), ..self.case },
+            latent: rows_of(&self.latent, LATENT, order),
+            k_pe: rows_of(&self.k_pe, ROPE, order),
+            slots: rows_of(&self.slots, 1, order),
+        }
+    }
+
+    /// What the cache holds at first: bytes of every kind.
+    fn before(&self) -> CacheRows {
+        let KvAppendCase { format: (format, _), rows, .. } = self.case;
+        let bytes = (0..rows * format.columns()).map(|i| (i * 37 + i / 256 + 11) as u8);
+        match format {
             KvFormat::Bf16 => {
-                let place = Placement { offset: 40, pitch: columns + 8 };
-                let poison = bf16::from_bits(0xa5a5);
-                let mut cache =
-                    Guarded::new(device, &before_bf16(rows * columns), rows, columns, place, poison);
-                self.launch(device, KvCacheMut::Bf16(cache.matrix_mut()))?;
-                let rows = cache.into_checked(bf16::to_bits);
-                Ok(rows.into_iter().flat_map(bf16::to_ne_bytes).collect())
+                CacheRows::Bf16(bytes.map(|byte| bf16::from_bits(u16::from(byte) * 257)).collect())
             }
-            KvFormat::Fp8 => {
-                let place = Placement { offset: 48, pitch: columns + 32 };
-                let mut cache = Guarded::new(device, &before(rows * columns), rows, columns, place, 0xa5);
-                self.launch(device, KvCacheMut::Fp8(cache.matrix_mut()))?;
-                Ok(cache.into_checked(|byte| byte))
-            }
+            KvFormat::Fp8 => CacheRows::Fp8(bytes.collect()),
         }
     }
 
-    pub fn run(&self, device: &Device) -> Vec<u8> {
-        self.try_run(device).unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    fn launch(&self, device: &Device, cache: KvCacheMut<'_>) -> Result<(), Error> {
-        let Tokens { latent, k_pe, slots } = self.tokens;
-        let tokens = slots.len();
-        let (format, scale_format) = self.format;
-        let plan = KvAppend::plan(device, KvAppendSpec { tokens, rows: self.rows, format, scale_format })?;
-        let gslots = Guarded::new(device, slots, 1, tokens, Placement { offset: 3, pitch: tokens }, 0);
-        let stream = device.stream()?;
-        if self.one_matrix {
-            let rows = latent.chunks(LATENT).zip(k_pe.chunks(ROPE));
-            let rows: Vec<bf16> = rows.flat_map(|(latent, k_pe)| [latent, k_pe].concat()).collect();
-            let place = Placement { offset: 24, pitch: 576 };
-            let both = Guarded::new(device, &rows, tokens, 576, place, bf16::NAN);
-            let latent = Matrix::with_pitch(both.slice(), tokens, LATENT, 576)?;
-            let k_pe = Matrix::with_pitch(both.slice_from(LATENT), tokens, ROPE, 576)?;
-            plan.run(stream, KvAppendArgs { latent, k_pe, slots: gslots.matrix(), cache })
-        } else {
-            let matrix = |data: &[bf16], columns: usize, gap: usize| {
-                let place = Placement { offset: gap, pitch: columns + gap };
-                Guarded::new(device, data, tokens, columns, place, bf16::NAN)
-            };
-            let (latent, k_pe) = (matrix(latent, LATENT, 8), matrix(k_pe, ROPE, 16));
-            let args =
-                KvAppendArgs { latent: latent.matrix(), k_pe: k_pe.matrix(), slots: gslots.matrix(), cache };
-            plan.run(stream, args)
-        }
-    }
-
-    /// What the reference makes of the cache.
-    pub fn expected(&self) -> (Vec<u8>, Appended) {
-        let Tokens { latent, k_pe, slots } = self.tokens;
-        let elements = self.rows * self.format.0.columns();
-        match self.format {
-            (KvFormat::Bf16, _) => {
-                let mut cache = before_bf16(elements);
-                let appended = kv_append_bf16(latent, k_pe, slots, &mut cache).expect("reference");
-                (cache.into_iter().flat_map(bf16::to_ne_bytes).collect(), appended)
-            }
-            (KvFormat::Fp8, scale) => {
-                let mut cache = before(elements);
-                let appended =
-                    kv_append_fp8(latent, k_pe, slots, model(scale), &mut cache).expect("reference");
-                (cache, appended)
-            }
-        }
-    }
-
-    pub fn check(&self, device: &Device) {
-        let bytes = self.format.0.row_bytes();
-        let got = self.run(device);
-        let (want, appended) = self.expected();
-        let wrong = want.iter().zip(&got).enumerate().position(|(i, (&want, &got))| {
-            canonical(self.format.0, i % bytes, want) != canonical(self.format.0, i % bytes, got)
-        });
-        if let Some(i) = wrong {
-            let (row, byte) = (i / bytes, i % bytes);
-            panic!("row {row}, {}: expected {:#x}, got {:#x}", place(self.format.0, byte), want[i], got[i]);
-        }
-        match device.poll_error() {
-            Ok(()) => assert_eq!(appended, Appended::default(), "went unreported"),
-            Err(Error::Data(faults)) => {
-                let got = Appended { strange_slot: faults.cache_slot(), nonfinite: faults.nonfinite_input() };
-                assert_eq!(got, appended, "reported {faults}");
-            }
-            Err(error) => panic!("{error}"),
-        }
+    /// What the reference makes of it.
+    fn expected(&self) -> Result<(CacheRows, Appended)> {
+        let mut cache = self.before();
+        let appended = cache.append(&self.latent, &self.k_pe, &self.slots, self.case.format.1)?;
+        Ok((cache, appended))
     }
 }
 
-/// What the cache holds at first.
-fn before(bytes: usize) -> Vec<u8> {
-    (0..bytes).map(|i| (i * 37 + i / 256 + 11) as u8).collect()
+impl Problem for KvAppendProblem {
+    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(KvAppendRun::new(self, device, memory)?))
+    }
 }
 
-fn before_bf16(elements: usize) -> Vec<bf16> {
-    before(elements).into_iter().map(|byte| bf16::from_bits(u16::from(byte) * 257)).collect()
+/// An append on a device.
+pub struct KvAppendRun {
+    problem: Arc<KvAppendProblem>,
+    appended: Appended,
+    expected: CacheRows,
+    pub plan: KvAppend,
+    pub operands: KvAppendOperands,
+}
+
+pub struct KvAppendOperands {
+    tokens: Tokens,
+    slots: Operand<i32>,
+    cache: CacheOperand,
+}
+
+/// Latent vectors and keys.
+enum Tokens {
+    Apart(Operand<bf16>, Operand<bf16>),
+    Together(Operand<bf16>),
+}
+
+impl KvAppendRun {
+    pub fn new(problem: Arc<KvAppendProblem>, device: &Device, memory: Memory) -> Result<Self> {
+        let KvAppendCase { format: (format, scale_format), tokens, rows, one_matrix, .. } = problem.case;
+        let plan = KvAppend::plan(device, KvAppendSpec { tokens, rows, format, scale_format })?;
+        let mut arena = Arena::new(device, memory);
+        let aligned = Rows::Aligned(16);
+        let KvAppendProblem { latent, k_pe, .. } = &*problem;
+        let operands = KvAppendOperands {
+            tokens: if one_matrix {
+                let rows = latent.chunks_exact(LATENT).zip(k_pe.chunks_exact(ROPE));
+                let both: Vec<bf16> = rows.flat_map(|(latent, k_pe)| [latent, k_pe].concat()).collect();
+                Tokens::Together(arena.input(&both, (tokens, KEY), aligned)?)
+            } else {
+                let latent = arena.input(latent, (tokens, LATENT), aligned)?;
+                Tokens::Apart(latent, arena.input(k_pe, (tokens, ROPE), aligned)?)
+            },
+            slots: arena.list(&problem.slots)?,
+            cache: CacheOperand::in_out(&mut arena, rows, &problem.before())?,
+        };
+        let (expected, appended) = problem.expected()?;
+        Ok(Self { problem, appended, expected, plan, operands })
+    }
+}
+
+impl KvAppendOperands {
+    /// The operands, all in order.
+    ///
+    /// # Errors
+    /// None.
+    pub fn args(&mut self) -> Result<KvAppendArgs<'_>, Error> {
+        let (latent, k_pe) = match &self.tokens {
+            Tokens::Apart(latent, k_pe) => (latent.matrix()?, k_pe.matrix()?),
+            Tokens::Together(both) => (both.part(0..LATENT)?, both.part(LATENT..KEY)?),
+        };
+        Ok(KvAppendArgs { latent, k_pe, slots: self.slots.matrix()?, cache: self.cache.view_mut()? })
+    }
+}
+
+impl Prepared for KvAppendRun {
+    fn instance(&self) -> String {
+        "kv_append".to_owned()
+    }
+
+    fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
+        self.plan.run(stream, self.operands.args()?)
+    }
+
+    fn outputs(&self) -> Result<Vec<Output>> {
+        Ok(vec![self.operands.cache.read()?])
+    }
+
+    /// Rows that nobody named included.
+    fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
+        let columns = self.problem.case.format.0.columns();
+        let difference = match (&self.operands.cache, &self.expected) {
+            (CacheOperand::Bf16(got), CacheRows::Bf16(want)) => {
+                different(got, want, columns, |_, x| x.bits(), |column| format!("value {column}"))?
+            }
+            (CacheOperand::Fp8(got), CacheRows::Fp8(want)) => {
+                different(got, want, columns, canonical, place)?
+            }
+            _ => Some("a cache of another format".to_owned()),
+        };
+        let elements = self.problem.case.rows * columns;
+        Ok(vec![Check::equal("bytes", elements, difference), self.operands.cache.guarded()?])
+    }
+
+    fn faults(&self) -> DataFaults {
+        let Appended { strange_slot, nonfinite } = self.appended;
+        let when = |met, fault| if met { fault } else { DataFaults::NONE };
+        when(strange_slot, DataFaults::CACHE_SLOT) | when(nonfinite, DataFaults::NONFINITE_INPUT)
+    }
+}
+
+/// The first element whose bits are others, and what it is of its row.
+fn different<T: Scalar>(
+    got: &Operand<T>,
+    want: &[T],
+    columns: usize,
+    bits: impl Fn(usize, T) -> u32,
+    place: impl Fn(usize) -> String,
+) -> Result<Option<String>> {
+    let got = got.values()?;
+    let same = |(i, (got, want)): (usize, (&T, &T))| bits(i % columns, *got) == bits(i % columns, *want);
+    let wrong = got.iter().zip(want).enumerate().find(|&pair| !same(pair));
+    Ok(wrong.map(|(i, (got, want))| {
+        let (row, column) = (i / columns, i % columns);
+        format!("row {row}, {}: expected {:#x}, got {:#x}", place(column), want.bits(), got.bits())
+    }))
 }
 
 /// The PTX manual promises a NaN for a NaN, not its sign: both codes count as one.
-fn canonical(format: KvFormat, byte: usize, value: u8) -> u8 {
-    if format == KvFormat::Fp8 && byte < LATENT && value & 0x7f == 0x7f { 0x7f } else { value }
+fn canonical(byte: usize, value: u8) -> u32 {
+    if byte < LATENT && value & 0x7f == 0x7f { 0x7f } else { value.into() }
 }
 
-fn place(format: KvFormat, byte: usize) -> String {
-    match (format, byte) {
-        (KvFormat::Bf16, _) => format!("value {}", byte / 2),
-        (KvFormat::Fp8, 0..LATENT) => format!("code {byte}"),
-        (KvFormat::Fp8, LATENT..528) => format!("scale {}", (byte - LATENT) / 4),
-        (KvFormat::Fp8, _) => format!("key {}", (byte - 528) / 2),
+/// What a byte of an FP8 row belongs to.
+fn place(byte: usize) -> String {
+    match byte {
+        0..LATENT => format!("code {byte}"),
+        LATENT..528 => format!("scale {}", (byte - LATENT) / 4),
+        _ => format!("key {}", (byte - 528) / 2),
     }
 }

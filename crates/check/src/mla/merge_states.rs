@@ -1,112 +1,306 @@
-//! States of attention over parts of the keys, in poisoned memory.
-use deepseek_kernels::Device;
-use deepseek_kernels::cudarc::driver::DeviceRepr;
+//! The merge of two states of attention, each over a part of the keys.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::gemm::OutputType;
 use deepseek_kernels::mla::{AttentionState, AttentionStateMut, MergeStates, MergeStatesSpec};
-use oracles::mla::{State, merge_states};
+use deepseek_kernels::{Device, Error, Stream, bf16};
+use oracles::mla::{State, merge_states, merge_states_bound};
+use oracles::verdict::within;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
-use rand_distr::StandardNormal;
 
-use crate::guarded::{Guarded, Placement, Sentinel};
+use super::{LATENT, Values, spread};
+use crate::case::{Case, Prepared, Problem, Work};
+use crate::data::rows_of;
+use crate::gemm::fp8_gemm::Element;
+use crate::judge::{Check, Scrutiny};
+use crate::memory::{Arena, Memory, Operand, Output, Rows};
 
-pub const COLUMNS: usize = 512;
+/// Two states of as many rows.
+#[derive(Debug, Clone, Copy)]
+pub struct MergeStatesCase {
+    /// Rows of lse.
+    pub tokens: usize,
+    /// Columns of lse.
+    pub heads: usize,
+    /// The type of o.
+    pub output: OutputType,
+    /// An lse of +Inf means no key too.
+    pub infinity_is_empty: bool,
+    /// Logarithms lie within so much of 0; if none is given, their distances go from nothing to hopeless, and some parts
+    /// are empty.
+    pub spread: Option<f32>,
+    pub values: Values,
+    /// At most [`DRAWN`] rows of o differ, the others repeat them.
+    pub repeated: bool,
+    pub seed: u64,
+}
 
-/// A part: o `[rows, 512]` of values that the element type holds, lse `[rows]`.
-#[derive(Clone)]
+/// Rows of o that differ, where the others repeat them.
+const DRAWN: usize = 509;
+/// Rows that are judged of more, and of any number briefly.
+const JUDGED: (usize, usize) = (1 << 16, 64);
+
+impl MergeStatesCase {
+    /// Values of many magnitudes in BF16, at all distances.
+    pub const fn new(tokens: usize, heads: usize) -> Self {
+        Self {
+            tokens,
+            heads,
+            output: OutputType::Bf16,
+            infinity_is_empty: false,
+            spread: None,
+            values: Values::Magnitudes,
+            repeated: false,
+            seed: 1,
+        }
+    }
+
+    fn rows(&self) -> usize {
+        self.tokens * self.heads
+    }
+
+    fn part(&self, part: u8) -> Part {
+        let rows = self.rows();
+        let seed = 10 * self.seed + u64::from(part);
+        let drawn = if self.repeated { rows.min(DRAWN) } else { rows };
+        let mut o = self.values.draw((drawn, LATENT), seed);
+        if self.output == OutputType::Bf16 {
+            o.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
+        }
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(!seed);
+        let lse = |row: usize| match (self.spread, row % 11) {
+            (Some(spread), _) => rng.random_range(-spread..=spread),
+            (None, 10) => f32::NEG_INFINITY,
+            (None, kind) => (row as f32 * 0.37).sin() * kind as f32 * f32::from(9 * part + 1),
+        };
+        let mut part = Part { o, lse: (0..rows).map(lse).collect() };
+        if !self.repeated {
+            let empty: Vec<usize> = (0..rows).filter(|&row| part.lse[row] == f32::NEG_INFINITY).collect();
+            empty.into_iter().for_each(|row| part.empty_row(row, f32::NEG_INFINITY));
+        }
+        part
+    }
+
+    /// With its inputs.
+    pub fn problem(self) -> Result<MergeStatesProblem> {
+        Ok(MergeStatesProblem { parts: [self.part(0), self.part(1)], case: self })
+    }
+}
+
+impl Case for MergeStatesCase {
+    fn operation(&self) -> &'static str {
+        "merge_states"
+    }
+
+    fn title(&self) -> String {
+        let element = match self.output {
+            OutputType::Bf16 => "BF16",
+            OutputType::F32 => "FP32",
+        };
+        format!("merge states, {element}")
+    }
+
+    fn shape(&self) -> String {
+        format!("{} x {LATENT}", self.rows())
+    }
+
+    fn label(&self) -> String {
+        let output = match self.output {
+            OutputType::Bf16 => "",
+            OutputType::F32 => "_f32",
+        };
+        let infinity = if self.infinity_is_empty { "_infinity" } else { "" };
+        format!("{}x{}{output}{infinity}", self.tokens, self.heads)
+    }
+
+    fn data(&self) -> String {
+        self.values.to_string()
+    }
+
+    fn work(&self) -> Work {
+        Work { flops: 0, bytes: (3 * self.rows() * (self.output.bytes() as usize * LATENT + 4)) as u64 }
+    }
+
+    fn kernels(&self, _: &Device) -> Result<Vec<String>> {
+        Ok(vec!["merge_states".to_owned()])
+    }
+
+    fn draw(&self) -> Result<Arc<dyn Problem>> {
+        Ok(Arc::new(self.problem()?))
+    }
+}
+
+/// A state of attention.
+#[derive(Debug, Clone)]
 pub struct Part {
+    /// `[rows, 512]` of values that the element type holds, or fewer rows that repeat.
     pub o: Vec<f32>,
+    /// `[rows]`.
     pub lse: Vec<f32>,
 }
 
 impl Part {
-    /// Values of every size, logarithms within `spread` of 0.
-    pub fn random<T: Sentinel>(rows: usize, spread: f32, seed: u64) -> Self {
-        let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
-        let value = |_| {
-            let scale = f32::from(rng.random_range(-8_i8..=8)).exp2();
-            T::narrow(rng.sample::<f32, _>(StandardNormal) * scale).widen()
-        };
-        let o = (0..rows * COLUMNS).map(value).collect();
-        Self { o, lse: (0..rows).map(|_| rng.random_range(-spread..=spread)).collect() }
+    /// The row has no key, and its o holds NaN.
+    pub fn empty_row(&mut self, row: usize, lse: f32) {
+        self.lse[row] = lse;
+        self.o[row * LATENT..][..LATENT].fill(f32::NAN);
+    }
+
+    /// These rows.
+    fn pick(&self, rows: &[usize]) -> Self {
+        Self { o: rows_of(&self.o, LATENT, rows), lse: rows_of(&self.lse, 1, rows) }
+    }
+
+    fn finite(&self, row: usize) -> bool {
+        self.lse[row].is_finite() && rows_of(&self.o, LATENT, &[row]).iter().all(|x| x.is_finite())
     }
 
     fn state(&self) -> State<'_> {
         State { o: &self.o, lse: &self.lse }
     }
-
-    /// The row has no key, and its o holds NaN.
-    pub fn empty_row(&mut self, row: usize, lse: f32) {
-        self.lse[row] = lse;
-        self.o[row * COLUMNS..][..COLUMNS].fill(f32::NAN);
-    }
 }
 
-#[derive(Clone)]
-pub struct Merge {
+/// Two states to be merged.
+#[derive(Debug, Clone)]
+pub struct MergeStatesProblem {
+    pub case: MergeStatesCase,
     pub parts: [Part; 2],
-    pub heads: usize,
-    pub infinity_is_empty: bool,
 }
 
-impl Merge {
-    pub fn random<T: Sentinel>(tokens: usize, heads: usize, spread: f32, seed: u64) -> Self {
-        let parts = [1, 2].map(|part| Part::random::<T>(tokens * heads, spread, 10 * seed + part));
-        Self { parts, heads, infinity_is_empty: false }
-    }
-
-    pub fn rows(&self) -> usize {
-        self.parts[0].lse.len()
-    }
-
+impl MergeStatesProblem {
+    /// The second state first.
+    #[must_use]
     pub fn swapped(&self) -> Self {
         let [a, b] = self.parts.clone();
         Self { parts: [b, a], ..*self }
     }
+}
 
-    /// o and lse of the device, nothing around them touched.
-    pub fn run<T: Sentinel + DeviceRepr>(&self, device: &Device) -> (Vec<T>, Vec<f32>) {
-        let (rows, heads) = (self.rows(), self.heads);
-        let tokens = rows.checked_div(heads).unwrap_or(0);
-        let wide = |gap: usize| Placement { offset: gap, pitch: COLUMNS + gap };
-        let lse_place = |offset: usize| Placement { offset, pitch: heads };
-        let upload = |part: &Part, gap: usize| {
-            let o: Vec<T> = part.o.iter().map(|&x| T::narrow(x)).collect();
-            (
-                Guarded::new(device, &o, rows, COLUMNS, wide(gap), T::narrow(f32::NAN)),
-                Guarded::new(device, &part.lse, tokens, heads, lse_place(gap + 1), f32::NAN),
-            )
-        };
-        let (a, b) = (upload(&self.parts[0], 8), upload(&self.parts[1], 24));
-        let mut o = Guarded::unwritten(device, rows, COLUMNS, wide(16), T::SENTINEL);
-        let mut lse = Guarded::unwritten(device, tokens, heads, lse_place(3), f32::SENTINEL);
-        let spec = MergeStatesSpec { tokens, heads, infinity_is_empty: self.infinity_is_empty };
-        let parts = [&a, &b].map(|(o, lse)| AttentionState { o: o.matrix(), lse: lse.matrix() });
-        let out = AttentionStateMut { o: o.matrix_mut(), lse: lse.matrix_mut() };
-        let plan = MergeStates::<T>::plan(device, spec).expect("plan");
-        plan.run(device.stream().expect("stream"), parts, out).unwrap_or_else(|error| panic!("{error}"));
-        (o.into_checked(T::bits), lse.into_checked(f32::to_bits))
-    }
-
-    /// o and lse as the reference has them.
-    pub fn reference<T: Sentinel>(&self) -> (Vec<f32>, Vec<f32>) {
-        let parts = [self.parts[0].state(), self.parts[1].state()];
-        merge_states(parts, COLUMNS, self.infinity_is_empty, T::OUTPUT_MODEL).expect("reference")
-    }
-
-    pub fn check<T: Sentinel + DeviceRepr>(&self, device: &Device) {
-        let (o, lse) = self.run::<T>(device);
-        let (want_o, want_lse) = self.reference::<T>();
-        for (i, (got, want)) in lse.iter().zip(&want_lse).enumerate() {
-            assert!(same(*got, *want), "lse[{i}]: expected {want:e}, got {got:e}");
-        }
-        for (i, (got, want)) in o.iter().map(|x| x.widen()).zip(want_o).enumerate() {
-            let (row, column) = (i / COLUMNS, i % COLUMNS);
-            assert!(same(got, want), "o[{row}, {column}]: expected {want:e}, got {got:e}");
-        }
+impl Problem for MergeStatesProblem {
+    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
+        Ok(match self.case.output {
+            OutputType::Bf16 => Box::new(MergeStatesRun::<bf16>::new(self, device, memory)?),
+            OutputType::F32 => Box::new(MergeStatesRun::<f32>::new(self, device, memory)?),
+        })
     }
 }
 
-/// The same bits, or NaN both.
-pub fn same(x: f32, y: f32) -> bool {
-    x.to_bits() == y.to_bits() || x.is_nan() && y.is_nan()
+/// A merge on a device.
+pub struct MergeStatesRun<T> {
+    problem: Arc<MergeStatesProblem>,
+    pub plan: MergeStatesPlan<T>,
+    pub operands: MergeStatesOperands<T>,
+}
+
+/// The plan, which takes all operands at once.
+pub struct MergeStatesPlan<T>(MergeStates<T>);
+
+pub struct MergeStatesArgs<'a, T> {
+    pub parts: [AttentionState<'a, T>; 2],
+    pub out: AttentionStateMut<'a, T>,
+}
+
+pub struct MergeStatesOperands<T> {
+    parts: [(Operand<T>, Operand<f32>); 2],
+    o: Operand<T>,
+    lse: Operand<f32>,
+}
+
+impl<T: Element> MergeStatesPlan<T> {
+    /// Enqueues the merge.
+    ///
+    /// # Errors
+    /// Of the launch.
+    pub fn run(&self, stream: Stream<'_>, args: MergeStatesArgs<'_, T>) -> Result<(), Error> {
+        self.0.run(stream, args.parts, args.out)
+    }
+}
+
+impl<T: Element> MergeStatesRun<T> {
+    pub fn new(problem: Arc<MergeStatesProblem>, device: &Device, memory: Memory) -> Result<Self> {
+        let MergeStatesCase { tokens, heads, infinity_is_empty, .. } = problem.case;
+        let rows = tokens * heads;
+        let plan = MergeStates::plan(device, MergeStatesSpec { tokens, heads, infinity_is_empty })?;
+        let mut arena = Arena::new(device, memory);
+        let (aligned, packed) = (Rows::Aligned(16), Rows::Packed(4));
+        let mut part = |part: &Part| -> Result<_> {
+            let o: Vec<T> = part.o.iter().map(|&x| T::narrow(x)).collect();
+            let o = arena.repeated(&o, (rows, LATENT), aligned)?;
+            Ok((o, arena.input(&part.lse, (tokens, heads), packed)?))
+        };
+        let operands = MergeStatesOperands {
+            parts: [part(&problem.parts[0])?, part(&problem.parts[1])?],
+            o: arena.output((rows, LATENT), aligned)?,
+            lse: arena.output((tokens, heads), packed)?,
+        };
+        Ok(Self { problem, plan: MergeStatesPlan(plan), operands })
+    }
+}
+
+impl<T: Element> MergeStatesOperands<T> {
+    /// The operands, all in order.
+    ///
+    /// # Errors
+    /// None.
+    pub fn args(&mut self) -> Result<MergeStatesArgs<'_, T>, Error> {
+        let [(o0, lse0), (o1, lse1)] = &self.parts;
+        Ok(MergeStatesArgs {
+            parts: [
+                AttentionState { o: o0.matrix()?, lse: lse0.matrix()? },
+                AttentionState { o: o1.matrix()?, lse: lse1.matrix()? },
+            ],
+            out: AttentionStateMut { o: self.o.matrix_mut()?, lse: self.lse.matrix_mut()? },
+        })
+    }
+}
+
+impl<T: Element> Prepared for MergeStatesRun<T> {
+    fn instance(&self) -> String {
+        "merge_states".to_owned()
+    }
+
+    fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
+        self.plan.run(stream, self.operands.args()?)
+    }
+
+    fn outputs(&self) -> Result<Vec<Output>> {
+        Ok(vec![Output::read("o", &self.operands.o)?, Output::read("lse", &self.operands.lse)?])
+    }
+
+    /// Bit for bit what the reference gives, and where both parts are finite, near f64.
+    fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
+        let MergeStatesProblem { case, parts } = &*self.problem;
+        let most = if scrutiny == Scrutiny::Brief { JUDGED.1 } else { JUDGED.0 };
+        let judged = spread(case.rows(), most);
+        let (o, lse) = (self.operands.o.values()?, self.operands.lse.values()?);
+        let rows = |judged: &[usize]| (rows_of(&o, LATENT, judged), rows_of(&lse, 1, judged));
+
+        let (got_o, got_lse) = rows(&judged);
+        let picked = parts.each_ref().map(|part| part.pick(&judged));
+        let states = picked.each_ref().map(Part::state);
+        let (want_o, want_lse) = merge_states(states, LATENT, case.infinity_is_empty, T::ROUNDING)?;
+        let want_o: Vec<T> = want_o.into_iter().map(T::narrow).collect();
+        let o_differs = Check::difference("o", LATENT, &got_o, &want_o);
+        let lse_differs = Check::difference("lse", case.heads, &got_lse, &want_lse);
+        let mut checks = vec![
+            Check::equal("lse", want_lse.len(), lse_differs),
+            Check::equal("o", want_o.len(), o_differs),
+            self.operands.o.written("o")?.and(self.operands.lse.written("lse")?),
+        ];
+
+        let finite: Vec<usize> =
+            judged.into_iter().filter(|&row| parts.iter().all(|part| part.finite(row))).collect();
+        let (got_o, got_lse) = rows(&finite);
+        let picked = parts.each_ref().map(|part| part.pick(&finite));
+        let (o, lse) = merge_states_bound(picked.each_ref().map(Part::state), LATENT, T::ROUNDING)?;
+        let near = |near: Vec<(f64, f64)>, columns, got: &dyn Fn(usize) -> f32| {
+            let (want, bound): (Vec<f64>, Vec<f64>) = near.into_iter().unzip();
+            Check::of("bound", &within(&want, &bound, columns, got), None)
+        };
+        checks.push(near(lse, 1, &|i| got_lse[i]).and(near(o, LATENT, &|i| got_o[i].widen())));
+        Ok(checks)
+    }
 }

@@ -1,9 +1,146 @@
-//! Latent attention on operands in poisoned memory.
+//! Cases of latent attention.
 
 pub mod absorb;
+mod cache;
 pub mod decode;
 pub mod golden;
 pub mod kv_append;
 pub mod merge_states;
 pub mod rope;
 pub mod shapes;
+mod values;
+
+use deepseek_kernels::mla::{KvFormat, MAX_Q_TOKENS, MLA_INSTANCES, MlaInstance};
+use oracles::mla::Side;
+
+pub use cache::CacheRows;
+pub use values::Values;
+
+use crate::case::{Cases, boxed};
+use crate::families::Extent;
+use absorb::AbsorbCase;
+use decode::MlaDecodeCase;
+use kv_append::KvAppendCase;
+use merge_states::MergeStatesCase;
+use rope::RopeCase;
+use shapes::{Lengths, MlaShape, Source, shapes};
+
+/// Columns of a latent vector, of what is rotated, and of both: a key or an absorbed query.
+pub const LATENT: usize = KvFormat::LATENT;
+pub const ROPE: usize = KvFormat::ROPE;
+pub const KEY: usize = LATENT + ROPE;
+
+/// Rows of the tables of angles of timed rotations.
+const POSITIONS: usize = 8192;
+
+/// Every kernel: sequences of several splits and pages, tiles that are not full.
+pub fn smoke() -> Cases {
+    let decode = |&instance: &MlaInstance| MlaDecodeCase {
+        instance: Some(instance),
+        heads: 64 * instance.cluster as usize,
+        split_keys: Some(64),
+        ..MlaDecodeCase::new(if instance.fp8_cache { KvFormat::Fp8 } else { KvFormat::Bf16 }, vec![150; 2])
+    };
+    let mut cases = boxed(MLA_INSTANCES.iter().map(decode));
+    cases.extend(boxed(kv_append::FORMATS.map(|format| KvAppendCase::new(format, 9))));
+    cases.extend(boxed([RopeCase::new(5, 3, 90)]));
+    cases.extend(boxed([Side::Query, Side::Output].map(|side| AbsorbCase::new(side, 70, 2))));
+    cases.extend(boxed([MergeStatesCase::new(7, 3)]));
+    cases
+}
+
+/// The shapes by which decode kernels are compared in public, and the steps around them with DeepSeek-V3's heads.
+pub fn timed(extent: Extent) -> Cases {
+    let (shapes, tokens, heads): (_, &[_], _) = match extent {
+        Extent::Full => (shapes(), &[1, 16, 128, 4096], 128),
+        Extent::Reduced => (small_shapes().into(), &[1, 5], 4),
+    };
+    let mut cases = boxed(timed_steps(&shapes));
+    cases.extend(tokens.iter().flat_map(|&tokens| timed_around(tokens, heads)));
+    cases
+}
+
+/// Each once, with both caches.
+fn timed_steps(shapes: &[MlaShape]) -> Vec<MlaDecodeCase> {
+    let mut cases: Vec<MlaDecodeCase> = vec![];
+    for shape in shapes.iter().filter(|shape| shape.q_tokens <= MAX_Q_TOKENS) {
+        let case = MlaDecodeCase {
+            q_tokens: shape.q_tokens,
+            heads: shape.heads,
+            // A query token alone sees everything.
+            causal: shape.causal && shape.q_tokens > 1,
+            ..timed_decode(KvFormat::Bf16, shape.lengths())
+        };
+        let same = |other: &MlaDecodeCase| {
+            (&other.lengths, other.q_tokens, other.heads, other.causal)
+                == (&case.lengths, case.q_tokens, case.heads, case.causal)
+        };
+        if !cases.iter().any(same) {
+            cases.push(case);
+        }
+    }
+    let of = |format| cases.iter().map(move |case| MlaDecodeCase { format, ..case.clone() });
+    [KvFormat::Bf16, KvFormat::Fp8].into_iter().flat_map(of).collect()
+}
+
+/// One query token of 128 heads, the splits that suit an H100 best, and normal data in repeated rows.
+pub fn timed_decode(format: KvFormat, lengths: Vec<usize>) -> MlaDecodeCase {
+    MlaDecodeCase { heads: 128, split_keys: None, repeated: true, ..MlaDecodeCase::new(format, lengths) }
+}
+
+/// A tile of rows with several query tokens and splits, and two tiles that share their keys.
+fn small_shapes() -> [MlaShape; 2] {
+    let shape = |q_tokens, heads, lengths: &'static [usize]| MlaShape {
+        source: Source::FlashMla,
+        batch: lengths.len(),
+        q_tokens,
+        heads,
+        lengths: Lengths::List(lengths),
+        causal: true,
+    };
+    [shape(2, 16, &[2100, 0, 65]), shape(1, 128, &[70])]
+}
+
+/// What surrounds the attention of so many tokens, with activations in repeated rows.
+pub fn timed_around(tokens: usize, heads: usize) -> Cases {
+    let (values, repeated) = (Values::Activations, true);
+    let mut cases = boxed([RopeCase { values, repeated, ..RopeCase::new(tokens, heads, POSITIONS) }]);
+    let [bf16, fp8, _] = kv_append::FORMATS;
+    cases.extend(boxed([bf16, fp8].map(|format| KvAppendCase::new(format, tokens))));
+    let absorb = |side| AbsorbCase { values, repeated, ..AbsorbCase::new(side, tokens, heads) };
+    cases.extend(boxed([Side::Query, Side::Output].map(absorb)));
+    cases.extend(boxed([MergeStatesCase { values, repeated, ..MergeStatesCase::new(tokens, heads) }]));
+    cases
+}
+
+/// All of them, or so many at equal distances, the first and the last included.
+fn spread(count: usize, most: usize) -> Vec<usize> {
+    match count <= most {
+        true => (0..count).collect(),
+        false => (0..most).map(|i| i * (count - 1) / (most - 1)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_list_names_a_case_twice() {
+        let lists = [smoke(), timed(Extent::Full), timed(Extent::Reduced)];
+        for (list, least) in lists.iter().zip([11, 400, 16]) {
+            let names: HashSet<String> = list.iter().map(|case| case.name()).collect();
+            assert_eq!(names.len(), list.len());
+            assert!(list.len() >= least, "{}", list.len());
+            assert!(names.iter().all(|name| !name.contains([' ', ','])), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn rows_are_spread_to_both_ends() {
+        assert_eq!(spread(3, 4), [0, 1, 2]);
+        assert_eq!(spread(10, 4), [0, 3, 6, 9]);
+    }
+}

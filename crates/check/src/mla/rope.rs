@@ -1,118 +1,226 @@
-//! Heads turned by the angles of their token's position, and the comparison with the reference.
+//! The rotation by position: heads turned by the angles of their token.
 
-use deepseek_kernels::mla::{Heads, HeadsMut, Rope, RopeArgs, RopeSpec};
-use deepseek_kernels::{Device, Error, bf16};
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::mla::{Heads, HeadsMut, Rope, RopeArgs, RopeSpec, RopeTable, YarnRope};
+use deepseek_kernels::{DataFaults, Device, Error, Stream, bf16};
 use oracles::mla::rope;
 
-use crate::guarded::{Guarded, Placement, Sentinel};
+use super::{LATENT, ROPE, Values, spread};
+use crate::case::{Case, Prepared, Problem, Work};
+use crate::data::rows_of;
+use crate::judge::{Check, Scrutiny};
+use crate::memory::{Arena, Memory, Operand, Output, Rows, Scalar};
 
-pub const ROPE: usize = 64;
+/// The 64 columns of a head that are rotated, among those that the operand has for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Columns {
+    pub first: usize,
+    pub of: usize,
+}
 
-/// How far apart heads and tokens are, and where the first one is.
+impl Columns {
+    /// All of them.
+    pub const ALL: Self = Self { first: 0, of: ROPE };
+    /// The last ones of a query.
+    pub const QUERY: Self = Self { first: 128, of: 192 };
+    /// The last ones of an absorbed query.
+    pub const ABSORBED: Self = Self { first: LATENT, of: LATENT + ROPE };
+
+    /// Heads of 64 columns between others of `filler`.
+    fn among(self, heads: &[bf16], filler: bf16) -> Vec<bf16> {
+        let mut all = vec![filler; heads.len() / ROPE * self.of];
+        for (row, head) in all.chunks_exact_mut(self.of).zip(heads.chunks_exact(ROPE)) {
+            row[self.first..][..ROPE].copy_from_slice(head);
+        }
+        all
+    }
+}
+
+/// Heads of any number of tokens, turned from one operand into another.
 #[derive(Debug, Clone, Copy)]
-pub struct Strides {
-    pub offset: usize,
-    pub head: usize,
-    /// Between the last head of a token and the first of the next, besides `head - 64`.
-    pub token_gap: usize,
-}
-
-impl Strides {
-    pub const DENSE: Self = Self { offset: 0, head: ROPE, token_gap: 0 };
-    /// The last 64 of 192 columns of a query.
-    pub const QUERY: Self = Self { offset: 128, head: 192, token_gap: 0 };
-    /// The last 64 of 576 columns of an absorbed query.
-    pub const ABSORBED: Self = Self { offset: 512, head: 576, token_gap: 0 };
-
-    fn token(self, heads: usize) -> usize {
-        heads * self.head + self.token_gap
-    }
-}
-
-pub struct Rotation<'a> {
+pub struct RopeCase {
+    pub tokens: usize,
     pub heads: usize,
-    /// `[tokens, heads, 64]`.
-    pub x: &'a [bf16],
-    pub positions: &'a [i32],
-    /// `[_, 64]`.
-    pub table: &'a [f32],
-    pub from: Strides,
-    pub to: Strides,
+    /// Rows of the table of angles.
+    pub positions: usize,
+    pub from: Columns,
+    pub to: Columns,
+    pub values: Values,
+    /// At most [`DRAWN`] tokens differ, the others repeat them, but for their positions.
+    pub repeated: bool,
+    pub seed: u64,
 }
 
-impl Rotation<'_> {
-    pub fn run(&self, device: &Device) -> Vec<bf16> {
-        let Self { heads, x, positions, table, from, to } = *self;
-        let tokens = positions.len();
-        let rows = table.len() / ROPE;
-        let x = spread(x, tokens, heads, from, bf16::NAN);
-        let x = device.upload(&x).expect("upload");
-        let gpositions =
-            Guarded::new(device, positions, 1, tokens, Placement { offset: 5, pitch: tokens }, -1);
-        let place = Placement { offset: 12, pitch: ROPE + 4 };
-        let table = Guarded::new(device, table, rows, ROPE, place, f32::NAN);
-        let nothing = vec![bf16::SENTINEL; tokens * heads * ROPE];
-        let mut out = device.upload(&spread(&nothing, tokens, heads, to, bf16::SENTINEL)).expect("upload");
-        let plan = Rope::plan(device, RopeSpec { tokens, heads, positions: rows }).expect("plan");
-        let args = RopeArgs {
-            x: Heads::new(x.slice(from.offset), tokens, heads, from.token(heads), from.head).expect("view"),
-            positions: gpositions.matrix(),
-            table: table.matrix(),
-            out: HeadsMut::new(out.slice_mut(to.offset), tokens, heads, to.token(heads), to.head)
-                .expect("view"),
+/// Tokens that differ, where the others repeat them.
+const DRAWN: usize = 67;
+/// Tokens that are judged of more, and of any number briefly.
+const JUDGED: (usize, usize) = (4096, 64);
+
+impl RopeCase {
+    /// Queries that are rotated into their absorbed form, by the angles of DeepSeek-V3.
+    pub const fn new(tokens: usize, heads: usize, positions: usize) -> Self {
+        Self {
+            tokens,
+            heads,
+            positions,
+            from: Columns::QUERY,
+            to: Columns::ABSORBED,
+            values: Values::Magnitudes,
+            repeated: false,
+            seed: 1,
+        }
+    }
+
+    /// With its inputs: positions in no order, all of them in the table.
+    pub fn problem(self) -> Result<RopeProblem> {
+        let Self { tokens, heads, positions, seed, .. } = self;
+        let drawn = if self.repeated { tokens.min(DRAWN) } else { tokens };
+        let x = self.values.draw((drawn * heads, ROPE), seed).into_iter().map(bf16::from_f32).collect();
+        let position = |token: usize| {
+            ((token * 2_654_435_761).wrapping_add(seed as usize)).checked_rem(positions).unwrap_or(0) as i32
         };
-        plan.run(device.stream().expect("stream"), args).unwrap_or_else(|error| panic!("{error}"));
-        gather(&out.to_vec().expect("download"), tokens, heads, to)
-    }
-
-    pub fn check(&self, device: &Device) {
-        let got = self.run(device);
-        let want = rope(self.x, self.heads, self.positions, self.table).expect("reference");
-        let canonical = |x: bf16| if x.is_nan() { 0x7fff } else { x.to_bits() };
-        if let Some(i) = want.iter().zip(&got).position(|(&want, &got)| canonical(want) != canonical(got)) {
-            let (token, head) = (i / ROPE / self.heads, i / ROPE % self.heads);
-            panic!("out[{token}, {head}, {}]: expected {}, got {}", i % ROPE, want[i], got[i]);
-        }
-        let rows = (self.table.len() / ROPE) as i32;
-        let strange = self.heads > 0 && self.positions.iter().any(|position| !(0..rows).contains(position));
-        match device.poll_error() {
-            Ok(()) => assert!(!strange, "a strange position went unreported"),
-            Err(Error::Data(faults)) => assert!(strange && faults.position(), "{faults}"),
-            Err(error) => panic!("{error}"),
-        }
+        let table = RopeTable::yarn(YarnRope::DEEPSEEK_V3)?.cos_sin(positions)?;
+        Ok(RopeProblem { case: self, x, positions: (0..tokens).map(position).collect(), table })
     }
 }
 
-/// The heads in a buffer of `filler`.
-fn spread(x: &[bf16], tokens: usize, heads: usize, strides: Strides, filler: bf16) -> Vec<bf16> {
-    const TAIL: usize = 40;
-    let mut buffer = vec![filler; strides.offset + tokens * strides.token(heads) + TAIL];
-    for (index, head) in x.chunks(ROPE).enumerate() {
-        let at = strides.offset + index / heads * strides.token(heads) + index % heads * strides.head;
-        buffer[at..][..ROPE].copy_from_slice(head);
+impl Case for RopeCase {
+    fn operation(&self) -> &'static str {
+        "rope"
     }
-    buffer
+
+    fn title(&self) -> String {
+        "rotate".to_owned()
+    }
+
+    fn shape(&self) -> String {
+        format!("{} x {} x {ROPE}", self.tokens, self.heads)
+    }
+
+    fn label(&self) -> String {
+        format!("{}x{}", self.tokens, self.heads)
+    }
+
+    fn data(&self) -> String {
+        self.values.to_string()
+    }
+
+    fn work(&self) -> Work {
+        let Self { tokens, heads, .. } = *self;
+        Work { flops: 0, bytes: (4 * tokens * heads * ROPE + tokens * 4 * (ROPE + 1)) as u64 }
+    }
+
+    fn kernels(&self, _: &Device) -> Result<Vec<String>> {
+        Ok(vec!["rope".to_owned()])
+    }
+
+    fn draw(&self) -> Result<Arc<dyn Problem>> {
+        Ok(Arc::new(self.problem()?))
+    }
 }
 
-/// The heads from a buffer, after checking that everything else in it still is the sentinel.
-fn gather(buffer: &[bf16], tokens: usize, heads: usize, strides: Strides) -> Vec<bf16> {
-    let mut out = Vec::new();
-    let mut rest = buffer.to_vec();
-    for index in 0..tokens * heads {
-        let at = strides.offset + index / heads * strides.token(heads) + index % heads * strides.head;
-        out.extend_from_slice(&buffer[at..][..ROPE]);
-        rest[at..][..ROPE].fill(bf16::SENTINEL);
-    }
-    let written = rest.iter().position(|x| x.to_bits() != bf16::SENTINEL.to_bits());
-    assert_eq!(written, None, "an element around the heads was written");
-    out
+/// A rotation with its inputs.
+#[derive(Debug, Clone)]
+pub struct RopeProblem {
+    pub case: RopeCase,
+    /// `[tokens, heads, 64]`, or fewer tokens that repeat.
+    pub x: Vec<bf16>,
+    pub positions: Vec<i32>,
+    /// `[positions, 64]`.
+    pub table: Vec<f32>,
 }
 
-/// Values of many magnitudes.
-pub fn values(count: usize, seed: u64) -> Vec<bf16> {
-    let value = |i: usize| {
-        let angle = i as f32 * 1.37 + seed as f32 * 0.61;
-        bf16::from_f32(angle.sin() * ((i as f32 * 0.77 + seed as f32).cos() * 6.0).exp2())
-    };
-    (0..count).map(value).collect()
+impl Problem for RopeProblem {
+    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(RopeRun::new(self, device, memory)?))
+    }
+}
+
+/// A rotation on a device.
+pub struct RopeRun {
+    problem: Arc<RopeProblem>,
+    pub plan: Rope,
+    pub operands: RopeOperands,
+}
+
+pub struct RopeOperands {
+    case: RopeCase,
+    /// `[tokens, heads * from.of]`.
+    x: Operand<bf16>,
+    positions: Operand<i32>,
+    table: Operand<f32>,
+    /// `[tokens, heads * to.of]`.
+    out: Operand<bf16>,
+}
+
+impl RopeRun {
+    pub fn new(problem: Arc<RopeProblem>, device: &Device, memory: Memory) -> Result<Self> {
+        let case = problem.case;
+        let RopeCase { tokens, heads, positions, from, to, .. } = case;
+        let plan = Rope::plan(device, RopeSpec { tokens, heads, positions })?;
+        let mut arena = Arena::new(device, memory);
+        let aligned = Rows::Aligned(16);
+        let operands = RopeOperands {
+            case,
+            x: arena.repeated(&from.among(&problem.x, bf16::POISON), (tokens, heads * from.of), aligned)?,
+            positions: arena.list(&problem.positions)?,
+            table: arena.input(&problem.table, (positions, ROPE), aligned)?,
+            out: arena.output((tokens, heads * to.of), aligned)?,
+        };
+        Ok(Self { problem, plan, operands })
+    }
+}
+
+impl RopeOperands {
+    /// The operands, all in order.
+    ///
+    /// # Errors
+    /// None.
+    pub fn args(&mut self) -> Result<RopeArgs<'_>, Error> {
+        let RopeCase { tokens, heads, from, to, .. } = self.case;
+        let (x_pitch, out_pitch) = (self.x.pitch(), self.out.pitch());
+        Ok(RopeArgs {
+            x: Heads::new(self.x.slice_from(from.first), tokens, heads, x_pitch, from.of)?,
+            positions: self.positions.matrix()?,
+            table: self.table.matrix()?,
+            out: HeadsMut::new(self.out.slice_mut_from(to.first), tokens, heads, out_pitch, to.of)?,
+        })
+    }
+}
+
+impl Prepared for RopeRun {
+    fn instance(&self) -> String {
+        "rope".to_owned()
+    }
+
+    fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
+        self.plan.run(stream, self.operands.args()?)
+    }
+
+    fn outputs(&self) -> Result<Vec<Output>> {
+        Ok(vec![Output::read("out", &self.operands.out)?])
+    }
+
+    /// What must not be touched included.
+    fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
+        let RopeCase { tokens, heads, to, .. } = self.problem.case;
+        let most = if scrutiny == Scrutiny::Brief { JUDGED.1 } else { JUDGED.0 };
+        let judged = spread(tokens, most);
+        let x = rows_of(&self.problem.x, heads * ROPE, &judged);
+        let positions = rows_of(&self.problem.positions, 1, &judged);
+        let turned = rope(&x, heads, &positions, &self.problem.table)?;
+        let expected = to.among(&turned, bf16::SENTINEL);
+        let columns = heads * to.of;
+        let got = rows_of(&self.operands.out.values()?, columns, &judged);
+        let bits = Check::equal("bits", got.len(), Check::difference("out", columns, &got, &expected));
+        Ok(vec![bits, self.operands.out.guarded("out")?])
+    }
+
+    fn faults(&self) -> DataFaults {
+        let RopeProblem { case, positions, .. } = &*self.problem;
+        let within = |&position: &i32| (0..case.positions as i64).contains(&i64::from(position));
+        if case.heads == 0 || positions.iter().all(within) { DataFaults::NONE } else { DataFaults::POSITION }
+    }
 }

@@ -2,22 +2,29 @@
 
 use deepseek_kernels::DeviceKind;
 use deepseek_kernels::gemm::OutputType;
-use deepseek_kernels::quant::ScaleFormat;
+use deepseek_kernels::mla::KvFormat;
+use deepseek_kernels::quant::{NormRounding, ScaleFormat};
 use deepseek_kernels::router::GateSpec;
 use oracles::gemm::GemmClass;
+use oracles::mla::{AttentionClass, Side};
 
-use super::absorb::AbsorbJob;
-use super::attention;
 use super::case_job::CaseJob;
-use super::kv_cache::KvCacheJob;
 use super::runner::Job;
 use super::shapes::{EMULATED_EXPERTS, EMULATED_ROWS, EMULATED_TOKENS, EXPERT, GPU_EXPERTS, GPU_ROWS, Layer};
 use crate::case::Case;
+use crate::deepseek_v3::{HEADS, HIDDEN};
 use crate::gemm::fp8_gemm::Fp8GemmCase;
 use crate::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase};
+use crate::mla::Values;
+use crate::mla::absorb::AbsorbCase;
+use crate::mla::decode::MlaDecodeCase;
+use crate::mla::kv_append::{self, KvAppendCase};
+use crate::mla::merge_states::MergeStatesCase;
+use crate::mla::rope::RopeCase;
 use crate::moe::moe_layer::MoeLayerCase;
 use crate::quant::quantize_1x128::{Layout, Quantize1x128Case};
 use crate::quant::quantize_128x128::Quantize128x128Case;
+use crate::quant::rms_norm::{NormOutput, RmsNormCase};
 use crate::quant::transpose_scales::TransposeScalesCase;
 use crate::quant::{FORMATS, QuantizerClass};
 use crate::{moe, router};
@@ -73,16 +80,42 @@ pub fn experts(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
     jobs
 }
 
+/// The norm of hidden states, to both of its outputs and with both of its roundings.
+pub fn norms(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
+    let tokens = match kind {
+        DeviceKind::Cuda => GPU_ROWS[0],
+        DeviceKind::Emulated => EMULATED_TOKENS,
+    };
+    let case = RmsNormCase { seed, ..RmsNormCase::new((tokens, HIDDEN)) };
+    let each_step = RmsNormCase { rounding: NormRounding::EachStep, residual: false, ..case };
+    let fp8 = |format| RmsNormCase { output: NormOutput::Fp8(format), ..case };
+    let cases = [case, each_step, fp8(FORMATS[0]), fp8(FORMATS[1])];
+    cases.map(|case| job(case, seed)).into()
+}
+
 /// Latent attention over both caches, and what surrounds it: the cache's rows, and the heads of DeepSeek-V3 or those of one
 /// of eight ranks.
 pub fn attention(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
     let (tokens, absorbed, heads) = match kind {
-        DeviceKind::Cuda => (GPU_ROWS[0], 64, 128),
+        DeviceKind::Cuda => (GPU_ROWS[0], 64, HEADS),
         DeviceKind::Emulated => (EMULATED_TOKENS, EMULATED_TOKENS, 16),
     };
-    let mut jobs: Vec<Box<dyn Job>> =
-        vec![Box::new(KvCacheJob { tokens, seed }), Box::new(AbsorbJob { tokens: absorbed, heads, seed })];
-    jobs.extend(attention::jobs(kind, seed).into_iter().map(|job| Box::new(job) as Box<dyn Job>));
+    let values = Values::Activations;
+    let [bf16, fp8, _] = kv_append::FORMATS;
+    let append = |format| job(KvAppendCase { seed, ..KvAppendCase::new(format, tokens) }, seed);
+    let absorb = |side| job(AbsorbCase { values, seed, ..AbsorbCase::new(side, absorbed, heads) }, seed);
+    let merge =
+        |output| job(MergeStatesCase { output, values, seed, ..MergeStatesCase::new(absorbed, heads) }, seed);
+    let mut jobs = vec![
+        job(RopeCase { values, seed, ..RopeCase::new(tokens, HEADS, POSITIONS) }, seed),
+        append(bf16),
+        append(fp8),
+        absorb(Side::Query),
+        absorb(Side::Output),
+        merge(OutputType::Bf16),
+        merge(OutputType::F32),
+    ];
+    jobs.extend(decode(kind, seed).into_iter().map(|case| job(case, seed)));
     jobs
 }
 
@@ -91,6 +124,32 @@ fn moe_layer(tokens: usize, width: usize) -> MoeLayerCase {
     let (experts, top_k, groups, kept_groups) = (16, 4, 4, 2);
     let gate = GateSpec { experts, top_k, groups, kept_groups, ..GateSpec::deepseek_v3(tokens) };
     MoeLayerCase::new(gate, width)
+}
+
+/// Positions of a context, and of a few new tokens.
+const POSITIONS: usize = 4096 + 64;
+
+/// Both caches with the mean of a power of two of keys, with one key that counts alone, and with ordinary data; several splits
+/// a sequence, and sequences without keys.
+fn decode(kind: DeviceKind, seed: u64) -> Vec<MlaDecodeCase> {
+    let (heads, lengths, split_keys) = match kind {
+        DeviceKind::Cuda => (HEADS, vec![0, 4096, 1, 1024, 1500], 512),
+        // Two query tokens make two tiles of rows, which share their keys.
+        DeviceKind::Emulated => (64, vec![0, 256, 1, 301], 128),
+    };
+    let of = |format, (class, q_tokens)| MlaDecodeCase {
+        class,
+        q_tokens,
+        heads,
+        split_keys: Some(split_keys),
+        causal: q_tokens > 1,
+        alone: true,
+        seed,
+        ..MlaDecodeCase::new(format, lengths.clone())
+    };
+    let cases = [(AttentionClass::Uniform, 1), (AttentionClass::OneKey, 2), (AttentionClass::Normal, 2)];
+    let both = [KvFormat::Bf16, KvFormat::Fp8];
+    both.into_iter().flat_map(|format| cases.map(|case| of(format, case))).collect()
 }
 
 /// What a reader of the emulator's results has to know about them.

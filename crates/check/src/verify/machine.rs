@@ -2,9 +2,8 @@
 
 use std::num::NonZero;
 use std::thread;
-use std::time::Instant;
 
-use deepseek_kernels::{Device, DeviceKind, EmulatorOptions, Error, Stream};
+use deepseek_kernels::{Device, EmulatorOptions, Error};
 
 use crate::cli::DeviceChoice;
 
@@ -36,27 +35,6 @@ impl Machine {
 
     pub fn device(&self) -> &Device {
         &self.devices[0]
-    }
-}
-
-/// Runs one launch and waits for it; the seconds that the emulator took. On a GPU the host's clock around one launch would
-/// tell of the host: the benches measure there.
-pub fn timed(
-    device: &Device,
-    launch: impl FnOnce(Stream<'_>) -> Result<(), Error>,
-) -> Result<Option<f64>, String> {
-    let stream = device.stream().map_err(text)?;
-    wait(stream)?;
-    let start = Instant::now();
-    launch(stream).map_err(text)?;
-    wait(stream)?;
-    Ok((device.kind() == DeviceKind::Emulated).then(|| start.elapsed().as_secs_f64()))
-}
-
-fn wait(stream: Stream<'_>) -> Result<(), String> {
-    match stream {
-        Stream::Cuda(stream) => stream.synchronize().map_err(|error| format!("waiting for the GPU: {error}")),
-        Stream::Emulated => Ok(()),
     }
 }
 

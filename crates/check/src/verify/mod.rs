@@ -1,11 +1,7 @@
 //! `verify`: every operation, judged.
 
-mod absorb;
-mod attention;
 mod case_job;
 mod json;
-mod judge;
-mod kv_cache;
 mod layers;
 mod machine;
 mod report;
@@ -92,6 +88,7 @@ fn layers_work(args: &VerifyArgs, kind: DeviceKind) -> Work {
     };
     if args.shapes.is_empty() {
         jobs.extend(layers::experts(kind, args.seed));
+        jobs.extend(layers::norms(kind, args.seed));
         jobs.extend(layers::attention(kind, args.seed));
     }
     Work { jobs, unused: Vec::new(), notes: note.into_iter().collect() }

@@ -44,9 +44,6 @@ pub struct Row {
     pub matrix: Option<MatrixReport>,
 }
 
-/// Seconds of a launch on the emulator and what the oracles say of it, or why there is neither.
-pub type Checked = Result<(Option<f64>, Vec<Check>), String>;
-
 impl Row {
     /// What a run of a case gave, or why it gave nothing.
     pub fn of_case(case: &dyn Case, ran: anyhow::Result<Ran>) -> Self {
@@ -59,20 +56,6 @@ impl Row {
             shape: case.shape(),
             instance,
             data: case.data(),
-            checks,
-            seconds,
-            matrix: None,
-        }
-    }
-
-    /// Of an operation on inputs of the class `data`.
-    pub fn of(data: &str, operation: &str, shape: String, instance: &str, checked: Checked) -> Self {
-        let (seconds, checks) = checked.unwrap_or_else(|failure| (None, vec![Check::failed("run", failure)]));
-        Self {
-            operation: operation.to_owned(),
-            shape,
-            instance: instance.to_owned(),
-            data: data.to_owned(),
             checks,
             seconds,
             matrix: None,

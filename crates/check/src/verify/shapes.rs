@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::deepseek_v3::LAYERS;
+
 /// A weight `[n, k]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layer {
@@ -10,19 +12,16 @@ pub struct Layer {
     pub k: usize,
 }
 
-/// Attention (q_a with kv_a, kv_a alone, q_b, kv_b, o) and an expert (gate with up, down).
-pub const DEEPSEEK_V3: [Layer; 7] = [
-    Layer { n: 2112, k: 7168 },
-    Layer { n: 576, k: 7168 },
-    Layer { n: 24576, k: 1536 },
-    Layer { n: 32768, k: 512 },
-    Layer { n: 7168, k: 16384 },
-    Layer { n: 4096, k: 7168 },
-    Layer { n: 7168, k: 2048 },
-];
-
-/// A routed expert: gate with up, down.
-pub const EXPERT: [Layer; 2] = [Layer { n: 4096, k: 7168 }, Layer { n: 7168, k: 2048 }];
+/// Those of DeepSeek-V3.
+pub const DEEPSEEK_V3: [Layer; 7] = {
+    let mut layers = [Layer { n: 0, k: 0 }; 7];
+    let mut i = 0;
+    while i < layers.len() {
+        (layers[i].n, layers[i].k) = LAYERS[i];
+        i += 1;
+    }
+    layers
+};
 
 /// Rows of the experts of a grouped GEMM.
 pub const EMULATED_EXPERTS: [usize; 4] = [5, 0, 70, 1];

@@ -1,0 +1,217 @@
+//! MLA decode: sequences in a cache with pages in no order, whatever is nobody's key poisoned.
+
+mod problem;
+mod run;
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::Device;
+use deepseek_kernels::mla::{
+    DEFAULT_SPLIT_KEYS, EmptyLse, KvFormat, KvPaging, MLA_INSTANCES, MlaDecode, MlaDecodeSpec, MlaInstance,
+};
+use oracles::mla::AttentionClass;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+
+pub use problem::{MlaDecodeProblem, STALE_PAGE};
+pub use run::{MlaDecodeCall, MlaDecodeOperands, MlaDecodePlan, MlaDecodeRun};
+
+use super::{KEY, LATENT};
+use crate::case::{Case, Problem, Work};
+use crate::deepseek_v3::SOFTMAX_SCALE;
+
+/// Of an H100, on which splits are to suit the cases that are given none.
+const MULTIPROCESSORS: u32 = 132;
+
+/// How a step is launched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Launches {
+    /// All at once.
+    Whole,
+    /// The schedule, then attention with its splits.
+    Apart,
+}
+
+/// Sequences of one decode step.
+#[derive(Debug, Clone)]
+pub struct MlaDecodeCase {
+    pub format: KvFormat,
+    /// Keys of each sequence.
+    pub lengths: Vec<usize>,
+    /// Query tokens of each sequence.
+    pub q_tokens: usize,
+    pub heads: usize,
+    /// Query tokens see the keys up to themselves only.
+    pub causal: bool,
+    /// Keys of a page; none: the cache is contiguous.
+    pub page_size: Option<usize>,
+    /// Keys of a split; none: those that suit an H100 best.
+    pub split_keys: Option<usize>,
+    pub empty_lse: EmptyLse,
+    /// Instead of the planner's choice.
+    pub instance: Option<MlaInstance>,
+    pub launches: Launches,
+    /// Every sequence runs alone too, and is to give the bits that it gives in the batch.
+    pub alone: bool,
+    pub class: AttentionClass,
+    /// At most [`DRAWN`] queries and rows of the cache differ, the rest repeats them, and there are no more rows than the
+    /// sequences need. Values do not matter for time, their memory does.
+    pub repeated: bool,
+    pub seed: u64,
+}
+
+/// Queries and rows that differ, where the others repeat them. A prime, so that no two pages near each other are alike.
+pub const DRAWN: usize = 4099;
+
+impl MlaDecodeCase {
+    /// One query token of 16 heads, pages of 64 keys, splits of two pages.
+    pub const fn new(format: KvFormat, lengths: Vec<usize>) -> Self {
+        Self {
+            format,
+            lengths,
+            q_tokens: 1,
+            heads: 16,
+            causal: false,
+            page_size: Some(64),
+            split_keys: Some(128),
+            empty_lse: EmptyLse::NegativeInfinity,
+            instance: None,
+            launches: Launches::Whole,
+            alone: false,
+            class: AttentionClass::Normal,
+            repeated: false,
+            seed: 1,
+        }
+    }
+
+    /// Rows of Q of a sequence.
+    pub fn rows(&self) -> usize {
+        self.q_tokens * self.heads
+    }
+
+    fn longest(&self) -> usize {
+        self.lengths.iter().copied().max().unwrap_or(0)
+    }
+
+    /// What the plan is of. Unless rows repeat, a column of the page table and some pages are nobody's, and the end of a
+    /// contiguous cache is no multiple of 64.
+    pub fn spec(&self) -> MlaDecodeSpec {
+        let Self { format, q_tokens, heads, causal, empty_lse, .. } = *self;
+        let (batch, longest) = (self.lengths.len(), self.longest());
+        let spare = usize::from(!self.repeated);
+        let paging = match self.page_size {
+            None => KvPaging::Contiguous { capacity: longest.max(1) + 5 * spare },
+            Some(page_size) => {
+                let pages_per_sequence = longest.max(spare).div_ceil(page_size) + spare;
+                KvPaging::Paged {
+                    pages: batch * pages_per_sequence + 3 * spare,
+                    page_size,
+                    pages_per_sequence,
+                }
+            }
+        };
+        let (split_keys, softmax_scale) = (DEFAULT_SPLIT_KEYS, SOFTMAX_SCALE);
+        let spec = MlaDecodeSpec {
+            batch,
+            q_tokens,
+            heads,
+            format,
+            paging,
+            softmax_scale,
+            causal,
+            split_keys,
+            empty_lse,
+        };
+        let split_keys = self.split_keys.unwrap_or_else(|| spec.fastest_split(longest, MULTIPROCESSORS));
+        MlaDecodeSpec { split_keys, ..spec }
+    }
+
+    fn plan(&self, device: &Device, spec: MlaDecodeSpec) -> deepseek_kernels::Result<MlaDecode> {
+        match self.instance {
+            Some(instance) => MlaDecode::plan_instance(device, spec, instance),
+            None => MlaDecode::plan(device, spec),
+        }
+    }
+}
+
+/// Every instance that can read the format.
+pub fn instances(format: KvFormat) -> impl Iterator<Item = MlaInstance> {
+    MLA_INSTANCES.iter().copied().filter(move |i| i.fp8_cache == (format == KvFormat::Fp8))
+}
+
+/// Random lengths up to `most`, some of them 0.
+pub fn varied_lengths(batch: usize, most: usize, seed: u64) -> Vec<usize> {
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+    (0..batch).map(|_| if rng.random_bool(0.3) { 0 } else { rng.random_range(1..=most) }).collect()
+}
+
+impl Case for MlaDecodeCase {
+    fn operation(&self) -> &'static str {
+        match self.format {
+            KvFormat::Bf16 => "mla_decode_bf16",
+            KvFormat::Fp8 => "mla_decode_fp8",
+        }
+    }
+
+    fn title(&self) -> String {
+        let format = match self.format {
+            KvFormat::Bf16 => "BF16",
+            KvFormat::Fp8 => "FP8",
+        };
+        format!("MLA decode, {format} cache{}", if self.causal { ", causal" } else { "" })
+    }
+
+    /// Query tokens, heads, and the keys of each sequence.
+    fn shape(&self) -> String {
+        let lengths: Vec<String> = self.lengths.iter().map(ToString::to_string).collect();
+        format!("{} x {} x {}", self.q_tokens, self.heads, lengths.join("+"))
+    }
+
+    /// Several query tokens are causal unless it says that they are not.
+    fn label(&self) -> String {
+        let Self { lengths, q_tokens, heads, causal, split_keys, .. } = self;
+        let (least, most) = (lengths.iter().min().unwrap_or(&0), self.longest());
+        let keys = if *least == most { format!("s{most}") } else { format!("s{least}-{most}") };
+        let cluster = self.instance.map(|instance| format!("_c{}", instance.cluster));
+        let split = split_keys.map(|split| format!("_split{split}"));
+        let mask = match (*causal, *q_tokens > 1) {
+            (true, false) => "_causal",
+            (false, true) => "_full",
+            _ => "",
+        };
+        let (cluster, split) = (cluster.unwrap_or_default(), split.unwrap_or_default());
+        format!("b{}q{q_tokens}{keys}h{heads}{cluster}{split}{mask}", lengths.len())
+    }
+
+    fn data(&self) -> String {
+        self.class.to_string()
+    }
+
+    /// As all count who publish such numbers: hidden keys of a causal mask included, every key moved once.
+    fn work(&self) -> Work {
+        let keys: usize = self.lengths.iter().sum();
+        let queries = self.lengths.len() * self.rows();
+        Work {
+            flops: (2 * self.rows() * keys * (KEY + LATENT)) as u64,
+            bytes: (2 * queries * (KEY + LATENT) + keys * self.format.row_bytes()) as u64,
+        }
+    }
+
+    fn kernels(&self, device: &Device) -> Result<Vec<String>> {
+        let instance = self.plan(device, self.spec())?.choice().instance;
+        Ok(vec!["mla_schedule".to_owned(), instance.name(), "mla_combine".to_owned()])
+    }
+
+    /// `ex2.approx` and `lg2.approx` are specified to a bound, not to the bit.
+    fn portable_bits(&self) -> bool {
+        false
+    }
+
+    fn draw(&self) -> Result<Arc<dyn Problem>> {
+        Ok(Arc::new(self.clone().problem()?))
+    }
+}
+
+#[cfg(test)]
+mod tests;

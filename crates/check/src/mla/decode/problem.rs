@@ -1,0 +1,312 @@
+//! The inputs of a step, and what the reference makes of them.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::mla::{EmptyLse, KvPaging, MlaDecodeSpec};
+use deepseek_kernels::{DataFaults, Device, bf16};
+use oracles::mla::{
+    AttentionClass, FlashMlaBar, MlaBounded, MlaSequence, dequantize_kv_fp8, gather_pages, mla_decode,
+};
+use rand::SeedableRng;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::seq::SliceRandom;
+
+use super::{DRAWN, MlaDecodeCase, MlaDecodeRun};
+use crate::case::{Prepared, Problem};
+use crate::data::{repeated, rows_of};
+use crate::judge::{Check, Scrutiny};
+use crate::memory::{Memory, Output};
+use crate::mla::cache::CacheRows;
+use crate::mla::{KEY, LATENT};
+
+/// What FlashMLA's tests fill the end of a page table with.
+pub const STALE_PAGE: i32 = 2_147_480_000;
+
+/// Pairs of a query and a key that are judged at most; of more, the first and the last sequence are, and three heads.
+const JUDGED: usize = 1 << 21;
+
+/// A step with its inputs.
+#[derive(Debug, Clone)]
+pub struct MlaDecodeProblem {
+    pub case: MlaDecodeCase,
+    pub spec: MlaDecodeSpec,
+    /// On the device.
+    pub lengths: Vec<i32>,
+    /// `[batch, pages_per_sequence]`; stale past the end of a sequence.
+    pub table: Vec<i32>,
+    /// `[batch * q_tokens * heads, 576]`.
+    pub q: Vec<bf16>,
+    /// As many as the pages hold, or fewer that repeat. Whatever is not a key of a sequence is NaN.
+    pub cache: CacheRows,
+    /// Every query and key is finite. Of others the reference says nothing, and only what is written is judged.
+    pub finite: bool,
+}
+
+impl MlaDecodeCase {
+    /// With its inputs.
+    pub fn problem(self) -> Result<MlaDecodeProblem> {
+        let spec = self.spec();
+        let (pages, page_size, columns) = match spec.paging {
+            KvPaging::Paged { pages, page_size, pages_per_sequence } => {
+                (pages, page_size, pages_per_sequence)
+            }
+            KvPaging::Contiguous { capacity } => (spec.batch, capacity, 1),
+        };
+        let mut order: Vec<i32> = (0..pages as i32).collect();
+        if self.page_size.is_some() {
+            order.shuffle(&mut Xoshiro256PlusPlus::seed_from_u64(self.seed));
+        }
+        let mut table = vec![STALE_PAGE; spec.batch * columns];
+        for (sequence, &length) in self.lengths.iter().enumerate() {
+            let used = sequence * columns..sequence * columns + length.div_ceil(page_size);
+            table[used.clone()].copy_from_slice(&order[used]);
+        }
+        let (q, keys, slots) = if self.repeated {
+            self.repeated_inputs()
+        } else {
+            let row = |sequence: usize, key: usize| {
+                table[sequence * columns + key / page_size] as usize * page_size + key % page_size
+            };
+            self.inputs(row)
+        };
+        let rows = if self.repeated { DRAWN } else { pages * page_size };
+        let cache = CacheRows::of_keys(self.format, rows, &keys, &slots)?;
+        let lengths = self.lengths.iter().map(|&length| length as i32).collect();
+        Ok(MlaDecodeProblem { case: self, spec, lengths, table, q, cache, finite: true })
+    }
+
+    /// Queries and keys of every sequence, and the row of each key.
+    fn inputs(&self, row: impl Fn(usize, usize) -> usize) -> (Vec<bf16>, Vec<bf16>, Vec<i32>) {
+        let (mut q, mut keys, mut slots) = (vec![], vec![], vec![]);
+        for (sequence, &length) in self.lengths.iter().enumerate() {
+            let seen = if self.causal { length.saturating_sub(self.q_tokens - 1) } else { length };
+            let inputs = self.class.generate(self.rows(), length, seen, self.seed + sequence as u64);
+            q.extend(inputs.q);
+            keys.extend(inputs.keys);
+            slots.extend((0..length).map(|key| row(sequence, key) as i32));
+        }
+        (q, keys, slots)
+    }
+
+    fn repeated_inputs(&self) -> (Vec<bf16>, Vec<bf16>, Vec<i32>) {
+        let queries = self.lengths.len() * self.rows();
+        let inputs = self.class.generate(queries.min(DRAWN), DRAWN, DRAWN, self.seed);
+        (repeated(&inputs.q, KEY, queries), inputs.keys, (0..DRAWN as i32).collect())
+    }
+}
+
+impl MlaDecodeProblem {
+    /// The batch of one sequence, with the same cache.
+    #[must_use]
+    pub fn only(&self, sequence: usize) -> Self {
+        let columns = self.table.len() / self.spec.batch;
+        let rows = self.case.rows() * KEY;
+        let case = MlaDecodeCase { lengths: vec![self.case.lengths[sequence]], ..self.case.clone() };
+        Self {
+            case: MlaDecodeCase { alone: false, ..case },
+            spec: MlaDecodeSpec { batch: 1, ..self.spec },
+            lengths: vec![self.lengths[sequence]],
+            table: self.table[sequence * columns..][..columns].to_vec(),
+            q: self.q[sequence * rows..][..rows].to_vec(),
+            cache: self.cache.clone(),
+            finite: self.finite,
+        }
+    }
+
+    /// What of a result is a sequence's: out, then lse.
+    pub fn part<'o>(&self, outputs: &'o [Output], sequence: usize) -> Vec<&'o [u8]> {
+        let of = |output: &'o Output| {
+            let bytes = output.bytes.len() / self.spec.batch;
+            &output.bytes[sequence * bytes..][..bytes]
+        };
+        outputs.iter().map(of).collect()
+    }
+
+    /// Keys of a sequence, cut to those that its pages hold.
+    fn read(&self, sequence: usize) -> usize {
+        (self.lengths[sequence].max(0) as usize).min(self.spec.capacity())
+    }
+
+    /// Keys of a page, and the pages of a sequence.
+    fn pages(&self, sequence: usize) -> (usize, Vec<i32>) {
+        match self.spec.paging {
+            KvPaging::Paged { page_size, pages_per_sequence, .. } => {
+                (page_size, self.table[sequence * pages_per_sequence..][..pages_per_sequence].to_vec())
+            }
+            KvPaging::Contiguous { capacity } => (capacity, vec![sequence as i32]),
+        }
+    }
+
+    fn gathered<T: Copy + Default>(&self, rows: &[T], sequence: usize) -> Vec<T> {
+        let (width, (page_size, pages)) = (self.spec.format.columns(), self.pages(sequence));
+        if !self.case.repeated {
+            return gather_pages(rows, width, page_size, &pages, self.lengths[sequence]);
+        }
+        let row = |key: usize| pages[key / page_size] as usize * page_size + key % page_size;
+        rows_of(rows, width, &(0..self.read(sequence)).map(row).collect::<Vec<_>>())
+    }
+
+    /// Attention of some heads of a sequence, as the kernel is to understand its keys.
+    ///
+    /// # Errors
+    /// Of the shapes.
+    pub fn reference(&self, sequence: usize, heads: &[usize]) -> Result<MlaBounded> {
+        let keys = match &self.cache {
+            CacheRows::Bf16(rows) => self.gathered(rows, sequence),
+            CacheRows::Fp8(rows) => dequantize_kv_fp8(&self.gathered(rows, sequence))?,
+        };
+        let q = rows_of(&self.q, KEY, &self.rows(sequence, heads));
+        let MlaDecodeSpec { q_tokens, softmax_scale: scale, causal, split_keys, .. } = self.spec;
+        let heads = heads.len();
+        Ok(mla_decode(&MlaSequence { q: &q, keys: &keys, q_tokens, heads, scale, causal, split_keys })?)
+    }
+
+    /// Rows of the step.
+    fn rows(&self, sequence: usize, heads: &[usize]) -> Vec<usize> {
+        let MlaDecodeSpec { q_tokens, heads: all, .. } = self.spec;
+        let token = |token| heads.iter().map(move |head| (sequence * q_tokens + token) * all + head);
+        (0..q_tokens).flat_map(token).collect()
+    }
+
+    /// What a run has to report: lengths that no pages hold, and pages that there are not among those that are read.
+    pub(super) fn faults(&self) -> DataFaults {
+        let capacity = self.spec.capacity();
+        let fits = |&length: &i32| (0..=capacity as i64).contains(&i64::from(length));
+        let when = |met, fault| if met { fault } else { DataFaults::NONE };
+        let strange_page = match self.spec.paging {
+            KvPaging::Contiguous { .. } => false,
+            KvPaging::Paged { pages, page_size, .. } => (0..self.spec.batch).any(|sequence| {
+                let read = &self.pages(sequence).1[..self.read(sequence).div_ceil(page_size)];
+                !read.iter().all(|&page| (0..pages as i64).contains(&i64::from(page)))
+            }),
+        };
+        when(!self.lengths.iter().all(fits), DataFaults::SEQUENCE_LENGTH)
+            | when(strange_page, DataFaults::PAGE_ID)
+    }
+
+    /// Sequences and heads that are judged: all, or a few of a large or briefly judged step.
+    fn judged(&self, scrutiny: Scrutiny) -> (Vec<usize>, Vec<usize>) {
+        let MlaDecodeSpec { batch, heads, .. } = self.spec;
+        let keys: usize = (0..batch).map(|sequence| self.read(sequence)).sum();
+        let pairs = self.case.rows() * keys;
+        if scrutiny == Scrutiny::Thorough && pairs <= JUDGED {
+            return ((0..batch).collect(), (0..heads).collect());
+        }
+        let few = |count: usize, indices: &[usize]| -> Vec<usize> {
+            let mut few: Vec<usize> = indices.iter().copied().filter(|&i| i < count).collect();
+            few.dedup();
+            few
+        };
+        (few(batch, &[0, batch.saturating_sub(1)]), few(heads, &[0, heads / 2, heads.saturating_sub(1)]))
+    }
+
+    /// The oracles of the class, each on all sequences that are judged.
+    pub(super) fn judge(&self, out: &[bf16], lse: &[f32], scrutiny: Scrutiny) -> Result<Vec<Check>> {
+        if !self.finite {
+            return Ok(vec![]);
+        }
+        let (sequences, heads) = self.judged(scrutiny);
+        let all = sequences.len() * heads.len() == self.spec.batch * self.spec.heads;
+        let mut joined: Vec<Check> = vec![];
+        for index in sequences {
+            let rows = self.rows(index, &heads);
+            let sequence = Judged {
+                problem: self,
+                index,
+                heads: heads.len(),
+                reference: self.reference(index, &heads)?,
+                out: rows_of(out, LATENT, &rows),
+                lse: rows.iter().map(|&row| self.logarithm(lse[row])).collect(),
+            };
+            let mut checks = sequence.judge()?;
+            for check in &mut checks {
+                check.failure = check.failure.take().map(|failure| format!("sequence {index}: {failure}"));
+                if !all {
+                    check.sample = Some([rows.len(), LATENT]);
+                }
+            }
+            joined = match joined.is_empty() {
+                true => checks,
+                false => joined.into_iter().zip(checks).map(|(all, one)| all.and(one)).collect(),
+            };
+        }
+        Ok(joined)
+    }
+
+    /// As the reference has it: -Inf for no key, which no other infinity stands for.
+    fn logarithm(&self, lse: f32) -> f32 {
+        match (self.spec.empty_lse, lse) {
+            (EmptyLse::PositiveInfinity, f32::INFINITY) => f32::NEG_INFINITY,
+            (EmptyLse::PositiveInfinity, f32::NEG_INFINITY) => f32::INFINITY,
+            _ => lse,
+        }
+    }
+}
+
+/// What was computed of a sequence, and what should be.
+struct Judged<'p> {
+    problem: &'p MlaDecodeProblem,
+    index: usize,
+    heads: usize,
+    reference: MlaBounded,
+    out: Vec<bf16>,
+    lse: Vec<f32>,
+}
+
+impl Judged<'_> {
+    fn judge(&self) -> Result<Vec<Check>> {
+        let bounds = [
+            Check::of("bound", &self.reference.check_out(&self.out)?, None),
+            Check::of("bound of lse", &self.reference.check_lse(&self.lse)?, None),
+        ];
+        Ok(bounds.into_iter().chain(self.exact()).chain(self.flash_mla()?).collect())
+    }
+
+    /// Where only one result is right: the mean of equal weights, or the value of the only key that counts.
+    fn exact(&self) -> Option<Check> {
+        let MlaDecodeProblem { case, spec, .. } = self.problem;
+        let oracle = match case.class {
+            AttentionClass::Uniform => "exact mean",
+            AttentionClass::OneKey => "dominant key",
+            _ => return None,
+        };
+        let length = self.problem.read(self.index);
+        let hidden = |row: usize| if spec.causal { spec.q_tokens - 1 - row / self.heads } else { 0 };
+        let judged = |&i: &usize| case.class.is_exact(length.saturating_sub(hidden(i / LATENT)));
+        let elements: Vec<usize> = (0..self.out.len()).filter(judged).collect();
+        let expected = |i: usize| bf16::from_f64(self.reference.out[i]);
+        let wrong = elements.iter().find(|&&i| self.out[i].to_bits() != expected(i).to_bits());
+        let failure = wrong.map(|&i| {
+            let (row, column) = (i / LATENT, i % LATENT);
+            format!("out[{row}, {column}]: expected {}, got {}", expected(i), self.out[i])
+        });
+        Some(Check::equal(oracle, elements.len(), failure))
+    }
+
+    /// FlashMLA's own thresholds, on its own kind of data.
+    fn flash_mla(&self) -> Result<Option<Check>> {
+        if self.problem.case.class != AttentionClass::Normal {
+            return Ok(None);
+        }
+        let out: Vec<f32> = self.out.iter().map(|x| x.to_f32()).collect();
+        let of = |bar: FlashMlaBar, expected: &[f64], got: &[f32]| -> Result<Check> {
+            let verdict = bar.check(expected, got)?;
+            Ok(Check {
+                oracle: "FlashMLA's bar",
+                checked: got.len(),
+                sample: None,
+                worst: Some(verdict.worst_ratio.max(verdict.cosine_ratio)).filter(|worst| worst.is_finite()),
+                failure: (!verdict.accepted()).then(|| verdict.to_string()),
+            })
+        };
+        let judged = of(FlashMlaBar::OUT, &self.reference.out, &out)?;
+        Ok(Some(judged.and(of(FlashMlaBar::LSE, &self.reference.lse, &self.lse)?)))
+    }
+}
+
+impl Problem for MlaDecodeProblem {
+    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(MlaDecodeRun::new(self, device, memory)?))
+    }
+}
