@@ -10,9 +10,9 @@ use oracles::mla::{AttentionClass, Side};
 
 use super::case_job::CaseJob;
 use super::runner::Job;
-use super::shapes::{EMULATED_EXPERTS, EMULATED_ROWS, EMULATED_TOKENS, EXPERT, GPU_EXPERTS, GPU_ROWS, Layer};
+use super::shapes::{EMULATED_EXPERTS, EMULATED_ROWS, EMULATED_TOKENS, GPU_EXPERTS, GPU_ROWS, Layer};
 use crate::case::Case;
-use crate::deepseek_v3::{HEADS, HIDDEN};
+use crate::deepseek_v3::{EXPERT, HEADS, HIDDEN};
 use crate::gemm::fp8_gemm::Fp8GemmCase;
 use crate::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase};
 use crate::mla::Values;
@@ -69,8 +69,8 @@ pub fn experts(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
         DeviceKind::Cuda => (GPU_ROWS[0], &GPU_EXPERTS[..], moe_layer(8, 2048)),
         DeviceKind::Emulated => (EMULATED_TOKENS, &EMULATED_EXPERTS[..], moe_layer(3, 256)),
     };
-    let grouped = |layer: Layer| {
-        let case = GroupedFp8GemmCase::new(Assignment::ragged(rows, 0), (layer.n, layer.k));
+    let grouped = |layer| {
+        let case = GroupedFp8GemmCase::new(Assignment::ragged(rows, 0), layer);
         job(GroupedFp8GemmCase { class: GemmClass::Integers, seed, ..case }, seed)
     };
     let mut jobs: Vec<Box<dyn Job>> = EXPERT.map(grouped).into();
