@@ -25,6 +25,6 @@ fn main() -> ExitCode {
 }
 
 fn kernel(row: table::Kernel) -> Kernel {
-    let table::Kernel { name, family, threads, cluster, smem_bytes, source } = row;
+    let table::Kernel { name, family, threads, cluster, smem_bytes, source, .. } = row;
     Kernel { name, family, threads, cluster, smem_bytes, source }
 }

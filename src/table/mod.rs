@@ -117,6 +117,8 @@ pub struct Kernel {
     pub cluster: u32,
     /// Dynamic shared memory per CTA.
     pub smem_bytes: u32,
+    /// The file of its source, below `cuda/`.
+    pub header: String,
     /// The translation unit that instantiates it.
     pub source: String,
 }
@@ -137,7 +139,8 @@ impl Entry<'_> {
         let source = format!(
             "#include \"{header}\"\n{code}PTX_KERNEL({name}, {function}, {params}, {threads}, {cluster})\n"
         );
-        Kernel { name: name.to_owned(), family, threads, cluster, smem_bytes, source }
+        let header = header.to_owned();
+        Kernel { name: name.to_owned(), family, threads, cluster, smem_bytes, header, source }
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use check::case::{self, Case, Cases, attempt, memory_of};
 use check::devices::emulated;
 use deepseek_kernels::Device;
+use deepseek_kernels::table::{Kernel, kernels};
 use rayon::prelude::*;
 
 use anchor::Edit;
@@ -114,9 +115,7 @@ fn caught(problem: Problem, edits: &[Edit], causes: &[&str]) {
     }
 }
 
-/// The unchanged sources, through the same build: nothing is found.
-#[test]
-fn no_fault() {
+fn problems() -> Vec<Problem> {
     let families = [
         #[cfg(feature = "probes")]
         hopper::problems(),
@@ -126,7 +125,23 @@ fn no_fault() {
         moe::problems(),
         mla::problems(),
     ];
-    families.concat().par_iter().for_each(|problem| {
+    families.concat()
+}
+
+/// No kernel is left out, though of its instances a few may do.
+#[test]
+fn every_source_has_a_fault() {
+    let tried: Vec<String> = problems().into_iter().flat_map(Problem::kernels).collect();
+    let headers: BTreeSet<String> =
+        kernels().filter(|kernel| tried.contains(&kernel.name)).map(|kernel| kernel.header).collect();
+    let left_out: Vec<Kernel> = kernels().filter(|kernel| !headers.contains(&kernel.header)).collect();
+    assert!(left_out.is_empty(), "{left_out:?}");
+}
+
+/// The unchanged sources, through the same build: nothing is found.
+#[test]
+fn no_fault() {
+    problems().par_iter().for_each(|problem| {
         let library = Library::with(&problem.kernels(), &[]);
         (0..SEEDS).for_each(|seed| problem.solve(&library.device(seed)).expect("nothing is planted"));
     });

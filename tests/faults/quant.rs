@@ -3,19 +3,27 @@
 use check::case::boxed;
 use check::quant::quantize_1x128::{Layout, Quantize1x128Case};
 use check::quant::quantize_128x128::Quantize128x128Case;
+use check::quant::rms_norm::{NormOutput, RmsNormCase};
 use check::quant::transpose_scales::TransposeScalesCase;
 use check::quant::{FORMATS, QuantizerClass};
-use deepseek_kernels::quant::ScaleFormat;
+use deepseek_kernels::quant::{NormRounding, ScaleFormat};
 
 use crate::Problem;
 
 pub fn problems() -> Vec<Problem> {
-    vec![ROWS, BLOCKS, TRANSPOSE]
+    vec![ROWS, BLOCKS, TRANSPOSE, NORM]
 }
 
 const ROWS: Problem = Problem::Cases(|| boxed(CLASSES.into_iter().flat_map(rows)));
 const BLOCKS: Problem = Problem::Cases(|| boxed(CLASSES.map(blocks)));
 const TRANSPOSE: Problem = Problem::Cases(|| boxed([TransposeScalesCase::new((70, 40 * 128))]));
+
+/// More pieces than a CTA has threads, and codes whose last block ends within a warp.
+const NORM: Problem = Problem::Cases(|| {
+    let case = RmsNormCase::new((3, 2176));
+    let fp8 = RmsNormCase { output: NormOutput::Fp8(ScaleFormat::PowerOfTwo), residual: false, ..case };
+    boxed([case, RmsNormCase { rounding: NormRounding::EachStep, ..case }, fp8])
+});
 
 /// The formulas of a scale differ in few codes only: rows that have an amax of their own show them.
 const CLASSES: [QuantizerClass; 2] = [QuantizerClass::Special, QuantizerClass::Ordinary];
@@ -54,4 +62,23 @@ faults! {
     transposed_tile_with_a_wrong_pitch: TRANSPOSE,
         "(x * kPitch + i)" => "(x * kTile + i)",
         ["scales: ", "nothing has written"];
+    residual_not_written_back: NORM, "ptx::stg_v4_u32(gResidual, h);" => "", ["residual: residual["];
+    sum_with_the_residual_unrounded: NORM,
+        "return bf16_piece(h);" => "return sum;", ["bits: out["];
+    residual_by_a_read_only_load: NORM,
+        "ptx::ld_global_v4_u32(gResidual)" => "ptx::ldg_v4_u32(gResidual)", ["read-only load of residual"];
+    squares_of_the_first_pieces_only: NORM,
+        "ptx::fma_rn(h.piece[i].x[e]" => "i != 0 ? squares : ptx::fma_rn(h.piece[i].x[e]", ["bound: ", "bits: "];
+    squares_of_one_warp: NORM,
+        "sum += ptx::lds_f32(smem + warp * sizeof(float))" => "sum = ptx::lds_f32(smem)", ["bound: "];
+    no_barrier_before_the_sum_is_shared: NORM,
+        "sizeof(float), value); ... ptx::syncthreads();" => "sizeof(float), value);",
+        ["not ordered", "nothing has written"];
+    mean_without_eps: NORM, "mean + params.eps" => "mean", ["bits: out["];
+    weight_of_another_column: NORM, "params.weight + column" => "params.weight", ["bound: "];
+    one_rounding_for_both: NORM, "params.rounding == NORM_ROUND_EACH_STEP" => "false", ["bits: out["];
+    pieces_past_the_row_are_stored: NORM,
+        "column(i) < params.hidden;" => "true;", ["outside", "not ordered", "around"];
+    scales_of_the_first_block: NORM,
+        "column / kQuantizeBlock * params.sf_group_stride" => "0", ["scales: ", "not ordered"];
 }

@@ -1,5 +1,7 @@
 //! The quantisers and the transposition of scales: byte for byte what the references give.
 
+mod rms_norm;
+
 use std::sync::Arc;
 
 use check::case::{Case, attempt, memory_of, pass, pass_in};
