@@ -8,7 +8,7 @@ use crate::device::bindings::{Fp8GemmParams, TensorMap};
 use crate::error::Result;
 use crate::launch::{KernelParams, Launch, Layout, Operand, check_limit};
 use crate::quant::{BLOCK, MMajor, Scales1x128, scales_1x128};
-use crate::table::gemm::GemmInstance;
+use crate::table::gemm::{GemmInstance, SLICE_ROWS};
 use crate::tensor::tensor_map::{Dimension, Swizzle, TensorMapSpec};
 use crate::tensor::{Element, MapElement, Matrix, MatrixMut, Stored};
 
@@ -76,7 +76,7 @@ impl GemmProblem {
         let b_experts =
             Dimension { size: self.experts as u64, stride: b_rows.stride * self.n as u64, box_size: 1 };
         let sfa_rows = Dimension::rows(&sfa.extent, MapElement::F32, 1);
-        let (d_rows, d_columns) = (Dimension::rows(&d.extent, D::MAP, 64), 128 / D::MAP.bytes() as u32);
+        let d_rows = Dimension::rows(&d.extent, D::MAP, SLICE_ROWS);
         let mut params = Fp8GemmParams {
             sfb: sfb.pointer,
             d: d.pointer.cast(),
@@ -95,7 +95,7 @@ impl GemmProblem {
             params.map_b = map(device, b, MapElement::U8, BLOCK as u32, &[b_rows, b_experts])?;
             params.map_sfa = map(device, sfa, MapElement::F32, block_m, &[sfa_rows])?;
         }
-        params.map_d = map(device, &d.cast_const(), D::MAP, block_n.min(d_columns), &[d_rows])?;
+        params.map_d = map(device, &d.cast_const(), D::MAP, instance.d_box_columns(), &[d_rows])?;
         Ok(params)
     }
 }

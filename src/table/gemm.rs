@@ -46,9 +46,15 @@ pub struct GemmInstance {
     pub schedule: Schedule,
 }
 
+/// Rows of a slice of a tile: what one `wgmma` multiplies, and one box of D holds.
+pub const SLICE_ROWS: u32 = 64;
+
 /// What every GEMM takes for granted, as the host does.
-const BLOCKS: &[Constant] =
-    &[("gemm::Fp8GemmConfig::kBlockK", BLOCK), ("gemm::Fp8GemmConfig::kScaleColumns", BLOCK)];
+const BLOCKS: &[Constant] = &[
+    ("gemm::Fp8GemmConfig::kBlockK", BLOCK),
+    ("gemm::Fp8GemmConfig::kScaleColumns", BLOCK),
+    ("gemm::Fp8GemmConfig::kWgmmaM", SLICE_ROWS),
+];
 
 /// Depth of the ring is capped here: twelve stages already hold more than the latency of DRAM needs.
 const MAX_STAGES: u32 = 12;
@@ -56,12 +62,18 @@ const MAX_STAGES: u32 = 12;
 impl GemmInstance {
     /// Warpgroups that multiply.
     pub const fn math_warpgroups(&self) -> u32 {
-        if self.block_m == 64 { 1 } else { 2 }
+        if self.block_m == SLICE_ROWS { 1 } else { 2 }
     }
 
     /// Threads per CTA: one producer warpgroup and the math warpgroups.
     pub const fn threads(&self) -> u32 {
         128 * (1 + self.math_warpgroups())
+    }
+
+    /// Columns of a box of D: as many as a swizzled row of 128 bytes holds, or the tile has.
+    pub const fn d_box_columns(&self) -> u32 {
+        let row = 128 / self.output.bytes();
+        if self.block_n < row { self.block_n } else { row }
     }
 
     /// Bytes of one ring stage: A, B and the scales of A.
@@ -138,7 +150,11 @@ impl GemmInstance {
             Schedule::Grouped => ("grouped_fp8_gemm", "GroupedFp8GemmStorage", EXPERTS),
         };
         let storage = format!("sizeof(gemm::{storage}<Config>)");
-        let own = [("gemm::Fp8GemmTile<Config>::kThreads", self.threads()), (&*storage, smem_bytes)];
+        let own = [
+            ("gemm::Fp8GemmTile<Config>::kThreads", self.threads()),
+            ("gemm::Fp8GemmTile<Config>::kChunkColumns", self.d_box_columns()),
+            (&*storage, smem_bytes),
+        ];
         let code = self.config("Config") + &agreement(BLOCKS) + &agreement(experts) + &agreement(&own);
         let entry = Entry {
             name: &self.name(),

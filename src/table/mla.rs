@@ -10,6 +10,8 @@ pub const MLA_ROPE: u32 = 64;
 pub const MLA_BLOCK_KEYS: u32 = 64;
 /// Rows of Q (heads of query tokens) of a CTA.
 pub const MLA_BLOCK_ROWS: u32 = 64;
+/// Columns of a tile of Q, keys or the output, in BF16: a swizzled row of 128 bytes.
+pub const MLA_TILE_COLUMNS: u32 = 64;
 /// Codes of a row of the FP8 cache that share a scale.
 pub const KV_SCALE_BLOCK: u32 = 128;
 
@@ -44,8 +46,8 @@ impl MlaInstance {
     /// a factor per row, and barriers.
     pub const fn smem_bytes(&self) -> u32 {
         const STAGES: u32 = 2;
-        const TILE: u32 = MLA_BLOCK_KEYS * 128;
-        const TILES: u32 = (MLA_LATENT + MLA_ROPE) * 2 / 128;
+        const TILE: u32 = MLA_BLOCK_KEYS * MLA_TILE_COLUMNS * 2;
+        const TILES: u32 = (MLA_LATENT + MLA_ROPE) / MLA_TILE_COLUMNS;
         let (q, keys, weights) = (TILES * TILE, STAGES * TILES * TILE, TILE);
         let factors = MLA_BLOCK_ROWS * 4;
         // A tile of keys becomes full by itself, and empty with its group: left values, right ones, position.
@@ -67,6 +69,7 @@ impl MlaInstance {
         let own = [
             ("mla::MlaDecodeConfig::kThreads", self.threads()),
             ("mla::MlaDecodeConfig::kBlockRows", MLA_BLOCK_ROWS),
+            ("mla::MlaDecodeConfig::kTileColumns", MLA_TILE_COLUMNS),
             ("mla::kKvScaleBlock", KV_SCALE_BLOCK),
             ("sizeof(mla::MlaDecodeStorage<Config>)", smem_bytes),
         ];

@@ -20,10 +20,9 @@ use crate::device::bindings::{
 use crate::device::{Device, Stream};
 use crate::error::{Error, Result};
 use crate::launch::{Kernel, KernelRow, Launch, Layout, Operand, optional};
-use crate::table::mla::{self, MLA_BLOCK_KEYS, MLA_COMBINE_ROWS, MlaInstance};
-use crate::tensor::MapElement;
+use crate::table::mla::{self, MLA_BLOCK_KEYS, MLA_COMBINE_ROWS, MLA_TILE_COLUMNS, MlaInstance};
 use crate::tensor::tensor_map::{Dimension, Swizzle, TensorMapSpec};
-use crate::tensor::{Matrix, MatrixMut};
+use crate::tensor::{MapElement, Matrix, MatrixMut};
 
 const SCHEDULE: KernelRow<MlaScheduleParams> = KernelRow::of(mla::MLA_SCHEDULE);
 const COMBINE: KernelRow<MlaCombineParams> = KernelRow::of(mla::MLA_COMBINE);
@@ -356,7 +355,7 @@ impl MlaDecode {
             element: MapElement::Bf16,
             base: pointer.cast(),
             columns: extent.columns as u64,
-            box_columns: 64,
+            box_columns: MLA_TILE_COLUMNS,
             outer: &[rows, batch],
             swizzle: Swizzle::Span128,
         })
@@ -369,8 +368,8 @@ impl MlaDecode {
             return Ok(TensorMap::default()); // without keys nobody looks
         }
         let (element, box_columns) = match self.spec.format {
-            KvFormat::Bf16 => (MapElement::Bf16, 64),
-            KvFormat::Fp8 => (MapElement::U8, 128),
+            KvFormat::Bf16 => (MapElement::Bf16, MLA_TILE_COLUMNS),
+            KvFormat::Fp8 => (MapElement::U8, 2 * MLA_TILE_COLUMNS),
         };
         let stride = self.spec.format.pitch_bytes(cache);
         let box_size = MLA_BLOCK_KEYS / self.choice.instance.cluster;
