@@ -6,6 +6,7 @@
 //! | grouped GEMM (MoE) | the same for the rows of each expert, which the device finds itself | [`gemm::GroupedFp8Gemm`] |
 //! | quantise activations | BF16 to E4M3, one scale per 1x128 | [`quant::Quantize1x128`] |
 //! | quantise weights | BF16 to E4M3, one scale per 128x128 | [`quant::Quantize128x128`] |
+//! | normalise | RMSNorm with residual, BF16 to BF16 or E4M3 | [`quant::RmsNorm`] |
 //! | expert map (MoE) | top-k ids to rows sorted by expert, both ways | [`moe::ExpertMap`] |
 //! | gather and quantise (MoE) | rows of tokens by expert, BF16 to E4M3 | [`moe::GatherQuantize`] |
 //! | SwiGLU and quantise (MoE) | `silu(gate) * up`, BF16 to E4M3 | [`moe::SwigluQuantize`] |

@@ -20,7 +20,7 @@ const TRANSPOSE: Problem = Problem::Cases(|| boxed([TransposeScalesCase::new((70
 
 /// More pieces than a CTA has threads, and codes whose last block ends within a warp.
 const NORM: Problem = Problem::Cases(|| {
-    let case = RmsNormCase::new((3, 2176));
+    let case = RmsNormCase { eps: 0.25, ..RmsNormCase::new((3, 2176)) };
     let fp8 = RmsNormCase { output: NormOutput::Fp8(ScaleFormat::PowerOfTwo), residual: false, ..case };
     boxed([case, RmsNormCase { rounding: NormRounding::EachStep, ..case }, fp8])
 });
@@ -64,17 +64,15 @@ faults! {
         ["scales: ", "nothing has written"];
     residual_not_written_back: NORM, "ptx::stg_v4_u32(gResidual, h);" => "", ["residual: residual["];
     sum_with_the_residual_unrounded: NORM,
-        "return bf16_piece(h);" => "return sum;", ["bits: out["];
-    residual_by_a_read_only_load: NORM,
-        "ptx::ld_global_v4_u32(gResidual)" => "ptx::ldg_v4_u32(gResidual)", ["read-only load of residual"];
+        "return bf16_piece(h);" => "return sum;", ["bound: "];
     squares_of_the_first_pieces_only: NORM,
         "ptx::fma_rn(h.piece[i].x[e]" => "i != 0 ? squares : ptx::fma_rn(h.piece[i].x[e]", ["bound: ", "bits: "];
     squares_of_one_warp: NORM,
         "sum += ptx::lds_f32(smem + warp * sizeof(float))" => "sum = ptx::lds_f32(smem)", ["bound: "];
     no_barrier_before_the_sum_is_shared: NORM,
-        "sizeof(float), value); ... ptx::syncthreads();" => "sizeof(float), value);",
+        "sizeof(float), value); ... ptx::syncthreads();" => "",
         ["not ordered", "nothing has written"];
-    mean_without_eps: NORM, "mean + params.eps" => "mean", ["bits: out["];
+    mean_without_eps: NORM, "mean + params.eps" => "mean", ["bound: "];
     weight_of_another_column: NORM, "params.weight + column" => "params.weight", ["bound: "];
     one_rounding_for_both: NORM, "params.rounding == NORM_ROUND_EACH_STEP" => "false", ["bits: out["];
     pieces_past_the_row_are_stored: NORM,

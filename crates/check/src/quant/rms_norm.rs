@@ -26,6 +26,7 @@ pub enum NormOutput {
 pub struct RmsNormCase {
     pub rows: usize,
     pub hidden: usize,
+    pub eps: f32,
     pub rounding: NormRounding,
     pub residual: bool,
     pub output: NormOutput,
@@ -47,6 +48,7 @@ impl RmsNormCase {
         Self {
             rows,
             hidden,
+            eps: EPS,
             rounding: NormRounding::Once,
             residual: true,
             output: NormOutput::Bf16,
@@ -56,7 +58,7 @@ impl RmsNormCase {
     }
 
     fn spec(&self) -> RmsNormSpec {
-        let spec = RmsNormSpec::new(self.rows, self.hidden, EPS).rounding(self.rounding);
+        let spec = RmsNormSpec::new(self.rows, self.hidden, self.eps).rounding(self.rounding);
         match self.output {
             NormOutput::Bf16 => spec,
             NormOutput::Fp8(format) => spec.format(format),
@@ -148,7 +150,7 @@ impl RmsNormProblem {
             NormRounding::Once => model::NormRounding::Once,
             NormRounding::EachStep => model::NormRounding::EachStep,
         };
-        model::RmsNorm { hidden: self.case.hidden, eps: EPS, rounding }
+        model::RmsNorm { hidden: self.case.hidden, eps: self.case.eps, rounding }
     }
 }
 

@@ -51,16 +51,30 @@ pub fn timed(extent: Extent) -> Cases {
             (|tokens| GateSpec { hidden: 512, experts: 32, ..GateSpec::deepseek_v3(tokens) }, &[3, 6])
         }
     };
-    boxed(tokens.iter().map(|&tokens| GateCase { bias: true, scores: false, ..GateCase::new(spec(tokens)) }))
+    let of_tokens = |&tokens: &usize| {
+        let spec = spec(tokens);
+        let mut cases = boxed([GateCase { bias: true, scores: false, ..GateCase::new(spec) }]);
+        cases.extend(balance(tokens, (spec.experts, spec.top_k), 1));
+        cases
+    };
+    let mut cases: Cases = tokens.iter().flat_map(of_tokens).collect();
+    cases.extend(boxed([BiasUpdateCase::new(spec(0).experts)]));
+    cases
+}
+
+/// What looks at the choices of so many tokens, for their balance.
+fn balance(tokens: usize, (experts, top_k): (usize, usize), seed: u64) -> Cases {
+    let mut cases = boxed([ExpertLoadCase { seed, ..ExpertLoadCase::new((tokens, top_k), experts) }]);
+    let loss = SequenceBalanceLossCase::new((1, tokens), (experts, top_k));
+    cases.extend(boxed([SequenceBalanceLossCase { seed, ..loss }]));
+    cases
 }
 
 /// The operations of DeepSeek-V3's router on so many tokens.
 pub fn deepseek_v3(tokens: usize, seed: u64) -> Cases {
     let gate = GateCase { bias: true, seed, ..GateCase::new(GateSpec::deepseek_v3(tokens)) };
     let mut cases = boxed([gate]);
-    cases.extend(boxed([ExpertLoadCase { seed, ..ExpertLoadCase::new((tokens, TOP_K), EXPERTS) }]));
     cases.extend(boxed([BiasUpdateCase { seed, ..BiasUpdateCase::new(EXPERTS) }]));
-    let loss = SequenceBalanceLossCase::new((1, tokens), (EXPERTS, TOP_K));
-    cases.extend(boxed([SequenceBalanceLossCase { seed, ..loss }]));
+    cases.extend(balance(tokens, (EXPERTS, TOP_K), seed));
     cases
 }

@@ -1,5 +1,6 @@
 //! Operands in memory: where they lie, and what lies around them.
 
+mod output;
 mod scales;
 
 use std::fmt::Debug;
@@ -13,6 +14,8 @@ use rand::{RngExt, SeedableRng};
 use safetensors::Dtype;
 
 use crate::judge::Check;
+
+pub use output::Output;
 
 /// How the operands of a problem lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -352,60 +355,5 @@ impl<T: Scalar> Operand<T> {
         let failure = failure.or_else(|| around.map(|i| format!("element {i} around {name} was written")));
         let sample = (rows.len() < self.rows).then_some([rows.len(), self.columns]);
         Ok(Check { sample, ..Check::equal(oracle, expected.len(), failure) })
-    }
-}
-
-/// An operand that a run wrote.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    /// Its name.
-    pub name: &'static str,
-    /// Type of its elements.
-    pub dtype: Dtype,
-    /// Row-major and dense, little-endian.
-    pub bytes: Vec<u8>,
-}
-
-impl Output {
-    /// Copies an operand back.
-    ///
-    /// # Errors
-    /// Of the device.
-    pub fn read<T: Scalar>(name: &'static str, operand: &Operand<T>) -> Result<Self> {
-        let elements = operand.values()?;
-        let bytes =
-            elements.iter().flat_map(|x| x.bits().to_le_bytes().into_iter().take(size_of::<T>())).collect();
-        Ok(Self { name, dtype: T::DTYPE, bytes })
-    }
-
-    /// Its elements.
-    ///
-    /// # Panics
-    /// Unless they are of this type.
-    pub fn values<T: Scalar>(&self) -> Vec<T> {
-        assert_eq!(self.dtype, T::DTYPE, "type of {}", self.name);
-        let bits = |bytes: &[u8]| bytes.iter().rfold(0, |bits, &byte| bits << 8 | u32::from(byte));
-        self.bytes.chunks_exact(size_of::<T>()).map(|bytes| T::from_bits(bits(bytes))).collect()
-    }
-
-    /// Its elements, where those are of a floating-point type of two or four bytes.
-    ///
-    /// # Panics
-    /// For other types.
-    pub fn widened(&self) -> Vec<f32> {
-        match self.dtype {
-            Dtype::BF16 => self.values::<bf16>().into_iter().map(bf16::to_f32).collect(),
-            _ => self.values(),
-        }
-    }
-
-    /// Bytes of an element.
-    pub fn element_bytes(&self) -> usize {
-        (self.dtype.bitsize() / 8).max(1)
-    }
-
-    /// How many elements it has.
-    pub fn elements(&self) -> usize {
-        self.bytes.len() / self.element_bytes()
     }
 }
