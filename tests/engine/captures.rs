@@ -189,7 +189,7 @@ fn the_own_stream_may_be_captured() {
     let graph = capture(&own, THREAD_LOCAL, || {
         operands.run(&gemm, &own).expect("run");
         assert_eq!(
-            engine.device.upload(&[1_u8]).err().expect("an upload would be captured").to_string(),
+            engine.device.upload(&[1_u8]).expect_err("an upload would be captured").to_string(),
             "an upload is not possible while a stream is captured: the device's own stream is; \
              capture another one, or end the capture first"
         );

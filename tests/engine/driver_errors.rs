@@ -81,9 +81,9 @@ fn an_earlier_error_is_nobody_elses() {
     operands.check(&engine.stream, &data);
 
     leave(&hooks, engine.stream.clone_htod(&[1_u8; 64]).expect("theirs"));
-    assert_eq!(Device::gpu(&engine.context).err().expect("told").to_string(), expected);
+    assert_eq!(Device::gpu(&engine.context).expect_err("told").to_string(), expected);
     leave(&hooks, engine.stream.clone_htod(&[1_u8; 64]).expect("theirs"));
-    assert_eq!(engine.device.upload(&[1_u8]).err().expect("told").to_string(), expected);
+    assert_eq!(engine.device.upload(&[1_u8]).expect_err("told").to_string(), expected);
     drop((gemm, operands));
     engine.settle();
     drop(engine);
@@ -114,7 +114,7 @@ fn loading_tells_its_errors() {
     let Some(hooks) = Hooks::needed_by("loading_tells_its_errors") else { return };
     for (call, after, code, expected) in OF_LOADING {
         hooks.fail(call, after, code);
-        let error = Device::gpu(&engine.context).err().expect("the driver refused").to_string();
+        let error = Device::gpu(&engine.context).expect_err("the driver refused").to_string();
         assert_eq!(error, expected, "{call} after {after}");
         engine.context.check_err().unwrap_or_else(|error| panic!("kept after {call}: {error:?}"));
     }
@@ -131,7 +131,7 @@ fn memory_tells_its_errors() {
         ("cuStreamSynchronize", 1, "copying to the GPU failed with CUDA_ERROR_INVALID_VALUE (1)"),
     ] {
         hooks.fail(call, 0, code);
-        assert_eq!(engine.device.upload(&[1_u8]).err().expect("refused").to_string(), expected);
+        assert_eq!(engine.device.upload(&[1_u8]).expect_err("refused").to_string(), expected);
     }
     let buffer = engine.device.upload(&[1_u8, 2]).expect("upload");
     for (call, code, expected) in [
@@ -144,7 +144,7 @@ fn memory_tells_its_errors() {
         assert_eq!(buffer.to_vec().expect("and then"), [1, 2], "after {call}");
     }
     hooks.fail("cuMemAllocAsync", 9, 2);
-    let error = MoeLayer::plan(&engine.device, moe_spec(4)).err().expect("the tenth allocation").to_string();
+    let error = MoeLayer::plan(&engine.device, moe_spec(4)).expect_err("the tenth allocation").to_string();
     assert_eq!(error, "allocating on the GPU failed with CUDA_ERROR_OUT_OF_MEMORY (2)");
     drop(buffer);
     engine.close();
