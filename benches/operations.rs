@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use check::bench::gpu::{Gpu, L2, testing};
-use check::case::{Case, Prepared};
+use check::case::{Case, Prepared, reported};
 use check::families::{self, Extent};
 use check::judge::Scrutiny;
 use check::memory::Memory;
@@ -45,7 +45,9 @@ fn accepted(gpu: &Gpu, case: &dyn Case) -> Box<dyn Prepared> {
     let problem = case.draw().expect("inputs");
     let mut prepared = problem.prepare(&gpu.device, Memory::Plain).expect("operands");
     prepared.launch(gpu.stream()).expect("run");
-    for check in prepared.judge(Scrutiny::Brief).expect("judgement") {
+    let mut checks = prepared.judge(Scrutiny::Brief).expect("judgement");
+    checks.push(reported(&gpu.device, prepared.faults()).expect("report"));
+    for check in checks {
         let failure = check.failure;
         assert_eq!(failure, None, "{} is wrong before it is timed, {}", case.name(), check.oracle);
     }

@@ -6,12 +6,10 @@
 //
 // Schedule: one CTA per block, sixteen lanes per row, eight rows per thread in registers: x is read once.
 #pragma once
+#include "hopper/cta/cta_reduce.cuh"
 #include "hopper/cta/pieces.cuh"
-#include "hopper/cta/warp_reduce.cuh"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
-#include "ptx/smem.h"
-#include "ptx/sync.h"
 #include "ptx/target.h"
 #include "quant/params.h"
 #include "quant/quantize_row.cuh"
@@ -23,22 +21,6 @@ template <class Config>
 struct Quantize128x128Storage {
   float amax[Config::kThreads / 32];  // of each warp
 };
-
-// Largest `value` of the CTA, in every thread.
-template <class Config>
-PTX_DEVICE float cta_max(float value) {
-  const uint32_t smem = ptx::smem_base();
-  const uint32_t thread = ptx::thread_idx();
-  value = warp_reduce<32>(value, max_of);
-  if (thread % 32 == 0) ptx::sts_f32(smem + thread / 32 * sizeof(float), value);
-  ptx::syncthreads();
-  float largest = 0.0f;
-#pragma unroll
-  for (uint32_t warp = 0; warp < Config::kThreads / 32; ++warp) {
-    largest = max_of(largest, ptx::lds_f32(smem + warp * sizeof(float)));
-  }
-  return largest;
-}
 
 template <class Config>
 PTX_DEVICE void quantize_128x128_kernel(const Quantize128x128Params& params) {
@@ -59,7 +41,7 @@ PTX_DEVICE void quantize_128x128_kernel(const Quantize128x128Params& params) {
     amax = max_of(amax, finite_amax(x[i]));
   }
 
-  const BlockScale scale = block_scale(cta_max<Config>(amax), params.scale_format);
+  const BlockScale scale = block_scale(cta_reduce<Config::kThreads>(amax, max_of), params.scale_format);
 #pragma unroll
   for (uint32_t i = 0; i < kPieces; ++i) {
     const uint64_t row = row0 + i * kRowsAtOnce;

@@ -10,13 +10,11 @@
 #pragma once
 #include <cstdint>
 
+#include "hopper/cta/cta_reduce.cuh"
 #include "hopper/cta/pieces.cuh"
-#include "hopper/cta/warp_reduce.cuh"
 #include "ptx/convert.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
-#include "ptx/smem.h"
-#include "ptx/sync.h"
 #include "ptx/target.h"
 #include "quant/params.h"
 #include "quant/quantize_row.cuh"
@@ -47,20 +45,6 @@ PTX_DEVICE Piece load_h(const RmsNormParams& params, uint64_t row, uint64_t colu
   const ptx::U32x4 h = bf16_bits(sum);
   ptx::stg_v4_u32(gResidual, h);
   return bf16_piece(h);
-}
-
-// The sum of a value of every thread, in every thread.
-template <class Config>
-PTX_DEVICE float cta_sum(float value) {
-  const uint32_t smem = ptx::smem_base();
-  const uint32_t thread = ptx::thread_idx();
-  value = warp_reduce<32>(value, [](float a, float b) { return a + b; });
-  if (thread % 32 == 0) ptx::sts_f32(smem + thread / 32 * sizeof(float), value);
-  ptx::syncthreads();
-  float sum = 0.0f;
-#pragma unroll
-  for (uint32_t warp = 0; warp < Config::kThreads / 32; ++warp) sum += ptx::lds_f32(smem + warp * sizeof(float));
-  return sum;
 }
 
 // y of eight elements.
@@ -103,7 +87,8 @@ PTX_DEVICE void rms_norm_kernel(const RmsNormParams& params) {
     for (uint32_t e = 0; e < kPieceElements; ++e) squares = ptx::fma_rn(h.piece[i].x[e], h.piece[i].x[e], squares);
   }
 
-  const float mean = cta_sum<Config>(squares) / static_cast<float>(params.hidden);
+  squares = cta_reduce<Config::kThreads>(squares, [](float a, float b) { return a + b; });
+  const float mean = squares / static_cast<float>(params.hidden);
   const float scale = 1.0f / ptx::sqrt_rn(mean + params.eps);
 #pragma unroll
   for (uint32_t i = 0; i < Config::kMaxPieces; ++i) {

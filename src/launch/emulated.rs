@@ -68,7 +68,8 @@ impl<'l, P> EmulatedLaunch<'l, P> {
             check_races: u32::from(options.check_races),
             ..Default::default()
         };
-        // SAFETY: the regions are the borrowed host slices, mutably borrowed where writable, for the whole call.
+        // SAFETY: the name is a C string, and the parameters are a P, both alive for the whole call. The regions are the
+        // borrowed host slices, mutably borrowed where writable, and the error words, which are atomics that the device owns.
         let result = unsafe { self.emulator.library.launch(&launch) };
         result.map_err(|report| Error::Emulated {
             kernel: self.name.to_string_lossy().into_owned(),

@@ -18,8 +18,8 @@ use deepseek_kernels::moe::{
     SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec,
 };
 use deepseek_kernels::quant::{
-    MMajor, Quantize1x128, Quantize128x128, QuantizeSpec, RowMajor, ScaleFormat, Scales1x128, Scales1x128Mut,
-    Scales128x128, Scales128x128Mut, TransposeScales,
+    MMajor, Quantize1x128, Quantize128x128, QuantizeSpec, RmsNorm, RmsNormArgs, RmsNormOut, RmsNormSpec,
+    RowMajor, ScaleFormat, Scales1x128, Scales1x128Mut, Scales128x128, Scales128x128Mut, TransposeScales,
 };
 use deepseek_kernels::router::{
     BiasUpdate, BiasUpdateSpec, ExpertLoad, ExpertLoadSpec, Gate, GateInput, GateSpec, Routing,
@@ -56,12 +56,13 @@ impl Operation {
 pub type Make = fn(&Device, &Arc<CudaStream>) -> Operation;
 
 /// One for every plan of the crate.
-pub const ALL: [Make; 20] = [
+pub const ALL: [Make; 21] = [
     fp8_gemm,
     grouped_fp8_gemm,
     quantize_1x128,
     quantize_128x128,
     transpose_scales,
+    rms_norm,
     expert_map,
     gather_quantize,
     swiglu_quantize,
@@ -180,6 +181,30 @@ fn transpose_scales(device: &Device, stream: &Arc<CudaStream>) -> Operation {
         let [sf, out] = &mut arena.f32.slices[..] else { unreachable!("two operands") };
         let sf = Scales1x128::<RowMajor>::new(&*sf, m, k)?;
         plan.run(stream, sf, Scales1x128Mut::<MMajor>::new(out, m, k)?)
+    })
+}
+
+fn rms_norm(device: &Device, stream: &Arc<CudaStream>) -> Operation {
+    let (rows, hidden) = (5, 256);
+    let plan = RmsNorm::plan(device, RmsNormSpec::new(rows, hidden, 1e-6).format(FORMAT)).expect("plan");
+    let arena = Arena::default()
+        .with::<bf16>(stream, rows * hidden, Fill::Values)
+        .with::<bf16>(stream, rows * hidden, Fill::Values)
+        .with::<bf16>(stream, hidden, Fill::Values)
+        .with::<F8E4M3>(stream, rows * hidden, Fill::Poison)
+        .with::<f32>(stream, rows * hidden / 128, Fill::Poison);
+    operation("rms_norm", arena, move |arena, stream| {
+        let [x, residual, weight] = &mut arena.bf16.slices[..] else { unreachable!("three operands") };
+        let args = RmsNormArgs {
+            x: Matrix::new(&*x, rows, hidden)?,
+            residual: Some(MatrixMut::new(residual, rows, hidden)?),
+            weight: Matrix::new(&*weight, 1, hidden)?,
+            out: RmsNormOut::Fp8 {
+                q: MatrixMut::new(&mut arena.f8.slices[0], rows, hidden)?,
+                sf: Scales1x128Mut::<MMajor>::new(&mut arena.f32.slices[0], rows, hidden)?,
+            },
+        };
+        plan.run(stream, args)
     })
 }
 

@@ -130,7 +130,7 @@ fn problems() -> Vec<Problem> {
 
 /// No kernel is left out, though of its instances a few may do.
 #[test]
-fn every_source_has_a_fault() {
+fn every_source_is_tried() {
     let tried: Vec<String> = problems().into_iter().flat_map(Problem::kernels).collect();
     let headers: BTreeSet<String> =
         kernels().filter(|kernel| tried.contains(&kernel.name)).map(|kernel| kernel.header).collect();

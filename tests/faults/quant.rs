@@ -56,7 +56,7 @@ faults! {
     rows_past_the_end: BLOCKS, "if (row < params.n) x" => "x", ["outside", "scales: ", "read-only load of q"];
     no_barrier_before_amax_is_shared: BLOCKS, "ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
     amax_of_one_warp: BLOCKS,
-        "max_of(largest, ptx::lds_f32(smem + warp * sizeof(float)))" => "ptx::lds_f32(smem)", ["scales: "];
+        "value = op(value, ptx::lds_f32(smem + warp * sizeof(float)))" => "", ["scales: "];
     no_barrier_before_the_transposed_read: TRANSPOSE,
         "ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
     transposed_tile_with_a_wrong_pitch: TRANSPOSE,
@@ -68,7 +68,7 @@ faults! {
     squares_of_the_first_pieces_only: NORM,
         "ptx::fma_rn(h.piece[i].x[e]" => "i != 0 ? squares : ptx::fma_rn(h.piece[i].x[e]", ["bound: ", "bits: "];
     squares_of_one_warp: NORM,
-        "sum += ptx::lds_f32(smem + warp * sizeof(float))" => "sum = ptx::lds_f32(smem)", ["bound: "];
+        "value = op(value, ptx::lds_f32(smem + warp * sizeof(float)))" => "", ["bound: "];
     no_barrier_before_the_sum_is_shared: NORM,
         "sizeof(float), value); ... ptx::syncthreads();" => "",
         ["not ordered", "nothing has written"];

@@ -15,7 +15,7 @@ macro_rules! rejects {
         fn $name() {
             use check::case::Prepared;
             let mut run = $prepare;
-            let before = run.outputs().expect("outputs");
+            let before = run.writable().expect("what a run writes");
             let mut spare = $crate::Spare::new();
             let refused = (|| {
                 let $spare = &mut spare;
@@ -25,7 +25,7 @@ macro_rules! rejects {
                 $run
             })();
             assert_eq!($crate::message(refused), $message);
-            assert!(run.outputs().expect("outputs") == before && spare == $crate::Spare::new(), "written");
+            assert!(run.writable().expect("what a run writes") == before && spare == $crate::Spare::new(), "written");
             run.launch(deepseek_kernels::Stream::Emulated).expect("the plan still works");
             for check in run.judge(check::judge::Scrutiny::Thorough).expect("judgement") {
                 assert_eq!(check.failure, None, "{}", check.oracle);

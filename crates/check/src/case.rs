@@ -45,6 +45,19 @@ pub trait Case: Debug + Send + Sync {
         Ok(vec![self.operation().to_owned()])
     }
 
+    /// The kernels among these that a run launches: by default all of them.
+    ///
+    /// # Errors
+    /// Of the plan.
+    fn launched(&self, device: &Device) -> Result<Vec<String>> {
+        self.kernels(device)
+    }
+
+    /// Whether a second run on the same operands gives what the first one gave: not where a run adds to what it finds.
+    fn repeatable(&self) -> bool {
+        true
+    }
+
     /// Whether every correct machine gives the same bits. Where an instruction is specified to a bound only, a GPU's bits
     /// are its own, and the reference judges them.
     fn portable_bits(&self) -> bool {
@@ -119,6 +132,14 @@ pub trait Prepared {
     /// Of the device.
     fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>>;
 
+    /// Everything that a run may write: the outputs, and what else its kernels use.
+    ///
+    /// # Errors
+    /// As [`Self::outputs`].
+    fn writable(&self) -> Result<Vec<Output>> {
+        self.outputs()
+    }
+
     /// What a run has to report of its data.
     fn faults(&self) -> DataFaults {
         DataFaults::NONE
@@ -156,7 +177,10 @@ pub fn run(problem: Arc<dyn Problem>, device: &Device, memory: Memory) -> Result
 }
 
 /// What finished kernels reported is what they had to report, and it is told once.
-fn reported(device: &Device, expected: DataFaults) -> Result<Check> {
+///
+/// # Errors
+/// Of the device, the report apart.
+pub fn reported(device: &Device, expected: DataFaults) -> Result<Check> {
     let poll = || match device.poll_error() {
         Ok(()) => Ok(DataFaults::NONE),
         Err(Error::Data(faults)) => Ok(faults),
@@ -178,7 +202,7 @@ fn wait(stream: Stream<'_>) -> Result<()> {
     }
 }
 
-/// Runs a problem once in poisoned memory; what it wrote, where every check passes.
+/// Runs a problem once; what it gave, where every check passes.
 ///
 /// # Errors
 /// The first thing that is wrong, in words.

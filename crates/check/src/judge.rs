@@ -57,7 +57,7 @@ impl Check {
         }
     }
 
-    /// Values of which each is known to a bound: the first ones of a matrix of `columns` columns.
+    /// Values of which each is known to a bound, of a matrix of `columns` columns.
     pub fn within(
         oracle: &'static str,
         name: &str,
@@ -65,6 +65,10 @@ impl Check {
         got: &[f32],
         expected: &[(f64, f64)],
     ) -> Self {
+        if got.len() != expected.len() {
+            let failure = format!("{name}: expected {} elements, got {}", expected.len(), got.len());
+            return Self::failed(oracle, failure);
+        }
         let mut check = Self::equal(oracle, expected.len(), None);
         for (i, (&(exact, bound), &got)) in expected.iter().zip(got).enumerate() {
             let error = (f64::from(got) - exact).abs();

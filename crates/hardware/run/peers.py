@@ -204,7 +204,7 @@ def compile_deep_gemm(shape):
 
 
 def segment_rows(experts, rows):
-    """As GroupedCase spreads them."""
+    """As `timed_grouped` of the Rust cases spreads them."""
     return [rows * (70 + 37 * i % 61) // 100 for i in range(experts)]
 
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # What the emulated Hopper checks, checked on the GPU: one case of each family under compute-sanitizer.
 command -v compute-sanitizer > /dev/null || { echo 'compute-sanitizer is not here'; exit 77; }
-all=quantize_1x128,fp8_gemm,grouped_fp8_gemm/5x4x,moe_layer,merge_states,mla_absorb_query,mla_decode_bf16,mla_decode_fp8
+all=quantize_1x128,fp8_gemm,grouped_fp8_gemm/67+0+1+63x136x640,moe_layer,merge_states,mla_absorb_query,mla_decode_bf16,mla_decode_fp8
 failures=0
 for tool in memcheck synccheck racecheck; do
   # racecheck does not see that one lane's arrival on an mbarrier hands over what its whole warp has stored, which is how

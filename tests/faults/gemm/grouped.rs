@@ -54,7 +54,7 @@ faults! {
     empty_expert_takes_a_tile: GROUPED, "<= linear" => "< linear", ["was not written", "deadlock"];
     segment_table_before_it_is_written: GROUPED,
         "void grouped_fp8_gemm ... ptx::syncthreads();" => "", ["nothing has written", "mbarrier", "not ordered"];
-    segments_past_the_rows: GROUPED, "end < limit ? end : limit" => "end", ["outside", "around the matrix was written"];
+    segments_past_the_rows: GROUPED, "end < limit ? end : limit" => "end", ["outside", "around d was written"];
     bad_segments_unreported: GROUPED, "if (clamped) report_fault" => "if (false) report_fault", ["got one of nothing"];
     scan_without_its_last_step: GROUPED, "lane >= distance" => "lane > distance", ["was not written", "not ordered"];
     masked_segments_packed: GROUPED,

@@ -28,7 +28,7 @@ pub struct Fp8GemmCase {
     /// Instead of the planner's choice.
     pub instance: Option<GemmInstance>,
     pub class: GemmClass,
-    /// At most [`DRAWN`] rows of A and of B differ, the rest repeats them: large operands are drawn in no time. The
+    /// At most `DRAWN` rows of A and of B differ, the rest repeats them: large operands are drawn in no time. The
     /// values do not matter for time, their memory does.
     pub repeated: bool,
     pub seed: u64,
@@ -132,6 +132,10 @@ impl Case for Fp8GemmCase {
             None => GemmChoice::for_shape(&self.spec(), self.output, device.multiprocessors())?.instance,
         };
         Ok(vec![instance.name()])
+    }
+
+    fn repeatable(&self) -> bool {
+        !self.accumulate
     }
 
     fn draw(&self) -> Result<Arc<dyn Problem>> {

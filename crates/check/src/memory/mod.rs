@@ -202,7 +202,7 @@ impl<'d> Arena<'d> {
         let unit = (align / size_of::<T>()).max(1);
         let [before, gap, behind] = match &mut self.rng {
             None => [0; 3],
-            Some(rng) => [rng.random_range(0..4), rng.random_range(0..4), behind],
+            Some(rng) => [rng.random_range(1..4), rng.random_range(1..4), behind],
         };
         let pitch = match layout {
             Rows::Packed(_) => columns,

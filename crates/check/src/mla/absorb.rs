@@ -29,7 +29,7 @@ pub struct AbsorbCase {
     pub heads: usize,
     /// Of what is multiplied; of the weights too, but for activations, which have weights of a model.
     pub values: Values,
-    /// At most [`DRAWN`] tokens differ, the others repeat them.
+    /// At most `DRAWN` tokens differ, the others repeat them.
     pub repeated: bool,
     pub seed: u64,
 }
@@ -128,6 +128,10 @@ impl Case for AbsorbCase {
     /// A plan looks for both.
     fn kernels(&self, _: &Device) -> Result<Vec<String>> {
         Ok(["mla_absorb_query", "mla_absorb_output"].map(str::to_owned).into())
+    }
+
+    fn launched(&self, _: &Device) -> Result<Vec<String>> {
+        Ok(vec![self.operation().to_owned()])
     }
 
     fn draw(&self) -> Result<Arc<dyn Problem>> {

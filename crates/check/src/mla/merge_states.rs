@@ -33,7 +33,7 @@ pub struct MergeStatesCase {
     /// are empty.
     pub spread: Option<f32>,
     pub values: Values,
-    /// At most [`DRAWN`] rows of o differ, the others repeat them.
+    /// At most `DRAWN` rows of o differ, the others repeat them.
     pub repeated: bool,
     pub seed: u64,
 }
@@ -122,10 +122,6 @@ impl Case for MergeStatesCase {
 
     fn work(&self) -> Work {
         Work { flops: 0, bytes: (3 * self.rows() * (self.output.bytes() as usize * LATENT + 4)) as u64 }
-    }
-
-    fn kernels(&self, _: &Device) -> Result<Vec<String>> {
-        Ok(vec!["merge_states".to_owned()])
     }
 
     fn draw(&self) -> Result<Arc<dyn Problem>> {

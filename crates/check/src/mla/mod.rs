@@ -123,20 +123,7 @@ fn spread(count: usize, most: usize) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
-
-    #[test]
-    fn no_list_names_a_case_twice() {
-        let lists = [smoke(), timed(Extent::Full), timed(Extent::Reduced)];
-        for (list, least) in lists.iter().zip([11, 400, 16]) {
-            let names: HashSet<String> = list.iter().map(|case| case.name()).collect();
-            assert_eq!(names.len(), list.len());
-            assert!(list.len() >= least, "{}", list.len());
-            assert!(names.iter().all(|name| !name.contains([' ', ','])), "{names:?}");
-        }
-    }
 
     #[test]
     fn rows_are_spread_to_both_ends() {

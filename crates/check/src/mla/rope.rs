@@ -48,7 +48,7 @@ pub struct RopeCase {
     pub from: Columns,
     pub to: Columns,
     pub values: Values,
-    /// At most [`DRAWN`] tokens differ, the others repeat them, but for their positions.
+    /// At most `DRAWN` tokens differ, the others repeat them, but for their positions.
     pub repeated: bool,
     pub seed: u64,
 }
@@ -110,10 +110,6 @@ impl Case for RopeCase {
     fn work(&self) -> Work {
         let Self { tokens, heads, .. } = *self;
         Work { flops: 0, bytes: (4 * tokens * heads * ROPE + tokens * 4 * (ROPE + 1)) as u64 }
-    }
-
-    fn kernels(&self, _: &Device) -> Result<Vec<String>> {
-        Ok(vec!["rope".to_owned()])
     }
 
     fn draw(&self) -> Result<Arc<dyn Problem>> {

@@ -199,6 +199,12 @@ impl Prepared for ExpertMapRun {
         ])
     }
 
+    fn writable(&self) -> Result<Vec<Output>> {
+        let mut written = self.outputs()?;
+        written.push(Output::read("workspace", &self.operands.workspace)?);
+        Ok(written)
+    }
+
     fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
         let want = self.problem.expected();
         let ExpertMapOperands { row_route, route_row, offsets, counts, demand, workspace, .. } =

@@ -69,6 +69,11 @@ impl Case for BiasUpdateCase {
         Work { flops: 0, bytes: (12 * self.experts) as u64 }
     }
 
+    /// The bias moves with each run.
+    fn repeatable(&self) -> bool {
+        false
+    }
+
     fn draw(&self) -> Result<Arc<dyn Problem>> {
         Ok(Arc::new(self.problem()))
     }

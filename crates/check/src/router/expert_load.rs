@@ -61,6 +61,11 @@ impl Case for ExpertLoadCase {
         Work { flops: 0, bytes: (4 * self.tokens * self.routes + 8 * self.experts) as u64 }
     }
 
+    /// The counts are added to those that are there.
+    fn repeatable(&self) -> bool {
+        false
+    }
+
     fn draw(&self) -> Result<Arc<dyn Problem>> {
         Ok(Arc::new(self.problem()))
     }

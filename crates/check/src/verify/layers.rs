@@ -62,8 +62,8 @@ pub fn rotating(layers: &[Layer], seed: u64) -> Vec<Box<dyn Job>> {
     jobs
 }
 
-/// Routed experts: their router, the steps around their GEMMs, their two projections for experts with rows enough for several tiles, few,
-/// one, and none, and a whole layer.
+/// Routed experts: their router, the steps around their GEMMs, their two projections for experts with rows enough for
+/// several tiles, few, one, and none, and a whole layer.
 pub fn experts(kind: DeviceKind, seed: u64) -> Vec<Box<dyn Job>> {
     let (tokens, rows, layer) = match kind {
         DeviceKind::Cuda => (GPU_ROWS[0], &GPU_EXPERTS[..], moe_layer(8, 2048)),

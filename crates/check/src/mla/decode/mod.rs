@@ -55,7 +55,7 @@ pub struct MlaDecodeCase {
     /// Every sequence runs alone too, and is to give the bits that it gives in the batch.
     pub alone: bool,
     pub class: AttentionClass,
-    /// At most [`DRAWN`] queries and rows of the cache differ, the rest repeats them, and there are no more rows than the
+    /// At most `DRAWN` queries and rows of the cache differ, the rest repeats them, and there are no more rows than the
     /// sequences need. Values do not matter for time, their memory does.
     pub repeated: bool,
     pub seed: u64,

@@ -142,6 +142,13 @@ impl Prepared for MlaDecodeRun {
         Ok(vec![Output::read("out", &self.operands.out)?, Output::read("lse", &self.operands.lse)?])
     }
 
+    fn writable(&self) -> Result<Vec<Output>> {
+        let MlaDecodeOperands { tables, partials, .. } = &self.operands;
+        let mut written = self.outputs()?;
+        written.extend([Output::read("tables", tables)?, Output::read("partials", partials)?]);
+        Ok(written)
+    }
+
     fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
         let MlaDecodeOperands { tables, partials, out, lse, .. } = &self.operands;
         let mut checks = self.problem.judge(&out.values()?, &lse.values()?, scrutiny)?;

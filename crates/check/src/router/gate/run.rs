@@ -1,4 +1,4 @@
-//! The gate: from hidden states or from logits, to experts and weights.
+//! A router on a device.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,44 +6,13 @@ use std::sync::Arc;
 use anyhow::Result;
 use deepseek_kernels::router::{Gate, GateInput, GateSpec, Routing};
 use deepseek_kernels::{DataFaults, Device, Error, Matrix, Stream, bf16};
-use oracles::router::{GateOptions, gate_logits, gate_logits_bound, gate_select, gate_weights_bound};
-use rand::rngs::Xoshiro256PlusPlus;
-use rand::{RngExt, SeedableRng};
-use rand_distr::StandardNormal;
+use oracles::router::{gate_logits, gate_logits_bound, gate_select, gate_weights_bound};
 
-use super::gate_model;
-use crate::case::{Case, Prepared, Problem, Work};
-use crate::data::activations;
+use super::{GateInputs, GateProblem, Source};
+use crate::case::Prepared;
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Arena, Memory, Operand, Output, Rows};
-
-/// What the logits come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// They are given: normal ones; then, in one token of three, few values, so that most decisions are ties, in one token
-    /// equals alone, and NaN here and there.
-    Logits,
-    /// Hidden states and a weight in FP32.
-    F32,
-    /// Hidden states and a weight in BF16.
-    Bf16,
-}
-
-/// A router and its tokens.
-#[derive(Debug, Clone, Copy)]
-pub struct GateCase {
-    pub spec: GateSpec,
-    pub source: Source,
-    /// With a bias, all of it negative.
-    pub bias: bool,
-    /// With a mask that makes every fifth token padding.
-    pub mask: bool,
-    /// With a choice that is given, one id of it dropped and one that is none.
-    pub fixed: bool,
-    /// Whether scores are asked for.
-    pub scores: bool,
-    pub seed: u64,
-}
+use crate::router::gate_model;
 
 /// Tokens of a brief look.
 const BRIEF: usize = 8;
@@ -51,149 +20,6 @@ const BRIEF: usize = 8;
 const BUDGET: usize = 1 << 27;
 /// Past this an exponential may overflow, and the bound of a weight does not hold.
 const LARGEST_LOGIT: f32 = 80.0;
-
-impl GateCase {
-    /// Hidden states, an FP32 weight, nothing given.
-    pub const fn new(spec: GateSpec) -> Self {
-        Self { spec, source: Source::F32, bias: false, mask: false, fixed: false, scores: true, seed: 1 }
-    }
-
-    /// Of logits.
-    pub const fn select(spec: GateSpec) -> Self {
-        Self { source: Source::Logits, ..Self::new(spec) }
-    }
-
-    /// With its inputs.
-    pub fn problem(self) -> GateProblem {
-        let GateSpec { tokens, hidden, experts, top_k, .. } = self.spec;
-        let normal = |count: usize, scale: f32, seed: u64| {
-            let rng = Xoshiro256PlusPlus::seed_from_u64(self.seed ^ seed);
-            rng.sample_iter::<f32, _>(StandardNormal).take(count).map(move |x| x * scale)
-        };
-        let x = || activations(tokens, hidden, hidden, self.seed);
-        let weight = || normal(experts * hidden, 0.02, 11);
-        let inputs = match self.source {
-            Source::Logits => GateInputs::Logits(mixed(normal(tokens * experts, 1.0, 12).collect(), experts)),
-            Source::F32 => GateInputs::F32 { x: x(), weight: weight().collect() },
-            Source::Bf16 => GateInputs::Bf16 { x: x(), weight: weight().map(bf16::from_f32).collect() },
-        };
-        let fixed_ids = || {
-            let mut ids: Vec<i32> = (0..tokens * top_k).map(|i| (i * 7 % experts.max(1)) as i32).collect();
-            ids.iter_mut().skip(3).take(1).for_each(|id| *id = -1);
-            ids.iter_mut().skip(7).take(1).for_each(|id| *id = experts as i32);
-            ids
-        };
-        GateProblem {
-            case: self,
-            inputs,
-            bias: self.bias.then(|| normal(experts, 0.2, 13).map(|b| b.clamp(-1.0, 1.0) - 1.5).collect()),
-            mask: self.mask.then(|| (0..tokens as u32).map(|t| t % 5).collect()),
-            fixed_ids: self.fixed.then(fixed_ids),
-        }
-    }
-}
-
-fn mixed(mut logits: Vec<f32>, experts: usize) -> Vec<f32> {
-    let tokens = logits.chunks_mut(experts.max(1)).enumerate();
-    tokens.for_each(|(t, logits)| match t {
-        4 => logits.fill(0.0),
-        _ if t % 3 == 0 => logits.iter_mut().for_each(|x| *x = (3.0 * *x).round()),
-        _ if t > 4 => logits.iter_mut().skip(t % 31).step_by(31).for_each(|x| *x = f32::NAN),
-        _ => {}
-    });
-    logits
-}
-
-impl Case for GateCase {
-    fn operation(&self) -> &'static str {
-        "gate"
-    }
-
-    fn title(&self) -> String {
-        let GateSpec { experts, top_k, .. } = self.spec;
-        let from = if self.source == Source::Logits { " by logits" } else { "" };
-        format!("route to {top_k} of {experts} experts{from}")
-    }
-
-    fn shape(&self) -> String {
-        let GateSpec { tokens, hidden, experts, .. } = self.spec;
-        match self.source {
-            Source::Logits => format!("{tokens} x {experts}"),
-            Source::F32 | Source::Bf16 => format!("{tokens} x {experts} x {hidden}"),
-        }
-    }
-
-    fn label(&self) -> String {
-        let options = [
-            (self.source == Source::Bf16, "_bf16"),
-            (self.bias, "_bias"),
-            (self.mask, "_mask"),
-            (self.fixed, "_fixed"),
-        ];
-        let options: String = options.into_iter().filter_map(|(is, name)| is.then_some(name)).collect();
-        let GateSpec { top_k, groups, kept_groups, .. } = self.spec;
-        format!("{}_top{top_k}_{kept_groups}of{groups}{options}", self.shape().replace(' ', ""))
-    }
-
-    fn data(&self) -> String {
-        if self.source == Source::Logits { "mixed" } else { "activations" }.to_owned()
-    }
-
-    fn work(&self) -> Work {
-        let GateSpec { tokens, hidden, experts, .. } = self.spec;
-        let from = match self.source {
-            Source::Logits => 4 * tokens * experts,
-            Source::F32 => 2 * tokens * hidden + 4 * experts * hidden,
-            Source::Bf16 => 2 * tokens * hidden + 2 * experts * hidden,
-        };
-        let scores = if self.scores { 4 * tokens * experts } else { 0 };
-        Work { flops: 0, bytes: (from + 8 * tokens * self.spec.routes() + scores) as u64 }
-    }
-
-    fn kernels(&self, _: &Device) -> Result<Vec<String>> {
-        Ok(["gate_logits", "gate_select"].map(str::to_owned).into())
-    }
-
-    fn draw(&self) -> Result<Arc<dyn Problem>> {
-        Ok(Arc::new(self.problem()))
-    }
-}
-
-/// A router with its inputs.
-#[derive(Debug, Clone)]
-pub struct GateProblem {
-    pub case: GateCase,
-    pub inputs: GateInputs,
-    pub bias: Option<Vec<f32>>,
-    pub mask: Option<Vec<u32>>,
-    pub fixed_ids: Option<Vec<i32>>,
-}
-
-/// What the logits come from.
-#[derive(Debug, Clone)]
-pub enum GateInputs {
-    Logits(Vec<f32>),
-    F32 { x: Vec<bf16>, weight: Vec<f32> },
-    Bf16 { x: Vec<bf16>, weight: Vec<bf16> },
-}
-
-impl GateProblem {
-    /// What the choice of some tokens depends on besides the logits.
-    fn options(&self, tokens: &Range<usize>) -> GateOptions<'_> {
-        let top_k = self.case.spec.top_k;
-        GateOptions {
-            bias: self.bias.as_deref(),
-            mask: self.mask.as_ref().map(|mask| &mask[tokens.clone()]),
-            fixed_ids: self.fixed_ids.as_ref().map(|ids| &ids[tokens.start * top_k..tokens.end * top_k]),
-        }
-    }
-}
-
-impl Problem for GateProblem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(GateRun::new(self, device, memory)?))
-    }
-}
 
 /// A router on a device.
 pub struct GateRun {
@@ -310,7 +136,9 @@ impl GateRun {
         checks.push(Check::equal("logits", expected.len(), failure));
         let affordable = (BUDGET / (experts * k).max(1)).min(tokens.len());
         let bounds = gate_logits_bound(&x[..affordable * k], &w, affordable, experts, k)?;
-        checks.push(Check::within("bound of logits", "logits", experts, &got, &bounds));
+        let sample = (affordable < tokens.len()).then_some([affordable, experts]);
+        let within = Check::within("bound of logits", "logits", experts, &got[..bounds.len()], &bounds);
+        checks.push(Check { sample, ..within });
         Ok(expected)
     }
 }
@@ -364,6 +192,12 @@ impl Prepared for GateRun {
             vec![Output::read("ids", &self.operands.ids)?, Output::read("weights", &self.operands.weights)?];
         outputs.extend(self.operands.scores.as_ref().map(|x| Output::read("scores", x)).transpose()?);
         Ok(outputs)
+    }
+
+    fn writable(&self) -> Result<Vec<Output>> {
+        let mut written = self.outputs()?;
+        written.push(Output::read("workspace", &self.operands.workspace)?);
+        Ok(written)
     }
 
     /// Briefly, the last tokens: none depends on another.
