@@ -44,6 +44,8 @@ fn throughput(case: &dyn Case) -> Throughput {
 fn accepted(gpu: &Gpu, case: &dyn Case) -> Box<dyn Prepared> {
     let problem = case.draw().expect("inputs");
     let mut prepared = problem.prepare(&gpu.device, Memory::Plain).expect("operands");
+    // The case before had reported again, each time it was timed.
+    let _ = gpu.device.poll_error();
     prepared.launch(gpu.stream()).expect("run");
     let mut checks = prepared.judge(Scrutiny::Brief).expect("judgement");
     checks.push(reported(&gpu.device, prepared.faults()).expect("report"));

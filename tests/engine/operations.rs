@@ -187,12 +187,13 @@ fn transpose_scales(device: &Device, stream: &Arc<CudaStream>) -> Operation {
 fn rms_norm(device: &Device, stream: &Arc<CudaStream>) -> Operation {
     let (rows, hidden) = (5, 256);
     let plan = RmsNorm::plan(device, RmsNormSpec::new(rows, hidden, 1e-6).format(FORMAT)).expect("plan");
+    let scales = Scales1x128::<MMajor>::elements(rows, hidden).expect("whole blocks");
     let arena = Arena::default()
         .with::<bf16>(stream, rows * hidden, Fill::Values)
         .with::<bf16>(stream, rows * hidden, Fill::Values)
         .with::<bf16>(stream, hidden, Fill::Values)
         .with::<F8E4M3>(stream, rows * hidden, Fill::Poison)
-        .with::<f32>(stream, rows * hidden / 128, Fill::Poison);
+        .with::<f32>(stream, scales, Fill::Poison);
     operation("rms_norm", arena, move |arena, stream| {
         let [x, residual, weight] = &mut arena.bf16.slices[..] else { unreachable!("three operands") };
         let args = RmsNormArgs {

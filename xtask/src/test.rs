@@ -95,7 +95,8 @@ fn document(root: &Path) -> Result<()> {
 }
 
 /// What runs under the sanitizers: tests of `cases` and of the example.
-const SANITIZED: [&str; 5] = ["quant::", "gemm::fp8_gemm", "moe::moe_layer", "mla::splits", "the_step_agrees"];
+const SANITIZED: [&str; 5] =
+    ["quant::", "gemm::fp8_gemm", "moe::moe_layer", "mla::splits", "the_step_agrees"];
 
 /// The operations once more, on an emulator and kernels built with ASan and UBSan. Last, because it leaves that build
 /// behind.
