@@ -173,9 +173,9 @@ impl<'l, P> CudaLaunch<'l, P> {
         let CudaKernel { name, function, .. } = self.loaded;
         let mut arguments = [std::ptr::from_ref(params).cast_mut().cast::<c_void>()];
         // SAFETY: a `Kernel<P>` takes exactly one argument, a P, which the driver copies before it returns: its row of the
-        // table names P to the compiler of the kernel too, and the sizes agreed when it was loaded. The pointers in it are
-        // operands of this launch, whose records outlive this call, or in a capture memory that the caller keeps; views of
-        // the sizes that the plan asked for.
+        // table names P to the compiler of the kernel too, and the sizes agreed when it was loaded. The families keep the
+        // contract of `Launch::run`: the pointers in it are operands of this launch, views of the sizes that the plan asked
+        // for. Their records outlive this call; in a capture the caller keeps the memory.
         let result = unsafe {
             launch_kernel(
                 function.cu_function(),

@@ -154,7 +154,8 @@ impl<'l, P: KernelParams> Launch<'l, P> {
 
     /// Enqueues the kernel (a GPU) or runs it to its end (the emulator). An empty grid is no launch at all.
     ///
-    /// Every pointer in `params` came from this launch.
+    /// The contract of whoever fills `params`, which no type checks: every pointer in it came from an operand of this launch,
+    /// as large as the kernel takes it to be.
     pub fn run(self, grid: u32, params: &P) -> Result<()> {
         match self.0 {
             _ if grid == 0 => Ok(()),

@@ -2,6 +2,8 @@
 
 mod output;
 mod scales;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Debug;
 use std::ops::Range;

@@ -4,8 +4,7 @@ use deepseek_kernels::Device;
 
 use super::report::Row;
 use super::runner::{Job, Outcome};
-use crate::case::{Case, run};
-use crate::memory::Memory;
+use crate::case::{Case, memory_of, run};
 
 /// Runs a case in poisoned memory.
 pub struct CaseJob {
@@ -23,7 +22,8 @@ impl Job for CaseJob {
     }
 
     fn run(&self, device: &Device) -> Outcome {
-        let ran = self.case.draw().and_then(|problem| run(problem, device, Memory::Poisoned(self.seed)));
+        let memory = memory_of(&format!("{} {}", self.case.name(), self.seed));
+        let ran = self.case.draw().and_then(|problem| run(problem, device, memory));
         Outcome::Rows(vec![Row::of_case(&*self.case, ran)])
     }
 }
