@@ -264,6 +264,17 @@ fn nothing_to_do() {
     }
 }
 
+/// The first queries of a causal step see none: the key that counts for the others is one that they see.
+#[test]
+fn fewer_keys_than_queries() {
+    for device in devices() {
+        for format in FORMATS {
+            let case = MlaDecodeCase { q_tokens: 7, causal: true, ..step(format, &[0, 1, 4, 6, 7]) };
+            pass(&MlaDecodeCase { class: AttentionClass::OneKey, ..case }, &device);
+        }
+    }
+}
+
 #[test]
 fn the_scale_of_the_tests_is_deepseeks() {
     assert_eq!(SOFTMAX_SCALE, 0.135_233_778_860_880_1_f64 as f32);

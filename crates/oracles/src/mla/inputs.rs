@@ -46,7 +46,8 @@ impl AttentionClass {
         }
     }
 
-    /// `queries` queries and `keys` keys, of which every query sees the first `seen` at least; only OneKey heeds that.
+    /// `queries` queries and `keys` keys, of which a query that sees any sees the first one, and every query the first `seen`
+    /// at least; only OneKey heeds that.
     pub fn generate(self, queries: usize, keys: usize, seen: usize, seed: u64) -> AttentionInputs {
         const LATENT: usize = 512;
         const WIDTH: usize = 576;
@@ -90,9 +91,9 @@ impl AttentionClass {
                 };
                 let keys = normal(Stream::B, keys, &key);
                 let mut q = vec![bf16::ZERO; queries * WIDTH];
-                for (index, row) in q.chunks_exact_mut(WIDTH).enumerate().filter(|_| seen > 0) {
+                for (index, row) in q.chunks_exact_mut(WIDTH).enumerate().filter(|_| !keys.is_empty()) {
                     // A stride without a common factor with most counts: few queries reach every part of the keys.
-                    let chosen = index * 4099 % seen * WIDTH;
+                    let chosen = index * 4099 % seen.max(1) * WIDTH;
                     row[LATENT..].copy_from_slice(&keys[chosen + LATENT..chosen + WIDTH]);
                 }
                 (q, keys)
