@@ -66,7 +66,8 @@ pub struct MlaDecodeSpec {
     pub softmax_scale: f32,
     /// Query token t sees the first `length - (q_tokens - 1 - t)` keys only.
     pub causal: bool,
-    /// Keys per split: a multiple of 64. Part of the bits of a result. Long splits write fewer partial results; short ones let few sequences fill a GPU. [`fastest_split`](Self::fastest_split) weighs them.
+    /// Keys per split: a multiple of 64. Part of the bits of a result. Long splits write fewer partial results; short ones
+    /// let few sequences fill a GPU. [`fastest_split`](Self::fastest_split) weighs them.
     pub split_keys: usize,
     /// What the LSE of a row without keys is.
     pub empty_lse: EmptyLse,
