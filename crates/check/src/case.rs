@@ -176,6 +176,11 @@ pub fn run(problem: Arc<dyn Problem>, device: &Device, memory: Memory) -> Result
     Ok(Ran { instance: prepared.instance(), seconds, outputs: prepared.outputs()?, checks })
 }
 
+/// What there is to report: the fault, where it is met.
+pub fn fault_if(met: bool, fault: DataFaults) -> DataFaults {
+    if met { fault } else { DataFaults::NONE }
+}
+
 /// What finished kernels reported is what they had to report, and it is told once.
 ///
 /// # Errors

@@ -57,6 +57,14 @@ impl Check {
         }
     }
 
+    /// The judgements of the same oracles of one part more.
+    pub fn join(all: Vec<Self>, part: Vec<Self>) -> Vec<Self> {
+        if all.is_empty() {
+            return part;
+        }
+        all.into_iter().zip(part).map(|(all, part)| all.and(part)).collect()
+    }
+
     /// Values of which each is known to a bound, of a matrix of `columns` columns.
     pub fn within(
         oracle: &'static str,

@@ -11,7 +11,7 @@ use deepseek_kernels::{DataFaults, Device, Error, F8E4M3, Stream, bf16};
 use oracles::gemm::{Epilogue, GemmClass, GemmInputs, Output as Rounding};
 
 use super::fp8_gemm::Fp8GemmCase;
-use crate::case::{Case, Prepared, Problem, Work};
+use crate::case::{Case, Prepared, Problem, Work, fault_if};
 use crate::judge::{Check, Scrutiny, judge_gemm};
 use crate::memory::{Arena, Memory, Operand, Output, Rows, Scalar};
 
@@ -336,11 +336,7 @@ impl Prepared for GroupedFp8GemmRun {
         };
         let mut checks: Vec<Check> = Vec::new();
         for (e, rows) in looked_at {
-            let of_expert = self.judge_expert(&d, e, rows.start, scrutiny)?;
-            checks = match checks.is_empty() {
-                true => of_expert,
-                false => checks.into_iter().zip(of_expert).map(|(before, check)| before.and(check)).collect(),
-            };
+            checks = Check::join(checks, self.judge_expert(&d, e, rows.start, scrutiny)?);
         }
         checks.push(self.untouched(&d, &experts));
         checks.push(self.operands.d.guarded("d")?);
@@ -348,6 +344,6 @@ impl Prepared for GroupedFp8GemmRun {
     }
 
     fn faults(&self) -> DataFaults {
-        if self.problem.case.assignment.in_order() { DataFaults::NONE } else { DataFaults::SEGMENT }
+        fault_if(!self.problem.case.assignment.in_order(), DataFaults::SEGMENT)
     }
 }

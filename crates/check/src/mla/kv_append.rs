@@ -12,7 +12,7 @@ use oracles::quant::quantizer_rows;
 
 use super::cache::{CacheOperand, CacheRows};
 use super::{KEY, LATENT, ROPE};
-use crate::case::{Case, Prepared, Problem, Work};
+use crate::case::{Case, Prepared, Problem, Work, fault_if};
 use crate::data::{activations, rows_of};
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Arena, Memory, Operand, Output, Rows, Scalar};
@@ -282,8 +282,7 @@ impl Prepared for KvAppendRun {
 
     fn faults(&self) -> DataFaults {
         let Appended { strange_slot, nonfinite } = self.appended;
-        let when = |met, fault| if met { fault } else { DataFaults::NONE };
-        when(strange_slot, DataFaults::CACHE_SLOT) | when(nonfinite, DataFaults::NONFINITE_INPUT)
+        fault_if(strange_slot, DataFaults::CACHE_SLOT) | fault_if(nonfinite, DataFaults::NONFINITE_INPUT)
     }
 }
 

@@ -8,7 +8,7 @@ use deepseek_kernels::{DataFaults, Device, Error, Stream, bf16};
 use oracles::mla::rope;
 
 use super::{LATENT, ROPE, Values, spread};
-use crate::case::{Case, Prepared, Problem, Work};
+use crate::case::{Case, Prepared, Problem, Work, fault_if};
 use crate::data::rows_of;
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Arena, Memory, Operand, Output, Rows, Scalar};
@@ -217,6 +217,6 @@ impl Prepared for RopeRun {
     fn faults(&self) -> DataFaults {
         let RopeProblem { case, positions, .. } = &*self.problem;
         let within = |&position: &i32| (0..case.positions as i64).contains(&i64::from(position));
-        if case.heads == 0 || positions.iter().all(within) { DataFaults::NONE } else { DataFaults::POSITION }
+        fault_if(case.heads > 0 && !positions.iter().all(within), DataFaults::POSITION)
     }
 }

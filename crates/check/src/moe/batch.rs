@@ -6,6 +6,7 @@ use deepseek_kernels::{DataFaults, F8E4M3};
 use oracles::moe::Mapped;
 use oracles::quant::Quantized;
 
+use crate::case::fault_if;
 use crate::judge::Check;
 use crate::memory::{Arena, Operand, Output, Rows, Scalar};
 
@@ -59,8 +60,7 @@ impl Batch {
         let cut = self.rows() > 0 && !ends.iter().all(|end| (0..=most as i32).contains(end));
         let astray = |row| self.used(row) && self.map.row_route[row] != -1 && self.route(row).is_none();
         let segment = cut || (reads_routes && (0..self.rows()).any(astray));
-        let when = |is, fault| if is { fault } else { DataFaults::NONE };
-        when(segment, DataFaults::SEGMENT) | when(nonfinite, DataFaults::NONFINITE_INPUT)
+        fault_if(segment, DataFaults::SEGMENT) | fault_if(nonfinite, DataFaults::NONFINITE_INPUT)
     }
 }
 

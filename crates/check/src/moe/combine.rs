@@ -8,7 +8,7 @@ use deepseek_kernels::{DataFaults, Device, Error, Stream, bf16};
 use oracles::moe::{Combined, Mapped, combine};
 
 use super::expert_map::ExpertMapCase;
-use crate::case::{Case, Prepared, Problem, Work};
+use crate::case::{Case, Prepared, Problem, Work, fault_if};
 use crate::data::repeated;
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Arena, Memory, Operand, Output, Rows};
@@ -245,6 +245,6 @@ impl Prepared for CombineRun {
         // Without columns there is nobody to meet them.
         let good = self.problem.case.hidden == 0
             || self.problem.route_row.iter().all(|row| (-1..rows).contains(row));
-        if good { DataFaults::NONE } else { DataFaults::SEGMENT }
+        fault_if(!good, DataFaults::SEGMENT)
     }
 }

@@ -9,7 +9,7 @@ use oracles::moe::{MapLayout, Mapped, expert_map};
 
 use super::batch::Batch;
 use super::routing::Routing;
-use crate::case::{Case, Prepared, Problem, Work};
+use crate::case::{Case, Prepared, Problem, Work, fault_if};
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Arena, Memory, Operand, Output, Rows};
 
@@ -222,8 +222,7 @@ impl Prepared for ExpertMapRun {
     /// Ids that are none, and routes for which there was no room.
     fn faults(&self) -> DataFaults {
         let Mapped { counts, demand, .. } = self.problem.expected();
-        let when = |is, fault| if is { fault } else { DataFaults::NONE };
         let crowded = counts.iter().zip(&demand).any(|(count, demand)| count < demand);
-        when(demand.last() > Some(&0), DataFaults::EXPERT_ID) | when(crowded, DataFaults::SEGMENT)
+        fault_if(demand.last() > Some(&0), DataFaults::EXPERT_ID) | fault_if(crowded, DataFaults::SEGMENT)
     }
 }

@@ -9,7 +9,7 @@ use deepseek_kernels::quant::ScaleFormat;
 use deepseek_kernels::{DataFaults, bf16};
 use oracles::quant::{QuantizeScale, quantizer_rows};
 
-use crate::case::{Cases, boxed};
+use crate::case::{Cases, boxed, fault_if};
 use crate::data::{repeated, weights};
 use crate::deepseek_v3::HIDDEN;
 use crate::families::Extent;
@@ -70,7 +70,7 @@ pub fn model(format: ScaleFormat) -> QuantizeScale {
 
 /// What a quantiser has to report of its input.
 fn faults(x: &[bf16]) -> DataFaults {
-    if x.iter().all(|x| x.is_finite()) { DataFaults::NONE } else { DataFaults::NONFINITE_INPUT }
+    fault_if(!x.iter().all(|x| x.is_finite()), DataFaults::NONFINITE_INPUT)
 }
 
 /// The scale as people call it.

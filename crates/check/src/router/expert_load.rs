@@ -7,7 +7,7 @@ use deepseek_kernels::router::{ExpertLoad, ExpertLoadSpec};
 use deepseek_kernels::{DataFaults, Device, Error, Matrix, SliceMut, Stream};
 use oracles::router::expert_load;
 
-use crate::case::{Case, Prepared, Problem, Work};
+use crate::case::{Case, Prepared, Problem, Work, fault_if};
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Arena, Memory, Operand, Output, Rows};
 use crate::moe::Routing;
@@ -84,7 +84,7 @@ impl ExpertLoadProblem {
     fn expected(&self) -> (Vec<u32>, DataFaults) {
         let mut counts = self.counts.clone();
         let bad_id = expert_load(&self.ids, &mut counts);
-        (counts, if bad_id { DataFaults::EXPERT_ID } else { DataFaults::NONE })
+        (counts, fault_if(bad_id, DataFaults::EXPERT_ID))
     }
 }
 

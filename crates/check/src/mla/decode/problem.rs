@@ -13,7 +13,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
 
 use super::{DRAWN, MlaDecodeCase, MlaDecodeRun};
-use crate::case::{Prepared, Problem};
+use crate::case::{Prepared, Problem, fault_if};
 use crate::data::{repeated, rows_of};
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Memory, Output};
@@ -173,7 +173,6 @@ impl MlaDecodeProblem {
     pub(super) fn faults(&self) -> DataFaults {
         let capacity = self.spec.capacity();
         let fits = |&length: &i32| (0..=capacity as i64).contains(&i64::from(length));
-        let when = |met, fault| if met { fault } else { DataFaults::NONE };
         let strange_page = match self.spec.paging {
             KvPaging::Contiguous { .. } => false,
             KvPaging::Paged { pages, page_size, .. } => (0..self.spec.batch).any(|sequence| {
@@ -181,8 +180,8 @@ impl MlaDecodeProblem {
                 !read.iter().all(|&page| (0..pages as i64).contains(&i64::from(page)))
             }),
         };
-        when(!self.lengths.iter().all(fits), DataFaults::SEQUENCE_LENGTH)
-            | when(strange_page, DataFaults::PAGE_ID)
+        fault_if(!self.lengths.iter().all(fits), DataFaults::SEQUENCE_LENGTH)
+            | fault_if(strange_page, DataFaults::PAGE_ID)
     }
 
     /// Sequences and heads that are judged: all, or a few of a large or briefly judged step.
@@ -226,10 +225,7 @@ impl MlaDecodeProblem {
                     check.sample = Some([rows.len(), LATENT]);
                 }
             }
-            joined = match joined.is_empty() {
-                true => checks,
-                false => joined.into_iter().zip(checks).map(|(all, one)| all.and(one)).collect(),
-            };
+            joined = Check::join(joined, checks);
         }
         Ok(joined)
     }

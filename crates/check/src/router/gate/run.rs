@@ -9,7 +9,7 @@ use deepseek_kernels::{DataFaults, Device, Error, Matrix, Stream, bf16};
 use oracles::router::{gate_logits, gate_logits_bound, gate_select, gate_weights_bound};
 
 use super::{GateInputs, GateProblem, Source};
-use crate::case::Prepared;
+use crate::case::{Prepared, fault_if};
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Arena, Memory, Operand, Output, Rows};
 use crate::router::gate_model;
@@ -228,6 +228,6 @@ impl Prepared for GateRun {
     fn faults(&self) -> DataFaults {
         let experts = self.problem.case.spec.experts as i32;
         let good = self.problem.fixed_ids.iter().flatten().all(|id| (-1..experts).contains(id));
-        if good { DataFaults::NONE } else { DataFaults::EXPERT_ID }
+        fault_if(!good, DataFaults::EXPERT_ID)
     }
 }
