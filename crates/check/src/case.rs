@@ -4,6 +4,7 @@
 //! number of times; [`Prepared`], it runs and is judged. `verify`, tests, planted faults, benches and the run on a GPU
 //! differ in the cases they take and in what they do with them, not in how an operation is run.
 
+use std::cell::OnceCell;
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -174,6 +175,29 @@ pub fn run(problem: Arc<dyn Problem>, device: &Device, memory: Memory) -> Result
     let mut checks = prepared.judge(Scrutiny::Thorough)?;
     checks.push(reported(device, prepared.faults())?);
     Ok(Ran { instance: prepared.instance(), seconds, outputs: prepared.outputs()?, checks })
+}
+
+/// What a reference says, found when it is first asked: operands that are only timed are never judged.
+pub struct Expected<T>(OnceCell<T>);
+
+impl<T> Default for Expected<T> {
+    fn default() -> Self {
+        Self(OnceCell::new())
+    }
+}
+
+impl<T> Expected<T> {
+    /// What was found before, or what `reference` says.
+    ///
+    /// # Errors
+    /// Of the reference.
+    pub fn get(&self, reference: impl FnOnce() -> Result<T>) -> Result<&T> {
+        if let Some(found) = self.0.get() {
+            return Ok(found);
+        }
+        let found = reference()?;
+        Ok(self.0.get_or_init(|| found))
+    }
 }
 
 /// What there is to report: the fault, where it is met.

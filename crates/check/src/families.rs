@@ -14,7 +14,6 @@ pub enum Extent {
 
 /// The operations of one family.
 pub struct Family {
-    pub name: &'static str,
     /// Cases that launch every kernel, small enough for the emulator, with tails in every direction: what tests, sanitizers
     /// and the first run on a GPU take.
     pub smoke: fn() -> Cases,
@@ -24,11 +23,11 @@ pub struct Family {
 
 /// Every family.
 pub const FAMILIES: [Family; 5] = [
-    Family { name: "gemm", smoke: gemm::smoke, timed: gemm::timed },
-    Family { name: "quant", smoke: quant::smoke, timed: quant::timed },
-    Family { name: "router", smoke: router::smoke, timed: router::timed },
-    Family { name: "moe", smoke: moe::smoke, timed: moe::timed },
-    Family { name: "mla", smoke: mla::smoke, timed: mla::timed },
+    Family { smoke: gemm::smoke, timed: gemm::timed },
+    Family { smoke: quant::smoke, timed: quant::timed },
+    Family { smoke: router::smoke, timed: router::timed },
+    Family { smoke: moe::smoke, timed: moe::timed },
+    Family { smoke: mla::smoke, timed: mla::timed },
 ];
 
 /// Every family's cases of one kind.

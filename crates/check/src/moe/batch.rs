@@ -83,7 +83,8 @@ impl QuantizedRows {
     }
 
     /// Rows in use are those of `expected`, and all others hold what they held.
-    pub fn judge(&self, batch: &Batch, mut expected: Quantized) -> Result<Vec<Check>> {
+    pub fn judge(&self, batch: &Batch, expected: &Quantized) -> Result<Vec<Check>> {
+        let mut expected = expected.clone();
         let (rows, k) = (batch.rows(), expected.q.len() / batch.rows().max(1));
         let (q, sf) = (self.q.values()?, self.sf.values()?);
         let (mut spare, mut written) = (0, None);

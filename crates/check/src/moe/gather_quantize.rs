@@ -10,7 +10,7 @@ use oracles::quant::{Quantized, quantize_1x128};
 
 use super::batch::{Batch, QuantizedRows};
 use super::expert_map::ExpertMapCase;
-use crate::case::{Case, Prepared, Problem, Work};
+use crate::case::{Case, Expected, Prepared, Problem, Work};
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Arena, Memory, Operand, Output, Rows};
 use crate::quant::{QuantizerClass, model, suffix};
@@ -108,6 +108,7 @@ impl Problem for GatherQuantizeProblem {
 /// A gather on a device.
 pub struct GatherQuantizeRun {
     problem: Arc<GatherQuantizeProblem>,
+    expected: Expected<Quantized>,
     pub plan: GatherQuantize,
     pub operands: GatherQuantizeOperands,
 }
@@ -130,7 +131,11 @@ impl GatherQuantizeRun {
             segments: arena.list(batch.segments())?,
             out: QuantizedRows::new(&mut arena, batch.rows(), case.hidden)?,
         };
-        Ok(Self { problem, plan, operands })
+        Ok(Self { problem, expected: Expected::default(), plan, operands })
+    }
+
+    fn expected(&self) -> Result<&Quantized> {
+        self.expected.get(|| self.problem.expected())
     }
 }
 
@@ -164,11 +169,11 @@ impl Prepared for GatherQuantizeRun {
     }
 
     fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
-        self.operands.out.judge(&self.problem.batch, self.problem.expected()?)
+        self.operands.out.judge(&self.problem.batch, self.expected()?)
     }
 
     fn faults(&self) -> DataFaults {
-        let nonfinite = self.problem.expected().is_ok_and(|rows| rows.nonfinite);
+        let nonfinite = self.expected().is_ok_and(|rows| rows.nonfinite);
         self.problem.batch.faults(true, nonfinite)
     }
 }

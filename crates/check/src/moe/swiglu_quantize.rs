@@ -13,7 +13,7 @@ use oracles::quant::Quantized;
 
 use super::batch::{Batch, QuantizedRows};
 use super::expert_map::ExpertMapCase;
-use crate::case::{Case, Prepared, Problem, Work};
+use crate::case::{Case, Expected, Prepared, Problem, Work};
 use crate::data::repeated;
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Arena, Memory, Operand, Output, Rows};
@@ -139,6 +139,7 @@ impl Problem for SwigluQuantizeProblem {
 /// A SwiGLU on a device.
 pub struct SwigluQuantizeRun {
     problem: Arc<SwigluQuantizeProblem>,
+    expected: Expected<Quantized>,
     pub plan: SwigluQuantize,
     pub operands: SwigluQuantizeOperands,
 }
@@ -167,7 +168,11 @@ impl SwigluQuantizeRun {
             segments: arena.list(batch.segments())?,
             out: QuantizedRows::new(&mut arena, batch.rows(), case.intermediate)?,
         };
-        Ok(Self { problem, plan, operands })
+        Ok(Self { problem, expected: Expected::default(), plan, operands })
+    }
+
+    fn expected(&self) -> Result<&Quantized> {
+        self.expected.get(|| self.problem.expected())
     }
 }
 
@@ -207,11 +212,11 @@ impl Prepared for SwigluQuantizeRun {
     }
 
     fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
-        self.operands.out.judge(&self.problem.batch, self.problem.expected()?)
+        self.operands.out.judge(&self.problem.batch, self.expected()?)
     }
 
     fn faults(&self) -> DataFaults {
-        let nonfinite = self.problem.expected().is_ok_and(|rows| rows.nonfinite);
+        let nonfinite = self.expected().is_ok_and(|rows| rows.nonfinite);
         self.problem.batch.faults(self.problem.weights.is_some(), nonfinite)
     }
 }
