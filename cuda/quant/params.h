@@ -47,10 +47,9 @@ typedef struct RmsNormParams {
   const uint16_t* weight;  // BF16 [hidden]
   uint16_t* out;           // BF16 [rows, out_pitch]; or null
   uint8_t* q;              // E4M3 [rows, q_pitch]; unless out is given
-  float* sf;               // FP32, element (row, g) at row * sf_row_stride + g * sf_group_stride
+  float* sf;               // FP32 [hidden/128, sf_pitch]
   uint32_t* error_words;   // [FAULT_KINDS]
-  uint64_t x_pitch, residual_pitch, out_pitch, q_pitch;
-  uint64_t sf_row_stride, sf_group_stride;
+  uint64_t x_pitch, residual_pitch, out_pitch, q_pitch, sf_pitch;
   uint32_t hidden;        // a multiple of 128
   float eps;
   uint32_t rounding;      // NormRounding

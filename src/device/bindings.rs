@@ -502,8 +502,7 @@ pub struct RmsNormParams {
     pub residual_pitch: u64,
     pub out_pitch: u64,
     pub q_pitch: u64,
-    pub sf_row_stride: u64,
-    pub sf_group_stride: u64,
+    pub sf_pitch: u64,
     pub hidden: u32,
     pub eps: f32,
     pub rounding: u32,
@@ -511,7 +510,7 @@ pub struct RmsNormParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RmsNormParams"][::core::mem::size_of::<RmsNormParams>() - 120usize];
+    ["Size of RmsNormParams"][::core::mem::size_of::<RmsNormParams>() - 112usize];
     ["Alignment of RmsNormParams"][::core::mem::align_of::<RmsNormParams>() - 8usize];
     ["Offset of field: RmsNormParams::x"][::core::mem::offset_of!(RmsNormParams, x) - 0usize];
     ["Offset of field: RmsNormParams::residual"][::core::mem::offset_of!(RmsNormParams, residual) - 8usize];
@@ -527,15 +526,12 @@ const _: () = {
     ["Offset of field: RmsNormParams::out_pitch"]
         [::core::mem::offset_of!(RmsNormParams, out_pitch) - 72usize];
     ["Offset of field: RmsNormParams::q_pitch"][::core::mem::offset_of!(RmsNormParams, q_pitch) - 80usize];
-    ["Offset of field: RmsNormParams::sf_row_stride"]
-        [::core::mem::offset_of!(RmsNormParams, sf_row_stride) - 88usize];
-    ["Offset of field: RmsNormParams::sf_group_stride"]
-        [::core::mem::offset_of!(RmsNormParams, sf_group_stride) - 96usize];
-    ["Offset of field: RmsNormParams::hidden"][::core::mem::offset_of!(RmsNormParams, hidden) - 104usize];
-    ["Offset of field: RmsNormParams::eps"][::core::mem::offset_of!(RmsNormParams, eps) - 108usize];
-    ["Offset of field: RmsNormParams::rounding"][::core::mem::offset_of!(RmsNormParams, rounding) - 112usize];
+    ["Offset of field: RmsNormParams::sf_pitch"][::core::mem::offset_of!(RmsNormParams, sf_pitch) - 88usize];
+    ["Offset of field: RmsNormParams::hidden"][::core::mem::offset_of!(RmsNormParams, hidden) - 96usize];
+    ["Offset of field: RmsNormParams::eps"][::core::mem::offset_of!(RmsNormParams, eps) - 100usize];
+    ["Offset of field: RmsNormParams::rounding"][::core::mem::offset_of!(RmsNormParams, rounding) - 104usize];
     ["Offset of field: RmsNormParams::scale_format"]
-        [::core::mem::offset_of!(RmsNormParams, scale_format) - 116usize];
+        [::core::mem::offset_of!(RmsNormParams, scale_format) - 108usize];
 };
 impl Default for RmsNormParams {
     fn default() -> Self {

@@ -155,8 +155,8 @@ impl RmsNorm {
                 let q = launch.write(q, Layout::new("q [rows, hidden]", [rows, hidden]).aligned(8))?;
                 let sf = launch
                     .write(&mut sf.matrix, scales_1x128::<MMajor>(rows, hidden / BLOCK).called("sf"))?;
-                (params.q, params.q_pitch, params.sf) = (q.pointer, q.pitch(), sf.pointer);
-                (params.sf_row_stride, params.sf_group_stride) = (1, sf.pitch());
+                (params.q, params.q_pitch) = (q.pointer, q.pitch());
+                (params.sf, params.sf_pitch) = (sf.pointer, sf.pitch());
             }
         }
         // A row of nothing has nothing to write.

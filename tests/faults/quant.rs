@@ -78,5 +78,5 @@ faults! {
     pieces_past_the_row_are_stored: NORM,
         "column(i) < params.hidden;" => "true;", ["outside", "not ordered", "around"];
     scales_of_the_first_block: NORM,
-        "column / kQuantizeBlock * params.sf_group_stride" => "0", ["scales: ", "not ordered"];
+        "column / kQuantizeBlock * params.sf_pitch" => "0", ["scales: ", "not ordered"];
 }
