@@ -9,7 +9,8 @@
 #include "ptx/target.h"
 
 // What `op` makes of the values of all `Threads` threads, in all of them; every thread comes here. Always in the same
-// order: the lanes of each warp as `warp_reduce`, then warps ascending. A float for each warp at the start of shared memory.
+// order: the lanes of each warp as `warp_reduce`, then warps ascending. A float for each warp at the start of shared memory,
+// which nobody may overwrite before a barrier: the last threads may still be reading.
 template <uint32_t Threads, class Op>
 PTX_DEVICE float cta_reduce(float value, Op op) {
   const uint32_t smem = ptx::smem_base();
