@@ -27,12 +27,6 @@ struct RmsNormStorage {
   float squares[Config::kThreads / 32];  // of each warp
 };
 
-// The pieces of a thread, kThreads pieces apart. Of a piece that the row does not have: zeros.
-template <class Config>
-struct RowPieces {
-  Piece piece[Config::kMaxPieces];
-};
-
 // Eight elements of h, which replace those of the residual.
 PTX_DEVICE Piece load_h(const RmsNormParams& params, uint64_t row, uint64_t column) {
   const Piece x = load_bf16_piece(params.x + row * params.x_pitch + column);
@@ -77,14 +71,14 @@ PTX_DEVICE void rms_norm_kernel(const RmsNormParams& params) {
   const uint64_t row = ptx::cta_idx();
   const auto column = [](uint32_t i) { return (ptx::thread_idx() + i * Config::kThreads) * kPieceElements; };
 
-  RowPieces<Config> h = {};
+  Piece h[Config::kMaxPieces] = {};  // kThreads pieces apart
   float squares = 0.0f;
 #pragma unroll
   for (uint32_t i = 0; i < Config::kMaxPieces; ++i) {
     if (column(i) >= params.hidden) continue;
-    h.piece[i] = load_h(params, row, column(i));
+    h[i] = load_h(params, row, column(i));
 #pragma unroll
-    for (uint32_t e = 0; e < kPieceElements; ++e) squares = ptx::fma_rn(h.piece[i].x[e], h.piece[i].x[e], squares);
+    for (uint32_t e = 0; e < kPieceElements; ++e) squares = ptx::fma_rn(h[i].x[e], h[i].x[e], squares);
   }
 
   squares = cta_reduce<Config::kThreads>(squares, [](float a, float b) { return a + b; });
@@ -95,7 +89,7 @@ PTX_DEVICE void rms_norm_kernel(const RmsNormParams& params) {
     if (i * Config::kThreads * kPieceElements >= params.hidden) break;  // for all threads alike
     const bool exists = column(i) < params.hidden;
     Piece y = {};
-    if (exists) y = normalise(params, h.piece[i], column(i), scale);
+    if (exists) y = normalise(params, h[i], column(i), scale);
     store_y(params, y, row, column(i), exists);
   }
 }

@@ -66,7 +66,7 @@ faults! {
     sum_with_the_residual_unrounded: NORM,
         "return bf16_piece(h);" => "return sum;", ["bound: "];
     squares_of_the_first_pieces_only: NORM,
-        "ptx::fma_rn(h.piece[i].x[e]" => "i != 0 ? squares : ptx::fma_rn(h.piece[i].x[e]", ["bound: ", "bits: "];
+        "ptx::fma_rn(h[i].x[e]" => "i != 0 ? squares : ptx::fma_rn(h[i].x[e]", ["bound: ", "bits: "];
     squares_of_one_warp: NORM,
         "value = op(value, ptx::lds_f32(smem + warp * sizeof(float)))" => "", ["bound: "];
     no_barrier_before_the_sum_is_shared: NORM,
