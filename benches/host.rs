@@ -3,13 +3,14 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use deepseek_kernels::gemm::{Fp8GemmSpec, GemmChoice, OutputType};
+use deepseek_kernels::bf16;
+use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmSpec};
 use oracles::gemm::{Epilogue, GemmClass, Oracle, Output, Sample};
 
 fn host(c: &mut Criterion) {
     c.bench_function("planner/4096x7168x2048", |b| {
-        let spec = Fp8GemmSpec { m: 4096, n: 7168, k: 2048, accumulate: false };
-        b.iter(|| GemmChoice::for_shape(black_box(&spec), OutputType::Bf16, 132));
+        let spec = Fp8GemmSpec::new(4096, 7168, 2048);
+        b.iter(|| Fp8Gemm::<bf16>::tuning_for(black_box(&spec), 132));
     });
     let inputs = GemmClass::Normal.generate((64, 64, 1024), 1).expect("inputs");
     let epilogue = Epilogue::store(Output::Bf16);

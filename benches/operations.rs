@@ -7,7 +7,7 @@ use check::bench::gpu::{Gpu, L2, testing};
 use check::case::{Case, Prepared, reported};
 use check::families::{self, Extent};
 use check::judge::Scrutiny;
-use check::memory::Memory;
+use check::memory::{Arena, Memory};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 fn operations(c: &mut Criterion) {
@@ -43,7 +43,7 @@ fn throughput(case: &dyn Case) -> Throughput {
 /// The case on the device, whose result is right.
 fn accepted(gpu: &Gpu, case: &dyn Case) -> Box<dyn Prepared> {
     let problem = case.draw().expect("inputs");
-    let mut prepared = problem.prepare(&gpu.device, Memory::Plain).expect("operands");
+    let mut prepared = problem.prepare(&mut Arena::new(&gpu.device, Memory::Plain)).expect("operands");
     // The case before had reported again, each time it was timed.
     let _ = gpu.device.poll_error();
     prepared.launch(gpu.stream()).expect("run");

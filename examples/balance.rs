@@ -10,7 +10,8 @@
 use std::error::Error;
 
 use deepseek_kernels::router::{
-    BiasUpdate, BiasUpdateSpec, ExpertLoad, ExpertLoadSpec, Gate, GateSpec, Routing,
+    BiasUpdate, BiasUpdateArgs, BiasUpdateSpec, ExpertLoad, ExpertLoadArgs, ExpertLoadSpec, Gate,
+    GateSelectArgs, GateSpec, Routing,
 };
 use deepseek_kernels::{Device, DeviceKind, Matrix, MatrixMut};
 use oracles::router::{GateModel, GateOptions, bias_update, expert_load, gate_select, max_vio};
@@ -144,8 +145,8 @@ fn by_reference(logits: &[f32], bias: &[f32]) -> Result<Outcome, Box<dyn Error>>
 fn on_device(device: &Device, logits: &[f32], bias: &[f32]) -> Result<Outcome, Box<dyn Error>> {
     let tokens = logits.len() / EXPERTS;
     let gate = Gate::plan(device, GateSpec::deepseek_v3(tokens))?;
-    let load = ExpertLoad::plan(device, ExpertLoadSpec { tokens, routes: TOPK, experts: EXPERTS })?;
-    let update = BiasUpdate::plan(device, BiasUpdateSpec { experts: EXPERTS, speed: SPEED })?;
+    let load = ExpertLoad::plan(device, ExpertLoadSpec::new(tokens, TOPK, EXPERTS))?;
+    let update = BiasUpdate::plan(device, BiasUpdateSpec::new(EXPERTS, SPEED))?;
     let logits = device.upload(logits)?;
     let mut bias = device.upload(bias)?;
     let mut ids = device.upload(&vec![0_i32; tokens * TOPK])?;
@@ -154,16 +155,20 @@ fn on_device(device: &Device, logits: &[f32], bias: &[f32]) -> Result<Outcome, B
     let mut max_vio = device.upload(&[0.0_f32])?;
 
     let routing = Routing {
-        bias: Some(bias.slice(0)),
+        bias: Some((&bias).into()),
         mask: None,
         fixed_ids: None,
         ids: MatrixMut::new(&mut ids, tokens, TOPK)?,
         weights: MatrixMut::new(&mut weights, tokens, TOPK)?,
         scores: None,
     };
-    gate.select(device.stream()?, Matrix::new(&logits, tokens, EXPERTS)?, routing)?;
-    load.run(device.stream()?, Matrix::new(&ids, tokens, TOPK)?, counts.slice_mut(0))?;
-    update.run(device.stream()?, counts.slice(0), bias.slice_mut(0), max_vio.slice_mut(0))?;
+    let stream = device.stream()?;
+    gate.select(stream, GateSelectArgs { logits: Matrix::new(&logits, tokens, EXPERTS)?, routing })?;
+    let ids_view = Matrix::new(&ids, tokens, TOPK)?;
+    load.run(stream, ExpertLoadArgs { ids: ids_view.into(), counts: (&mut counts).into() })?;
+    let args =
+        BiasUpdateArgs { counts: (&counts).into(), bias: (&mut bias).into(), max_vio: (&mut max_vio).into() };
+    update.run(stream, args)?;
     Ok(Outcome { ids: ids.to_vec()?, counts: counts.to_vec()?, bias: bias.to_vec()? })
 }
 

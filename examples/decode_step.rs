@@ -18,11 +18,11 @@ use std::ops::Range;
 
 use check::mla::golden::{Golden, HEADS};
 use deepseek_kernels::mla::{
-    AbsorbOutputArgs, AbsorbQueryArgs, DEFAULT_SPLIT_KEYS, EmptyLse, Heads, HeadsMut, KvAppend, KvAppendArgs,
-    KvAppendSpec, KvCache, KvCacheMut, KvFormat, KvPaging, MlaAbsorb, MlaAbsorbSpec, MlaDecode,
-    MlaDecodeArgs, MlaDecodeSpec, Rope, RopeArgs, RopeSpec, RopeTable, YarnRope,
+    AbsorbOutputArgs, AbsorbQueryArgs, Heads, HeadsMut, KvAppend, KvAppendArgs, KvAppendSpec, KvCache,
+    KvCacheMut, KvFormat, KvPaging, MlaAbsorb, MlaAbsorbSpec, MlaAttendArgs, MlaDecode, MlaDecodeArgs,
+    MlaDecodeSpec, MlaScheduleArgs, Rope, RopeArgs, RopeSpec, RopeTable, YarnRope,
 };
-use deepseek_kernels::{Buffer, Device, Matrix, MatrixMut, bf16};
+use deepseek_kernels::{Buffer, Device, Matrix, MatrixMut, Vector, bf16};
 use oracles::mla::{MlaStep, calc_diff, dequantize_kv_fp8, gather_pages};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -86,18 +86,16 @@ impl Cache {
     fn write(&mut self) -> Result<KvCacheMut<'_>> {
         let rows = 6 * PAGE;
         Ok(match self {
-            Self::Bf16(cache) => KvCacheMut::Bf16(MatrixMut::new(cache.slice_mut(0), rows, KEY)?),
-            Self::Fp8(cache) => {
-                KvCacheMut::Fp8(MatrixMut::new(cache.slice_mut(0), rows, KvFormat::Fp8.columns())?)
-            }
+            Self::Bf16(cache) => KvCacheMut::Bf16(MatrixMut::new(cache, rows, KEY)?),
+            Self::Fp8(cache) => KvCacheMut::Fp8(MatrixMut::new(cache, rows, KvFormat::Fp8.columns())?),
         })
     }
 
     fn read(&self) -> Result<KvCache<'_>> {
         let rows = 6 * PAGE;
         Ok(match self {
-            Self::Bf16(cache) => KvCache::Bf16(Matrix::new(cache.slice(0), rows, KEY)?),
-            Self::Fp8(cache) => KvCache::Fp8(Matrix::new(cache.slice(0), rows, KvFormat::Fp8.columns())?),
+            Self::Bf16(cache) => KvCache::Bf16(Matrix::new(cache, rows, KEY)?),
+            Self::Fp8(cache) => KvCache::Fp8(Matrix::new(cache, rows, KvFormat::Fp8.columns())?),
         })
     }
 
@@ -159,19 +157,19 @@ impl<'d> Layer<'d> {
         let positions = self.positions(sequences, &tokens)?;
         let mut rotated = device.upload(&vec![bf16::NAN; count * ROPE])?;
 
-        let rope = Rope::plan(device, RopeSpec { tokens: count, heads: 1, positions: POSITIONS })?;
+        let rope = Rope::plan(device, RopeSpec::new(count, 1, POSITIONS))?;
         let args = RopeArgs {
             x: Heads::new(kv.slice(LATENT), count, 1, KEY, ROPE)?,
-            positions: Matrix::new(positions.slice(0), 1, count)?,
-            table: Matrix::new(self.angles.slice(0), POSITIONS, ROPE)?,
-            out: HeadsMut::new(rotated.slice_mut(0), count, 1, ROPE, ROPE)?,
+            positions: Vector::from(&positions).into(),
+            table: Matrix::new(&self.angles, POSITIONS, ROPE)?,
+            out: HeadsMut::new(&mut rotated, count, 1, ROPE, ROPE)?,
         };
         rope.run(device.stream()?, args)?;
         let append = KvAppend::plan(device, KvAppendSpec::new(count, 6 * PAGE, self.format))?;
         let args = KvAppendArgs {
-            latent: Matrix::with_pitch(kv.slice(0), count, LATENT, KEY)?,
-            k_pe: Matrix::new(rotated.slice(0), count, ROPE)?,
-            slots: Matrix::new(slots.slice(0), 1, count)?,
+            latent: Matrix::with_pitch(&kv, count, LATENT, KEY)?,
+            k_pe: Matrix::new(&rotated, count, ROPE)?,
+            slots: Vector::from(&slots).into(),
             cache: self.cache.write()?,
         };
         Ok(append.run(device.stream()?, args)?)
@@ -194,61 +192,53 @@ impl<'d> Layer<'d> {
         let mut lse = device.upload(&vec![f32::NAN; rows])?;
         let mut out = device.upload(&vec![bf16::NAN; rows * VALUE])?;
 
-        let absorb = MlaAbsorb::plan(device, MlaAbsorbSpec { tokens: count, heads: HEADS })?;
+        let absorb = MlaAbsorb::plan(device, MlaAbsorbSpec::new(count, HEADS))?;
         let args = AbsorbQueryArgs {
-            q: Matrix::new(q.slice(0), count, QUERY)?,
+            q: Matrix::new(&q, count, QUERY)?,
             w: self.w()?,
-            q_latent: MatrixMut::new(latent_q.slice_mut(0), rows, KEY)?,
+            q_latent: MatrixMut::new(&mut latent_q, rows, KEY)?,
         };
         absorb.run_query(device.stream()?, args)?;
-        let rope = Rope::plan(device, RopeSpec { tokens: count, heads: HEADS, positions: POSITIONS })?;
+        let rope = Rope::plan(device, RopeSpec::new(count, HEADS, POSITIONS))?;
         let args = RopeArgs {
             x: Heads::new(q.slice(NOPE), count, HEADS, QUERY, NOPE + ROPE)?,
-            positions: Matrix::new(positions.slice(0), 1, count)?,
-            table: Matrix::new(self.angles.slice(0), POSITIONS, ROPE)?,
+            positions: Vector::from(&positions).into(),
+            table: Matrix::new(&self.angles, POSITIONS, ROPE)?,
             out: HeadsMut::new(latent_q.slice_mut(LATENT), count, HEADS, HEADS * KEY, KEY)?,
         };
         rope.run(device.stream()?, args)?;
 
         let decode = MlaDecode::plan(device, self.decode_spec())?;
         println!("{}", decode.choice());
-        let mut tables = device.upload(&vec![0; decode.tables()])?;
-        let mut partials = device.upload(&vec![f32::NAN; decode.partials()])?;
-        let args = MlaDecodeArgs {
-            q: Matrix::new(latent_q.slice(0), rows, KEY)?,
+        let mut tables = device.zeros(decode.tables())?;
+        let mut scratch = device.zeros(decode.scratch_bytes())?;
+        let schedule =
+            MlaScheduleArgs { lengths: Vector::from(&lengths).into(), tables: (&mut tables).into() };
+        let attend = MlaAttendArgs {
+            q: Matrix::new(&latent_q, rows, KEY)?,
             cache: self.cache.read()?,
-            page_table: Some(Matrix::new(table.slice(0), 2, PAGES[0].len())?),
-            partials: MatrixMut::new(partials.slice_mut(0), 1, decode.partials())?,
-            out: MatrixMut::new(latent_out.slice_mut(0), rows, LATENT)?,
-            lse: MatrixMut::new(lse.slice_mut(0), count, HEADS)?,
+            page_table: Some(Matrix::new(&table, 2, PAGES[0].len())?.into()),
+            scratch: (&mut scratch).into(),
+            out: MatrixMut::new(&mut latent_out, rows, LATENT)?,
+            lse: MatrixMut::new(&mut lse, count, HEADS)?,
         };
-        let tables = MatrixMut::new(tables.slice_mut(0), 1, decode.tables())?;
-        decode.run(device.stream()?, Matrix::new(lengths.slice(0), 1, 2)?, tables, args)?;
+        decode.run(device.stream()?, MlaDecodeArgs { schedule, attend })?;
         let args = AbsorbOutputArgs {
-            latent: Matrix::new(latent_out.slice(0), rows, LATENT)?,
+            latent: Matrix::new(&latent_out, rows, LATENT)?,
             w: self.w()?,
-            out: MatrixMut::new(out.slice_mut(0), count, HEADS * VALUE)?,
+            out: MatrixMut::new(&mut out, count, HEADS * VALUE)?,
         };
         absorb.run_output(device.stream()?, args)?;
         Ok(out.to_vec()?)
     }
 
     fn w(&self) -> Result<Matrix<'_, bf16>> {
-        Ok(Matrix::new(self.w.slice(0), HEADS * (NOPE + VALUE), LATENT)?)
+        Ok(Matrix::new(&self.w, HEADS * (NOPE + VALUE), LATENT)?)
     }
 
     fn decode_spec(&self) -> MlaDecodeSpec {
-        MlaDecodeSpec {
-            batch: 2,
-            q_tokens: Q_TOKENS,
-            heads: HEADS,
-            format: self.format,
-            paging: KvPaging::Paged { pages: 6, page_size: PAGE, pages_per_sequence: PAGES[0].len() },
-            softmax_scale: self.softmax_scale,
-            causal: true,
-            split_keys: DEFAULT_SPLIT_KEYS,
-            empty_lse: EmptyLse::default(),
-        }
+        let paging = KvPaging::Paged { pages: 6, page_size: PAGE, pages_per_sequence: PAGES[0].len() };
+        MlaDecodeSpec::new(2, HEADS, self.format, paging, self.softmax_scale).q_tokens(Q_TOKENS)
     }
 
     /// Token by token, with Hugging Face and with f64 over what the cache holds.

@@ -6,8 +6,8 @@ use std::error::Error;
 
 use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec};
 use deepseek_kernels::quant::{
-    MMajor, Quantize1x128, Quantize128x128, QuantizeSpec, ScaleFormat, Scales1x128, Scales1x128Mut,
-    Scales128x128, Scales128x128Mut,
+    MMajor, Quantize1x128, Quantize1x128Args, Quantize128x128, Quantize128x128Args, QuantizeSpec,
+    Scales1x128, Scales1x128Mut, Scales128x128, Scales128x128Mut,
 };
 use deepseek_kernels::{Device, F8E4M3, Matrix, MatrixMut, bf16};
 
@@ -15,9 +15,6 @@ use deepseek_kernels::{Device, F8E4M3, Matrix, MatrixMut, bf16};
 const M: usize = 100;
 const N: usize = 264;
 const K: usize = 512;
-/// The GEMM reads scales of x column by column, each at a multiple of four.
-const SCALE_PITCH: usize = M.next_multiple_of(4);
-
 /// A code of E4M3 is within 2^-4 of its value, two of them within (1 + 2^-4)^2 - 1; the sums lose less than 1 %.
 const RELATIVE: f64 = 0.13 + 0.01;
 
@@ -42,32 +39,37 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn linear(device: &Device, x: &[bf16], w: &[bf16]) -> Result<Vec<f32>, Box<dyn Error>> {
     let stream = device.stream()?;
     let (x, w) = (device.upload(x)?, device.upload(w)?);
-    let mut a = device.upload(&[F8E4M3::ZERO; M * K])?;
-    let mut b = device.upload(&[F8E4M3::ZERO; N * K])?;
-    let mut sfa = device.upload(&[0.0_f32; K / 128 * SCALE_PITCH])?;
-    let mut sfb = device.upload(&[0.0_f32; N.div_ceil(128) * (K / 128)])?;
-    let mut y = device.upload(&[0.0_f32; M * N])?;
+    let mut a = device.zeros::<F8E4M3>(M * K)?;
+    let mut b = device.zeros::<F8E4M3>(N * K)?;
+    let mut sfa = device.zeros(Scales1x128::<MMajor>::elements(M, K)?)?;
+    let mut sfb = device.zeros(N.div_ceil(128) * (K / 128))?;
+    let mut y = device.zeros(M * N)?;
 
     // Plans are made once; they run any number of times.
-    let format = ScaleFormat::Fp32;
-    let quantize_x = Quantize1x128::plan(device, QuantizeSpec { rows: M, k: K, format })?;
-    let quantize_w = Quantize128x128::plan(device, QuantizeSpec { rows: N, k: K, format })?;
-    let gemm = Fp8Gemm::<f32>::plan(device, Fp8GemmSpec { m: M, n: N, k: K, accumulate: false })?;
+    let quantize_x = Quantize1x128::plan(device, QuantizeSpec::new(M, K))?;
+    let quantize_w = Quantize128x128::plan(device, QuantizeSpec::new(N, K))?;
+    let gemm = Fp8Gemm::<f32>::plan(device, Fp8GemmSpec::new(M, N, K))?;
 
-    let sfa_out = Scales1x128Mut::<MMajor>::with_pitch(&mut sfa, M, K, SCALE_PITCH)?;
-    quantize_x.run(stream, Matrix::new(&x, M, K)?, MatrixMut::new(&mut a, M, K)?, sfa_out)?;
-    let sfb_out = Scales128x128Mut::new(&mut sfb, N, K)?;
-    quantize_w.run(stream, Matrix::new(&w, N, K)?, MatrixMut::new(&mut b, N, K)?, sfb_out)?;
-    gemm.run(
-        stream,
-        Fp8GemmArgs {
-            a: Matrix::new(&a, M, K)?,
-            sfa: Scales1x128::<MMajor>::with_pitch(&sfa, M, K, SCALE_PITCH)?,
-            b: Matrix::new(&b, N, K)?,
-            sfb: Scales128x128::new(&sfb, N, K)?,
-            d: MatrixMut::new(&mut y, M, N)?,
-        },
-    )?;
+    let x_codes = Quantize1x128Args {
+        x: Matrix::new(&x, M, K)?,
+        q: MatrixMut::new(&mut a, M, K)?,
+        sf: Scales1x128Mut::<MMajor>::new(&mut sfa, M, K)?,
+    };
+    quantize_x.run(stream, x_codes)?;
+    let w_codes = Quantize128x128Args {
+        x: Matrix::new(&w, N, K)?,
+        q: MatrixMut::new(&mut b, N, K)?,
+        sf: Scales128x128Mut::new(&mut sfb, N, K)?,
+    };
+    quantize_w.run(stream, w_codes)?;
+    let product = Fp8GemmArgs {
+        a: Matrix::new(&a, M, K)?,
+        sfa: Scales1x128::<MMajor>::new(&sfa, M, K)?,
+        b: Matrix::new(&b, N, K)?,
+        sfb: Scales128x128::new(&sfb, N, K)?,
+        d: MatrixMut::new(&mut y, M, N)?,
+    };
+    gemm.run(stream, product)?;
     Ok(y.to_vec()?)
 }
 

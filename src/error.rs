@@ -1,23 +1,114 @@
-//! The one error type. Every variant carries the values that were wrong.
+//! The one error type. Every variant carries the values that were wrong; its page says what to do about it.
 
+use std::borrow::Cow;
 use std::fmt;
 
-/// What a call can answer instead of a result. Nothing was launched unless the variant says so.
+/// What a call can answer instead of a result. Nothing was launched, unless the variant or the operation says so.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// An operand does not have the shape the operation needs.
-    #[error("expected {what} {expected}, got {got}")]
-    Shape {
-        /// The operand and its axes, as in `sfa [k/128, m]`.
+    /// A size or a parameter is none that the operation has: choose another, or fill the problem up to it.
+    #[error("{what} {problem}")]
+    Spec {
+        /// The parameter: `k`, `eps`, `tuning`.
         what: &'static str,
-        /// The shape it must have.
-        expected: Shape,
-        /// The shape it has.
-        got: Shape,
+        /// What is wrong with it.
+        problem: SpecProblem,
     },
-    /// A slice is too short for the shape it was given.
-    #[error("{shape} with pitch {pitch} needs {needed} elements, the slice has {len}")]
+    /// A view reaches beyond its memory, or its rows overlap: give it a longer slice, or the pitch that the memory has.
+    #[error(transparent)]
+    View(#[from] ViewProblem),
+    /// An operand, or the stream, is not what the plan needs: give one that is, or plan for this one.
+    #[error("{}", problem.of(operand))]
+    Operand {
+        /// The operand, or `stream`.
+        operand: &'static str,
+        /// What is wrong with it.
+        problem: OperandProblem,
+    },
+    /// This build cannot do it: build again, with what the message names.
+    #[error(transparent)]
+    Build(#[from] BuildProblem),
+    /// This machine cannot do it: another driver or GPU can; so can the emulator.
+    #[error(transparent)]
+    Machine(#[from] MachineProblem),
+    /// A call into the CUDA driver failed. When the call is `an earlier call on this context`, it was not this one's: cudarc
+    /// keeps what a drop could not return, and the error is told here once. When it is `recording the use of the operands`
+    /// the kernel is enqueued, but later users of the operands do not wait for it.
+    ///
+    /// Look the code up: after one that CUDA calls sticky, such as an illegal address, the context is lost, and the process
+    /// has to be started again; the others can be tried again.
+    #[error("{call} failed with {name} ({code})")]
+    Driver {
+        /// What was being done.
+        call: Cow<'static, str>,
+        /// `CUresult`.
+        code: i32,
+        /// Its name.
+        name: String,
+    },
+    /// CUDA forbids the call while a stream is captured into a graph, and nothing was done: do what the message says, then
+    /// call again.
+    #[error("{what} is not possible while a stream is captured: {remedy}")]
+    Captured {
+        /// The call.
+        what: &'static str,
+        /// What to do instead.
+        remedy: &'static str,
+    },
+    /// The emulated Hopper found the kernel breaking a rule. The outputs are partly written. It is a bug of the kernel, unless
+    /// operands broke a rule that the operation documents: report it with the seed, which replays the run.
+    #[error("{kernel} on the emulated Hopper, seed {seed}: {report}")]
+    Emulated {
+        /// The kernel.
+        kernel: String,
+        /// The seed that replays the run.
+        seed: u64,
+        /// Where, which rule, what is missing.
+        report: String,
+    },
+    /// Kernels met data that they had to treat specially; their outputs follow their documentation. Go on with them, or mend
+    /// the data and run again.
+    #[error("kernels reported bad data: {0}")]
+    Data(crate::DataFaults),
+}
+
+/// What is wrong with a size or a parameter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpecProblem {
+    /// It is not a multiple of what the kernels work in.
+    #[error("must be a multiple of {multiple}, got {got}")]
+    NotAMultiple {
+        /// What it must be a multiple of.
+        multiple: usize,
+        /// Its value.
+        got: usize,
+    },
+    /// It is larger than the kernels can index.
+    #[error("must be at most {limit}, got {got}")]
+    TooLarge {
+        /// The largest value that works.
+        limit: u64,
+        /// Its value.
+        got: u64,
+    },
+    /// It makes no sense.
+    #[error("must be {expected}, got {got}")]
+    OutOfRange {
+        /// What it must be.
+        expected: &'static str,
+        /// Its value.
+        got: String,
+    },
+}
+
+/// What is wrong with a view.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ViewProblem {
+    /// The slice is too short for the shape it was given.
+    #[error("{shape}{} needs {needed} elements, the slice has {len}", with_pitch(shape, *pitch))]
     SliceTooShort {
         /// Rows and columns.
         shape: Shape,
@@ -36,65 +127,40 @@ pub enum Error {
         /// Elements from one row to the next.
         pitch: usize,
     },
-    /// Rows do not follow each other without a gap.
-    #[error("{operand}: rows must follow each other without a gap: expected pitch {columns}, got {pitch}")]
-    NotDense {
-        /// The operand.
-        operand: &'static str,
-        /// Columns of the matrix.
-        columns: usize,
-        /// Elements from one row to the next.
-        pitch: usize,
+    /// The matrix does not have these columns.
+    #[error("columns {start}..{end} are not in {shape}")]
+    NoSuchColumns {
+        /// The first one.
+        start: usize,
+        /// The one behind the last.
+        end: usize,
+        /// Of the matrix.
+        shape: Shape,
     },
-    /// A size is not a multiple of what the kernels work in.
-    #[error("{what} must be a multiple of {multiple}, got {got}")]
-    NotAMultiple {
-        /// The size: `k`, `n`.
-        what: &'static str,
-        /// What it must be a multiple of.
-        multiple: usize,
-        /// Its value.
+}
+
+/// What is wrong with an operand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OperandProblem {
+    /// It does not have the shape that the plan needs.
+    Shape {
+        /// What its axes are, as in `[k/128, m]`.
+        axes: &'static str,
+        /// The shape it must have.
+        expected: Shape,
+        /// The shape it has.
+        got: Shape,
+    },
+    /// It is shorter than the plan asks for.
+    TooShort {
+        /// Bytes that it must have.
+        needed: usize,
+        /// Bytes that it has.
         got: usize,
     },
-    /// A size is larger than the kernels can index.
-    #[error("{what} must be at most {limit}, got {got}")]
-    TooLarge {
-        /// The size.
-        what: &'static str,
-        /// The largest value that works.
-        limit: u64,
-        /// Its value.
-        got: u64,
-    },
-    /// A contiguous cache has no page table, a paged one has.
-    #[error("page_table: expected {}, got {}", if *given { "none, the cache is contiguous" } else { "one, the cache is paged" }, if *given { "one" } else { "none" })]
-    PageTable {
-        /// There was one.
-        given: bool,
-    },
-    /// Splits were scheduled for another shape.
-    #[error("the splits belong to another shape: expected {expected}, got {got}")]
-    OtherSplits {
-        /// The plan's shape.
-        expected: String,
-        /// Theirs.
-        got: String,
-    },
-    /// A parameter makes no sense.
-    #[error("{what} must be {expected}, got {got}")]
-    OutOfRange {
-        /// The parameter.
-        what: &'static str,
-        /// What it must be.
-        expected: &'static str,
-        /// Its value.
-        got: String,
-    },
     /// An address or a pitch is not aligned as TMA and 16-byte accesses need it.
-    #[error("{operand}: {what} must be a multiple of {need} bytes, got {got}")]
     Misaligned {
-        /// The operand.
-        operand: &'static str,
         /// `address`, `pitch` or `stride of heads`.
         what: &'static str,
         /// The alignment.
@@ -102,27 +168,93 @@ pub enum Error {
         /// The value, in bytes.
         got: u64,
     },
-    /// A cache does not have the format of the plan.
-    #[error("expected a cache of {expected}, got {got}")]
-    CacheFormat {
-        /// The plan's format.
-        expected: crate::mla::KvFormat,
-        /// The format of the cache.
-        got: crate::mla::KvFormat,
-    },
-    /// An operand, the stream and the plan do not live on one device.
-    #[error("{what} belongs to another device: expected {expected}, got {got}")]
-    WrongDevice {
-        /// The operand or `stream`.
-        what: &'static str,
+    /// The operand, the stream and the plan do not live on one device.
+    OtherDevice {
         /// The plan's device.
         expected: &'static str,
         /// Where the operand lives.
         got: &'static str,
     },
+    /// It is of another kind than the plan's: there is one where none belongs, it was made for another plan, or holds rows of
+    /// another format.
+    Kind {
+        /// What it must be.
+        expected: String,
+        /// What it is.
+        got: String,
+    },
+    /// Its tensor map breaks a rule of TMA, or the driver refused it.
+    TensorMap {
+        /// The rule that was broken.
+        rule: String,
+    },
+}
+
+impl OperandProblem {
+    /// The problem in words, with the operand's name where it belongs.
+    fn of(&self, operand: &'static str) -> impl fmt::Display {
+        fmt::from_fn(move |f| match self {
+            Self::Shape { axes, expected, got } => {
+                write!(f, "expected {operand} {axes} {expected}, got {got}")
+            }
+            Self::TooShort { needed, got } => {
+                write!(f, "{operand} must have at least {needed} bytes, got {got}")
+            }
+            Self::Misaligned { what, need, got } => {
+                write!(f, "{operand}: {what} must be a multiple of {need} bytes, got {got}")
+            }
+            Self::OtherDevice { expected, got } => {
+                write!(f, "{operand} belongs to another device: expected {expected}, got {got}")
+            }
+            Self::Kind { expected, got } => write!(f, "{operand}: expected {expected}, got {got}"),
+            Self::TensorMap { rule } => write!(f, "tensor map of {operand}: {rule}"),
+        })
+    }
+}
+
+/// What a build lacks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildProblem {
+    /// The crate was built without nvcc, so there is nothing to load onto a GPU.
+    #[error("the GPU kernels were not built: {reason}")]
+    NoKernels {
+        /// What build.rs said.
+        reason: &'static str,
+    },
+    /// The crate was built without the emulator.
+    #[error("the emulator was not built: {reason}")]
+    NoEmulator {
+        /// What build.rs said.
+        reason: &'static str,
+    },
+    /// An emulator library could not be loaded.
+    #[error("cannot load the emulator library {path}: {reason}")]
+    EmulatorLibrary {
+        /// The file.
+        path: String,
+        /// What the loader said.
+        reason: String,
+    },
+    /// The kernels are not those that this crate launches: there is none of the name, or it takes other parameters.
+    #[error("kernel {kernel}: expected {expected}, got {got}; the kernels are of another build")]
+    OtherKernels {
+        /// The kernel.
+        kernel: String,
+        /// What the crate launches.
+        expected: String,
+        /// What there is.
+        got: String,
+    },
+}
+
+/// What a machine lacks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MachineProblem {
     /// The driver library could not be opened: no NVIDIA driver is installed.
     #[error("no NVIDIA driver: {tried} could not be loaded")]
-    DriverNotFound {
+    NoDriver {
         /// The library names that were tried.
         tried: &'static str,
     },
@@ -144,7 +276,7 @@ pub enum Error {
     },
     /// The GPU is not a Hopper: the kernels are built for compute capability 9.0 and run on nothing else.
     #[error("unsupported GPU {name}: expected compute capability 9.0, got {major}.{minor}")]
-    UnsupportedDevice {
+    Gpu {
         /// Name of the GPU.
         name: String,
         /// Its compute capability.
@@ -152,89 +284,37 @@ pub enum Error {
         /// Its compute capability.
         minor: i32,
     },
-    /// The crate was built without nvcc, so there is nothing to load onto a GPU.
-    #[error("the GPU kernels were not built: {reason}")]
-    KernelsNotBuilt {
-        /// What build.rs said.
-        reason: &'static str,
-    },
-    /// The crate was built without the emulator.
-    #[error("the emulator was not built: {reason}")]
-    EmulatorNotBuilt {
-        /// What build.rs said.
-        reason: &'static str,
-    },
-    /// An emulator library could not be loaded.
-    #[error("cannot load the emulator library {path}: {reason}")]
-    EmulatorLibrary {
-        /// The file.
-        path: String,
-        /// What the loader said.
-        reason: String,
-    },
-    /// A call into the CUDA driver failed. When the call is `an earlier call on this context`, it was not this one's: cudarc
-    /// keeps what a drop could not return, and the error is told here once. When it is `recording the use of the operands`
-    /// the kernel is enqueued, but later users of the operands do not wait for it.
-    #[error("{call} failed with {name} ({code})")]
-    Driver {
-        /// What was being done.
-        call: &'static str,
-        /// `CUresult`.
-        code: i32,
-        /// Its name.
-        name: String,
-    },
-    /// CUDA forbids the call while a stream is captured into a graph, and nothing was done.
-    #[error("{what} is not possible while a stream is captured: {remedy}")]
-    Captured {
-        /// The call.
-        what: &'static str,
-        /// What to do instead.
-        remedy: &'static str,
-    },
-    /// The kernel was built from other headers than the crate.
-    #[error("parameters of {kernel}: expected {expected} bytes, got {got}; the kernels are of another build")]
-    ParameterSize {
-        /// The kernel.
-        kernel: String,
-        /// What the kernel takes.
-        expected: usize,
-        /// What the crate passes.
-        got: usize,
-    },
-    /// A tensor map breaks a rule of TMA, or the driver refused it.
-    #[error("tensor map of {operand}: {reason}")]
-    TensorMap {
-        /// The operand.
+}
+
+impl Error {
+    pub(crate) fn out_of_range(what: &'static str, expected: &'static str, got: impl fmt::Display) -> Self {
+        Self::Spec { what, problem: SpecProblem::OutOfRange { expected, got: got.to_string() } }
+    }
+
+    pub(crate) fn other_device(operand: &'static str, expected: &'static str, got: &'static str) -> Self {
+        Self::Operand { operand, problem: OperandProblem::OtherDevice { expected, got } }
+    }
+
+    pub(crate) fn other_kind(
         operand: &'static str,
-        /// The rule that was broken.
-        reason: String,
-    },
-    /// The driver refused a launch.
-    #[error("launch of {kernel} with grid {grid} failed with {name} ({code})")]
-    Launch {
-        /// The kernel.
-        kernel: String,
-        /// CTAs.
-        grid: u32,
-        /// `CUresult`.
-        code: i32,
-        /// Its name.
-        name: String,
-    },
-    /// The emulated Hopper found the kernel breaking a rule. The outputs are partly written.
-    #[error("{kernel} on the emulated Hopper, seed {seed}: {report}")]
-    Emulated {
-        /// The kernel.
-        kernel: String,
-        /// The seed that replays the run.
-        seed: u64,
-        /// Where, which rule, what is missing.
-        report: String,
-    },
-    /// Kernels met data that they had to treat specially; their outputs follow their documentation.
-    #[error("kernels reported bad data: {0}")]
-    Data(crate::DataFaults),
+        expected: impl fmt::Display,
+        got: impl fmt::Display,
+    ) -> Self {
+        let (expected, got) = (expected.to_string(), got.to_string());
+        Self::Operand { operand, problem: OperandProblem::Kind { expected, got } }
+    }
+
+    pub(crate) fn misaligned(operand: &'static str, what: &'static str, need: u64, got: u64) -> Self {
+        Self::Operand { operand, problem: OperandProblem::Misaligned { what, need, got } }
+    }
+}
+
+/// What tells how far apart the rows of a matrix are; a vector has but one.
+fn with_pitch(shape: &Shape, pitch: usize) -> String {
+    match shape {
+        Shape::Vector(_) => String::new(),
+        Shape::Matrix(..) => format!(" with pitch {pitch}"),
+    }
 }
 
 /// `13000` as people say it.
@@ -245,12 +325,20 @@ fn release(version: i32) -> String {
 /// Result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A matrix shape in messages: `[rows, columns]`.
+/// The shape of an operand in messages: `[rows, columns]`, or `[elements]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape(pub usize, pub usize);
+pub enum Shape {
+    /// Of a vector: its elements.
+    Vector(usize),
+    /// Rows and columns.
+    Matrix(usize, usize),
+}
 
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{}, {}]", self.0, self.1)
+        match self {
+            Self::Vector(len) => write!(f, "[{len}]"),
+            Self::Matrix(rows, columns) => write!(f, "[{rows}, {columns}]"),
+        }
     }
 }

@@ -22,8 +22,11 @@
 //! | KV cache (MLA) | latent vectors and rotated keys to their rows, BF16 or E4M3 | [`mla::KvAppend`] |
 //!
 //! Three layers: a [`Device`] is a GPU or an emulated Hopper on the CPU, and runs the same kernel sources; a *view*
-//! ([`Matrix`], [`quant::Scales1x128`], ...) is a slice with a shape, checked once; a *plan* chooses a compiled kernel for a
-//! shape and then runs on any stream, any number of times, without allocating or waiting.
+//! ([`Matrix`], [`Vector`], [`quant::Scales1x128`], ...) is a slice with a shape, checked once; a *plan* chooses a compiled
+//! kernel for a shape and then runs on any stream, any number of times, without allocating or waiting. What a run needs
+//! besides its operands is one of them: `scratch`, of the plan's `scratch_bytes()`.
+//!
+//! Slices are of the host for the emulator, of this crate's [`cudarc`] for a GPU, or by address ([`RawSlice`]).
 //!
 //! ```
 //! use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec};
@@ -38,7 +41,7 @@
 //! let (sfa, sfb) = (vec![0.5; Scales1x128::<MMajor>::elements(m, k)?], vec![2.0]);
 //! let mut d = vec![0.0_f32; m * n];
 //!
-//! let gemm = Fp8Gemm::<f32>::plan(&device, Fp8GemmSpec { m, n, k, accumulate: false })?;
+//! let gemm = Fp8Gemm::<f32>::plan(&device, Fp8GemmSpec::new(m, n, k))?;
 //! let args = Fp8GemmArgs {
 //!     a: Matrix::new(&a, m, k)?,
 //!     sfa: Scales1x128::<MMajor>::new(&sfa, m, k)?,
@@ -72,16 +75,22 @@ pub mod moe;
 pub mod probe;
 pub mod quant;
 pub mod router;
+mod setters;
 #[doc(hidden)]
 pub mod table;
 mod tensor;
+mod tuning;
 
 pub use cudarc;
 pub use float8::F8E4M3;
 pub use half::bf16;
 
-pub use device::{Buffer, DataFaults, Device, DeviceKind, EmulatorOptions, Stream};
+pub use device::{
+    Buffer, DataFaults, Device, DeviceKind, EmulatorOptions, RawSlice, RawSliceMut, RawStream, Stream,
+};
 #[doc(hidden)]
 pub use device::{KernelAttributes, bindings};
 pub use error::{Error, Result};
-pub use tensor::{Element, Matrix, MatrixMut, Slice, SliceMut};
+pub use launch::SCRATCH_ALIGN;
+pub use tensor::{Element, Indices, Matrix, MatrixMut, Slice, SliceMut, Vector, VectorMut};
+pub use tuning::Tuning;

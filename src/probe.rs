@@ -5,11 +5,12 @@ use crate::device::bindings::{ProbeParams, TensorMap};
 #[cfg(has_emulator)]
 pub use crate::device::{fused_dot_bf16, fused_dot_e4m3};
 use crate::error::Result;
-use crate::launch::{Kernel, Launch, Operand};
+use crate::launch::{Kernel, Launch, Layout, Operand};
 pub use crate::table::probes as kernels;
 pub use crate::tensor::MapElement;
 pub use crate::tensor::tensor_map::Swizzle;
 use crate::tensor::tensor_map::{Dimension, TensorMapSpec};
+use crate::tensor::{Vector, VectorMut};
 use kernels::ProbeKernel;
 
 /// What a word of the output holds before the launch.
@@ -96,24 +97,22 @@ impl Probe<'_> {
             self.loads.iter().map(|tensor| device.upload(&tensor.memory)).collect::<Result<Vec<_>>>()?;
         let mut stored = self.store.map(|tensor| device.upload(&tensor.memory)).transpose()?;
 
-        let input_slice = input.slice(0);
-        let mut output_slice = output.slice_mut(0);
-        let memory_slices: Vec<_> = memories.iter().map(|memory| memory.slice(0)).collect();
-        let mut stored_slice = stored.as_mut().map(|memory| memory.slice_mut(0));
+        let input_vector = Vector::from(&input);
+        let mut output_vector = VectorMut::from(&mut output);
+        let memory_vectors: Vec<_> = memories.iter().map(Vector::from).collect();
+        let mut stored_vector = stored.as_mut().map(VectorMut::from);
         let mut launch = Launch::new(device, &kernel, stream)?;
-        let output_shape = [1, output_slice.len()];
+        let any = Layout::of_any_shape;
         let mut params = ProbeParams {
-            input: launch.read_slice(&input_slice, "input", [1, input_slice.len()])?.pointer,
-            output: launch.write_slice(&mut output_slice, "output", output_shape)?.pointer,
+            input: launch.read(&input_vector, any("input"))?.pointer,
+            output: launch.write(&mut output_vector, any("output"))?.pointer,
             ..Default::default()
         };
-        for ((map, tensor), slice) in params.map_load.iter_mut().zip(self.loads).zip(&memory_slices) {
-            *map = tensor.encode(device, &launch.read_slice(slice, "load", [1, slice.len()])?)?;
+        for ((map, tensor), memory) in params.map_load.iter_mut().zip(self.loads).zip(&memory_vectors) {
+            *map = tensor.encode(device, &launch.read(memory, any("load"))?)?;
         }
-        if let (Some(tensor), Some(slice)) = (self.store, &mut stored_slice) {
-            let shape = [1, slice.len()];
-            let memory = launch.write_slice(slice, "store", shape)?;
-            params.map_store = tensor.encode(device, &memory.cast_const())?;
+        if let (Some(tensor), Some(memory)) = (self.store, &mut stored_vector) {
+            params.map_store = tensor.encode(device, &launch.write(memory, any("store"))?.cast_const())?;
         }
         for (argument, value) in params.arguments.iter_mut().zip(self.arguments) {
             *argument = *value;

@@ -2,7 +2,7 @@
 //
 //   scale = max(amax / 448, 1e-4) of 128 values, rounded up to a power of two or not      code = e4m3(x / scale)
 //
-//   latent BF16 [tokens, 512] · k_pe BF16 [tokens, 64] · slots int32 [tokens] · cache [rows, 1152 or 656 bytes]
+//   latent BF16 [tokens, 512] · k_pe BF16 [tokens, 64] · slots int32 or int64 [tokens] · cache [rows, 1152 or 656 bytes]
 //
 // Schedule: a warp per token. Quantising, a lane owns 16 neighbouring values, eight lanes the block of a scale; every
 // access moves 16 bytes, but for the scales.
@@ -14,6 +14,7 @@
 #include "hopper/cta/pieces.cuh"
 #include "hopper/cta/report_fault.cuh"
 #include "hopper/cta/warp_reduce.cuh"
+#include "indices.cuh"
 #include "mla/kv_row.h"
 #include "mla/params.h"
 #include "ptx/convert.h"
@@ -81,7 +82,8 @@ PTX_DEVICE void kv_append_kernel(const KvAppendParams& params) {
   const uint32_t thread = ptx::thread_idx();
   const uint64_t token = static_cast<uint64_t>(ptx::cta_idx()) * Config::kTokens + thread / kWarpLanes;
   if (token >= params.tokens) return;
-  const uint32_t slot = ptx::warp_uniform(ptx::ldg_u32(params.slots + token));  // shuffles follow a branch on it
+  const uint32_t given = static_cast<uint32_t>(load_index(params.slots, 0, token));
+  const uint32_t slot = ptx::warp_uniform(given);  // shuffles follow a branch on it
   if (slot >= params.rows) {
     if (slot != kNoSlot) report_fault(params.error_words, FAULT_CACHE_SLOT);
     return;

@@ -2,7 +2,7 @@
 //
 //   m = max(lse_0, lse_1) · w_i = exp(lse_i - m) · out = (w_0 o_0 + w_1 o_1) / (w_0 + w_1) · lse = m + log(w_0 + w_1)
 //
-//   o_0, o_1, out BF16 or FP32 [rows, 512] · lse FP32 [rows], natural logarithm, -Inf: the part has no key
+//   o_0, o_1, out BF16 or FP32 [rows, 512] · lse FP32 [tokens, heads], natural logarithm, -Inf: the part has no key
 //
 // Every operation is rounded to FP32, and nothing but the row decides its bits; the two parts may change places. The
 // larger weight is 1, so one exponential is enough. Schedule: a thread owns eight columns of a row.
@@ -13,6 +13,7 @@
 #include "hopper/cta/exp.cuh"
 #include "hopper/cta/log1p.cuh"
 #include "hopper/cta/pieces.cuh"
+#include "hopper/tile/pitch.h"
 #include "mla/params.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
@@ -48,8 +49,8 @@ PTX_DEVICE void copy_piece(const MergeStatesParams& params, const MergePart& par
 }
 
 // -Inf for a part without keys, whichever infinity its maker writes then.
-PTX_DEVICE float part_lse(const MergeStatesParams& params, const MergePart& part, uint64_t row) {
-  const float lse = ptx::ldg_f32(part.lse + row);
+PTX_DEVICE float part_lse(const MergeStatesParams& params, const MergePart& part, uint32_t row) {
+  const float lse = ptx::ldg_f32(part.lse + pitched(row, params.heads, part.lse_pitch));
   return params.infinity_is_empty != 0 && lse == kInfinity ? -kInfinity : lse;
 }
 
@@ -73,7 +74,7 @@ PTX_DEVICE float merge_piece(const MergeStatesParams& params, float lse0, float 
 template <class Config>
 PTX_DEVICE void merge_states_kernel(const MergeStatesParams& params) {
   const uint64_t thread = static_cast<uint64_t>(ptx::cta_idx()) * Config::kThreads + ptx::thread_idx();
-  const uint64_t row = thread / kMergeThreadsPerRow;
+  const uint32_t row = static_cast<uint32_t>(thread / kMergeThreadsPerRow);
   const uint32_t column = static_cast<uint32_t>(thread % kMergeThreadsPerRow) * kPieceElements;
   if (row >= params.rows) return;
 
@@ -87,7 +88,7 @@ PTX_DEVICE void merge_states_kernel(const MergeStatesParams& params) {
   } else {
     store_piece(params, row, column, Piece{});
   }
-  if (column == 0) ptx::stg_f32(params.out_lse + row, lse);
+  if (column == 0) ptx::stg_f32(params.out_lse + pitched(row, params.heads, params.out_lse_pitch), lse);
 }
 
 }  // namespace mla

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "hopper/cta/warp_reduce.cuh"
+#include "hopper/tile/pitch.h"
 #include "mla/mla_state.cuh"
 #include "mla/params.h"
 #include "ptx/convert.h"
@@ -75,7 +76,10 @@ PTX_DEVICE void mla_combine_kernel(const MlaCombineParams& params) {
     ptx::stg_v2_u32(params.out + row * params.out_pitch + piece * 128 + lane * 4,
                     ptx::cvt_bf16x2(x[1] * inverse, x[0] * inverse), ptx::cvt_bf16x2(x[3] * inverse, x[2] * inverse));
   }
-  if (lane == 0) ptx::stg_f32(params.lse + row, log_sum_exp(greatest, l, params.empty_lse));
+  if (lane == 0) {
+    ptx::stg_f32(params.lse + pitched(static_cast<uint32_t>(row), params.heads, params.lse_pitch),
+                 log_sum_exp(greatest, l, params.empty_lse));
+  }
 }
 
 }  // namespace mla

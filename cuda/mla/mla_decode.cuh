@@ -4,7 +4,7 @@
 //   out[row] = sum over keys t of  p[row, t] * k[t, 0:512]        p = softmax over t of  scale * q[row] . k[t]
 //
 //   q BF16 [batch, rows, 576], rows = q_tokens * heads · k BF16 [pages, page_size, 576], or FP8 with 656 bytes a key
-//   out BF16 [batch, rows, 512] · lse FP32 [batch, rows], natural logarithm
+//   out BF16 [batch, rows, 512] · lse FP32 [batch * q_tokens, heads], natural logarithm
 //
 // Schedule (drawn in README.md): a CTA takes 64 rows and a split of a sequence's keys, 64 at a time. A producer keeps
 // two blocks of keys in shared memory; the left warpgroup scores the next block while it weighs the left half of the
@@ -18,6 +18,7 @@
 #include "hopper/cta/fragment_store.cuh"
 #include "hopper/tile/descriptor.h"
 #include "hopper/tile/fragment.h"
+#include "hopper/tile/pitch.h"
 #include "hopper/tile/ring.h"
 #include "mla/mla_decode_load.cuh"
 #include "mla/mla_decode_softmax.cuh"
@@ -173,7 +174,7 @@ PTX_DEVICE void store_rows(const MlaDecodeParams& params, const MlaWork& work, M
     const uint32_t row = work.first_row + fragment_row(thread) + 8 * r;
     if (thread % 4 != 0 || row >= params.rows) continue;
     if (part.splits == 1) {
-      ptx::stg_f32(params.lse + static_cast<uint64_t>(work.sequence) * params.rows + row,
+      ptx::stg_f32(params.lse + pitched(work.sequence * params.rows + row, params.heads, params.lse_pitch),
                    log_sum_exp(rows.m[r], l[r], params.empty_lse));
     } else {
       ptx::stg_v2_u32(params.part_state + (static_cast<uint64_t>(part.index) * params.rows + row) * 2,

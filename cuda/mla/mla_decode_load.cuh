@@ -9,6 +9,7 @@
 #include "hopper/cta/report_fault.cuh"
 #include "hopper/tile/ring.h"
 #include "hopper/tile/swizzle.h"
+#include "indices.cuh"
 #include "mla/kv_row.h"
 #include "mla/mla_decode_tile.cuh"
 #include "mla/params.h"
@@ -31,9 +32,9 @@ struct MlaPageBlock {
 // Page ids come from the device's memory and may be anything: one that does not exist reads as zeros, and is reported.
 PTX_DEVICE MlaPageBlock page_block(const MlaDecodeParams& params, const MlaWork& work, uint32_t j) {
   const uint32_t key = work.first_key + j * MLA_BLOCK_KEYS;
-  if (params.page_table == nullptr) return {work.sequence, key};
+  if (params.page_table.words == nullptr) return {work.sequence, key};
   const uint32_t entry = key / params.page_size;
-  const uint32_t page = ptx::ldg_u32(params.page_table + work.sequence * params.table_pitch + entry);
+  const uint32_t page = static_cast<uint32_t>(load_index(params.page_table, work.sequence, entry));
   if (page >= params.pages) report_fault(params.error_words, FAULT_PAGE_ID);
   return {page, key - entry * params.page_size};
 }

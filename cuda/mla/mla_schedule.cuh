@@ -1,6 +1,6 @@
 // First launch of MLA decode: which splits of which sequences there are, and in which order the CTAs take them.
 //
-//   lengths int32 [batch]  ->  clamped lengths [batch] · split_offsets [batch + 1] · items [splits, 2]
+//   lengths int32 or int64 [batch]  ->  clamped lengths [batch] · split_offsets [batch + 1] · items [splits, 2]
 //
 // A split is `split_keys` long, whatever the batch and the GPU: a row's bits depend on its own sequence alone. Whole
 // splits come first, then what is left of the sequences, longest first, so that no CTA starts a long one at the end.
@@ -11,6 +11,7 @@
 
 #include "faults.h"
 #include "hopper/cta/report_fault.cuh"
+#include "indices.cuh"
 #include "mla/params.h"
 #include "mla/splits.h"
 #include "ptx/gmem.h"
@@ -27,15 +28,12 @@ struct MlaScheduleTotals {
   uint32_t rests_before = 0;   // rests that come before this sequence's
 };
 
-PTX_DEVICE uint32_t sequence_length(const MlaScheduleParams& params, uint32_t sequence) {
-  return clamp_length(static_cast<int32_t>(ptx::ldg_u32(params.lengths + sequence)), params.capacity);
-}
-
 PTX_DEVICE MlaScheduleTotals schedule_totals(const MlaScheduleParams& params, uint32_t mine, SplitCount own) {
   MlaScheduleTotals totals;
 #pragma unroll 4
   for (uint32_t other = 0; other < params.batch; ++other) {
-    const SplitCount count = split_count(sequence_length(params, other), params.split_keys);
+    const uint32_t length = clamp_length(load_index(params.lengths, 0, other), params.capacity);
+    const SplitCount count = split_count(length, params.split_keys);
     totals.whole += count.whole;
     if (other < mine) {
       totals.splits_before += count.total();
@@ -51,8 +49,9 @@ template <class Config>
 PTX_DEVICE void mla_schedule_kernel(const MlaScheduleParams& params) {
   const uint32_t mine = ptx::cta_idx() * Config::kThreads + ptx::thread_idx();
   if (mine >= params.batch) return;
-  const uint32_t length = sequence_length(params, mine);
-  if (length != ptx::ldg_u32(params.lengths + mine)) report_fault(params.error_words, FAULT_SEQUENCE_LENGTH);
+  const int32_t given = load_index(params.lengths, 0, mine);
+  const uint32_t length = clamp_length(given, params.capacity);
+  if (length != static_cast<uint32_t>(given)) report_fault(params.error_words, FAULT_SEQUENCE_LENGTH);
   const SplitCount own = split_count(length, params.split_keys);
   const MlaScheduleTotals totals = schedule_totals(params, mine, own);
 

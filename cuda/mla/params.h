@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "hopper/tensor_map.h"
+#include "indices.h"
 
 enum {
   MLA_NOPE = 128,       // of a head's query: what is not rotated
@@ -21,7 +22,7 @@ typedef struct MlaPlanTables {
 } MlaPlanTables;
 
 typedef struct MlaScheduleParams {
-  const int32_t* lengths;  // [batch], keys in the cache
+  Indices lengths;         // [batch], keys in the cache
   MlaPlanTables tables;
   uint32_t* error_words;  // [FAULT_KINDS]
   uint32_t batch;
@@ -35,14 +36,14 @@ typedef struct MlaDecodeParams {
   TensorMap map_kv;           // BF16 [pages, page_size, 576], FP8 cache: bytes [.., 656]; box [1, 64 / cluster, 128 bytes]
   TensorMap map_out;          // BF16 [batch, rows, 512], box [1, 64, 64], 128-byte swizzle
   const uint8_t* kv;          // FP8 cache: rows of 512 E4M3, 4 FP32 scales, 64 BF16
-  const int32_t* page_table;  // [batch, table_pitch], or null: sequence b is page b
+  Indices page_table;         // [batch, pages of a sequence]; words null: sequence b is page b
   MlaPlanTables tables;
-  float* lse;                 // FP32 [batch, rows], natural logarithm
+  float* lse;                 // FP32 [batch * q_tokens, heads], natural logarithm
   float* part_out;            // FP32 [splits, rows, 512], sums that are not divided yet
   float* part_state;          // FP32 [splits, rows, 2]: m in units of log2, l
   uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t kv_pitch;          // FP8 cache: bytes from row to row
-  uint64_t table_pitch;
+  uint64_t lse_pitch;
   uint32_t batch;
   uint32_t rows;              // q_tokens * heads
   uint32_t row_tiles;         // of 64 rows, even in a cluster
@@ -60,9 +61,9 @@ typedef struct MlaCombineParams {
   const float* part_state;         // FP32 [splits, rows, 2]
   const uint32_t* split_offsets;   // [batch + 1]
   uint16_t* out;                   // BF16 [batch * rows, out_pitch]
-  float* lse;                      // FP32 [batch, rows]
-  uint64_t out_pitch;
-  uint32_t batch, rows;
+  float* lse;                      // FP32 [batch * q_tokens, heads]
+  uint64_t out_pitch, lse_pitch;
+  uint32_t batch, rows, heads;
   float empty_lse;
 } MlaCombineParams;
 
@@ -77,17 +78,17 @@ typedef struct HeadGemmParams {
 // Attention over a part of the keys.
 typedef struct MergePart {
   const void* o;     // BF16 or FP32 [rows, o_pitch], MLA_LATENT columns
-  const float* lse;  // FP32 [rows], natural logarithm; -Inf: no key
-  uint64_t o_pitch;  // elements
+  const float* lse;  // FP32 [tokens, heads], natural logarithm; -Inf: no key
+  uint64_t o_pitch, lse_pitch;  // elements
 } MergePart;
 
 // out, out_lse = attention over the keys of both parts.
 typedef struct MergeStatesParams {
   MergePart part[2];
   void* out;                   // BF16 or FP32, as o  [rows, out_pitch]
-  float* out_lse;              // FP32 [rows]
-  uint64_t out_pitch;
-  uint32_t rows;
+  float* out_lse;              // FP32 [tokens, heads]
+  uint64_t out_pitch, out_lse_pitch;
+  uint32_t rows, heads;        // rows: tokens * heads
   uint32_t o_is_f32;           // 0 or 1
   uint32_t infinity_is_empty;  // 0 or 1: +Inf says the same as -Inf
 } MergeStatesParams;
@@ -102,7 +103,7 @@ typedef enum KvRowFormat {
 typedef struct KvAppendParams {
   const uint16_t* latent;  // BF16 [tokens, latent_pitch]
   const uint16_t* k_pe;    // BF16 [tokens, k_pe_pitch], rotated
-  const int32_t* slots;    // [tokens], rows of the cache; -1: none
+  Indices slots;           // [tokens], rows of the cache; -1: none
   uint8_t* cache;          // [rows, cache_pitch]
   uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t latent_pitch, k_pe_pitch;
@@ -115,7 +116,7 @@ typedef struct KvAppendParams {
 // out[t, h] = x[t, h], its 32 pairs of neighbours turned by the angles of positions[t].
 typedef struct RopeParams {
   const uint16_t* x;         // BF16 [tokens, heads, 64] by its strides
-  const int32_t* positions;  // [tokens], rows of the table
+  Indices positions;         // [tokens], rows of the table
   const float* table;        // FP32 [table_rows, table_pitch]: cos, sin of pair 0, cos, sin of pair 1, ...
   uint16_t* out;             // BF16 [tokens, heads, 64] by its strides
   uint32_t* error_words;  // [FAULT_KINDS]

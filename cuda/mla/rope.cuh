@@ -2,7 +2,7 @@
 //
 //   out[2 i] = bf16(x[2 i] * cos - x[2 i + 1] * sin)      out[2 i + 1] = bf16(x[2 i] * sin + x[2 i + 1] * cos)
 //
-//   x, out BF16 [tokens, heads, 64] · positions int32 [tokens] · table FP32 [positions, 64]: cos, sin of every pair
+//   x, out BF16 [tokens, heads, 64] · positions int32 or int64 [tokens] · table FP32 [positions, 64]: cos, sin of every pair
 //
 // Schedule: eight lanes per head, four pairs each. FP32, each product and each sum rounded by itself.
 #pragma once
@@ -12,6 +12,7 @@
 #include "faults.h"
 #include "hopper/cta/pieces.cuh"
 #include "hopper/cta/report_fault.cuh"
+#include "indices.cuh"
 #include "mla/params.h"
 #include "ptx/convert.h"
 #include "ptx/gmem.h"
@@ -38,7 +39,7 @@ PTX_DEVICE void rope_kernel(const RopeParams& params) {
   if (token >= params.tokens) return;
 
   uint16_t* gOut = params.out + token * params.out_token_stride + head * params.out_head_stride + column;
-  const uint32_t position = ptx::ldg_u32(params.positions + token);
+  const uint32_t position = static_cast<uint32_t>(load_index(params.positions, 0, token));
   if (position >= params.table_rows) {
     report_fault(params.error_words, FAULT_POSITION);
     ptx::stg_v4_u32(gOut, {});

@@ -31,12 +31,12 @@ PTX_DEVICE void add_piece(Piece& sum, float weight, ptx::U32x4 v) {
 // The loads of a step depend on each other only within a route: all rows are asked for before the first is used.
 PTX_DEVICE void add_routes(const CombineParams& params, uint64_t token, uint64_t column, Piece& sum) {
   constexpr uint32_t kDropped = 0xffffffffu;  // -1
+  const uint64_t row0 = token * params.route_row_pitch, weight0 = token * params.weights_pitch;
   for (uint32_t k0 = 0; k0 < params.top_k; k0 += kRoutesInFlight) {
-    const uint64_t route0 = token * params.top_k + k0;
     uint32_t row[kRoutesInFlight];
 #pragma unroll
     for (uint32_t i = 0; i < kRoutesInFlight; ++i) {
-      row[i] = k0 + i < params.top_k ? ptx::ldg_u32(params.route_row + route0 + i) : kDropped;
+      row[i] = k0 + i < params.top_k ? ptx::ldg_u32(params.route_row + row0 + k0 + i) : kDropped;
     }
     ptx::U32x4 v[kRoutesInFlight];
     float weight[kRoutesInFlight];
@@ -44,7 +44,7 @@ PTX_DEVICE void add_routes(const CombineParams& params, uint64_t token, uint64_t
     for (uint32_t i = 0; i < kRoutesInFlight; ++i) {
       if (row[i] >= params.rows) continue;
       v[i] = ptx::ldg_v4_u32(params.y + row[i] * params.y_pitch + column);
-      weight[i] = params.weights != nullptr ? ptx::ldg_f32(params.weights + route0 + i) : 1.0f;
+      weight[i] = params.weights != nullptr ? ptx::ldg_f32(params.weights + weight0 + k0 + i) : 1.0f;
     }
 #pragma unroll
     for (uint32_t i = 0; i < kRoutesInFlight; ++i) {

@@ -9,6 +9,7 @@
 #pragma once
 #include <cstdint>
 
+#include "indices.cuh"
 #include "moe/params.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
@@ -28,7 +29,9 @@ constexpr uint32_t group_of_id(uint32_t id, uint32_t experts) {
 }
 
 PTX_DEVICE uint32_t load_group(const ExpertMapParams& params, uint32_t route) {
-  return route < params.routes ? group_of_id(ptx::ldg_u32(params.ids + route), params.experts) : kNoGroup;
+  if (route >= params.routes) return kNoGroup;
+  const int32_t id = load_index(params.ids, route / params.top_k, route % params.top_k);
+  return group_of_id(static_cast<uint32_t>(id), params.experts);
 }
 
 struct BlockRank {

@@ -3,7 +3,7 @@
 //   offsets[e] = rows of the segments before e      row = offsets[expert] + routes of the expert before this one
 //   row_route[row] = route      route_row[route] = row, or -1 where the route was dropped
 //
-//   ids int32 [routes] · block_counts uint32 [experts + 1, blocks] · offsets int32 [experts + 1]
+//   ids int32 or int64 [tokens, top_k] · block_counts uint32 [experts + 1, blocks] · offsets int32 [experts + 1]
 //
 // Schedule: every CTA adds up the segments for itself (a few hundred words), the first one writes them; then a thread per
 // route counts those of its block that come before it.
@@ -13,6 +13,7 @@
 
 #include "experts.h"
 #include "hopper/cta/warp_scan.cuh"
+#include "hopper/tile/pitch.h"
 #include "moe/expert_map.cuh"
 
 namespace moe {
@@ -99,7 +100,7 @@ PTX_DEVICE void expert_map_scatter_kernel(const ExpertMapParams& params) {
       ptx::stg_u32(params.row_route + row, route);
     }
   }
-  ptx::stg_u32(params.route_row + route, row);
+  ptx::stg_u32(params.route_row + pitched(route, params.top_k, params.route_row_pitch), row);
 }
 
 }  // namespace moe

@@ -3,17 +3,21 @@
 #pragma once
 #include <stdint.h>
 
+#include "indices.h"
+
 // Top-k expert ids -> rows sorted by (expert, token, k); a route is token * top_k + k.
 typedef struct ExpertMapParams {
-  const int32_t* ids;      // [routes], -1: dropped
+  Indices ids;             // [tokens, top_k], -1: dropped
   int32_t* row_route;      // [rows], -1: no route
-  int32_t* route_row;      // [routes], -1: dropped
+  int32_t* route_row;      // [tokens, top_k], -1: dropped
   int32_t* offsets;        // [experts + 1], where segments start and the last ends
   int32_t* counts;         // [experts], routes that have a row
   int32_t* demand;         // [experts + 1], routes to the expert; last: ids that are none
   uint32_t* block_counts;  // workspace [experts + 1, blocks]
   uint32_t* error_words;  // [FAULT_KINDS]
-  uint32_t routes, rows;
+  uint64_t route_row_pitch;
+  uint32_t routes, top_k;  // routes: tokens * top_k
+  uint32_t rows;
   uint32_t experts;        // at most MAX_EXPERTS
   uint32_t blocks;         // of 256 routes
   uint32_t alignment;      // contiguous: segments span a multiple of it; 0: masked, every segment spans max_rows
@@ -45,15 +49,15 @@ typedef struct GatherQuantizeParams {
 // q, sf = quantised silu(gate) * up, for every row in use; gate is the left half of a row of x, up the right one.
 typedef struct SwigluQuantizeParams {
   const uint16_t* x;         // BF16 [rows, x_pitch], gate and up of 128 * k_blocks columns each
-  const float* weights;      // FP32 [routes], or null: not multiplied
+  const float* weights;      // FP32 [tokens, top_k], or null: not multiplied
   const int32_t* row_route;  // [rows], read when there are weights
   UsedRows used;
   uint8_t* q;                // E4M3 [rows, q_pitch]
   float* sf;                 // FP32 [k_blocks, sf_pitch]
   uint32_t* error_words;  // [FAULT_KINDS]
-  uint64_t x_pitch, q_pitch, sf_pitch;
+  uint64_t x_pitch, weights_pitch, q_pitch, sf_pitch;
   float clamp;               // gate <= clamp, |up| <= clamp; Inf: not clamped
-  uint32_t routes;
+  uint32_t routes, top_k;    // routes: tokens * top_k
   uint32_t k_blocks;         // intermediate / 128
   uint32_t scale_format;     // ScaleFormat
 } SwigluQuantizeParams;
@@ -67,7 +71,7 @@ typedef struct CombineParams {
   const uint16_t* residual;  // BF16 [tokens, residual_pitch], or null
   uint16_t* out;             // BF16 [tokens, out_pitch]
   uint32_t* error_words;  // [FAULT_KINDS]
-  uint64_t y_pitch, shared_pitch, residual_pitch, out_pitch;
+  uint64_t y_pitch, route_row_pitch, weights_pitch, shared_pitch, residual_pitch, out_pitch;
   uint32_t tokens, top_k, rows;
   uint32_t pieces;           // hidden / 8
 } CombineParams;

@@ -2,7 +2,7 @@
 //
 //   h = gate / (1 + exp(-gate)) * up (* weight of the row)      sf[g, row], q[row] = quantised h, for every row in use
 //
-//   x BF16 [rows, 2 i], gate the left half, up the right one · weights FP32 [routes] · row_route int32 [rows]
+//   x BF16 [rows, 2 i], gate the left half, up the right one · weights FP32 [tokens, top_k] · row_route int32 [rows]
 //   q E4M3 [rows, i] · sf FP32 [i/128, rows]
 //
 // Schedule: as quantize_1x128, sixteen lanes per block; h never leaves FP32 registers. Rows that no expert uses are
@@ -12,6 +12,7 @@
 #include "hopper/cta/exp.cuh"
 #include "hopper/cta/pieces.cuh"
 #include "hopper/cta/report_fault.cuh"
+#include "hopper/tile/pitch.h"
 #include "moe/params.h"
 #include "moe/used_rows.cuh"
 #include "ptx/gmem.h"
@@ -37,7 +38,7 @@ PTX_DEVICE Piece swiglu_piece(const SwigluQuantizeParams& params, uint64_t row, 
       if (route != kPadding) report_fault(params.error_words, FAULT_SEGMENT);
       return {};
     }
-    weight = ptx::ldg_f32(params.weights + route);
+    weight = ptx::ldg_f32(params.weights + pitched(route, params.top_k, params.weights_pitch));
   }
   const uint16_t* gX = params.x + row * params.x_pitch + column;
   const Piece gate = load_bf16_piece(gX);

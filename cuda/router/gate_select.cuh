@@ -19,6 +19,7 @@
 #include "hopper/cta/exp.cuh"
 #include "hopper/cta/report_fault.cuh"
 #include "hopper/cta/warp_reduce.cuh"
+#include "indices.cuh"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
 #include "ptx/sync.h"
@@ -124,7 +125,7 @@ PTX_DEVICE void make_keys(const GateSelectParams& params, const GateScores& rS, 
 
 // A choice made elsewhere; -1 for what is no expert.
 PTX_DEVICE int32_t fixed_id(const GateSelectParams& params, uint64_t t, uint32_t route) {
-  const int32_t id = static_cast<int32_t>(ptx::ldg_u32(params.fixed_ids + t * params.fixed_pitch + route));
+  const int32_t id = load_index(params.fixed_ids, t, route);
   if (static_cast<uint32_t>(id) < params.experts) return id;
   if (id != -1 && ptx::thread_idx() % 32 == 0) report_fault(params.error_words, FAULT_EXPERT_ID);
   return -1;
@@ -152,7 +153,7 @@ PTX_DEVICE GateRoute choose(const GateSelectParams& params, uint64_t t, const Ga
   GateRoute mine = {static_cast<int32_t>(params.experts + lane - params.top_k), 1.0f};
   float sum = 0.0f;
   for (uint32_t route = 0; route < params.top_k; ++route) {
-    const int32_t id = params.fixed_ids != nullptr ? fixed_id(params, t, route) : take_best(rKey);
+    const int32_t id = params.fixed_ids.words != nullptr ? fixed_id(params, t, route) : take_best(rKey);
     const float score = score_of(rS, id);
     sum += score;
     if (lane == route) mine = {id, score};
@@ -171,7 +172,7 @@ PTX_DEVICE void gate_select_kernel(const GateSelectParams& params) {
   GateScores rS;
   make_scores(params, t, rS);
   GateKeys rKey = {};
-  if (params.fixed_ids == nullptr) make_keys(params, rS, rKey);
+  if (params.fixed_ids.words == nullptr) make_keys(params, rS, rKey);
   GateRoute route = choose(params, t, rS, rKey);
   if (params.mask != nullptr && ptx::ldg_u32(params.mask + t) == 0) route = {-1, 0.0f};
   if (lane >= params.top_k + params.shared) return;

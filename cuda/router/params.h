@@ -3,6 +3,8 @@
 #pragma once
 #include <stdint.h>
 
+#include "indices.h"
+
 // partial[c] = x . w^T over chunk c of K: the router's logits, before their chunks are summed.
 typedef struct GateLogitsParams {
   const uint16_t* x;      // BF16 [t, x_pitch]
@@ -36,13 +38,13 @@ typedef struct GateSelectParams {
   const float* logits;        // FP32 [chunks, t, logits_pitch], summed over chunks in ascending order
   const float* bias;          // FP32 [experts], for the choice only; null: none
   const uint32_t* mask;       // [t], 0: the token is padding; null: none is
-  const int32_t* fixed_ids;   // [t, fixed_pitch], the choice of another run, kept; null: choose
+  Indices fixed_ids;          // [t, top_k], the choice of another run, kept; words null: choose
   int32_t* ids;               // [t, ids_pitch]
   float* weights;             // FP32 [t, weights_pitch]
   float* scores;              // FP32 [t, scores_pitch] of all experts, without bias; null: not wanted
   uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t chunk_stride;      // elements from one chunk of logits to the next
-  uint64_t logits_pitch, fixed_pitch, ids_pitch, weights_pitch, scores_pitch;
+  uint64_t logits_pitch, ids_pitch, weights_pitch, scores_pitch;
   uint32_t t, experts, chunks;
   uint32_t groups, kept_groups;  // experts % groups == 0
   uint32_t top_k, shared;        // routes to routed and to shared experts
@@ -54,10 +56,9 @@ typedef struct GateSelectParams {
 
 // counts[e] += how often ids name expert e.
 typedef struct ExpertLoadParams {
-  const int32_t* ids;    // [t, ids_pitch], of which `routes` columns count; -1: none
+  Indices ids;           // [t, routes], -1: none
   uint32_t* counts;      // [experts]
   uint32_t* error_words;  // [FAULT_KINDS]
-  uint64_t ids_pitch;
   uint32_t t, routes, experts;
 } ExpertLoadParams;
 

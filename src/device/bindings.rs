@@ -580,6 +580,32 @@ impl Default for TransposeScalesParams {
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct Indices {
+    pub words: *const i32,
+    pub pitch: u64,
+    pub words_per_index: u32,
+    pub __bindgen_padding_0: [u8; 4usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Indices"][::core::mem::size_of::<Indices>() - 24usize];
+    ["Alignment of Indices"][::core::mem::align_of::<Indices>() - 8usize];
+    ["Offset of field: Indices::words"][::core::mem::offset_of!(Indices, words) - 0usize];
+    ["Offset of field: Indices::pitch"][::core::mem::offset_of!(Indices, pitch) - 8usize];
+    ["Offset of field: Indices::words_per_index"]
+        [::core::mem::offset_of!(Indices, words_per_index) - 16usize];
+};
+impl Default for Indices {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct GateLogitsParams {
     pub x: *const u16,
     pub w: *const core::ffi::c_void,
@@ -635,14 +661,13 @@ pub struct GateSelectParams {
     pub logits: *const f32,
     pub bias: *const f32,
     pub mask: *const u32,
-    pub fixed_ids: *const i32,
+    pub fixed_ids: Indices,
     pub ids: *mut i32,
     pub weights: *mut f32,
     pub scores: *mut f32,
     pub error_words: *mut u32,
     pub chunk_stride: u64,
     pub logits_pitch: u64,
-    pub fixed_pitch: u64,
     pub ids_pitch: u64,
     pub weights_pitch: u64,
     pub scores_pitch: u64,
@@ -661,52 +686,50 @@ pub struct GateSelectParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of GateSelectParams"][::core::mem::size_of::<GateSelectParams>() - 160usize];
+    ["Size of GateSelectParams"][::core::mem::size_of::<GateSelectParams>() - 168usize];
     ["Alignment of GateSelectParams"][::core::mem::align_of::<GateSelectParams>() - 8usize];
     ["Offset of field: GateSelectParams::logits"][::core::mem::offset_of!(GateSelectParams, logits) - 0usize];
     ["Offset of field: GateSelectParams::bias"][::core::mem::offset_of!(GateSelectParams, bias) - 8usize];
     ["Offset of field: GateSelectParams::mask"][::core::mem::offset_of!(GateSelectParams, mask) - 16usize];
     ["Offset of field: GateSelectParams::fixed_ids"]
         [::core::mem::offset_of!(GateSelectParams, fixed_ids) - 24usize];
-    ["Offset of field: GateSelectParams::ids"][::core::mem::offset_of!(GateSelectParams, ids) - 32usize];
+    ["Offset of field: GateSelectParams::ids"][::core::mem::offset_of!(GateSelectParams, ids) - 48usize];
     ["Offset of field: GateSelectParams::weights"]
-        [::core::mem::offset_of!(GateSelectParams, weights) - 40usize];
+        [::core::mem::offset_of!(GateSelectParams, weights) - 56usize];
     ["Offset of field: GateSelectParams::scores"]
-        [::core::mem::offset_of!(GateSelectParams, scores) - 48usize];
+        [::core::mem::offset_of!(GateSelectParams, scores) - 64usize];
     ["Offset of field: GateSelectParams::error_words"]
-        [::core::mem::offset_of!(GateSelectParams, error_words) - 56usize];
+        [::core::mem::offset_of!(GateSelectParams, error_words) - 72usize];
     ["Offset of field: GateSelectParams::chunk_stride"]
-        [::core::mem::offset_of!(GateSelectParams, chunk_stride) - 64usize];
+        [::core::mem::offset_of!(GateSelectParams, chunk_stride) - 80usize];
     ["Offset of field: GateSelectParams::logits_pitch"]
-        [::core::mem::offset_of!(GateSelectParams, logits_pitch) - 72usize];
-    ["Offset of field: GateSelectParams::fixed_pitch"]
-        [::core::mem::offset_of!(GateSelectParams, fixed_pitch) - 80usize];
+        [::core::mem::offset_of!(GateSelectParams, logits_pitch) - 88usize];
     ["Offset of field: GateSelectParams::ids_pitch"]
-        [::core::mem::offset_of!(GateSelectParams, ids_pitch) - 88usize];
+        [::core::mem::offset_of!(GateSelectParams, ids_pitch) - 96usize];
     ["Offset of field: GateSelectParams::weights_pitch"]
-        [::core::mem::offset_of!(GateSelectParams, weights_pitch) - 96usize];
+        [::core::mem::offset_of!(GateSelectParams, weights_pitch) - 104usize];
     ["Offset of field: GateSelectParams::scores_pitch"]
-        [::core::mem::offset_of!(GateSelectParams, scores_pitch) - 104usize];
-    ["Offset of field: GateSelectParams::t"][::core::mem::offset_of!(GateSelectParams, t) - 112usize];
+        [::core::mem::offset_of!(GateSelectParams, scores_pitch) - 112usize];
+    ["Offset of field: GateSelectParams::t"][::core::mem::offset_of!(GateSelectParams, t) - 120usize];
     ["Offset of field: GateSelectParams::experts"]
-        [::core::mem::offset_of!(GateSelectParams, experts) - 116usize];
+        [::core::mem::offset_of!(GateSelectParams, experts) - 124usize];
     ["Offset of field: GateSelectParams::chunks"]
-        [::core::mem::offset_of!(GateSelectParams, chunks) - 120usize];
+        [::core::mem::offset_of!(GateSelectParams, chunks) - 128usize];
     ["Offset of field: GateSelectParams::groups"]
-        [::core::mem::offset_of!(GateSelectParams, groups) - 124usize];
+        [::core::mem::offset_of!(GateSelectParams, groups) - 132usize];
     ["Offset of field: GateSelectParams::kept_groups"]
-        [::core::mem::offset_of!(GateSelectParams, kept_groups) - 128usize];
-    ["Offset of field: GateSelectParams::top_k"][::core::mem::offset_of!(GateSelectParams, top_k) - 132usize];
+        [::core::mem::offset_of!(GateSelectParams, kept_groups) - 136usize];
+    ["Offset of field: GateSelectParams::top_k"][::core::mem::offset_of!(GateSelectParams, top_k) - 140usize];
     ["Offset of field: GateSelectParams::shared"]
-        [::core::mem::offset_of!(GateSelectParams, shared) - 136usize];
+        [::core::mem::offset_of!(GateSelectParams, shared) - 144usize];
     ["Offset of field: GateSelectParams::scoring"]
-        [::core::mem::offset_of!(GateSelectParams, scoring) - 140usize];
+        [::core::mem::offset_of!(GateSelectParams, scoring) - 148usize];
     ["Offset of field: GateSelectParams::group_score"]
-        [::core::mem::offset_of!(GateSelectParams, group_score) - 144usize];
+        [::core::mem::offset_of!(GateSelectParams, group_score) - 152usize];
     ["Offset of field: GateSelectParams::normalize"]
-        [::core::mem::offset_of!(GateSelectParams, normalize) - 148usize];
+        [::core::mem::offset_of!(GateSelectParams, normalize) - 156usize];
     ["Offset of field: GateSelectParams::route_scale"]
-        [::core::mem::offset_of!(GateSelectParams, route_scale) - 152usize];
+        [::core::mem::offset_of!(GateSelectParams, route_scale) - 160usize];
 };
 impl Default for GateSelectParams {
     fn default() -> Self {
@@ -720,10 +743,9 @@ impl Default for GateSelectParams {
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ExpertLoadParams {
-    pub ids: *const i32,
+    pub ids: Indices,
     pub counts: *mut u32,
     pub error_words: *mut u32,
-    pub ids_pitch: u64,
     pub t: u32,
     pub routes: u32,
     pub experts: u32,
@@ -731,19 +753,18 @@ pub struct ExpertLoadParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ExpertLoadParams"][::core::mem::size_of::<ExpertLoadParams>() - 48usize];
+    ["Size of ExpertLoadParams"][::core::mem::size_of::<ExpertLoadParams>() - 56usize];
     ["Alignment of ExpertLoadParams"][::core::mem::align_of::<ExpertLoadParams>() - 8usize];
     ["Offset of field: ExpertLoadParams::ids"][::core::mem::offset_of!(ExpertLoadParams, ids) - 0usize];
-    ["Offset of field: ExpertLoadParams::counts"][::core::mem::offset_of!(ExpertLoadParams, counts) - 8usize];
+    ["Offset of field: ExpertLoadParams::counts"]
+        [::core::mem::offset_of!(ExpertLoadParams, counts) - 24usize];
     ["Offset of field: ExpertLoadParams::error_words"]
-        [::core::mem::offset_of!(ExpertLoadParams, error_words) - 16usize];
-    ["Offset of field: ExpertLoadParams::ids_pitch"]
-        [::core::mem::offset_of!(ExpertLoadParams, ids_pitch) - 24usize];
-    ["Offset of field: ExpertLoadParams::t"][::core::mem::offset_of!(ExpertLoadParams, t) - 32usize];
+        [::core::mem::offset_of!(ExpertLoadParams, error_words) - 32usize];
+    ["Offset of field: ExpertLoadParams::t"][::core::mem::offset_of!(ExpertLoadParams, t) - 40usize];
     ["Offset of field: ExpertLoadParams::routes"]
-        [::core::mem::offset_of!(ExpertLoadParams, routes) - 36usize];
+        [::core::mem::offset_of!(ExpertLoadParams, routes) - 44usize];
     ["Offset of field: ExpertLoadParams::experts"]
-        [::core::mem::offset_of!(ExpertLoadParams, experts) - 40usize];
+        [::core::mem::offset_of!(ExpertLoadParams, experts) - 48usize];
 };
 impl Default for ExpertLoadParams {
     fn default() -> Self {
@@ -826,7 +847,7 @@ impl Default for SequenceBalanceLossParams {
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ExpertMapParams {
-    pub ids: *const i32,
+    pub ids: Indices,
     pub row_route: *mut i32,
     pub route_row: *mut i32,
     pub offsets: *mut i32,
@@ -834,39 +855,45 @@ pub struct ExpertMapParams {
     pub demand: *mut i32,
     pub block_counts: *mut u32,
     pub error_words: *mut u32,
+    pub route_row_pitch: u64,
     pub routes: u32,
+    pub top_k: u32,
     pub rows: u32,
     pub experts: u32,
     pub blocks: u32,
     pub alignment: u32,
     pub max_rows: u32,
+    pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ExpertMapParams"][::core::mem::size_of::<ExpertMapParams>() - 88usize];
+    ["Size of ExpertMapParams"][::core::mem::size_of::<ExpertMapParams>() - 120usize];
     ["Alignment of ExpertMapParams"][::core::mem::align_of::<ExpertMapParams>() - 8usize];
     ["Offset of field: ExpertMapParams::ids"][::core::mem::offset_of!(ExpertMapParams, ids) - 0usize];
     ["Offset of field: ExpertMapParams::row_route"]
-        [::core::mem::offset_of!(ExpertMapParams, row_route) - 8usize];
+        [::core::mem::offset_of!(ExpertMapParams, row_route) - 24usize];
     ["Offset of field: ExpertMapParams::route_row"]
-        [::core::mem::offset_of!(ExpertMapParams, route_row) - 16usize];
+        [::core::mem::offset_of!(ExpertMapParams, route_row) - 32usize];
     ["Offset of field: ExpertMapParams::offsets"]
-        [::core::mem::offset_of!(ExpertMapParams, offsets) - 24usize];
-    ["Offset of field: ExpertMapParams::counts"][::core::mem::offset_of!(ExpertMapParams, counts) - 32usize];
-    ["Offset of field: ExpertMapParams::demand"][::core::mem::offset_of!(ExpertMapParams, demand) - 40usize];
+        [::core::mem::offset_of!(ExpertMapParams, offsets) - 40usize];
+    ["Offset of field: ExpertMapParams::counts"][::core::mem::offset_of!(ExpertMapParams, counts) - 48usize];
+    ["Offset of field: ExpertMapParams::demand"][::core::mem::offset_of!(ExpertMapParams, demand) - 56usize];
     ["Offset of field: ExpertMapParams::block_counts"]
-        [::core::mem::offset_of!(ExpertMapParams, block_counts) - 48usize];
+        [::core::mem::offset_of!(ExpertMapParams, block_counts) - 64usize];
     ["Offset of field: ExpertMapParams::error_words"]
-        [::core::mem::offset_of!(ExpertMapParams, error_words) - 56usize];
-    ["Offset of field: ExpertMapParams::routes"][::core::mem::offset_of!(ExpertMapParams, routes) - 64usize];
-    ["Offset of field: ExpertMapParams::rows"][::core::mem::offset_of!(ExpertMapParams, rows) - 68usize];
+        [::core::mem::offset_of!(ExpertMapParams, error_words) - 72usize];
+    ["Offset of field: ExpertMapParams::route_row_pitch"]
+        [::core::mem::offset_of!(ExpertMapParams, route_row_pitch) - 80usize];
+    ["Offset of field: ExpertMapParams::routes"][::core::mem::offset_of!(ExpertMapParams, routes) - 88usize];
+    ["Offset of field: ExpertMapParams::top_k"][::core::mem::offset_of!(ExpertMapParams, top_k) - 92usize];
+    ["Offset of field: ExpertMapParams::rows"][::core::mem::offset_of!(ExpertMapParams, rows) - 96usize];
     ["Offset of field: ExpertMapParams::experts"]
-        [::core::mem::offset_of!(ExpertMapParams, experts) - 72usize];
-    ["Offset of field: ExpertMapParams::blocks"][::core::mem::offset_of!(ExpertMapParams, blocks) - 76usize];
+        [::core::mem::offset_of!(ExpertMapParams, experts) - 100usize];
+    ["Offset of field: ExpertMapParams::blocks"][::core::mem::offset_of!(ExpertMapParams, blocks) - 104usize];
     ["Offset of field: ExpertMapParams::alignment"]
-        [::core::mem::offset_of!(ExpertMapParams, alignment) - 80usize];
+        [::core::mem::offset_of!(ExpertMapParams, alignment) - 108usize];
     ["Offset of field: ExpertMapParams::max_rows"]
-        [::core::mem::offset_of!(ExpertMapParams, max_rows) - 84usize];
+        [::core::mem::offset_of!(ExpertMapParams, max_rows) - 112usize];
 };
 impl Default for ExpertMapParams {
     fn default() -> Self {
@@ -970,16 +997,19 @@ pub struct SwigluQuantizeParams {
     pub sf: *mut f32,
     pub error_words: *mut u32,
     pub x_pitch: u64,
+    pub weights_pitch: u64,
     pub q_pitch: u64,
     pub sf_pitch: u64,
     pub clamp: f32,
     pub routes: u32,
+    pub top_k: u32,
     pub k_blocks: u32,
     pub scale_format: u32,
+    pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of SwigluQuantizeParams"][::core::mem::size_of::<SwigluQuantizeParams>() - 112usize];
+    ["Size of SwigluQuantizeParams"][::core::mem::size_of::<SwigluQuantizeParams>() - 128usize];
     ["Alignment of SwigluQuantizeParams"][::core::mem::align_of::<SwigluQuantizeParams>() - 8usize];
     ["Offset of field: SwigluQuantizeParams::x"][::core::mem::offset_of!(SwigluQuantizeParams, x) - 0usize];
     ["Offset of field: SwigluQuantizeParams::weights"]
@@ -995,18 +1025,22 @@ const _: () = {
         [::core::mem::offset_of!(SwigluQuantizeParams, error_words) - 64usize];
     ["Offset of field: SwigluQuantizeParams::x_pitch"]
         [::core::mem::offset_of!(SwigluQuantizeParams, x_pitch) - 72usize];
+    ["Offset of field: SwigluQuantizeParams::weights_pitch"]
+        [::core::mem::offset_of!(SwigluQuantizeParams, weights_pitch) - 80usize];
     ["Offset of field: SwigluQuantizeParams::q_pitch"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, q_pitch) - 80usize];
+        [::core::mem::offset_of!(SwigluQuantizeParams, q_pitch) - 88usize];
     ["Offset of field: SwigluQuantizeParams::sf_pitch"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, sf_pitch) - 88usize];
+        [::core::mem::offset_of!(SwigluQuantizeParams, sf_pitch) - 96usize];
     ["Offset of field: SwigluQuantizeParams::clamp"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, clamp) - 96usize];
+        [::core::mem::offset_of!(SwigluQuantizeParams, clamp) - 104usize];
     ["Offset of field: SwigluQuantizeParams::routes"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, routes) - 100usize];
+        [::core::mem::offset_of!(SwigluQuantizeParams, routes) - 108usize];
+    ["Offset of field: SwigluQuantizeParams::top_k"]
+        [::core::mem::offset_of!(SwigluQuantizeParams, top_k) - 112usize];
     ["Offset of field: SwigluQuantizeParams::k_blocks"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, k_blocks) - 104usize];
+        [::core::mem::offset_of!(SwigluQuantizeParams, k_blocks) - 116usize];
     ["Offset of field: SwigluQuantizeParams::scale_format"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, scale_format) - 108usize];
+        [::core::mem::offset_of!(SwigluQuantizeParams, scale_format) - 120usize];
 };
 impl Default for SwigluQuantizeParams {
     fn default() -> Self {
@@ -1028,6 +1062,8 @@ pub struct CombineParams {
     pub out: *mut u16,
     pub error_words: *mut u32,
     pub y_pitch: u64,
+    pub route_row_pitch: u64,
+    pub weights_pitch: u64,
     pub shared_pitch: u64,
     pub residual_pitch: u64,
     pub out_pitch: u64,
@@ -1038,7 +1074,7 @@ pub struct CombineParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of CombineParams"][::core::mem::size_of::<CombineParams>() - 104usize];
+    ["Size of CombineParams"][::core::mem::size_of::<CombineParams>() - 120usize];
     ["Alignment of CombineParams"][::core::mem::align_of::<CombineParams>() - 8usize];
     ["Offset of field: CombineParams::y"][::core::mem::offset_of!(CombineParams, y) - 0usize];
     ["Offset of field: CombineParams::route_row"][::core::mem::offset_of!(CombineParams, route_row) - 8usize];
@@ -1049,16 +1085,20 @@ const _: () = {
     ["Offset of field: CombineParams::error_words"]
         [::core::mem::offset_of!(CombineParams, error_words) - 48usize];
     ["Offset of field: CombineParams::y_pitch"][::core::mem::offset_of!(CombineParams, y_pitch) - 56usize];
+    ["Offset of field: CombineParams::route_row_pitch"]
+        [::core::mem::offset_of!(CombineParams, route_row_pitch) - 64usize];
+    ["Offset of field: CombineParams::weights_pitch"]
+        [::core::mem::offset_of!(CombineParams, weights_pitch) - 72usize];
     ["Offset of field: CombineParams::shared_pitch"]
-        [::core::mem::offset_of!(CombineParams, shared_pitch) - 64usize];
+        [::core::mem::offset_of!(CombineParams, shared_pitch) - 80usize];
     ["Offset of field: CombineParams::residual_pitch"]
-        [::core::mem::offset_of!(CombineParams, residual_pitch) - 72usize];
+        [::core::mem::offset_of!(CombineParams, residual_pitch) - 88usize];
     ["Offset of field: CombineParams::out_pitch"]
-        [::core::mem::offset_of!(CombineParams, out_pitch) - 80usize];
-    ["Offset of field: CombineParams::tokens"][::core::mem::offset_of!(CombineParams, tokens) - 88usize];
-    ["Offset of field: CombineParams::top_k"][::core::mem::offset_of!(CombineParams, top_k) - 92usize];
-    ["Offset of field: CombineParams::rows"][::core::mem::offset_of!(CombineParams, rows) - 96usize];
-    ["Offset of field: CombineParams::pieces"][::core::mem::offset_of!(CombineParams, pieces) - 100usize];
+        [::core::mem::offset_of!(CombineParams, out_pitch) - 96usize];
+    ["Offset of field: CombineParams::tokens"][::core::mem::offset_of!(CombineParams, tokens) - 104usize];
+    ["Offset of field: CombineParams::top_k"][::core::mem::offset_of!(CombineParams, top_k) - 108usize];
+    ["Offset of field: CombineParams::rows"][::core::mem::offset_of!(CombineParams, rows) - 112usize];
+    ["Offset of field: CombineParams::pieces"][::core::mem::offset_of!(CombineParams, pieces) - 116usize];
 };
 impl Default for CombineParams {
     fn default() -> Self {
@@ -1103,7 +1143,7 @@ impl Default for MlaPlanTables {
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct MlaScheduleParams {
-    pub lengths: *const i32,
+    pub lengths: Indices,
     pub tables: MlaPlanTables,
     pub error_words: *mut u32,
     pub batch: u32,
@@ -1113,20 +1153,20 @@ pub struct MlaScheduleParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MlaScheduleParams"][::core::mem::size_of::<MlaScheduleParams>() - 56usize];
+    ["Size of MlaScheduleParams"][::core::mem::size_of::<MlaScheduleParams>() - 72usize];
     ["Alignment of MlaScheduleParams"][::core::mem::align_of::<MlaScheduleParams>() - 8usize];
     ["Offset of field: MlaScheduleParams::lengths"]
         [::core::mem::offset_of!(MlaScheduleParams, lengths) - 0usize];
     ["Offset of field: MlaScheduleParams::tables"]
-        [::core::mem::offset_of!(MlaScheduleParams, tables) - 8usize];
+        [::core::mem::offset_of!(MlaScheduleParams, tables) - 24usize];
     ["Offset of field: MlaScheduleParams::error_words"]
-        [::core::mem::offset_of!(MlaScheduleParams, error_words) - 32usize];
+        [::core::mem::offset_of!(MlaScheduleParams, error_words) - 48usize];
     ["Offset of field: MlaScheduleParams::batch"]
-        [::core::mem::offset_of!(MlaScheduleParams, batch) - 40usize];
+        [::core::mem::offset_of!(MlaScheduleParams, batch) - 56usize];
     ["Offset of field: MlaScheduleParams::capacity"]
-        [::core::mem::offset_of!(MlaScheduleParams, capacity) - 44usize];
+        [::core::mem::offset_of!(MlaScheduleParams, capacity) - 60usize];
     ["Offset of field: MlaScheduleParams::split_keys"]
-        [::core::mem::offset_of!(MlaScheduleParams, split_keys) - 48usize];
+        [::core::mem::offset_of!(MlaScheduleParams, split_keys) - 64usize];
 };
 impl Default for MlaScheduleParams {
     fn default() -> Self {
@@ -1145,14 +1185,14 @@ pub struct MlaDecodeParams {
     pub map_kv: TensorMap,
     pub map_out: TensorMap,
     pub kv: *const u8,
-    pub page_table: *const i32,
+    pub page_table: Indices,
     pub tables: MlaPlanTables,
     pub lse: *mut f32,
     pub part_out: *mut f32,
     pub part_state: *mut f32,
     pub error_words: *mut u32,
     pub kv_pitch: u64,
-    pub table_pitch: u64,
+    pub lse_pitch: u64,
     pub batch: u32,
     pub rows: u32,
     pub row_tiles: u32,
@@ -1164,7 +1204,7 @@ pub struct MlaDecodeParams {
     pub causal: u32,
     pub scale_log2: f32,
     pub empty_lse: f32,
-    pub __bindgen_padding_0: [u8; 124usize],
+    pub __bindgen_padding_0: [u8; 108usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1177,35 +1217,35 @@ const _: () = {
     ["Offset of field: MlaDecodeParams::kv"][::core::mem::offset_of!(MlaDecodeParams, kv) - 384usize];
     ["Offset of field: MlaDecodeParams::page_table"]
         [::core::mem::offset_of!(MlaDecodeParams, page_table) - 392usize];
-    ["Offset of field: MlaDecodeParams::tables"][::core::mem::offset_of!(MlaDecodeParams, tables) - 400usize];
-    ["Offset of field: MlaDecodeParams::lse"][::core::mem::offset_of!(MlaDecodeParams, lse) - 424usize];
+    ["Offset of field: MlaDecodeParams::tables"][::core::mem::offset_of!(MlaDecodeParams, tables) - 416usize];
+    ["Offset of field: MlaDecodeParams::lse"][::core::mem::offset_of!(MlaDecodeParams, lse) - 440usize];
     ["Offset of field: MlaDecodeParams::part_out"]
-        [::core::mem::offset_of!(MlaDecodeParams, part_out) - 432usize];
+        [::core::mem::offset_of!(MlaDecodeParams, part_out) - 448usize];
     ["Offset of field: MlaDecodeParams::part_state"]
-        [::core::mem::offset_of!(MlaDecodeParams, part_state) - 440usize];
+        [::core::mem::offset_of!(MlaDecodeParams, part_state) - 456usize];
     ["Offset of field: MlaDecodeParams::error_words"]
-        [::core::mem::offset_of!(MlaDecodeParams, error_words) - 448usize];
+        [::core::mem::offset_of!(MlaDecodeParams, error_words) - 464usize];
     ["Offset of field: MlaDecodeParams::kv_pitch"]
-        [::core::mem::offset_of!(MlaDecodeParams, kv_pitch) - 456usize];
-    ["Offset of field: MlaDecodeParams::table_pitch"]
-        [::core::mem::offset_of!(MlaDecodeParams, table_pitch) - 464usize];
-    ["Offset of field: MlaDecodeParams::batch"][::core::mem::offset_of!(MlaDecodeParams, batch) - 472usize];
-    ["Offset of field: MlaDecodeParams::rows"][::core::mem::offset_of!(MlaDecodeParams, rows) - 476usize];
+        [::core::mem::offset_of!(MlaDecodeParams, kv_pitch) - 472usize];
+    ["Offset of field: MlaDecodeParams::lse_pitch"]
+        [::core::mem::offset_of!(MlaDecodeParams, lse_pitch) - 480usize];
+    ["Offset of field: MlaDecodeParams::batch"][::core::mem::offset_of!(MlaDecodeParams, batch) - 488usize];
+    ["Offset of field: MlaDecodeParams::rows"][::core::mem::offset_of!(MlaDecodeParams, rows) - 492usize];
     ["Offset of field: MlaDecodeParams::row_tiles"]
-        [::core::mem::offset_of!(MlaDecodeParams, row_tiles) - 480usize];
+        [::core::mem::offset_of!(MlaDecodeParams, row_tiles) - 496usize];
     ["Offset of field: MlaDecodeParams::q_tokens"]
-        [::core::mem::offset_of!(MlaDecodeParams, q_tokens) - 484usize];
-    ["Offset of field: MlaDecodeParams::heads"][::core::mem::offset_of!(MlaDecodeParams, heads) - 488usize];
-    ["Offset of field: MlaDecodeParams::pages"][::core::mem::offset_of!(MlaDecodeParams, pages) - 492usize];
+        [::core::mem::offset_of!(MlaDecodeParams, q_tokens) - 500usize];
+    ["Offset of field: MlaDecodeParams::heads"][::core::mem::offset_of!(MlaDecodeParams, heads) - 504usize];
+    ["Offset of field: MlaDecodeParams::pages"][::core::mem::offset_of!(MlaDecodeParams, pages) - 508usize];
     ["Offset of field: MlaDecodeParams::page_size"]
-        [::core::mem::offset_of!(MlaDecodeParams, page_size) - 496usize];
+        [::core::mem::offset_of!(MlaDecodeParams, page_size) - 512usize];
     ["Offset of field: MlaDecodeParams::split_blocks"]
-        [::core::mem::offset_of!(MlaDecodeParams, split_blocks) - 500usize];
-    ["Offset of field: MlaDecodeParams::causal"][::core::mem::offset_of!(MlaDecodeParams, causal) - 504usize];
+        [::core::mem::offset_of!(MlaDecodeParams, split_blocks) - 516usize];
+    ["Offset of field: MlaDecodeParams::causal"][::core::mem::offset_of!(MlaDecodeParams, causal) - 520usize];
     ["Offset of field: MlaDecodeParams::scale_log2"]
-        [::core::mem::offset_of!(MlaDecodeParams, scale_log2) - 508usize];
+        [::core::mem::offset_of!(MlaDecodeParams, scale_log2) - 524usize];
     ["Offset of field: MlaDecodeParams::empty_lse"]
-        [::core::mem::offset_of!(MlaDecodeParams, empty_lse) - 512usize];
+        [::core::mem::offset_of!(MlaDecodeParams, empty_lse) - 528usize];
 };
 impl Default for MlaDecodeParams {
     fn default() -> Self {
@@ -1225,14 +1265,15 @@ pub struct MlaCombineParams {
     pub out: *mut u16,
     pub lse: *mut f32,
     pub out_pitch: u64,
+    pub lse_pitch: u64,
     pub batch: u32,
     pub rows: u32,
+    pub heads: u32,
     pub empty_lse: f32,
-    pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MlaCombineParams"][::core::mem::size_of::<MlaCombineParams>() - 64usize];
+    ["Size of MlaCombineParams"][::core::mem::size_of::<MlaCombineParams>() - 72usize];
     ["Alignment of MlaCombineParams"][::core::mem::align_of::<MlaCombineParams>() - 8usize];
     ["Offset of field: MlaCombineParams::part_out"]
         [::core::mem::offset_of!(MlaCombineParams, part_out) - 0usize];
@@ -1244,10 +1285,13 @@ const _: () = {
     ["Offset of field: MlaCombineParams::lse"][::core::mem::offset_of!(MlaCombineParams, lse) - 32usize];
     ["Offset of field: MlaCombineParams::out_pitch"]
         [::core::mem::offset_of!(MlaCombineParams, out_pitch) - 40usize];
-    ["Offset of field: MlaCombineParams::batch"][::core::mem::offset_of!(MlaCombineParams, batch) - 48usize];
-    ["Offset of field: MlaCombineParams::rows"][::core::mem::offset_of!(MlaCombineParams, rows) - 52usize];
+    ["Offset of field: MlaCombineParams::lse_pitch"]
+        [::core::mem::offset_of!(MlaCombineParams, lse_pitch) - 48usize];
+    ["Offset of field: MlaCombineParams::batch"][::core::mem::offset_of!(MlaCombineParams, batch) - 56usize];
+    ["Offset of field: MlaCombineParams::rows"][::core::mem::offset_of!(MlaCombineParams, rows) - 60usize];
+    ["Offset of field: MlaCombineParams::heads"][::core::mem::offset_of!(MlaCombineParams, heads) - 64usize];
     ["Offset of field: MlaCombineParams::empty_lse"]
-        [::core::mem::offset_of!(MlaCombineParams, empty_lse) - 56usize];
+        [::core::mem::offset_of!(MlaCombineParams, empty_lse) - 68usize];
 };
 impl Default for MlaCombineParams {
     fn default() -> Self {
@@ -1292,14 +1336,16 @@ pub struct MergePart {
     pub o: *const core::ffi::c_void,
     pub lse: *const f32,
     pub o_pitch: u64,
+    pub lse_pitch: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MergePart"][::core::mem::size_of::<MergePart>() - 24usize];
+    ["Size of MergePart"][::core::mem::size_of::<MergePart>() - 32usize];
     ["Alignment of MergePart"][::core::mem::align_of::<MergePart>() - 8usize];
     ["Offset of field: MergePart::o"][::core::mem::offset_of!(MergePart, o) - 0usize];
     ["Offset of field: MergePart::lse"][::core::mem::offset_of!(MergePart, lse) - 8usize];
     ["Offset of field: MergePart::o_pitch"][::core::mem::offset_of!(MergePart, o_pitch) - 16usize];
+    ["Offset of field: MergePart::lse_pitch"][::core::mem::offset_of!(MergePart, lse_pitch) - 24usize];
 };
 impl Default for MergePart {
     fn default() -> Self {
@@ -1317,26 +1363,31 @@ pub struct MergeStatesParams {
     pub out: *mut core::ffi::c_void,
     pub out_lse: *mut f32,
     pub out_pitch: u64,
+    pub out_lse_pitch: u64,
     pub rows: u32,
+    pub heads: u32,
     pub o_is_f32: u32,
     pub infinity_is_empty: u32,
-    pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MergeStatesParams"][::core::mem::size_of::<MergeStatesParams>() - 88usize];
+    ["Size of MergeStatesParams"][::core::mem::size_of::<MergeStatesParams>() - 112usize];
     ["Alignment of MergeStatesParams"][::core::mem::align_of::<MergeStatesParams>() - 8usize];
     ["Offset of field: MergeStatesParams::part"][::core::mem::offset_of!(MergeStatesParams, part) - 0usize];
-    ["Offset of field: MergeStatesParams::out"][::core::mem::offset_of!(MergeStatesParams, out) - 48usize];
+    ["Offset of field: MergeStatesParams::out"][::core::mem::offset_of!(MergeStatesParams, out) - 64usize];
     ["Offset of field: MergeStatesParams::out_lse"]
-        [::core::mem::offset_of!(MergeStatesParams, out_lse) - 56usize];
+        [::core::mem::offset_of!(MergeStatesParams, out_lse) - 72usize];
     ["Offset of field: MergeStatesParams::out_pitch"]
-        [::core::mem::offset_of!(MergeStatesParams, out_pitch) - 64usize];
-    ["Offset of field: MergeStatesParams::rows"][::core::mem::offset_of!(MergeStatesParams, rows) - 72usize];
+        [::core::mem::offset_of!(MergeStatesParams, out_pitch) - 80usize];
+    ["Offset of field: MergeStatesParams::out_lse_pitch"]
+        [::core::mem::offset_of!(MergeStatesParams, out_lse_pitch) - 88usize];
+    ["Offset of field: MergeStatesParams::rows"][::core::mem::offset_of!(MergeStatesParams, rows) - 96usize];
+    ["Offset of field: MergeStatesParams::heads"]
+        [::core::mem::offset_of!(MergeStatesParams, heads) - 100usize];
     ["Offset of field: MergeStatesParams::o_is_f32"]
-        [::core::mem::offset_of!(MergeStatesParams, o_is_f32) - 76usize];
+        [::core::mem::offset_of!(MergeStatesParams, o_is_f32) - 104usize];
     ["Offset of field: MergeStatesParams::infinity_is_empty"]
-        [::core::mem::offset_of!(MergeStatesParams, infinity_is_empty) - 80usize];
+        [::core::mem::offset_of!(MergeStatesParams, infinity_is_empty) - 108usize];
 };
 impl Default for MergeStatesParams {
     fn default() -> Self {
@@ -1355,7 +1406,7 @@ pub type KvRowFormat = core::ffi::c_uint;
 pub struct KvAppendParams {
     pub latent: *const u16,
     pub k_pe: *const u16,
-    pub slots: *const i32,
+    pub slots: Indices,
     pub cache: *mut u8,
     pub error_words: *mut u32,
     pub latent_pitch: u64,
@@ -1368,25 +1419,25 @@ pub struct KvAppendParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of KvAppendParams"][::core::mem::size_of::<KvAppendParams>() - 80usize];
+    ["Size of KvAppendParams"][::core::mem::size_of::<KvAppendParams>() - 96usize];
     ["Alignment of KvAppendParams"][::core::mem::align_of::<KvAppendParams>() - 8usize];
     ["Offset of field: KvAppendParams::latent"][::core::mem::offset_of!(KvAppendParams, latent) - 0usize];
     ["Offset of field: KvAppendParams::k_pe"][::core::mem::offset_of!(KvAppendParams, k_pe) - 8usize];
     ["Offset of field: KvAppendParams::slots"][::core::mem::offset_of!(KvAppendParams, slots) - 16usize];
-    ["Offset of field: KvAppendParams::cache"][::core::mem::offset_of!(KvAppendParams, cache) - 24usize];
+    ["Offset of field: KvAppendParams::cache"][::core::mem::offset_of!(KvAppendParams, cache) - 40usize];
     ["Offset of field: KvAppendParams::error_words"]
-        [::core::mem::offset_of!(KvAppendParams, error_words) - 32usize];
+        [::core::mem::offset_of!(KvAppendParams, error_words) - 48usize];
     ["Offset of field: KvAppendParams::latent_pitch"]
-        [::core::mem::offset_of!(KvAppendParams, latent_pitch) - 40usize];
+        [::core::mem::offset_of!(KvAppendParams, latent_pitch) - 56usize];
     ["Offset of field: KvAppendParams::k_pe_pitch"]
-        [::core::mem::offset_of!(KvAppendParams, k_pe_pitch) - 48usize];
+        [::core::mem::offset_of!(KvAppendParams, k_pe_pitch) - 64usize];
     ["Offset of field: KvAppendParams::cache_pitch"]
-        [::core::mem::offset_of!(KvAppendParams, cache_pitch) - 56usize];
-    ["Offset of field: KvAppendParams::tokens"][::core::mem::offset_of!(KvAppendParams, tokens) - 64usize];
-    ["Offset of field: KvAppendParams::rows"][::core::mem::offset_of!(KvAppendParams, rows) - 68usize];
-    ["Offset of field: KvAppendParams::format"][::core::mem::offset_of!(KvAppendParams, format) - 72usize];
+        [::core::mem::offset_of!(KvAppendParams, cache_pitch) - 72usize];
+    ["Offset of field: KvAppendParams::tokens"][::core::mem::offset_of!(KvAppendParams, tokens) - 80usize];
+    ["Offset of field: KvAppendParams::rows"][::core::mem::offset_of!(KvAppendParams, rows) - 84usize];
+    ["Offset of field: KvAppendParams::format"][::core::mem::offset_of!(KvAppendParams, format) - 88usize];
     ["Offset of field: KvAppendParams::scale_format"]
-        [::core::mem::offset_of!(KvAppendParams, scale_format) - 76usize];
+        [::core::mem::offset_of!(KvAppendParams, scale_format) - 92usize];
 };
 impl Default for KvAppendParams {
     fn default() -> Self {
@@ -1401,7 +1452,7 @@ impl Default for KvAppendParams {
 #[derive(Debug, Copy, Clone)]
 pub struct RopeParams {
     pub x: *const u16,
-    pub positions: *const i32,
+    pub positions: Indices,
     pub table: *const f32,
     pub out: *mut u16,
     pub error_words: *mut u32,
@@ -1417,25 +1468,25 @@ pub struct RopeParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RopeParams"][::core::mem::size_of::<RopeParams>() - 96usize];
+    ["Size of RopeParams"][::core::mem::size_of::<RopeParams>() - 112usize];
     ["Alignment of RopeParams"][::core::mem::align_of::<RopeParams>() - 8usize];
     ["Offset of field: RopeParams::x"][::core::mem::offset_of!(RopeParams, x) - 0usize];
     ["Offset of field: RopeParams::positions"][::core::mem::offset_of!(RopeParams, positions) - 8usize];
-    ["Offset of field: RopeParams::table"][::core::mem::offset_of!(RopeParams, table) - 16usize];
-    ["Offset of field: RopeParams::out"][::core::mem::offset_of!(RopeParams, out) - 24usize];
-    ["Offset of field: RopeParams::error_words"][::core::mem::offset_of!(RopeParams, error_words) - 32usize];
+    ["Offset of field: RopeParams::table"][::core::mem::offset_of!(RopeParams, table) - 32usize];
+    ["Offset of field: RopeParams::out"][::core::mem::offset_of!(RopeParams, out) - 40usize];
+    ["Offset of field: RopeParams::error_words"][::core::mem::offset_of!(RopeParams, error_words) - 48usize];
     ["Offset of field: RopeParams::x_token_stride"]
-        [::core::mem::offset_of!(RopeParams, x_token_stride) - 40usize];
+        [::core::mem::offset_of!(RopeParams, x_token_stride) - 56usize];
     ["Offset of field: RopeParams::x_head_stride"]
-        [::core::mem::offset_of!(RopeParams, x_head_stride) - 48usize];
+        [::core::mem::offset_of!(RopeParams, x_head_stride) - 64usize];
     ["Offset of field: RopeParams::out_token_stride"]
-        [::core::mem::offset_of!(RopeParams, out_token_stride) - 56usize];
+        [::core::mem::offset_of!(RopeParams, out_token_stride) - 72usize];
     ["Offset of field: RopeParams::out_head_stride"]
-        [::core::mem::offset_of!(RopeParams, out_head_stride) - 64usize];
-    ["Offset of field: RopeParams::table_pitch"][::core::mem::offset_of!(RopeParams, table_pitch) - 72usize];
-    ["Offset of field: RopeParams::tokens"][::core::mem::offset_of!(RopeParams, tokens) - 80usize];
-    ["Offset of field: RopeParams::heads"][::core::mem::offset_of!(RopeParams, heads) - 84usize];
-    ["Offset of field: RopeParams::table_rows"][::core::mem::offset_of!(RopeParams, table_rows) - 88usize];
+        [::core::mem::offset_of!(RopeParams, out_head_stride) - 80usize];
+    ["Offset of field: RopeParams::table_pitch"][::core::mem::offset_of!(RopeParams, table_pitch) - 88usize];
+    ["Offset of field: RopeParams::tokens"][::core::mem::offset_of!(RopeParams, tokens) - 96usize];
+    ["Offset of field: RopeParams::heads"][::core::mem::offset_of!(RopeParams, heads) - 100usize];
+    ["Offset of field: RopeParams::table_rows"][::core::mem::offset_of!(RopeParams, table_rows) - 104usize];
 };
 impl Default for RopeParams {
     fn default() -> Self {
@@ -1446,3 +1497,34 @@ impl Default for RopeParams {
         }
     }
 }
+
+macro_rules! every_params {
+    ($apply:ident) => {
+        $apply! {
+            ProbeParams
+            Fp8GemmParams
+            GroupedFp8GemmParams
+            Quantize1x128Params
+            Quantize128x128Params
+            RmsNormParams
+            TransposeScalesParams
+            GateLogitsParams
+            GateSelectParams
+            ExpertLoadParams
+            BiasUpdateParams
+            SequenceBalanceLossParams
+            ExpertMapParams
+            GatherQuantizeParams
+            SwigluQuantizeParams
+            CombineParams
+            MlaScheduleParams
+            MlaDecodeParams
+            MlaCombineParams
+            HeadGemmParams
+            MergeStatesParams
+            KvAppendParams
+            RopeParams
+        }
+    };
+}
+pub(crate) use every_params;

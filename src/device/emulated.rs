@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU32;
 use libloading::Library;
 
 use super::bindings::*;
-use crate::error::{Error, Result};
+use crate::error::{BuildProblem, Error, OperandProblem, Result};
 use crate::tensor::MapElement;
 use crate::tensor::tensor_map::{Swizzle, TensorMapArrays, TensorMapSpec};
 
@@ -35,7 +35,7 @@ impl EmulatorLibrary {
     /// The one that build.rs compiled: it did not.
     #[cfg(not(has_emulator))]
     pub fn linked() -> Result<Self> {
-        Err(Error::EmulatorNotBuilt { reason: env!("DK_NO_EMULATOR_REASON") })
+        Err(BuildProblem::NoEmulator { reason: env!("DK_NO_EMULATOR_REASON") }.into())
     }
 
     /// Loads a shared library with the functions of `cuda/hopper/emulated/machine/emu.h`.
@@ -43,9 +43,9 @@ impl EmulatorLibrary {
     /// # Safety
     /// The library was built from `cuda/hopper/emulated/machine` of this version.
     pub unsafe fn load(path: &Path) -> Result<Self> {
-        let failed = |e: libloading::Error| Error::EmulatorLibrary {
-            path: path.display().to_string(),
-            reason: e.to_string(),
+        let failed = |error: libloading::Error| {
+            let (path, reason) = (path.display().to_string(), error.to_string());
+            Error::from(BuildProblem::EmulatorLibrary { path, reason })
         };
         // SAFETY: the caller vouches for the library; the signatures are those of emu.h, and the functions stay mapped
         // as long as `_library` lives beside them.
@@ -108,7 +108,10 @@ impl EmulatorLibrary {
         if status == 0 {
             Ok(map)
         } else {
-            Err(Error::TensorMap { operand: spec.operand, reason: message(&reason) })
+            Err(Error::Operand {
+                operand: spec.operand,
+                problem: OperandProblem::TensorMap { rule: message(&reason) },
+            })
         }
     }
 }

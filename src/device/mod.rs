@@ -6,6 +6,7 @@ mod buffer;
 mod emulated;
 mod faults;
 pub(crate) mod gpu;
+mod raw;
 mod stream;
 
 use std::ffi::CString;
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use cudarc::driver::CudaContext;
 
-use crate::error::{Error, Result};
+use crate::error::{BuildProblem, Error, Result};
 use crate::tensor::tensor_map::TensorMapSpec;
 use bindings::TensorMap;
 pub use buffer::Buffer;
@@ -27,8 +28,8 @@ use emulated::{EmulatorLibrary, kernel_name};
 pub use emulated::{fused_dot_bf16, fused_dot_e4m3};
 pub use faults::DataFaults;
 pub use gpu::KernelAttributes;
-pub(crate) use gpu::LastUse;
 use gpu::{CudaKernel, Gpu, driver_error};
+pub use raw::{RawSlice, RawSliceMut, RawStream};
 pub use stream::Stream;
 
 /// A GPU or an emulated Hopper, with every kernel of the crate loaded. Clones share it.
@@ -62,8 +63,8 @@ impl Device {
     /// stream is captured.
     ///
     /// # Errors
-    /// [`Error::KernelsNotBuilt`], [`Error::UnsupportedDevice`] unless it has compute capability 9.0,
-    /// [`Error::DriverFunctionMissing`], [`Error::DriverTooOld`] for kernels that a newer CUDA compiled, driver errors.
+    /// [`Error::Build`] without kernels; [`Error::Machine`] unless the GPU has compute capability 9.0 and the driver is one for
+    /// the CUDA that compiled the kernels; driver errors.
     pub fn gpu(context: &Arc<CudaContext>) -> Result<Self> {
         Ok(Self(Arc::new(Backend::Cuda(Arc::new(Gpu::load(context, &[])?)))))
     }
@@ -71,7 +72,7 @@ impl Device {
     /// As [`Device::gpu`], with other builds of some kernels: to compare an edited kernel with the current one.
     ///
     /// # Errors
-    /// As [`Device::gpu`]; [`Error::KernelsNotBuilt`] when a name is no kernel's.
+    /// As [`Device::gpu`]; [`Error::Spec`] when a name is no kernel's.
     ///
     /// # Safety
     /// Every image is a cubin of a kernel of that name with the parameters of this version of the crate.
@@ -95,7 +96,7 @@ impl Device {
     /// Opens a GPU by its ordinal, in its primary context.
     ///
     /// # Errors
-    /// [`Error::DriverNotFound`] instead of the panic that cudarc answers with; otherwise as [`Device::gpu`].
+    /// [`Error::Machine`] without a driver, instead of the panic that cudarc answers with; otherwise as [`Device::gpu`].
     pub fn open_gpu(ordinal: usize) -> Result<Self> {
         gpu::require_functions()?;
         let context = CudaContext::new(ordinal).map_err(driver_error("opening the GPU's context"))?;
@@ -105,7 +106,7 @@ impl Device {
     /// The emulated Hopper with default options.
     ///
     /// # Errors
-    /// [`Error::EmulatorNotBuilt`].
+    /// [`Error::Build`] without an emulator.
     pub fn emulated() -> Result<Self> {
         Self::emulated_with(EmulatorOptions::default())
     }
@@ -113,7 +114,7 @@ impl Device {
     /// The emulated Hopper. Devices are independent: several may run in parallel threads.
     ///
     /// # Errors
-    /// [`Error::EmulatorNotBuilt`].
+    /// [`Error::Build`] without an emulator.
     pub fn emulated_with(options: EmulatorOptions) -> Result<Self> {
         Ok(Self::emulator(EmulatorLibrary::linked()?, options))
     }
@@ -121,7 +122,7 @@ impl Device {
     /// The emulated Hopper with the kernels of another build of `cuda/`, such as a changed one under test.
     ///
     /// # Errors
-    /// [`Error::EmulatorLibrary`].
+    /// [`Error::Build`] when it cannot be loaded.
     ///
     /// # Safety
     /// The library was built from the `cuda/hopper/emulated/machine` folder of this version of the crate: same structs, same functions.
@@ -202,13 +203,13 @@ impl Device {
                 emulator.library.params_bytes(&name).map(|bytes| (bytes, KernelHandle::Emulated(name)))
             }
         };
-        match found {
-            Some((expected, handle)) if expected == params_bytes => Ok(handle),
-            Some((expected, _)) => {
-                Err(Error::ParameterSize { kernel: name.to_owned(), expected, got: params_bytes })
-            }
-            None => Err(Error::KernelsNotBuilt { reason: "this build has no kernel of that name" }),
-        }
+        let got = match found {
+            Some((bytes, handle)) if bytes == params_bytes => return Ok(handle),
+            Some((bytes, _)) => format!("{bytes} bytes"),
+            None => "none of that name".to_owned(),
+        };
+        let expected = format!("parameters of {params_bytes} bytes");
+        Err(BuildProblem::OtherKernels { kernel: name.to_owned(), expected, got }.into())
     }
 
     pub(crate) fn encode(&self, spec: &TensorMapSpec) -> Result<TensorMap> {

@@ -14,18 +14,17 @@ use super::Device;
 /// With cudarc's event tracking on, as it comes, a run waits for earlier users of its operands on other streams, and they
 /// for it; operands that belong to another `CudaContext` object of the same context are joined by their stream. With
 /// tracking off the caller orders, and keeps operands until the run is over, as the safety rules of cudarc's
-/// `disable_event_tracking` say. The memory of a [`MoeLayer`](crate::moe::MoeLayer) is ordered either way.
+/// `disable_event_tracking` say; so it does with operands by address ([`RawSlice`](crate::RawSlice)), tracking on or off.
 ///
 /// # Captures
 /// A run may be captured into a graph, in every mode, tracked or not: it only adds its kernels, waits for no event and
 /// records none. The caller orders:
-/// * work on the operands before a launch of the graph, and work after it on another stream than the graph's: cudarc does
-///   not know what a graph does;
-/// * runs of one capture on several streams, by events of the caller's;
-/// * launches of a graph with a `MoeLayer` against each other and against runs of the same layer outside of it.
+/// * work on the operands, scratch included, before a launch of the graph, and work after it on another stream than the
+///   graph's: cudarc does not know what a graph does;
+/// * runs of one capture on several streams, by events of the caller's.
 ///
-/// A graph holds addresses. As long as it may be launched, keep its operands, a clone of the [`Device`] (the kernels and
-/// the words they report to), and the `MoeLayer` itself; other plans may go.
+/// A graph holds addresses. As long as it may be launched, keep its operands and a clone of the [`Device`] (the kernels and
+/// the words they report to); plans may go.
 ///
 /// While any stream is captured, [`Device::gpu`], every `plan` and [`Device::upload`] may be called and do not become part
 /// of the graph; an upload is refused while [`Device::stream`] itself is captured.

@@ -5,22 +5,28 @@
 //! in ascending order, then `acc = fma(sfa * sfb, block, acc)` in FP32, blocks ascending. So a row's bits depend on
 //! nothing but that row of A and B: not on m, the tile shape, the number of multiprocessors, or the stream.
 
+use std::fmt;
 use std::marker::PhantomData;
 
 use float8::F8E4M3;
 
 use super::operands::{GemmAxes, GemmViews};
-use super::planner::{GemmChoice, GemmOutput, GemmProblem};
+use super::planner::{GemmChoice, GemmOutput, GemmProblem, named};
 use crate::device::bindings::Fp8GemmParams;
 use crate::device::{Device, Stream};
-use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
 use crate::launch::{Kernel, Launch};
 use crate::quant::{MMajor, SFB_AXES, Scales1x128, Scales128x128};
+use crate::setters::setters;
 use crate::table::gemm::{GEMM_INSTANCES, GemmInstance, OutputType};
 use crate::tensor::{Matrix, MatrixMut};
+use crate::tuning::Tuning;
 
 /// Shape of a GEMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Fp8GemmSpec {
     /// Rows of A and D: any number, 0 included.
     pub m: usize,
@@ -31,6 +37,15 @@ pub struct Fp8GemmSpec {
     /// `D = round(sum + D)` instead of `D = round(sum)`: D is added in FP32, after the sum.
     pub accumulate: bool,
 }
+
+impl Fp8GemmSpec {
+    /// `D = A . B^T`.
+    pub const fn new(m: usize, n: usize, k: usize) -> Self {
+        Self { m, n, k, accumulate: false }
+    }
+}
+
+setters!(Fp8GemmSpec { accumulate: bool });
 
 /// Operands of a GEMM. Addresses and pitches of a, b, d and sfa are multiples of 16 bytes.
 #[derive(Debug)]
@@ -60,31 +75,49 @@ pub struct Fp8Gemm<D> {
 }
 
 impl<D: GemmOutput> Fp8Gemm<D> {
-    /// Chooses an instance for the shape.
+    /// Chooses a tuning for the shape.
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for n and k, [`Error::TooLarge`].
+    /// [`Error::Spec`] for sizes.
     pub fn plan(device: &Device, spec: Fp8GemmSpec) -> Result<Self> {
-        let choice = GemmChoice::for_shape(&spec, D::OUTPUT, device.multiprocessors())?;
+        Self::with_choice(device, spec, Self::fastest(&spec, device.multiprocessors())?)
+    }
+
+    /// Uses a given tuning instead.
+    ///
+    /// # Errors
+    /// As [`Fp8Gemm::plan`]; [`Error::Spec`] when it is none of [`Fp8Gemm::tunings`].
+    pub fn plan_with(device: &Device, spec: Fp8GemmSpec, tuning: &Tuning) -> Result<Self> {
+        let expected = match D::OUTPUT {
+            OutputType::Bf16 => "one of Fp8Gemm::<bf16>::tunings()",
+            OutputType::F32 => "one of Fp8Gemm::<f32>::tunings()",
+        };
+        let problem = problem(&spec)?;
+        let instance = named(Self::instances(), tuning, expected)?;
+        let choice = problem.launch(instance, spec.m, device.multiprocessors())?;
         Self::with_choice(device, spec, choice)
     }
 
-    /// Uses a given instance instead: for tuning, and for tests that every instance gives the same bits.
+    /// Every tuning for a D of this type.
+    pub fn tunings() -> impl Iterator<Item = Tuning> {
+        Self::instances().map(GemmInstance::tuning)
+    }
+
+    /// The tuning that [`Fp8Gemm::plan`] takes on a device of `multiprocessors`: ranked by a model of the two pipes that a K
+    /// block occupies, the tensor core and the path from L2. No device is asked.
     ///
     /// # Errors
-    /// As [`Fp8Gemm::plan`]; [`Error::OutOfRange`] when the instance is not one of
-    /// [`GEMM_INSTANCES`](crate::gemm::GEMM_INSTANCES) with D's type.
-    pub fn plan_instance(device: &Device, spec: Fp8GemmSpec, instance: GemmInstance) -> Result<Self> {
-        GemmChoice::for_shape(&spec, D::OUTPUT, device.multiprocessors())?;
-        if instance.output != D::OUTPUT || !GEMM_INSTANCES.contains(&instance) {
-            let expected = match D::OUTPUT {
-                OutputType::Bf16 => "one of GEMM_INSTANCES with a BF16 D",
-                OutputType::F32 => "one of GEMM_INSTANCES with an FP32 D",
-            };
-            return Err(Error::OutOfRange { what: "instance", expected, got: instance.name() });
-        }
-        let choice = GemmChoice::with_instance(&problem(&spec), instance, spec.m, device.multiprocessors())?;
-        Self::with_choice(device, spec, choice)
+    /// As [`Fp8Gemm::plan`].
+    pub fn tuning_for(spec: &Fp8GemmSpec, multiprocessors: u32) -> Result<Tuning> {
+        Ok(Self::fastest(spec, multiprocessors)?.instance.tuning())
+    }
+
+    fn instances() -> impl Iterator<Item = &'static GemmInstance> {
+        GEMM_INSTANCES.iter().filter(|instance| instance.output == D::OUTPUT)
+    }
+
+    fn fastest(spec: &Fp8GemmSpec, multiprocessors: u32) -> Result<GemmChoice> {
+        problem(spec)?.fastest(Self::instances(), spec.m, multiprocessors)
     }
 
     fn with_choice(device: &Device, spec: Fp8GemmSpec, choice: GemmChoice) -> Result<Self> {
@@ -92,9 +125,14 @@ impl<D: GemmOutput> Fp8Gemm<D> {
         Ok(Self { device: device.clone(), kernel, spec, choice, output: PhantomData })
     }
 
-    /// What the planner chose.
-    pub fn choice(&self) -> &GemmChoice {
-        &self.choice
+    /// The tuning it runs with.
+    pub fn tuning(&self) -> Tuning {
+        self.choice.instance.tuning()
+    }
+
+    /// What the planner chose, in words.
+    pub fn choice(&self) -> impl fmt::Display {
+        self.choice
     }
 
     /// Enqueues the GEMM on `stream` and returns; on the emulator, computes it. Allocates nothing on the device, and
@@ -103,12 +141,12 @@ impl<D: GemmOutput> Fp8Gemm<D> {
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Misaligned`], [`Error::WrongDevice`]; then nothing was launched. Launch errors.
+    /// [`Error::Operand`]; then nothing was launched. Launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: Fp8GemmArgs<'_, D>) -> Result<()> {
-        let problem = problem(&self.spec);
+        let problem = problem(&self.spec)?;
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
         let Fp8GemmArgs { a, sfa, b, sfb, d } = &mut args;
-        let operands = problem.operands(&mut launch, &AXES, GemmViews { a, sfa, b, sfb: &sfb.0, d })?;
+        let operands = problem.operands(&mut launch, &AXES, GemmViews { a, sfa, b, sfb, d })?;
         let GemmChoice { instance, grid, .. } = &self.choice;
         if *grid == 0 {
             return Ok(());
@@ -119,20 +157,8 @@ impl<D: GemmOutput> Fp8Gemm<D> {
 }
 
 /// One expert has all rows.
-pub(crate) fn problem(spec: &Fp8GemmSpec) -> GemmProblem {
-    GemmProblem { experts: 1, rows: spec.m, n: spec.n, k: spec.k }
-}
-
-impl GemmChoice {
-    /// Ranks every compiled instance for a shape on a device of `multiprocessors`, by a model of the two pipes that a
-    /// K block occupies: the tensor core, and the path from L2. Pure: no device is asked.
-    ///
-    /// # Errors
-    /// [`Error::NotAMultiple`] for n and k, [`Error::TooLarge`].
-    pub fn for_shape(spec: &Fp8GemmSpec, output: OutputType, multiprocessors: u32) -> Result<Self> {
-        let problem = problem(spec);
-        problem.check_sizes("m")?;
-        let instances = GEMM_INSTANCES.iter().filter(|i| i.output == output);
-        problem.fastest(instances, spec.m, multiprocessors)
-    }
+fn problem(spec: &Fp8GemmSpec) -> Result<GemmProblem> {
+    let problem = GemmProblem { experts: 1, rows: spec.m, n: spec.n, k: spec.k };
+    problem.check_sizes("m")?;
+    Ok(problem)
 }

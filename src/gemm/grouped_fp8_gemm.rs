@@ -6,23 +6,30 @@
 //!
 //! A row's bits are those that [`Fp8Gemm`](crate::gemm::Fp8Gemm) gives for that row and that expert's weights.
 
+use std::fmt;
+
 use float8::F8E4M3;
 use half::bf16;
 
 use super::operands::{GemmAxes, GemmViews};
-use super::planner::{GemmChoice, GemmProblem};
+use super::planner::{GemmChoice, GemmProblem, named};
 use super::segments::Segments;
 use crate::device::bindings::GroupedFp8GemmParams;
 use crate::device::{Device, Stream};
-use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
 use crate::launch::{Kernel, Launch, MAX_DIM, check_limit};
 use crate::quant::{MMajor, Scales1x128};
+use crate::setters::setters;
 use crate::table::MAX_EXPERTS;
 use crate::table::gemm::{GROUPED_GEMM_INSTANCES, GemmInstance};
-use crate::tensor::{Matrix, MatrixMut};
+use crate::tensor::{Matrix, MatrixMut, Vector};
+use crate::tuning::Tuning;
 
 /// Shape of a grouped GEMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct GroupedFp8GemmSpec {
     /// At most [`MAX_EXPERTS`].
     pub experts: usize,
@@ -36,6 +43,20 @@ pub struct GroupedFp8GemmSpec {
     pub expected_rows: usize,
 }
 
+impl GroupedFp8GemmSpec {
+    /// With as many expected rows as there are for each, if all of them are used.
+    pub const fn new(experts: usize, n: usize, k: usize, segments: Segments) -> Self {
+        let expected_rows = match segments {
+            Segments::Ragged { rows } if experts > 0 => rows.div_ceil(experts),
+            Segments::Ragged { rows } => rows,
+            Segments::Masked { max_rows } => max_rows,
+        };
+        Self { experts, n, k, segments, expected_rows }
+    }
+}
+
+setters!(GroupedFp8GemmSpec { expected_rows: usize });
+
 /// Operands of a grouped GEMM. Addresses and pitches of a, b, d and sfa are multiples of 16 bytes.
 #[derive(Debug)]
 pub struct GroupedFp8GemmArgs<'a> {
@@ -47,8 +68,8 @@ pub struct GroupedFp8GemmArgs<'a> {
     pub b: Matrix<'a, F8E4M3>,
     /// `[experts * ceil(n/128), k/128]`.
     pub sfb: Matrix<'a, f32>,
-    /// On the device: `[1, experts + 1]` (ragged) or `[1, experts]` (masked), see [`Segments`].
-    pub segments: Matrix<'a, i32>,
+    /// On the device: `[experts + 1]` (ragged) or `[experts]` (masked), see [`Segments`].
+    pub segments: Vector<'a, i32>,
     /// `[rows, n]`; rows of no expert keep what they hold.
     pub d: MatrixMut<'a, bf16>,
 }
@@ -71,10 +92,10 @@ pub struct GroupedFp8Gemm {
 }
 
 impl GroupedFp8Gemm {
-    /// Chooses an instance for the shape.
+    /// Chooses a tuning for the shape.
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for n and k, [`Error::TooLarge`].
+    /// [`Error::Spec`] for sizes.
     pub fn plan(device: &Device, spec: GroupedFp8GemmSpec) -> Result<Self> {
         let problem = problem(&spec)?;
         let instances = GROUPED_GEMM_INSTANCES.iter();
@@ -82,20 +103,20 @@ impl GroupedFp8Gemm {
         Self::with_choice(device, spec, problem, choice)
     }
 
-    /// Uses a given instance instead: for tuning, and for tests that every instance gives the same bits.
+    /// Uses a given tuning instead.
     ///
     /// # Errors
-    /// As [`GroupedFp8Gemm::plan`]; [`Error::OutOfRange`] when the instance is not one of
-    /// [`GROUPED_GEMM_INSTANCES`].
-    pub fn plan_instance(device: &Device, spec: GroupedFp8GemmSpec, instance: GemmInstance) -> Result<Self> {
+    /// As [`GroupedFp8Gemm::plan`]; [`Error::Spec`] when it is none of [`GroupedFp8Gemm::tunings`].
+    pub fn plan_with(device: &Device, spec: GroupedFp8GemmSpec, tuning: &Tuning) -> Result<Self> {
         let problem = problem(&spec)?;
-        if !GROUPED_GEMM_INSTANCES.contains(&instance) {
-            let expected = "one of GROUPED_GEMM_INSTANCES";
-            return Err(Error::OutOfRange { what: "instance", expected, got: instance.name() });
-        }
-        let rows = spec.expected_rows.max(1);
-        let choice = GemmChoice::with_instance(&problem, instance, rows, device.multiprocessors())?;
+        let instance = named(GROUPED_GEMM_INSTANCES.iter(), tuning, "one of GroupedFp8Gemm::tunings()")?;
+        let choice = problem.launch(instance, spec.expected_rows.max(1), device.multiprocessors())?;
         Self::with_choice(device, spec, problem, choice)
+    }
+
+    /// Every tuning.
+    pub fn tunings() -> impl Iterator<Item = Tuning> {
+        GROUPED_GEMM_INSTANCES.iter().map(GemmInstance::tuning)
     }
 
     fn with_choice(
@@ -111,9 +132,14 @@ impl GroupedFp8Gemm {
         Ok(Self { device: device.clone(), kernel, spec, problem, choice: GemmChoice { grid, ..choice } })
     }
 
-    /// What the planner chose for the expected rows.
-    pub fn choice(&self) -> &GemmChoice {
-        &self.choice
+    /// The tuning it runs with.
+    pub fn tuning(&self) -> Tuning {
+        self.choice.instance.tuning()
+    }
+
+    /// What the planner chose for the expected rows, in words.
+    pub fn choice(&self) -> impl fmt::Display {
+        self.choice
     }
 
     /// Enqueues the GEMM on `stream` and returns; on the emulator, computes it. Allocates nothing on the device, and
@@ -125,7 +151,7 @@ impl GroupedFp8Gemm {
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Misaligned`], [`Error::WrongDevice`]; then nothing was launched. Launch errors.
+    /// [`Error::Operand`]; then nothing was launched. Launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: GroupedFp8GemmArgs<'_>) -> Result<()> {
         let GroupedFp8GemmArgs { a, sfa, b, sfb, segments, d } = &mut args;
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;

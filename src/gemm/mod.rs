@@ -8,8 +8,7 @@ mod planner;
 mod segments;
 
 pub use crate::table::MAX_EXPERTS;
-pub use crate::table::gemm::{GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance, OutputType, Schedule};
 pub use fp8_gemm::{Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec};
 pub use grouped_fp8_gemm::{GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec};
-pub use planner::{GemmChoice, GemmOutput};
+pub use planner::GemmOutput;
 pub use segments::Segments;

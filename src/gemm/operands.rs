@@ -10,14 +10,14 @@ use crate::launch::{KernelParams, Launch, Layout, Operand, check_limit};
 use crate::quant::{BLOCK, MMajor, Scales1x128, scales_1x128};
 use crate::table::gemm::{GemmInstance, SLICE_ROWS};
 use crate::tensor::tensor_map::{Dimension, Swizzle, TensorMapSpec};
-use crate::tensor::{Element, MapElement, Matrix, MatrixMut, Stored};
+use crate::tensor::{Element, MapElement, Matrix, MatrixMut, Stored, View};
 
 /// What a run is given; B and its scales with all experts below each other.
-pub(crate) struct GemmViews<'v, 'a, D> {
+pub(crate) struct GemmViews<'v, 'a, D, S> {
     pub a: &'v Matrix<'a, F8E4M3>,
     pub sfa: &'v Scales1x128<'a, MMajor>,
     pub b: &'v Matrix<'a, F8E4M3>,
-    pub sfb: &'v Matrix<'a, f32>,
+    pub sfb: &'v S,
     pub d: &'v mut MatrixMut<'a, D>,
 }
 
@@ -40,20 +40,20 @@ pub(crate) struct GemmOperands<D: Stored> {
 
 impl GemmProblem {
     /// Fails unless the views have the shapes of the problem, and rows start where TMA can start.
-    pub fn operands<'l, D: Element, P: KernelParams>(
+    pub fn operands<'l, D: Element, S: View<Element = f32>, P: KernelParams>(
         &self,
         launch: &mut Launch<'l, P>,
         axes: &GemmAxes,
-        views: GemmViews<'l, '_, D>,
+        views: GemmViews<'l, '_, D, S>,
     ) -> Result<GemmOperands<D>> {
         let Self { experts, rows, n, k } = *self;
         let sfb_shape = [experts * n.div_ceil(BLOCK), k / BLOCK];
         let operands = GemmOperands {
-            a: launch.read(views.a, Layout::new(axes.a, [rows, k]).aligned(16))?,
-            b: launch.read(views.b, Layout::new(axes.b, [experts * n, k]).aligned(16))?,
-            sfa: launch.read(&views.sfa.matrix, scales_1x128::<MMajor>(rows, k / BLOCK).aligned(16))?,
-            sfb: launch.read(views.sfb, Layout::new(axes.sfb, sfb_shape))?,
-            d: launch.write(views.d, Layout::new(axes.d, [rows, n]).aligned(16))?,
+            a: launch.read(views.a, Layout::matrix(axes.a, [rows, k]).aligned(16))?,
+            b: launch.read(views.b, Layout::matrix(axes.b, [experts * n, k]).aligned(16))?,
+            sfa: launch.read(views.sfa, scales_1x128::<MMajor>(rows, k / BLOCK).aligned(16))?,
+            sfb: launch.read(views.sfb, Layout::matrix(axes.sfb, sfb_shape))?,
+            d: launch.write(views.d, Layout::matrix(axes.d, [rows, n]).aligned(16))?,
         };
         check_limit("pitch of sfb", operands.sfb.pitch(), u64::from(u32::MAX))?;
         Ok(operands)

@@ -9,6 +9,7 @@ use crate::launch::{MAX_DIM, check_limit, check_multiple};
 use crate::quant::BLOCK;
 use crate::table::gemm::{GemmInstance, OutputType};
 use crate::tensor::Element;
+use crate::tuning::Tuning;
 
 /// Element types of D: [`bf16`] (the FP32 sum rounded once) or `f32`.
 pub trait GemmOutput: Element {
@@ -25,7 +26,7 @@ impl GemmOutput for f32 {
 
 /// What the planner chose for a shape, and why: [`Display`](fmt::Display) prints it on one line.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct GemmChoice {
+pub(crate) struct GemmChoice {
     /// The compiled configuration.
     pub instance: GemmInstance,
     /// CTAs launched: at most one per multiprocessor, each walks its tiles.
@@ -58,32 +59,19 @@ const L2_BYTES_PER_CYCLE: f64 = 46.0;
 /// Cycles to fill the ring before the first product of a tile, and to drain a tile to shared memory after the last.
 const TILE_OVERHEAD_CYCLES: f64 = 1000.0;
 
-impl GemmChoice {
-    /// The launch of one instance for `rows` rows per expert.
-    pub(crate) fn with_instance(
-        problem: &GemmProblem,
-        instance: GemmInstance,
-        rows: usize,
-        multiprocessors: u32,
-    ) -> Result<Self> {
-        let GemmInstance { block_m, block_n, cluster, output, .. } = instance;
-        let clusters_m = rows.div_ceil((block_m * cluster) as usize) as u64;
-        let tiles_of_one = clusters_m * u64::from(cluster) * problem.n.div_ceil(block_n as usize) as u64;
-        let tiles = problem.experts as u64 * tiles_of_one;
-        check_limit("tiles of D", tiles, u64::from(u32::MAX / 2))?;
-        let tiles = tiles as u32;
-        let ctas = (multiprocessors / cluster).max(1) * cluster;
-        let grid = tiles.min(ctas);
-        let waves = if grid == 0 { 0 } else { tiles.div_ceil(grid) };
+/// The instance of a tuning's name.
+pub(crate) fn named<'i>(
+    mut instances: impl Iterator<Item = &'i GemmInstance>,
+    tuning: &Tuning,
+    expected: &'static str,
+) -> Result<&'i GemmInstance> {
+    let found = instances.find(|instance| instance.name() == tuning.name());
+    found.ok_or_else(|| Error::out_of_range("tuning", expected, tuning))
+}
 
-        // wgmma m64nN takes N/2 cycles, or as long as shared memory needs for its operands: 2048 + 32 N bytes at 128.
-        let (n, slices) = (f64::from(block_n), f64::from(block_m / 64));
-        let tensor = 4.0 * slices * (n / 2.0).max(16.0 + n / 4.0);
-        let rows = f64::from(block_m).min(rows as f64);
-        let l2 = (128.0 * rows + 128.0 * n / f64::from(cluster) + 4.0 * rows) / L2_BYTES_PER_CYCLE;
-        let store = rows * n * f64::from(output.bytes()) / L2_BYTES_PER_CYCLE;
-        let tile = (problem.k / BLOCK) as f64 * tensor.max(l2) + store + TILE_OVERHEAD_CYCLES;
-        Ok(Self { instance, grid, tiles, waves, cycles: f64::from(waves) * tile })
+impl GemmInstance {
+    pub(crate) fn tuning(&self) -> Tuning {
+        Tuning::named(self.name())
     }
 }
 
@@ -97,6 +85,28 @@ pub(crate) struct GemmProblem {
 }
 
 impl GemmProblem {
+    /// The launch of one instance for `rows` rows per expert.
+    pub fn launch(&self, instance: &GemmInstance, rows: usize, multiprocessors: u32) -> Result<GemmChoice> {
+        let GemmInstance { block_m, block_n, cluster, output, .. } = *instance;
+        let clusters_m = rows.div_ceil((block_m * cluster) as usize) as u64;
+        let tiles_of_one = clusters_m * u64::from(cluster) * self.n.div_ceil(block_n as usize) as u64;
+        let tiles = self.experts as u64 * tiles_of_one;
+        check_limit("tiles of D", tiles, u64::from(u32::MAX / 2))?;
+        let tiles = tiles as u32;
+        let ctas = (multiprocessors / cluster).max(1) * cluster;
+        let grid = tiles.min(ctas);
+        let waves = if grid == 0 { 0 } else { tiles.div_ceil(grid) };
+
+        // wgmma m64nN takes N/2 cycles, or as long as shared memory needs for its operands: 2048 + 32 N bytes at 128.
+        let (n, slices) = (f64::from(block_n), f64::from(block_m / 64));
+        let tensor = 4.0 * slices * (n / 2.0).max(16.0 + n / 4.0);
+        let rows = f64::from(block_m).min(rows as f64);
+        let l2 = (128.0 * rows + 128.0 * n / f64::from(cluster) + 4.0 * rows) / L2_BYTES_PER_CYCLE;
+        let store = rows * n * f64::from(output.bytes()) / L2_BYTES_PER_CYCLE;
+        let tile = (self.k / BLOCK) as f64 * tensor.max(l2) + store + TILE_OVERHEAD_CYCLES;
+        Ok(GemmChoice { instance: *instance, grid, tiles, waves, cycles: f64::from(waves) * tile })
+    }
+
     /// Fails unless the kernels can index the sizes. `rows` is what the rows are called.
     pub fn check_sizes(&self, rows: &'static str) -> Result<()> {
         check_multiple("n", self.n, 8)?;
@@ -116,11 +126,11 @@ impl GemmProblem {
     ) -> Result<GemmChoice> {
         let mut best: Option<GemmChoice> = None;
         for instance in instances {
-            let choice = GemmChoice::with_instance(self, *instance, rows, multiprocessors)?;
+            let choice = self.launch(instance, rows, multiprocessors)?;
             if best.is_none_or(|best| choice.cycles < best.cycles) {
                 best = Some(choice);
             }
         }
-        best.ok_or(Error::KernelsNotBuilt { reason: "no GEMM instance has this output type" })
+        best.ok_or_else(|| Error::out_of_range("type of d", "one that a kernel writes", "another"))
     }
 }

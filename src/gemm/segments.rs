@@ -22,8 +22,8 @@ impl Segments {
     /// The operand that says which rows are in use.
     pub(crate) fn layout(self, experts: usize) -> Layout {
         match self {
-            Self::Ragged { .. } => Layout::new("segments [1, experts + 1]", [1, experts + 1]),
-            Self::Masked { .. } => Layout::new("segments [1, experts]", [1, experts]),
+            Self::Ragged { .. } => Layout::vector("segments [experts + 1]", experts + 1),
+            Self::Masked { .. } => Layout::vector("segments [experts]", experts),
         }
     }
 }

@@ -9,7 +9,6 @@ use cudarc::driver::{DeviceSlice, SyncOnDrop};
 
 use super::kernel::Kernel;
 use super::operand::Address;
-use super::wrong_device;
 use crate::device::gpu;
 use crate::device::gpu::{CudaKernel, Gpu, driver_error};
 use crate::error::{Error, Result};
@@ -175,7 +174,7 @@ impl<'l, P> CudaLaunch<'l, P> {
         // SAFETY: a `Kernel<P>` takes exactly one argument, a P, which the driver copies before it returns: its row of the
         // table names P to the compiler of the kernel too, and the sizes agreed when it was loaded. The families keep the
         // contract of `Launch::run`: the pointers in it are operands of this launch, views of the sizes that the plan asked
-        // for. Their records outlive this call; in a capture the caller keeps the memory.
+        // for. Their records outlive this call; in a capture the caller keeps the memory, as always that of raw slices.
         let result = unsafe {
             launch_kernel(
                 function.cu_function(),
@@ -186,9 +185,8 @@ impl<'l, P> CudaLaunch<'l, P> {
                 &mut arguments,
             )
         };
-        result.map_err(|DriverError(code)| Error::Launch {
-            kernel: (*name).to_owned(),
-            grid,
+        result.map_err(|DriverError(code)| Error::Driver {
+            call: format!("launch of {name} with grid {grid}").into(),
             code: code as i32,
             name: format!("{code:?}"),
         })
@@ -199,5 +197,5 @@ fn same_context(what: &'static str, expected: &Arc<CudaContext>, got: &Arc<CudaC
     if Arc::ptr_eq(expected, got) || expected.cu_ctx() == got.cu_ctx() {
         return Ok(());
     }
-    Err(wrong_device(what, THIS_GPU, OTHER_GPU))
+    Err(Error::other_device(what, THIS_GPU, OTHER_GPU))
 }

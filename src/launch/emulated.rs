@@ -22,13 +22,12 @@ impl<'l, P> EmulatedLaunch<'l, P> {
         Self { emulator, kernel, name, regions: Vec::new(), names: Vec::new() }
     }
 
-    pub fn read<T>(&mut self, name: &str, memory: &'l [T]) -> Address {
-        self.region(name, memory.as_ptr().cast_mut().cast(), size_of_val(memory), false)
+    pub fn read<T>(&mut self, name: &str, memory: *const T, len: usize) -> Address {
+        self.region(name, memory.cast_mut().cast(), len * size_of::<T>(), false)
     }
 
-    pub fn write<T>(&mut self, name: &str, memory: &'l mut [T]) -> Address {
-        let bytes = size_of_val(memory);
-        self.region(name, memory.as_mut_ptr().cast(), bytes, true)
+    pub fn write<T>(&mut self, name: &str, memory: *mut T, len: usize) -> Address {
+        self.region(name, memory.cast(), len * size_of::<T>(), true)
     }
 
     pub fn error_words(&mut self) -> *mut u32 {
@@ -68,8 +67,9 @@ impl<'l, P> EmulatedLaunch<'l, P> {
             check_races: u32::from(options.check_races),
             ..Default::default()
         };
-        // SAFETY: the name is a C string, and the parameters are a P, both alive for the whole call. The regions are the
-        // borrowed host slices, mutably borrowed where writable, and the error words, which are atomics that the device owns.
+        // SAFETY: the name is a C string, and the parameters are a P, both alive for the whole call. The regions are borrowed
+        // host slices, mutably borrowed where writable, or raw ones, for which their makers promise the same, and the error
+        // words, which are atomics that the device owns.
         let result = unsafe { self.emulator.library.launch(&launch) };
         result.map_err(|report| Error::Emulated {
             kernel: self.name.to_string_lossy().into_owned(),

@@ -29,15 +29,7 @@ macro_rules! params {
     )*};
 }
 
-params! {
-    Fp8GemmParams GroupedFp8GemmParams
-    Quantize1x128Params Quantize128x128Params TransposeScalesParams RmsNormParams
-    GateLogitsParams GateSelectParams ExpertLoadParams BiasUpdateParams SequenceBalanceLossParams
-    ExpertMapParams GatherQuantizeParams SwigluQuantizeParams CombineParams
-    MlaScheduleParams MlaDecodeParams MlaCombineParams HeadGemmParams MergeStatesParams KvAppendParams RopeParams
-}
-#[cfg(feature = "probes")]
-params! { ProbeParams }
+bindings::every_params!(params);
 
 /// A row of the table whose kernel takes a `P`. For constants: a row of another struct does not compile then.
 pub(crate) struct KernelRow<P> {
@@ -134,11 +126,7 @@ impl<P: KernelParams> Kernel<P> {
     pub fn load(device: &Device, row: impl Into<Row>) -> Result<Self> {
         let Row { name, params, threads, smem_bytes } = row.into();
         if params != P::NAME {
-            return Err(Error::OutOfRange {
-                what: "parameters of the kernel",
-                expected: P::NAME,
-                got: params.to_owned(),
-            });
+            return Err(Error::out_of_range("parameters of the kernel", P::NAME, params));
         }
         let handle = device.kernel(&name, size_of::<P>())?;
         Ok(Self { handle, threads, smem_bytes, params: PhantomData })
@@ -169,6 +157,7 @@ mod tests {
             "parameters of the kernel must be Fp8GemmParams, got GroupedFp8GemmParams"
         );
         let lying = Row { params: "Fp8GemmParams", ..moe::COMBINE.into() };
-        assert!(matches!(refused(lying), Error::ParameterSize { .. }));
+        let refused = refused(lying).to_string();
+        assert!(refused.starts_with("kernel combine: expected parameters of 640 bytes, got "), "{refused}");
     }
 }

@@ -7,15 +7,19 @@ mod cuda;
 mod emulated;
 mod kernel;
 mod operand;
+mod scratch;
 
 use cuda::CudaLaunch;
 use emulated::EmulatedLaunch;
 pub(crate) use kernel::{Kernel, KernelParams, KernelRow};
 pub(crate) use operand::{Layout, Operand, optional};
+pub(crate) use scratch::Pieces;
+pub use scratch::SCRATCH_ALIGN;
+use scratch::{SCRATCH, check_len};
 
-use crate::device::{Backend, Device, KernelHandle, Stream};
-use crate::error::{Error, Result};
-use crate::tensor::{Extent, Matrix, MatrixMut, Slice, SliceMut, Stored};
+use crate::device::{Backend, Device, KernelHandle, Stream, bindings};
+use crate::error::{Error, Result, SpecProblem};
+use crate::tensor::{Indices, Slice, SliceMut, Stored, View, ViewMut};
 
 /// CTAs of one launch.
 pub(crate) const MAX_GRID: u64 = i32::MAX as u64;
@@ -23,17 +27,24 @@ pub(crate) const MAX_GRID: u64 = i32::MAX as u64;
 pub(crate) const MAX_DIM: u64 = i32::MAX as u64;
 
 pub(crate) fn check_limit(what: &'static str, got: u64, limit: u64) -> Result<()> {
-    if got <= limit { Ok(()) } else { Err(Error::TooLarge { what, limit, got }) }
+    if got <= limit {
+        Ok(())
+    } else {
+        Err(Error::Spec { what, problem: SpecProblem::TooLarge { limit, got } })
+    }
 }
 
 /// Fails unless `multiple` divides `got`.
 pub(crate) fn check_multiple(what: &'static str, got: usize, multiple: usize) -> Result<()> {
-    if got.is_multiple_of(multiple) { Ok(()) } else { Err(Error::NotAMultiple { what, multiple, got }) }
+    if got.is_multiple_of(multiple) {
+        return Ok(());
+    }
+    Err(Error::Spec { what, problem: SpecProblem::NotAMultiple { multiple, got } })
 }
 
 pub(crate) fn check_at_least_one(what: &'static str, got: usize) -> Result<()> {
     if got == 0 {
-        return Err(Error::OutOfRange { what, expected: "at least 1", got: got.to_string() });
+        return Err(Error::out_of_range(what, "at least 1", got));
     }
     Ok(())
 }
@@ -59,89 +70,84 @@ impl<'l, P: KernelParams> Launch<'l, P> {
             (Backend::Emulated(emulator), KernelHandle::Emulated(name), Stream::Emulated) => {
                 Ok(Self(Target::Emulated(EmulatedLaunch::new(emulator, kernel, name))))
             }
-            (Backend::Cuda(_), _, _) => Err(wrong_device("stream", CUDA, EMULATED)),
-            (Backend::Emulated(_), _, _) => Err(wrong_device("stream", EMULATED, CUDA)),
+            (Backend::Cuda(_), _, _) => Err(Error::other_device("stream", CUDA, EMULATED)),
+            (Backend::Emulated(_), _, _) => Err(Error::other_device("stream", EMULATED, CUDA)),
         }
     }
 
     /// An operand that the kernel reads.
-    pub fn read<T: Stored>(
+    pub fn read<V: View>(
         &mut self,
-        Matrix { slice, extent }: &'l Matrix<'_, T>,
+        view: &'l V,
         layout: Layout,
-    ) -> Result<Operand<*const T::Raw>> {
-        self.read_extent(slice, *extent, layout)
+    ) -> Result<Operand<*const <V::Element as Stored>::Raw>> {
+        let (slice, extent) = (view.slice(), view.extent());
+        layout.check_extent(&extent, size_of::<V::Element>())?;
+        let address = match (&mut self.0, slice) {
+            (Target::Cuda(launch), Slice::Cuda(view)) => launch.read(layout.name, view)?,
+            (Target::Cuda(_), Slice::Raw(raw)) => raw.address().cast_mut().cast(),
+            (Target::Emulated(launch), Slice::Host(host)) => {
+                launch.read(layout.name, host.as_ptr(), host.len())
+            }
+            (Target::Emulated(launch), Slice::Raw(raw)) => launch.read(layout.name, raw.address(), raw.len()),
+            (Target::Cuda(_), Slice::Host(_)) => return Err(Error::other_device(layout.name, CUDA, HOST)),
+            (Target::Emulated(_), Slice::Cuda(_)) => {
+                return Err(Error::other_device(layout.name, EMULATED, CUDA));
+            }
+        };
+        if !slice.is_empty() {
+            layout.check_address(address, size_of::<V::Element>())?;
+        }
+        Ok(Operand { name: layout.name, pointer: address.cast_const().cast(), extent })
     }
 
     /// An operand that the kernel writes.
-    pub fn write<T: Stored>(
+    pub fn write<'a: 'l, V: ViewMut<'a>>(
         &mut self,
-        MatrixMut { slice, extent }: &'l mut MatrixMut<'_, T>,
+        view: &'l mut V,
         layout: Layout,
-    ) -> Result<Operand<*mut T::Raw>> {
-        self.write_extent(slice, *extent, layout)
-    }
-
-    /// The first `rows * columns` elements of a slice.
-    pub fn read_slice<T: Stored>(
-        &mut self,
-        slice: &'l Slice<'_, T>,
-        name: &'static str,
-        [rows, columns]: [usize; 2],
-    ) -> Result<Operand<*const T::Raw>> {
-        let extent = Extent::checked(rows, columns, columns, slice.len())?;
-        self.read_extent(slice, extent, Layout::of_any_shape(name))
-    }
-
-    /// [`Launch::read_slice`], to be written.
-    pub fn write_slice<T: Stored>(
-        &mut self,
-        slice: &'l mut SliceMut<'_, T>,
-        name: &'static str,
-        [rows, columns]: [usize; 2],
-    ) -> Result<Operand<*mut T::Raw>> {
-        let extent = Extent::checked(rows, columns, columns, slice.len())?;
-        self.write_extent(slice, extent, Layout::of_any_shape(name))
-    }
-
-    fn read_extent<T: Stored>(
-        &mut self,
-        slice: &'l Slice<'_, T>,
-        extent: Extent,
-        layout: Layout,
-    ) -> Result<Operand<*const T::Raw>> {
-        let name = layout.name;
-        layout.check_extent(&extent, size_of::<T>())?;
+    ) -> Result<Operand<*mut <V::Element as Stored>::Raw>> {
+        let extent = view.extent();
+        let slice = view.slice_mut();
+        layout.check_extent(&extent, size_of::<V::Element>())?;
+        let has_address = !slice.is_empty();
         let address = match (&mut self.0, slice) {
-            (Target::Cuda(launch), Slice::Cuda(view)) => launch.read(name, view)?,
-            (Target::Emulated(launch), Slice::Host(host)) => launch.read(name, host),
-            (Target::Cuda(_), Slice::Host(_)) => return Err(wrong_device(name, CUDA, HOST)),
-            (Target::Emulated(_), Slice::Cuda(_)) => return Err(wrong_device(name, EMULATED, CUDA)),
-        };
-        if !slice.is_empty() {
-            layout.check_address(address)?;
-        }
-        Ok(Operand { name, pointer: address.cast_const().cast(), extent })
-    }
-
-    fn write_extent<T: Stored>(
-        &mut self,
-        slice: &'l mut SliceMut<'_, T>,
-        extent: Extent,
-        layout: Layout,
-    ) -> Result<Operand<*mut T::Raw>> {
-        let (name, has_address) = (layout.name, !slice.is_empty());
-        layout.check_extent(&extent, size_of::<T>())?;
-        let address = match (&mut self.0, slice) {
-            (Target::Cuda(launch), SliceMut::Cuda(view)) => launch.write(name, view)?,
-            (Target::Emulated(launch), SliceMut::Host(host)) => launch.write(name, host),
-            (Target::Cuda(_), SliceMut::Host(_)) => return Err(wrong_device(name, CUDA, HOST)),
-            (Target::Emulated(_), SliceMut::Cuda(_)) => return Err(wrong_device(name, EMULATED, CUDA)),
+            (Target::Cuda(launch), SliceMut::Cuda(view)) => launch.write(layout.name, view)?,
+            (Target::Cuda(_), SliceMut::Raw(raw)) => raw.address().cast(),
+            (Target::Emulated(launch), SliceMut::Host(host)) => {
+                launch.write(layout.name, host.as_mut_ptr(), host.len())
+            }
+            (Target::Emulated(launch), SliceMut::Raw(raw)) => {
+                launch.write(layout.name, raw.address(), raw.len())
+            }
+            (Target::Cuda(_), SliceMut::Host(_)) => {
+                return Err(Error::other_device(layout.name, CUDA, HOST));
+            }
+            (Target::Emulated(_), SliceMut::Cuda(_)) => {
+                return Err(Error::other_device(layout.name, EMULATED, CUDA));
+            }
         };
         if has_address {
-            layout.check_address(address)?;
+            layout.check_address(address, size_of::<V::Element>())?;
         }
-        Ok(Operand { name, pointer: address.cast(), extent })
+        Ok(Operand { name: layout.name, pointer: address.cast(), extent })
+    }
+
+    /// Indices of any width.
+    pub fn indices(&mut self, indices: &'l Indices<'_>, layout: Layout) -> Result<bindings::Indices> {
+        let (words, pitch, words_per_index) = match indices {
+            Indices::I32(matrix) => (self.read(matrix, layout)?.pointer, matrix.pitch(), 1),
+            Indices::U32(matrix) => (self.read(matrix, layout)?.pointer.cast(), matrix.pitch(), 1),
+            Indices::I64(matrix) => (self.read(matrix, layout)?.pointer.cast(), matrix.pitch(), 2),
+        };
+        let pitch = (pitch as u64).saturating_mul(words_per_index.into());
+        Ok(bindings::Indices { words, pitch, words_per_index, ..Default::default() })
+    }
+
+    /// The scratch of a plan: its first `bytes`.
+    pub fn scratch(&mut self, scratch: &'l mut SliceMut<'_, u8>, bytes: usize) -> Result<*mut u8> {
+        check_len(scratch.len(), bytes)?;
+        Ok(self.write(scratch, SCRATCH)?.pointer)
     }
 
     /// The device's error words.
@@ -163,8 +169,4 @@ impl<'l, P: KernelParams> Launch<'l, P> {
             Target::Emulated(launch) => launch.run(grid, params),
         }
     }
-}
-
-fn wrong_device(what: &'static str, expected: &'static str, got: &'static str) -> Error {
-    Error::WrongDevice { what, expected, got }
 }

@@ -11,22 +11,31 @@ pub(super) type Address = *mut c_void;
 /// What an operand must be like.
 #[derive(Clone, Copy)]
 pub(crate) struct Layout {
-    /// In reports of the emulator, and in messages about the address or the device.
+    /// In reports of the emulator, and in messages.
     pub(super) name: &'static str,
-    /// Name and axes, as in `sfa [k/128, m]`, and their sizes; none where any will do.
+    /// Axes, as in `[k/128, m]`, and their sizes; none where any will do.
     shape: Option<(&'static str, Shape)>,
     align: u64,
-    dense: bool,
 }
 
 impl Layout {
     /// `axes` starts with the operand's name.
-    pub fn new(axes: &'static str, [rows, columns]: [usize; 2]) -> Self {
-        Self { shape: Some((axes, Shape(rows, columns))), ..Self::of_any_shape(name_of(axes)) }
+    pub fn matrix(axes: &'static str, [rows, columns]: [usize; 2]) -> Self {
+        Self::of_shape(axes, Shape::Matrix(rows, columns))
     }
 
-    pub fn of_any_shape(name: &'static str) -> Self {
-        Self { name, shape: None, align: 1, dense: false }
+    /// `axes` starts with the operand's name, as in `counts [experts]`.
+    pub fn vector(axes: &'static str, len: usize) -> Self {
+        Self::of_shape(axes, Shape::Vector(len))
+    }
+
+    fn of_shape(axes: &'static str, shape: Shape) -> Self {
+        let (name, axes) = axes.split_once(' ').unwrap_or((axes, ""));
+        Self { shape: Some((axes, shape)), ..Self::of_any_shape(name) }
+    }
+
+    pub const fn of_any_shape(name: &'static str) -> Self {
+        Self { name, shape: None, align: 1 }
     }
 
     /// Where several operands have the same axes.
@@ -35,40 +44,23 @@ impl Layout {
     }
 
     /// Every row starts at a multiple of `bytes`.
-    pub fn aligned(self, bytes: u64) -> Self {
+    pub const fn aligned(self, bytes: u64) -> Self {
         Self { align: bytes, ..self }
     }
 
-    /// Rows follow each other without a gap.
-    pub fn dense(self) -> Self {
-        Self { dense: true, ..self }
-    }
-
     pub(super) fn check_extent(&self, extent: &Extent, element_bytes: usize) -> Result<()> {
-        let mut name = self.name;
-        if let Some((axes, Shape(rows, columns))) = self.shape {
-            extent.expect(axes, rows, columns)?;
-            name = name_of(axes);
+        if let Some((axes, shape)) = self.shape {
+            extent.expect(self.name, axes, shape)?;
         }
-        if self.dense {
-            extent.expect_dense(name)?;
-        }
-        extent.expect_pitch(name, element_bytes, self.align)
+        extent.expect_pitch(self.name, element_bytes, self.align)
     }
 
-    pub(super) fn check_address(&self, address: Address) -> Result<()> {
-        let (need, got) = (self.align, address as u64 % self.align);
-        if got == 0 {
-            Ok(())
-        } else {
-            Err(Error::Misaligned { operand: self.name, what: "address", need, got })
-        }
+    /// As the operand needs it, and an element of so many bytes: slices by address may lie anywhere.
+    pub(super) fn check_address(&self, address: Address, element_bytes: usize) -> Result<()> {
+        let need = self.align.max(element_bytes as u64);
+        let got = address as u64 % need;
+        if got == 0 { Ok(()) } else { Err(Error::misaligned(self.name, "address", need, got)) }
     }
-}
-
-/// `sfa` of `sfa [k/128, m]`.
-fn name_of(axes: &'static str) -> &'static str {
-    axes.split_once(" [").map_or(axes, |(name, _)| name)
 }
 
 /// An operand of a launch, as its struct of parameters takes it: `A` is `*const` of what is read, `*mut` of what is written.

@@ -5,6 +5,8 @@ use half::bf16;
 use super::cache::{LATENT, ROPE};
 use crate::device::bindings::{HeadGemmParams, MLA_NOPE, MLA_VALUE, TensorMap};
 use crate::device::{Device, Stream};
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, Operand, check_limit};
 use crate::table::mla::{self, ABSORB_OUTPUT_BLOCK_N, ABSORB_QUERY_BLOCK_N, HEAD_GEMM_BOX};
@@ -26,11 +28,19 @@ const OUTPUT_BLOCK_N: usize = ABSORB_OUTPUT_BLOCK_N as usize;
 
 /// Shape of the absorbed projections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct MlaAbsorbSpec {
     /// Any number, 0 included.
     pub tokens: usize,
     /// Any number, 0 included.
     pub heads: usize,
+}
+
+impl MlaAbsorbSpec {
+    /// Of so many tokens.
+    pub const fn new(tokens: usize, heads: usize) -> Self {
+        Self { tokens, heads }
+    }
 }
 
 /// Operands of [`MlaAbsorb::run_query`]. Addresses and pitches are multiples of 16 bytes.
@@ -72,7 +82,7 @@ impl MlaAbsorb {
     /// Chooses the launches for a shape.
     ///
     /// # Errors
-    /// [`Error::TooLarge`](crate::Error::TooLarge).
+    /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: MlaAbsorbSpec) -> Result<Self> {
         let MlaAbsorbSpec { tokens, heads } = spec;
         check_limit("rows of w", heads.saturating_mul(NOPE + VALUE) as u64, MAX_DIM)?;
@@ -96,8 +106,7 @@ impl MlaAbsorb {
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape), [`Error::Misaligned`](crate::Error::Misaligned),
-    /// [`Error::WrongDevice`](crate::Error::WrongDevice), launch errors.
+    /// [`Error::Operand`], launch errors.
     pub fn run_query<'s>(&self, stream: impl Into<Stream<'s>>, args: AbsorbQueryArgs<'_>) -> Result<()> {
         let MlaAbsorbSpec { tokens, heads } = self.spec;
         let AbsorbQueryArgs { q, w, mut q_latent } = args;
@@ -105,9 +114,9 @@ impl MlaAbsorb {
         let projection = Projection {
             kernel: &self.query,
             grid: self.query_grid,
-            a: Layout::new("q [tokens, heads * 192]", [tokens, columns]),
+            a: Layout::matrix("q [tokens, heads * 192]", [tokens, columns]),
             a_heads: Heads { columns: NOPE, apart: Some(NOPE + ROPE) },
-            d: Layout::new("q_latent [tokens * heads, 576]", [tokens * heads, LATENT + ROPE]),
+            d: Layout::matrix("q_latent [tokens * heads, 576]", [tokens * heads, LATENT + ROPE]),
             d_heads: Heads { columns: LATENT, apart: None },
         };
         self.run(stream.into(), projection, &q, &w, &mut q_latent)
@@ -125,9 +134,9 @@ impl MlaAbsorb {
         let projection = Projection {
             kernel: &self.output,
             grid: self.output_grid,
-            a: Layout::new("latent [tokens * heads, 512]", [tokens * heads, LATENT]),
+            a: Layout::matrix("latent [tokens * heads, 512]", [tokens * heads, LATENT]),
             a_heads: Heads { columns: LATENT, apart: None },
-            d: Layout::new("out [tokens, heads * 128]", [tokens, heads * VALUE]),
+            d: Layout::matrix("out [tokens, heads * 128]", [tokens, heads * VALUE]),
             d_heads: Heads { columns: VALUE, apart: Some(VALUE) },
         };
         self.run(stream.into(), projection, &latent, &w, &mut out)
@@ -143,7 +152,7 @@ impl MlaAbsorb {
     ) -> Result<()> {
         const ALIGN: u64 = 16;
         let MlaAbsorbSpec { tokens, heads } = self.spec;
-        let w = Layout::new("w [heads * 256, 512]", [heads * (NOPE + VALUE), LATENT]);
+        let w = Layout::matrix("w [heads * 256, 512]", [heads * (NOPE + VALUE), LATENT]);
         let mut launch = Launch::new(&self.device, kernel, stream)?;
         let a = launch.read(a_matrix, a.aligned(ALIGN))?;
         let w = launch.read(w_matrix, w.aligned(ALIGN))?;

@@ -64,13 +64,13 @@ impl KvFormat {
     /// Of a cache of this format with `rows` rows, where a plan expects another format perhaps.
     fn layout(self, expected: Self, rows: usize) -> Result<Layout> {
         if self != expected {
-            return Err(Error::CacheFormat { expected, got: self });
+            return Err(Error::other_kind("cache", expected, self));
         }
         let axes = match self {
             Self::Bf16 => "cache [pages * page_size, 576]",
             Self::Fp8 => "cache [pages * page_size, 656]",
         };
-        Ok(Layout::new(axes, [rows, self.columns()]).aligned(ROW_ALIGN))
+        Ok(Layout::matrix(axes, [rows, self.columns()]).aligned(ROW_ALIGN))
     }
 }
 

@@ -5,16 +5,20 @@ use half::bf16;
 use super::cache::{KvCacheMut, KvFormat, LATENT, ROPE};
 use crate::device::bindings::{KV_BF16, KV_FP8, KvAppendParams};
 use crate::device::{Device, Stream};
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit};
 use crate::quant::ScaleFormat;
+use crate::setters::setters;
 use crate::table::mla::{self, KV_APPEND_TOKENS};
-use crate::tensor::Matrix;
+use crate::tensor::{Indices, Matrix};
 
 const KV_APPEND: KernelRow<KvAppendParams> = KernelRow::of(mla::KV_APPEND);
 
 /// Shape of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct KvAppendSpec {
     /// New tokens, of any number of sequences.
     pub tokens: usize,
@@ -28,10 +32,12 @@ pub struct KvAppendSpec {
 
 impl KvAppendSpec {
     /// With power-of-two scales, as FlashMLA stores them.
-    pub fn new(tokens: usize, rows: usize, format: KvFormat) -> Self {
+    pub const fn new(tokens: usize, rows: usize, format: KvFormat) -> Self {
         Self { tokens, rows, format, scale_format: ScaleFormat::PowerOfTwo }
     }
 }
+
+setters!(KvAppendSpec { scale_format: ScaleFormat });
 
 /// Operands of an append. Addresses and pitches are multiples of 16 bytes.
 #[derive(Debug)]
@@ -40,11 +46,11 @@ pub struct KvAppendArgs<'a> {
     pub latent: Matrix<'a, bf16>,
     /// `[tokens, 64]`, rotated. Both may be columns of one matrix of 576.
     pub k_pe: Matrix<'a, bf16>,
-    /// `[1, tokens]`: the row of every token, -1 for none.
+    /// `[tokens]`: the row of every token, -1 for none.
     ///
     /// No row may be named twice. If one is, nothing outside it suffers, but it holds bytes of both tokens; the emulator
     /// fails with [`Error::Emulated`](crate::Error::Emulated), because the order of the writes is left to chance.
-    pub slots: Matrix<'a, i32>,
+    pub slots: Indices<'a>,
     /// Rows that no slot names are not touched.
     pub cache: KvCacheMut<'a>,
 }
@@ -68,7 +74,7 @@ impl KvAppend {
     /// Chooses the launch for a shape.
     ///
     /// # Errors
-    /// [`Error::TooLarge`](crate::Error::TooLarge).
+    /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: KvAppendSpec) -> Result<Self> {
         check_limit("tokens", spec.tokens as u64, MAX_DIM)?;
         check_limit("rows", spec.rows as u64, MAX_DIM)?;
@@ -82,20 +88,20 @@ impl KvAppend {
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape), [`Error::CacheFormat`](crate::Error::CacheFormat),
-    /// [`Error::Misaligned`](crate::Error::Misaligned), [`Error::WrongDevice`](crate::Error::WrongDevice), launch errors.
+    /// [`Error::Operand`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: KvAppendArgs<'_>) -> Result<()> {
         let KvAppendSpec { tokens, rows, format, scale_format } = self.spec;
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
-        let latent = Layout::new("latent [tokens, 512]", [tokens, LATENT]).aligned(16);
+        let latent = Layout::matrix("latent [tokens, 512]", [tokens, LATENT]).aligned(16);
         let latent = launch.read(&args.latent, latent)?;
-        let k_pe = launch.read(&args.k_pe, Layout::new("k_pe [tokens, 64]", [tokens, ROPE]).aligned(16))?;
-        let slots = launch.read(&args.slots, Layout::new("slots [1, tokens]", [1, tokens]))?;
+        let k_pe =
+            launch.read(&args.k_pe, Layout::matrix("k_pe [tokens, 64]", [tokens, ROPE]).aligned(16))?;
+        let slots = launch.indices(&args.slots, Layout::vector("slots [tokens]", tokens))?;
         let cache = args.cache.write(&mut launch, format, rows)?;
         let params = KvAppendParams {
             latent: latent.pointer,
             k_pe: k_pe.pointer,
-            slots: slots.pointer,
+            slots,
             cache: cache.pointer,
             error_words: launch.error_words(),
             latent_pitch: latent.pitch(),

@@ -5,9 +5,12 @@ use std::marker::PhantomData;
 use super::cache::LATENT;
 use crate::device::bindings::{MergePart, MergeStatesParams};
 use crate::device::{Device, Stream};
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::gemm::GemmOutput;
 use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit};
+use crate::setters::setters;
 use crate::table::PIECE;
 use crate::table::gemm::OutputType;
 use crate::table::mla;
@@ -20,6 +23,7 @@ const THREADS_PER_ROW: usize = LATENT / PIECE as usize;
 
 /// Shape of a merge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct MergeStatesSpec {
     /// Rows of lse.
     pub tokens: usize,
@@ -29,12 +33,21 @@ pub struct MergeStatesSpec {
     pub infinity_is_empty: bool,
 }
 
+impl MergeStatesSpec {
+    /// Of parts of which only an lse of -Inf means that there is no key.
+    pub const fn new(tokens: usize, heads: usize) -> Self {
+        Self { tokens, heads, infinity_is_empty: false }
+    }
+}
+
+setters!(MergeStatesSpec { infinity_is_empty: bool });
+
 /// Attention over a part of the keys.
 #[derive(Debug)]
 pub struct AttentionState<'a, T> {
     /// `[tokens * heads, 512]`. Address and pitch are multiples of 16 bytes.
     pub o: Matrix<'a, T>,
-    /// `[tokens, heads]` without gaps: the logarithm of the sum of `exp(score)`, natural; -Inf for no key at all.
+    /// `[tokens, heads]`: the logarithm of the sum of `exp(score)`, natural; -Inf for no key at all.
     pub lse: Matrix<'a, f32>,
 }
 
@@ -43,8 +56,17 @@ pub struct AttentionState<'a, T> {
 pub struct AttentionStateMut<'a, T> {
     /// `[tokens * heads, 512]`. Address and pitch are multiples of 16 bytes.
     pub o: MatrixMut<'a, T>,
-    /// `[tokens, heads]` without gaps.
+    /// `[tokens, heads]`.
     pub lse: MatrixMut<'a, f32>,
+}
+
+/// Operands of a merge.
+#[derive(Debug)]
+pub struct MergeStatesArgs<'a, T> {
+    /// In either order.
+    pub parts: [AttentionState<'a, T>; 2],
+    /// Attention over both.
+    pub out: AttentionStateMut<'a, T>,
 }
 
 /// A planned merge of states with a BF16 or FP32 o.
@@ -65,7 +87,7 @@ impl<T: GemmOutput> MergeStates<T> {
     /// Chooses the launch for a shape.
     ///
     /// # Errors
-    /// [`Error::TooLarge`](crate::Error::TooLarge).
+    /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: MergeStatesSpec) -> Result<Self> {
         let rows = spec.tokens.saturating_mul(spec.heads) as u64;
         check_limit("tokens * heads", rows, MAX_DIM)?;
@@ -80,18 +102,13 @@ impl<T: GemmOutput> MergeStates<T> {
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape), [`Error::NotDense`](crate::Error::NotDense),
-    /// [`Error::Misaligned`](crate::Error::Misaligned), [`Error::WrongDevice`](crate::Error::WrongDevice), launch errors.
-    pub fn run<'s>(
-        &self,
-        stream: impl Into<Stream<'s>>,
-        parts: [AttentionState<'_, T>; 2],
-        mut out: AttentionStateMut<'_, T>,
-    ) -> Result<()> {
+    /// [`Error::Operand`], launch errors.
+    pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, args: MergeStatesArgs<'_, T>) -> Result<()> {
+        let MergeStatesArgs { parts, mut out } = args;
         let MergeStatesSpec { tokens, heads, infinity_is_empty } = self.spec;
         let rows = tokens * heads;
-        let of_o = |name| Layout::new("o [tokens * heads, 512]", [rows, LATENT]).aligned(16).called(name);
-        let of_lse = |name| Layout::new("lse [tokens, heads]", [tokens, heads]).dense().called(name);
+        let of_o = |name| Layout::matrix("o [tokens * heads, 512]", [rows, LATENT]).aligned(16).called(name);
+        let of_lse = |name| Layout::matrix("lse [tokens, heads]", [tokens, heads]).called(name);
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
         let o = launch.write(&mut out.o, of_o("out"))?;
         let lse = launch.write(&mut out.lse, of_lse("out_lse"))?;
@@ -99,7 +116,9 @@ impl<T: GemmOutput> MergeStates<T> {
             out: o.pointer.cast(),
             out_lse: lse.pointer,
             out_pitch: o.pitch(),
+            out_lse_pitch: lse.pitch(),
             rows: rows as u32,
+            heads: heads as u32,
             o_is_f32: u32::from(T::OUTPUT == OutputType::F32),
             infinity_is_empty: u32::from(infinity_is_empty),
             ..Default::default()
@@ -108,7 +127,12 @@ impl<T: GemmOutput> MergeStates<T> {
         for ((part, names), into) in parts.iter().zip(names).zip(&mut params.part) {
             let o = launch.read(&part.o, of_o(names.0))?;
             let lse = launch.read(&part.lse, of_lse(names.1))?;
-            *into = MergePart { o: o.pointer.cast(), lse: lse.pointer, o_pitch: o.pitch() };
+            *into = MergePart {
+                o: o.pointer.cast(),
+                lse: lse.pointer,
+                o_pitch: o.pitch(),
+                lse_pitch: lse.pitch(),
+            };
         }
         launch.run(self.grid, &params)
     }

@@ -9,14 +9,13 @@ mod merge_states;
 mod rope;
 mod rope_table;
 
-pub use crate::table::mla::{MLA_INSTANCES, MlaInstance};
 pub use absorb::{AbsorbOutputArgs, AbsorbQueryArgs, MlaAbsorb, MlaAbsorbSpec};
 pub use cache::{KvCache, KvCacheMut, KvFormat};
 pub use decode::{
-    DEFAULT_SPLIT_KEYS, EmptyLse, KvPaging, MAX_HEADS, MAX_Q_TOKENS, MlaChoice, MlaDecode, MlaDecodeArgs,
-    MlaDecodeSpec, MlaSplits,
+    DEFAULT_SPLIT_KEYS, EmptyLse, KvPaging, MAX_HEADS, MAX_Q_TOKENS, MlaAttendArgs, MlaDecode, MlaDecodeArgs,
+    MlaDecodeSpec, MlaScheduleArgs, MlaSplits,
 };
 pub use kv_append::{KvAppend, KvAppendArgs, KvAppendSpec};
-pub use merge_states::{AttentionState, AttentionStateMut, MergeStates, MergeStatesSpec};
+pub use merge_states::{AttentionState, AttentionStateMut, MergeStates, MergeStatesArgs, MergeStatesSpec};
 pub use rope::{Heads, HeadsMut, Rope, RopeArgs, RopeSpec};
 pub use rope_table::{RopeTable, YarnRope};

@@ -5,11 +5,11 @@ use half::bf16;
 use super::cache::ROPE;
 use crate::device::bindings::RopeParams;
 use crate::device::{Device, Stream};
-use crate::error::{Error, Result, Shape};
+use crate::error::{Error, OperandProblem, Result, Shape, ViewProblem};
 use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit};
 use crate::table::PIECE;
 use crate::table::mla;
-use crate::tensor::{Matrix, MatrixMut, Slice, SliceMut};
+use crate::tensor::{Indices, Matrix, MatrixMut, Slice, SliceMut};
 
 const ROTATE: KernelRow<RopeParams> = KernelRow::of(mla::ROPE);
 
@@ -35,7 +35,7 @@ impl<'a> Heads<'a> {
     /// Heads in a slice.
     ///
     /// # Errors
-    /// [`Error::PitchTooSmall`] when heads or tokens overlap, [`Error::SliceTooShort`].
+    /// [`Error::View`] when heads or tokens overlap, or the slice is too short.
     pub fn new(
         slice: impl Into<Slice<'a, bf16>>,
         tokens: usize,
@@ -77,27 +77,28 @@ impl HeadsShape {
     fn columns(self) -> Result<usize> {
         let Self { heads, head_stride } = self;
         if heads > 1 && head_stride < ROPE {
-            return Err(Error::PitchTooSmall { columns: ROPE, pitch: head_stride });
+            return Err(ViewProblem::PitchTooSmall { columns: ROPE, pitch: head_stride }.into());
         }
         Ok(heads.checked_sub(1).map_or(0, |gaps| gaps.saturating_mul(head_stride).saturating_add(ROPE)))
     }
 
     /// Fails unless these are the heads of `rows` tokens that `expected` has, and each starts where 16 bytes can be read.
     fn check(self, operand: &'static str, axes: &'static str, rows: usize, expected: Shape) -> Result<()> {
-        let got = Shape(rows, self.heads);
+        let got = Shape::Matrix(rows, self.heads);
         if got != expected {
-            return Err(Error::Shape { what: axes, expected, got });
+            return Err(Error::Operand { operand, problem: OperandProblem::Shape { axes, expected, got } });
         }
         let got = (self.head_stride as u64).saturating_mul(size_of::<bf16>() as u64);
         if self.heads <= 1 || got.is_multiple_of(16) {
             return Ok(());
         }
-        Err(Error::Misaligned { operand, what: "stride of heads", need: 16, got })
+        Err(Error::misaligned(operand, "stride of heads", 16, got))
     }
 }
 
 /// Shape of a rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct RopeSpec {
     /// Tokens, of any number of sequences.
     pub tokens: usize,
@@ -107,13 +108,20 @@ pub struct RopeSpec {
     pub positions: usize,
 }
 
+impl RopeSpec {
+    /// With a table of so many positions.
+    pub const fn new(tokens: usize, heads: usize, positions: usize) -> Self {
+        Self { tokens, heads, positions }
+    }
+}
+
 /// Operands of a rotation. Addresses and strides are multiples of 16 bytes.
 #[derive(Debug)]
 pub struct RopeArgs<'a> {
     /// `[tokens, heads, 64]`: 32 pairs of neighbours.
     pub x: Heads<'a>,
-    /// `[1, tokens]`: the row of the table for every token.
-    pub positions: Matrix<'a, i32>,
+    /// `[tokens]`: the row of the table for every token.
+    pub positions: Indices<'a>,
     /// `[positions, 64]`: cos and sin of each pair's angle in turn, as [`RopeTable`](crate::mla::RopeTable) makes them.
     pub table: Matrix<'a, f32>,
     /// `[tokens, heads, 64]`: pairs of neighbours again, where Hugging Face's would be taken apart.
@@ -137,7 +145,7 @@ impl Rope {
     /// Chooses the launch for a shape.
     ///
     /// # Errors
-    /// [`Error::TooLarge`].
+    /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: RopeSpec) -> Result<Self> {
         let rows = (spec.tokens as u64).saturating_mul(spec.heads as u64);
         check_limit("tokens", spec.tokens as u64, MAX_DIM)?;
@@ -154,23 +162,23 @@ impl Rope {
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Misaligned`], [`Error::WrongDevice`], launch errors.
+    /// [`Error::Operand`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: RopeArgs<'_>) -> Result<()> {
         let RopeSpec { tokens, heads, positions } = self.spec;
-        let (x, out) = (&args.x, &mut args.out);
-        x.shape.check("x", "x [tokens, heads]", x.matrix.extent.rows, Shape(tokens, heads))?;
-        out.shape.check("out", "out [tokens, heads]", out.matrix.extent.rows, Shape(tokens, heads))?;
+        let (x, out, shape) = (&args.x, &mut args.out, Shape::Matrix(tokens, heads));
+        x.shape.check("x", "[tokens, heads]", x.matrix.extent.rows, shape)?;
+        out.shape.check("out", "[tokens, heads]", out.matrix.extent.rows, shape)?;
         let (x_head_stride, out_head_stride) = (x.shape.head_stride as u64, out.shape.head_stride as u64);
 
-        let table = Layout::new("table [positions, 64]", [positions, ROPE]).aligned(16);
+        let table = Layout::matrix("table [positions, 64]", [positions, ROPE]).aligned(16);
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
         let x = launch.read(&x.matrix, Layout::of_any_shape("x").aligned(16))?;
-        let rows = launch.read(&args.positions, Layout::new("positions [1, tokens]", [1, tokens]))?;
+        let rows = launch.indices(&args.positions, Layout::vector("positions [tokens]", tokens))?;
         let table = launch.read(&args.table, table)?;
         let out = launch.write(&mut out.matrix, Layout::of_any_shape("out").aligned(16))?;
         let params = RopeParams {
             x: x.pointer,
-            positions: rows.pointer,
+            positions: rows,
             table: table.pointer,
             out: out.pointer,
             error_words: launch.error_words(),

@@ -3,17 +3,20 @@
 use super::cache::ROPE;
 use crate::device::bindings::MLA_NOPE;
 use crate::error::{Error, Result};
+use crate::launch::check_limit;
+use crate::setters::setters;
 
 /// Pairs of a head.
 const PAIRS: usize = ROPE / 2;
 /// Columns of a query that are not rotated, in the form that is not absorbed: the softmax scale knows only that form.
 const NOPE: usize = MLA_NOPE as usize;
 /// Integers up to here are exact in FP32.
-const MAX_POSITIONS: usize = 1 << 24;
+const MAX_POSITIONS: u64 = 1 << 24;
 
 /// How YaRN stretches the context: `theta` as in [`RopeTable::plain`], slow pairs are slowed down `factor` times, fast ones
 /// are left as they are, with a ramp between.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct YarnRope {
     /// Base of the frequencies.
     pub theta: f64,
@@ -30,17 +33,15 @@ pub struct YarnRope {
 }
 
 impl YarnRope {
+    /// A context of `original_positions` stretched `factor` times, with the ramp and the base of DeepSeek's models.
+    pub const fn new(factor: f64, original_positions: usize) -> Self {
+        Self { theta: 10_000.0, factor, beta_fast: 32.0, beta_slow: 1.0, original_positions, mscale: 1.0 }
+    }
+
     /// DeepSeek-V3, V3.1, R1: 4096 positions stretched to 163840.
-    pub const DEEPSEEK_V3: Self = Self {
-        theta: 10_000.0,
-        factor: 40.0,
-        beta_fast: 32.0,
-        beta_slow: 1.0,
-        original_positions: 4096,
-        mscale: 1.0,
-    };
+    pub const DEEPSEEK_V3: Self = Self::new(40.0, 4096);
     /// DeepSeek-V2 as its paper has it. Its released code leaves mscale at 1 for the model of 236B.
-    pub const DEEPSEEK_V2: Self = Self { mscale: 0.707, ..Self::DEEPSEEK_V3 };
+    pub const DEEPSEEK_V2: Self = Self::DEEPSEEK_V3.mscale(0.707);
 
     /// The pair that turns `rotations` times within the original context, as a real number.
     fn pair_of(&self, rotations: f64) -> f64 {
@@ -68,7 +69,7 @@ impl YarnRope {
 
     fn check(&self) -> Result<()> {
         let require = |ok: bool, what, expected, got: f64| {
-            if ok { Ok(()) } else { Err(Error::OutOfRange { what, expected, got: got.to_string() }) }
+            if ok { Ok(()) } else { Err(Error::out_of_range(what, expected, got)) }
         };
         let finite_from = |x: f64, least: f64| x.is_finite() && x >= least;
         require(finite_from(self.factor, 1.0), "factor", "finite and at least 1", self.factor)?;
@@ -82,6 +83,8 @@ impl YarnRope {
     }
 }
 
+setters!(YarnRope { theta: f64, beta_fast: f64, beta_slow: f64, mscale: f64 });
+
 /// Frequencies of the 32 pairs of a head, and the softmax scale that goes with them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RopeTable {
@@ -93,11 +96,10 @@ impl RopeTable {
     /// `theta^(-i/32)` for pair i: a context that was not stretched.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] unless theta is more than 1 and an FP32 number.
+    /// [`Error::Spec`] unless theta is more than 1 and an FP32 number.
     pub fn plain(theta: f64) -> Result<Self> {
         if !(theta > 1.0 && theta <= f64::from(f32::MAX)) {
-            let expected = "more than 1 and within FP32";
-            return Err(Error::OutOfRange { what: "theta", expected, got: theta.to_string() });
+            return Err(Error::out_of_range("theta", "more than 1 and within FP32", theta));
         }
         // Rounded where DeepSeek's code rounds: the power, then its reciprocal.
         let frequencies = std::array::from_fn(|pair| 1.0 / theta.powf(pair as f64 / PAIRS as f64) as f32);
@@ -108,7 +110,7 @@ impl RopeTable {
     /// [`RopeTable::softmax_scale`] has all of it.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a parameter that makes no sense.
+    /// [`Error::Spec`] for a parameter that makes no sense.
     pub fn yarn(yarn: YarnRope) -> Result<Self> {
         yarn.check()?;
         let mut table = Self::plain(yarn.theta)?;
@@ -133,12 +135,9 @@ impl RopeTable {
     /// `position * frequency`, the product rounded to FP32, for each pair in turn.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] beyond 2^24 positions, which FP32 could not tell apart.
+    /// [`Error::Spec`] beyond 2^24 positions, which FP32 could not tell apart.
     pub fn cos_sin(&self, positions: usize) -> Result<Vec<f32>> {
-        if positions > MAX_POSITIONS {
-            let (limit, got) = (MAX_POSITIONS as u64, positions as u64);
-            return Err(Error::TooLarge { what: "positions", limit, got });
-        }
+        check_limit("positions", positions as u64, MAX_POSITIONS)?;
         let pair = |position: usize, frequency: f32| {
             let (sin, cos) = f64::from(position as f32 * frequency).sin_cos();
             [cos as f32, sin as f32]

@@ -17,6 +17,7 @@ const COMBINE: KernelRow<CombineParams> = KernelRow::of(moe::COMBINE);
 
 /// Shape of a combine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct CombineSpec {
     /// Rows of the result.
     pub tokens: usize,
@@ -28,8 +29,14 @@ pub struct CombineSpec {
     pub rows: usize,
 }
 
-/// Operands of a combine. Addresses and pitches of y, shared, residual and out are multiples of 16 bytes;
-/// `[tokens, top_k]` has no gaps.
+impl CombineSpec {
+    /// A token's `top_k` rows among `rows`.
+    pub const fn new(tokens: usize, top_k: usize, hidden: usize, rows: usize) -> Self {
+        Self { tokens, top_k, hidden, rows }
+    }
+}
+
+/// Operands of a combine. Addresses and pitches of y, shared, residual and out are multiples of 16 bytes.
 #[derive(Debug)]
 pub struct CombineArgs<'a> {
     /// `[rows, hidden]`: what the experts computed.
@@ -63,7 +70,7 @@ impl Combine {
     /// Chooses the launch for a shape.
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for hidden, [`Error::TooLarge`].
+    /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: CombineSpec) -> Result<Self> {
         check_multiple("hidden", spec.hidden, PIECE)?;
         check_limit("hidden", spec.hidden as u64, MAX_DIM)?;
@@ -81,17 +88,17 @@ impl Combine {
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::NotDense`], [`Error::Misaligned`], [`Error::WrongDevice`], launch errors.
+    /// [`Error::Operand`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: CombineArgs<'_>) -> Result<()> {
         let CombineSpec { tokens, top_k, hidden, rows } = self.spec;
-        let of_tokens = |axes| Layout::new(axes, [tokens, hidden]).aligned(16);
-        let of_routes = |axes| Layout::new(axes, [tokens, top_k]).dense();
+        let of_tokens = |axes| Layout::matrix(axes, [tokens, hidden]).aligned(16);
+        let of_routes = |axes| Layout::matrix(axes, [tokens, top_k]);
         let weights = of_routes("weights [tokens, top_k]");
         let shared = of_tokens("shared [tokens, hidden]");
         let residual = of_tokens("residual [tokens, hidden]");
 
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
-        let y = launch.read(&args.y, Layout::new("y [rows, hidden]", [rows, hidden]).aligned(16))?;
+        let y = launch.read(&args.y, Layout::matrix("y [rows, hidden]", [rows, hidden]).aligned(16))?;
         let route_row = launch.read(&args.route_row, of_routes("route_row [tokens, top_k]"))?;
         let weights = optional(args.weights.as_ref(), |view| launch.read(view, weights))?;
         let shared = optional(args.shared.as_ref(), |view| launch.read(view, shared))?;
@@ -106,6 +113,8 @@ impl Combine {
             out: out.pointer,
             error_words: launch.error_words(),
             y_pitch: y.pitch(),
+            route_row_pitch: route_row.pitch(),
+            weights_pitch: weights.pitch(),
             shared_pitch: shared.pitch(),
             residual_pitch: residual.pitch(),
             out_pitch: out.pitch(),

@@ -10,12 +10,15 @@ use std::num::NonZeroU32;
 
 use crate::device::bindings::ExpertMapParams;
 use crate::device::{Device, Stream};
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::gemm::Segments;
 use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit};
+use crate::setters::setters;
 use crate::table::MAX_EXPERTS;
 use crate::table::moe::{self, EXPERT_MAP_BLOCK, EXPERT_MAP_SCAN_GROUPS};
-use crate::tensor::{Matrix, MatrixMut};
+use crate::tensor::{Indices, MatrixMut, SliceMut, VectorMut};
 
 const COUNT: KernelRow<ExpertMapParams> = KernelRow::of(moe::EXPERT_MAP_COUNT);
 const SCAN: KernelRow<ExpertMapParams> = KernelRow::of(moe::EXPERT_MAP_SCAN);
@@ -40,6 +43,7 @@ pub enum ExpertLayout {
 
 /// Shape of an expert map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct ExpertMapSpec {
     /// Any number, 0 included.
     pub tokens: usize,
@@ -52,6 +56,11 @@ pub struct ExpertMapSpec {
 }
 
 impl ExpertMapSpec {
+    /// Segments without gaps.
+    pub const fn new(tokens: usize, top_k: usize, experts: usize) -> Self {
+        Self { tokens, top_k, experts, layout: ExpertLayout::Ragged }
+    }
+
     /// Rows that any choice of the tokens fits in.
     pub fn rows(&self) -> usize {
         let routes = self.tokens.saturating_mul(self.top_k);
@@ -76,23 +85,25 @@ impl ExpertMapSpec {
     }
 }
 
-/// Operands of an expert map. All but the ids are written, every element of them; `[tokens, top_k]` has no gaps.
+setters!(ExpertMapSpec { layout: ExpertLayout });
+
+/// Operands of an expert map. All but the ids are written, every element of them.
 #[derive(Debug)]
 pub struct ExpertMapArgs<'a> {
     /// `[tokens, top_k]`: what every token chose, or -1.
-    pub ids: Matrix<'a, i32>,
-    /// `[1, rows]`: the route of every row, -1 where there is none. Its token is `route / top_k`.
-    pub row_route: MatrixMut<'a, i32>,
+    pub ids: Indices<'a>,
+    /// `[rows]`: the route of every row, -1 where there is none. Its token is `route / top_k`.
+    pub row_route: VectorMut<'a, i32>,
     /// `[tokens, top_k]`: the row of every route, -1 where it was dropped.
     pub route_row: MatrixMut<'a, i32>,
-    /// `[1, experts + 1]`: where the segments of the experts start, and the last one ends.
-    pub offsets: MatrixMut<'a, i32>,
-    /// `[1, experts]`: rows that hold a route, the first of their segment.
-    pub counts: MatrixMut<'a, i32>,
-    /// `[1, experts + 1]`: routes to the expert, with a row or without; last, ids that are no expert and not -1.
-    pub demand: MatrixMut<'a, i32>,
-    /// `[1, workspace]`, see [`ExpertMap::workspace`]. What it holds does not matter, before or after.
-    pub workspace: MatrixMut<'a, u32>,
+    /// `[experts + 1]`: where the segments of the experts start, and the last one ends.
+    pub offsets: VectorMut<'a, i32>,
+    /// `[experts]`: rows that hold a route, the first of their segment.
+    pub counts: VectorMut<'a, i32>,
+    /// `[experts + 1]`: routes to the expert, with a row or without; last, ids that are no expert and not -1.
+    pub demand: VectorMut<'a, i32>,
+    /// See [`ExpertMap::scratch_bytes`].
+    pub scratch: SliceMut<'a, u8>,
 }
 
 /// A planned expert map: three small launches.
@@ -112,7 +123,7 @@ impl ExpertMap {
     /// Chooses the launches for a shape.
     ///
     /// # Errors
-    /// [`Error::TooLarge`](crate::Error::TooLarge).
+    /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: ExpertMapSpec) -> Result<Self> {
         check_limit("experts", spec.experts as u64, MAX_EXPERTS.into())?;
         check_limit("tokens * top_k", spec.tokens.saturating_mul(spec.top_k) as u64, MAX_DIM)?;
@@ -133,9 +144,10 @@ impl ExpertMap {
         &self.spec
     }
 
-    /// Elements of the workspace.
-    pub fn workspace(&self) -> usize {
-        (self.spec.experts + 1) * self.blocks as usize
+    /// Bytes of scratch, from a multiple of [`SCRATCH_ALIGN`](crate::SCRATCH_ALIGN) on. What it holds does not matter, before
+    /// or after.
+    pub fn scratch_bytes(&self) -> usize {
+        (self.spec.experts + 1) * self.blocks as usize * size_of::<u32>()
     }
 
     /// Enqueues the map on `stream` and returns. Allocates nothing and waits for nothing.
@@ -143,8 +155,7 @@ impl ExpertMap {
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape), [`Error::NotDense`](crate::Error::NotDense),
-    /// [`Error::WrongDevice`](crate::Error::WrongDevice), launch errors.
+    /// [`Error::Operand`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: ExpertMapArgs<'_>) -> Result<()> {
         let stream = stream.into();
         for (kernel, grid) in &self.steps {
@@ -168,24 +179,28 @@ impl ExpertMap {
             ExpertLayout::Masked { max_rows } => (0, max_rows as u32),
         };
         let rows = self.spec.rows();
-        let of_routes = |axes| Layout::new(axes, [tokens, top_k]).dense();
-        let list = |axes, len| Layout::new(axes, [1, len]);
-        let workspace = list("workspace [1, workspace]", self.workspace());
+        let of_routes = |axes| Layout::matrix(axes, [tokens, top_k]);
+        let list = Layout::vector;
+        let ids = launch.indices(&args.ids, of_routes("ids [tokens, top_k]"))?;
+        let route_row = launch.write(&mut args.route_row, of_routes("route_row [tokens, top_k]"))?;
         Ok(ExpertMapParams {
-            ids: launch.read(&args.ids, of_routes("ids [tokens, top_k]"))?.pointer,
-            row_route: launch.write(&mut args.row_route, list("row_route [1, rows]", rows))?.pointer,
-            route_row: launch.write(&mut args.route_row, of_routes("route_row [tokens, top_k]"))?.pointer,
-            offsets: launch.write(&mut args.offsets, list("offsets [1, experts + 1]", experts + 1))?.pointer,
-            counts: launch.write(&mut args.counts, list("counts [1, experts]", experts))?.pointer,
-            demand: launch.write(&mut args.demand, list("demand [1, experts + 1]", experts + 1))?.pointer,
-            block_counts: launch.write(&mut args.workspace, workspace)?.pointer,
+            ids,
+            row_route: launch.write(&mut args.row_route, list("row_route [rows]", rows))?.pointer,
+            route_row: route_row.pointer,
+            offsets: launch.write(&mut args.offsets, list("offsets [experts + 1]", experts + 1))?.pointer,
+            counts: launch.write(&mut args.counts, list("counts [experts]", experts))?.pointer,
+            demand: launch.write(&mut args.demand, list("demand [experts + 1]", experts + 1))?.pointer,
+            block_counts: launch.scratch(&mut args.scratch, self.scratch_bytes())?.cast(),
+            route_row_pitch: route_row.pitch(),
             error_words: launch.error_words(),
             routes: (tokens * top_k) as u32,
+            top_k: top_k as u32,
             rows: rows as u32,
             experts: experts as u32,
             blocks: self.blocks,
             alignment,
             max_rows,
+            ..Default::default()
         })
     }
 }

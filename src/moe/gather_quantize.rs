@@ -13,14 +13,16 @@ use crate::gemm::Segments;
 use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit, check_multiple};
 use crate::quant::ScaleFormat;
 use crate::quant::{BLOCK, MMajor, Scales1x128Mut, scales_1x128};
+use crate::setters::setters;
 use crate::table::moe;
 use crate::table::quant::blocks_per_cta;
-use crate::tensor::{Matrix, MatrixMut};
+use crate::tensor::{Matrix, MatrixMut, Vector};
 
 const GATHER_QUANTIZE: KernelRow<GatherQuantizeParams> = KernelRow::of(moe::GATHER_QUANTIZE);
 
 /// Shape of a gather.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct GatherQuantizeSpec {
     /// Rows of x.
     pub tokens: usize,
@@ -36,15 +38,24 @@ pub struct GatherQuantizeSpec {
     pub format: ScaleFormat,
 }
 
+impl GatherQuantizeSpec {
+    /// With scales as they are.
+    pub const fn new(tokens: usize, top_k: usize, hidden: usize, experts: usize, segments: Segments) -> Self {
+        Self { tokens, top_k, hidden, experts, segments, format: ScaleFormat::Fp32 }
+    }
+}
+
+setters!(GatherQuantizeSpec { format: ScaleFormat });
+
 /// Operands of a gather. Addresses and pitches: x 16 bytes, q 8 bytes.
 #[derive(Debug)]
 pub struct GatherQuantizeArgs<'a> {
     /// `[tokens, hidden]`.
     pub x: Matrix<'a, bf16>,
-    /// `[1, rows]`: the route of every row, as [`ExpertMap`](crate::moe::ExpertMap) gives it.
-    pub row_route: Matrix<'a, i32>,
-    /// On the device: `[1, experts + 1]` (ragged) or `[1, experts]` (masked), see [`Segments`].
-    pub segments: Matrix<'a, i32>,
+    /// `[rows]`: the route of every row, as [`ExpertMap`](crate::moe::ExpertMap) gives it.
+    pub row_route: Vector<'a, i32>,
+    /// On the device: `[experts + 1]` (ragged) or `[experts]` (masked), see [`Segments`].
+    pub segments: Vector<'a, i32>,
     /// `[rows, hidden]`. Rows that no expert uses are not touched; padding within a segment becomes 0.
     pub q: MatrixMut<'a, F8E4M3>,
     /// `[hidden/128, rows]`; padding gets the scale of a block of zeros.
@@ -65,7 +76,7 @@ impl GatherQuantize {
     /// Chooses the launch for a shape.
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for hidden, [`Error::TooLarge`].
+    /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: GatherQuantizeSpec) -> Result<Self> {
         check_multiple("hidden", spec.hidden, BLOCK)?;
         check_limit("hidden", spec.hidden as u64, MAX_DIM)?;
@@ -84,17 +95,17 @@ impl GatherQuantize {
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Misaligned`], [`Error::WrongDevice`], launch errors.
+    /// [`Error::Operand`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: GatherQuantizeArgs<'_>) -> Result<()> {
         let GatherQuantizeSpec { tokens, top_k, hidden, format, .. } = self.spec;
         let rows = self.rows.total();
         let k_blocks = hidden / BLOCK;
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
-        let x = launch.read(&args.x, Layout::new("x [tokens, hidden]", [tokens, hidden]).aligned(16))?;
-        let row_route = launch.read(&args.row_route, Layout::new("row_route [1, rows]", [1, rows]))?;
+        let x = launch.read(&args.x, Layout::matrix("x [tokens, hidden]", [tokens, hidden]).aligned(16))?;
+        let row_route = launch.read(&args.row_route, Layout::vector("row_route [rows]", rows))?;
         let segments = launch.read(&args.segments, self.rows.layout())?;
-        let q = launch.write(&mut args.q, Layout::new("q [rows, hidden]", [rows, hidden]).aligned(8))?;
-        let sf = launch.write(&mut args.sf.matrix, scales_1x128::<MMajor>(rows, k_blocks).called("sf"))?;
+        let q = launch.write(&mut args.q, Layout::matrix("q [rows, hidden]", [rows, hidden]).aligned(8))?;
+        let sf = launch.write(&mut args.sf, scales_1x128::<MMajor>(rows, k_blocks).called("sf"))?;
         let params = GatherQuantizeParams {
             x: x.pointer,
             row_route: row_route.pointer,

@@ -13,20 +13,20 @@ use super::combine::{Combine, CombineArgs, CombineSpec};
 use super::expert_map::{ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec};
 use super::gather_quantize::{GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec};
 use super::swiglu_quantize::{SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec};
-use crate::device::Buffer;
-use crate::device::LastUse;
 use crate::device::{Device, Stream};
 use crate::error::{Error, Result};
 use crate::gemm::Segments;
 use crate::gemm::{GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec};
-use crate::launch::check_multiple;
+use crate::launch::{Pieces, check_multiple};
 use crate::quant::ScaleFormat;
 use crate::quant::{BLOCK, MMajor, Scales1x128, Scales1x128Mut};
-use crate::router::{Gate, GateInput, GateSpec, GateWeight, Routing};
-use crate::tensor::{Matrix, MatrixMut, Slice};
+use crate::router::{Gate, GateArgs, GateSpec, GateWeight, Routing};
+use crate::setters::setters;
+use crate::tensor::{Matrix, MatrixMut, SliceMut, Vector, VectorMut};
 
 /// A layer of routed experts and the tokens it sees at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct MoeLayerSpec {
     /// The router; `shared` is 0, for a shared expert is a dense layer and enters as [`MoeLayerArgs::shared`]. Its
     /// hidden size is a multiple of 128.
@@ -38,6 +38,15 @@ pub struct MoeLayerSpec {
     /// Scales of the activations.
     pub format: ScaleFormat,
 }
+
+impl MoeLayerSpec {
+    /// Not clamped, with scales as they are.
+    pub const fn new(gate: GateSpec, intermediate: usize) -> Self {
+        Self { gate, intermediate, clamp: None, format: ScaleFormat::Fp32 }
+    }
+}
+
+setters!(MoeLayerSpec { clamp: Option<f32>, format: ScaleFormat });
 
 /// The weights of one projection of all experts, quantised.
 #[derive(Debug)]
@@ -56,7 +65,7 @@ pub struct MoeLayerArgs<'a, W> {
     /// The router's weight `[experts, hidden]`.
     pub gate: Matrix<'a, W>,
     /// The router's bias `[experts]`, for the choice only.
-    pub bias: Option<Slice<'a, f32>>,
+    pub bias: Option<Vector<'a, f32>>,
     /// Gate and up: n = 2 * intermediate (the gate first), k = hidden.
     pub gate_up: ExpertWeights<'a>,
     /// Down: n = hidden, k = intermediate.
@@ -65,11 +74,13 @@ pub struct MoeLayerArgs<'a, W> {
     pub shared: Option<Matrix<'a, bf16>>,
     /// `[tokens, hidden]`.
     pub residual: Option<Matrix<'a, bf16>>,
+    /// See [`MoeLayer::scratch_bytes`].
+    pub scratch: SliceMut<'a, u8>,
     /// `[tokens, hidden]`.
     pub out: MatrixMut<'a, bf16>,
 }
 
-/// A planned layer with the memory that its steps hand on: `run` allocates nothing.
+/// A planned layer.
 #[derive(Debug)]
 pub struct MoeLayer {
     spec: MoeLayerSpec,
@@ -80,79 +91,44 @@ pub struct MoeLayer {
     swiglu: SwigluQuantize,
     down: GroupedFp8Gemm,
     combine: Combine,
-    memory: Memory,
+    scratch_bytes: usize,
 }
 
-/// What a step leaves for the next. Rows are routes sorted by expert.
-#[derive(Debug)]
-struct Memory {
-    last_use: LastUse,
-    logits: Buffer<f32>,
-    ids: Buffer<i32>,
-    weights: Buffer<f32>,
-    row_route: Buffer<i32>,
-    route_row: Buffer<i32>,
-    offsets: Buffer<i32>,
-    counts: Buffer<i32>,
-    demand: Buffer<i32>,
-    map: Buffer<u32>,
+/// What a step leaves for the next, in the scratch. Rows are routes sorted by expert.
+struct Memory<'a> {
+    logits: SliceMut<'a, u8>,
+    ids: SliceMut<'a, i32>,
+    weights: SliceMut<'a, f32>,
+    row_route: SliceMut<'a, i32>,
+    route_row: SliceMut<'a, i32>,
+    offsets: SliceMut<'a, i32>,
+    counts: SliceMut<'a, i32>,
+    demand: SliceMut<'a, i32>,
+    map: SliceMut<'a, u8>,
     /// `[rows, hidden]` and its scales.
-    x: Buffer<F8E4M3>,
-    sfx: Buffer<f32>,
+    x: SliceMut<'a, F8E4M3>,
+    sfx: SliceMut<'a, f32>,
     /// `[rows, 2 * intermediate]`.
-    gate_up: Buffer<bf16>,
+    gate_up: SliceMut<'a, bf16>,
     /// `[rows, intermediate]` and its scales.
-    h: Buffer<F8E4M3>,
-    sfh: Buffer<f32>,
+    h: SliceMut<'a, F8E4M3>,
+    sfh: SliceMut<'a, f32>,
     /// `[rows, hidden]`.
-    y: Buffer<bf16>,
-}
-
-impl Memory {
-    fn new(device: &Device, spec: &MoeLayerSpec, gate: &Gate, map: &ExpertMap) -> Result<Self> {
-        let MoeLayerSpec { gate: GateSpec { tokens, hidden, experts, top_k, .. }, intermediate, .. } = *spec;
-        let (routes, rows, pitch) = (tokens * top_k, map.spec().rows(), scale_pitch(map.spec().rows()));
-        Ok(Self {
-            last_use: LastUse::new(device)?,
-            logits: device.upload(&vec![0.0; gate.workspace_len()])?,
-            ids: device.upload(&vec![0; routes])?,
-            weights: device.upload(&vec![0.0; routes])?,
-            row_route: device.upload(&vec![0; rows])?,
-            route_row: device.upload(&vec![0; routes])?,
-            offsets: device.upload(&vec![0; experts + 1])?,
-            counts: device.upload(&vec![0; experts])?,
-            demand: device.upload(&vec![0; experts + 1])?,
-            map: device.upload(&vec![0; map.workspace()])?,
-            x: device.upload(&vec![F8E4M3::ZERO; rows * hidden])?,
-            sfx: device.upload(&vec![0.0; hidden / BLOCK * pitch])?,
-            gate_up: device.upload(&vec![bf16::ZERO; rows * 2 * intermediate])?,
-            h: device.upload(&vec![F8E4M3::ZERO; rows * intermediate])?,
-            sfh: device.upload(&vec![0.0; intermediate / BLOCK * pitch])?,
-            y: device.upload(&vec![bf16::ZERO; rows * hidden])?,
-        })
-    }
-}
-
-/// Rows of scales start at multiples of 16 bytes.
-fn scale_pitch(rows: usize) -> usize {
-    rows.next_multiple_of(4)
+    y: SliceMut<'a, bf16>,
 }
 
 impl MoeLayer {
-    /// Plans every step and allocates what lies between them, ready for any stream. Runs of one layer follow one another, on
-    /// whatever streams they are, and its memory is freed behind the last; in a capture see [`Stream`].
+    /// Plans every step.
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for the hidden size and the width, [`Error::TooLarge`], [`Error::OutOfRange`] for a gate with
-    /// shared routes or without groups, driver errors.
+    /// [`Error::Spec`], driver errors.
     pub fn plan(device: &Device, spec: MoeLayerSpec) -> Result<Self> {
         let MoeLayerSpec { gate: GateSpec { tokens, hidden, experts, top_k, shared, .. }, .. } = spec;
         let MoeLayerSpec { intermediate, clamp, format, .. } = spec;
         check_multiple("hidden", hidden, BLOCK)?;
         check_multiple("intermediate", intermediate, BLOCK)?;
         if shared > 0 {
-            let (what, got) = ("shared routes of a layer's gate", shared.to_string());
-            return Err(Error::OutOfRange { what, expected: "0", got });
+            return Err(Error::out_of_range("shared routes of a layer's gate", "0", shared));
         }
         let gate = Gate::plan(device, spec.gate)?;
         let map =
@@ -163,7 +139,7 @@ impl MoeLayer {
         let gemm = |n, k| {
             GroupedFp8Gemm::plan(device, GroupedFp8GemmSpec { experts, n, k, segments, expected_rows })
         };
-        Ok(Self {
+        let mut layer = Self {
             gather: GatherQuantize::plan(
                 device,
                 GatherQuantizeSpec { tokens, top_k, hidden, experts, segments, format },
@@ -175,10 +151,43 @@ impl MoeLayer {
             )?,
             down: gemm(hidden, intermediate)?,
             combine: Combine::plan(device, CombineSpec { tokens, top_k, hidden, rows })?,
-            memory: Memory::new(device, &spec, &gate, &map)?,
+            scratch_bytes: 0,
             gate,
             map,
             spec,
+        };
+        let mut counted = Pieces::counted();
+        layer.memory(&mut counted)?;
+        layer.scratch_bytes = counted.bytes();
+        Ok(layer)
+    }
+
+    /// Bytes of scratch, from a multiple of [`SCRATCH_ALIGN`](crate::SCRATCH_ALIGN) on: what the steps hand on. What it holds
+    /// does not matter, before or after, so that layers that run one after another may share it.
+    pub fn scratch_bytes(&self) -> usize {
+        self.scratch_bytes
+    }
+
+    fn memory<'a>(&self, pieces: &mut Pieces<'a>) -> Result<Memory<'a>> {
+        let GateSpec { tokens, hidden, experts, top_k, .. } = self.spec.gate;
+        let (width, routes, rows) = (self.spec.intermediate, tokens * top_k, self.map.spec().rows());
+        let scales = |columns| Scales1x128::<MMajor>::elements(rows, columns);
+        Ok(Memory {
+            logits: pieces.take(self.gate.scratch_bytes()),
+            ids: pieces.take(routes),
+            weights: pieces.take(routes),
+            row_route: pieces.take(rows),
+            route_row: pieces.take(routes),
+            offsets: pieces.take(experts + 1),
+            counts: pieces.take(experts),
+            demand: pieces.take(experts + 1),
+            map: pieces.take(self.map.scratch_bytes()),
+            x: pieces.take(rows * hidden),
+            sfx: pieces.take(scales(hidden)?),
+            gate_up: pieces.take(rows * 2 * width),
+            h: pieces.take(rows * width),
+            sfh: pieces.take(scales(width)?),
+            y: pieces.take(rows * hidden),
         })
     }
 
@@ -191,24 +200,16 @@ impl MoeLayer {
     /// What its steps answer to their operands. Operands are checked step by step, so a wrong one is found when earlier
     /// steps are already enqueued; `out` is written by the last step only.
     pub fn run<'s, W: GateWeight>(
-        &mut self,
+        &self,
         stream: impl Into<Stream<'s>>,
         args: MoeLayerArgs<'_, W>,
     ) -> Result<()> {
         let stream = stream.into();
-        self.memory.last_use.precede(stream)?;
-        let enqueued = self.enqueue(stream, args);
-        // What is enqueued uses the memory, even if a later step failed.
-        let recorded = self.memory.last_use.record(stream);
-        enqueued.and(recorded)
-    }
-
-    fn enqueue<W: GateWeight>(&mut self, stream: Stream<'_>, args: MoeLayerArgs<'_, W>) -> Result<()> {
-        let MoeLayerArgs { hidden, gate, bias, gate_up, down, shared, residual, out } = args;
-        self.route(stream, &hidden, gate, bias)?;
-        self.compute(stream, hidden, gate_up, down)?;
+        let MoeLayerArgs { hidden, gate, bias, gate_up, down, shared, residual, scratch, out } = args;
+        let m = &mut self.memory(&mut Pieces::of(scratch, self.scratch_bytes)?)?;
+        self.route(stream, m, &hidden, gate, bias)?;
+        self.compute(stream, m, hidden, gate_up, down)?;
         let GateSpec { tokens, top_k, .. } = self.spec.gate;
-        let m = &self.memory;
         let combined = CombineArgs {
             y: Matrix::new(&m.y, self.map.spec().rows(), self.spec.gate.hidden)?,
             route_row: Matrix::new(&m.route_row, tokens, top_k)?,
@@ -222,16 +223,15 @@ impl MoeLayer {
 
     /// Who goes where: ids, weights, and the map in both directions.
     fn route<W: GateWeight>(
-        &mut self,
+        &self,
         stream: Stream<'_>,
+        m: &mut Memory<'_>,
         hidden: &Matrix<'_, bf16>,
         weight: Matrix<'_, W>,
-        bias: Option<Slice<'_, f32>>,
+        bias: Option<Vector<'_, f32>>,
     ) -> Result<()> {
         let GateSpec { tokens, experts, top_k, .. } = self.spec.gate;
-        let (rows, workspace) = (self.map.spec().rows(), self.map.workspace());
-        let m = &mut self.memory;
-        let input = GateInput { hidden: hidden.clone(), weight, workspace: m.logits.slice_mut(0) };
+        let rows = self.map.spec().rows();
         let routing = Routing {
             bias,
             mask: None,
@@ -240,23 +240,25 @@ impl MoeLayer {
             weights: MatrixMut::new(&mut m.weights, tokens, top_k)?,
             scores: None,
         };
-        self.gate.run(stream, input, routing)?;
+        let hidden = hidden.clone();
+        self.gate.run(stream, GateArgs { hidden, weight, scratch: (&mut m.logits).into(), routing })?;
         let args = ExpertMapArgs {
-            ids: Matrix::new(&m.ids, tokens, top_k)?,
-            row_route: MatrixMut::new(&mut m.row_route, 1, rows)?,
+            ids: Matrix::new(&m.ids, tokens, top_k)?.into(),
+            row_route: VectorMut::new(&mut m.row_route, rows)?,
             route_row: MatrixMut::new(&mut m.route_row, tokens, top_k)?,
-            offsets: MatrixMut::new(&mut m.offsets, 1, experts + 1)?,
-            counts: MatrixMut::new(&mut m.counts, 1, experts)?,
-            demand: MatrixMut::new(&mut m.demand, 1, experts + 1)?,
-            workspace: MatrixMut::new(&mut m.map, 1, workspace)?,
+            offsets: VectorMut::new(&mut m.offsets, experts + 1)?,
+            counts: VectorMut::new(&mut m.counts, experts)?,
+            demand: VectorMut::new(&mut m.demand, experts + 1)?,
+            scratch: (&mut m.map).into(),
         };
         self.map.run(stream, args)
     }
 
     /// What the experts make of their rows.
     fn compute(
-        &mut self,
+        &self,
         stream: Stream<'_>,
+        m: &mut Memory<'_>,
         x: Matrix<'_, bf16>,
         gate_up: ExpertWeights<'_>,
         down: ExpertWeights<'_>,
@@ -264,22 +266,20 @@ impl MoeLayer {
         let (hidden, width, experts) =
             (self.spec.gate.hidden, self.spec.intermediate, self.spec.gate.experts);
         let rows = self.map.spec().rows();
-        let pitch = scale_pitch(rows);
-        let m = &mut self.memory;
-        let segments = Matrix::new(&m.offsets, 1, experts + 1)?;
+        let segments = Vector::new(&m.offsets, experts + 1)?;
 
         let gathered = GatherQuantizeArgs {
             x,
-            row_route: Matrix::new(&m.row_route, 1, rows)?,
+            row_route: Vector::new(&m.row_route, rows)?,
             segments: segments.clone(),
             q: MatrixMut::new(&mut m.x, rows, hidden)?,
-            sf: Scales1x128Mut::<MMajor>::with_pitch(&mut m.sfx, rows, hidden, pitch)?,
+            sf: Scales1x128Mut::<MMajor>::new(&mut m.sfx, rows, hidden)?,
         };
         self.gather.run(stream, gathered)?;
 
         let first = GroupedFp8GemmArgs {
             a: Matrix::new(&m.x, rows, hidden)?,
-            sfa: Scales1x128::<MMajor>::with_pitch(&m.sfx, rows, hidden, pitch)?,
+            sfa: Scales1x128::<MMajor>::new(&m.sfx, rows, hidden)?,
             b: gate_up.weight,
             sfb: gate_up.scales,
             segments: segments.clone(),
@@ -292,13 +292,13 @@ impl MoeLayer {
             segments: segments.clone(),
             routing: None,
             q: MatrixMut::new(&mut m.h, rows, width)?,
-            sf: Scales1x128Mut::<MMajor>::with_pitch(&mut m.sfh, rows, width, pitch)?,
+            sf: Scales1x128Mut::<MMajor>::new(&mut m.sfh, rows, width)?,
         };
         self.swiglu.run(stream, activated)?;
 
         let second = GroupedFp8GemmArgs {
             a: Matrix::new(&m.h, rows, width)?,
-            sfa: Scales1x128::<MMajor>::with_pitch(&m.sfh, rows, width, pitch)?,
+            sfa: Scales1x128::<MMajor>::new(&m.sfh, rows, width)?,
             b: down.weight,
             sfb: down.scales,
             segments,

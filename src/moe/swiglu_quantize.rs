@@ -13,14 +13,16 @@ use crate::gemm::Segments;
 use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit, check_multiple};
 use crate::quant::ScaleFormat;
 use crate::quant::{BLOCK, MMajor, Scales1x128Mut, scales_1x128};
+use crate::setters::setters;
 use crate::table::moe;
 use crate::table::quant::blocks_per_cta;
-use crate::tensor::{Matrix, MatrixMut};
+use crate::tensor::{Matrix, MatrixMut, Vector};
 
 const SWIGLU_QUANTIZE: KernelRow<SwigluQuantizeParams> = KernelRow::of(moe::SWIGLU_QUANTIZE);
 
 /// Shape of a SwiGLU.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct SwigluQuantizeSpec {
     /// Columns of the result: a multiple of 128.
     pub intermediate: usize,
@@ -34,13 +36,22 @@ pub struct SwigluQuantizeSpec {
     pub format: ScaleFormat,
 }
 
+impl SwigluQuantizeSpec {
+    /// Not clamped, with scales as they are.
+    pub const fn new(intermediate: usize, experts: usize, segments: Segments) -> Self {
+        Self { intermediate, experts, segments, clamp: None, format: ScaleFormat::Fp32 }
+    }
+}
+
+setters!(SwigluQuantizeSpec { clamp: Option<f32>, format: ScaleFormat });
+
 /// Weights to multiply a row with, before it is quantised.
 #[derive(Debug)]
 pub struct RoutingWeights<'a> {
-    /// `[tokens, top_k]`, without gaps.
+    /// `[tokens, top_k]`.
     pub weights: Matrix<'a, f32>,
-    /// `[1, rows]`: the route of every row, as [`ExpertMap`](crate::moe::ExpertMap) gives it.
-    pub row_route: Matrix<'a, i32>,
+    /// `[rows]`: the route of every row, as [`ExpertMap`](crate::moe::ExpertMap) gives it.
+    pub row_route: Vector<'a, i32>,
 }
 
 /// Operands of a SwiGLU. Addresses and pitches: x 16 bytes, q 8 bytes.
@@ -48,8 +59,8 @@ pub struct RoutingWeights<'a> {
 pub struct SwigluQuantizeArgs<'a> {
     /// `[rows, 2 * intermediate]`: the gate is the left half, up the right one.
     pub x: Matrix<'a, bf16>,
-    /// On the device: `[1, experts + 1]` (ragged) or `[1, experts]` (masked), see [`Segments`].
-    pub segments: Matrix<'a, i32>,
+    /// On the device: `[experts + 1]` (ragged) or `[experts]` (masked), see [`Segments`].
+    pub segments: Vector<'a, i32>,
     /// None: rows are not multiplied. With weights, padding rows (route -1) become 0 and are not read.
     pub routing: Option<RoutingWeights<'a>>,
     /// `[rows, intermediate]`. Rows that no expert uses are not touched.
@@ -73,7 +84,7 @@ impl SwigluQuantize {
     /// Chooses the launch for a shape.
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for intermediate, [`Error::TooLarge`].
+    /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: SwigluQuantizeSpec) -> Result<Self> {
         check_multiple("intermediate", spec.intermediate, BLOCK)?;
         check_limit("intermediate", spec.intermediate as u64, MAX_DIM / 2)?;
@@ -91,17 +102,17 @@ impl SwigluQuantize {
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::NotDense`], [`Error::Misaligned`], [`Error::WrongDevice`], launch errors.
+    /// [`Error::Operand`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: SwigluQuantizeArgs<'_>) -> Result<()> {
         let (rows, intermediate) = (self.rows.total(), self.spec.intermediate);
         let k_blocks = intermediate / BLOCK;
-        let x = Layout::new("x [rows, 2 * intermediate]", [rows, 2 * intermediate]).aligned(16);
-        let q = Layout::new("q [rows, intermediate]", [rows, intermediate]).aligned(8);
+        let x = Layout::matrix("x [rows, 2 * intermediate]", [rows, 2 * intermediate]).aligned(16);
+        let q = Layout::matrix("q [rows, intermediate]", [rows, intermediate]).aligned(8);
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
         let x = launch.read(&args.x, x)?;
         let segments = launch.read(&args.segments, self.rows.layout())?;
         let q = launch.write(&mut args.q, q)?;
-        let sf = launch.write(&mut args.sf.matrix, scales_1x128::<MMajor>(rows, k_blocks).called("sf"))?;
+        let sf = launch.write(&mut args.sf, scales_1x128::<MMajor>(rows, k_blocks).called("sf"))?;
         let mut params = SwigluQuantizeParams {
             x: x.pointer,
             used: self.rows.params(segments),
@@ -117,11 +128,14 @@ impl SwigluQuantize {
             ..Default::default()
         };
         if let Some(RoutingWeights { weights, row_route }) = &args.routing {
-            let routes = weights.extent.rows.saturating_mul(weights.extent.columns);
+            let routes = weights.rows().saturating_mul(weights.columns());
             check_limit("tokens * top_k", routes as u64, MAX_DIM)?;
-            params.weights = launch.read(weights, Layout::of_any_shape("weights").dense())?.pointer;
-            params.row_route = launch.read(row_route, Layout::new("row_route [1, rows]", [1, rows]))?.pointer;
+            let weights = launch.read(weights, Layout::of_any_shape("weights"))?;
+            params.weights = weights.pointer;
+            params.weights_pitch = weights.pitch();
+            params.top_k = weights.extent.columns as u32;
             params.routes = routes as u32;
+            params.row_route = launch.read(row_route, Layout::vector("row_route [rows]", rows))?.pointer;
         }
         launch.run(self.grid, &params)
     }

@@ -19,6 +19,7 @@ use crate::error::Result;
 use crate::launch::{
     Kernel, KernelParams, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit, check_multiple,
 };
+use crate::setters::setters;
 use crate::table::quant;
 use crate::tensor::{Matrix, MatrixMut};
 
@@ -45,6 +46,7 @@ impl ScaleFormat {
 
 /// What to quantise: a BF16 matrix `[rows, k]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct QuantizeSpec {
     /// Any number, 0 included.
     pub rows: usize,
@@ -52,6 +54,37 @@ pub struct QuantizeSpec {
     pub k: usize,
     /// How scales are chosen.
     pub format: ScaleFormat,
+}
+
+impl QuantizeSpec {
+    /// With scales as they are.
+    pub const fn new(rows: usize, k: usize) -> Self {
+        Self { rows, k, format: ScaleFormat::Fp32 }
+    }
+}
+
+setters!(QuantizeSpec { format: ScaleFormat });
+
+/// Operands of [`Quantize1x128`]. Addresses and pitches: x 16 bytes, q 8 bytes.
+#[derive(Debug)]
+pub struct Quantize1x128Args<'a, L> {
+    /// `[rows, k]`.
+    pub x: Matrix<'a, bf16>,
+    /// `[rows, k]`.
+    pub q: MatrixMut<'a, F8E4M3>,
+    /// `[k/128, rows]` or `[rows, k/128]`, as the layout says.
+    pub sf: Scales1x128Mut<'a, L>,
+}
+
+/// Operands of [`Quantize128x128`]. Addresses and pitches: x 16 bytes, q 8 bytes.
+#[derive(Debug)]
+pub struct Quantize128x128Args<'a> {
+    /// `[rows, k]`.
+    pub x: Matrix<'a, bf16>,
+    /// `[rows, k]`.
+    pub q: MatrixMut<'a, F8E4M3>,
+    /// `[ceil(rows/128), k/128]`.
+    pub sf: Scales128x128Mut<'a>,
 }
 
 /// The quantiser of activations and gradients: one scale per 1x128.
@@ -86,11 +119,11 @@ impl<P: KernelParams> Plan<P> {
     }
 
     fn x(&self) -> Layout {
-        Layout::new("x [rows, k]", [self.spec.rows, self.spec.k]).aligned(16)
+        Layout::matrix("x [rows, k]", [self.spec.rows, self.spec.k]).aligned(16)
     }
 
     fn q(&self) -> Layout {
-        Layout::new("q [rows, k]", [self.spec.rows, self.spec.k]).aligned(8)
+        Layout::matrix("q [rows, k]", [self.spec.rows, self.spec.k]).aligned(8)
     }
 
     fn k_blocks(&self) -> usize {
@@ -102,33 +135,31 @@ impl Quantize1x128 {
     /// Chooses the launch for a shape; pure, apart from looking the kernel up.
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for k, [`Error::TooLarge`].
+    /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: QuantizeSpec) -> Result<Self> {
         const BLOCKS_PER_CTA: u64 = quant::blocks_per_cta(quant::QUANTIZE_1X128);
         let ctas = |rows: u64, k_blocks: u64| (rows * k_blocks).div_ceil(BLOCKS_PER_CTA);
         Plan::new(device, spec, &QUANTIZE_1X128, ctas).map(Self)
     }
 
-    /// Enqueues `x [rows, k] -> q [rows, k], sf`; the scales go to either layout. Addresses and pitches: x 16 bytes,
-    /// q 8 bytes.
+    /// Enqueues the quantiser; the scales go to either layout.
     ///
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Misaligned`], [`Error::WrongDevice`], launch errors.
+    /// [`Error::Operand`], launch errors.
     pub fn run<'s, L: ScaleLayout>(
         &self,
         stream: impl Into<Stream<'s>>,
-        x: Matrix<'_, bf16>,
-        mut q: MatrixMut<'_, F8E4M3>,
-        mut sf: Scales1x128Mut<'_, L>,
+        args: Quantize1x128Args<'_, L>,
     ) -> Result<()> {
+        let Quantize1x128Args { x, mut q, mut sf } = args;
         let plan = &self.0;
         let sf_layout = scales_1x128::<L>(plan.spec.rows, plan.k_blocks()).called("sf");
         let mut launch = Launch::new(&plan.device, &plan.kernel, stream.into())?;
         let x = launch.read(&x, plan.x())?;
         let q = launch.write(&mut q, plan.q())?;
-        let sf = launch.write(&mut sf.matrix, sf_layout)?;
+        let sf = launch.write(&mut sf, sf_layout)?;
         let (sf_row_stride, sf_group_stride) = L::strides(sf.pitch());
         let params = Quantize1x128Params {
             x: x.pointer,
@@ -152,31 +183,26 @@ impl Quantize128x128 {
     /// Chooses the launch for a shape; pure, apart from looking the kernel up.
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for k, [`Error::TooLarge`].
+    /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: QuantizeSpec) -> Result<Self> {
         let ctas = |rows: u64, k_blocks: u64| rows.div_ceil(BLOCK as u64) * k_blocks;
         Plan::new(device, spec, &QUANTIZE_128X128, ctas).map(Self)
     }
 
-    /// Enqueues `x [rows, k] -> q [rows, k], sf [ceil(rows/128), k/128]`. Addresses and pitches: x 16 bytes, q 8 bytes.
+    /// Enqueues the quantiser.
     ///
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Misaligned`], [`Error::WrongDevice`], launch errors.
-    pub fn run<'s>(
-        &self,
-        stream: impl Into<Stream<'s>>,
-        x: Matrix<'_, bf16>,
-        mut q: MatrixMut<'_, F8E4M3>,
-        mut sf: Scales128x128Mut<'_>,
-    ) -> Result<()> {
+    /// [`Error::Operand`], launch errors.
+    pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, args: Quantize128x128Args<'_>) -> Result<()> {
+        let Quantize128x128Args { x, mut q, mut sf } = args;
         let plan = &self.0;
         let sf_shape = [plan.spec.rows.div_ceil(BLOCK), plan.k_blocks()];
         let mut launch = Launch::new(&plan.device, &plan.kernel, stream.into())?;
         let x = launch.read(&x, plan.x())?;
         let q = launch.write(&mut q, plan.q())?;
-        let sf = launch.write(&mut sf.0, Layout::new(SFB_AXES, sf_shape).called("sf"))?;
+        let sf = launch.write(&mut sf, Layout::matrix(SFB_AXES, sf_shape).called("sf"))?;
         let params = Quantize128x128Params {
             x: x.pointer,
             q: q.pointer,

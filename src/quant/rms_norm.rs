@@ -16,8 +16,9 @@ use crate::device::bindings::{NORM_ROUND_EACH_STEP, NORM_ROUND_ONCE, RmsNormPara
 use crate::device::{Device, Stream};
 use crate::error::{Error, Result};
 use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit, check_multiple};
+use crate::setters::setters;
 use crate::table::quant;
-use crate::tensor::{Matrix, MatrixMut};
+use crate::tensor::{Matrix, MatrixMut, Vector};
 
 const RMS_NORM: KernelRow<RmsNormParams> = KernelRow::of(quant::RMS_NORM);
 
@@ -51,17 +52,9 @@ impl RmsNormSpec {
     pub const fn new(rows: usize, hidden: usize, eps: f32) -> Self {
         Self { rows, hidden, eps, rounding: NormRounding::Once, format: ScaleFormat::Fp32 }
     }
-
-    /// Sets [`rounding`](Self::rounding).
-    pub const fn rounding(self, rounding: NormRounding) -> Self {
-        Self { rounding, ..self }
-    }
-
-    /// Sets [`format`](Self::format).
-    pub const fn format(self, format: ScaleFormat) -> Self {
-        Self { format, ..self }
-    }
 }
+
+setters!(RmsNormSpec { rounding: NormRounding, format: ScaleFormat });
 
 /// Operands of a norm. Addresses and pitches are multiples of 16 bytes.
 #[derive(Debug)]
@@ -70,8 +63,8 @@ pub struct RmsNormArgs<'a> {
     pub x: Matrix<'a, bf16>,
     /// `[rows, hidden]`: added to x; then it holds the sum.
     pub residual: Option<MatrixMut<'a, bf16>>,
-    /// `[1, hidden]`.
-    pub weight: Matrix<'a, bf16>,
+    /// `[hidden]`.
+    pub weight: Vector<'a, bf16>,
     /// What becomes of y.
     pub out: RmsNormOut<'a>,
 }
@@ -102,14 +95,13 @@ impl RmsNorm {
     /// Chooses the launch for a shape.
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for hidden, [`Error::TooLarge`], [`Error::OutOfRange`] for eps.
+    /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: RmsNormSpec) -> Result<Self> {
         check_multiple("hidden", spec.hidden, BLOCK)?;
         check_limit("hidden", spec.hidden as u64, quant::RMS_NORM_MAX_HIDDEN.into())?;
         check_limit("rows", spec.rows as u64, MAX_DIM)?;
         if !(spec.eps.is_finite() && spec.eps >= 0.0) {
-            let expected = "finite and not negative";
-            return Err(Error::OutOfRange { what: "eps", expected, got: spec.eps.to_string() });
+            return Err(Error::out_of_range("eps", "finite and not negative", spec.eps));
         }
         Ok(Self { device: device.clone(), kernel: RMS_NORM.load(device)?, spec })
     }
@@ -119,11 +111,11 @@ impl RmsNorm {
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Misaligned`], [`Error::WrongDevice`], launch errors.
+    /// [`Error::Operand`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: RmsNormArgs<'_>) -> Result<()> {
         let RmsNormSpec { rows, hidden, eps, rounding, format } = self.spec;
-        let of_rows = |axes| Layout::new(axes, [rows, hidden]).aligned(16);
-        let weight = Layout::new("weight [1, hidden]", [1, hidden]).aligned(16);
+        let of_rows = |axes| Layout::matrix(axes, [rows, hidden]).aligned(16);
+        let weight = Layout::vector("weight [hidden]", hidden).aligned(16);
 
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
         let x = launch.read(&args.x, of_rows("x [rows, hidden]"))?;
@@ -152,9 +144,8 @@ impl RmsNorm {
                 (params.out, params.out_pitch) = (out.pointer, out.pitch());
             }
             RmsNormOut::Fp8 { q, sf } => {
-                let q = launch.write(q, Layout::new("q [rows, hidden]", [rows, hidden]).aligned(8))?;
-                let sf = launch
-                    .write(&mut sf.matrix, scales_1x128::<MMajor>(rows, hidden / BLOCK).called("sf"))?;
+                let q = launch.write(q, Layout::matrix("q [rows, hidden]", [rows, hidden]).aligned(8))?;
+                let sf = launch.write(sf, scales_1x128::<MMajor>(rows, hidden / BLOCK).called("sf"))?;
                 (params.q, params.q_pitch) = (q.pointer, q.pitch());
                 (params.sf, params.sf_pitch) = (sf.pointer, sf.pitch());
             }

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use crate::error::Error;
 use crate::error::Result;
 use crate::launch::{Layout, check_multiple};
-use crate::tensor::{Matrix, MatrixMut, Slice, SliceMut};
+use crate::tensor::{Extent, Matrix, MatrixMut, Slice, SliceMut, View, ViewMut};
 
 /// Elements of K, and rows of a weight, that share a scale.
 pub(crate) const BLOCK: usize = crate::table::quant::BLOCK as usize;
@@ -70,14 +70,14 @@ pub(super) fn blocks(k: usize) -> Result<usize> {
 /// One scale per 1x128 of an `[m, k]` matrix, to be read.
 #[derive(Debug)]
 pub struct Scales1x128<'a, L> {
-    pub(crate) matrix: Matrix<'a, f32>,
+    matrix: Matrix<'a, f32>,
     layout: PhantomData<L>,
 }
 
 /// One scale per 1x128 of an `[m, k]` matrix, to be written.
 #[derive(Debug)]
 pub struct Scales1x128Mut<'a, L> {
-    pub(crate) matrix: MatrixMut<'a, f32>,
+    matrix: MatrixMut<'a, f32>,
     layout: PhantomData<L>,
 }
 
@@ -91,7 +91,7 @@ impl<'a, L: ScaleLayout> Scales1x128<'a, L> {
     /// Elements that [`Scales1x128::new`] asks for at most: memory for the scales of an `[m, k]` matrix.
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for k.
+    /// [`Error::Spec`] for a k that is no multiple of 128.
     pub fn elements(m: usize, k: usize) -> Result<usize> {
         let (rows, columns) = L::shape(m, blocks(k)?);
         Ok(rows.saturating_mul(L::pitch(columns)))
@@ -100,7 +100,7 @@ impl<'a, L: ScaleLayout> Scales1x128<'a, L> {
     /// Scales without gaps; of [`MMajor`], with rows of a multiple of four, as the GEMM reads them.
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for k, [`Error::SliceTooShort`].
+    /// [`Error::Spec`] for a k that is no multiple of 128, [`Error::View`].
     pub fn new(slice: impl Into<Slice<'a, f32>>, m: usize, k: usize) -> Result<Self> {
         Self::with_pitch(slice, m, k, L::pitch(L::shape(m, blocks(k)?).1))
     }
@@ -108,7 +108,7 @@ impl<'a, L: ScaleLayout> Scales1x128<'a, L> {
     /// Rows of the layout `pitch` elements apart. The GEMM wants a multiple of 4 (16 bytes).
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for k, [`Error::PitchTooSmall`], [`Error::SliceTooShort`].
+    /// As [`Self::new`].
     pub fn with_pitch(slice: impl Into<Slice<'a, f32>>, m: usize, k: usize, pitch: usize) -> Result<Self> {
         let (rows, columns) = L::shape(m, blocks(k)?);
         Ok(Self { matrix: Matrix::with_pitch(slice, rows, columns, pitch)?, layout: PhantomData })
@@ -119,7 +119,7 @@ impl<'a, L: ScaleLayout> Scales1x128Mut<'a, L> {
     /// Scales without gaps; of [`MMajor`], with rows of a multiple of four, as the GEMM reads them.
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for k, [`Error::SliceTooShort`].
+    /// [`Error::Spec`] for a k that is no multiple of 128, [`Error::View`].
     pub fn new(slice: impl Into<SliceMut<'a, f32>>, m: usize, k: usize) -> Result<Self> {
         Self::with_pitch(slice, m, k, L::pitch(L::shape(m, blocks(k)?).1))
     }
@@ -127,7 +127,7 @@ impl<'a, L: ScaleLayout> Scales1x128Mut<'a, L> {
     /// Rows of the layout `pitch` elements apart.
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for k, [`Error::PitchTooSmall`], [`Error::SliceTooShort`].
+    /// As [`Self::new`].
     pub fn with_pitch(slice: impl Into<SliceMut<'a, f32>>, m: usize, k: usize, pitch: usize) -> Result<Self> {
         let (rows, columns) = L::shape(m, blocks(k)?);
         Ok(Self { matrix: MatrixMut::with_pitch(slice, rows, columns, pitch)?, layout: PhantomData })
@@ -137,16 +137,64 @@ impl<'a, L: ScaleLayout> Scales1x128Mut<'a, L> {
 /// 1x128 scales of an `[m, k]` matrix, as operands.
 pub(crate) fn scales_1x128<L: ScaleLayout>(m: usize, k_blocks: usize) -> Layout {
     let (rows, columns) = L::shape(m, k_blocks);
-    Layout::new(L::AXES, [rows, columns])
+    Layout::matrix(L::AXES, [rows, columns])
+}
+
+impl<L> View for Scales1x128<'_, L> {
+    type Element = f32;
+
+    fn slice(&self) -> &Slice<'_, f32> {
+        self.matrix.slice()
+    }
+
+    fn extent(&self) -> Extent {
+        self.matrix.extent()
+    }
+}
+
+impl<'a, L> ViewMut<'a> for Scales1x128Mut<'a, L> {
+    type Element = f32;
+
+    fn slice_mut(&mut self) -> &mut SliceMut<'a, f32> {
+        self.matrix.slice_mut()
+    }
+
+    fn extent(&self) -> Extent {
+        self.matrix.extent()
+    }
 }
 
 /// One scale per 128x128 of an `[n, k]` matrix: `[ceil(n/128), k/128]`, to be read.
 #[derive(Debug, Clone)]
-pub struct Scales128x128<'a>(pub(crate) Matrix<'a, f32>);
+pub struct Scales128x128<'a>(Matrix<'a, f32>);
 
 /// One scale per 128x128 of an `[n, k]` matrix: `[ceil(n/128), k/128]`, to be written.
 #[derive(Debug)]
-pub struct Scales128x128Mut<'a>(pub(crate) MatrixMut<'a, f32>);
+pub struct Scales128x128Mut<'a>(MatrixMut<'a, f32>);
+
+impl View for Scales128x128<'_> {
+    type Element = f32;
+
+    fn slice(&self) -> &Slice<'_, f32> {
+        self.0.slice()
+    }
+
+    fn extent(&self) -> Extent {
+        self.0.extent()
+    }
+}
+
+impl<'a> ViewMut<'a> for Scales128x128Mut<'a> {
+    type Element = f32;
+
+    fn slice_mut(&mut self) -> &mut SliceMut<'a, f32> {
+        self.0.slice_mut()
+    }
+
+    fn extent(&self) -> Extent {
+        self.0.extent()
+    }
+}
 
 /// Axes in messages.
 pub(crate) const SFB_AXES: &str = "sfb [ceil(n/128), k/128]";
@@ -155,7 +203,7 @@ impl<'a> Scales128x128<'a> {
     /// Scales without gaps.
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for k, [`Error::SliceTooShort`].
+    /// [`Error::Spec`] for a k that is no multiple of 128, [`Error::View`].
     pub fn new(slice: impl Into<Slice<'a, f32>>, n: usize, k: usize) -> Result<Self> {
         Self::with_pitch(slice, n, k, blocks(k)?)
     }
@@ -163,7 +211,7 @@ impl<'a> Scales128x128<'a> {
     /// Rows `pitch` elements apart.
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for k, [`Error::PitchTooSmall`], [`Error::SliceTooShort`].
+    /// As [`Self::new`].
     pub fn with_pitch(slice: impl Into<Slice<'a, f32>>, n: usize, k: usize, pitch: usize) -> Result<Self> {
         Ok(Self(Matrix::with_pitch(slice, n.div_ceil(BLOCK), blocks(k)?, pitch)?))
     }
@@ -173,7 +221,7 @@ impl<'a> Scales128x128Mut<'a> {
     /// Scales without gaps.
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for k, [`Error::SliceTooShort`].
+    /// [`Error::Spec`] for a k that is no multiple of 128, [`Error::View`].
     pub fn new(slice: impl Into<SliceMut<'a, f32>>, n: usize, k: usize) -> Result<Self> {
         Self::with_pitch(slice, n, k, blocks(k)?)
     }
@@ -181,7 +229,7 @@ impl<'a> Scales128x128Mut<'a> {
     /// Rows `pitch` elements apart.
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for k, [`Error::PitchTooSmall`], [`Error::SliceTooShort`].
+    /// As [`Self::new`].
     pub fn with_pitch(slice: impl Into<SliceMut<'a, f32>>, n: usize, k: usize, pitch: usize) -> Result<Self> {
         Ok(Self(MatrixMut::with_pitch(slice, n.div_ceil(BLOCK), blocks(k)?, pitch)?))
     }

@@ -12,6 +12,32 @@ use crate::table::quant;
 const TRANSPOSE_SCALES: KernelRow<TransposeScalesParams> = KernelRow::of(quant::TRANSPOSE_SCALES);
 const TILE: usize = quant::TRANSPOSE_TILE as usize;
 
+/// The scales to transpose: those of an `[m, k]` matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct TransposeScalesSpec {
+    /// Any number, 0 included.
+    pub m: usize,
+    /// A multiple of 128.
+    pub k: usize,
+}
+
+impl TransposeScalesSpec {
+    /// Of an `[m, k]` matrix.
+    pub const fn new(m: usize, k: usize) -> Self {
+        Self { m, k }
+    }
+}
+
+/// Operands of a transposition.
+#[derive(Debug)]
+pub struct TransposeScalesArgs<'a> {
+    /// `[m, k/128]`.
+    pub sf: Scales1x128<'a, RowMajor>,
+    /// `[k/128, m]`; elements beyond m in each row are not touched.
+    pub out: Scales1x128Mut<'a, MMajor>,
+}
+
 /// Copies 1x128 scales from [`RowMajor`] to [`MMajor`]: `out[g, m] = sf[m, g]`. A separate, visible step: a producer that
 /// can write [`MMajor`] itself ([`Quantize1x128`](crate::quant::Quantize1x128) can) saves it.
 #[derive(Debug)]
@@ -23,33 +49,29 @@ pub struct TransposeScales {
 }
 
 impl TransposeScales {
-    /// For the scales of an `[m, k]` matrix.
+    /// Chooses the launch for a shape.
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for k, [`Error::TooLarge`].
-    pub fn plan(device: &Device, m: usize, k: usize) -> Result<Self> {
+    /// [`Error::Spec`].
+    pub fn plan(device: &Device, spec: TransposeScalesSpec) -> Result<Self> {
+        let TransposeScalesSpec { m, k } = spec;
         let k_blocks = blocks(k)?;
         let tiles = m.div_ceil(TILE) as u64 * k_blocks.div_ceil(TILE) as u64;
         check_limit("m/32 * k/4096", tiles, MAX_GRID)?;
         Ok(Self { device: device.clone(), kernel: TRANSPOSE_SCALES.load(device)?, m, k_blocks })
     }
 
-    /// Enqueues the copy. Elements of `out` beyond m in each row are not touched. Empty scales: nothing is launched.
+    /// Enqueues the copy. Empty scales: nothing is launched.
     ///
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Shape`] unless both have the planned shape, [`Error::WrongDevice`], launch errors.
-    pub fn run<'s>(
-        &self,
-        stream: impl Into<Stream<'s>>,
-        sf: Scales1x128<'_, RowMajor>,
-        mut out: Scales1x128Mut<'_, MMajor>,
-    ) -> Result<()> {
+    /// [`Error::Operand`], launch errors.
+    pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: TransposeScalesArgs<'_>) -> Result<()> {
         let Self { m, k_blocks, .. } = *self;
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
-        let sf = launch.read(&sf.matrix, scales_1x128::<RowMajor>(m, k_blocks).called("sf"))?;
-        let out = launch.write(&mut out.matrix, scales_1x128::<MMajor>(m, k_blocks).called("out"))?;
+        let sf = launch.read(&args.sf, scales_1x128::<RowMajor>(m, k_blocks).called("sf"))?;
+        let out = launch.write(&mut args.out, scales_1x128::<MMajor>(m, k_blocks).called("out"))?;
         let params = TransposeScalesParams {
             sf: sf.pointer,
             out: out.pointer,

@@ -6,10 +6,12 @@ use crate::device::bindings::{
     BiasUpdateParams, ExpertLoadParams, MAX_EXPERTS, MAX_GATE_ROUTES, SequenceBalanceLossParams,
 };
 use crate::device::{Device, Stream};
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit};
 use crate::table::router;
-use crate::tensor::{Matrix, Slice, SliceMut};
+use crate::tensor::{Indices, Matrix, Vector, VectorMut};
 
 const EXPERT_LOAD: KernelRow<ExpertLoadParams> = KernelRow::of(router::EXPERT_LOAD);
 const BIAS_UPDATE: KernelRow<BiasUpdateParams> = KernelRow::of(router::BIAS_UPDATE);
@@ -18,6 +20,7 @@ const SEQUENCE_BALANCE_LOSS: KernelRow<SequenceBalanceLossParams> =
 
 /// The choice to be counted: ids `[tokens, routes]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct ExpertLoadSpec {
     /// Any number, 0 included.
     pub tokens: usize,
@@ -25,6 +28,22 @@ pub struct ExpertLoadSpec {
     pub routes: usize,
     /// At most 512.
     pub experts: usize,
+}
+
+impl ExpertLoadSpec {
+    /// Of ids `[tokens, routes]`.
+    pub const fn new(tokens: usize, routes: usize, experts: usize) -> Self {
+        Self { tokens, routes, experts }
+    }
+}
+
+/// Operands of a count.
+#[derive(Debug)]
+pub struct ExpertLoadArgs<'a> {
+    /// `[tokens, routes]`; a pitch leaves out the columns of shared experts. -1 counts for nobody.
+    pub ids: Indices<'a>,
+    /// `[experts]`: what is added to. Clear them before the first micro-batch of a step.
+    pub counts: VectorMut<'a, u32>,
 }
 
 /// Counts the tokens of every expert.
@@ -40,7 +59,7 @@ impl ExpertLoad {
     /// Checks the sizes; pure, apart from looking the kernel up.
     ///
     /// # Errors
-    /// [`crate::Error::TooLarge`].
+    /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: ExpertLoadSpec) -> Result<Self> {
         check_limit("tokens", spec.tokens as u64, MAX_DIM)?;
         check_limit("experts of a token", spec.routes as u64, MAX_GATE_ROUTES.into())?;
@@ -50,29 +69,21 @@ impl ExpertLoad {
         Ok(Self { device: device.clone(), kernel: EXPERT_LOAD.load(device)?, spec, grid: grid as u32 })
     }
 
-    /// Enqueues `counts[e] += the number of ids that are e`, for `ids [tokens, routes]`; a pitch leaves out the columns of
-    /// shared experts. `counts` has at least `experts` elements, to which is added: clear them before the first
-    /// micro-batch of a step. -1 counts for nobody; so do ids of no expert, and [`Device::poll_error`] tells of those.
+    /// Enqueues `counts[e] += the number of ids that are e`. Ids of no expert count for nobody, and [`Device::poll_error`]
+    /// tells of them.
     ///
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`crate::Error::Shape`], [`crate::Error::SliceTooShort`], [`crate::Error::WrongDevice`], launch errors.
-    pub fn run<'s>(
-        &self,
-        stream: impl Into<Stream<'s>>,
-        ids: Matrix<'_, i32>,
-        mut counts: SliceMut<'_, u32>,
-    ) -> Result<()> {
+    /// [`Error::Operand`], launch errors.
+    pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: ExpertLoadArgs<'_>) -> Result<()> {
         let ExpertLoadSpec { tokens, routes, experts } = self.spec;
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
-        let ids = launch.read(&ids, Layout::new("ids [tokens, routes]", [tokens, routes]))?;
-        let counts = launch.write_slice(&mut counts, "counts", [1, experts])?;
+        let ids = Layout::matrix("ids [tokens, routes]", [tokens, routes]);
         let params = ExpertLoadParams {
-            ids: ids.pointer,
-            counts: counts.pointer,
+            ids: launch.indices(&args.ids, ids)?,
+            counts: launch.write(&mut args.counts, Layout::vector("counts [experts]", experts))?.pointer,
             error_words: launch.error_words(),
-            ids_pitch: ids.pitch(),
             t: tokens as u32,
             routes: routes as u32,
             experts: experts as u32,
@@ -84,11 +95,30 @@ impl ExpertLoad {
 
 /// The bias to be moved.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct BiasUpdateSpec {
     /// At most 512.
     pub experts: usize,
     /// What is added or subtracted: 0.001 for most of DeepSeek-V3's training, 0 at its end.
     pub speed: f32,
+}
+
+impl BiasUpdateSpec {
+    /// Of a router's experts.
+    pub const fn new(experts: usize, speed: f32) -> Self {
+        Self { experts, speed }
+    }
+}
+
+/// Operands of an update.
+#[derive(Debug)]
+pub struct BiasUpdateArgs<'a> {
+    /// `[experts]`: what [`ExpertLoad`] counted.
+    pub counts: Vector<'a, u32>,
+    /// `[experts]`.
+    pub bias: VectorMut<'a, f32>,
+    /// `[1]`: how far the largest count is above the mean, over the mean; 0 when nothing was counted.
+    pub max_vio: VectorMut<'a, f32>,
 }
 
 /// Moves the router's bias against the load: auxiliary-loss-free balancing.
@@ -103,33 +133,26 @@ impl BiasUpdate {
     /// Checks the size; pure, apart from looking the kernel up.
     ///
     /// # Errors
-    /// [`crate::Error::TooLarge`].
+    /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: BiasUpdateSpec) -> Result<Self> {
         check_limit("experts", spec.experts as u64, MAX_EXPERTS.into())?;
         Ok(Self { device: device.clone(), kernel: BIAS_UPDATE.load(device)?, spec })
     }
 
     /// Enqueues `bias[e] += speed * sign(mean - counts[e])`, the sign of exact integers and 0 at the mean, and
-    /// `max_vio[0] = (largest count - mean) / mean`, 0 when nothing was counted. `counts` and `bias` have at least
-    /// `experts` elements, `max_vio` one.
+    /// `max_vio[0] = (largest count - mean) / mean`.
     ///
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`crate::Error::SliceTooShort`], [`crate::Error::WrongDevice`], launch errors.
-    pub fn run<'s>(
-        &self,
-        stream: impl Into<Stream<'s>>,
-        counts: Slice<'_, u32>,
-        mut bias: SliceMut<'_, f32>,
-        mut max_vio: SliceMut<'_, f32>,
-    ) -> Result<()> {
+    /// [`Error::Operand`], launch errors.
+    pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: BiasUpdateArgs<'_>) -> Result<()> {
         let experts = self.spec.experts;
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
         let params = BiasUpdateParams {
-            counts: launch.read_slice(&counts, "counts", [1, experts])?.pointer,
-            bias: launch.write_slice(&mut bias, "bias", [1, experts])?.pointer,
-            max_vio: launch.write_slice(&mut max_vio, "max_vio", [1, 1])?.pointer,
+            counts: launch.read(&args.counts, Layout::vector("counts [experts]", experts))?.pointer,
+            bias: launch.write(&mut args.bias, Layout::vector("bias [experts]", experts))?.pointer,
+            max_vio: launch.write(&mut args.max_vio, Layout::vector("max_vio [1]", 1))?.pointer,
             experts: experts as u32,
             speed: self.spec.speed,
         };
@@ -139,6 +162,7 @@ impl BiasUpdate {
 
 /// Sequences of one length whose balance is judged.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct SequenceBalanceLossSpec {
     /// Any number, 0 included.
     pub sequences: usize,
@@ -150,6 +174,22 @@ pub struct SequenceBalanceLossSpec {
     pub top_k: usize,
     /// Factor of the loss: 0.0001 in DeepSeek-V3.
     pub alpha: f32,
+}
+
+impl SequenceBalanceLossSpec {
+    /// Of `sequences` of `length` tokens.
+    pub const fn new(sequences: usize, length: usize, experts: usize, top_k: usize, alpha: f32) -> Self {
+        Self { sequences, length, experts, top_k, alpha }
+    }
+}
+
+/// Operands of a loss.
+#[derive(Debug)]
+pub struct SequenceBalanceLossArgs<'a> {
+    /// `[sequences * length, experts]`, as [`Gate`](crate::router::Gate) writes them.
+    pub scores: Matrix<'a, f32>,
+    /// `[sequences]`.
+    pub loss: VectorMut<'a, f32>,
 }
 
 /// The loss that keeps one sequence from using few experts.
@@ -164,7 +204,7 @@ impl SequenceBalanceLoss {
     /// Checks the sizes; pure, apart from looking the kernel up.
     ///
     /// # Errors
-    /// [`crate::Error::TooLarge`].
+    /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: SequenceBalanceLossSpec) -> Result<Self> {
         let SequenceBalanceLossSpec { sequences, length, experts, top_k, .. } = spec;
         check_limit("sequences", sequences as u64, MAX_GRID)?;
@@ -175,28 +215,26 @@ impl SequenceBalanceLoss {
         Ok(Self { device: device.clone(), kernel: SEQUENCE_BALANCE_LOSS.load(device)?, spec })
     }
 
-    /// Enqueues `loss[q] = alpha * sum over experts of f_i P_i` from `scores [sequences * length, experts]`, which
-    /// [`Gate`](crate::router::Gate) writes: f_i counts the tokens of the sequence whose K best scores, without groups and bias,
-    /// contain expert i, times `experts / (K length)`; P_i is the mean of `s_i / sum of s`. Perfect balance gives alpha.
-    /// `loss` has at least `sequences` elements. A NaN score makes the loss NaN.
+    /// Enqueues `loss[q] = alpha * sum over experts of f_i P_i`: f_i counts the tokens of the sequence whose K best scores,
+    /// without groups and bias, contain expert i, times `experts / (K length)`; P_i is the mean of `s_i / sum of s`. Perfect
+    /// balance gives alpha. A NaN score makes the loss NaN.
     ///
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`crate::Error::Shape`], [`crate::Error::SliceTooShort`], [`crate::Error::WrongDevice`], launch errors.
+    /// [`Error::Operand`], launch errors.
     pub fn run<'s>(
         &self,
         stream: impl Into<Stream<'s>>,
-        scores: Matrix<'_, f32>,
-        mut loss: SliceMut<'_, f32>,
+        mut args: SequenceBalanceLossArgs<'_>,
     ) -> Result<()> {
         let SequenceBalanceLossSpec { sequences, length, experts, top_k, alpha } = self.spec;
-        let layout = Layout::new("scores [sequences * length, experts]", [sequences * length, experts]);
+        let layout = Layout::matrix("scores [sequences * length, experts]", [sequences * length, experts]);
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
-        let scores = launch.read(&scores, layout)?;
+        let scores = launch.read(&args.scores, layout)?;
         let params = SequenceBalanceLossParams {
             scores: scores.pointer,
-            loss: launch.write_slice(&mut loss, "loss", [1, sequences])?.pointer,
+            loss: launch.write(&mut args.loss, Layout::vector("loss [sequences]", sequences))?.pointer,
             scores_pitch: scores.pitch(),
             length: length as u32,
             experts: experts as u32,

@@ -25,9 +25,10 @@ use crate::launch::{
     Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_at_least_one, check_limit, check_multiple,
     optional,
 };
+use crate::setters::setters;
 use crate::table::router::{self, GATE_BLOCK_EXPERTS, GATE_BLOCK_K, GATE_BLOCK_TOKENS, GATE_SELECT_TOKENS};
 use crate::tensor::Element;
-use crate::tensor::{Matrix, MatrixMut, Slice, SliceMut};
+use crate::tensor::{Indices, Matrix, MatrixMut, SliceMut, Vector};
 
 const GATE_LOGITS: KernelRow<GateLogitsParams> = KernelRow::of(router::GATE_LOGITS);
 const GATE_SELECT: KernelRow<GateSelectParams> = KernelRow::of(router::GATE_SELECT);
@@ -52,6 +53,7 @@ pub enum GroupScore {
 
 /// A router and the tokens it routes at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct GateSpec {
     /// Any number, 0 included.
     pub tokens: usize,
@@ -78,47 +80,45 @@ pub struct GateSpec {
 }
 
 impl GateSpec {
-    /// DeepSeek-V3 and R1: 8 of 256 experts, from 4 of 8 groups.
-    pub fn deepseek_v3(tokens: usize) -> Self {
+    /// Without groups and shared experts: sigmoid scores, weights that add up to 1.
+    pub const fn new(tokens: usize, hidden: usize, experts: usize, top_k: usize) -> Self {
         Self {
             tokens,
-            hidden: 7168,
-            experts: 256,
-            top_k: 8,
-            groups: 8,
-            kept_groups: 4,
+            hidden,
+            experts,
+            top_k,
+            groups: 1,
+            kept_groups: 1,
             shared: 0,
             scoring: Scoring::Sigmoid,
             group_score: GroupScore::TopTwoSum,
             normalize: true,
-            route_scale: 2.5,
+            route_scale: 1.0,
         }
+    }
+
+    /// DeepSeek-V3 and R1: 8 of 256 experts, from 4 of 8 groups.
+    pub const fn deepseek_v3(tokens: usize) -> Self {
+        Self::new(tokens, 7168, 256, 8).groups(8).kept_groups(4).route_scale(2.5)
     }
 
     /// DeepSeek-V2: 6 of 160 experts, from 3 of 8 groups.
-    pub fn deepseek_v2(tokens: usize) -> Self {
-        Self {
-            hidden: 5120,
-            experts: 160,
-            top_k: 6,
-            kept_groups: 3,
-            scoring: Scoring::Softmax,
-            group_score: GroupScore::Max,
-            normalize: false,
-            route_scale: 16.0,
-            ..Self::deepseek_v3(tokens)
-        }
+    pub const fn deepseek_v2(tokens: usize) -> Self {
+        Self { kept_groups: 3, route_scale: 16.0, ..Self::softmax(tokens, 5120, 160, 6).groups(8) }
     }
 
     /// DeepSeek-V2-Lite: 6 of 64 experts, no groups.
-    pub fn deepseek_v2_lite(tokens: usize) -> Self {
+    pub const fn deepseek_v2_lite(tokens: usize) -> Self {
+        Self::softmax(tokens, 2048, 64, 6)
+    }
+
+    /// As DeepSeek-V2 scores and weighs.
+    const fn softmax(tokens: usize, hidden: usize, experts: usize, top_k: usize) -> Self {
         Self {
-            hidden: 2048,
-            experts: 64,
-            groups: 1,
-            kept_groups: 1,
-            route_scale: 1.0,
-            ..Self::deepseek_v2(tokens)
+            scoring: Scoring::Softmax,
+            group_score: GroupScore::Max,
+            normalize: false,
+            ..Self::new(tokens, hidden, experts, top_k)
         }
     }
 
@@ -150,6 +150,16 @@ impl GateSpec {
     }
 }
 
+setters!(GateSpec {
+    groups: usize,
+    kept_groups: usize,
+    shared: usize,
+    scoring: Scoring,
+    group_score: GroupScore,
+    normalize: bool,
+    route_scale: f32,
+});
+
 /// Type of the router's weight: [`f32`] or [`bf16`].
 pub trait GateWeight: Element + sealed::Weight {}
 impl GateWeight for f32 {}
@@ -167,27 +177,38 @@ mod sealed {
     }
 }
 
-/// What [`Gate::run`] computes the logits from.
+/// Operands of [`Gate::run`].
 #[derive(Debug)]
-pub struct GateInput<'a, W> {
+pub struct GateArgs<'a, W> {
     /// Hidden states `[tokens, hidden]`; 16-byte aligned address and pitch.
     pub hidden: Matrix<'a, bf16>,
     /// The router's weight `[experts, hidden]`; 16-byte aligned address and pitch.
     pub weight: Matrix<'a, W>,
-    /// At least [`Gate::workspace_len`] elements; overwritten.
-    pub workspace: SliceMut<'a, f32>,
+    /// See [`Gate::scratch_bytes`].
+    pub scratch: SliceMut<'a, u8>,
+    /// The choice.
+    pub routing: Routing<'a>,
+}
+
+/// Operands of [`Gate::select`].
+#[derive(Debug)]
+pub struct GateSelectArgs<'a> {
+    /// `[tokens, experts]`.
+    pub logits: Matrix<'a, f32>,
+    /// The choice.
+    pub routing: Routing<'a>,
 }
 
 /// Where the choice goes, and what it depends on besides the logits.
 #[derive(Debug)]
 pub struct Routing<'a> {
-    /// Added to the scores for the choice only, `[experts]`.
-    pub bias: Option<Slice<'a, f32>>,
+    /// `[experts]`: added to the scores for the choice only.
+    pub bias: Option<Vector<'a, f32>>,
     /// `[tokens]`; a token whose word is 0 is padding: its ids are -1, its weights 0, shared experts included.
-    pub mask: Option<Slice<'a, u32>>,
+    pub mask: Option<Vector<'a, u32>>,
     /// `[tokens, top_k]`: the choice of another run, kept; only the weights are computed. -1 stays -1 with weight 0; other
     /// ids of no expert become -1 and [`Device::poll_error`] tells. An expert whose score is NaN has weight 0.
-    pub fixed_ids: Option<Matrix<'a, i32>>,
+    pub fixed_ids: Option<Indices<'a>>,
     /// `[tokens, top_k + shared]`: the best expert first.
     pub ids: MatrixMut<'a, i32>,
     /// `[tokens, top_k + shared]`.
@@ -217,7 +238,7 @@ impl Gate {
     /// Checks the router's sizes; pure, apart from looking the kernels up.
     ///
     /// # Errors
-    /// [`Error::NotAMultiple`] for hidden, experts; [`Error::TooLarge`]; [`Error::OutOfRange`] for no groups.
+    /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: GateSpec) -> Result<Self> {
         spec.check()?;
         let (logits, select) = (GATE_LOGITS.load(device)?, GATE_SELECT.load(device)?);
@@ -226,9 +247,10 @@ impl Gate {
         Ok(gate)
     }
 
-    /// Elements of the workspace: one logit per chunk of 1024, token and expert.
-    pub fn workspace_len(&self) -> usize {
-        self.spec.chunks() * self.spec.tokens * self.spec.experts
+    /// Bytes of scratch, from a multiple of [`SCRATCH_ALIGN`](crate::SCRATCH_ALIGN) on: a logit per chunk of 1024, token and
+    /// expert. What it holds does not matter, before or after.
+    pub fn scratch_bytes(&self) -> usize {
+        self.spec.chunks() * self.spec.tokens * self.spec.experts * size_of::<f32>()
     }
 
     fn logits_grid(&self) -> usize {
@@ -241,24 +263,19 @@ impl Gate {
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::SliceTooShort`], [`Error::Misaligned`], [`Error::WrongDevice`], launch errors.
-    pub fn run<'s, W: GateWeight>(
-        &self,
-        stream: impl Into<Stream<'s>>,
-        input: GateInput<'_, W>,
-        mut routing: Routing<'_>,
-    ) -> Result<()> {
+    /// [`Error::Operand`], launch errors.
+    pub fn run<'s, W: GateWeight>(&self, stream: impl Into<Stream<'s>>, args: GateArgs<'_, W>) -> Result<()> {
         let GateSpec { tokens, hidden, experts, .. } = self.spec;
-        let GateInput { hidden: x, weight: w, mut workspace } = input;
-        let (stream, rows) = (stream.into(), self.spec.chunks() * tokens);
+        let GateArgs { hidden: x, weight: w, mut scratch, mut routing } = args;
+        let stream = stream.into();
 
         let mut launch = Launch::new(&self.device, &self.logits, stream)?;
-        let x = launch.read(&x, Layout::new("hidden [tokens, hidden]", [tokens, hidden]).aligned(16))?;
-        let w = launch.read(&w, Layout::new("weight [experts, hidden]", [experts, hidden]).aligned(16))?;
+        let x = launch.read(&x, Layout::matrix("hidden [tokens, hidden]", [tokens, hidden]).aligned(16))?;
+        let w = launch.read(&w, Layout::matrix("weight [experts, hidden]", [experts, hidden]).aligned(16))?;
         let params = GateLogitsParams {
             x: x.pointer,
             w: w.pointer.cast(),
-            partial: launch.write_slice(&mut workspace, "workspace", [rows, experts])?.pointer,
+            partial: launch.scratch(&mut scratch, self.scratch_bytes())?.cast(),
             x_pitch: x.pitch(),
             w_pitch: w.pitch(),
             t: tokens as u32,
@@ -270,11 +287,9 @@ impl Gate {
         let (mut select, rest) = self.prepare(stream, &mut routing)?;
         launch.run(self.logits_grid() as u32, &params)?;
 
-        let partial = reborrow(&workspace);
-        let logits = select.read_slice(&partial, "logits", [rows, experts])?;
         let params = GateSelectParams {
-            logits: logits.pointer,
-            logits_pitch: logits.pitch(),
+            logits: select.scratch(&mut scratch, self.scratch_bytes())?.cast_const().cast(),
+            logits_pitch: experts as u64,
             chunks: self.spec.chunks() as u32,
             chunk_stride: (tokens * experts) as u64,
             ..rest
@@ -282,21 +297,17 @@ impl Gate {
         select.run(self.select_grid(), &params)
     }
 
-    /// Enqueues the choice from logits `[tokens, experts]` that were computed elsewhere.
+    /// Enqueues the choice from logits that were computed elsewhere.
     ///
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::SliceTooShort`], [`Error::WrongDevice`], launch errors.
-    pub fn select<'s>(
-        &self,
-        stream: impl Into<Stream<'s>>,
-        logits: Matrix<'_, f32>,
-        mut routing: Routing<'_>,
-    ) -> Result<()> {
+    /// [`Error::Operand`], launch errors.
+    pub fn select<'s>(&self, stream: impl Into<Stream<'s>>, args: GateSelectArgs<'_>) -> Result<()> {
         let GateSpec { tokens, experts, .. } = self.spec;
+        let GateSelectArgs { logits, mut routing } = args;
         let (mut select, rest) = self.prepare(stream.into(), &mut routing)?;
-        let logits = select.read(&logits, Layout::new("logits [tokens, experts]", [tokens, experts]))?;
+        let logits = select.read(&logits, Layout::matrix("logits [tokens, experts]", [tokens, experts]))?;
         let params =
             GateSelectParams { logits: logits.pointer, logits_pitch: logits.pitch(), chunks: 1, ..rest };
         select.run(self.select_grid(), &params)
@@ -315,21 +326,22 @@ impl Gate {
         let spec = &self.spec;
         let GateSpec { tokens, experts, top_k, .. } = *spec;
         let Routing { bias, mask, fixed_ids, ids, weights, scores } = routing;
-        let of_routes = |axes| Layout::new(axes, [tokens, spec.routes()]);
-        let fixed_layout = Layout::new("fixed ids [tokens, top_k]", [tokens, top_k]);
-        let scores_layout = Layout::new("scores [tokens, experts]", [tokens, experts]);
+        let of_routes = |axes| Layout::matrix(axes, [tokens, spec.routes()]);
+        let fixed_layout = Layout::matrix("fixed_ids [tokens, top_k]", [tokens, top_k]);
+        let scores_layout = Layout::matrix("scores [tokens, experts]", [tokens, experts]);
         let mut launch = Launch::new(&self.device, &self.select, stream)?;
         let ids = launch.write(ids, of_routes("ids [tokens, top_k + shared]"))?;
         let weights = launch.write(weights, of_routes("weights [tokens, top_k + shared]"))?;
-        let fixed_ids = optional(fixed_ids.as_ref(), |ids| launch.read(ids, fixed_layout))?;
+        let fixed_ids = fixed_ids.as_ref().map(|ids| launch.indices(ids, fixed_layout)).transpose()?;
         let scores = optional(scores.as_mut(), |scores| launch.write(scores, scores_layout))?;
-        let bias = optional(bias.as_ref(), |bias| launch.read_slice(bias, "bias", [1, experts]))?;
-        let mask = optional(mask.as_ref(), |mask| launch.read_slice(mask, "mask", [1, tokens]))?;
+        let bias_layout = Layout::vector("bias [experts]", experts);
+        let bias = optional(bias.as_ref(), |bias| launch.read(bias, bias_layout))?;
+        let mask_layout = Layout::vector("mask [tokens]", tokens);
+        let mask = optional(mask.as_ref(), |mask| launch.read(mask, mask_layout))?;
         let params = GateSelectParams {
             bias: bias.pointer,
             mask: mask.pointer,
-            fixed_ids: fixed_ids.pointer,
-            fixed_pitch: fixed_ids.pitch(),
+            fixed_ids: fixed_ids.unwrap_or_default(),
             scores: scores.pointer,
             scores_pitch: scores.pitch(),
             ids: ids.pointer,
@@ -356,13 +368,5 @@ impl Gate {
             ..Default::default()
         };
         Ok((launch, params))
-    }
-}
-
-/// What was written, to be read.
-fn reborrow<'a, T>(slice: &'a SliceMut<'_, T>) -> Slice<'a, T> {
-    match slice {
-        SliceMut::Host(host) => Slice::Host(host),
-        SliceMut::Cuda(view) => Slice::Cuda(view.as_view()),
     }
 }

@@ -5,6 +5,7 @@ mod balance;
 mod gate;
 
 pub use balance::{
-    BiasUpdate, BiasUpdateSpec, ExpertLoad, ExpertLoadSpec, SequenceBalanceLoss, SequenceBalanceLossSpec,
+    BiasUpdate, BiasUpdateArgs, BiasUpdateSpec, ExpertLoad, ExpertLoadArgs, ExpertLoadSpec,
+    SequenceBalanceLoss, SequenceBalanceLossArgs, SequenceBalanceLossSpec,
 };
-pub use gate::{Gate, GateInput, GateSpec, GateWeight, GroupScore, Routing, Scoring};
+pub use gate::{Gate, GateArgs, GateSelectArgs, GateSpec, GateWeight, GroupScore, Routing, Scoring};

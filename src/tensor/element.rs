@@ -20,6 +20,9 @@ impl Stored for u32 {
 impl Stored for i32 {
     type Raw = i32;
 }
+impl Stored for i64 {
+    type Raw = i64;
+}
 impl Stored for f32 {
     type Raw = f32;
 }

@@ -1,6 +1,6 @@
 //! Rows, columns and pitch of a view.
 
-use crate::error::{Error, Result, Shape};
+use crate::error::{Error, OperandProblem, Result, Shape, ViewProblem};
 
 /// Rows, columns and the distance between rows, all in elements.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -14,15 +14,20 @@ impl Extent {
     /// Checks that rows do not overlap and that `len` elements hold the matrix.
     pub fn checked(rows: usize, columns: usize, pitch: usize, len: usize) -> Result<Self> {
         if pitch < columns {
-            return Err(Error::PitchTooSmall { columns, pitch });
+            return Err(ViewProblem::PitchTooSmall { columns, pitch }.into());
         }
         let extent = Self { rows, columns, pitch };
         let needed = extent.elements();
         if needed > len as u128 {
             let needed = u64::try_from(needed).unwrap_or(u64::MAX);
-            return Err(Error::SliceTooShort { shape: extent.shape(), pitch, needed, len });
+            return Err(ViewProblem::SliceTooShort { shape: extent.shape(), pitch, needed, len }.into());
         }
         Ok(extent)
+    }
+
+    /// One row.
+    pub fn of_vector(len: usize) -> Self {
+        Self { rows: 1, columns: len, pitch: len }
     }
 
     /// Elements from the first to the last one, both included.
@@ -34,23 +39,19 @@ impl Extent {
     }
 
     pub fn shape(&self) -> Shape {
-        Shape(self.rows, self.columns)
+        Shape::Matrix(self.rows, self.columns)
     }
 
-    /// Fails unless the shape is `rows` x `columns`.
-    pub fn expect(&self, what: &'static str, rows: usize, columns: usize) -> Result<()> {
-        let expected = Shape(rows, columns);
-        if self.shape() == expected {
-            Ok(())
-        } else {
-            Err(Error::Shape { what, expected, got: self.shape() })
+    /// Fails unless it has the shape; a vector is one row.
+    pub fn expect(&self, operand: &'static str, axes: &'static str, expected: Shape) -> Result<()> {
+        let got = match expected {
+            Shape::Vector(_) if self.rows == 1 => Shape::Vector(self.columns),
+            _ => self.shape(),
+        };
+        if got == expected {
+            return Ok(());
         }
-    }
-
-    /// Fails unless the rows follow each other without a gap.
-    pub fn expect_dense(&self, operand: &'static str) -> Result<()> {
-        let Self { rows, columns, pitch } = *self;
-        if rows <= 1 || pitch == columns { Ok(()) } else { Err(Error::NotDense { operand, columns, pitch }) }
+        Err(Error::Operand { operand, problem: OperandProblem::Shape { axes, expected, got } })
     }
 
     /// Fails unless rows start `align` bytes apart.
@@ -60,6 +61,6 @@ impl Extent {
         if self.rows <= 1 || got.is_multiple_of(align) {
             return Ok(());
         }
-        Err(Error::Misaligned { operand, what: "pitch", need: align, got })
+        Err(Error::misaligned(operand, "pitch", align, got))
     }
 }

@@ -5,7 +5,7 @@ use std::iter;
 
 use super::element::MapElement;
 use super::extent::Extent;
-use crate::error::{Error, Result};
+use crate::error::{Error, OperandProblem, Result};
 
 /// How a box's rows are permuted in shared memory (`cuda/hopper/tile/swizzle.h`).
 #[doc(hidden)]
@@ -96,8 +96,11 @@ impl TensorMapSpec<'_> {
     /// Fails unless the driver would take the map: it says no more than that a value is invalid.
     pub fn arrays(&self) -> Result<TensorMapArrays> {
         let rank = 1 + self.outer.len();
-        if let Some(reason) = self.broken_rule(rank) {
-            return Err(Error::TensorMap { operand: self.operand, reason });
+        if let Some(rule) = self.broken_rule(rank) {
+            return Err(Error::Operand {
+                operand: self.operand,
+                problem: OperandProblem::TensorMap { rule },
+            });
         }
         let mut arrays = TensorMapArrays {
             rank: rank as u32,

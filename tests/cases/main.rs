@@ -1,8 +1,11 @@
 //! Every operation on every device: bits of the references, bounds of any correct kernel, guards around every operand.
 
+mod columns;
 mod coverage;
 mod gemm;
+mod indices;
 mod mla;
 mod moe;
 mod quant;
+mod raw;
 mod router;

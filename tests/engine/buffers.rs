@@ -1,12 +1,10 @@
-//! The crate's own memory: never stale, never freed too early.
+//! The crate's own buffers: never stale.
 
 use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmArgs};
-use deepseek_kernels::moe::MoeLayer;
 use deepseek_kernels::quant::{MMajor, Scales1x128, Scales128x128};
 use deepseek_kernels::{Matrix, MatrixMut, Stream, bf16};
 
 use crate::engine::{Engine, Tracking};
-use crate::operations::{moe_layer, moe_spec};
 use crate::streams::{SHAPE, check, inputs, spec};
 use check::memory::Scalar;
 
@@ -48,33 +46,6 @@ fn nothing_is_a_size() {
     let empty = engine.device.upload::<u32>(&[]).expect("upload");
     assert_eq!(empty.to_vec().expect("to_vec"), [0_u32; 0]);
     assert!(Matrix::new(&empty, 1, 1).is_err(), "a buffer of nothing holds no element");
-    drop(MoeLayer::plan(&engine.device, moe_spec(0)).expect("a layer of no tokens"));
     drop(empty);
     engine.close();
-}
-
-/// Planned on the device's stream, run at once on the engine's, on another one next, and dropped behind the last.
-#[test]
-fn a_layer_on_several_streams_dropped_at_once() {
-    for tracking in [Tracking::On, Tracking::Off] {
-        let Some(engine) = Engine::open(tracking) else { return };
-        let (one, two) = (&engine.stream, engine.context.new_stream().expect("stream"));
-        let expected = [1, 2].map(|seed| moe_layer(&engine.device, one).calm(one, seed));
-        let mut first = moe_layer(&engine.device, one);
-        first.arena.refill(one, 1);
-        first.run(one).expect("run at once");
-        let mut second = moe_layer(&engine.device, &two);
-        second.arena.refill(&two, 2);
-        // The layers change places: each has run on one stream and runs on the other next, with the other's operands.
-        std::mem::swap(&mut first.arena, &mut second.arena);
-        first.run(&two).expect("the same memory, another stream");
-        second.run(one).expect("its first run, on data of the other's");
-        std::mem::swap(&mut first.arena, &mut second.arena);
-        let (one_arena, two_arena) = (first.arena.take(), second.arena.take());
-        drop((first, second));
-        assert!(one_arena.bits(one) == expected[0], "tracking {tracking:?}");
-        assert!(two_arena.bits(&two) == expected[1], "tracking {tracking:?}");
-        drop((one_arena, two_arena, two));
-        engine.close();
-    }
 }

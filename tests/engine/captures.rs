@@ -6,7 +6,7 @@ use deepseek_kernels::{Device, bf16};
 
 use crate::engine::{Engine, GLOBAL, RELAXED, THREAD_LOCAL, Tracking, capture};
 use crate::hooks::Hooks;
-use crate::operations::{self, mla_decode, moe_layer, moe_layer_operands, plan_moe_layer, run_moe_layer};
+use crate::operation::{Operation, cases};
 use crate::streams::{Gemm, inputs, spec};
 
 const BOTH: [Tracking; 2] = [Tracking::On, Tracking::Off];
@@ -17,17 +17,18 @@ fn every_operation_follows_changed_data() {
     for tracking in BOTH {
         let Some(engine) = Engine::open(tracking) else { return };
         let stream = &engine.stream;
-        for make in operations::ALL {
-            let mut operation = make(&engine.device, stream);
-            let expected = [1, 2, 3].map(|seed| operation.calm(stream, seed));
-            assert!(expected[0] != expected[1], "{}: the data decide the result", operation.name);
+        for case in cases() {
+            let mut operation = Operation::new(&engine.device, &*case);
+            let calm = [1, 2, 3].map(|seed| (operation.calm(stream, seed), operation.outputs()));
+            assert!(calm[0].1 != calm[1].1, "{}: the data decide the result", operation.name);
+            let expected = calm.map(|(bits, _)| bits);
             let graph = capture(stream, THREAD_LOCAL, || {
                 operation.run(stream).unwrap_or_else(|error| panic!("{}: {error}", operation.name));
             });
             for (seed, expected) in [1, 2, 3].into_iter().zip(&expected).rev() {
-                operation.arena.refill(stream, seed);
+                operation.refill(stream, seed);
                 graph.launch().expect("launch");
-                let got = operation.arena.bits(stream);
+                let got = operation.bits(stream);
                 assert!(got == *expected, "{}, tracking {tracking:?}, seed {seed}", operation.name);
             }
             // What was used in a graph is used without one, and dropped.
@@ -70,17 +71,17 @@ fn a_decode_step_in_one_graph() {
     for tracking in BOTH {
         let Some(engine) = Engine::open(tracking) else { return };
         let stream = &engine.stream;
-        let mut step = [mla_decode, moe_layer].map(|make| make(&engine.device, stream));
+        let mut step = ["mla_decode_bf16", "moe_layer"].map(|name| Operation::named(&engine.device, name));
         let expected: Vec<_> =
             (1..5).map(|seed| step.each_mut().map(|operation| operation.calm(stream, seed))).collect();
         let graph = capture(stream, GLOBAL, || {
             step.iter_mut().for_each(|operation| operation.run(stream).expect("run"));
         });
         for (seed, expected) in (1..).zip(&expected) {
-            step.iter_mut().for_each(|operation| operation.arena.refill(stream, seed));
+            step.iter().for_each(|operation| operation.refill(stream, seed));
             graph.launch().expect("launch");
             for (operation, expected) in step.iter().zip(expected) {
-                assert!(operation.arena.bits(stream) == *expected, "{}, seed {seed}", operation.name);
+                assert!(operation.bits(stream) == *expected, "{}, seed {seed}", operation.name);
             }
         }
         drop((graph, step));
@@ -95,9 +96,9 @@ fn a_captured_run_touches_no_event() {
     let Some(engine) = Engine::open(Tracking::On) else { return };
     let Some(hooks) = Hooks::needed_by(test) else { return };
     let stream = &engine.stream;
-    for make in operations::ALL {
-        let mut operation = make(&engine.device, stream);
-        operation.arena.refill(stream, 1);
+    for case in cases() {
+        let mut operation = Operation::new(&engine.device, &*case);
+        operation.refill(stream, 1);
         engine.settle();
         let count = |name| hooks.calls(name);
         let mut used = [0; 3];
@@ -151,27 +152,24 @@ fn planning_and_loading_while_a_stream_is_captured() {
         let gemm = Fp8Gemm::<bf16>::plan(&engine.device, spec()).expect("plan");
         let data = inputs(1);
         let mut operands = Gemm::new(stream, &data);
-        // An engine's own allocations are its own affair: CUDA refuses them during most captures.
-        let layer_operands = moe_layer_operands(engine.device_stream());
-        let earlier = (plan_moe_layer(&engine.device), engine.device.upload(&[4_u32]).expect("upload"));
+        let operation = || Operation::named(&engine.device, "moe_layer");
+        let earlier = operation();
         engine.settle();
         let mut planned = None;
         let graph = capture(stream, mode, || {
             operands.run(&gemm, stream).expect("run");
-            let upload = engine.device.upload(&[1_u32, 2, 3]).expect("upload");
             let other = Device::gpu(&engine.context).expect("another device");
-            planned = Some((plan_moe_layer(&engine.device), upload, other));
+            planned = Some((operation(), other));
             drop(earlier);
             operands.run(&gemm, stream).expect("run");
         });
         engine.context.check_err().expect("cudarc has kept no error");
         graph.launch().expect("launch");
         operands.check(stream, &data);
-        let (layer, upload, other) = planned.expect("planned");
-        let mut layer = run_moe_layer(layer, layer_operands);
-        assert_eq!(upload.to_vec().expect("to_vec"), [1, 2, 3]);
-        assert!(layer.calm(stream, 1) != layer.calm(stream, 2));
-        drop((graph, operands, gemm, layer, upload, other));
+        let (mut layer, other) = planned.expect("planned");
+        // Its operands are those of a layer that was planned and uploaded at another time.
+        assert!(layer.calm(stream, 1) == operation().calm(stream, 1));
+        drop((graph, operands, gemm, layer, other));
         engine.close();
     }
 }

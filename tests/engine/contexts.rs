@@ -172,7 +172,7 @@ fn a_device_twice() {
 fn an_ordinal_too_many() {
     let Some(engine) = Engine::open(Tracking::On) else { return };
     let error = Device::open_gpu(4096).expect_err("no host has that many");
-    assert!(matches!(error, Error::Driver { call: "opening the GPU's context", .. }), "{error}");
+    assert!(matches!(&error, Error::Driver { call, .. } if call == "opening the GPU's context"), "{error}");
     crate::captures::expected_problems();
     engine.close();
 }

@@ -5,16 +5,17 @@
 //! Runs on a GPU and under the fake driver. Tests that make the driver fail need the fake driver's hooks, and say so
 //! without them.
 
-mod arena;
 mod buffers;
 mod captures;
 mod contexts;
 mod driver_errors;
 mod engine;
 mod hooks;
+mod layers;
 mod lifetimes;
-mod operations;
+mod operation;
 mod planted;
 mod process;
+mod raw;
 mod streams;
 mod words;

@@ -28,7 +28,7 @@ const FAULTS: [(&str, &str, &[&str]); 16] = [
     ("early-free", "streams::memory_used_elsewhere_freed_and_given_out_again", &["freed"]),
     ("zero-element-strides", "streams::two_streams_share_their_inputs", &["an element stride must be"]),
     ("misaligned-memory", "streams::two_streams_share_their_inputs", &["aligned to 16 bytes"]),
-    ("param-size", "streams::two_streams_share_their_inputs", &["ParameterSize"]),
+    ("param-size", "streams::two_streams_share_their_inputs", &["OtherKernels"]),
     ("capture-wait-outside", "captures::every_mode_of_capture", &["CUDA_ERROR_STREAM_CAPTURE_ISOLATION"]),
 ];
 

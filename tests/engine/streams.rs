@@ -18,7 +18,7 @@ pub fn inputs(seed: u64) -> GemmInputs {
 }
 
 pub fn spec() -> Fp8GemmSpec {
-    Fp8GemmSpec { m: SHAPE.0, n: SHAPE.1, k: SHAPE.2, accumulate: false }
+    Fp8GemmSpec::new(SHAPE.0, SHAPE.1, SHAPE.2)
 }
 
 /// Operands of a GEMM whose result every oracle knows to the bit.
@@ -170,8 +170,7 @@ fn a_reader_waits_for_the_writer_of_another_stream() {
     let Some(engine) = Engine::open(Tracking::On) else { return };
     let (one, two) = (&engine.stream, engine.context.new_stream().expect("stream"));
     let gemm = Fp8Gemm::<bf16>::plan(&engine.device, spec()).expect("plan");
-    let accumulate = Fp8GemmSpec { accumulate: true, ..spec() };
-    let add = Fp8Gemm::<bf16>::plan(&engine.device, accumulate).expect("plan");
+    let add = Fp8Gemm::<bf16>::plan(&engine.device, spec().accumulate(true)).expect("plan");
     let data = inputs(3);
     let before: Vec<bf16> = (0..SHAPE.0 * SHAPE.1).map(|i| bf16::from_f32((i % 61) as f32)).collect();
     for _ in 0..4 {
@@ -189,23 +188,24 @@ fn a_reader_waits_for_the_writer_of_another_stream() {
 /// A run may overwrite what a run on another stream still reads.
 #[test]
 fn a_writer_waits_for_the_readers_of_other_streams() {
-    use deepseek_kernels::quant::{Quantize1x128, QuantizeSpec, ScaleFormat, Scales1x128Mut};
+    use deepseek_kernels::quant::{Quantize1x128, Quantize1x128Args, QuantizeSpec, Scales1x128Mut};
     let Some(engine) = Engine::open(Tracking::On) else { return };
     let (one, two) = (&engine.stream, engine.context.new_stream().expect("stream"));
     let (m, n) = (SHAPE.0, 128);
-    let spec = QuantizeSpec { rows: m, k: n, format: ScaleFormat::Fp32 };
-    let quantize = Quantize1x128::plan(&engine.device, spec).expect("plan");
+    let quantize = Quantize1x128::plan(&engine.device, QuantizeSpec::new(m, n)).expect("plan");
     let shape = (m, n, SHAPE.2);
-    let gemm_spec = Fp8GemmSpec { m, n, k: SHAPE.2, accumulate: false };
-    let gemm = Fp8Gemm::<bf16>::plan(&engine.device, gemm_spec).expect("plan");
+    let gemm = Fp8Gemm::<bf16>::plan(&engine.device, Fp8GemmSpec::new(m, n, SHAPE.2)).expect("plan");
     let data = GemmClass::SignedIntegers.generate(shape, 1).expect("inputs");
     let operands = Gemm::new(&two, &data);
     let mut d = two.clone_htod(&vec![bf16::ONE; m * n]).expect("ones");
     let mut q = one.clone_htod(&vec![F8E4M3::ZERO; m * n]).expect("q");
     let mut sf = one.clone_htod(&vec![0.0_f32; m.next_multiple_of(4)]).expect("sf");
-    let scales = Scales1x128Mut::<MMajor>::with_pitch(&mut sf, m, n, m.next_multiple_of(4)).expect("sf");
-    let (x, codes) = (Matrix::new(&d, m, n).expect("x"), MatrixMut::new(&mut q, m, n).expect("q"));
-    quantize.run(one, x, codes, scales).expect("quantise");
+    let args = Quantize1x128Args {
+        x: Matrix::new(&d, m, n).expect("x"),
+        q: MatrixMut::new(&mut q, m, n).expect("q"),
+        sf: Scales1x128Mut::<MMajor>::with_pitch(&mut sf, m, n, m.next_multiple_of(4)).expect("sf"),
+    };
+    quantize.run(one, args).expect("quantise");
     let args = Fp8GemmArgs {
         a: Matrix::new(&operands.a, m, SHAPE.2).expect("a"),
         sfa: Scales1x128::<MMajor>::new(&operands.sfa, m, SHAPE.2).expect("sfa"),

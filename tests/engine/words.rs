@@ -1,7 +1,8 @@
 //! The error words: bad data is told once, by the device that met it.
 
-use deepseek_kernels::quant::{MMajor, Quantize1x128, QuantizeSpec, ScaleFormat, Scales1x128Mut};
-use deepseek_kernels::router::{ExpertLoad, ExpertLoadSpec};
+use deepseek_kernels::cudarc::driver::CudaSlice;
+use deepseek_kernels::quant::{MMajor, Quantize1x128, Quantize1x128Args, QuantizeSpec, Scales1x128Mut};
+use deepseek_kernels::router::{ExpertLoad, ExpertLoadArgs, ExpertLoadSpec};
 use deepseek_kernels::{Device, Error, F8E4M3, Matrix, MatrixMut, bf16};
 
 use crate::engine::{Engine, THREAD_LOCAL, Tracking, capture};
@@ -9,18 +10,17 @@ use crate::engine::{Engine, THREAD_LOCAL, Tracking, capture};
 /// One block with an infinity.
 struct Overflow {
     plan: Quantize1x128,
-    x: deepseek_kernels::cudarc::driver::CudaSlice<bf16>,
-    q: deepseek_kernels::cudarc::driver::CudaSlice<F8E4M3>,
-    sf: deepseek_kernels::cudarc::driver::CudaSlice<f32>,
+    x: CudaSlice<bf16>,
+    q: CudaSlice<F8E4M3>,
+    sf: CudaSlice<f32>,
 }
 
 impl Overflow {
     fn new(engine: &Engine) -> Self {
-        let spec = QuantizeSpec { rows: 1, k: 128, format: ScaleFormat::Fp32 };
         let mut x = vec![bf16::ONE; 128];
         x[5] = bf16::INFINITY;
         Self {
-            plan: Quantize1x128::plan(&engine.device, spec).expect("plan"),
+            plan: Quantize1x128::plan(&engine.device, QuantizeSpec::new(1, 128)).expect("plan"),
             x: engine.stream.clone_htod(&x).expect("x"),
             q: engine.stream.clone_htod(&vec![F8E4M3::ZERO; 128]).expect("q"),
             sf: engine.stream.clone_htod(&vec![0.0_f32; 4]).expect("sf"),
@@ -28,10 +28,12 @@ impl Overflow {
     }
 
     fn run(&mut self, engine: &Engine) {
-        let x = Matrix::new(&self.x, 1, 128).expect("x");
-        let q = MatrixMut::new(&mut self.q, 1, 128).expect("q");
-        let sf = Scales1x128Mut::<MMajor>::with_pitch(&mut self.sf, 1, 128, 4).expect("sf");
-        self.plan.run(&engine.stream, x, q, sf).expect("run");
+        let args = Quantize1x128Args {
+            x: Matrix::new(&self.x, 1, 128).expect("x"),
+            q: MatrixMut::new(&mut self.q, 1, 128).expect("q"),
+            sf: Scales1x128Mut::<MMajor>::with_pitch(&mut self.sf, 1, 128, 4).expect("sf"),
+        };
+        self.plan.run(&engine.stream, args).expect("run");
     }
 }
 
@@ -48,8 +50,7 @@ fn met(device: &Device) -> (bool, bool) {
 fn faults_are_told_once() {
     let Some(engine) = Engine::open(Tracking::On) else { return };
     let mut overflow = Overflow::new(&engine);
-    let load = ExpertLoad::plan(&engine.device, ExpertLoadSpec { tokens: 2, routes: 1, experts: 4 });
-    let load = load.expect("plan");
+    let load = ExpertLoad::plan(&engine.device, ExpertLoadSpec::new(2, 1, 4)).expect("plan");
     let ids = engine.stream.clone_htod(&[3, 17]).expect("ids");
     let mut counts = engine.stream.clone_htod(&[0_u32; 4]).expect("counts");
 
@@ -58,8 +59,8 @@ fn faults_are_told_once() {
     assert_eq!(met(&engine.device), (true, false));
     assert_eq!(met(&engine.device), (false, false), "told twice");
 
-    let ids = Matrix::new(&ids, 2, 1).expect("ids");
-    load.run(&engine.stream, ids, (&mut counts).into()).expect("run");
+    let ids = Matrix::<i32>::new(&ids, 2, 1).expect("ids").into();
+    load.run(&engine.stream, ExpertLoadArgs { ids, counts: (&mut counts).into() }).expect("run");
     overflow.run(&engine);
     engine.settle();
     assert_eq!(met(&engine.device), (true, true));

@@ -4,14 +4,14 @@
 use check::probes::check_cluster;
 use check::probes::product::check_product;
 
-use super::Problem;
+use super::Trial;
 
-pub fn problems() -> Vec<Problem> {
+pub fn trials() -> Vec<Trial> {
     vec![CLUSTER, PRODUCT]
 }
 
-const CLUSTER: Problem = Problem::Probe { kernels: &["probe_cluster"], run: check_cluster };
-const PRODUCT: Problem = Problem::Probe { kernels: &["probe_product"], run: check_product };
+const CLUSTER: Trial = Trial::Probe { kernels: &["probe_cluster"], run: check_cluster };
+const PRODUCT: Trial = Trial::Probe { kernels: &["probe_product"], run: check_product };
 
 faults! {
     words_in_global_memory_under_a_remote_arrival: CLUSTER,

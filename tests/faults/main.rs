@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use check::case::{self, Case, Cases, attempt, memory_of};
 use check::devices::emulated;
+use check::memory::IndexType;
 use deepseek_kernels::Device;
 use deepseek_kernels::table::{Kernel, kernels};
 use rayon::prelude::*;
@@ -17,18 +18,18 @@ use rayon::prelude::*;
 use anchor::Edit;
 use library::Library;
 
-/// Tests, one for each fault planted: `name: PROBLEM, "anchor" => "code", ["cause", "another"];`, with any number of
+/// Tests, one for each fault planted: `name: TRIAL, "anchor" => "code", ["cause", "another"];`, with any number of
 /// edits, one after the other.
 macro_rules! faults {
     ($(
         $(#[$attribute:meta])*
-        $name:ident: $problem:expr, $($anchor:literal => $code:literal),+, [$($cause:literal),+];
+        $name:ident: $trial:expr, $($anchor:literal => $code:literal),+, [$($cause:literal),+];
     )*) => {$(
         $(#[$attribute])*
         #[test]
         fn $name() {
             let edits = [$($crate::anchor::Edit { anchor: $anchor, code: $code }),+];
-            $crate::caught($problem, &edits, &[$($cause),+]);
+            $crate::caught($trial, &edits, &[$($cause),+]);
         }
     )*};
 }
@@ -50,25 +51,31 @@ type Changed = (Box<dyn Case>, Arc<dyn case::Problem>);
 
 /// What a fault is tried on: what the unchanged kernels solve.
 #[derive(Clone, Copy)]
-enum Problem {
+enum Trial {
     /// Cases of operations.
     Cases(fn() -> Cases),
     /// Inputs that no case draws.
     Changed(fn() -> Vec<Changed>),
+    /// The same, with indices of 64 bits.
+    Wide(fn() -> Vec<Changed>),
     /// Test kernels, and what panics unless they do what they should.
     #[cfg_attr(not(feature = "probes"), expect(dead_code))]
     Probe { kernels: &'static [&'static str], run: fn(&Device) },
 }
 
-impl Problem {
+fn drawn(cases: Cases) -> Vec<Changed> {
+    let drawn = |case: Box<dyn Case>| {
+        let problem = case.draw().expect("inputs");
+        (case, problem)
+    };
+    cases.into_iter().map(drawn).collect()
+}
+
+impl Trial {
     fn inputs(self) -> Vec<Changed> {
-        let drawn = |case: Box<dyn Case>| {
-            let problem = case.draw().expect("inputs");
-            (case, problem)
-        };
         match self {
-            Self::Cases(cases) => cases().into_iter().map(drawn).collect(),
-            Self::Changed(problems) => problems(),
+            Self::Cases(cases) => drawn(cases()),
+            Self::Changed(problems) | Self::Wide(problems) => problems(),
             Self::Probe { .. } => vec![],
         }
     }
@@ -87,9 +94,11 @@ impl Problem {
     /// The first thing that is wrong.
     fn solve(self, device: &Device) -> Result<(), String> {
         match self {
-            Self::Cases(_) | Self::Changed(_) => {
+            Self::Cases(_) | Self::Wide(_) | Self::Changed(_) => {
+                let index = if matches!(self, Self::Wide(_)) { IndexType::I64 } else { IndexType::I32 };
                 let solve = |(case, problem): &Changed| {
-                    attempt(problem.clone(), device, memory_of(&case.name())).map(drop)
+                    let memory = memory_of(&case.name()).with_index_type(index);
+                    attempt(problem.clone(), device, memory).map(drop)
                 };
                 self.inputs().iter().try_for_each(solve).map_err(|error| format!("{error:#}"))
             }
@@ -102,10 +111,10 @@ impl Problem {
 }
 
 /// Plants the fault, runs every seed, and demands one of the causes in every message.
-fn caught(problem: Problem, edits: &[Edit], causes: &[&str]) {
-    let library = Library::with(&problem.kernels(), edits);
+fn caught(trial: Trial, edits: &[Edit], causes: &[&str]) {
+    let library = Library::with(&trial.kernels(), edits);
     for seed in 0..SEEDS {
-        let solved = problem.solve(&library.device(seed));
+        let solved = trial.solve(&library.device(seed));
         let text = solved.expect_err("the fault went unnoticed");
         assert!(
             causes.iter().any(|cause| text.contains(cause)),
@@ -115,15 +124,15 @@ fn caught(problem: Problem, edits: &[Edit], causes: &[&str]) {
     }
 }
 
-fn problems() -> Vec<Problem> {
+fn trials() -> Vec<Trial> {
     let families = [
         #[cfg(feature = "probes")]
-        hopper::problems(),
-        gemm::problems(),
-        quant::problems(),
-        router::problems(),
-        moe::problems(),
-        mla::problems(),
+        hopper::trials(),
+        gemm::trials(),
+        quant::trials(),
+        router::trials(),
+        moe::trials(),
+        mla::trials(),
     ];
     families.concat()
 }
@@ -131,7 +140,7 @@ fn problems() -> Vec<Problem> {
 /// No kernel is left out, though of its instances a few may do.
 #[test]
 fn every_source_is_tried() {
-    let tried: Vec<String> = problems().into_iter().flat_map(Problem::kernels).collect();
+    let tried: Vec<String> = trials().into_iter().flat_map(Trial::kernels).collect();
     let headers: BTreeSet<String> =
         kernels().filter(|kernel| tried.contains(&kernel.name)).map(|kernel| kernel.header).collect();
     let left_out: Vec<Kernel> = kernels().filter(|kernel| !headers.contains(&kernel.header)).collect();
@@ -141,8 +150,8 @@ fn every_source_is_tried() {
 /// The unchanged sources, through the same build: nothing is found.
 #[test]
 fn no_fault() {
-    problems().par_iter().for_each(|problem| {
-        let library = Library::with(&problem.kernels(), &[]);
-        (0..SEEDS).for_each(|seed| problem.solve(&library.device(seed)).expect("nothing is planted"));
+    trials().par_iter().for_each(|trial| {
+        let library = Library::with(&trial.kernels(), &[]);
+        (0..SEEDS).for_each(|seed| trial.solve(&library.device(seed)).expect("nothing is planted"));
     });
 }

@@ -8,18 +8,18 @@ use check::quant::transpose_scales::TransposeScalesCase;
 use check::quant::{FORMATS, QuantizerClass};
 use deepseek_kernels::quant::{NormRounding, ScaleFormat};
 
-use crate::Problem;
+use crate::Trial;
 
-pub fn problems() -> Vec<Problem> {
+pub fn trials() -> Vec<Trial> {
     vec![ROWS, BLOCKS, TRANSPOSE, NORM]
 }
 
-const ROWS: Problem = Problem::Cases(|| boxed(CLASSES.into_iter().flat_map(rows)));
-const BLOCKS: Problem = Problem::Cases(|| boxed(CLASSES.map(blocks)));
-const TRANSPOSE: Problem = Problem::Cases(|| boxed([TransposeScalesCase::new((70, 40 * 128))]));
+const ROWS: Trial = Trial::Cases(|| boxed(CLASSES.into_iter().flat_map(rows)));
+const BLOCKS: Trial = Trial::Cases(|| boxed(CLASSES.map(blocks)));
+const TRANSPOSE: Trial = Trial::Cases(|| boxed([TransposeScalesCase::new((70, 40 * 128))]));
 
 /// More pieces than a CTA has threads, and codes whose last block ends within a warp.
-const NORM: Problem = Problem::Cases(|| {
+const NORM: Trial = Trial::Cases(|| {
     let case = RmsNormCase { eps: 0.25, ..RmsNormCase::new((3, 2176)) };
     let fp8 = RmsNormCase { output: NormOutput::Fp8(ScaleFormat::PowerOfTwo), residual: false, ..case };
     boxed([case, RmsNormCase { rounding: NormRounding::EachStep, ..case }, fp8])

@@ -6,9 +6,9 @@ use std::collections::HashSet;
 use check::devices::devices;
 use check::probes::{assert_words, run_words};
 use deepseek_kernels::Device;
-use deepseek_kernels::gemm::GEMM_INSTANCES;
 use deepseek_kernels::probe::Probe;
 use deepseek_kernels::probe::kernels::{LAYOUT, STORAGE};
+use deepseek_kernels::table::gemm::GEMM_INSTANCES;
 
 // Functions of the probe.
 const SWIZZLE: u32 = 0;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use deepseek_kernels::error::MachineProblem;
 use deepseek_kernels::{Device, EmulatorOptions, Error};
 
 use crate::message;
@@ -20,7 +21,9 @@ fn an_emulator_library_that_is_not_there() {
 fn no_gpu_is_an_error_value() {
     match Device::open_gpu(0) {
         Ok(device) => assert!(device.multiprocessors() > 0),
-        Err(Error::DriverNotFound { tried }) => assert_eq!(tried, "libcuda.so and libcuda.so.1"),
+        Err(Error::Machine(MachineProblem::NoDriver { tried })) => {
+            assert_eq!(tried, "libcuda.so and libcuda.so.1")
+        }
         Err(other) => assert!(!other.to_string().is_empty()),
     }
 }

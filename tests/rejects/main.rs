@@ -2,20 +2,27 @@
 
 /// Tests, one for each wrong operand: `name: |args, spare| change => "message";`, where `change` gets one of the operands of
 /// a run wrong. The call is refused with the message, nothing is written, and the same plan and operands go on working.
-/// A plan that is not given its operands as one is enqueued as `|plan, stream, args| ...` says.
+/// A plan that is not given its operands as one is enqueued as `|plan, stream, args| ...` says. Where `outputs of` the
+/// operation are to keep what they hold, its scratch need not.
 macro_rules! rejects {
+    (outputs of $prepare:expr; $($tests:tt)*) => {
+        rejects! { @ outputs, $prepare, |plan, stream, args| plan.run(stream, args); $($tests)* }
+    };
     ($prepare:expr; $($tests:tt)*) => {
-        rejects! { $prepare, |plan, stream, args| plan.run(stream, args); $($tests)* }
+        rejects! { @ writable, $prepare, |plan, stream, args| plan.run(stream, args); $($tests)* }
+    };
+    ($prepare:expr, |$plan:ident, $stream:ident, $operands:ident| $run:expr; $($tests:tt)*) => {
+        rejects! { @ writable, $prepare, |$plan, $stream, $operands| $run; $($tests)* }
     };
     (
-        $prepare:expr, |$plan:ident, $stream:ident, $operands:ident| $run:expr;
+        @ $kept:ident, $prepare:expr, |$plan:ident, $stream:ident, $operands:ident| $run:expr;
         $($name:ident: |$args:ident, $spare:ident| $change:expr => $message:literal;)*
     ) => {$(
         #[test]
         fn $name() {
             use check::case::Prepared;
             let mut run = $prepare;
-            let before = run.writable().expect("what a run writes");
+            let before = run.$kept().expect("what a run writes");
             let mut spare = $crate::Spare::new();
             let refused = (|| {
                 let $spare = &mut spare;
@@ -25,7 +32,7 @@ macro_rules! rejects {
                 $run
             })();
             assert_eq!($crate::message(refused), $message);
-            assert!(run.writable().expect("what a run writes") == before && spare == $crate::Spare::new(), "written");
+            assert!(run.$kept().expect("what a run writes") == before && spare == $crate::Spare::new(), "written");
             run.launch(deepseek_kernels::Stream::Emulated).expect("the plan still works");
             for check in run.judge(check::judge::Scrutiny::Thorough).expect("judgement") {
                 assert_eq!(check.failure, None, "{}", check.oracle);
@@ -52,6 +59,7 @@ struct Spare {
     floats: Vec<f32>,
     integers: Vec<i32>,
     words: Vec<u32>,
+    longs: Vec<i64>,
 }
 
 impl Spare {
@@ -65,8 +73,18 @@ impl Spare {
             floats: vec![1.0; LEN],
             integers: vec![0; LEN],
             words: vec![0; LEN],
+            longs: vec![0; LEN],
         }
     }
+}
+
+/// What makes a spec a bad one.
+type Change<S> = fn(&mut S);
+
+/// A spec with something changed.
+fn with<S>(mut spec: S, change: impl FnOnce(&mut S)) -> S {
+    change(&mut spec);
+    spec
 }
 
 /// What the error says.

@@ -1,43 +1,48 @@
 //! Bad operands and shapes of quantisers and of the transposition of scales.
 
 use check::devices::emulated;
-use deepseek_kernels::quant::{Quantize1x128, Quantize128x128, QuantizeSpec, ScaleFormat, TransposeScales};
+use deepseek_kernels::quant::{
+    Quantize1x128, Quantize128x128, QuantizeSpec, TransposeScales, TransposeScalesSpec,
+};
 
 use crate::message;
 
 #[test]
 fn plans() {
     let device = emulated(0);
-    let spec = QuantizeSpec { rows: 2, k: 128, format: ScaleFormat::Fp32 };
-    let odd = QuantizeSpec { k: 64, ..spec };
+    let odd = QuantizeSpec::new(2, 64);
     let expected = "k must be a multiple of 128, got 64";
     assert_eq!(message(Quantize1x128::plan(&device, odd)), expected);
     assert_eq!(message(Quantize128x128::plan(&device, odd)), expected);
-    let huge = QuantizeSpec { rows: 1 << 31, ..spec };
+    let huge = QuantizeSpec::new(1 << 31, 128);
     let expected = "rows must be at most 2147483647, got 2147483648";
     assert_eq!(message(Quantize1x128::plan(&device, huge)), expected);
-    assert_eq!(message(TransposeScales::plan(&device, 4, 100)), "k must be a multiple of 128, got 100");
+    let odd = TransposeScales::plan(&device, TransposeScalesSpec::new(4, 100));
+    assert_eq!(message(odd), "k must be a multiple of 128, got 100");
+    let huge = TransposeScales::plan(&device, TransposeScalesSpec::new(1 << 31, 128 << 10));
+    assert_eq!(message(huge), "m/32 * k/4096 must be at most 2147483647, got 2147483648");
 }
 
 mod rows {
     use std::sync::Arc;
 
     use check::devices::emulated;
-    use check::memory::Memory;
+    use check::memory::{Arena, Memory};
     use check::quant::quantize_1x128::{Layout, Quantize1x128Case, Quantize1x128Run, ScalesOut};
     use deepseek_kernels::Matrix;
     use deepseek_kernels::quant::Scales1x128Mut;
 
     fn quantize() -> Quantize1x128Run {
         let case = Quantize1x128Case { layout: Layout::RowMajor, ..Quantize1x128Case::new((2, 128)) };
-        Quantize1x128Run::new(Arc::new(case.problem()), &emulated(0), Memory::Plain).expect("operands")
+        Quantize1x128Run::new(Arc::new(case.problem()), &mut Arena::new(&emulated(0), Memory::Plain))
+            .expect("operands")
     }
 
     rejects! {
         quantize(), |plan, stream, args| args.run(plan, stream);
         sf_with_a_row_too_many: |args, spare|
             args.sf = ScalesOut::RowMajor(Scales1x128Mut::new(&mut spare.floats, 3, 128)?)
-            => "expected sfa [m, k/128] [2, 1], got [3, 1]";
+            => "expected sf [m, k/128] [2, 1], got [3, 1]";
         x_with_an_odd_pitch: |args, spare| args.x = Matrix::with_pitch(&spare.halves, 2, 128, 132)?
             => "x: pitch must be a multiple of 16 bytes, got 264";
         x_at_an_odd_address: |args, spare| args.x = Matrix::new(&spare.halves[1..], 2, 128)?
@@ -51,19 +56,19 @@ mod blocks {
     use std::sync::Arc;
 
     use check::devices::emulated;
-    use check::memory::Memory;
+    use check::memory::{Arena, Memory};
     use check::quant::quantize_128x128::{Quantize128x128Case, Quantize128x128Run};
     use deepseek_kernels::quant::Scales128x128Mut;
 
     fn quantize() -> Quantize128x128Run {
         let problem = Arc::new(Quantize128x128Case::new((2, 128)).problem());
-        Quantize128x128Run::new(problem, &emulated(0), Memory::Plain).expect("operands")
+        Quantize128x128Run::new(problem, &mut Arena::new(&emulated(0), Memory::Plain)).expect("operands")
     }
 
     rejects! {
-        quantize(), |plan, stream, args| args.run(plan, stream);
+        quantize();
         sf_of_more_rows: |args, spare| args.sf = Scales128x128Mut::new(&mut spare.floats, 300, 128)?
-            => "expected sfb [ceil(n/128), k/128] [1, 1], got [3, 1]";
+            => "expected sf [ceil(n/128), k/128] [1, 1], got [3, 1]";
     }
 }
 
@@ -71,19 +76,21 @@ mod transposition {
     use std::sync::Arc;
 
     use check::devices::emulated;
-    use check::memory::Memory;
+    use check::memory::{Arena, Memory};
     use check::quant::transpose_scales::{TransposeScalesCase, TransposeScalesRun};
-    use deepseek_kernels::quant::Scales1x128Mut;
+    use deepseek_kernels::quant::{Scales1x128, Scales1x128Mut};
 
     fn transpose() -> TransposeScalesRun {
         let problem = Arc::new(TransposeScalesCase::new((4, 256)).problem());
-        TransposeScalesRun::new(problem, &emulated(0), Memory::Plain).expect("operands")
+        TransposeScalesRun::new(problem, &mut Arena::new(&emulated(0), Memory::Plain)).expect("operands")
     }
 
     rejects! {
-        transpose(), |plan, stream, args| args.run(plan, stream);
+        transpose();
+        sf_of_another_k: |args, spare| args.sf = Scales1x128::new(&spare.floats, 4, 128)?
+            => "expected sf [m, k/128] [4, 2], got [4, 1]";
         out_with_a_column_too_many: |args, spare| args.out = Scales1x128Mut::new(&mut spare.floats, 5, 256)?
-            => "expected sfa [k/128, m] [2, 4], got [2, 5]";
+            => "expected out [k/128, m] [2, 4], got [2, 5]";
     }
 }
 
@@ -91,16 +98,16 @@ mod norm {
     use std::sync::Arc;
 
     use check::devices::emulated;
-    use check::memory::Memory;
+    use check::memory::{Arena, Memory};
     use check::quant::rms_norm::{NormOutput, RmsNormCase, RmsNormRun};
     use deepseek_kernels::quant::{RmsNorm, RmsNormOut, RmsNormSpec, ScaleFormat, Scales1x128Mut};
-    use deepseek_kernels::{Matrix, MatrixMut};
+    use deepseek_kernels::{Matrix, MatrixMut, Vector};
 
     use crate::message;
 
     fn norm(output: NormOutput) -> RmsNormRun {
         let problem = Arc::new(RmsNormCase { output, ..RmsNormCase::new((2, 256)) }.problem());
-        RmsNormRun::new(problem, &emulated(0), Memory::Plain).expect("operands")
+        RmsNormRun::new(problem, &mut Arena::new(&emulated(0), Memory::Plain)).expect("operands")
     }
 
     #[test]
@@ -120,9 +127,11 @@ mod norm {
             => "expected x [rows, hidden] [2, 256], got [3, 256]";
         x_with_an_odd_pitch: |args, spare| args.x = Matrix::with_pitch(&spare.halves, 2, 256, 260)?
             => "x: pitch must be a multiple of 16 bytes, got 520";
-        weight_of_another_length: |args, spare| args.weight = Matrix::new(&spare.halves, 1, 128)?
-            => "expected weight [1, hidden] [1, 256], got [1, 128]";
-        weight_at_an_odd_address: |args, spare| args.weight = Matrix::new(&spare.halves[4..], 1, 256)?
+        weight_of_another_length: |args, spare| args.weight = Vector::new(&spare.halves, 128)?
+            => "expected weight [hidden] [256], got [128]";
+        weight_longer_than_its_memory: |args, spare| args.weight = Vector::new(&spare.halves[..255], 256)?
+            => "[256] needs 256 elements, the slice has 255";
+        weight_at_an_odd_address: |args, spare| args.weight = Vector::new(&spare.halves[4..], 256)?
             => "weight: address must be a multiple of 16 bytes, got 8";
         residual_with_a_missing_row: |args, spare|
             args.residual = Some(MatrixMut::new(&mut spare.halves, 1, 256)?)
@@ -141,6 +150,6 @@ mod norm {
         scales_of_more_rows: |args, spare| args.out = RmsNormOut::Fp8 {
             q: MatrixMut::new(&mut spare.codes, 2, 256)?,
             sf: Scales1x128Mut::new(&mut spare.floats, 3, 256)?,
-        } => "expected sfa [k/128, m] [2, 2], got [2, 3]";
+        } => "expected sf [k/128, m] [2, 2], got [2, 3]";
     }
 }

@@ -87,5 +87,19 @@ fn generate(root: &Path) -> Result<String> {
         .raw_line("#![allow(dead_code)] // the headers say more than the crate uses")
         .formatter(Formatter::Rustfmt)
         .rustfmt_configuration_file(Some(root.join("rustfmt.toml")));
-    Ok(builder.generate()?.to_string())
+    let bindings = builder.generate()?.to_string();
+    let list = params(&bindings);
+    Ok(bindings + &list)
+}
+
+/// A macro that applies another one to every struct of parameters, which is what a kernel takes.
+#[cfg(feature = "bindings")]
+fn params(bindings: &str) -> String {
+    let name = |line: &str| line.strip_prefix("pub struct ")?.strip_suffix("Params {").map(str::to_owned);
+    let names = bindings.lines().filter_map(name).map(|name| format!("            {name}Params\n"));
+    format!(
+        "\nmacro_rules! every_params {{\n    ($apply:ident) => {{\n        $apply! {{\n{}        }}\n    }};\n}}\npub(crate) \
+         use every_params;\n",
+        names.collect::<String>()
+    )
 }

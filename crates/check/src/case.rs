@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use deepseek_kernels::{DataFaults, Device, DeviceKind, Error, Stream};
 
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Memory, Output};
+use crate::memory::{Arena, Memory, Output};
 
 /// A problem of one operation, without its inputs.
 pub trait Case: Debug + Send + Sync {
@@ -103,11 +103,11 @@ impl Work {
 
 /// A problem with its inputs.
 pub trait Problem: Send + Sync {
-    /// Plans the operation and puts the operands on the device; outputs hold sentinels.
+    /// Plans the operation on the arena's device, and puts the operands there; outputs hold sentinels.
     ///
     /// # Errors
     /// Of the device, and of the plan.
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>>;
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>>;
 }
 
 /// A problem on a device.
@@ -165,7 +165,7 @@ pub struct Ran {
 /// # Errors
 /// Of the device, the plan and the launch.
 pub fn run(problem: Arc<dyn Problem>, device: &Device, memory: Memory) -> Result<Ran> {
-    let mut prepared = problem.prepare(device, memory)?;
+    let mut prepared = problem.prepare(&mut Arena::new(device, memory))?;
     let stream = device.stream()?;
     wait(stream)?;
     let start = Instant::now();

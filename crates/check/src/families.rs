@@ -19,15 +19,17 @@ pub struct Family {
     pub smoke: fn() -> Cases,
     /// Cases whose time is of interest.
     pub timed: fn(Extent) -> Cases,
+    /// Its part of a layer of DeepSeek-V3, from a seed: what `verify` judges.
+    pub layer: fn(Extent, u64) -> Cases,
 }
 
 /// Every family.
 pub const FAMILIES: [Family; 5] = [
-    Family { smoke: gemm::smoke, timed: gemm::timed },
-    Family { smoke: quant::smoke, timed: quant::timed },
-    Family { smoke: router::smoke, timed: router::timed },
-    Family { smoke: moe::smoke, timed: moe::timed },
-    Family { smoke: mla::smoke, timed: mla::timed },
+    Family { smoke: gemm::smoke, timed: gemm::timed, layer: gemm::layer },
+    Family { smoke: quant::smoke, timed: quant::timed, layer: quant::layer },
+    Family { smoke: router::smoke, timed: router::timed, layer: router::layer },
+    Family { smoke: moe::smoke, timed: moe::timed, layer: moe::layer },
+    Family { smoke: mla::smoke, timed: mla::timed, layer: mla::layer },
 ];
 
 /// Every family's cases of one kind.

@@ -7,9 +7,9 @@ use check::gemm::{timed_gemm, timed_grouped};
 use check::mla::decode::{MlaDecodeCase, instances};
 use check::mla::{timed_around, timed_decode};
 use check::moe::timed_layer;
-use deepseek_kernels::gemm::{GEMM_INSTANCES, GemmInstance, OutputType};
 use deepseek_kernels::mla::KvFormat;
 use deepseek_kernels::router::GateSpec;
+use deepseek_kernels::table::gemm::{GEMM_INSTANCES, GemmInstance, OutputType};
 
 const FORMATS: [KvFormat; 2] = [KvFormat::Bf16, KvFormat::Fp8];
 

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use cudarc::driver::result::DriverError;
 use cudarc::driver::sys;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, MachineProblem, Result};
 
 /// What cudarc looks for first and last.
 const DRIVER_NAMES: [&str; 2] = ["libcuda.so", "libcuda.so.1"];
@@ -56,12 +56,12 @@ pub(crate) fn require_functions() -> Result<()> {
     let mut loaded =
         DRIVER_NAMES.iter().filter_map(|&name| unsafe { Some((name, libloading::Library::new(name).ok()?)) });
     let Some((library, handle)) = loaded.next() else {
-        return Err(Error::DriverNotFound { tried: "libcuda.so and libcuda.so.1" });
+        return Err(MachineProblem::NoDriver { tried: "libcuda.so and libcuda.so.1" }.into());
     };
     for function in FUNCTIONS {
         // SAFETY: the address is not used.
         if unsafe { handle.get::<*const c_void>(function.as_bytes()) }.is_err() {
-            return Err(Error::DriverFunctionMissing { library, function });
+            return Err(MachineProblem::DriverFunctionMissing { library, function }.into());
         }
     }
     Ok(())
@@ -78,12 +78,12 @@ pub(super) fn driver_version() -> Result<i32> {
 
 /// Any driver of the CUDA generation that compiled the kernels loads them, and of no generation before.
 pub(super) fn require_version(found: i32, needed: i32) -> Result<()> {
-    if found >= needed { Ok(()) } else { Err(Error::DriverTooOld { needed, found }) }
+    if found >= needed { Ok(()) } else { Err(MachineProblem::DriverTooOld { needed, found }.into()) }
 }
 
 /// Turns a driver error into ours, without asking the driver for text.
 pub(crate) fn driver_error(call: &'static str) -> impl Fn(DriverError) -> Error {
-    move |DriverError(code)| Error::Driver { call, code: code as i32, name: format!("{code:?}") }
+    move |DriverError(code)| Error::Driver { call: call.into(), code: code as i32, name: format!("{code:?}") }
 }
 
 #[cfg(test)]

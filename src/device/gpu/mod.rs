@@ -14,14 +14,13 @@ use cudarc::driver::DeviceRepr;
 use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, PinnedHostSlice, sys};
 use cudarc::nvrtc::Ptx;
 
-pub(crate) use captures::LastUse;
 use captures::{NOT_CAPTURED, RelaxedCapture, capture_status, forbidden_by_capture};
 pub(crate) use driver::{driver_error, require_functions};
 use driver::{driver_version, require_version};
 pub(crate) use memory::{Addresses, Uploaded};
 
 use crate::device::bindings::{FAULT_KINDS, TensorMap};
-use crate::error::{Error, Result};
+use crate::error::{BuildProblem, Error, MachineProblem, OperandProblem, Result};
 use crate::table::{self, MAX_SMEM_BYTES};
 use crate::tensor::MapElement;
 use crate::tensor::tensor_map::{MAX_RANK, Swizzle, TensorMapArrays, TensorMapSpec};
@@ -96,15 +95,16 @@ impl Gpu {
         let (major, minor) =
             context.compute_capability().map_err(driver_error("reading the compute capability"))?;
         if (major, minor) != (9, 0) {
-            return Err(Error::UnsupportedDevice { name, major, minor });
+            return Err(MachineProblem::Gpu { name, major, minor }.into());
         }
         if CUBINS.is_empty() {
-            return Err(Error::KernelsNotBuilt {
-                reason: option_env!("DK_NO_CUBINS_REASON").unwrap_or("unknown"),
-            });
+            let reason = option_env!("DK_NO_CUBINS_REASON").unwrap_or("unknown");
+            return Err(BuildProblem::NoKernels { reason }.into());
         }
-        if others.iter().any(|(name, _)| !CUBINS.iter().any(|(kernel, _)| kernel == name)) {
-            return Err(Error::KernelsNotBuilt { reason: "a cubin has the name of no kernel" });
+        let known = |name: &str| CUBINS.iter().any(|&(kernel, _)| kernel == name);
+        if let Some((name, _)) = others.iter().find(|(name, _)| !known(name)) {
+            let expected = "the name of a kernel";
+            return Err(Error::out_of_range("name of a cubin", expected, name));
         }
         require_version(driver_version()?, CUBINS_CUDA_MAJOR * 1000)?;
         let multiprocessors = context
@@ -341,6 +341,9 @@ pub(crate) fn encode(spec: &TensorMapSpec) -> Result<TensorMap> {
     };
     match result {
         sys::CUresult::CUDA_SUCCESS => Ok(map),
-        code => Err(Error::TensorMap { operand: spec.operand, reason: format!("{code:?}") }),
+        code => {
+            let problem = OperandProblem::TensorMap { rule: format!("the driver refused it with {code:?}") };
+            Err(Error::Operand { operand: spec.operand, problem })
+        }
     }
 }

@@ -6,52 +6,29 @@
 //! What decides the bits of a row is its own sequence, and `split_keys`: keys are taken in splits of that many, which are
 //! added up in ascending order. Neither the batch nor the pages a sequence lies in nor the GPU's size do.
 
+mod args;
 mod spec;
 
-use half::bf16;
+use std::fmt;
 
-use spec::{BLOCK_KEYS, BLOCK_ROWS, KEY, SplitShape};
-pub use spec::{DEFAULT_SPLIT_KEYS, EmptyLse, KvPaging, MAX_HEADS, MAX_Q_TOKENS, MlaChoice, MlaDecodeSpec};
+pub use args::{MlaAttendArgs, MlaDecodeArgs, MlaScheduleArgs, MlaSplits};
+use spec::{BLOCK_KEYS, BLOCK_ROWS, KEY, MlaChoice, instances};
+pub use spec::{DEFAULT_SPLIT_KEYS, EmptyLse, KvPaging, MAX_HEADS, MAX_Q_TOKENS, MlaDecodeSpec};
 
-use super::cache::{KvCache, KvFormat, LATENT};
+use super::cache::{KvFormat, LATENT};
 use crate::device::bindings::{
     MlaCombineParams, MlaDecodeParams, MlaPlanTables, MlaScheduleParams, TensorMap,
 };
 use crate::device::{Device, Stream};
 use crate::error::{Error, Result};
-use crate::launch::{Kernel, KernelRow, Launch, Layout, Operand, optional};
+use crate::launch::{Kernel, KernelRow, Launch, Layout, Operand};
 use crate::table::mla::{self, MLA_BLOCK_KEYS, MLA_COMBINE_ROWS, MLA_TILE_COLUMNS, MlaInstance};
+use crate::tensor::MapElement;
 use crate::tensor::tensor_map::{Dimension, Swizzle, TensorMapSpec};
-use crate::tensor::{MapElement, Matrix, MatrixMut};
+use crate::tuning::Tuning;
 
 const SCHEDULE: KernelRow<MlaScheduleParams> = KernelRow::of(mla::MLA_SCHEDULE);
 const COMBINE: KernelRow<MlaCombineParams> = KernelRow::of(mla::MLA_COMBINE);
-
-/// Operands of an attention. Addresses of q, out and partials, and pitches of q and out, are multiples of 16 bytes.
-#[derive(Debug)]
-pub struct MlaDecodeArgs<'a> {
-    /// `[batch * q_tokens * heads, 576]`: 512 absorbed, 64 rotated.
-    pub q: Matrix<'a, bf16>,
-    /// The keys; for a contiguous cache `[batch * capacity, ..]`.
-    pub cache: KvCache<'a>,
-    /// On the device: `[batch, pages_per_sequence]`. Entries past the end of a sequence are not read. None if, and only
-    /// if, the cache is contiguous.
-    pub page_table: Option<Matrix<'a, i32>>,
-    /// `[1, partials]`, see [`MlaDecode::partials`]. What it holds does not matter, before or after.
-    pub partials: MatrixMut<'a, f32>,
-    /// `[batch * q_tokens * heads, 512]`.
-    pub out: MatrixMut<'a, bf16>,
-    /// `[batch * q_tokens, heads]`: the natural logarithm of the sum of `e^score`.
-    pub lse: MatrixMut<'a, f32>,
-}
-
-/// The splits of a step's sequences, found on the device: the same for all layers. Made by [`MlaDecode::schedule`], so that
-/// they are those of some lengths.
-#[derive(Debug)]
-pub struct MlaSplits<'a> {
-    tables: MatrixMut<'a, u32>,
-    shape: SplitShape,
-}
 
 /// A planned MLA decode: schedule, attention and combine, none of which waits for the host or allocates.
 #[derive(Debug)]
@@ -74,7 +51,7 @@ impl MlaDecode {
     /// Chooses the launches for a shape.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`], [`Error::TooLarge`], [`Error::NotAMultiple`].
+    /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: MlaDecodeSpec) -> Result<Self> {
         spec.check()?;
         let tiles = spec.rows().div_ceil(BLOCK_ROWS) as u32;
@@ -83,18 +60,27 @@ impl MlaDecode {
         Self::with_instance(device, spec, MlaInstance { fp8_cache: spec.format == KvFormat::Fp8, cluster })
     }
 
-    /// Uses a given instance instead: for tuning, and for tests that every instance gives the same bits. Rows are
-    /// filled up to whole clusters.
+    /// Uses a given tuning instead.
     ///
     /// # Errors
-    /// As [`MlaDecode::plan`]; [`Error::OutOfRange`] when the instance is not one of
-    /// [`MLA_INSTANCES`](crate::mla::MLA_INSTANCES) for the cache's format.
-    pub fn plan_instance(device: &Device, spec: MlaDecodeSpec, instance: MlaInstance) -> Result<Self> {
+    /// As [`MlaDecode::plan`]; [`Error::Spec`] when it is none of [`MlaDecode::tunings`] for the cache's format.
+    pub fn plan_with(device: &Device, spec: MlaDecodeSpec, tuning: &Tuning) -> Result<Self> {
         spec.check()?;
-        spec.check_instance(instance)?;
-        Self::with_instance(device, spec, instance)
+        let found = instances(spec.format).find(|instance| instance.name() == tuning.name());
+        let expected = match spec.format {
+            KvFormat::Bf16 => "one of MlaDecode::tunings(KvFormat::Bf16)",
+            KvFormat::Fp8 => "one of MlaDecode::tunings(KvFormat::Fp8)",
+        };
+        let instance = found.ok_or_else(|| Error::out_of_range("tuning", expected, tuning))?;
+        Self::with_instance(device, spec, *instance)
     }
 
+    /// Every tuning for a cache of this format.
+    pub fn tunings(format: KvFormat) -> impl Iterator<Item = Tuning> {
+        instances(format).map(|instance| Tuning::named(instance.name()))
+    }
+
+    /// Rows are filled up to whole clusters.
     fn with_instance(device: &Device, spec: MlaDecodeSpec, instance: MlaInstance) -> Result<Self> {
         let row_tiles = spec.rows().div_ceil(BLOCK_ROWS).next_multiple_of(instance.cluster as usize) as u32;
         let max_splits = spec.max_splits() as u32;
@@ -115,9 +101,14 @@ impl MlaDecode {
         &self.spec
     }
 
-    /// What the planner chose.
-    pub fn choice(&self) -> &MlaChoice {
-        &self.choice
+    /// The tuning it runs with.
+    pub fn tuning(&self) -> Tuning {
+        Tuning::named(self.choice.instance.name())
+    }
+
+    /// What the planner chose, in words.
+    pub fn choice(&self) -> impl fmt::Display {
+        self.choice
     }
 
     /// Elements of the tables that [`MlaDecode::schedule`] fills.
@@ -134,38 +125,31 @@ impl MlaDecode {
         self.spec.batch * self.choice.max_splits as usize
     }
 
-    /// Elements of the partial results: none if a sequence always fits one split.
-    pub fn partials(&self) -> usize {
-        if self.choice.max_splits == 1 { 0 } else { self.splits() * self.spec.rows() * (LATENT + 2) }
+    /// Bytes of scratch, from a multiple of [`SCRATCH_ALIGN`](crate::SCRATCH_ALIGN) on: the partial results, of which there are
+    /// none if a sequence always fits one split. What it holds does not matter, before or after.
+    pub fn scratch_bytes(&self) -> usize {
+        if self.choice.max_splits == 1 {
+            return 0;
+        }
+        self.splits() * self.spec.rows() * (LATENT + 2) * size_of::<f32>()
     }
 
     /// Enqueues schedule, attention and combine: one decode step of one layer.
     ///
-    /// `lengths`, on the device: `[1, batch]`, keys of every sequence, its query tokens included. A length that the pages
-    /// cannot hold, or below 0, is cut, and [`Device::poll_error`] tells of it. `tables`: `[1, tables]`, see
-    /// [`MlaDecode::tables`].
-    ///
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::NotDense`], [`Error::Misaligned`], [`Error::WrongDevice`], [`Error::PageTable`],
-    /// [`Error::CacheFormat`]; then nothing was launched. Launch errors.
-    pub fn run<'s>(
-        &self,
-        stream: impl Into<Stream<'s>>,
-        lengths: Matrix<'_, i32>,
-        tables: MatrixMut<'_, u32>,
-        mut args: MlaDecodeArgs<'_>,
-    ) -> Result<()> {
+    /// [`Error::Operand`]; then nothing was launched. Launch errors.
+    pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, args: MlaDecodeArgs<'_>) -> Result<()> {
+        let MlaDecodeArgs { schedule, mut attend } = args;
         let stream = stream.into();
-        let attention = self.prepare(stream, &mut args)?;
-        let mut splits = self.schedule(stream, lengths, tables)?;
+        let attention = self.prepare(stream, &mut attend)?;
+        let mut splits = self.schedule(stream, schedule)?;
         self.run_attention(attention, &mut splits)?;
-        self.run_combine(stream, &mut splits, &mut args)
+        self.run_combine(stream, &mut splits, &mut attend)
     }
 
-    /// Enqueues the schedule alone: once per step, when several layers share the lengths. Operands and errors as for
-    /// [`MlaDecode::run`].
+    /// Enqueues the schedule alone: once per step, when several layers share the lengths.
     ///
     /// Order and captures: [`Stream`].
     ///
@@ -174,15 +158,15 @@ impl MlaDecode {
     pub fn schedule<'s, 'a>(
         &self,
         stream: impl Into<Stream<'s>>,
-        lengths: Matrix<'_, i32>,
-        tables: MatrixMut<'a, u32>,
+        args: MlaScheduleArgs<'a>,
     ) -> Result<MlaSplits<'a>> {
+        let MlaScheduleArgs { lengths, tables } = args;
         let mut splits = MlaSplits { tables, shape: self.spec.split_shape() };
         let mut launch = Launch::new(&self.device, &self.schedule, stream.into())?;
-        let lengths = launch.read(&lengths, Layout::new("lengths [1, batch]", [1, self.spec.batch]))?;
+        let lengths = launch.indices(&lengths, Layout::vector("lengths [batch]", self.spec.batch))?;
         let tables = launch.write(&mut splits.tables, self.tables_layout())?;
         let params = MlaScheduleParams {
-            lengths: lengths.pointer,
+            lengths,
             tables: self.plan_tables(tables.pointer),
             error_words: launch.error_words(),
             batch: self.spec.batch as u32,
@@ -200,16 +184,16 @@ impl MlaDecode {
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// As [`MlaDecode::run`]; [`Error::OtherSplits`].
+    /// As [`MlaDecode::run`]; [`Error::Operand`] for splits of another shape.
     pub fn attend<'s>(
         &self,
         stream: impl Into<Stream<'s>>,
         splits: &mut MlaSplits<'_>,
-        mut args: MlaDecodeArgs<'_>,
+        mut args: MlaAttendArgs<'_>,
     ) -> Result<()> {
         let expected = self.spec.split_shape();
         if splits.shape != expected {
-            return Err(Error::OtherSplits { expected: expected.to_string(), got: splits.shape.to_string() });
+            return Err(Error::other_kind("splits", expected, splits.shape));
         }
         let stream = stream.into();
         let attention = self.prepare(stream, &mut args)?;
@@ -218,21 +202,17 @@ impl MlaDecode {
     }
 
     fn tables_layout(&self) -> Layout {
-        Layout::new("tables [1, tables]", [1, self.tables()]).aligned(8)
-    }
-
-    fn partials_layout(&self) -> Layout {
-        Layout::new("partials [1, partials]", [1, self.partials()]).aligned(16)
+        Layout::vector("tables [tables]", self.tables()).aligned(8)
     }
 
     fn out_layout(&self) -> Layout {
         let rows = self.spec.batch * self.spec.rows();
-        Layout::new("out [batch * q_tokens * heads, 512]", [rows, LATENT]).aligned(16)
+        Layout::matrix("out [batch * q_tokens * heads, 512]", [rows, LATENT]).aligned(16)
     }
 
     fn lse_layout(&self) -> Layout {
         let MlaDecodeSpec { batch, q_tokens, heads, .. } = self.spec;
-        Layout::new("lse [batch * q_tokens, heads]", [batch * q_tokens, heads]).dense()
+        Layout::matrix("lse [batch * q_tokens, heads]", [batch * q_tokens, heads])
     }
 
     /// Items first: they are pairs, which the kernels move together.
@@ -242,10 +222,10 @@ impl MlaDecode {
     }
 
     /// Everything that can be wrong with the operands is found here, before the schedule is launched.
-    fn prepare<'l>(&'l self, stream: Stream<'l>, args: &'l mut MlaDecodeArgs<'_>) -> Result<Attention<'l>> {
+    fn prepare<'l>(&'l self, stream: Stream<'l>, args: &'l mut MlaAttendArgs<'_>) -> Result<Attention<'l>> {
         let spec = &self.spec;
         let q_layout =
-            Layout::new("q [batch * q_tokens * heads, 576]", [spec.batch * spec.rows(), KEY]).aligned(16);
+            Layout::matrix("q [batch * q_tokens * heads, 576]", [spec.batch * spec.rows(), KEY]).aligned(16);
         let (pages, page_size) = spec.pages();
         let pages_per_sequence = match spec.paging {
             KvPaging::Paged { pages_per_sequence, .. } => Some(pages_per_sequence),
@@ -253,32 +233,35 @@ impl MlaDecode {
         };
         let given = args.page_table.is_some();
         if given != pages_per_sequence.is_some() {
-            return Err(Error::PageTable { given });
+            let (none, one) = ("none, the cache is contiguous", "one, the cache is paged");
+            let (expected, got) = if given { (none, "one") } else { (one, "none") };
+            return Err(Error::other_kind("page_table", expected, got));
         }
         let table_shape = [spec.batch, pages_per_sequence.unwrap_or_default()];
-        let table_layout = Layout::new("page_table [batch, pages_per_sequence]", table_shape);
+        let table_layout = Layout::matrix("page_table [batch, pages_per_sequence]", table_shape);
 
         let mut launch = Launch::new(&self.device, &self.attend, stream)?;
         let q = launch.read(&args.q, q_layout)?;
         let cache = args.cache.read(&mut launch, spec.format, pages * page_size)?;
-        let page_table = optional(args.page_table.as_ref(), |table| launch.read(table, table_layout))?;
+        let page_table = args.page_table.as_ref();
+        let page_table = page_table.map(|table| launch.indices(table, table_layout)).transpose()?;
         let out = launch.write(&mut args.out, self.out_layout())?;
         let lse = launch.write(&mut args.lse, self.lse_layout())?;
-        let partials = launch.write(&mut args.partials, self.partials_layout())?;
-        let (part_out, part_state) = self.parts(partials.pointer);
+        let partials = launch.scratch(&mut args.scratch, self.scratch_bytes())?;
+        let (part_out, part_state) = self.parts(partials);
         let params = MlaDecodeParams {
             map_q: self.map_rows(&q)?,
             map_kv: self.map_cache(&cache)?,
             map_out: self.map_rows(&out.cast_const())?,
             kv: cache.pointer,
-            page_table: page_table.pointer,
+            page_table: page_table.unwrap_or_default(),
             tables: MlaPlanTables::default(),
             lse: lse.pointer,
             part_out,
             part_state,
             error_words: launch.error_words(),
             kv_pitch: spec.format.pitch_bytes(&cache),
-            table_pitch: page_table.pitch(),
+            lse_pitch: lse.pitch(),
             batch: spec.batch as u32,
             rows: spec.rows() as u32,
             row_tiles: self.choice.row_tiles,
@@ -307,17 +290,17 @@ impl MlaDecode {
         &self,
         stream: Stream<'_>,
         splits: &mut MlaSplits<'_>,
-        args: &mut MlaDecodeArgs<'_>,
+        args: &mut MlaAttendArgs<'_>,
     ) -> Result<()> {
         if self.choice.max_splits == 1 {
             return Ok(());
         }
         let mut launch = Launch::new(&self.device, &self.combine, stream)?;
-        let partials = launch.write(&mut args.partials, self.partials_layout())?;
+        let partials = launch.scratch(&mut args.scratch, self.scratch_bytes())?;
         let tables = launch.write(&mut splits.tables, self.tables_layout())?;
         let out = launch.write(&mut args.out, self.out_layout())?;
         let lse = launch.write(&mut args.lse, self.lse_layout())?;
-        let (part_out, part_state) = self.parts(partials.pointer);
+        let (part_out, part_state) = self.parts(partials);
         let params = MlaCombineParams {
             part_out,
             part_state,
@@ -325,20 +308,22 @@ impl MlaDecode {
             out: out.pointer,
             lse: lse.pointer,
             out_pitch: out.pitch(),
+            lse_pitch: lse.pitch(),
             batch: self.spec.batch as u32,
             rows: self.spec.rows() as u32,
+            heads: self.spec.heads as u32,
             empty_lse: self.spec.empty_lse_value(),
-            ..Default::default()
         };
         let grid = ((self.spec.batch * self.spec.rows()) as u32).div_ceil(MLA_COMBINE_ROWS);
         launch.run(grid, &params)
     }
 
     /// Sums first, then m and l of every part and row. Nowhere if there are no partial results.
-    fn parts(&self, out: *mut f32) -> (*mut f32, *mut f32) {
-        if self.partials() == 0 {
+    fn parts(&self, scratch: *mut u8) -> (*mut f32, *mut f32) {
+        if self.scratch_bytes() == 0 {
             return (std::ptr::null_mut(), std::ptr::null_mut());
         }
+        let out = scratch.cast::<f32>();
         (out, out.wrapping_add(self.splits() * self.spec.rows() * LATENT))
     }
 

@@ -7,6 +7,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::launch::{MAX_DIM, check_at_least_one, check_limit, check_multiple};
 use crate::mla::cache::{KvFormat, LATENT, ROPE};
+use crate::setters::setters;
 use crate::table::mla::{MLA_BLOCK_KEYS, MLA_BLOCK_ROWS, MLA_INSTANCES, MlaInstance};
 
 /// Most query tokens of a sequence in one step.
@@ -50,6 +51,7 @@ pub enum EmptyLse {
 
 /// Shape of a decode step.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct MlaDecodeSpec {
     /// Sequences: any number, 0 included.
     pub batch: usize,
@@ -86,6 +88,27 @@ pub(super) struct SplitShape {
 }
 
 impl MlaDecodeSpec {
+    /// One query token a sequence.
+    pub const fn new(
+        batch: usize,
+        heads: usize,
+        format: KvFormat,
+        paging: KvPaging,
+        softmax_scale: f32,
+    ) -> Self {
+        Self {
+            batch,
+            q_tokens: 1,
+            heads,
+            format,
+            paging,
+            softmax_scale,
+            causal: true,
+            split_keys: DEFAULT_SPLIT_KEYS,
+            empty_lse: EmptyLse::NegativeInfinity,
+        }
+    }
+
     /// Keys that the pages of a sequence hold.
     pub fn capacity(&self) -> usize {
         match self.paging {
@@ -167,18 +190,6 @@ impl MlaDecodeSpec {
         }
     }
 
-    /// Fails unless the instance is a compiled one, and reads rows of this format.
-    pub(super) fn check_instance(&self, instance: MlaInstance) -> Result<()> {
-        let (fp8_cache, expected) = match self.format {
-            KvFormat::Bf16 => (false, "one of MLA_INSTANCES for BF16 rows"),
-            KvFormat::Fp8 => (true, "one of MLA_INSTANCES for FP8 rows"),
-        };
-        if instance.fp8_cache == fp8_cache && MLA_INSTANCES.contains(&instance) {
-            return Ok(());
-        }
-        Err(Error::OutOfRange { what: "instance", expected, got: instance.name() })
-    }
-
     pub(super) fn check(&self) -> Result<()> {
         check_range("q_tokens", self.q_tokens, MAX_Q_TOKENS)?;
         check_range("heads", self.heads, MAX_HEADS)?;
@@ -187,11 +198,7 @@ impl MlaDecodeSpec {
             check_keys("page_size", page_size)?;
         }
         if !(self.softmax_scale.is_finite() && self.softmax_scale > 0.0) {
-            return Err(Error::OutOfRange {
-                what: "softmax_scale",
-                expected: "positive and finite",
-                got: self.softmax_scale.to_string(),
-            });
+            return Err(Error::out_of_range("softmax_scale", "positive and finite", self.softmax_scale));
         }
         let (pages, page_size) = self.pages();
         check_limit("rows of the cache", pages.saturating_mul(page_size) as u64, MAX_DIM)?;
@@ -200,6 +207,13 @@ impl MlaDecodeSpec {
         check_limit("rows of q", rows as u64, MAX_DIM)?;
         check_limit("splits", self.batch.saturating_mul(self.max_splits()) as u64, MAX_DIM)
     }
+}
+
+setters!(MlaDecodeSpec { q_tokens: usize, causal: bool, split_keys: usize, empty_lse: EmptyLse });
+
+/// The compiled kernels that read rows of this format.
+pub(super) fn instances(format: KvFormat) -> impl Iterator<Item = &'static MlaInstance> {
+    MLA_INSTANCES.iter().filter(move |instance| instance.fp8_cache == (format == KvFormat::Fp8))
 }
 
 /// Fails unless `1 <= got <= most`.
@@ -221,7 +235,7 @@ impl fmt::Display for SplitShape {
 
 /// What the planner chose: [`Display`](fmt::Display) prints it on one line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MlaChoice {
+pub(super) struct MlaChoice {
     /// The compiled configuration.
     pub instance: MlaInstance,
     /// Tiles of 64 rows that the queries of a sequence make.

@@ -5,7 +5,7 @@ use check::case::{attempt, memory_of, pass, pass_in};
 use check::devices::{devices, emulators, schedules, seeded};
 use check::gemm::fp8_gemm::{Fp8GemmCase, Fp8GemmProblem};
 use check::memory::{Memory, Output};
-use deepseek_kernels::gemm::{GEMM_INSTANCES, GemmInstance, OutputType};
+use deepseek_kernels::table::gemm::{GEMM_INSTANCES, GemmInstance, OutputType};
 use deepseek_kernels::{Device, EmulatorOptions};
 use oracles::gemm::GemmClass;
 use proptest::prelude::*;

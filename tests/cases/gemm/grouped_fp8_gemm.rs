@@ -9,7 +9,8 @@ use check::gemm::fp8_gemm::{Fp8GemmCase, Fp8GemmProblem};
 use check::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase, GroupedFp8GemmProblem};
 use check::memory::{Memory, Scalar};
 use deepseek_kernels::F8E4M3;
-use deepseek_kernels::gemm::{GROUPED_GEMM_INSTANCES, GemmInstance, Segments};
+use deepseek_kernels::gemm::Segments;
+use deepseek_kernels::table::gemm::{GROUPED_GEMM_INSTANCES, GemmInstance};
 use oracles::gemm::GemmClass;
 use proptest::prelude::*;
 

@@ -9,7 +9,7 @@ use check::case::{Case, pass, pass_in};
 use check::deepseek_v3::SOFTMAX_SCALE;
 use check::devices::{devices, runs_emulated};
 use check::judge::Scrutiny;
-use check::memory::Memory;
+use check::memory::{Arena, Memory};
 use check::mla::decode::{MlaDecodeCase, MlaDecodeRun, instances, varied_lengths};
 use check::mla::{CacheRows, KEY, LATENT};
 use deepseek_kernels::mla::{EmptyLse, KvFormat, KvPaging};
@@ -132,7 +132,10 @@ fn the_cases_of_flash_mla() {
 
 /// A few heads by their oracles, and all values for being there.
 fn pass_briefly(case: &MlaDecodeCase, device: &Device) {
-    let mut run = case.draw().and_then(|problem| problem.prepare(device, Memory::Plain)).expect("operands");
+    let mut run = case
+        .draw()
+        .and_then(|problem| problem.prepare(&mut Arena::new(device, Memory::Plain)))
+        .expect("operands");
     run.launch(device.stream().expect("stream")).unwrap_or_else(|error| panic!("{case:?}: {error}"));
     for check in run.judge(Scrutiny::Brief).expect("judgement") {
         assert_eq!(check.failure, None, "{}: {case:?}", check.oracle);
@@ -287,7 +290,7 @@ fn caches_of_repeated_rows() {
         for format in FORMATS {
             let case = MlaDecodeCase { repeated: true, split_keys: None, ..step(format, &[4200, 0, 70]) };
             let problem = Arc::new(case.clone().problem().expect("inputs"));
-            let run = MlaDecodeRun::new(problem, &device, Memory::Plain).expect("operands");
+            let run = MlaDecodeRun::new(problem, &mut Arena::new(&device, Memory::Plain)).expect("operands");
             assert_eq!(run.plan.decode.spec().capacity(), 4224, "no more than the longest sequence needs");
             pass(&case, &device);
         }

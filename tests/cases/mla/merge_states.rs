@@ -7,7 +7,7 @@ use check::devices::{devices, seeded};
 use check::memory::{Memory, Output};
 use check::mla::LATENT;
 use check::mla::merge_states::{MergeStatesCase, MergeStatesProblem};
-use deepseek_kernels::gemm::OutputType;
+use deepseek_kernels::table::gemm::OutputType;
 use deepseek_kernels::{Device, bf16};
 use oracles::log1p_f32;
 use proptest::prelude::*;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use check::case::{Prepared, attempt, memory_of, pass};
 use check::devices::{FEW_MULTIPROCESSORS, devices, emulators};
 use check::judge::Scrutiny;
-use check::memory::{Memory, Output};
+use check::memory::{Arena, Memory, Output};
 use check::mla::LATENT;
 use check::mla::decode::{MlaDecodeCase, MlaDecodeProblem, MlaDecodeRun, STALE_PAGE};
 use check::mla::merge_states::{MergeStatesCase, MergeStatesProblem, Part};
@@ -32,7 +32,8 @@ fn the_fastest_splits_are_those_that_were_measured() {
         (KvFormat::Fp8, 32, 1024, 512),
         (KvFormat::Fp8, 128, 4096, 4096),
     ] {
-        let spec = MlaDecodeSpec { batch, ..MlaDecodeCase { heads: 128, ..step(format, &[100]) }.spec() };
+        let mut spec = MlaDecodeCase { heads: 128, ..step(format, &[100]) }.spec();
+        spec.batch = batch;
         let got = spec.fastest_split(keys, 132);
         assert_eq!(got, expected, "{batch} sequences of {keys} keys, {format:?}");
     }
@@ -46,10 +47,11 @@ fn a_fastest_split_is_always_a_split() {
             [(0, 0), (1, 0), (0, 1), (1, 1), (3, 63), (3, 65), (2, 1000), (1, usize::MAX >> 32)]
         {
             for multiprocessors in [0, 1, 132] {
-                let spec = MlaDecodeSpec { batch, ..step(KvFormat::Bf16, &[100]).spec() };
+                let mut spec = step(KvFormat::Bf16, &[100]).spec();
+                spec.batch = batch;
                 let split_keys = spec.fastest_split(keys, multiprocessors);
                 assert!(split_keys >= 64 && split_keys.is_multiple_of(64), "{split_keys}");
-                MlaDecode::plan(&device, MlaDecodeSpec { split_keys, ..spec }).expect("plan");
+                MlaDecode::plan(&device, spec.split_keys(split_keys)).expect("plan");
             }
         }
     }
@@ -73,18 +75,17 @@ fn layers_share_one_schedule() {
                 [layer(1, KvFormat::Bf16, 16), layer(2, KvFormat::Bf16, 64), layer(3, KvFormat::Fp8, 5)];
             let prepare = |case: &MlaDecodeCase| {
                 let problem = Arc::new(case.clone().problem().expect("inputs"));
-                MlaDecodeRun::new(problem, &device, memory_of("layers")).expect("operands")
+                MlaDecodeRun::new(problem, &mut Arena::new(&device, memory_of("layers"))).expect("operands")
             };
             let mut scheduled = prepare(&layers[0]);
             let stream = device.stream().expect("stream");
             let call = scheduled.operands.args().expect("views");
-            let mut splits =
-                scheduled.plan.decode.schedule(stream, call.lengths, call.tables).expect("schedule");
+            let mut splits = scheduled.plan.decode.schedule(stream, call.schedule).expect("schedule");
             // The first one again: attention leaves the splits as they are.
             for layer in [0, 1, 2, 0] {
                 let mut run = prepare(&layers[layer]);
                 let call = run.operands.args().expect("views");
-                run.plan.decode.attend(stream, &mut splits, call.args).expect("attend");
+                run.plan.decode.attend(stream, &mut splits, call.attend).expect("attend");
                 for check in run.judge(Scrutiny::Thorough).expect("judgement") {
                     assert_eq!(check.failure, None, "layer {layer}, {}", check.oracle);
                 }

@@ -75,7 +75,7 @@ fn every_routing_of_every_number_of_experts() {
                     [(1, 1), (1, 8), (33, 8), (111, 5), (64, 4), (50, 6)][(index + experts) % 6];
                 let ids = routing.ids((tokens, top_k, experts), experts as u64);
                 let layout = [ExpertLayout::Ragged, aligned(64), masked(7)];
-                let spec = |layout| ExpertMapSpec { tokens, top_k, experts, layout };
+                let spec = |layout| ExpertMapSpec::new(tokens, top_k, experts).layout(layout);
                 // The layout is of no account to two of three launches; the emulator's time is in those.
                 let layouts = if experts < 256 { &layout[..] } else { &layout[index % 3..][..1] };
                 layouts.iter().for_each(|&layout| drop(check(&device, spec(layout), &ids)));
@@ -101,7 +101,7 @@ fn every_layout() {
         for routing in ROUTINGS {
             let ids = routing.ids((tokens, top_k, experts), 3);
             for layout in layouts {
-                check(&device, ExpertMapSpec { tokens, top_k, experts, layout }, &ids);
+                check(&device, ExpertMapSpec::new(tokens, top_k, experts).layout(layout), &ids);
             }
         }
     }
@@ -110,7 +110,7 @@ fn every_layout() {
 #[test]
 fn alignment_one_is_ragged() {
     for device in devices() {
-        let spec = |layout| ExpertMapSpec { tokens: 77, top_k: 4, experts: 9, layout };
+        let spec = |layout| ExpertMapSpec::new(77, 4, 9).layout(layout);
         let ids = Routing::Uniform.ids((77, 4, 9), 1);
         let ragged = check(&device, spec(ExpertLayout::Ragged), &ids);
         assert_eq!(ragged, check(&device, spec(aligned(1)), &ids));
@@ -123,7 +123,7 @@ fn nothing_to_map() {
         for (tokens, top_k, experts) in [(0, 8, 256), (5, 0, 3), (0, 0, 1), (4, 2, 0)] {
             for layout in [ExpertLayout::Ragged, aligned(128), masked(5)] {
                 let ids = vec![-1; tokens * top_k];
-                check(&device, ExpertMapSpec { tokens, top_k, experts, layout }, &ids);
+                check(&device, ExpertMapSpec::new(tokens, top_k, experts).layout(layout), &ids);
             }
         }
     }
@@ -139,19 +139,11 @@ fn edges_of_blocks() {
                 // Most routes dropped: the emulator's time is in those that are not.
                 ids.iter_mut().enumerate().filter(|(route, _)| route % 19 > 0).for_each(|(_, id)| *id = -1);
             }
-            check(
-                &device,
-                ExpertMapSpec { tokens, top_k: 1, experts: 3, layout: ExpertLayout::Ragged },
-                &ids,
-            );
+            check(&device, ExpertMapSpec::new(tokens, 1, 3), &ids);
         }
         if !runs_emulated(&device) {
             let ids = Routing::Uniform.ids((65536, 8, 256), 9);
-            check(
-                &device,
-                ExpertMapSpec { tokens: 65536, top_k: 8, experts: 256, layout: aligned(128) },
-                &ids,
-            );
+            check(&device, ExpertMapSpec::new(65536, 8, 256).layout(aligned(128)), &ids);
         }
     }
 }
@@ -161,7 +153,7 @@ fn deepseek_v3_prefill() {
     for device in devices() {
         let (tokens, top_k, experts) = (if runs_emulated(&device) { 256 } else { 4096 }, 8, 256);
         let ids = Routing::Uniform.ids((tokens, top_k, experts), 2);
-        check(&device, ExpertMapSpec { tokens, top_k, experts, layout: ExpertLayout::Ragged }, &ids);
+        check(&device, ExpertMapSpec::new(tokens, top_k, experts), &ids);
     }
 }
 
@@ -171,7 +163,7 @@ fn each_stranger_is_dropped_alone() {
         for experts in [1, 5, 257] {
             for stranger in strangers(experts) {
                 let ids = [0, stranger, experts as i32 - 1, -1];
-                let spec = ExpertMapSpec { tokens: 2, top_k: 2, experts, layout: ExpertLayout::Ragged };
+                let spec = ExpertMapSpec::new(2, 2, experts);
                 let map = check(&device, spec, &ids);
                 assert_eq!(map.route_row, [0, -1, 1, -1], "{stranger}");
                 assert_eq!(map.demand[experts], 1, "{stranger}");
@@ -185,7 +177,7 @@ fn each_stranger_is_dropped_alone() {
 fn a_permutation_of_tokens_permutes_the_rows_of_an_expert() {
     for device in devices() {
         let (tokens, top_k, experts) = (70, 4, 6);
-        let spec = ExpertMapSpec { tokens, top_k, experts, layout: ExpertLayout::Ragged };
+        let spec = ExpertMapSpec::new(tokens, top_k, experts);
         let ids = Routing::Uniform.ids((tokens, top_k, experts), 4);
         let from = |token: usize| (token * 29 + 11) % tokens;
         let permuted: Vec<i32> = (0..tokens).flat_map(|t| ids[from(t) * top_k..][..top_k].to_vec()).collect();
@@ -216,7 +208,7 @@ proptest! {
         };
         let ids = ROUTINGS[routing].ids((tokens, top_k, experts), seed);
         for device in seeded([seed]) {
-            check(&device, ExpertMapSpec { tokens, top_k, experts, layout }, &ids);
+            check(&device, ExpertMapSpec::new(tokens, top_k, experts).layout(layout), &ids);
         }
     }
 }

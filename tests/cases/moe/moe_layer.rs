@@ -8,6 +8,7 @@ use check::case::{Prepared, attempt, memory_of, pass};
 use check::devices::{devices, schedules};
 use check::goldens::integers;
 use check::judge::Scrutiny;
+use check::memory::Arena;
 use check::moe::moe_layer::{MoeLayerCase, MoeLayerProblem, MoeLayerRun, Projection};
 use deepseek_kernels::router::GateSpec;
 use deepseek_kernels::{Device, F8E4M3, bf16};
@@ -16,9 +17,15 @@ use oracles::mla::calc_diff;
 const HIDDEN: usize = 256;
 const EXPERTS: usize = 32;
 
+/// DeepSeek-V3's router, of fewer experts and shorter tokens.
+fn gate(tokens: usize, hidden: usize) -> GateSpec {
+    let mut gate = GateSpec::deepseek_v3(tokens);
+    (gate.hidden, gate.experts) = (hidden, EXPERTS);
+    gate
+}
+
 fn case(tokens: usize, seed: u64) -> MoeLayerCase {
-    let gate = GateSpec { hidden: HIDDEN, experts: EXPERTS, ..GateSpec::deepseek_v3(tokens) };
-    MoeLayerCase { seed, ..MoeLayerCase::new(gate, 128) }
+    MoeLayerCase { seed, ..MoeLayerCase::new(gate(tokens, HIDDEN), 128) }
 }
 
 fn out(problem: MoeLayerProblem, device: &Device) -> Vec<bf16> {
@@ -40,7 +47,7 @@ fn one_token_and_many() {
         for tokens in [0, 1, 9, 70] {
             let prepare = |seed| {
                 let problem = Arc::new(case(tokens, seed).problem().expect("inputs"));
-                MoeLayerRun::new(problem, &device, memory_of("layer")).expect("operands")
+                MoeLayerRun::new(problem, &mut Arena::new(&device, memory_of("layer"))).expect("operands")
             };
             let (mut first, mut second) = (prepare(2), prepare(3));
             passes(&mut first, &device);
@@ -120,9 +127,8 @@ fn hugging_face_computes_the_same() {
         weight: small(EXPERTS * n * k, seed).map(F8E4M3::from_f32).collect(),
         scales: vec![EXACT; EXPERTS * n / 128 * (k / 128)],
     };
-    let gate = GateSpec { hidden: SIZE, experts: EXPERTS, ..GateSpec::deepseek_v3(TOKENS) };
     let problem = MoeLayerProblem {
-        case: MoeLayerCase { shared: false, residual: false, ..MoeLayerCase::new(gate, SIZE) },
+        case: MoeLayerCase { shared: false, residual: false, ..MoeLayerCase::new(gate(TOKENS, SIZE), SIZE) },
         gate: integers(EXPERTS * SIZE, 12).map(|x| x / 4096.0).collect(),
         bias: integers(EXPERTS, 13).map(|x| x / 1024.0 - 1.5).collect(),
         gate_up: projection(2 * SIZE, SIZE, 14),

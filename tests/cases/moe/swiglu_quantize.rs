@@ -170,7 +170,7 @@ fn the_reference_is_silu_times_up() {
 
 #[test]
 fn segments_of_a_map_are_those_of_the_spec() {
-    let spec = |layout| ExpertMapSpec { tokens: 5, top_k: 2, experts: 3, layout };
+    let spec = |layout| ExpertMapSpec::new(5, 2, 3).layout(layout);
     assert_eq!(spec(LAYOUTS[0]).segments(), Segments::Ragged { rows: 10 });
     assert_eq!(spec(LAYOUTS[1]).segments(), Segments::Ragged { rows: 48 });
     assert_eq!(spec(LAYOUTS[2]).segments(), Segments::Masked { max_rows: 9 });

@@ -110,7 +110,9 @@ fn the_loss_of_a_sequence() {
             let case = SequenceBalanceLossCase::new((sequences, length), (experts, top_k));
             let all: Vec<f32> = pass(&case, &device)[0].values();
             let first = case.problem().scores[..length * experts].to_vec();
-            let alone = losses(&device, SequenceBalanceLossSpec { sequences: 1, ..case.spec }, first);
+            let mut one = case.spec;
+            one.sequences = 1;
+            let alone = losses(&device, one, first);
             assert_eq!(alone[0].to_bits(), all[0].to_bits(), "a loss depends on its own sequence");
         }
     }
@@ -120,22 +122,21 @@ fn the_loss_of_a_sequence() {
 #[test]
 fn perfect_balance_costs_alpha() {
     let (experts, top_k, length) = (64, 8, 64);
-    let spec = SequenceBalanceLossSpec { sequences: 1, length, experts, top_k, alpha: 1.0 };
+    let spec = |sequences, length| SequenceBalanceLossSpec::new(sequences, length, experts, top_k, 1.0);
     let turning = |t: usize, e: usize| if (e + experts - t) % experts < top_k { 0.5 } else { 0.25 };
     let fixed = |_: usize, e: usize| if e < top_k { 0.5 } else { 0.25 };
     for device in devices() {
         let scores = |f: &dyn Fn(usize, usize) -> f32| {
             (0..length * experts).map(|i| f(i / experts, i % experts)).collect::<Vec<_>>()
         };
-        let balanced = losses(&device, spec, scores(&turning))[0];
+        let balanced = losses(&device, spec(1, length), scores(&turning))[0];
         assert!((balanced - 1.0).abs() < 1e-5, "{balanced}");
         // f = 8 for eight experts, each with a share of 0.5 / (8 * 0.5 + 56 * 0.25).
-        let uneven = losses(&device, spec, scores(&fixed))[0];
+        let uneven = losses(&device, spec(1, length), scores(&fixed))[0];
         assert!((uneven - 64.0 * 0.5 / 18.0).abs() < 1e-4, "{uneven}");
-        assert_eq!(losses(&device, SequenceBalanceLossSpec { length: 0, ..spec }, vec![]), [0.0]);
-        assert_eq!(losses(&device, SequenceBalanceLossSpec { sequences: 0, ..spec }, vec![]), [0.0; 0]);
-        let one = SequenceBalanceLossSpec { length: 1, ..spec };
-        assert!(losses(&device, one, vec![f32::NAN; 64])[0].is_nan());
+        assert_eq!(losses(&device, spec(1, 0), vec![]), [0.0]);
+        assert_eq!(losses(&device, spec(0, length), vec![]), [0.0; 0]);
+        assert!(losses(&device, spec(1, 1), vec![f32::NAN; 64])[0].is_nan());
     }
 }
 

@@ -136,16 +136,13 @@ fn every_number_of_experts() {
             {
                 for top_k in [1, 6, 32] {
                     let normalize = scoring == Scoring::Sigmoid;
-                    let spec = GateSpec {
-                        experts,
-                        groups,
-                        kept_groups,
-                        top_k,
-                        scoring,
-                        group_score,
-                        normalize,
-                        ..GateSpec::deepseek_v3(9)
-                    };
+                    let spec = GateSpec::new(9, 7168, experts, top_k)
+                        .groups(groups)
+                        .kept_groups(kept_groups)
+                        .scoring(scoring)
+                        .group_score(group_score)
+                        .normalize(normalize)
+                        .route_scale(2.5);
                     let logits = normal(9 * experts, 1.0, experts as u64);
                     let bias = normal(experts, 0.5, 5);
                     let bias = (top_k != 6).then_some(&bias[..]);
@@ -189,7 +186,7 @@ fn nonfinite_logits_and_biases() {
 
 #[test]
 fn padding_and_shared_experts() {
-    let spec = GateSpec { shared: 2, ..GateSpec::deepseek_v3(50) };
+    let spec = GateSpec::deepseek_v3(50).shared(2);
     let logits = normal(50 * 256, 1.0, 8);
     let mask: Vec<u32> = (0..50).map(|t| if t % 3 == 0 { 0 } else { t }).collect();
     for device in devices() {
@@ -202,7 +199,7 @@ fn padding_and_shared_experts() {
 /// A choice that is given is kept; what is no expert has no weight and is told of.
 #[test]
 fn fixed_routing() {
-    let spec = GateSpec { shared: 1, ..GateSpec::deepseek_v3(30) };
+    let spec = GateSpec::deepseek_v3(30).shared(1);
     let logits = normal(30 * 256, 1.0, 9);
     let mut ids: Vec<i32> = (0..240).map(|i| i * 37 % 256).collect();
     for device in devices() {
@@ -228,7 +225,8 @@ fn fixed_routing() {
 /// Hidden states with a NaN score, under a choice that is given: that expert has no weight, the others keep theirs.
 #[test]
 fn fixed_routing_of_a_nan() {
-    let spec = GateSpec { top_k: 3, ..GateSpec::deepseek_v3(1) };
+    let mut spec = GateSpec::deepseek_v3(1);
+    spec.top_k = 3;
     let mut logits = vec![0.0; 256];
     logits[7] = f32::NAN;
     for device in devices() {
@@ -240,7 +238,14 @@ fn fixed_routing_of_a_nan() {
 /// One group of experts.
 fn small(tokens: usize, hidden: usize, experts: usize) -> GateSpec {
     let top_k = experts.min(8);
-    GateSpec { hidden, experts, top_k, groups: 1, kept_groups: 1, ..GateSpec::deepseek_v3(tokens) }
+    GateSpec::new(tokens, hidden, experts, top_k).route_scale(2.5)
+}
+
+/// DeepSeek-V3's router of shorter tokens.
+fn narrow(tokens: usize, hidden: usize) -> GateSpec {
+    let mut spec = GateSpec::deepseek_v3(tokens);
+    spec.hidden = hidden;
+    spec
 }
 
 #[test]
@@ -266,7 +271,7 @@ fn logits_of_every_shape() {
 /// Everything that a choice may depend on, with scores and without.
 #[test]
 fn every_option_from_every_source() {
-    let spec = GateSpec { hidden: 96, shared: 1, ..GateSpec::deepseek_v3(37) };
+    let spec = narrow(37, 96).shared(1);
     for device in devices() {
         for source in [Source::F32, Source::Bf16, Source::Logits] {
             let case = GateCase { source, ..GateCase::new(spec) };
@@ -289,7 +294,7 @@ fn the_router_of_deepseek_v3() {
 #[test]
 fn nothing_to_do() {
     for device in devices() {
-        for spec in [small(0, 64, 8), small(3, 0, 8), GateSpec { top_k: 0, ..small(3, 32, 8) }] {
+        for spec in [small(0, 64, 8), small(3, 0, 8), GateSpec::new(3, 32, 8, 0)] {
             pass(&GateCase::new(spec), &device);
         }
     }
@@ -307,7 +312,7 @@ fn part(mut problem: GateProblem, first: usize, tokens: usize) -> GateProblem {
 /// A token's experts, weights and scores depend on no other token.
 #[test]
 fn a_token_is_routed_the_same_in_every_batch() {
-    let problem = GateCase::new(GateSpec { hidden: 1056, ..GateSpec::deepseek_v3(70) }).problem();
+    let problem = GateCase::new(narrow(70, 1056)).problem();
     for device in devices() {
         let all = outputs(problem.clone(), &device);
         for (first, tokens) in [(0, 1), (33, 1), (69, 1), (5, 40), (31, 2)] {
@@ -322,7 +327,7 @@ fn a_token_is_routed_the_same_in_every_batch() {
 
 #[test]
 fn every_schedule_gives_the_same_bits() {
-    let case = GateCase::new(GateSpec { hidden: 1056, ..GateSpec::deepseek_v3(34) });
+    let case = GateCase::new(narrow(34, 1056));
     for machines in schedules(3) {
         let runs: Vec<_> = machines.iter().map(|device| pass(&case, device)).collect();
         assert!(runs.windows(2).all(|pair| pair[0] == pair[1]), "{}", machines[0].name());
@@ -333,7 +338,7 @@ fn every_schedule_gives_the_same_bits() {
 #[test]
 fn hugging_face_routes_the_same() {
     const TOKENS: usize = 256;
-    let spec = GateSpec { hidden: 64, ..GateSpec::deepseek_v3(TOKENS) };
+    let spec = narrow(TOKENS, 64);
     let x: Vec<bf16> = integers(TOKENS * 64, 1).map(|x| bf16::from_f32(x / 64.0)).collect();
     let weight: Vec<f32> = integers(256 * 64, 2).map(|x| x / 1024.0).collect();
     let bias: Vec<f32> = integers(256, 3).map(|x| x / 1024.0).collect();

@@ -2,19 +2,19 @@
 
 use check::case::{Cases, boxed};
 use check::gemm::fp8_gemm::Fp8GemmCase;
-use deepseek_kernels::gemm::GEMM_INSTANCES;
+use deepseek_kernels::table::gemm::GEMM_INSTANCES;
 
-use crate::Problem;
+use crate::Trial;
 
-pub const PROBLEMS: &[Problem] = &[ONE, TWO, WIDE, ACCUMULATE];
+pub const TRIALS: &[Trial] = &[ONE, TWO, WIDE, ACCUMULATE];
 
-const ONE: Problem = Problem::Cases(|| multiply((128, 1), false));
+const ONE: Trial = Trial::Cases(|| multiply((128, 1), false));
 /// A cluster of two CTAs.
-const TWO: Problem = Problem::Cases(|| multiply((128, 2), false));
+const TWO: Trial = Trial::Cases(|| multiply((128, 2), false));
 /// Two scales of B a tile, and one K block in flight.
-const WIDE: Problem = Problem::Cases(|| multiply((192, 1), false));
+const WIDE: Trial = Trial::Cases(|| multiply((192, 1), false));
 /// Adds to D.
-const ACCUMULATE: Problem = Problem::Cases(|| multiply((128, 1), true));
+const ACCUMULATE: Trial = Trial::Cases(|| multiply((128, 1), true));
 
 /// Several ragged tiles per CTA, more K blocks than stages.
 fn multiply((block_n, cluster): (u32, u32), accumulate: bool) -> Cases {

@@ -2,13 +2,14 @@
 
 use check::case::{Cases, boxed};
 use check::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase};
-use deepseek_kernels::gemm::{GROUPED_GEMM_INSTANCES, Segments};
+use deepseek_kernels::gemm::Segments;
+use deepseek_kernels::table::gemm::GROUPED_GEMM_INSTANCES;
 
-use crate::Problem;
+use crate::Trial;
 
-pub const PROBLEMS: &[Problem] = &[GROUPED];
+pub const TRIALS: &[Trial] = &[GROUPED];
 
-const GROUPED: Problem = Problem::Cases(multiply_segments);
+const GROUPED: Trial = Trial::Cases(multiply_segments);
 
 /// Segments of any length, none included; then segments that are none.
 fn multiply_segments() -> Cases {

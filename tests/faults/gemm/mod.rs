@@ -3,8 +3,8 @@
 mod dense;
 mod grouped;
 
-use super::Problem;
+use super::Trial;
 
-pub fn problems() -> Vec<Problem> {
-    [dense::PROBLEMS, grouped::PROBLEMS].concat()
+pub fn trials() -> Vec<Trial> {
+    [dense::TRIALS, grouped::TRIALS].concat()
 }

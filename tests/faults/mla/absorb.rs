@@ -4,14 +4,14 @@ use check::case::boxed;
 use check::mla::absorb::AbsorbCase;
 use oracles::mla::Side;
 
-use crate::Problem;
+use crate::Trial;
 
-pub const PROBLEMS: &[Problem] = &[QUERY, OUTPUT];
+pub const TRIALS: &[Trial] = &[QUERY, OUTPUT];
 
 /// A ragged tile, several heads.
-const QUERY: Problem = Problem::Cases(|| boxed([AbsorbCase::new(Side::Query, 70, 2)]));
+const QUERY: Trial = Trial::Cases(|| boxed([AbsorbCase::new(Side::Query, 70, 2)]));
 /// The ring goes round twice.
-const OUTPUT: Problem = Problem::Cases(|| boxed([AbsorbCase::new(Side::Output, 70, 2)]));
+const OUTPUT: Trial = Trial::Cases(|| boxed([AbsorbCase::new(Side::Output, 70, 2)]));
 
 // The N-major operand.
 faults! {

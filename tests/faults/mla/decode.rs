@@ -6,17 +6,19 @@ use check::mla::decode::{MlaDecodeCase, MlaDecodeProblem, STALE_PAGE};
 use deepseek_kernels::mla::KvFormat;
 use oracles::mla::AttentionClass;
 
-use crate::{Changed, Problem};
+use crate::{Changed, Trial};
 
-pub const PROBLEMS: &[Problem] = &[BF16, CLUSTER, FP8, FP8_CLUSTER];
+pub const TRIALS: &[Trial] = &[BF16, WIDE, CLUSTER, FP8, FP8_CLUSTER];
 
 /// One tile of rows, not full.
-const BF16: Problem = Problem::Changed(|| decode(KvFormat::Bf16, 21));
+const BF16: Trial = Trial::Changed(|| decode(KvFormat::Bf16, 21));
+/// Lengths and pages of 64 bits.
+const WIDE: Trial = Trial::Wide(|| decode(KvFormat::Bf16, 21));
 /// Two tiles of rows, whose CTAs share the keys.
-const CLUSTER: Problem = Problem::Changed(|| decode(KvFormat::Bf16, 64));
-const FP8: Problem = Problem::Changed(|| decode(KvFormat::Fp8, 21));
+const CLUSTER: Trial = Trial::Changed(|| decode(KvFormat::Bf16, 64));
+const FP8: Trial = Trial::Changed(|| decode(KvFormat::Fp8, 21));
 /// Two tiles of rows, whose CTAs dequantise half of the keys each.
-const FP8_CLUSTER: Problem = Problem::Changed(|| decode(KvFormat::Fp8, 64));
+const FP8_CLUSTER: Trial = Trial::Changed(|| decode(KvFormat::Fp8, 64));
 
 /// Empty sequences, several splits, borders, rows that see no key of a split, and pages that do not exist.
 fn decode(format: KvFormat, heads: usize) -> Vec<Changed> {
@@ -101,9 +103,34 @@ faults! {
     last_part_left_out: BF16, "i < count; ++i" => "i + 1 < count; ++i", ["elements are wrong"];
 }
 
+// Lengths and pages of 64 bits.
+faults! {
+    high_word_of_lengths_ignored: WIDE,
+        "high == low >> 31 ? low : INT32_MIN" => "low", ["elements are wrong", "got one of"];
+    length_that_does_not_fit_taken_for_a_large_one: WIDE, "low : INT32_MIN" => "low : INT32_MAX", ["elements are wrong"];
+    wide_lengths_read_as_narrow: WIDE,
+        "column * indices.words_per_index" => "column", ["elements are wrong", "got one of", "outside"];
+    pitch_of_wide_pages_doubled: WIDE,
+        "row * indices.pitch" => "row * indices.pitch * indices.words_per_index", ["elements are wrong", "outside", "got one of"];
+}
+
 // Softmax.
 faults! {
     lse_in_base_two: BF16, "ptx::lg2_approx(l)) * kLn2" => "ptx::lg2_approx(l))", ["lse: "];
+    lse_of_rows_instead_of_tokens: BF16,
+        "work.sequence * params.rows + row, params.heads" => "work.sequence * params.rows + row, params.rows",
+        ["lse: ", "outside", "race"];
+    combined_lse_of_rows_instead_of_tokens: BF16,
+        "static_cast<uint32_t>(row), params.heads" => "static_cast<uint32_t>(row), params.rows",
+        ["lse: ", "outside", "race"];
+    lse_without_its_pitch: BF16,
+        "work.sequence * params.rows + row, params.heads, params.lse_pitch"
+            => "work.sequence * params.rows + row, params.heads, params.heads",
+        ["lse: ", "around lse", "race", "not ordered"];
+    combined_lse_without_its_pitch: BF16,
+        "static_cast<uint32_t>(row), params.heads, params.lse_pitch"
+            => "static_cast<uint32_t>(row), params.heads, params.heads",
+        ["lse: ", "around lse", "race", "not ordered"];
     nan_for_rows_without_keys: BF16, "m == kMlaNoKey ? 0.0f : m" => "m", ["elements are wrong"];
     max_of_half_a_row: BF16, "ptx::max_f32(greatest, ptx::shfl_xor(greatest, 2))" => "greatest", ["elements are wrong"];
     sum_of_half_a_row: BF16, "pair + ptx::shfl_xor(pair, 2)" => "pair", ["elements are wrong"];
@@ -189,10 +216,12 @@ faults! {
 // Pages, rows, codes.
 faults! {
     page_of_the_next_entry: BF16,
-        "params.table_pitch + entry" => "params.table_pitch + entry + 1", ["elements are wrong", "expected a report of nothing"];
+        "work.sequence, entry" => "work.sequence, entry + 1", ["elements are wrong", "expected a report of nothing"];
     table_row_of_another_pitch: BF16,
-        "work.sequence * params.table_pitch" => "work.sequence * (params.table_pitch - 1)",
+        "row * indices.pitch" => "row * (indices.pitch - 1)",
         ["elements are wrong", "expected a report of nothing", "outside", "out of bounds", "race"];
+    narrow_pages_read_as_wide: BF16,
+        "indices.words_per_index == 1" => "false", ["outside"];
     bad_page_goes_unreported: BF16, "report_fault(params.error_words, FAULT_PAGE_ID)" => "(void)0", ["got one of sequences"];
     rows_past_the_last_are_stored: BF16,
         "if (row >= params.rows) continue;" => "", ["elements are wrong", "outside", "out of bounds", "race"];

@@ -5,9 +5,20 @@ use std::sync::Arc;
 use check::mla::kv_append::{FORMATS, KvAppendCase, KvAppendProblem, TokenClass};
 use deepseek_kernels::bf16;
 
-use crate::{Changed, Problem};
+use crate::{Changed, Trial};
 
-pub const APPEND: Problem = Problem::Changed(append);
+pub const TRIALS: &[Trial] = &[APPEND, WIDE];
+
+const APPEND: Trial = Trial::Changed(append);
+const WIDE: Trial = Trial::Wide(|| vec![slots(i32::MIN), slots(-1)]);
+
+/// Copies into ten rows, one of them to this one instead.
+fn slots(slot: i32) -> Changed {
+    let mut problem =
+        KvAppendCase { rows: 10, ..KvAppendCase::new(FORMATS[0], 10) }.problem().expect("inputs");
+    problem.slots[4] = slot;
+    (Box::new(problem.case), Arc::new(problem))
+}
 
 /// Each kind of data in a launch of its own, so that a report comes from the one it belongs to.
 fn append() -> Vec<Changed> {
@@ -63,6 +74,7 @@ faults! {
     row_of_the_token: APPEND,
         "params.cache + slot * params.cache_pitch" => "params.cache + token * params.cache_pitch",
         ["row", "not ordered"];
+    narrow_slots_read_as_wide: APPEND, "indices.words_per_index == 1" => "false", ["outside"];
     slot_not_checked: APPEND, "slot >= params.rows" => "slot == kNoSlot", ["outside"];
     one_row_too_many: APPEND, "slot >= params.rows" => "slot > params.rows", ["outside"];
     padding_reported: APPEND, "if (slot != kNoSlot)" => "", ["got one of slots"];
@@ -73,4 +85,13 @@ faults! {
     infinities_of_the_right_half_unreported: APPEND,
         "quant::report_nonfinite(params.error_words, right);" => "", ["got one of nothing"];
     tokens_past_the_end: APPEND, "if (token >= params.tokens) return;" => "", ["outside"];
+}
+
+// Slots of 64 bits.
+faults! {
+    high_word_ignored: WIDE, "high == low >> 31 ? low : INT32_MIN" => "low", ["got one of nothing", "row", "not ordered"];
+    sign_of_64_bits_ignored: WIDE, "high == low >> 31" => "high == 0", ["got one of slots"];
+    what_does_not_fit_dropped: WIDE, "low : INT32_MIN" => "low : -1", ["got one of nothing"];
+    wide_slots_read_as_narrow: WIDE,
+        "column * indices.words_per_index" => "column", ["row", "not ordered", "got one of"];
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use check::mla::merge_states::{MergeStatesCase, MergeStatesProblem};
-use deepseek_kernels::gemm::OutputType;
+use deepseek_kernels::table::gemm::OutputType;
 
-use crate::{Changed, Problem};
+use crate::{Changed, Trial};
 
-pub const MERGE: Problem = Problem::Changed(merge);
+pub const MERGE: Trial = Trial::Changed(merge);
 
 /// Both types; parts of any distance, equal ones, empty ones of either kind; logarithms alone, to the last bit.
 fn merge() -> Vec<Changed> {
@@ -53,6 +53,14 @@ faults! {
     lse_never_written: MERGE, "if (column == 0)" => "if (false)", ["lse["];
     half_of_an_fp32_piece: MERGE, "i < kPieceElements * bytes" => "i < 16", ["o["];
     pairs_exchanged: MERGE, "ptx::cvt_bf16x2(x[1], x[0])" => "ptx::cvt_bf16x2(x[0], x[1])", ["o["];
+    lse_without_its_pitch: MERGE,
+        "params.heads, part.lse_pitch" => "params.heads, params.heads", ["lse[", "o["];
+    lse_at_the_pitch_of_the_other_part: MERGE,
+        "params.heads, part.lse_pitch" => "params.heads, params.part[0].lse_pitch", ["lse[", "o[", "outside"];
+    merged_lse_without_its_pitch: MERGE,
+        "params.heads, params.out_lse_pitch" => "params.heads, params.heads", ["lse[", "not ordered"];
+    merged_lse_at_the_pitch_of_a_part: MERGE,
+        "params.heads, params.out_lse_pitch" => "params.heads, params.part[0].lse_pitch", ["lse[", "outside"];
     wrong_half: MERGE, "x > 0.5f" => "x > 0.75f", ["lse["];
     term_left_out: MERGE, "r = ptx::fma_rn(r, z, 0x1.555556p-1f);" => "", ["lse["];
     logarithm_of_the_half: MERGE, "halved ? kLn2 + log : log" => "log", ["lse["];

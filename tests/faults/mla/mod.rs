@@ -6,9 +6,9 @@ mod kv_append;
 mod merge_states;
 mod rope;
 
-use super::Problem;
+use super::Trial;
 
-pub fn problems() -> Vec<Problem> {
-    let others = [kv_append::APPEND, rope::ROTATE, merge_states::MERGE];
-    [&others[..], absorb::PROBLEMS, decode::PROBLEMS].concat()
+pub fn trials() -> Vec<Trial> {
+    let merge = [merge_states::MERGE];
+    [kv_append::TRIALS, rope::TRIALS, &merge[..], absorb::TRIALS, decode::TRIALS].concat()
 }

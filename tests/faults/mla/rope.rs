@@ -6,9 +6,16 @@ use check::mla::ROPE;
 use check::mla::rope::{RopeCase, RopeProblem};
 use deepseek_kernels::bf16;
 
-use crate::{Changed, Problem};
+use crate::{Changed, Trial};
 
-pub const ROTATE: Problem = Problem::Changed(rotate);
+pub const TRIALS: &[Trial] = &[ROTATE, WIDE];
+
+const ROTATE: Trial = Trial::Changed(rotate);
+const WIDE: Trial = Trial::Wide(|| {
+    let mut problem = RopeCase::new(15, 3, 40).problem().expect("inputs");
+    problem.positions[7] = i32::MIN;
+    vec![(Box::new(problem.case), Arc::new(problem))]
+});
 
 fn rotate() -> Vec<Changed> {
     let drawn = |case: RopeCase| case.problem().expect("inputs");
@@ -39,7 +46,8 @@ faults! {
     angles_of_the_next_position: ROTATE,
         "position * params.table_pitch" => "(position + 1) * params.table_pitch", ["out[", "outside"];
     angles_of_the_first_pairs: ROTATE, "params.table_pitch + column" => "params.table_pitch", ["out["];
-    position_of_the_head: ROTATE, "params.positions + token" => "params.positions + head", ["out[", "got one of nothing"];
+    position_of_the_head: ROTATE, "params.positions, 0, token" => "params.positions, 0, head", ["out[", "got one of nothing"];
+    narrow_positions_read_as_wide: ROTATE, "indices.words_per_index == 1" => "false", ["outside"];
     heads_as_far_apart_as_results: ROTATE,
         "head * params.x_head_stride" => "head * params.out_head_stride", ["out[", "outside"];
     tokens_of_results_too_close: ROTATE,
@@ -48,4 +56,12 @@ faults! {
     position_unreported: ROTATE, "report_fault(params.error_words, FAULT_POSITION);" => "", ["got one of nothing"];
     stranger_left_unwritten: ROTATE, "ptx::stg_v4_u32(gOut, {});" => "", ["out["];
     heads_past_the_end: ROTATE, "if (token >= params.tokens) return;" => "", ["outside"];
+}
+
+// Positions of 64 bits.
+faults! {
+    high_word_ignored: WIDE, "high == low >> 31 ? low : INT32_MIN" => "low", ["out["];
+    words_exchanged: WIDE,
+        "ptx::ldg_u32(gWords)" => "ptx::ldg_u32(gWords + indices.words_per_index - 1)", ["out[", "got one of"];
+    wide_positions_read_as_narrow: WIDE, "column * indices.words_per_index" => "column", ["out[", "got one of"];
 }

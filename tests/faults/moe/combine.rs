@@ -5,9 +5,9 @@ use check::moe::Routing;
 use check::moe::combine::CombineCase;
 use check::moe::expert_map::ExpertMapCase;
 
-use crate::Problem;
+use crate::Trial;
 
-pub const COMBINE: Problem = Problem::Cases(combine);
+pub const COMBINE: Trial = Trial::Cases(combine);
 
 /// All that may be added; then a row that does not exist; then sums that the order of routes and each fma decide.
 fn combine() -> Cases {
@@ -20,7 +20,7 @@ fn combine() -> Cases {
 
 faults! {
     weight_of_the_next_route: COMBINE,
-        "params.weights + route0 + i" => "params.weights + route0 + i + 1", ["out[", "outside"];
+        "weight0 + k0 + i" => "weight0 + k0 + i + 1", ["out[", "outside"];
     dropped_route_used_as_a_row: COMBINE, "if (row[i] >= params.rows) continue;" => "", ["outside"];
     missing_row_unreported: COMBINE, "row[i] != kDropped" => "false", ["got one of nothing"];
     dropped_route_reported: COMBINE, "if (row[i] != kDropped)" => "", ["got one of rows of an expert"];
@@ -31,7 +31,7 @@ faults! {
         ["out["];
     routes_after_the_fourth_lost: COMBINE, "k0 < params.top_k" => "k0 < 1", ["out["];
     routes_beyond_the_last: COMBINE,
-        "k0 + i < params.top_k ?" => "", "route0 + i) : kDropped" => "route0 + i)", ["out[", "outside"];
+        "k0 + i < params.top_k ?" => "", "row0 + k0 + i) : kDropped" => "row0 + k0 + i)", ["out[", "outside"];
     residual_before_shared: COMBINE,
         "params.shared + token * params.shared_pitch" => "params.residual + token * params.residual_pitch", ["out["];
     columns_exchanged_in_a_pair: COMBINE,
@@ -43,5 +43,10 @@ faults! {
     no_fma: COMBINE,
         "ptx::fma_rn(weight, y.x[i], sum.x[i])" => "weight * y.x[i] + sum.x[i]",
         ["out["];
+    route_row_without_its_pitch: COMBINE,
+        "token * params.route_row_pitch" => "token * params.top_k", ["out[", "got one of"];
+    weights_without_their_pitch: COMBINE, "token * params.weights_pitch" => "token * params.top_k", ["out["];
+    weights_at_the_pitch_of_rows: COMBINE,
+        "token * params.weights_pitch" => "token * params.route_row_pitch", ["out[", "outside"];
     tokens_past_the_end: COMBINE, "if (token >= params.tokens) return;" => "", ["outside"];
 }

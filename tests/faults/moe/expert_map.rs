@@ -7,9 +7,12 @@ use check::moe::Routing;
 use check::moe::expert_map::ExpertMapCase;
 use deepseek_kernels::moe::ExpertLayout;
 
-use crate::Problem;
+use crate::{Trial, drawn};
 
-pub const MAP: Problem = Problem::Cases(map);
+pub const TRIALS: &[Trial] = &[MAP, WIDE];
+
+const MAP: Trial = Trial::Cases(map);
+const WIDE: Trial = Trial::Wide(|| drawn(map()));
 
 /// Three blocks, ids of every kind, more experts than threads; no room for all in the masked layout.
 fn map() -> Cases {
@@ -30,7 +33,12 @@ faults! {
         "id < experts ? id : id == kDropped ? kNoGroup : experts" => "id == kDropped ? kNoGroup : id",
         ["not ordered", "out of bounds", "outside"];
     dropped_ids_counted_as_strangers: MAP, "id == kDropped ? kNoGroup : experts" => "experts", ["demand["];
-    routes_past_the_end: MAP, "route < params.routes ?" => "true ?", ["outside"];
+    narrow_ids_read_as_wide: MAP, "indices.words_per_index == 1" => "false", ["outside"];
+    gaps_of_ids_read: MAP,
+        "route / params.top_k, route % params.top_k" => "0, route", ["demand[", "row_route["];
+    rows_of_routes_without_their_pitch: MAP,
+        "params.top_k, params.route_row_pitch" => "params.top_k, params.top_k", ["route_row[", "not ordered"];
+    routes_past_the_end: MAP, "if (route >= params.routes) return kNoGroup;" => "", ["outside"];
     no_barrier_before_the_groups_are_read: MAP,
         "void expert_map_count_kernel ... ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
     no_barrier_before_the_counts_are_read: MAP,
@@ -55,4 +63,14 @@ faults! {
     expert_of_the_next_thread: MAP,
         "ptx::thread_idx() * kExpertsPerThread" => "ptx::thread_idx() * kExpertsPerThread + 1",
         ["offsets[", "row_route[", "nothing has written"];
+}
+
+// Ids of 64 bits.
+faults! {
+    high_word_ignored: WIDE, "high == low >> 31 ? low : INT32_MIN" => "low", ["demand[", "row_route["];
+    sign_of_64_bits_ignored: WIDE, "high == low >> 31" => "high == 0", ["demand["];
+    what_does_not_fit_dropped: WIDE, "low : INT32_MIN" => "low : -1", ["demand["];
+    wide_ids_read_as_narrow: WIDE, "column * indices.words_per_index" => "column", ["demand[", "row_route["];
+    pitch_of_wide_ids_doubled: WIDE,
+        "row * indices.pitch" => "row * indices.pitch * indices.words_per_index", ["outside", "demand["];
 }

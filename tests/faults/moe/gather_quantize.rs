@@ -6,9 +6,9 @@ use check::moe::gather_quantize::GatherQuantizeCase;
 use check::moe::{LAYOUTS, Routing};
 use deepseek_kernels::quant::ScaleFormat;
 
-use crate::Problem;
+use crate::Trial;
 
-pub const GATHER: Problem = Problem::Cases(|| {
+pub const GATHER: Trial = Trial::Cases(|| {
     boxed(LAYOUTS.map(|layout| {
         let map = ExpertMapCase::new((23, 3, 5)).laid_out(layout);
         let map = ExpertMapCase { routing: Routing::Strangers, seed: 2, ..map };

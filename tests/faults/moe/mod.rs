@@ -5,8 +5,8 @@ mod expert_map;
 mod gather_quantize;
 mod swiglu_quantize;
 
-use super::Problem;
+use super::Trial;
 
-pub fn problems() -> Vec<Problem> {
-    vec![expert_map::MAP, gather_quantize::GATHER, swiglu_quantize::SWIGLU, combine::COMBINE]
+pub fn trials() -> Vec<Trial> {
+    [expert_map::TRIALS, &[gather_quantize::GATHER, swiglu_quantize::SWIGLU, combine::COMBINE]].concat()
 }

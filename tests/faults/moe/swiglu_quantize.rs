@@ -6,9 +6,9 @@ use check::moe::swiglu_quantize::SwigluQuantizeCase;
 use check::moe::{LAYOUTS, Routing};
 use deepseek_kernels::quant::ScaleFormat;
 
-use crate::Problem;
+use crate::Trial;
 
-pub const SWIGLU: Problem = Problem::Cases(activate);
+pub const SWIGLU: Trial = Trial::Cases(activate);
 
 fn activate() -> Cases {
     let case = |layout| {
@@ -25,7 +25,11 @@ faults! {
         "swiglu(gate.x[i], up.x[i], params.clamp)" => "swiglu(up.x[i], gate.x[i], params.clamp)", ["q[", "sf["];
     up_of_the_next_block: SWIGLU, "gX + static_cast<uint64_t>(params.k_blocks) *" => "gX +", ["q[", "sf["];
     weight_of_the_row_not_of_its_route: SWIGLU,
-        "params.weights + route" => "params.weights + row", ["q[", "sf[", "outside"];
+        "pitched(route," => "pitched(static_cast<uint32_t>(row),", ["q[", "sf[", "outside"];
+    weights_of_another_pitch: SWIGLU,
+        "params.top_k, params.weights_pitch" => "params.top_k, params.weights_pitch + 1", ["q[", "sf[", "outside"];
+    weights_without_their_pitch: SWIGLU,
+        "params.top_k, params.weights_pitch" => "params.top_k, params.top_k", ["q[", "sf["];
     weight_left_out: SWIGLU, "params.clamp) * weight" => "params.clamp)", ["q[", "sf["];
     padding_row_read: SWIGLU, "route >= params.routes" => "route >= params.routes && route != kPadding", ["outside"];
     gate_not_clamped: SWIGLU, "gate > clamp ? clamp : gate" => "gate", ["q[", "sf["];

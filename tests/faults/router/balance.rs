@@ -6,15 +6,16 @@ use check::router::bias_update::BiasUpdateCase;
 use check::router::expert_load::ExpertLoadCase;
 use check::router::sequence_balance_loss::SequenceBalanceLossCase;
 
-use crate::Problem;
+use crate::{Trial, drawn};
 
-pub const PROBLEMS: &[Problem] = &[LOAD, BIAS, LOSS];
+pub const TRIALS: &[Trial] = &[LOAD, WIDE_LOAD, BIAS, LOSS];
 
-const LOAD: Problem = Problem::Cases(load);
-const BIAS: Problem = Problem::Cases(|| {
+const LOAD: Trial = Trial::Cases(load);
+const WIDE_LOAD: Trial = Trial::Wide(|| drawn(load()));
+const BIAS: Trial = Trial::Cases(|| {
     boxed([0, u32::MAX - 100].map(|least| BiasUpdateCase { least, ..BiasUpdateCase::new(258) }))
 });
-const LOSS: Problem = Problem::Cases(|| boxed([SequenceBalanceLossCase::new((2, 27), (72, 5))]));
+const LOSS: Trial = Trial::Cases(|| boxed([SequenceBalanceLossCase::new((2, 27), (72, 5))]));
 
 /// Ids that are dropped, which is no fault; then ids that are none.
 fn load() -> Cases {
@@ -25,10 +26,16 @@ fn load() -> Cases {
 faults! {
     last_routes_uncounted: LOAD, "params.t) * params.routes" => "params.t) * params.routes - 8", ["counts: counts["];
     gaps_counted: LOAD,
-        "index / params.routes * params.ids_pitch +" => "", "index % params.routes" => "index", ["counts: counts["];
+        "index / params.routes, index % params.routes" => "0, index", ["counts: counts["];
+    narrow_ids_read_as_wide: LOAD, "indices.words_per_index == 1" => "false", ["outside"];
     minus_one_reported: LOAD, "id != UINT32_MAX" => "true", ["got one of ids of experts"];
     bad_id_counted: LOAD, "id < params.experts" => "id <= params.experts", ["outside", "around counts"];
     bad_id_of_a_count_unreported: LOAD, "id != UINT32_MAX" => "false", ["got one of nothing"];
+    high_word_of_ids_ignored: WIDE_LOAD, "high == low >> 31 ? low : INT32_MIN" => "low", ["counts["];
+    sign_of_64_bits_ignored: WIDE_LOAD, "high == low >> 31" => "high == 0", ["got one of ids of experts"];
+    wide_ids_read_as_narrow: WIDE_LOAD, "column * indices.words_per_index" => "column", ["counts["];
+    pitch_of_wide_ids_doubled: WIDE_LOAD,
+        "row * indices.pitch" => "row * indices.pitch * indices.words_per_index", ["outside", "counts["];
     sign_reversed: BIAS, "load < loads.total ? bias" => "load > loads.total ? bias", ["bias: bias["];
     mean_is_not_neutral: BIAS, "if (load == loads.total) return;" => "", ["bias: bias["];
     loads_compared_in_32_bits: BIAS, "const uint64_t load =" => "const uint64_t load = (uint32_t)", ["bias: bias["];

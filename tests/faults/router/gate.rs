@@ -1,35 +1,30 @@
 //! Faults in the gate: logits, choice of experts.
 
+use std::sync::Arc;
+
 use check::case::{Cases, boxed};
 use check::router::gate::GateCase;
 use deepseek_kernels::router::{GateSpec, GroupScore, Scoring};
 
-use crate::Problem;
+use crate::Trial;
 
-pub const PROBLEMS: &[Problem] = &[SELECT, ROUTE];
+pub const TRIALS: &[Trial] = &[SELECT, WIDE, ROUTE];
 
-const SELECT: Problem = Problem::Cases(select);
-const ROUTE: Problem = Problem::Cases(|| boxed([GateCase::new(SPEC)]));
+const SELECT: Trial = Trial::Cases(select);
+/// Ids that are given, of 64 bits, one of them none that fits 32.
+const WIDE: Trial = Trial::Wide(|| {
+    let mut problem = GateCase { fixed: true, ..GateCase::select(SPEC) }.problem();
+    problem.fixed_ids.iter_mut().for_each(|ids| ids[9] = i32::MIN);
+    vec![(Box::new(problem.case), Arc::new(problem))]
+});
+const ROUTE: Trial = Trial::Cases(|| boxed([GateCase::new(SPEC)]));
 
 /// Three groups of five of eight; ties, biases that are all negative, NaN, padding, a shared expert.
-const SPEC: GateSpec = GateSpec {
-    tokens: 37,
-    hidden: 2112,
-    experts: 72,
-    top_k: 6,
-    groups: 8,
-    kept_groups: 3,
-    shared: 1,
-    scoring: Scoring::Sigmoid,
-    group_score: GroupScore::TopTwoSum,
-    normalize: true,
-    route_scale: 2.5,
-};
+const SPEC: GateSpec = GateSpec::new(37, 2112, 72, 6).groups(8).kept_groups(3).shared(1).route_scale(2.5);
 
 fn select() -> Cases {
     let plain = GateCase::select(SPEC);
-    let softmax =
-        GateSpec { scoring: Scoring::Softmax, group_score: GroupScore::Max, normalize: false, ..SPEC };
+    let softmax = SPEC.scoring(Scoring::Softmax).group_score(GroupScore::Max).normalize(false);
     boxed([
         plain,
         GateCase { bias: true, mask: true, ..plain },
@@ -65,6 +60,15 @@ faults! {
     padding_is_routed: SELECT, "params.mask != nullptr &&" => "false &&", ["experts: ids["];
     bad_id_unreported: SELECT, "if (id != -1 &&" => "if (false &&", ["got one of nothing"];
     bad_id_is_kept: SELECT, "static_cast<uint32_t>(id) < params.experts" => "true", ["experts: ids["];
+    narrow_ids_read_as_wide: SELECT, "indices.words_per_index == 1" => "false", ["outside"];
+    high_word_ignored: WIDE, "high == low >> 31 ? low : INT32_MIN" => "low", ["experts: ids[", "got one of nothing"];
+    wide_ids_read_as_narrow: WIDE, "column * indices.words_per_index" => "column", ["experts: ids["];
+    pitch_of_wide_ids_doubled: WIDE,
+        "row * indices.pitch" => "row * indices.pitch * indices.words_per_index", ["experts: ids[", "outside"];
+    ids_kept_of_the_first_token: SELECT,
+        "params.fixed_ids, t, route" => "params.fixed_ids, 0, route", ["experts: ids["];
+    ids_kept_without_their_pitch: SELECT,
+        "params.fixed_ids, t, route" => "params.fixed_ids, 0, t * params.top_k + route", ["experts: ids["];
     shared_experts_start_one_too_high: SELECT,
         "params.experts + lane - params.top_k" => "params.experts + lane - params.top_k + 1", ["experts: ids["];
     chosen_twice: SELECT, "if (gate_expert(i) == best.expert) rKey[i] = 0;" => "", ["experts: ids["];

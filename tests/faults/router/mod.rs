@@ -3,8 +3,8 @@
 mod balance;
 mod gate;
 
-use super::Problem;
+use super::Trial;
 
-pub fn problems() -> Vec<Problem> {
-    [gate::PROBLEMS, balance::PROBLEMS].concat()
+pub fn trials() -> Vec<Trial> {
+    [gate::TRIALS, balance::TRIALS].concat()
 }

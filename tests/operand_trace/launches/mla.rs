@@ -13,16 +13,18 @@ use deepseek_kernels::table::mla::{
     MlaInstance, ROPE,
 };
 
-use super::{Launch, Params, fixed, region};
+use super::{Launch, Params, WORDS_PER_INDEX, fixed, region};
 
 pub fn launches() -> Vec<Launch> {
     let merges = [(0, 0), (1, 0), (0, 1)].map(|(o_is_f32, infinity)| merge_states(o_is_f32, infinity));
     // Two tiles of tokens, two of columns, or one; two heads.
     let absorbs = [absorb(&MLA_ABSORB_QUERY, 8), absorb(&MLA_ABSORB_OUTPUT, 4)];
-    let decodes = MLA_INSTANCES.iter().flat_map(|instance| [decode(instance, true), decode(instance, false)]);
+    // A page table of either width, or none.
+    let decodes = MLA_INSTANCES.iter().flat_map(|instance| [1, 2, 0].map(|words| decode(instance, words)));
     let formats = [(KV_BF16, SCALE_FP32), (KV_FP8, SCALE_FP32), (KV_FP8, SCALE_POWER_OF_TWO)];
-    let around = absorbs.into_iter().chain(merges).chain(formats.map(append)).chain([rope()]);
-    around.chain(decodes).chain([schedule(), combine()]).collect()
+    let appends = formats.map(|format| append(format, 1)).into_iter().chain([append(formats[0], 2)]);
+    let around = absorbs.into_iter().chain(merges).chain(appends).chain(WORDS_PER_INDEX.map(rope));
+    around.chain(decodes).chain(WORDS_PER_INDEX.map(schedule)).chain([combine()]).collect()
 }
 
 fn absorb(kernel: &FixedKernel, grid: u32) -> Launch {
@@ -36,7 +38,9 @@ fn merge_states(o_is_f32: u32, infinity_is_empty: u32) -> Launch {
         .u64(offset_of!(MergeStatesParams, out), region(0))
         .u64(offset_of!(MergeStatesParams, out_lse), region(1))
         .u64(offset_of!(MergeStatesParams, out_pitch), 520)
-        .u32(offset_of!(MergeStatesParams, rows), 11)
+        .u64(offset_of!(MergeStatesParams, out_lse_pitch), 7)
+        .u32(offset_of!(MergeStatesParams, rows), 12)
+        .u32(offset_of!(MergeStatesParams, heads), 4)
         .u32(offset_of!(MergeStatesParams, o_is_f32), o_is_f32)
         .u32(offset_of!(MergeStatesParams, infinity_is_empty), infinity_is_empty);
     let part = |params: Params, i: usize| {
@@ -45,13 +49,14 @@ fn merge_states(o_is_f32: u32, infinity_is_empty: u32) -> Launch {
             .u64(at + offset_of!(MergePart, o), region(2 + 2 * i as u64))
             .u64(at + offset_of!(MergePart, lse), region(3 + 2 * i as u64))
             .u64(at + offset_of!(MergePart, o_pitch), 512 + 8 * i as u64)
+            .u64(at + offset_of!(MergePart, lse_pitch), 5 + i as u64)
     };
     fixed(&MERGE_STATES, 3, part(part(params, 0), 1))
 }
 
-fn schedule() -> Launch {
+fn schedule(words_per_index: u32) -> Launch {
     let params = Params::of::<MlaScheduleParams>()
-        .u64(offset_of!(MlaScheduleParams, lengths), region(0))
+        .indices(offset_of!(MlaScheduleParams, lengths), region(0), 130, words_per_index)
         .u64(offset_of!(MlaScheduleParams, tables.lengths), region(1))
         .u64(offset_of!(MlaScheduleParams, tables.split_offsets), region(2))
         .u64(offset_of!(MlaScheduleParams, tables.items), region(3))
@@ -66,11 +71,12 @@ fn schedule() -> Launch {
 ///
 /// `split_blocks` makes every split begin at key 0, modulo 2^32: what lengths are made up then decides the number of
 /// blocks and the tail. The offsets begin where there are four items, the second of them the only split of a sequence.
-fn decode(instance: &MlaInstance, paged: bool) -> Launch {
+fn decode(instance: &MlaInstance, words_per_page: u32) -> Launch {
     let row_tiles = 2 * instance.cluster;
+    let page_table = if words_per_page == 0 { 0 } else { region(1) };
     let params = Params::of::<MlaDecodeParams>()
         .u64(offset_of!(MlaDecodeParams, kv), region(0))
-        .u64(offset_of!(MlaDecodeParams, page_table), if paged { region(1) } else { 0 })
+        .indices(offset_of!(MlaDecodeParams, page_table), page_table, 3, words_per_page)
         .u64(offset_of!(MlaDecodeParams, tables.lengths), region(2))
         .u64(offset_of!(MlaDecodeParams, tables.split_offsets), region(3) + 4 * 118)
         .u64(offset_of!(MlaDecodeParams, tables.items), region(4))
@@ -79,7 +85,7 @@ fn decode(instance: &MlaInstance, paged: bool) -> Launch {
         .u64(offset_of!(MlaDecodeParams, part_state), region(7))
         .u64(offset_of!(MlaDecodeParams, error_words), region(8))
         .u64(offset_of!(MlaDecodeParams, kv_pitch), 672)
-        .u64(offset_of!(MlaDecodeParams, table_pitch), 5)
+        .u64(offset_of!(MlaDecodeParams, lse_pitch), 150)
         .u32(offset_of!(MlaDecodeParams, batch), 127)
         .u32(offset_of!(MlaDecodeParams, rows), row_tiles * 64 - 20)
         .u32(offset_of!(MlaDecodeParams, row_tiles), row_tiles)
@@ -104,18 +110,20 @@ fn combine() -> Launch {
         .u64(offset_of!(MlaCombineParams, out), region(3))
         .u64(offset_of!(MlaCombineParams, lse), region(4))
         .u64(offset_of!(MlaCombineParams, out_pitch), 520)
+        .u64(offset_of!(MlaCombineParams, lse_pitch), 5)
         .u32(offset_of!(MlaCombineParams, batch), 2)
-        .u32(offset_of!(MlaCombineParams, rows), 3)
+        .u32(offset_of!(MlaCombineParams, rows), 4)
+        .u32(offset_of!(MlaCombineParams, heads), 2)
         .u32(offset_of!(MlaCombineParams, empty_lse), f32::INFINITY.to_bits());
     fixed(&MLA_COMBINE, 1, params)
 }
 
 /// The last CTA has five of eight tokens.
-fn append((format, scale_format): (u32, u32)) -> Launch {
+fn append((format, scale_format): (u32, u32), words_per_index: u32) -> Launch {
     let params = Params::of::<KvAppendParams>()
         .u64(offset_of!(KvAppendParams, latent), region(0))
         .u64(offset_of!(KvAppendParams, k_pe), region(1))
-        .u64(offset_of!(KvAppendParams, slots), region(2))
+        .indices(offset_of!(KvAppendParams, slots), region(2), 21, words_per_index)
         .u64(offset_of!(KvAppendParams, cache), region(3))
         .u64(offset_of!(KvAppendParams, error_words), region(4))
         .u64(offset_of!(KvAppendParams, latent_pitch), 576)
@@ -129,10 +137,10 @@ fn append((format, scale_format): (u32, u32)) -> Launch {
 }
 
 /// Three CTAs, the last one ragged; heads as in a query of 192 columns, to one of 576.
-fn rope() -> Launch {
+fn rope(words_per_index: u32) -> Launch {
     let params = Params::of::<RopeParams>()
         .u64(offset_of!(RopeParams, x), region(0))
-        .u64(offset_of!(RopeParams, positions), region(1))
+        .indices(offset_of!(RopeParams, positions), region(1), 15, words_per_index)
         .u64(offset_of!(RopeParams, table), region(2))
         .u64(offset_of!(RopeParams, out), region(3))
         .u64(offset_of!(RopeParams, error_words), region(4))

@@ -7,6 +7,9 @@ mod moe;
 mod quant;
 mod router;
 
+use std::mem::offset_of;
+
+use deepseek_kernels::bindings::Indices;
 use deepseek_kernels::table::FixedKernel;
 
 #[derive(Clone)]
@@ -32,6 +35,9 @@ pub fn region(index: u64) -> u64 {
     (1 + index) * REGION_BYTES
 }
 
+/// 32 bits of an index, or 64.
+const WORDS_PER_INDEX: [u32; 2] = [1, 2];
+
 /// A parameter struct, field by field; what is not set is zero.
 struct Params(Vec<u8>);
 
@@ -48,6 +54,13 @@ impl Params {
     fn u64(mut self, offset: usize, value: u64) -> Self {
         self.0[offset..offset + 8].copy_from_slice(&value.to_le_bytes());
         self
+    }
+
+    /// A list at `offset`, a little more than `columns` indices from row to row. Of two words, no made-up index fits 32 bits.
+    fn indices(self, offset: usize, region: u64, columns: u64, words_per_index: u32) -> Self {
+        self.u64(offset + offset_of!(Indices, words), region)
+            .u64(offset + offset_of!(Indices, pitch), (columns + 2) * u64::from(words_per_index))
+            .u32(offset + offset_of!(Indices, words_per_index), words_per_index)
     }
 }
 

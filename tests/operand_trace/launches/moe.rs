@@ -17,18 +17,24 @@ pub fn launches() -> Vec<Launch> {
     // Ragged, aligned, masked.
     let layouts = [(1, u32::MAX), (64, u32::MAX), (0, 2)];
     let maps = layouts.into_iter().flat_map(|layout| {
-        [(EXPERT_MAP_COUNT, 5), (EXPERT_MAP_SCAN, 13), (EXPERT_MAP_SCATTER, 4)].map(|step| map(step, layout))
+        [(EXPERT_MAP_COUNT, 5), (EXPERT_MAP_SCAN, 13), (EXPERT_MAP_SCATTER, 4)]
+            .map(|step| map(step, layout, 1))
     });
+    let wide_maps = [(EXPERT_MAP_COUNT, 5), (EXPERT_MAP_SCATTER, 4)].map(|step| map(step, layouts[0], 2));
     let rows = [0, 20]
         .into_iter()
         .flat_map(|max_rows| [gather(max_rows), swiglu(max_rows, true), swiglu(max_rows, false)]);
-    maps.chain(rows).chain([combine(true), combine(false)]).collect()
+    maps.chain(wide_maps).chain(rows).chain([combine(true), combine(false)]).collect()
 }
 
 /// Four blocks, the last one ragged; a fifth CTA only clears rows.
-fn map((kernel, grid): (FixedKernel, u32), (alignment, max_rows): (u32, u32)) -> Launch {
+fn map(
+    (kernel, grid): (FixedKernel, u32),
+    (alignment, max_rows): (u32, u32),
+    words_per_index: u32,
+) -> Launch {
     let params = Params::of::<ExpertMapParams>()
-        .u64(offset_of!(ExpertMapParams, ids), region(0))
+        .indices(offset_of!(ExpertMapParams, ids), region(0), 8, words_per_index)
         .u64(offset_of!(ExpertMapParams, row_route), region(1))
         .u64(offset_of!(ExpertMapParams, route_row), region(2))
         .u64(offset_of!(ExpertMapParams, offsets), region(3))
@@ -36,7 +42,9 @@ fn map((kernel, grid): (FixedKernel, u32), (alignment, max_rows): (u32, u32)) ->
         .u64(offset_of!(ExpertMapParams, demand), region(5))
         .u64(offset_of!(ExpertMapParams, block_counts), region(6))
         .u64(offset_of!(ExpertMapParams, error_words), region(7))
+        .u64(offset_of!(ExpertMapParams, route_row_pitch), 9)
         .u32(offset_of!(ExpertMapParams, routes), 1000)
+        .u32(offset_of!(ExpertMapParams, top_k), 8)
         .u32(offset_of!(ExpertMapParams, rows), 3000)
         .u32(offset_of!(ExpertMapParams, experts), 100)
         .u32(offset_of!(ExpertMapParams, blocks), 4)
@@ -84,10 +92,12 @@ fn swiglu(max_rows: u32, weighted: bool) -> Launch {
         .u64(offset_of!(SwigluQuantizeParams, sf), region(5))
         .u64(offset_of!(SwigluQuantizeParams, error_words), region(6))
         .u64(offset_of!(SwigluQuantizeParams, x_pitch), 776)
+        .u64(offset_of!(SwigluQuantizeParams, weights_pitch), 7)
         .u64(offset_of!(SwigluQuantizeParams, q_pitch), 400)
         .u64(offset_of!(SwigluQuantizeParams, sf_pitch), 163)
         .u32(offset_of!(SwigluQuantizeParams, clamp), 100.0_f32.to_bits())
         .u32(offset_of!(SwigluQuantizeParams, routes), 150)
+        .u32(offset_of!(SwigluQuantizeParams, top_k), 6)
         .u32(offset_of!(SwigluQuantizeParams, k_blocks), K_BLOCKS)
         .u32(offset_of!(SwigluQuantizeParams, scale_format), SCALE_POWER_OF_TWO);
     let params = used(params, offset_of!(SwigluQuantizeParams, used), max_rows);
@@ -106,6 +116,8 @@ fn combine(all: bool) -> Launch {
         .u64(offset_of!(CombineParams, out), region(5))
         .u64(offset_of!(CombineParams, error_words), region(6))
         .u64(offset_of!(CombineParams, y_pitch), 88)
+        .u64(offset_of!(CombineParams, route_row_pitch), 7)
+        .u64(offset_of!(CombineParams, weights_pitch), 9)
         .u64(offset_of!(CombineParams, shared_pitch), 96)
         .u64(offset_of!(CombineParams, residual_pitch), 104)
         .u64(offset_of!(CombineParams, out_pitch), 112)

@@ -10,13 +10,14 @@ use deepseek_kernels::table::router::{
     BIAS_UPDATE, EXPERT_LOAD, GATE_LOGITS, GATE_SELECT, SEQUENCE_BALANCE_LOSS,
 };
 
-use super::{Launch, Params, fixed, region};
+use super::{Launch, Params, WORDS_PER_INDEX, fixed, region};
 
 pub fn launches() -> Vec<Launch> {
     let logits = [gate_logits(0), gate_logits(1)];
-    let selections = [select(&GROUPED), select(&SOFTMAX), select(&FIXED), select(&BARE)];
-    let balance = [expert_load(), bias_update(), sequence_balance_loss()];
-    logits.into_iter().chain(selections).chain(balance).collect()
+    let selections = [GROUPED, SOFTMAX, FIXED, FIXED_WIDE, BARE];
+    let loads = WORDS_PER_INDEX.map(expert_load);
+    let balance = loads.into_iter().chain([bias_update(), sequence_balance_loss()]);
+    logits.into_iter().chain(selections.iter().map(select)).chain(balance).collect()
 }
 
 /// Two tiles of tokens and of experts, ragged; a second chunk shorter than the first.
@@ -44,7 +45,8 @@ struct Selection {
     scoring: u32,
     group_score: u32,
     normalize: u32,
-    fixed: bool,
+    /// Words of an index of the choice that is kept; 0: there is none.
+    fixed: u32,
     /// Bias, mask and scores are there.
     optional: bool,
 }
@@ -57,7 +59,7 @@ const GROUPED: Selection = Selection {
     scoring: GATE_SIGMOID,
     group_score: GATE_GROUP_TOP2_SUM,
     normalize: 1,
-    fixed: false,
+    fixed: 0,
     optional: true,
 };
 const SOFTMAX: Selection = Selection {
@@ -70,24 +72,25 @@ const SOFTMAX: Selection = Selection {
     ..GROUPED
 };
 /// Made-up ids are below 252: some are no experts.
-const FIXED: Selection = Selection { experts: 200, fixed: true, ..GROUPED };
+const FIXED: Selection = Selection { experts: 200, fixed: 1, ..GROUPED };
+const FIXED_WIDE: Selection = Selection { fixed: 2, ..FIXED };
 const BARE: Selection =
     Selection { experts: 5, chunks: 1, groups: [1, 1], routes: [8, 0], optional: false, ..GROUPED };
 
 fn select(selection: &Selection) -> Launch {
     let optional = |index| if selection.optional { region(index) } else { 0 };
+    let fixed_ids = if selection.fixed == 0 { 0 } else { region(3) };
     let params = Params::of::<GateSelectParams>()
         .u64(offset_of!(GateSelectParams, logits), region(0))
         .u64(offset_of!(GateSelectParams, bias), optional(1))
         .u64(offset_of!(GateSelectParams, mask), optional(2))
-        .u64(offset_of!(GateSelectParams, fixed_ids), if selection.fixed { region(3) } else { 0 })
+        .indices(offset_of!(GateSelectParams, fixed_ids), fixed_ids, 7, selection.fixed)
         .u64(offset_of!(GateSelectParams, ids), region(4))
         .u64(offset_of!(GateSelectParams, weights), region(5))
         .u64(offset_of!(GateSelectParams, scores), optional(6))
         .u64(offset_of!(GateSelectParams, error_words), region(7))
         .u64(offset_of!(GateSelectParams, chunk_stride), 5000)
         .u64(offset_of!(GateSelectParams, logits_pitch), 600)
-        .u64(offset_of!(GateSelectParams, fixed_pitch), 9)
         .u64(offset_of!(GateSelectParams, ids_pitch), 11)
         .u64(offset_of!(GateSelectParams, weights_pitch), 10)
         .u64(offset_of!(GateSelectParams, scores_pitch), 601)
@@ -105,12 +108,11 @@ fn select(selection: &Selection) -> Launch {
     fixed(&GATE_SELECT, 2, params)
 }
 
-fn expert_load() -> Launch {
+fn expert_load(words_per_index: u32) -> Launch {
     let params = Params::of::<ExpertLoadParams>()
-        .u64(offset_of!(ExpertLoadParams, ids), region(0))
+        .indices(offset_of!(ExpertLoadParams, ids), region(0), 7, words_per_index)
         .u64(offset_of!(ExpertLoadParams, counts), region(1))
         .u64(offset_of!(ExpertLoadParams, error_words), region(2))
-        .u64(offset_of!(ExpertLoadParams, ids_pitch), 9)
         .u32(offset_of!(ExpertLoadParams, t), 37)
         .u32(offset_of!(ExpertLoadParams, routes), 7)
         .u32(offset_of!(ExpertLoadParams, experts), 100);

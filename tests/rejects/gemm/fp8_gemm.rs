@@ -4,24 +4,23 @@ use std::sync::Arc;
 
 use check::devices::emulated;
 use check::gemm::fp8_gemm::{Fp8GemmCase, Fp8GemmRun};
-use check::memory::Memory;
-use deepseek_kernels::gemm::{
-    Fp8Gemm, Fp8GemmSpec, GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmChoice, OutputType,
-};
+use check::memory::{Arena, Memory};
+use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmSpec, GroupedFp8Gemm};
 use deepseek_kernels::quant::{Scales1x128, Scales128x128};
-use deepseek_kernels::{Matrix, MatrixMut, bf16};
+use deepseek_kernels::table::gemm::{GEMM_INSTANCES, OutputType};
+use deepseek_kernels::{Device, EmulatorOptions, Matrix, MatrixMut, Tuning, bf16};
 
-use crate::message;
+use crate::{message, with};
 
 const M: usize = 8;
 const N: usize = 16;
 const K: usize = 256;
-const SPEC: Fp8GemmSpec = Fp8GemmSpec { m: M, n: N, k: K, accumulate: false };
+const SPEC: Fp8GemmSpec = Fp8GemmSpec::new(M, N, K);
 
 fn gemm() -> Fp8GemmRun<f32> {
     let case = Fp8GemmCase { output: OutputType::F32, ..Fp8GemmCase::new((M, N, K)) };
     let problem = Arc::new(case.problem().expect("inputs"));
-    Fp8GemmRun::new(problem, &emulated(0), Memory::Plain).expect("operands")
+    Fp8GemmRun::new(problem, &mut Arena::new(&emulated(0), Memory::Plain)).expect("operands")
 }
 
 rejects! {
@@ -78,60 +77,79 @@ fn plan_error(spec: Fp8GemmSpec) -> String {
 
 #[test]
 fn n_not_a_multiple_of_8() {
-    assert_eq!(plan_error(Fp8GemmSpec { n: 12, ..SPEC }), "n must be a multiple of 8, got 12");
+    assert_eq!(plan_error(with(SPEC, |spec| spec.n = 12)), "n must be a multiple of 8, got 12");
 }
 
 #[test]
 fn k_not_a_multiple_of_128() {
-    assert_eq!(plan_error(Fp8GemmSpec { k: 130, ..SPEC }), "k must be a multiple of 128, got 130");
+    assert_eq!(plan_error(with(SPEC, |spec| spec.k = 130)), "k must be a multiple of 128, got 130");
 }
 
 #[test]
 fn sizes_beyond_what_tma_counts() {
+    const OVER: &str = "must be at most 2147483647, got 2147483648";
     let huge = 1 << 31;
-    assert_eq!(plan_error(Fp8GemmSpec { m: huge, ..SPEC }), "m must be at most 2147483647, got 2147483648");
-    assert_eq!(plan_error(Fp8GemmSpec { n: huge, ..SPEC }), "n must be at most 2147483647, got 2147483648");
-    assert_eq!(plan_error(Fp8GemmSpec { k: huge, ..SPEC }), "k must be at most 2147483647, got 2147483648");
-    let wide = Fp8GemmSpec { m: huge - 1, n: huge - 8, ..SPEC };
-    assert!(
-        plan_error(wide).starts_with("tiles of D must be at most 2147483647, got "),
-        "{}",
-        plan_error(wide)
-    );
+    assert_eq!(plan_error(with(SPEC, |spec| spec.m = huge)), format!("m {OVER}"));
+    assert_eq!(plan_error(with(SPEC, |spec| spec.n = huge)), format!("n {OVER}"));
+    assert_eq!(plan_error(with(SPEC, |spec| spec.k = huge)), format!("k {OVER}"));
+    let wide = plan_error(Fp8GemmSpec::new(huge - 1, huge - 8, K));
+    assert!(wide.starts_with("tiles of D must be at most 2147483647, got "), "{wide}");
 }
 
 #[test]
-fn an_instance_of_another_output() {
-    let bf16 = GEMM_INSTANCES.iter().find(|i| i.output == OutputType::Bf16).expect("instance");
-    let error = message(Fp8Gemm::<f32>::plan_instance(&emulated(0), SPEC, *bf16));
-    let expected = "instance must be one of GEMM_INSTANCES with an FP32 D, got fp8_gemm_m64_n16_c1_bf16";
-    assert_eq!(error, expected);
+fn tunings_of_another_output_or_of_none() {
+    let f32 = |tuning: &Tuning| message(Fp8Gemm::<f32>::plan_with(&emulated(0), SPEC, tuning));
+    let of_f32 = "tuning must be one of Fp8Gemm::<f32>::tunings(), got ";
+    let bf16 = Fp8Gemm::<bf16>::tunings().next().expect("a tuning");
+    assert_eq!(f32(&bf16), format!("{of_f32}fp8_gemm_m64_n16_c1_bf16"));
+    assert_eq!(f32(&Tuning::named("")), of_f32);
+    assert_eq!(
+        f32(&Tuning::named("fp8_gemm_m64_n128_c1_f32 ")),
+        format!("{of_f32}fp8_gemm_m64_n128_c1_f32 ")
+    );
+    let odd = with(SPEC, |spec| spec.k = 130);
+    assert_eq!(
+        message(Fp8Gemm::<f32>::plan_with(&emulated(0), odd, &Tuning::named("none"))),
+        "k must be a multiple of 128, got 130"
+    );
 }
 
 /// Its kernel takes another struct.
 #[test]
-fn an_instance_of_the_grouped_gemm() {
-    let error = message(Fp8Gemm::<bf16>::plan_instance(&emulated(0), SPEC, GROUPED_GEMM_INSTANCES[0]));
-    let expected =
-        "instance must be one of GEMM_INSTANCES with a BF16 D, got grouped_fp8_gemm_m64_n32_c1_bf16";
+fn a_tuning_of_the_grouped_gemm() {
+    let grouped = GroupedFp8Gemm::tunings().next().expect("a tuning");
+    let error = message(Fp8Gemm::<bf16>::plan_with(&emulated(0), SPEC, &grouped));
+    let expected = "tuning must be one of Fp8Gemm::<bf16>::tunings(), got grouped_fp8_gemm_m64_n32_c1_bf16";
     assert_eq!(error, expected);
 }
 
-/// The planner is pure: the same shape gives the same choice, and every choice covers D.
+/// Tiles, CTAs and waves, of which a choice prints.
+fn launch(choice: &str) -> [usize; 3] {
+    let words: Vec<&str> = choice.split([' ', ',']).collect();
+    ["tiles", "CTAs", "waves"].map(|unit| {
+        let number = words.windows(2).find(|pair| pair[1] == unit).map(|pair| pair[0].parse());
+        number.unwrap_or_else(|| panic!("no {unit} in {choice}")).expect("a number")
+    })
+}
+
+/// The planner is pure: the same shape gives the same choice on every device of that size, and every choice covers D.
 #[test]
 fn every_plan_covers_d() {
+    let options = EmulatorOptions { multiprocessors: 132, ..EmulatorOptions::default() };
+    let device = Device::emulated_with(options).expect("the tests need a C++ compiler");
     for m in [1, 63, 64, 65, 128, 1000, 4096] {
         for (n, k) in [(8, 128), (576, 7168), (32768, 512)] {
-            let spec = Fp8GemmSpec { m, n, k, accumulate: false };
-            let choice = GemmChoice::for_shape(&spec, OutputType::Bf16, 132).expect("choice");
-            let instance = choice.instance;
-            let tiles = m.div_ceil(instance.block_m as usize) * n.div_ceil(instance.block_n as usize);
-            assert!(
-                choice.tiles as usize >= tiles
-                    && choice.grid <= 132
-                    && choice.grid.is_multiple_of(instance.cluster)
-            );
-            assert!(choice.grid * choice.waves >= choice.tiles, "{choice}");
+            let spec = Fp8GemmSpec::new(m, n, k);
+            let gemm = Fp8Gemm::<bf16>::plan(&device, spec).expect("a plan");
+            assert_eq!(Fp8Gemm::<bf16>::tuning_for(&spec, 132), Ok(gemm.tuning()));
+            let of_bf16 = GEMM_INSTANCES.iter().filter(|instance| instance.output == OutputType::Bf16);
+            let mut of_name = of_bf16.filter(|instance| instance.name() == gemm.tuning().name());
+            let instance = of_name.next().expect("a tuning is an instance's name");
+            let choice = gemm.choice().to_string();
+            let [tiles, ctas, waves] = launch(&choice);
+            let needed = m.div_ceil(instance.block_m as usize) * n.div_ceil(instance.block_n as usize);
+            assert!(tiles >= needed && ctas <= 132, "{choice}");
+            assert!(ctas.is_multiple_of(instance.cluster as usize) && ctas * waves >= tiles, "{choice}");
         }
     }
 }

@@ -4,46 +4,42 @@ use std::sync::Arc;
 
 use check::devices::emulated;
 use check::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase, GroupedFp8GemmRun};
-use check::memory::Memory;
-use deepseek_kernels::gemm::{GEMM_INSTANCES, GroupedFp8Gemm, GroupedFp8GemmSpec, Segments};
+use check::memory::{Arena, Memory};
+use deepseek_kernels::gemm::{Fp8Gemm, GroupedFp8Gemm, GroupedFp8GemmSpec, Segments};
 use deepseek_kernels::quant::Scales1x128;
-use deepseek_kernels::{Matrix, MatrixMut};
+use deepseek_kernels::{Matrix, MatrixMut, Vector, bf16};
 
-use crate::message;
+use crate::{message, with};
 
 const EXPERTS: usize = 3;
 const ROWS: usize = 8;
 const N: usize = 16;
 const K: usize = 256;
-const SPEC: GroupedFp8GemmSpec = GroupedFp8GemmSpec {
-    experts: EXPERTS,
-    n: N,
-    k: K,
-    expected_rows: 2,
-    segments: Segments::Ragged { rows: ROWS },
-};
+const SPEC: GroupedFp8GemmSpec =
+    GroupedFp8GemmSpec::new(EXPERTS, N, K, Segments::Ragged { rows: ROWS }).expected_rows(2);
 
 #[test]
 fn plans() {
-    let plan = |spec| message(GroupedFp8Gemm::plan(&emulated(0), spec));
-    assert_eq!(plan(GroupedFp8GemmSpec { experts: 513, ..SPEC }), "experts must be at most 512, got 513");
-    assert_eq!(plan(GroupedFp8GemmSpec { n: 12, ..SPEC }), "n must be a multiple of 8, got 12");
-    assert_eq!(plan(GroupedFp8GemmSpec { k: 130, ..SPEC }), "k must be a multiple of 128, got 130");
-    let huge = GroupedFp8GemmSpec { segments: Segments::Masked { max_rows: 1 << 31 }, ..SPEC };
-    assert_eq!(plan(huge), "max_rows must be at most 2147483647, got 2147483648");
-    let many = GroupedFp8GemmSpec { segments: Segments::Masked { max_rows: 1 << 30 }, ..SPEC };
-    assert_eq!(plan(many), "rows must be at most 2147483647, got 3221225472");
-    let wide = GroupedFp8GemmSpec { n: 1 << 30, ..SPEC };
-    assert_eq!(plan(wide), "experts * n must be at most 2147483647, got 3221225472");
-    let dense = GroupedFp8Gemm::plan_instance(&emulated(0), SPEC, GEMM_INSTANCES[0]);
-    let expected = "instance must be one of GROUPED_GEMM_INSTANCES, got fp8_gemm_m64_n16_c1_bf16";
+    let plan = |change: &dyn Fn(&mut GroupedFp8GemmSpec)| {
+        message(GroupedFp8Gemm::plan(&emulated(0), with(SPEC, change)))
+    };
+    assert_eq!(plan(&|spec| spec.experts = 513), "experts must be at most 512, got 513");
+    assert_eq!(plan(&|spec| spec.n = 12), "n must be a multiple of 8, got 12");
+    assert_eq!(plan(&|spec| spec.k = 130), "k must be a multiple of 128, got 130");
+    let masked = |max_rows| plan(&|spec| spec.segments = Segments::Masked { max_rows });
+    assert_eq!(masked(1 << 31), "max_rows must be at most 2147483647, got 2147483648");
+    assert_eq!(masked(1 << 30), "rows must be at most 2147483647, got 3221225472");
+    assert_eq!(plan(&|spec| spec.n = 1 << 30), "experts * n must be at most 2147483647, got 3221225472");
+    let dense = Fp8Gemm::<bf16>::tunings().next().expect("a tuning");
+    let dense = GroupedFp8Gemm::plan_with(&emulated(0), SPEC, &dense);
+    let expected = "tuning must be one of GroupedFp8Gemm::tunings(), got fp8_gemm_m64_n16_c1_bf16";
     assert_eq!(message(dense), expected);
 }
 
 fn gemm(assignment: Assignment) -> GroupedFp8GemmRun {
     let case = GroupedFp8GemmCase::new(assignment, (N, K));
     let problem = Arc::new(case.problem().expect("inputs"));
-    GroupedFp8GemmRun::new(problem, &emulated(0), Memory::Plain).expect("operands")
+    GroupedFp8GemmRun::new(problem, &mut Arena::new(&emulated(0), Memory::Plain)).expect("operands")
 }
 
 fn ragged() -> GroupedFp8GemmRun {
@@ -66,8 +62,8 @@ rejects! {
         => "b: pitch must be a multiple of 16 bytes, got 264";
     sfb_of_one_expert: |args, spare| args.sfb = Matrix::new(&spare.floats, 1, K / 128)?
         => "expected sfb [experts * ceil(n/128), k/128] [3, 2], got [1, 2]";
-    segments_with_one_missing: |args, spare| args.segments = Matrix::new(&spare.integers, 1, EXPERTS)?
-        => "expected segments [1, experts + 1] [1, 4], got [1, 3]";
+    segments_with_one_missing: |args, spare| args.segments = Vector::new(&spare.integers, EXPERTS)?
+        => "expected segments [experts + 1] [4], got [3]";
     d_of_another_shape: |args, spare| args.d = MatrixMut::new(&mut spare.halves, ROWS, N + 8)?
         => "expected d [rows, n] [8, 16], got [8, 24]";
     d_with_an_odd_pitch: |args, spare| args.d = MatrixMut::with_pitch(&mut spare.halves, ROWS, N, N + 4)?
@@ -76,6 +72,6 @@ rejects! {
 
 rejects! {
     gemm(Assignment::masked(&[1, 4, 0], 4));
-    segments_of_the_other_kind: |args, spare| args.segments = Matrix::new(&spare.integers, 1, EXPERTS + 1)?
-        => "expected segments [1, experts] [1, 3], got [1, 4]";
+    segments_of_the_other_kind: |args, spare| args.segments = Vector::new(&spare.integers, EXPERTS + 1)?
+        => "expected segments [experts] [3], got [4]";
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use check::devices::emulated;
-use check::memory::Memory;
+use check::memory::{Arena, Memory};
 use check::mla::absorb::{AbsorbCase, AbsorbRun};
 use deepseek_kernels::mla::{MlaAbsorb, MlaAbsorbSpec};
 use deepseek_kernels::{Matrix, MatrixMut, Stream};
@@ -14,7 +14,7 @@ use crate::{Spare, message};
 #[test]
 fn plans() {
     let device = emulated(0);
-    let absorb = |tokens, heads| message(MlaAbsorb::plan(&device, MlaAbsorbSpec { tokens, heads }));
+    let absorb = |tokens, heads| message(MlaAbsorb::plan(&device, MlaAbsorbSpec::new(tokens, heads)));
     assert_eq!(absorb(1, 1 << 23), "rows of w must be at most 2147483647, got 2147483648");
     assert_eq!(absorb(1 << 24, 128), "tokens * heads must be at most 2147483647, got 2147483648");
     assert_eq!(absorb(usize::MAX, 2), format!("tokens * heads must be at most 2147483647, got {}", u64::MAX));
@@ -23,7 +23,7 @@ fn plans() {
 
 fn absorb(side: Side, tokens: usize, heads: usize) -> AbsorbRun {
     let problem = Arc::new(AbsorbCase::new(side, tokens, heads).problem().expect("inputs"));
-    AbsorbRun::new(problem, &emulated(0), Memory::Plain).expect("operands")
+    AbsorbRun::new(problem, &mut Arena::new(&emulated(0), Memory::Plain)).expect("operands")
 }
 
 rejects! {

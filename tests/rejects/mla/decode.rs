@@ -4,54 +4,49 @@ use std::sync::Arc;
 
 use check::case::Prepared;
 use check::devices::emulated;
-use check::memory::Memory;
+use check::memory::{Arena, Memory};
 use check::mla::decode::{MlaDecodeCase, MlaDecodeRun};
 use check::mla::{KEY, LATENT};
-use deepseek_kernels::mla::{EmptyLse, KvCache, KvFormat, KvPaging, MlaDecode, MlaDecodeSpec, MlaInstance};
-use deepseek_kernels::{Matrix, MatrixMut, Stream};
+use deepseek_kernels::mla::{KvCache, KvFormat, KvPaging, MlaDecode, MlaDecodeSpec, MlaScheduleArgs};
+use deepseek_kernels::{Matrix, MatrixMut, Stream, Tuning, Vector, VectorMut};
 
-use crate::{Spare, message};
+use crate::{Spare, message, with};
 
 // ------------------------------------------------------------------------------------------------------------- plans
 
 /// 16 rows of Q, 6 pages, up to 3 splits a sequence.
-const SPEC: MlaDecodeSpec = MlaDecodeSpec {
-    batch: 2,
-    q_tokens: 2,
-    heads: 4,
-    format: KvFormat::Bf16,
-    paging: KvPaging::Paged { pages: 6, page_size: 64, pages_per_sequence: 3 },
-    softmax_scale: 0.1,
-    causal: false,
-    split_keys: 64,
-    empty_lse: EmptyLse::NegativeInfinity,
-};
+const SPEC: MlaDecodeSpec =
+    MlaDecodeSpec::new(2, 4, KvFormat::Bf16, PAGING, 0.1).q_tokens(2).causal(false).split_keys(64);
+const PAGING: KvPaging = KvPaging::Paged { pages: 6, page_size: 64, pages_per_sequence: 3 };
 
 fn plan(spec: MlaDecodeSpec) -> String {
     message(MlaDecode::plan(&emulated(0), spec))
 }
 
 fn paged(pages: usize, page_size: usize, pages_per_sequence: usize) -> MlaDecodeSpec {
-    MlaDecodeSpec { paging: KvPaging::Paged { pages, page_size, pages_per_sequence }, ..SPEC }
+    with(SPEC, |spec| spec.paging = KvPaging::Paged { pages, page_size, pages_per_sequence })
+}
+
+fn contiguous(capacity: usize) -> MlaDecodeSpec {
+    with(SPEC, |spec| spec.paging = KvPaging::Contiguous { capacity })
 }
 
 #[test]
 fn query_tokens_and_heads() {
-    let q_tokens = |q_tokens| plan(MlaDecodeSpec { q_tokens, ..SPEC });
+    let q_tokens = |q_tokens| plan(SPEC.q_tokens(q_tokens));
     assert_eq!(q_tokens(0), "q_tokens must be at least 1, got 0");
     assert_eq!(q_tokens(9), "q_tokens must be at most 8, got 9");
-    let heads = |heads| plan(MlaDecodeSpec { heads, ..SPEC });
+    let heads = |heads| plan(with(SPEC, |spec| spec.heads = heads));
     assert_eq!(heads(0), "heads must be at least 1, got 0");
     assert_eq!(heads(129), "heads must be at most 128, got 129");
 }
 
 #[test]
 fn split_keys() {
-    let split_keys = |split_keys| plan(MlaDecodeSpec { split_keys, ..SPEC });
+    let split_keys = |split_keys| plan(SPEC.split_keys(split_keys));
     assert_eq!(split_keys(0), "split_keys must be at least 1, got 0");
     assert_eq!(split_keys(100), "split_keys must be a multiple of 64, got 100");
-    let contiguous = MlaDecodeSpec { paging: KvPaging::Contiguous { capacity: 192 }, split_keys: 96, ..SPEC };
-    assert_eq!(plan(contiguous), "split_keys must be a multiple of 64, got 96");
+    assert_eq!(plan(contiguous(192).split_keys(96)), "split_keys must be a multiple of 64, got 96");
 }
 
 #[test]
@@ -74,7 +69,7 @@ fn softmax_scales() {
         (f32::NEG_INFINITY, "-inf"),
     ] {
         let expected = format!("softmax_scale must be positive and finite, got {text}");
-        assert_eq!(plan(MlaDecodeSpec { softmax_scale, ..SPEC }), expected);
+        assert_eq!(plan(with(SPEC, |spec| spec.softmax_scale = softmax_scale)), expected);
     }
 }
 
@@ -86,31 +81,33 @@ fn sizes_beyond_what_the_kernels_count() {
     assert_eq!(plan(paged(usize::MAX, 64, 3)), format!("rows of the cache {endless}"));
     assert_eq!(plan(paged(6, 64, 1 << 25)), format!("keys of a sequence {OVER}"));
     assert_eq!(plan(paged(6, 64, usize::MAX)), format!("keys of a sequence {endless}"));
-    let contiguous = |capacity| plan(MlaDecodeSpec { paging: KvPaging::Contiguous { capacity }, ..SPEC });
-    assert_eq!(contiguous(1 << 30), format!("rows of the cache {OVER}"));
-    assert_eq!(contiguous(usize::MAX), format!("rows of the cache {endless}"));
-    let batch = |batch| plan(MlaDecodeSpec { batch, ..SPEC });
+    assert_eq!(plan(contiguous(1 << 30)), format!("rows of the cache {OVER}"));
+    assert_eq!(plan(contiguous(usize::MAX)), format!("rows of the cache {endless}"));
+    let batch = |batch| plan(with(SPEC, |spec| spec.batch = batch));
     assert_eq!(batch(1 << 28), format!("rows of q {OVER}"));
     assert_eq!(batch(usize::MAX), format!("rows of q {endless}"));
-    let splits = MlaDecodeSpec { batch: 1 << 20, ..paged(6, 64, 1 << 11) };
+    let splits = with(paged(6, 64, 1 << 11), |spec| spec.batch = 1 << 20);
     assert_eq!(plan(splits), format!("splits {OVER}"));
 }
 
 #[test]
-fn instances_that_do_not_fit_or_do_not_exist() {
-    let plan = |spec, fp8_cache, cluster| {
-        message(MlaDecode::plan_instance(&emulated(0), spec, MlaInstance { fp8_cache, cluster }))
-    };
-    let fp8 = MlaDecodeSpec { format: KvFormat::Fp8, ..SPEC };
-    let of_bf16 = "instance must be one of MLA_INSTANCES for BF16 rows, got mla_decode_";
-    let of_fp8 = "instance must be one of MLA_INSTANCES for FP8 rows, got mla_decode_";
-    assert_eq!(plan(SPEC, true, 1), format!("{of_bf16}fp8_c1"));
-    assert_eq!(plan(fp8, false, 1), format!("{of_fp8}bf16_c1"));
-    assert_eq!(plan(SPEC, false, 4), format!("{of_bf16}bf16_c4"));
-    assert_eq!(plan(SPEC, false, 0), format!("{of_bf16}bf16_c0"));
-    assert_eq!(plan(fp8, true, 3), format!("{of_fp8}fp8_c3"));
-    let bad = MlaDecodeSpec { heads: 0, ..SPEC };
-    assert_eq!(plan(bad, false, 1), "heads must be at least 1, got 0");
+fn tunings_that_do_not_fit_or_do_not_exist() {
+    let plan = |spec, name: &str| message(MlaDecode::plan_with(&emulated(0), spec, &Tuning::named(name)));
+    let fp8 = with(SPEC, |spec| spec.format = KvFormat::Fp8);
+    let of_bf16 = "tuning must be one of MlaDecode::tunings(KvFormat::Bf16), got ";
+    let of_fp8 = "tuning must be one of MlaDecode::tunings(KvFormat::Fp8), got ";
+    for tuning in MlaDecode::tunings(KvFormat::Fp8) {
+        assert_eq!(plan(SPEC, tuning.name()), format!("{of_bf16}{tuning}"));
+    }
+    for tuning in MlaDecode::tunings(KvFormat::Bf16) {
+        assert_eq!(plan(fp8, tuning.name()), format!("{of_fp8}{tuning}"));
+    }
+    for name in ["mla_decode_bf16_c4", "mla_decode_bf16_c0", "mla_decode_bf16", ""] {
+        assert_eq!(plan(SPEC, name), format!("{of_bf16}{name}"));
+    }
+    assert_eq!(plan(fp8, "mla_decode_fp8_c3"), format!("{of_fp8}mla_decode_fp8_c3"));
+    let bad = with(SPEC, |spec| spec.heads = 0);
+    assert_eq!(plan(bad, "mla_decode_bf16_c1"), "heads must be at least 1, got 0");
 }
 
 // ---------------------------------------------------------------------------------------------------------- operands
@@ -122,110 +119,109 @@ fn case(format: KvFormat) -> MlaDecodeCase {
 
 fn run(case: MlaDecodeCase) -> MlaDecodeRun {
     let problem = Arc::new(case.problem().expect("inputs"));
-    MlaDecodeRun::new(problem, &emulated(0), Memory::Plain).expect("operands")
+    MlaDecodeRun::new(problem, &mut Arena::new(&emulated(0), Memory::Plain)).expect("operands")
 }
 
 /// Rows of the cache.
 const ROWS: usize = 9 * 64;
-/// Six splits of 8 rows.
-const PARTIALS: usize = 6 * 8 * (LATENT + 2);
+/// Bytes of the partial results: six splits of 8 rows.
+const SCRATCH: usize = 6 * 8 * (LATENT + 2) * 4;
 
 rejects! {
     run(case(KvFormat::Bf16));
-    lengths_of_another_batch: |call, spare| call.lengths = Matrix::new(&spare.integers, 1, 3)?
-        => "expected lengths [1, batch] [1, 2], got [1, 3]";
-    lengths_in_a_column: |call, spare| call.lengths = Matrix::new(&spare.integers, 2, 1)?
-        => "expected lengths [1, batch] [1, 2], got [2, 1]";
-    tables_too_short: |call, spare| call.tables = MatrixMut::new(&mut spare.words, 1, 16)?
-        => "expected tables [1, tables] [1, 17], got [1, 16]";
-    tables_too_long: |call, spare| call.tables = MatrixMut::new(&mut spare.words, 1, 18)?
-        => "expected tables [1, tables] [1, 17], got [1, 18]";
-    tables_at_an_odd_address: |call, spare| call.tables = MatrixMut::new(&mut spare.words[1..], 1, 17)?
+    lengths_of_another_batch: |call, spare| call.schedule.lengths = Vector::new(&spare.integers, 3)?.into()
+        => "expected lengths [batch] [2], got [3]";
+    wide_lengths_of_another_batch: |call, spare| call.schedule.lengths = Vector::new(&spare.longs, 1)?.into()
+        => "expected lengths [batch] [2], got [1]";
+    lengths_in_a_column: |call, spare| call.schedule.lengths = Matrix::new(&spare.integers, 2, 1)?.into()
+        => "expected lengths [batch] [2], got [2, 1]";
+    tables_too_short: |call, spare| call.schedule.tables = VectorMut::new(&mut spare.words, 16)?
+        => "expected tables [tables] [17], got [16]";
+    tables_too_long: |call, spare| call.schedule.tables = VectorMut::new(&mut spare.words, 18)?
+        => "expected tables [tables] [17], got [18]";
+    tables_at_an_odd_address: |call, spare| call.schedule.tables = VectorMut::new(&mut spare.words[1..], 17)?
         => "tables: address must be a multiple of 8 bytes, got 4";
 
-    q_with_a_missing_row: |call, spare| call.args.q = Matrix::new(&spare.halves, 15, KEY)?
+    q_with_a_missing_row: |call, spare| call.attend.q = Matrix::new(&spare.halves, 15, KEY)?
         => "expected q [batch * q_tokens * heads, 576] [16, 576], got [15, 576]";
-    q_without_its_position: |call, spare| call.args.q = Matrix::new(&spare.halves, 16, LATENT)?
+    q_without_its_position: |call, spare| call.attend.q = Matrix::new(&spare.halves, 16, LATENT)?
         => "expected q [batch * q_tokens * heads, 576] [16, 576], got [16, 512]";
-    q_with_an_odd_pitch: |call, spare| call.args.q = Matrix::with_pitch(&spare.halves, 16, KEY, KEY + 4)?
+    q_with_an_odd_pitch: |call, spare| call.attend.q = Matrix::with_pitch(&spare.halves, 16, KEY, KEY + 4)?
         => "q: pitch must be a multiple of 16 bytes, got 1160";
-    q_at_an_odd_address: |call, spare| call.args.q = Matrix::new(&spare.halves[1..], 16, KEY)?
+    q_at_an_odd_address: |call, spare| call.attend.q = Matrix::new(&spare.halves[1..], 16, KEY)?
         => "q: address must be a multiple of 16 bytes, got 2";
-    q_longer_than_its_memory: |call, spare| call.args.q = Matrix::new(&spare.halves[..11_520], 21, KEY)?
+    q_longer_than_its_memory: |call, spare| call.attend.q = Matrix::new(&spare.halves[..11_520], 21, KEY)?
         => "[21, 576] with pitch 576 needs 12096 elements, the slice has 11520";
 
     cache_with_a_missing_page: |call, spare|
-        call.args.cache = KvCache::Bf16(Matrix::new(&spare.halves, ROWS - 64, KEY)?)
+        call.attend.cache = KvCache::Bf16(Matrix::new(&spare.halves, ROWS - 64, KEY)?)
         => "expected cache [pages * page_size, 576] [576, 576], got [512, 576]";
-    cache_of_narrow_rows: |call, spare| call.args.cache = KvCache::Bf16(Matrix::new(&spare.halves, ROWS, LATENT)?)
+    cache_of_narrow_rows: |call, spare| call.attend.cache = KvCache::Bf16(Matrix::new(&spare.halves, ROWS, LATENT)?)
         => "expected cache [pages * page_size, 576] [576, 576], got [576, 512]";
     cache_with_an_odd_pitch: |call, spare|
-        call.args.cache = KvCache::Bf16(Matrix::with_pitch(&spare.halves, ROWS, KEY, KEY + 1)?)
+        call.attend.cache = KvCache::Bf16(Matrix::with_pitch(&spare.halves, ROWS, KEY, KEY + 1)?)
         => "cache: pitch must be a multiple of 16 bytes, got 1154";
     cache_at_an_odd_address: |call, spare|
-        call.args.cache = KvCache::Bf16(Matrix::new(&spare.halves[4..], ROWS, KEY)?)
+        call.attend.cache = KvCache::Bf16(Matrix::new(&spare.halves[4..], ROWS, KEY)?)
         => "cache: address must be a multiple of 16 bytes, got 8";
-    fp8_cache_for_a_plan_of_bf16: |call, spare| call.args.cache = KvCache::Fp8(Matrix::new(&spare.bytes, ROWS, 656)?)
-        => "expected a cache of BF16 rows, got FP8 rows";
+    fp8_cache_for_a_plan_of_bf16: |call, spare| call.attend.cache = KvCache::Fp8(Matrix::new(&spare.bytes, ROWS, 656)?)
+        => "cache: expected BF16 rows, got FP8 rows";
 
-    page_table_with_a_missing_column: |call, spare| call.args.page_table = Some(Matrix::new(&spare.integers, 2, 2)?)
+    page_table_with_a_missing_column: |call, spare| call.attend.page_table = Some(Matrix::new(&spare.integers, 2, 2)?.into())
         => "expected page_table [batch, pages_per_sequence] [2, 3], got [2, 2]";
-    page_table_of_another_batch: |call, spare| call.args.page_table = Some(Matrix::new(&spare.integers, 1, 3)?)
+    wide_page_table_with_a_column_too_many: |call, spare|
+        call.attend.page_table = Some(Matrix::with_pitch(&spare.longs, 2, 4, 5)?.into())
+        => "expected page_table [batch, pages_per_sequence] [2, 3], got [2, 4]";
+    page_table_in_a_row: |call, spare| call.attend.page_table = Some(Vector::new(&spare.longs, 6)?.into())
+        => "expected page_table [batch, pages_per_sequence] [2, 3], got [1, 6]";
+    page_table_of_another_batch: |call, spare| call.attend.page_table = Some(Matrix::new(&spare.words, 1, 3)?.into())
         => "expected page_table [batch, pages_per_sequence] [2, 3], got [1, 3]";
-    no_page_table_for_a_paged_cache: |call, _spare| call.args.page_table = None
+    no_page_table_for_a_paged_cache: |call, _spare| call.attend.page_table = None
         => "page_table: expected one, the cache is paged, got none";
 
-    partials_too_short: |call, spare| call.args.partials = MatrixMut::new(&mut spare.floats, 1, PARTIALS - 1)?
-        => "expected partials [1, partials] [1, 24672], got [1, 24671]";
-    partials_at_an_odd_address: |call, spare|
-        call.args.partials = MatrixMut::new(&mut spare.floats[2..], 1, PARTIALS)?
-        => "partials: address must be a multiple of 16 bytes, got 8";
+    scratch_too_short: |call, spare| call.attend.scratch = (&mut spare.bytes[..SCRATCH - 1]).into()
+        => "scratch must have at least 98688 bytes, got 98687";
+    no_scratch: |call, spare| call.attend.scratch = (&mut spare.bytes[..0]).into()
+        => "scratch must have at least 98688 bytes, got 0";
+    scratch_at_an_odd_address: |call, spare| call.attend.scratch = (&mut spare.bytes[8..]).into()
+        => "scratch: address must be a multiple of 16 bytes, got 8";
 
-    out_with_a_missing_row: |call, spare| call.args.out = MatrixMut::new(&mut spare.halves, 15, LATENT)?
+    out_with_a_missing_row: |call, spare| call.attend.out = MatrixMut::new(&mut spare.halves, 15, LATENT)?
         => "expected out [batch * q_tokens * heads, 512] [16, 512], got [15, 512]";
     out_with_an_odd_pitch: |call, spare|
-        call.args.out = MatrixMut::with_pitch(&mut spare.halves, 16, LATENT, LATENT + 2)?
+        call.attend.out = MatrixMut::with_pitch(&mut spare.halves, 16, LATENT, LATENT + 2)?
         => "out: pitch must be a multiple of 16 bytes, got 1028";
-    out_at_an_odd_address: |call, spare| call.args.out = MatrixMut::new(&mut spare.halves[2..], 16, LATENT)?
+    out_at_an_odd_address: |call, spare| call.attend.out = MatrixMut::new(&mut spare.halves[2..], 16, LATENT)?
         => "out: address must be a multiple of 16 bytes, got 4";
 
-    lse_of_the_wrong_tokens: |call, spare| call.args.lse = MatrixMut::new(&mut spare.floats, 2, 8)?
+    lse_of_the_wrong_tokens: |call, spare| call.attend.lse = MatrixMut::new(&mut spare.floats, 2, 8)?
         => "expected lse [batch * q_tokens, heads] [4, 4], got [2, 8]";
-    lse_with_gaps: |call, spare| call.args.lse = MatrixMut::with_pitch(&mut spare.floats, 4, 4, 5)?
-        => "lse: rows must follow each other without a gap: expected pitch 4, got 5";
 }
 
 rejects! {
     run(case(KvFormat::Fp8));
     fp8_cache_with_a_missing_page: |call, spare|
-        call.args.cache = KvCache::Fp8(Matrix::new(&spare.bytes, ROWS - 64, 656)?)
+        call.attend.cache = KvCache::Fp8(Matrix::new(&spare.bytes, ROWS - 64, 656)?)
         => "expected cache [pages * page_size, 656] [576, 656], got [512, 656]";
-    fp8_cache_of_narrow_rows: |call, spare| call.args.cache = KvCache::Fp8(Matrix::new(&spare.bytes, ROWS, KEY)?)
+    fp8_cache_of_narrow_rows: |call, spare| call.attend.cache = KvCache::Fp8(Matrix::new(&spare.bytes, ROWS, KEY)?)
         => "expected cache [pages * page_size, 656] [576, 656], got [576, 576]";
     fp8_cache_with_an_odd_pitch: |call, spare|
-        call.args.cache = KvCache::Fp8(Matrix::with_pitch(&spare.bytes, ROWS, 656, 664)?)
+        call.attend.cache = KvCache::Fp8(Matrix::with_pitch(&spare.bytes, ROWS, 656, 664)?)
         => "cache: pitch must be a multiple of 16 bytes, got 664";
     fp8_cache_at_an_odd_address: |call, spare|
-        call.args.cache = KvCache::Fp8(Matrix::new(&spare.bytes[8..], ROWS, 656)?)
+        call.attend.cache = KvCache::Fp8(Matrix::new(&spare.bytes[8..], ROWS, 656)?)
         => "cache: address must be a multiple of 16 bytes, got 8";
-    bf16_cache_for_a_plan_of_fp8: |call, spare| call.args.cache = KvCache::Bf16(Matrix::new(&spare.halves, ROWS, KEY)?)
-        => "expected a cache of FP8 rows, got BF16 rows";
+    bf16_cache_for_a_plan_of_fp8: |call, spare| call.attend.cache = KvCache::Bf16(Matrix::new(&spare.halves, ROWS, KEY)?)
+        => "cache: expected FP8 rows, got BF16 rows";
 }
 
 rejects! {
     run(MlaDecodeCase { page_size: None, ..case(KvFormat::Bf16) });
     contiguous_cache_of_another_capacity: |call, spare|
-        call.args.cache = KvCache::Bf16(Matrix::new(&spare.halves, 192, KEY)?)
+        call.attend.cache = KvCache::Bf16(Matrix::new(&spare.halves, 192, KEY)?)
         => "expected cache [pages * page_size, 576] [210, 576], got [192, 576]";
-    page_table_for_a_contiguous_cache: |call, spare| call.args.page_table = Some(Matrix::new(&spare.integers, 2, 3)?)
+    page_table_for_a_contiguous_cache: |call, spare| call.attend.page_table = Some(Matrix::new(&spare.integers, 2, 3)?.into())
         => "page_table: expected none, the cache is contiguous, got one";
-}
-
-rejects! {
-    run(MlaDecodeCase { split_keys: Some(192), ..case(KvFormat::Bf16) });
-    partials_where_none_are_needed: |call, spare|
-        call.args.partials = MatrixMut::new(&mut spare.floats, 1, PARTIALS)?
-        => "expected partials [1, partials] [1, 0], got [1, 24672]";
 }
 
 #[test]
@@ -233,46 +229,62 @@ fn splits_of_another_plan() {
     for (other, got) in [
         (
             MlaDecodeCase { split_keys: Some(128), ..case(KvFormat::Bf16) },
-            "the splits belong to another shape: expected batch 2, 192 keys a sequence, splits of 128, got batch 2, \
-             192 keys a sequence, splits of 64",
+            "splits: expected batch 2, 192 keys a sequence, splits of 128, got batch 2, 192 keys a sequence, splits of 64",
         ),
         (
             MlaDecodeCase { lengths: vec![60, 64], ..case(KvFormat::Bf16) },
-            "the splits belong to another shape: expected batch 2, 128 keys a sequence, splits of 64, got batch 2, \
-             192 keys a sequence, splits of 64",
+            "splits: expected batch 2, 128 keys a sequence, splits of 64, got batch 2, 192 keys a sequence, splits of 64",
         ),
     ] {
         let (mut scheduled, mut other) = (run(case(KvFormat::Bf16)), run(other));
         let before = other.outputs().expect("outputs");
         let call = scheduled.operands.args().expect("views");
-        let mut splits =
-            scheduled.plan.decode.schedule(Stream::Emulated, call.lengths, call.tables).expect("schedule");
-        let args = other.operands.args().expect("views").args;
+        let mut splits = scheduled.plan.decode.schedule(Stream::Emulated, call.schedule).expect("schedule");
+        let args = other.operands.args().expect("views").attend;
         assert_eq!(message(other.plan.decode.attend(Stream::Emulated, &mut splits, args)), got);
         assert!(other.outputs().expect("outputs") == before, "written");
     }
 }
 
+/// A sequence that always fits one split has no partial results: the scratch may be of any size, and is not touched.
+#[test]
+fn scratch_where_none_is_needed() {
+    let mut run = run(MlaDecodeCase { split_keys: Some(192), ..case(KvFormat::Bf16) });
+    assert_eq!(run.plan.decode.scratch_bytes(), 0);
+    let mut spare = Spare::new();
+    let mut args = run.operands.args().expect("views");
+    args.attend.scratch = (&mut spare.bytes).into();
+    run.plan.run(Stream::Emulated, args).expect("more than enough");
+    assert!(spare == Spare::new(), "written");
+}
+
 /// `schedule` and `attend` look at what they take as `run` does.
 #[test]
 fn the_halves_of_a_step() {
-    let mut run = run(case(KvFormat::Bf16));
+    let [mut run, mut other] = [(); 2].map(|()| run(case(KvFormat::Bf16)));
     let before = run.outputs().expect("outputs");
     let mut spare = Spare::new();
     let call = run.operands.args().expect("views");
-    let short = MatrixMut::new(&mut spare.words, 1, 16).expect("view");
-    assert_eq!(
-        message(run.plan.decode.schedule(Stream::Emulated, call.lengths.clone(), short)),
-        "expected tables [1, tables] [1, 17], got [1, 16]"
-    );
+    let tables = VectorMut::new(&mut spare.words, 16).expect("view");
+    let short = MlaScheduleArgs { lengths: call.schedule.lengths.clone(), tables };
+    let error = message(run.plan.decode.schedule(Stream::Emulated, short));
+    assert_eq!(error, "expected tables [tables] [17], got [16]");
     assert!(spare == Spare::new(), "written");
     let plan = &run.plan.decode;
-    let mut splits = plan.schedule(Stream::Emulated, call.lengths, call.tables).expect("schedule");
-    let mut args = call.args;
+    let mut splits = plan.schedule(Stream::Emulated, call.schedule).expect("schedule");
+    let mut args = call.attend;
     args.q = Matrix::new(&spare.halves[1..], 16, KEY).expect("view");
     assert_eq!(
         message(plan.attend(Stream::Emulated, &mut splits, args)),
         "q: address must be a multiple of 16 bytes, got 2"
     );
-    assert!(run.outputs().expect("outputs") == before, "written");
+    let mut args = other.operands.args().expect("views").attend;
+    args.scratch = (&mut spare.bytes[..SCRATCH - 1]).into();
+    assert_eq!(
+        message(plan.attend(Stream::Emulated, &mut splits, args)),
+        "scratch must have at least 98688 bytes, got 98687"
+    );
+    for run in [run, other] {
+        assert!(run.outputs().expect("outputs") == before, "written");
+    }
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use check::devices::emulated;
-use check::memory::Memory;
+use check::memory::{Arena, Memory};
 use check::mla::kv_append::{FORMATS, KvAppendCase, KvAppendRun};
 use deepseek_kernels::mla::{KvAppend, KvAppendSpec, KvCacheMut, KvFormat};
 use deepseek_kernels::quant::ScaleFormat;
-use deepseek_kernels::{Matrix, MatrixMut};
+use deepseek_kernels::{Matrix, MatrixMut, Vector};
 
 use crate::message;
 
@@ -22,7 +22,7 @@ fn plans_of_appends() {
 /// Two tokens to a cache of three rows.
 fn append(format: (KvFormat, ScaleFormat)) -> KvAppendRun {
     let problem = KvAppendCase { rows: 3, ..KvAppendCase::new(format, 2) }.problem().expect("inputs");
-    KvAppendRun::new(Arc::new(problem), &emulated(0), Memory::Plain).expect("operands")
+    KvAppendRun::new(Arc::new(problem), &mut Arena::new(&emulated(0), Memory::Plain)).expect("operands")
 }
 
 rejects! {
@@ -41,10 +41,16 @@ rejects! {
         => "k_pe: pitch must be a multiple of 16 bytes, got 130";
     k_pe_at_an_odd_address: |args, spare| args.k_pe = Matrix::new(&spare.halves[3..], 2, 64)?
         => "k_pe: address must be a multiple of 16 bytes, got 6";
-    slots_with_one_too_many: |args, spare| args.slots = Matrix::new(&spare.integers, 1, 3)?
-        => "expected slots [1, tokens] [1, 2], got [1, 3]";
-    slots_in_a_column: |args, spare| args.slots = Matrix::new(&spare.integers, 2, 1)?
-        => "expected slots [1, tokens] [1, 2], got [2, 1]";
+    slots_with_one_too_many: |args, spare| args.slots = Vector::new(&spare.integers, 3)?.into()
+        => "expected slots [tokens] [2], got [3]";
+    wide_slots_with_one_missing: |args, spare| args.slots = Vector::new(&spare.longs, 1)?.into()
+        => "expected slots [tokens] [2], got [1]";
+    unsigned_slots_with_one_missing: |args, spare| args.slots = Vector::new(&spare.words, 1)?.into()
+        => "expected slots [tokens] [2], got [1]";
+    slots_in_a_column: |args, spare| args.slots = Matrix::new(&spare.integers, 2, 1)?.into()
+        => "expected slots [tokens] [2], got [2, 1]";
+    wide_slots_in_a_column: |args, spare| args.slots = Matrix::with_pitch(&spare.longs, 2, 1, 3)?.into()
+        => "expected slots [tokens] [2], got [2, 1]";
 
     cache_with_a_row_too_many: |args, spare| args.cache = KvCacheMut::Fp8(MatrixMut::new(&mut spare.bytes, 4, 656)?)
         => "expected cache [pages * page_size, 656] [3, 656], got [4, 656]";
@@ -60,7 +66,7 @@ rejects! {
     // As many columns as the plan's format has do not make it that format.
     cache_of_the_other_format: |args, spare|
         args.cache = KvCacheMut::Bf16(MatrixMut::new(&mut spare.halves, 3, 656)?)
-        => "expected a cache of FP8 rows, got BF16 rows";
+        => "cache: expected FP8 rows, got BF16 rows";
 }
 
 rejects! {

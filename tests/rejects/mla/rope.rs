@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use check::devices::emulated;
-use check::memory::Memory;
+use check::memory::{Arena, Memory};
 use check::mla::rope::{RopeCase, RopeRun};
+use deepseek_kernels::error::ViewProblem;
 use deepseek_kernels::mla::{Heads, HeadsMut, Rope, RopeSpec, RopeTable, YarnRope};
-use deepseek_kernels::{Error, Matrix, bf16};
+use deepseek_kernels::{Error, Matrix, Vector, bf16};
 
-use crate::message;
+use crate::{Change, message, with};
 
 #[test]
 fn plans_of_rotations() {
     let plan =
-        |tokens, heads, positions| message(Rope::plan(&emulated(0), RopeSpec { tokens, heads, positions }));
+        |tokens, heads, positions| message(Rope::plan(&emulated(0), RopeSpec::new(tokens, heads, positions)));
     assert_eq!(plan(1 << 31, 0, 1), "tokens must be at most 2147483647, got 2147483648");
     assert_eq!(plan(0, 1 << 31, 1), "heads must be at most 2147483647, got 2147483648");
     assert_eq!(plan(1 << 20, 1 << 11, 1), "tokens * heads must be at most 2147483647, got 2147483648");
@@ -22,7 +23,7 @@ fn plans_of_rotations() {
 
 fn rotation() -> RopeRun {
     let problem = Arc::new(RopeCase::new(2, 3, 4).problem().expect("inputs"));
-    RopeRun::new(problem, &emulated(0), Memory::Plain).expect("operands")
+    RopeRun::new(problem, &mut Arena::new(&emulated(0), Memory::Plain)).expect("operands")
 }
 
 rejects! {
@@ -41,8 +42,12 @@ rejects! {
         => "x: stride of heads must be a multiple of 16 bytes, got 136";
     x_at_an_odd_address: |args, spare| args.x = Heads::new(&spare.halves[4..], 2, 3, 192, 64)?
         => "x: address must be a multiple of 16 bytes, got 8";
-    positions_with_one_too_many: |args, spare| args.positions = Matrix::new(&spare.integers, 1, 3)?
-        => "expected positions [1, tokens] [1, 2], got [1, 3]";
+    positions_with_one_too_many: |args, spare| args.positions = Vector::new(&spare.integers, 3)?.into()
+        => "expected positions [tokens] [2], got [3]";
+    wide_positions_with_one_missing: |args, spare| args.positions = Vector::new(&spare.longs, 1)?.into()
+        => "expected positions [tokens] [2], got [1]";
+    wide_positions_in_a_column: |args, spare| args.positions = Matrix::new(&spare.longs, 2, 1)?.into()
+        => "expected positions [tokens] [2], got [2, 1]";
     table_with_a_row_too_many: |args, spare| args.table = Matrix::new(&spare.floats, 5, 64)?
         => "expected table [positions, 64] [4, 64], got [5, 64]";
     table_of_narrow_rows: |args, spare| args.table = Matrix::new(&spare.floats, 4, 32)?
@@ -67,7 +72,7 @@ rejects! {
 fn heads_beyond_the_address_space_are_refused_not_wrapped() {
     let data = [bf16::ZERO; 64];
     let heads = Heads::new(&data[..], 1, usize::MAX, usize::MAX, usize::MAX);
-    assert!(matches!(heads, Err(Error::SliceTooShort { needed: u64::MAX, .. })));
+    assert!(matches!(heads, Err(Error::View(ViewProblem::SliceTooShort { needed: u64::MAX, .. }))));
 }
 
 #[test]
@@ -77,21 +82,18 @@ fn parameters_of_tables() {
     assert_eq!(theta(f64::NAN), "theta must be more than 1 and within FP32, got NaN");
     assert_eq!(theta(f64::INFINITY), "theta must be more than 1 and within FP32, got inf");
 
-    const V3: YarnRope = YarnRope::DEEPSEEK_V3;
-    for (bad, expected) in [
-        (YarnRope { theta: -1.0, ..V3 }, "theta must be more than 1 and within FP32, got -1"),
-        (YarnRope { factor: 0.5, ..V3 }, "factor must be finite and at least 1, got 0.5"),
-        (YarnRope { factor: f64::NAN, ..V3 }, "factor must be finite and at least 1, got NaN"),
-        (YarnRope { beta_slow: 0.0, ..V3 }, "beta_slow must be finite and more than 0, got 0"),
-        (YarnRope { beta_fast: 0.5, ..V3 }, "beta_fast must be finite and at least beta_slow, got 0.5"),
-        (
-            YarnRope { beta_fast: f64::INFINITY, ..V3 },
-            "beta_fast must be finite and at least beta_slow, got inf",
-        ),
-        (YarnRope { original_positions: 0, ..V3 }, "original_positions must be more than 0, got 0"),
-        (YarnRope { mscale: -0.1, ..V3 }, "mscale must be finite and at least 0, got -0.1"),
-    ] {
-        assert_eq!(message(RopeTable::yarn(bad)), expected);
+    let cases: [(Change<YarnRope>, &str); 8] = [
+        (|yarn| yarn.theta = -1.0, "theta must be more than 1 and within FP32, got -1"),
+        (|yarn| yarn.factor = 0.5, "factor must be finite and at least 1, got 0.5"),
+        (|yarn| yarn.factor = f64::NAN, "factor must be finite and at least 1, got NaN"),
+        (|yarn| yarn.beta_slow = 0.0, "beta_slow must be finite and more than 0, got 0"),
+        (|yarn| yarn.beta_fast = 0.5, "beta_fast must be finite and at least beta_slow, got 0.5"),
+        (|yarn| yarn.beta_fast = f64::INFINITY, "beta_fast must be finite and at least beta_slow, got inf"),
+        (|yarn| yarn.original_positions = 0, "original_positions must be more than 0, got 0"),
+        (|yarn| yarn.mscale = -0.1, "mscale must be finite and at least 0, got -0.1"),
+    ];
+    for (change, expected) in cases {
+        assert_eq!(message(RopeTable::yarn(with(YarnRope::DEEPSEEK_V3, change))), expected);
     }
     let table = RopeTable::plain(10_000.0).expect("sensible");
     assert_eq!(message(table.cos_sin((1 << 24) + 1)), "positions must be at most 16777216, got 16777217");

@@ -11,7 +11,7 @@ use deepseek_kernels::{Device, Stream};
 use crate::bench::timing::replay;
 use crate::case::{Case, Prepared};
 use crate::gemm::timed_gemm;
-use crate::memory::Memory;
+use crate::memory::{Arena, Memory};
 
 /// Whether criterion runs everything once and measures nothing: with `--test`, and under `cargo test`.
 pub fn testing() -> bool {
@@ -93,5 +93,5 @@ impl Gpu {
 /// written back while a run is timed.
 fn flush(device: &Device, bytes: usize) -> Result<Box<dyn Prepared>> {
     const K: usize = 8192;
-    timed_gemm((1, bytes.div_ceil(K), K)).draw()?.prepare(device, Memory::Plain)
+    timed_gemm((1, bytes.div_ceil(K), K)).draw()?.prepare(&mut Arena::new(device, Memory::Plain))
 }

@@ -3,16 +3,15 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::gemm::{
-    Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmChoice, GemmInstance, GemmOutput, OutputType,
-};
-use deepseek_kernels::{Device, Error, F8E4M3, Stream, bf16};
+use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmOutput};
+use deepseek_kernels::table::gemm::{GemmInstance, OutputType};
+use deepseek_kernels::{Device, Error, F8E4M3, Stream, Tuning, bf16};
 use oracles::gemm::{Elements, Epilogue, GemmClass, GemmInputs, Output as Rounding};
 
 use crate::case::{Case, Prepared, Problem, Work};
 use crate::data::repeated;
 use crate::judge::{Check, Scrutiny, judge_gemm};
-use crate::memory::{Arena, Memory, Operand, Output, Rows, Scalar};
+use crate::memory::{Align, Arena, Operand, Output, Scalar};
 
 /// `D = A . B^T`, block-scaled.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +59,7 @@ impl Fp8GemmCase {
 
     pub fn spec(&self) -> Fp8GemmSpec {
         let Self { m, n, k, accumulate, .. } = *self;
-        Fp8GemmSpec { m, n, k, accumulate }
+        Fp8GemmSpec::new(m, n, k).accumulate(accumulate)
     }
 
     pub(super) fn inputs(&self) -> Result<GemmInputs> {
@@ -127,11 +126,12 @@ impl Case for Fp8GemmCase {
     }
 
     fn kernels(&self, device: &Device) -> Result<Vec<String>> {
-        let instance = match self.instance {
-            Some(instance) => instance,
-            None => GemmChoice::for_shape(&self.spec(), self.output, device.multiprocessors())?.instance,
-        };
-        Ok(vec![instance.name()])
+        let (spec, multiprocessors) = (self.spec(), device.multiprocessors());
+        Ok(vec![match (self.instance, self.output) {
+            (Some(instance), _) => instance.name(),
+            (None, OutputType::Bf16) => Fp8Gemm::<bf16>::tuning_for(&spec, multiprocessors)?.to_string(),
+            (None, OutputType::F32) => Fp8Gemm::<f32>::tuning_for(&spec, multiprocessors)?.to_string(),
+        }])
     }
 
     fn repeatable(&self) -> bool {
@@ -156,10 +156,10 @@ fn before(row: usize, column: usize) -> f32 {
 }
 
 impl Problem for Fp8GemmProblem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
         Ok(match self.case.output {
-            OutputType::Bf16 => Box::new(Fp8GemmRun::<bf16>::new(self, device, memory)?),
-            OutputType::F32 => Box::new(Fp8GemmRun::<f32>::new(self, device, memory)?),
+            OutputType::Bf16 => Box::new(Fp8GemmRun::<bf16>::new(self, arena)?),
+            OutputType::F32 => Box::new(Fp8GemmRun::<f32>::new(self, arena)?),
         })
     }
 }
@@ -208,25 +208,24 @@ pub struct Fp8GemmOperands<D> {
 }
 
 impl<D: Element> Fp8GemmRun<D> {
-    pub fn new(problem: Arc<Fp8GemmProblem>, device: &Device, memory: Memory) -> Result<Self> {
+    pub fn new(problem: Arc<Fp8GemmProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let GemmInputs { m, n, k, a, sfa, b, sfb } = &problem.inputs;
         let (m, n, k, k_blocks) = (*m, *n, *k, *k / 128);
         let spec = problem.case.spec();
         let plan = match problem.case.instance {
-            Some(instance) => Fp8Gemm::plan_instance(device, spec, instance)?,
-            None => Fp8Gemm::plan(device, spec)?,
+            Some(instance) => Fp8Gemm::plan_with(arena.device(), spec, &Tuning::named(instance.name()))?,
+            None => Fp8Gemm::plan(arena.device(), spec)?,
         };
         let before: Vec<D> = match problem.case.accumulate {
             true => (0..m * n).map(|i| D::narrow(before(i / n, i % n))).collect(),
             false => vec![D::SENTINEL; m * n],
         };
-        let mut arena = Arena::new(device, memory);
-        let aligned = Rows::Aligned(16);
+        let aligned = Align(16);
         let operands = Fp8GemmOperands {
             a: arena.input(a, (m, k), aligned)?,
             sfa: arena.input(sfa, (k_blocks, m), aligned)?,
             b: arena.input(b, (n, k), aligned)?,
-            sfb: arena.input(sfb, (n.div_ceil(128), k_blocks), Rows::Aligned(4))?,
+            sfb: arena.input(sfb, (n.div_ceil(128), k_blocks), Align(4))?,
             d: arena.in_out(&before, (m, n), aligned)?,
         };
         Ok(Self { problem, plan, operands })
@@ -251,7 +250,7 @@ impl<D: Element> Fp8GemmOperands<D> {
 
 impl<D: Element> Prepared for Fp8GemmRun<D> {
     fn instance(&self) -> String {
-        self.plan.choice().instance.name()
+        self.plan.tuning().to_string()
     }
 
     fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {

@@ -4,16 +4,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::gemm::{
-    GemmInstance, GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, Segments,
-};
-use deepseek_kernels::{DataFaults, Device, Error, F8E4M3, Stream, bf16};
+use deepseek_kernels::gemm::{GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, Segments};
+use deepseek_kernels::table::gemm::GemmInstance;
+use deepseek_kernels::{DataFaults, Device, Error, F8E4M3, Stream, Tuning, bf16};
 use oracles::gemm::{Epilogue, GemmClass, GemmInputs, Output as Rounding};
 
 use super::fp8_gemm::Fp8GemmCase;
 use crate::case::{Case, Prepared, Problem, Work, fault_if};
 use crate::judge::{Check, Scrutiny, judge_gemm};
-use crate::memory::{Arena, Memory, Operand, Output, Rows, Scalar};
+use crate::memory::{Align, Arena, Operand, Output, Scalar};
 
 /// Whose rows are whose, and what says so on the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,18 +119,14 @@ impl GroupedFp8GemmCase {
     fn spec(&self) -> GroupedFp8GemmSpec {
         let experts = self.assignment.experts();
         let busiest = || experts.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-        GroupedFp8GemmSpec {
-            experts: experts.len(),
-            n: self.n,
-            k: self.k,
-            segments: self.assignment.segments,
-            expected_rows: self.expected_rows.unwrap_or_else(busiest),
-        }
+        let expected_rows = self.expected_rows.unwrap_or_else(busiest);
+        GroupedFp8GemmSpec::new(experts.len(), self.n, self.k, self.assignment.segments)
+            .expected_rows(expected_rows)
     }
 
     fn plan(&self, device: &Device) -> deepseek_kernels::Result<GroupedFp8Gemm> {
         match self.instance {
-            Some(instance) => GroupedFp8Gemm::plan_instance(device, self.spec(), instance),
+            Some(instance) => GroupedFp8Gemm::plan_with(device, self.spec(), &Tuning::named(instance.name())),
             None => GroupedFp8Gemm::plan(device, self.spec()),
         }
     }
@@ -194,7 +189,7 @@ impl Case for GroupedFp8GemmCase {
     }
 
     fn kernels(&self, device: &Device) -> Result<Vec<String>> {
-        Ok(vec![self.plan(device)?.choice().instance.name()])
+        Ok(vec![self.plan(device)?.tuning().to_string()])
     }
 
     fn draw(&self) -> Result<Arc<dyn Problem>> {
@@ -210,8 +205,8 @@ pub struct GroupedFp8GemmProblem {
 }
 
 impl Problem for GroupedFp8GemmProblem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(GroupedFp8GemmRun::new(self, device, memory)?))
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(GroupedFp8GemmRun::new(self, arena)?))
     }
 }
 
@@ -232,7 +227,7 @@ pub struct GroupedFp8GemmOperands {
 }
 
 impl GroupedFp8GemmRun {
-    pub fn new(problem: Arc<GroupedFp8GemmProblem>, device: &Device, memory: Memory) -> Result<Self> {
+    pub fn new(problem: Arc<GroupedFp8GemmProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let GroupedFp8GemmCase { n, k, ref assignment, .. } = problem.case;
         let (rows, k_blocks, experts) = (assignment.rows(), k / 128, problem.experts.len());
         let mut a = vec![F8E4M3::POISON; rows * k];
@@ -246,14 +241,13 @@ impl GroupedFp8GemmRun {
         let b: Vec<F8E4M3> = problem.experts.iter().flat_map(|own| own.b.iter().copied()).collect();
         let sfb: Vec<f32> = problem.experts.iter().flat_map(|own| own.sfb.iter().copied()).collect();
 
-        let plan = problem.case.plan(device)?;
-        let mut arena = Arena::new(device, memory);
-        let aligned = Rows::Aligned(16);
+        let plan = problem.case.plan(arena.device())?;
+        let aligned = Align(16);
         let operands = GroupedFp8GemmOperands {
             a: arena.input(&a, (rows, k), aligned)?,
             sfa: arena.input(&sfa, (k_blocks, rows), aligned)?,
             b: arena.input(&b, (experts * n, k), aligned)?,
-            sfb: arena.input(&sfb, (experts * n.div_ceil(128), k_blocks), Rows::Aligned(4))?,
+            sfb: arena.input(&sfb, (experts * n.div_ceil(128), k_blocks), Align(4))?,
             segments: arena.list(&assignment.values)?,
             d: arena.output((rows, n), aligned)?,
         };
@@ -306,7 +300,7 @@ impl GroupedFp8GemmOperands {
             sfa: self.sfa.m_major()?,
             b: self.b.matrix()?,
             sfb: self.sfb.matrix()?,
-            segments: self.segments.matrix()?,
+            segments: self.segments.vector()?,
             d: self.d.matrix_mut()?,
         })
     }
@@ -314,7 +308,7 @@ impl GroupedFp8GemmOperands {
 
 impl Prepared for GroupedFp8GemmRun {
     fn instance(&self) -> String {
-        self.plan.choice().instance.name()
+        self.plan.tuning().to_string()
     }
 
     fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {

@@ -3,11 +3,11 @@
 pub mod fp8_gemm;
 pub mod grouped_fp8_gemm;
 
-use deepseek_kernels::gemm::{GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance};
+use deepseek_kernels::table::gemm::{GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance};
 use oracles::gemm::GemmClass;
 
 use crate::case::{Cases, boxed};
-use crate::deepseek_v3::LAYERS;
+use crate::deepseek_v3::{EXPERT, LAYERS};
 use crate::families::Extent;
 use fp8_gemm::Fp8GemmCase;
 use grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase};
@@ -51,6 +51,19 @@ pub fn timed(extent: Extent) -> Cases {
     let shapes = layers.iter().flat_map(|&layer| experts.iter().map(move |&experts| (experts, layer)));
     cases.extend(boxed(shapes.map(|(experts, layer)| timed_grouped(experts, layer))));
     cases
+}
+
+/// Both projections of experts with rows enough for several tiles, few, one, and none.
+pub fn layer(extent: Extent, seed: u64) -> Cases {
+    let rows: &[usize] = match extent {
+        Extent::Full => &[300, 0, 1, 128, 65, 700, 0, 20],
+        Extent::Reduced => &[5, 0, 70, 1],
+    };
+    let grouped = |layer| {
+        let case = GroupedFp8GemmCase::new(Assignment::ragged(rows, 0), layer);
+        GroupedFp8GemmCase { class: GemmClass::Integers, seed, ..case }
+    };
+    boxed(EXPERT.map(grouped))
 }
 
 /// Normal data in repeated rows.

@@ -1,23 +1,27 @@
 //! Operands in memory: where they lie, and what lies around them.
 
+mod footprint;
+mod indices;
+mod operand;
 mod output;
+mod raw;
+mod scalar;
 mod scales;
 #[cfg(test)]
 mod tests;
 
-use std::fmt::Debug;
-use std::ops::Range;
-
 use anyhow::Result;
-use deepseek_kernels::cudarc::driver::DeviceRepr;
-use deepseek_kernels::{Buffer, Device, DeviceKind, F8E4M3, Matrix, MatrixMut, Slice, SliceMut, bf16};
+#[cfg(doc)]
+use deepseek_kernels::RawSlice;
+use deepseek_kernels::{Device, DeviceKind, SCRATCH_ALIGN};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
-use safetensors::Dtype;
 
-use crate::judge::Check;
-
+pub use footprint::{Footprint, Place};
+pub use indices::{IndexOperand, IndexType};
+pub use operand::Operand;
 pub use output::Output;
+pub use scalar::Scalar;
 
 /// How the operands of a problem lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,96 +29,55 @@ pub enum Memory {
     /// As tight as alignment allows: what is timed.
     Plain,
     /// Behind some elements of poison, with poison between the rows, as the seed draws it for each operand, and behind the
-    /// last one. Read, poison spoils a result; written, it is found.
+    /// last one. Read, poison spoils a result; written, it is found. Indices are of the type that the seed says.
     Poisoned(u64),
+    /// As poisoned, and given by address: [`RawSlice`].
+    Raw(u64),
 }
 
-/// Element types of operands.
-pub trait Scalar: DeviceRepr + Copy + Debug + PartialEq + Send + Sync + 'static {
-    /// In files.
-    const DTYPE: Dtype;
-    /// Around operands: for floating point a NaN, for indices one that is none.
-    const POISON: Self;
-    /// Fills outputs before a run: what no kernel writes, or next to never.
-    const SENTINEL: Self;
-    /// The bits, in the low end of a word.
-    fn bits(self) -> u32;
-    /// Of the bits in the low end of a word.
-    fn from_bits(bits: u32) -> Self;
-    /// The bits, where all NaN count as one: neither PTX nor IEEE 754 promises which NaN an operation gives.
-    fn canonical_bits(self) -> u32 {
-        self.bits()
+impl Memory {
+    /// What indices are kept in: `i32` in plain memory, else the remainder of the seed says.
+    pub fn index_type(self) -> IndexType {
+        match self {
+            Self::Plain => IndexType::I32,
+            Self::Poisoned(seed) | Self::Raw(seed) => IndexType::ALL[(seed % 3) as usize],
+        }
+    }
+
+    /// The same with a seed next to this one, so that indices are of this type.
+    ///
+    /// # Panics
+    /// For plain memory, whose indices are `i32`.
+    #[must_use]
+    pub fn with_index_type(self, index: IndexType) -> Self {
+        let near = |seed: u64| seed - seed % 3 + index as u64;
+        match self {
+            Self::Plain => panic!("plain memory has indices of i32"),
+            Self::Poisoned(seed) => Self::Poisoned(near(seed)),
+            Self::Raw(seed) => Self::Raw(near(seed)),
+        }
     }
 }
 
-macro_rules! scalar {
-    ($type:ty, $dtype:ident, $poison:expr, $sentinel:expr, $bits:expr, $from_bits:expr $(, $nan:expr)?) => {
-        impl Scalar for $type {
-            const DTYPE: Dtype = Dtype::$dtype;
-            const POISON: Self = $poison;
-            const SENTINEL: Self = $sentinel;
-            fn bits(self) -> u32 {
-                $bits(self)
-            }
-            fn from_bits(bits: u32) -> Self {
-                $from_bits(bits)
-            }
-            $(fn canonical_bits(self) -> u32 {
-                if self.is_nan() { $nan } else { self.bits() }
-            })?
-        }
-    };
-}
-
-scalar!(u8, U8, 0xff, 0xa5, u32::from, |x| x as u8);
-scalar!(u32, U32, 0xdead_beef, 0x5a5a_5a5a, |x| x, |x| x);
-scalar!(i32, I32, i32::MIN, 0x5a5a_5a5a, i32::cast_unsigned, u32::cast_signed);
-scalar!(
-    f32,
-    F32,
-    f32::from_bits(0x7fe5_a5e5),
-    f32::from_bits(0x7fe5_a5e5),
-    f32::to_bits,
-    f32::from_bits,
-    0x7fff_ffff
-);
-scalar!(
-    bf16,
-    BF16,
-    bf16::from_bits(0x7fe5),
-    bf16::from_bits(0x7fe5),
-    |x: bf16| x.to_bits().into(),
-    |x| bf16::from_bits(x as u16),
-    0x7fff
-);
-// Every NaN code counts as one, so that no NaN can say that nothing was written.
-scalar!(
-    F8E4M3,
-    F8_E4M3,
-    F8E4M3::from_bits(0xff),
-    F8E4M3::from_bits(0x01),
-    |x: F8E4M3| x.to_bits().into(),
-    |x| F8E4M3::from_bits(x as u8),
-    0x7f
-);
-
-/// Where the rows of a matrix may begin.
+/// Every row begins at a multiple of so many bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rows {
-    /// Address and pitch are multiples of so many bytes.
-    Aligned(usize),
-    /// Rows follow each other without a gap; the address is a multiple of so many bytes.
-    Packed(usize),
-}
+pub struct Align(pub usize);
 
 /// Elements of poison behind an operand.
 const BEHIND: usize = 64;
 
+/// An index as 64 bits: a negative one that says nothing becomes one beyond 32 bits, whose low half would be an index.
+fn wide(index: i32) -> i64 {
+    if index < -1 { (1 << 32) + 1 } else { index.into() }
+}
+
 /// Puts operands on a device.
 pub struct Arena<'d> {
     device: &'d Device,
+    memory: Memory,
     /// Draws where poisoned operands lie.
     rng: Option<Xoshiro256PlusPlus>,
+    footprint: Option<Footprint>,
 }
 
 impl<'d> Arena<'d> {
@@ -122,9 +85,29 @@ impl<'d> Arena<'d> {
     pub fn new(device: &'d Device, memory: Memory) -> Self {
         let rng = match memory {
             Memory::Plain => None,
-            Memory::Poisoned(seed) => Some(Xoshiro256PlusPlus::seed_from_u64(seed)),
+            Memory::Poisoned(seed) | Memory::Raw(seed) => Some(Xoshiro256PlusPlus::seed_from_u64(seed)),
         };
-        Self { device, rng }
+        Self { device, memory, rng, footprint: None }
+    }
+
+    /// For the operands of one problem in plain memory of a GPU, whose [`footprint`](Self::footprint) is kept.
+    pub fn recording(device: &'d Device) -> Self {
+        Self { footprint: Some(Footprint::default()), ..Self::new(device, Memory::Plain) }
+    }
+
+    /// What was put on the GPU, if it is kept.
+    pub fn footprint(self) -> Option<Footprint> {
+        self.footprint
+    }
+
+    /// Where it puts them.
+    pub fn device(&self) -> &'d Device {
+        self.device
+    }
+
+    /// How it puts them.
+    pub fn memory(&self) -> Memory {
+        self.memory
     }
 
     /// A matrix to be read, row-major and dense in `data`. On the emulator nothing lies behind its last element, and a read
@@ -139,10 +122,10 @@ impl<'d> Arena<'d> {
         &mut self,
         data: &[T],
         shape: (usize, usize),
-        layout: Rows,
+        align: Align,
     ) -> Result<Operand<T>> {
         assert_eq!(data.len(), shape.0 * shape.1, "elements of {shape:?}");
-        self.repeated(data, shape, layout)
+        self.repeated(data, shape, align)
     }
 
     /// As [`Self::input`], a matrix whose rows are those of `data` again and again.
@@ -153,11 +136,10 @@ impl<'d> Arena<'d> {
         &mut self,
         data: &[T],
         shape: (usize, usize),
-        layout: Rows,
+        align: Align,
     ) -> Result<Operand<T>> {
         assert!(data.len().is_multiple_of(shape.1.max(1)), "rows of {} columns", shape.1);
-        let behind = if self.device.kind() == DeviceKind::Emulated { 0 } else { BEHIND };
-        self.place(data, shape, layout, behind)
+        self.place(data, shape, align, self.behind(), false)
     }
 
     /// A list to be read: one row.
@@ -165,7 +147,34 @@ impl<'d> Arena<'d> {
     /// # Errors
     /// Of the device.
     pub fn list<T: Scalar>(&mut self, data: &[T]) -> Result<Operand<T>> {
-        self.input(data, (1, data.len()), Rows::Packed(size_of::<T>()))
+        self.input(data, (1, data.len()), Align(size_of::<T>()))
+    }
+
+    /// Indices to be read, of the memory's type: a matrix, or of one row, a list.
+    ///
+    /// # Errors
+    /// Of the device.
+    pub fn indices(&mut self, data: &[i32], shape: (usize, usize)) -> Result<IndexOperand> {
+        let any = Align(4);
+        Ok(match self.memory.index_type() {
+            IndexType::I32 => IndexOperand::I32(self.place(data, shape, any, self.behind(), true)?),
+            IndexType::U32 => {
+                let data: Vec<u32> = data.iter().map(|index| index.cast_unsigned()).collect();
+                IndexOperand::U32(self.input(&data, shape, any)?)
+            }
+            IndexType::I64 => {
+                let data: Vec<i64> = data.iter().map(|&index| wide(index)).collect();
+                IndexOperand::I64(self.input(&data, shape, any)?)
+            }
+        })
+    }
+
+    /// Scratch of so many bytes.
+    ///
+    /// # Errors
+    /// Of the device.
+    pub fn scratch(&mut self, bytes: usize) -> Result<Operand<u8>> {
+        self.output((1, bytes), Align(SCRATCH_ALIGN))
     }
 
     /// A matrix that is read and written.
@@ -179,183 +188,49 @@ impl<'d> Arena<'d> {
         &mut self,
         data: &[T],
         shape: (usize, usize),
-        layout: Rows,
+        align: Align,
     ) -> Result<Operand<T>> {
         assert_eq!(data.len(), shape.0 * shape.1, "elements of {shape:?}");
-        self.place(data, shape, layout, BEHIND)
+        self.place(data, shape, align, BEHIND, false)
     }
 
     /// A matrix of sentinels, to be overwritten.
     ///
     /// # Errors
     /// Of the device.
-    pub fn output<T: Scalar>(&mut self, shape: (usize, usize), layout: Rows) -> Result<Operand<T>> {
-        self.place(&vec![T::SENTINEL; shape.0 * shape.1], shape, layout, BEHIND)
+    pub fn output<T: Scalar>(&mut self, shape: (usize, usize), align: Align) -> Result<Operand<T>> {
+        self.place(&vec![T::SENTINEL; shape.0 * shape.1], shape, align, BEHIND, false)
+    }
+
+    /// Elements of poison behind what is only read.
+    fn behind(&self) -> usize {
+        if self.device.kind() == DeviceKind::Emulated { 0 } else { BEHIND }
     }
 
     fn place<T: Scalar>(
         &mut self,
         data: &[T],
         (rows, columns): (usize, usize),
-        layout: Rows,
+        align: Align,
         behind: usize,
+        any_order: bool,
     ) -> Result<Operand<T>> {
-        let (Rows::Aligned(align) | Rows::Packed(align)) = layout;
-        let unit = (align / size_of::<T>()).max(1);
+        let unit = (align.0 / size_of::<T>()).max(1);
         let [before, gap, behind] = match &mut self.rng {
             None => [0; 3],
             Some(rng) => [rng.random_range(1..4), rng.random_range(1..4), behind],
         };
-        let pitch = match layout {
-            Rows::Packed(_) => columns,
-            Rows::Aligned(_) => columns.next_multiple_of(unit) + gap * unit,
-        };
+        let pitch = columns.next_multiple_of(unit) + gap * unit;
         let offset = before * unit;
         let length = rows.saturating_sub(1) * pitch + if rows == 0 { 0 } else { columns };
         let mut host = vec![T::POISON; offset + length + behind];
         for (row, values) in (0..rows).zip(data.chunks_exact(columns.max(1)).cycle()) {
             host[offset + row * pitch..][..columns].copy_from_slice(values);
         }
-        Ok(Operand { buffer: self.device.upload(&host)?, rows, columns, offset, pitch })
-    }
-}
-
-/// A matrix in a buffer, whose other elements are poison.
-pub struct Operand<T> {
-    buffer: Buffer<T>,
-    rows: usize,
-    columns: usize,
-    offset: usize,
-    pitch: usize,
-}
-
-impl<T: Scalar> Operand<T> {
-    /// From the first element on.
-    pub fn slice(&self) -> Slice<'_, T> {
-        self.buffer.slice(self.offset)
-    }
-
-    /// From the first element on.
-    pub fn slice_mut(&mut self) -> SliceMut<'_, T> {
-        self.buffer.slice_mut(self.offset)
-    }
-
-    /// From an element of the first row on.
-    pub fn slice_from(&self, column: usize) -> Slice<'_, T> {
-        self.buffer.slice(self.offset + column)
-    }
-
-    /// From an element of the first row on.
-    pub fn slice_mut_from(&mut self, column: usize) -> SliceMut<'_, T> {
-        self.buffer.slice_mut(self.offset + column)
-    }
-
-    /// The view.
-    ///
-    /// # Errors
-    /// None: the buffer holds the matrix.
-    pub fn matrix(&self) -> deepseek_kernels::Result<Matrix<'_, T>> {
-        Matrix::with_pitch(self.slice(), self.rows, self.columns, self.pitch)
-    }
-
-    /// The view.
-    ///
-    /// # Errors
-    /// None: the buffer holds the matrix.
-    pub fn matrix_mut(&mut self) -> deepseek_kernels::Result<MatrixMut<'_, T>> {
-        let Self { rows, columns, pitch, .. } = *self;
-        MatrixMut::with_pitch(self.slice_mut(), rows, columns, pitch)
-    }
-
-    /// The view of some columns.
-    ///
-    /// # Errors
-    /// None: the buffer holds the matrix.
-    pub fn part(&self, columns: Range<usize>) -> deepseek_kernels::Result<Matrix<'_, T>> {
-        Matrix::with_pitch(self.slice_from(columns.start), self.rows, columns.len(), self.pitch)
-    }
-
-    /// Elements from one row to the next.
-    pub fn pitch(&self) -> usize {
-        self.pitch
-    }
-
-    /// What it holds now, row-major and dense.
-    ///
-    /// # Errors
-    /// Of the device, those of earlier launches included.
-    pub fn values(&self) -> Result<Vec<T>> {
-        Ok(self.split()?.0)
-    }
-
-    /// The matrix, and where around it something is not poison any more: an index into the buffer.
-    fn split(&self) -> Result<(Vec<T>, Option<usize>)> {
-        let host = self.buffer.to_vec()?;
-        let mut data = Vec::with_capacity(self.rows * self.columns);
-        let (mut end, mut written) = (0, None);
-        let mut poison = |gap: Range<usize>| {
-            let place = || host[gap.clone()].iter().position(|x| x.bits() != T::POISON.bits());
-            written = written.or_else(|| place().map(|i| gap.start + i));
-        };
-        for row in 0..self.rows {
-            let start = self.offset + row * self.pitch;
-            poison(end..start);
-            end = start + self.columns;
-            data.extend_from_slice(&host[start..end]);
+        let buffer = self.device.upload(&host)?;
+        if let Some(footprint) = &mut self.footprint {
+            footprint.add(&buffer, &host, any_order);
         }
-        poison(end..host.len());
-        Ok((data, written))
-    }
-
-    /// Nothing around it was written.
-    ///
-    /// # Errors
-    /// Of the device.
-    pub fn guarded(&self, name: &str) -> Result<Check> {
-        let (data, around) = self.split()?;
-        let failure = around.map(|i| format!("element {i} around {name} was written"));
-        Ok(Check::equal("guards", data.len(), failure))
-    }
-
-    /// All of it was written, and nothing around it.
-    ///
-    /// # Errors
-    /// Of the device.
-    pub fn written(&self, name: &str) -> Result<Check> {
-        let (data, around) = self.split()?;
-        let left = data.iter().position(|x| x.bits() == T::SENTINEL.bits());
-        let place = |i: usize| format!("{name}[{}, {}] was not written", i / self.columns, i % self.columns);
-        let failure = left.map(place);
-        let failure = failure.or_else(|| around.map(|i| format!("element {i} around {name} was written")));
-        Ok(Check::equal("written", data.len(), failure))
-    }
-
-    /// It holds `expected`, bit for bit, all NaN being one, and nothing around it was written. `oracle` says who expects it.
-    ///
-    /// # Errors
-    /// Of the device.
-    pub fn equals(&self, oracle: &'static str, name: &str, expected: &[T]) -> Result<Check> {
-        self.rows_equal(oracle, name, 0..self.rows, expected)
-    }
-
-    /// As [`Self::equals`], of some rows; `expected` is what they hold.
-    ///
-    /// # Errors
-    /// Of the device.
-    pub fn rows_equal(
-        &self,
-        oracle: &'static str,
-        name: &str,
-        rows: Range<usize>,
-        expected: &[T],
-    ) -> Result<Check> {
-        let (mut data, around) = self.split()?;
-        data.truncate(rows.end * self.columns);
-        let mut wanted = data[..rows.start * self.columns].to_vec();
-        wanted.extend_from_slice(expected);
-        let failure = Check::difference(name, self.columns, &data, &wanted);
-        let failure = failure.or_else(|| around.map(|i| format!("element {i} around {name} was written")));
-        let sample = (rows.len() < self.rows).then_some([rows.len(), self.columns]);
-        Ok(Check { sample, ..Check::equal(oracle, expected.len(), failure) })
+        Ok(Operand { buffer, rows, columns, offset, pitch, raw: matches!(self.memory, Memory::Raw(_)) })
     }
 }

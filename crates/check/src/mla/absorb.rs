@@ -12,7 +12,7 @@ use super::{KEY, LATENT, Values, spread};
 use crate::case::{Case, Prepared, Problem, Work};
 use crate::data::{rows_of, weights};
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Arena, Memory, Operand, Output, Rows, Scalar};
+use crate::memory::{Align, Arena, Operand, Output, Scalar};
 
 /// Columns of a head's query, of which so many count; of its value.
 const QUERY: usize = 192;
@@ -150,8 +150,8 @@ pub struct AbsorbProblem {
 }
 
 impl Problem for AbsorbProblem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(AbsorbRun::new(self, device, memory)?))
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(AbsorbRun::new(self, arena)?))
     }
 }
 
@@ -195,15 +195,14 @@ impl AbsorbPlan {
 }
 
 impl AbsorbRun {
-    pub fn new(problem: Arc<AbsorbProblem>, device: &Device, memory: Memory) -> Result<Self> {
+    pub fn new(problem: Arc<AbsorbProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let AbsorbCase { side, tokens, heads, .. } = problem.case;
-        let both = MlaAbsorb::plan(device, MlaAbsorbSpec { tokens, heads })?;
+        let both = MlaAbsorb::plan(arena.device(), MlaAbsorbSpec::new(tokens, heads))?;
         let (a, d) = match side {
             Side::Query => ((tokens, heads * QUERY), (tokens * heads, KEY)),
             Side::Output => ((tokens * heads, LATENT), (tokens, heads * VALUE)),
         };
-        let mut arena = Arena::new(device, memory);
-        let aligned = Rows::Aligned(16);
+        let aligned = Align(16);
         let operands = AbsorbOperands {
             a: arena.repeated(&problem.a, a, aligned)?,
             w: arena.input(&problem.w, (heads * HEAD_ROWS, LATENT), aligned)?,

@@ -8,7 +8,7 @@ use oracles::mla::{Appended, kv_append_bf16, kv_append_fp8};
 
 use super::{KEY, LATENT};
 use crate::judge::Check;
-use crate::memory::{Arena, Operand, Output, Rows, Scalar};
+use crate::memory::{Align, Arena, Operand, Output, Scalar};
 use crate::quant::model;
 
 /// Rows on the host, `[_, 576]` or `[_, 656]`.
@@ -59,16 +59,16 @@ pub enum CacheOperand {
 }
 
 impl CacheOperand {
-    const LAYOUT: Rows = Rows::Aligned(16);
+    const ALIGN: Align = Align(16);
 
     /// To be read: so many rows, which repeat those there are.
     pub(super) fn input(arena: &mut Arena<'_>, rows: usize, data: &CacheRows) -> Result<Self> {
         Ok(match data {
             CacheRows::Bf16(data) => {
-                Self::Bf16(arena.repeated(data, (rows, KvFormat::Bf16.columns()), Self::LAYOUT)?)
+                Self::Bf16(arena.repeated(data, (rows, KvFormat::Bf16.columns()), Self::ALIGN)?)
             }
             CacheRows::Fp8(data) => {
-                Self::Fp8(arena.repeated(data, (rows, KvFormat::Fp8.columns()), Self::LAYOUT)?)
+                Self::Fp8(arena.repeated(data, (rows, KvFormat::Fp8.columns()), Self::ALIGN)?)
             }
         })
     }
@@ -77,10 +77,10 @@ impl CacheOperand {
     pub(super) fn in_out(arena: &mut Arena<'_>, rows: usize, data: &CacheRows) -> Result<Self> {
         Ok(match data {
             CacheRows::Bf16(data) => {
-                Self::Bf16(arena.in_out(data, (rows, KvFormat::Bf16.columns()), Self::LAYOUT)?)
+                Self::Bf16(arena.in_out(data, (rows, KvFormat::Bf16.columns()), Self::ALIGN)?)
             }
             CacheRows::Fp8(data) => {
-                Self::Fp8(arena.in_out(data, (rows, KvFormat::Fp8.columns()), Self::LAYOUT)?)
+                Self::Fp8(arena.in_out(data, (rows, KvFormat::Fp8.columns()), Self::ALIGN)?)
             }
         })
     }

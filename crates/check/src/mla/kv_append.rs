@@ -15,7 +15,7 @@ use super::{KEY, LATENT, ROPE};
 use crate::case::{Case, Expected, Prepared, Problem, Work, fault_if};
 use crate::data::{activations, rows_of};
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Arena, Memory, Operand, Output, Rows, Scalar};
+use crate::memory::{Align, Arena, IndexOperand, Operand, Output, Scalar};
 
 /// A class of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,8 +187,8 @@ impl KvAppendProblem {
 }
 
 impl Problem for KvAppendProblem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(KvAppendRun::new(self, device, memory)?))
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(KvAppendRun::new(self, arena)?))
     }
 }
 
@@ -202,7 +202,7 @@ pub struct KvAppendRun {
 
 pub struct KvAppendOperands {
     tokens: Tokens,
-    slots: Operand<i32>,
+    slots: IndexOperand,
     cache: CacheOperand,
 }
 
@@ -213,11 +213,13 @@ enum Tokens {
 }
 
 impl KvAppendRun {
-    pub fn new(problem: Arc<KvAppendProblem>, device: &Device, memory: Memory) -> Result<Self> {
+    pub fn new(problem: Arc<KvAppendProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let KvAppendCase { format: (format, scale_format), tokens, rows, one_matrix, .. } = problem.case;
-        let plan = KvAppend::plan(device, KvAppendSpec { tokens, rows, format, scale_format })?;
-        let mut arena = Arena::new(device, memory);
-        let aligned = Rows::Aligned(16);
+        let plan = KvAppend::plan(
+            arena.device(),
+            KvAppendSpec::new(tokens, rows, format).scale_format(scale_format),
+        )?;
+        let aligned = Align(16);
         let KvAppendProblem { latent, k_pe, .. } = &*problem;
         let operands = KvAppendOperands {
             tokens: if one_matrix {
@@ -228,8 +230,8 @@ impl KvAppendRun {
                 let latent = arena.input(latent, (tokens, LATENT), aligned)?;
                 Tokens::Apart(latent, arena.input(k_pe, (tokens, ROPE), aligned)?)
             },
-            slots: arena.list(&problem.slots)?,
-            cache: CacheOperand::in_out(&mut arena, rows, &problem.before())?,
+            slots: arena.indices(&problem.slots, (1, tokens))?,
+            cache: CacheOperand::in_out(arena, rows, &problem.before())?,
         };
         Ok(Self { problem, expected: Expected::default(), plan, operands })
     }
@@ -249,7 +251,7 @@ impl KvAppendOperands {
             Tokens::Apart(latent, k_pe) => (latent.matrix()?, k_pe.matrix()?),
             Tokens::Together(both) => (both.part(0..LATENT)?, both.part(LATENT..KEY)?),
         };
-        Ok(KvAppendArgs { latent, k_pe, slots: self.slots.matrix()?, cache: self.cache.view_mut()? })
+        Ok(KvAppendArgs { latent, k_pe, slots: self.slots.indices()?, cache: self.cache.view_mut()? })
     }
 }
 

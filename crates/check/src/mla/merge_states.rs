@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::gemm::OutputType;
-use deepseek_kernels::mla::{AttentionState, AttentionStateMut, MergeStates, MergeStatesSpec};
-use deepseek_kernels::{Device, Error, Stream, bf16};
+use deepseek_kernels::mla::{
+    AttentionState, AttentionStateMut, MergeStates, MergeStatesArgs, MergeStatesSpec,
+};
+use deepseek_kernels::table::gemm::OutputType;
+use deepseek_kernels::{Error, Stream, bf16};
 use oracles::mla::{State, merge_states, merge_states_bound};
 use oracles::verdict::within;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -16,7 +18,7 @@ use crate::case::{Case, Prepared, Problem, Work};
 use crate::data::rows_of;
 use crate::gemm::fp8_gemm::Element;
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Arena, Memory, Operand, Output, Rows};
+use crate::memory::{Align, Arena, Operand, Output};
 
 /// Two states of as many rows.
 #[derive(Debug, Clone, Copy)]
@@ -176,10 +178,10 @@ impl MergeStatesProblem {
 }
 
 impl Problem for MergeStatesProblem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
         Ok(match self.case.output {
-            OutputType::Bf16 => Box::new(MergeStatesRun::<bf16>::new(self, device, memory)?),
-            OutputType::F32 => Box::new(MergeStatesRun::<f32>::new(self, device, memory)?),
+            OutputType::Bf16 => Box::new(MergeStatesRun::<bf16>::new(self, arena)?),
+            OutputType::F32 => Box::new(MergeStatesRun::<f32>::new(self, arena)?),
         })
     }
 }
@@ -187,16 +189,8 @@ impl Problem for MergeStatesProblem {
 /// A merge on a device.
 pub struct MergeStatesRun<T> {
     problem: Arc<MergeStatesProblem>,
-    pub plan: MergeStatesPlan<T>,
+    pub plan: MergeStates<T>,
     pub operands: MergeStatesOperands<T>,
-}
-
-/// The plan, which takes all operands at once.
-pub struct MergeStatesPlan<T>(MergeStates<T>);
-
-pub struct MergeStatesArgs<'a, T> {
-    pub parts: [AttentionState<'a, T>; 2],
-    pub out: AttentionStateMut<'a, T>,
 }
 
 pub struct MergeStatesOperands<T> {
@@ -205,34 +199,24 @@ pub struct MergeStatesOperands<T> {
     lse: Operand<f32>,
 }
 
-impl<T: Element> MergeStatesPlan<T> {
-    /// Enqueues the merge.
-    ///
-    /// # Errors
-    /// Of the launch.
-    pub fn run(&self, stream: Stream<'_>, args: MergeStatesArgs<'_, T>) -> Result<(), Error> {
-        self.0.run(stream, args.parts, args.out)
-    }
-}
-
 impl<T: Element> MergeStatesRun<T> {
-    pub fn new(problem: Arc<MergeStatesProblem>, device: &Device, memory: Memory) -> Result<Self> {
+    pub fn new(problem: Arc<MergeStatesProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let MergeStatesCase { tokens, heads, infinity_is_empty, .. } = problem.case;
         let rows = tokens * heads;
-        let plan = MergeStates::plan(device, MergeStatesSpec { tokens, heads, infinity_is_empty })?;
-        let mut arena = Arena::new(device, memory);
-        let (aligned, packed) = (Rows::Aligned(16), Rows::Packed(4));
+        let spec = MergeStatesSpec::new(tokens, heads).infinity_is_empty(infinity_is_empty);
+        let plan = MergeStates::plan(arena.device(), spec)?;
+        let (aligned, any) = (Align(16), Align(4));
         let mut part = |part: &Part| -> Result<_> {
             let o: Vec<T> = part.o.iter().map(|&x| T::narrow(x)).collect();
             let o = arena.repeated(&o, (rows, LATENT), aligned)?;
-            Ok((o, arena.input(&part.lse, (tokens, heads), packed)?))
+            Ok((o, arena.input(&part.lse, (tokens, heads), any)?))
         };
         let operands = MergeStatesOperands {
             parts: [part(&problem.parts[0])?, part(&problem.parts[1])?],
             o: arena.output((rows, LATENT), aligned)?,
-            lse: arena.output((tokens, heads), packed)?,
+            lse: arena.output((tokens, heads), any)?,
         };
-        Ok(Self { problem, plan: MergeStatesPlan(plan), operands })
+        Ok(Self { problem, plan, operands })
     }
 }
 

@@ -10,13 +10,16 @@ pub mod rope;
 pub mod shapes;
 mod values;
 
-use deepseek_kernels::mla::{KvFormat, MAX_Q_TOKENS, MLA_INSTANCES, MlaInstance};
-use oracles::mla::Side;
+use deepseek_kernels::mla::{KvFormat, MAX_Q_TOKENS};
+use deepseek_kernels::table::gemm::OutputType;
+use deepseek_kernels::table::mla::{MLA_INSTANCES, MlaInstance};
+use oracles::mla::{AttentionClass, Side};
 
 pub use cache::CacheRows;
 pub use values::Values;
 
 use crate::case::{Cases, boxed};
+use crate::deepseek_v3::{HEADS, tokens};
 use crate::families::Extent;
 use absorb::AbsorbCase;
 use decode::MlaDecodeCase;
@@ -58,6 +61,50 @@ pub fn timed(extent: Extent) -> Cases {
     let mut cases = boxed(timed_steps(&shapes));
     cases.extend(tokens.iter().flat_map(|&tokens| timed_around(tokens, heads)));
     cases
+}
+
+/// Attention over both caches, and what surrounds it: the cache's rows, and the heads of DeepSeek-V3 or those of one of eight
+/// ranks.
+pub fn layer(extent: Extent, seed: u64) -> Cases {
+    let (absorbed, heads) = match extent {
+        Extent::Full => (64, HEADS),
+        Extent::Reduced => (tokens(extent), 16),
+    };
+    let (tokens, values) = (tokens(extent), Values::Activations);
+    let mut cases = boxed([RopeCase { values, seed, ..RopeCase::new(tokens, HEADS, POSITIONS) }]);
+    let [bf16, fp8, _] = kv_append::FORMATS;
+    cases.extend(boxed([bf16, fp8].map(|format| KvAppendCase { seed, ..KvAppendCase::new(format, tokens) })));
+    let absorb = |side| AbsorbCase { values, seed, ..AbsorbCase::new(side, absorbed, heads) };
+    cases.extend(boxed([Side::Query, Side::Output].map(absorb)));
+    let merge = |output| MergeStatesCase { output, values, seed, ..MergeStatesCase::new(absorbed, heads) };
+    cases.extend(boxed([OutputType::Bf16, OutputType::F32].map(merge)));
+    cases.extend(boxed(layer_decode(extent, seed)));
+    cases
+}
+
+/// Both caches with the mean of a power of two of keys, with one key that counts alone, and with ordinary data; several splits
+/// a sequence, and sequences without keys.
+fn layer_decode(extent: Extent, seed: u64) -> Vec<MlaDecodeCase> {
+    let (heads, lengths, split_keys) = match extent {
+        Extent::Full => (HEADS, vec![0, 4096, 1, 1024, 1500], 512),
+        // Two query tokens make two tiles of rows, which share their keys.
+        Extent::Reduced => (64, vec![0, 256, 1, 301], 128),
+    };
+    let of = |format, (class, q_tokens)| MlaDecodeCase {
+        class,
+        q_tokens,
+        heads,
+        split_keys: Some(split_keys),
+        causal: q_tokens > 1,
+        alone: true,
+        seed,
+        ..MlaDecodeCase::new(format, lengths.clone())
+    };
+    let cases = [(AttentionClass::Uniform, 1), (AttentionClass::OneKey, 2), (AttentionClass::Normal, 2)];
+    [KvFormat::Bf16, KvFormat::Fp8]
+        .into_iter()
+        .flat_map(|format| cases.map(|case| of(format, case)))
+        .collect()
 }
 
 /// Each once, with both caches.

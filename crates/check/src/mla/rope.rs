@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::mla::{Heads, HeadsMut, Rope, RopeArgs, RopeSpec, RopeTable, YarnRope};
-use deepseek_kernels::{DataFaults, Device, Error, Stream, bf16};
+use deepseek_kernels::{DataFaults, Error, Stream, bf16};
 use oracles::mla::rope;
 
 use super::{LATENT, ROPE, Values, spread};
 use crate::case::{Case, Prepared, Problem, Work, fault_if};
 use crate::data::rows_of;
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Arena, Memory, Operand, Output, Rows, Scalar};
+use crate::memory::{Align, Arena, IndexOperand, Operand, Output, Scalar};
 
 /// The 64 columns of a head that are rotated, among those that the operand has for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,8 +129,8 @@ pub struct RopeProblem {
 }
 
 impl Problem for RopeProblem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(RopeRun::new(self, device, memory)?))
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(RopeRun::new(self, arena)?))
     }
 }
 
@@ -145,23 +145,22 @@ pub struct RopeOperands {
     case: RopeCase,
     /// `[tokens, heads * from.of]`.
     x: Operand<bf16>,
-    positions: Operand<i32>,
+    positions: IndexOperand,
     table: Operand<f32>,
     /// `[tokens, heads * to.of]`.
     out: Operand<bf16>,
 }
 
 impl RopeRun {
-    pub fn new(problem: Arc<RopeProblem>, device: &Device, memory: Memory) -> Result<Self> {
+    pub fn new(problem: Arc<RopeProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let case = problem.case;
         let RopeCase { tokens, heads, positions, from, to, .. } = case;
-        let plan = Rope::plan(device, RopeSpec { tokens, heads, positions })?;
-        let mut arena = Arena::new(device, memory);
-        let aligned = Rows::Aligned(16);
+        let plan = Rope::plan(arena.device(), RopeSpec::new(tokens, heads, positions))?;
+        let aligned = Align(16);
         let operands = RopeOperands {
             case,
             x: arena.repeated(&from.among(&problem.x, bf16::POISON), (tokens, heads * from.of), aligned)?,
-            positions: arena.list(&problem.positions)?,
+            positions: arena.indices(&problem.positions, (1, problem.positions.len()))?,
             table: arena.input(&problem.table, (positions, ROPE), aligned)?,
             out: arena.output((tokens, heads * to.of), aligned)?,
         };
@@ -179,7 +178,7 @@ impl RopeOperands {
         let (x_pitch, out_pitch) = (self.x.pitch(), self.out.pitch());
         Ok(RopeArgs {
             x: Heads::new(self.x.slice_from(from.first), tokens, heads, x_pitch, from.of)?,
-            positions: self.positions.matrix()?,
+            positions: self.positions.indices()?,
             table: self.table.matrix()?,
             out: HeadsMut::new(self.out.slice_mut_from(to.first), tokens, heads, out_pitch, to.of)?,
         })

@@ -8,7 +8,7 @@ use oracles::quant::Quantized;
 
 use crate::case::fault_if;
 use crate::judge::Check;
-use crate::memory::{Arena, Operand, Output, Rows, Scalar};
+use crate::memory::{Align, Arena, Operand, Output, Scalar};
 
 /// A map of tokens to rows, which a test may get wrong.
 #[derive(Debug, Clone)]
@@ -72,10 +72,7 @@ pub struct QuantizedRows {
 
 impl QuantizedRows {
     pub fn new(arena: &mut Arena<'_>, rows: usize, k: usize) -> Result<Self> {
-        Ok(Self {
-            q: arena.output((rows, k), Rows::Aligned(8))?,
-            sf: arena.output((k / 128, rows), Rows::Aligned(4))?,
-        })
+        Ok(Self { q: arena.output((rows, k), Align(8))?, sf: arena.output((k / 128, rows), Align(4))? })
     }
 
     pub fn outputs(&self) -> Result<Vec<Output>> {

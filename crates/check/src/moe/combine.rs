@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::moe::{Combine, CombineArgs, CombineSpec, ExpertMapSpec};
-use deepseek_kernels::{DataFaults, Device, Error, Stream, bf16};
+use deepseek_kernels::{DataFaults, Error, Stream, bf16};
 use oracles::moe::{Combined, Mapped, combine};
 
 use super::expert_map::ExpertMapCase;
 use crate::case::{Case, Prepared, Problem, Work, fault_if};
 use crate::data::repeated;
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Arena, Memory, Operand, Output, Rows};
+use crate::memory::{Align, Arena, Operand, Output};
 
 /// Tokens put together from rows.
 #[derive(Debug, Clone, Copy)]
@@ -150,8 +150,8 @@ impl CombineProblem {
 }
 
 impl Problem for CombineProblem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(CombineRun::new(self, device, memory)?))
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(CombineRun::new(self, arena)?))
     }
 }
 
@@ -172,14 +172,13 @@ pub struct CombineOperands {
 }
 
 impl CombineRun {
-    pub fn new(problem: Arc<CombineProblem>, device: &Device, memory: Memory) -> Result<Self> {
+    pub fn new(problem: Arc<CombineProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let CombineProblem { case, y, route_row, weights, shared, residual } = &*problem;
         let (ExpertMapSpec { tokens, top_k, .. }, hidden) = (case.map.spec, case.hidden);
         let rows = problem.rows();
-        let plan = Combine::plan(device, CombineSpec { tokens, top_k, hidden, rows })?;
-        let mut arena = Arena::new(device, memory);
-        let (routes, packed, aligned) = ((tokens, top_k), Rows::Packed(4), Rows::Aligned(16));
-        let weights = weights.as_ref().map(|w| arena.input(w, routes, packed)).transpose()?;
+        let plan = Combine::plan(arena.device(), CombineSpec::new(tokens, top_k, hidden, rows))?;
+        let (routes, any, aligned) = ((tokens, top_k), Align(4), Align(16));
+        let weights = weights.as_ref().map(|w| arena.input(w, routes, any)).transpose()?;
         let mut addend =
             |x: &Option<Vec<bf16>>| x.as_ref().map(|x| arena.input(x, (tokens, hidden), aligned)).transpose();
         let operands = CombineOperands {
@@ -187,7 +186,7 @@ impl CombineRun {
             shared: addend(shared)?,
             residual: addend(residual)?,
             y: arena.input(y, (rows, hidden), aligned)?,
-            route_row: arena.input(route_row, routes, packed)?,
+            route_row: arena.input(route_row, routes, any)?,
             out: arena.output((tokens, hidden), aligned)?,
         };
         Ok(Self { problem, plan, operands })

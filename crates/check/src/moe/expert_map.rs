@@ -11,7 +11,7 @@ use super::batch::Batch;
 use super::routing::Routing;
 use crate::case::{Case, Prepared, Problem, Work, fault_if};
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Arena, Memory, Operand, Output, Rows};
+use crate::memory::{Align, Arena, IndexOperand, Operand, Output};
 
 /// Tokens and how they choose.
 #[derive(Debug, Clone, Copy)]
@@ -24,13 +24,13 @@ pub struct ExpertMapCase {
 impl ExpertMapCase {
     /// Different experts for each of the tokens, some routes dropped, segments without a gap.
     pub const fn new((tokens, top_k, experts): (usize, usize, usize)) -> Self {
-        let spec = ExpertMapSpec { tokens, top_k, experts, layout: ExpertLayout::Ragged };
+        let spec = ExpertMapSpec::new(tokens, top_k, experts);
         Self { spec, routing: Routing::Gaps, seed: 1 }
     }
 
     /// Rows in another layout.
     pub const fn laid_out(self, layout: ExpertLayout) -> Self {
-        Self { spec: ExpertMapSpec { layout, ..self.spec }, ..self }
+        Self { spec: self.spec.layout(layout), ..self }
     }
 
     /// With its inputs.
@@ -46,7 +46,7 @@ impl ExpertMapCase {
 
     /// Layout and sizes, for labels.
     pub(super) fn rows_label(&self) -> String {
-        let ExpertMapSpec { tokens, top_k, experts, layout } = self.spec;
+        let ExpertMapSpec { tokens, top_k, experts, layout, .. } = self.spec;
         let layout = match layout {
             ExpertLayout::Ragged => String::new(),
             ExpertLayout::Aligned { alignment } => format!("_aligned{alignment}"),
@@ -113,8 +113,8 @@ impl ExpertMapProblem {
 }
 
 impl Problem for ExpertMapProblem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(ExpertMapRun::new(self, device, memory)?))
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(ExpertMapRun::new(self, arena)?))
     }
 }
 
@@ -126,30 +126,29 @@ pub struct ExpertMapRun {
 }
 
 pub struct ExpertMapOperands {
-    ids: Operand<i32>,
+    ids: IndexOperand,
     row_route: Operand<i32>,
     route_row: Operand<i32>,
     offsets: Operand<i32>,
     counts: Operand<i32>,
     demand: Operand<i32>,
-    workspace: Operand<u32>,
+    scratch: Operand<u8>,
 }
 
 impl ExpertMapRun {
-    pub fn new(problem: Arc<ExpertMapProblem>, device: &Device, memory: Memory) -> Result<Self> {
+    pub fn new(problem: Arc<ExpertMapProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let spec = problem.case.spec;
         let ExpertMapSpec { tokens, top_k, experts, .. } = spec;
-        let plan = ExpertMap::plan(device, spec)?;
-        let mut arena = Arena::new(device, memory);
-        let mut output = |shape| arena.output(shape, Rows::Packed(4));
+        let plan = ExpertMap::plan(arena.device(), spec)?;
+        let mut output = |shape| arena.output(shape, Align(4));
         let operands = ExpertMapOperands {
             row_route: output((1, spec.rows()))?,
             route_row: output((tokens, top_k))?,
             offsets: output((1, experts + 1))?,
             counts: output((1, experts))?,
             demand: output((1, experts + 1))?,
-            workspace: arena.output((1, plan.workspace()), Rows::Packed(4))?,
-            ids: arena.input(&problem.ids, (tokens, top_k), Rows::Packed(4))?,
+            scratch: arena.scratch(plan.scratch_bytes())?,
+            ids: arena.indices(&problem.ids, (tokens, top_k))?,
         };
         Ok(Self { problem, plan, operands })
     }
@@ -162,13 +161,13 @@ impl ExpertMapOperands {
     /// None.
     pub fn args(&mut self) -> Result<ExpertMapArgs<'_>, Error> {
         Ok(ExpertMapArgs {
-            ids: self.ids.matrix()?,
-            row_route: self.row_route.matrix_mut()?,
+            ids: self.ids.indices()?,
+            row_route: self.row_route.vector_mut()?,
             route_row: self.route_row.matrix_mut()?,
-            offsets: self.offsets.matrix_mut()?,
-            counts: self.counts.matrix_mut()?,
-            demand: self.demand.matrix_mut()?,
-            workspace: self.workspace.matrix_mut()?,
+            offsets: self.offsets.vector_mut()?,
+            counts: self.counts.vector_mut()?,
+            demand: self.demand.vector_mut()?,
+            scratch: self.scratch.slice_mut(),
         })
     }
 }
@@ -201,21 +200,20 @@ impl Prepared for ExpertMapRun {
 
     fn writable(&self) -> Result<Vec<Output>> {
         let mut written = self.outputs()?;
-        written.push(Output::read("workspace", &self.operands.workspace)?);
+        written.push(Output::read("scratch", &self.operands.scratch)?);
         Ok(written)
     }
 
     fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
         let want = self.problem.expected();
-        let ExpertMapOperands { row_route, route_row, offsets, counts, demand, workspace, .. } =
-            &self.operands;
+        let ExpertMapOperands { row_route, route_row, offsets, counts, demand, scratch, .. } = &self.operands;
         Ok(vec![
             row_route.equals("rows", "row_route", &want.row_route)?,
             route_row.equals("routes", "route_row", &want.route_row)?,
             offsets.equals("offsets", "offsets", &want.offsets)?,
             counts.equals("counts", "counts", &want.counts)?,
             demand.equals("demand", "demand", &want.demand)?,
-            workspace.guarded("the workspace")?,
+            scratch.guarded("the scratch")?,
         ])
     }
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use anyhow::Result;
 use deepseek_kernels::moe::{ExpertMapSpec, GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec};
 use deepseek_kernels::quant::ScaleFormat;
-use deepseek_kernels::{DataFaults, Device, Error, Stream, bf16};
+use deepseek_kernels::{DataFaults, Error, Stream, bf16};
 use oracles::quant::{Quantized, quantize_1x128};
 
 use super::batch::{Batch, QuantizedRows};
 use super::expert_map::ExpertMapCase;
 use crate::case::{Case, Expected, Prepared, Problem, Work};
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Arena, Memory, Operand, Output, Rows};
+use crate::memory::{Align, Arena, Operand, Output};
 use crate::quant::{QuantizerClass, model, suffix};
 
 /// The hidden states of routed tokens: rows that show what a quantiser does.
@@ -34,7 +34,7 @@ impl GatherQuantizeCase {
     fn spec(&self) -> GatherQuantizeSpec {
         let Self { map: ExpertMapCase { spec, .. }, hidden, format, .. } = *self;
         let ExpertMapSpec { tokens, top_k, experts, .. } = spec;
-        GatherQuantizeSpec { tokens, top_k, hidden, experts, segments: spec.segments(), format }
+        GatherQuantizeSpec::new(tokens, top_k, hidden, experts, spec.segments()).format(format)
     }
 
     /// With its inputs.
@@ -100,8 +100,8 @@ impl GatherQuantizeProblem {
 }
 
 impl Problem for GatherQuantizeProblem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(GatherQuantizeRun::new(self, device, memory)?))
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(GatherQuantizeRun::new(self, arena)?))
     }
 }
 
@@ -121,15 +121,14 @@ pub struct GatherQuantizeOperands {
 }
 
 impl GatherQuantizeRun {
-    pub fn new(problem: Arc<GatherQuantizeProblem>, device: &Device, memory: Memory) -> Result<Self> {
+    pub fn new(problem: Arc<GatherQuantizeProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let GatherQuantizeProblem { case, batch, x } = &*problem;
-        let plan = GatherQuantize::plan(device, case.spec())?;
-        let mut arena = Arena::new(device, memory);
+        let plan = GatherQuantize::plan(arena.device(), case.spec())?;
         let operands = GatherQuantizeOperands {
-            x: arena.input(x, (batch.spec.tokens, case.hidden), Rows::Aligned(16))?,
+            x: arena.input(x, (batch.spec.tokens, case.hidden), Align(16))?,
             row_route: arena.list(&batch.map.row_route)?,
             segments: arena.list(batch.segments())?,
-            out: QuantizedRows::new(&mut arena, batch.rows(), case.hidden)?,
+            out: QuantizedRows::new(arena, batch.rows(), case.hidden)?,
         };
         Ok(Self { problem, expected: Expected::default(), plan, operands })
     }
@@ -147,8 +146,8 @@ impl GatherQuantizeOperands {
     pub fn args(&mut self) -> Result<GatherQuantizeArgs<'_>, Error> {
         Ok(GatherQuantizeArgs {
             x: self.x.matrix()?,
-            row_route: self.row_route.matrix()?,
-            segments: self.segments.matrix()?,
+            row_route: self.row_route.vector()?,
+            segments: self.segments.vector()?,
             q: self.out.q.matrix_mut()?,
             sf: self.out.sf.m_major_mut()?,
         })

@@ -14,7 +14,7 @@ use deepseek_kernels::moe::ExpertLayout;
 use deepseek_kernels::router::GateSpec;
 
 use crate::case::{Cases, boxed};
-use crate::deepseek_v3::{EXPERTS, HIDDEN, INTERMEDIATE, TOP_K};
+use crate::deepseek_v3::{EXPERTS, HIDDEN, INTERMEDIATE, TOP_K, tokens};
 use crate::families::Extent;
 use combine::CombineCase;
 use expert_map::ExpertMapCase;
@@ -45,7 +45,7 @@ pub fn smoke() -> Cases {
     })));
     cases.extend(boxed(maps.map(|map| CombineCase::new(map, 136))));
     let (experts, top_k, groups, kept_groups) = (8, 2, 4, 2);
-    let gate = GateSpec { hidden: 512, experts, top_k, groups, kept_groups, ..GateSpec::deepseek_v3(5) };
+    let gate = GateSpec::new(5, 512, experts, top_k).groups(groups).kept_groups(kept_groups).route_scale(2.5);
     cases.extend(boxed([MoeLayerCase::new(gate, 256)]));
     cases
 }
@@ -66,7 +66,7 @@ pub fn timed(extent: Extent) -> Cases {
         cases.extend(boxed([gather]));
         cases.extend(boxed([swiglu]));
         cases.extend(boxed([combine]));
-        let gate = GateSpec { hidden, experts, ..GateSpec::deepseek_v3(tokens) };
+        let gate = GateSpec::new(tokens, hidden, experts, 8).groups(8).kept_groups(4).route_scale(2.5);
         cases.extend(boxed([timed_layer(gate, width)]));
         cases
     };
@@ -78,13 +78,19 @@ pub const fn timed_layer(gate: GateSpec, width: usize) -> MoeLayerCase {
     MoeLayerCase { shared: false, residual: false, repeated: true, ..MoeLayerCase::new(gate, width) }
 }
 
-/// DeepSeek-V3's experts on so many tokens: what surrounds their GEMMs.
-pub fn deepseek_v3(tokens: usize, seed: u64) -> Cases {
-    let map = ExpertMapCase { seed, ..ExpertMapCase::new((tokens, TOP_K, EXPERTS)) };
+/// What surrounds the experts' GEMMs, and all of it with fewer experts: what the emulator can compute in seconds.
+pub fn layer(extent: Extent, seed: u64) -> Cases {
+    let (few, width) = match extent {
+        Extent::Full => (8, INTERMEDIATE),
+        Extent::Reduced => (3, 256),
+    };
+    let gate = GateSpec::new(few, HIDDEN, 16, 4).groups(4).kept_groups(2).route_scale(2.5);
+    let map = ExpertMapCase { seed, ..ExpertMapCase::new((tokens(extent), TOP_K, EXPERTS)) };
     let swiglu = SwigluQuantizeCase::new(map, INTERMEDIATE);
     let mut cases = boxed([map]);
     cases.extend(boxed([GatherQuantizeCase::new(map, HIDDEN)]));
     cases.extend(boxed([SwigluQuantizeCase { weighted: true, ..swiglu }]));
     cases.extend(boxed([CombineCase::new(map, HIDDEN)]));
+    cases.extend(boxed([MoeLayerCase { seed, ..MoeLayerCase::new(gate, width) }]));
     cases
 }

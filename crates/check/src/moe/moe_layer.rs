@@ -17,7 +17,7 @@ use rand::{RngExt, SeedableRng};
 use crate::case::{Case, Prepared, Problem, Work};
 use crate::data::repeated;
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Arena, Memory, Operand, Output, Rows};
+use crate::memory::{Align, Arena, Operand, Output};
 use crate::quant::model;
 use crate::router::gate_model;
 
@@ -60,7 +60,7 @@ impl MoeLayerCase {
 
     fn spec(&self) -> MoeLayerSpec {
         let Self { gate, width: intermediate, clamp, format, .. } = *self;
-        MoeLayerSpec { gate, intermediate, clamp, format }
+        MoeLayerSpec::new(gate, intermediate).clamp(clamp).format(format)
     }
 
     /// With its inputs.
@@ -134,10 +134,9 @@ impl Case for MoeLayerCase {
     fn kernels(&self, device: &Device) -> Result<Vec<String>> {
         let GateSpec { tokens, hidden, experts, top_k, .. } = self.gate;
         let rows = tokens * top_k;
-        let (segments, expected_rows) = (Segments::Ragged { rows }, rows.div_ceil(experts.max(1)));
         let gemm = |n, k| -> Result<String> {
-            let spec = GroupedFp8GemmSpec { experts, n, k, segments, expected_rows };
-            Ok(GroupedFp8Gemm::plan(device, spec)?.choice().instance.name())
+            let spec = GroupedFp8GemmSpec::new(experts, n, k, Segments::Ragged { rows });
+            Ok(GroupedFp8Gemm::plan(device, spec)?.tuning().to_string())
         };
         let around = [
             "gate_logits",
@@ -206,8 +205,8 @@ impl MoeLayerProblem {
 }
 
 impl Problem for MoeLayerProblem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(MoeLayerRun::new(self, device, memory)?))
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(MoeLayerRun::new(self, arena)?))
     }
 }
 
@@ -226,6 +225,7 @@ pub struct MoeLayerOperands {
     down: Weights,
     shared: Option<Operand<bf16>>,
     residual: Option<Operand<bf16>>,
+    scratch: Operand<u8>,
     out: Operand<bf16>,
 }
 
@@ -238,8 +238,8 @@ impl Weights {
     fn new(arena: &mut Arena<'_>, of: &Projection, experts: usize, (n, k): (usize, usize)) -> Result<Self> {
         let scales = (experts * n.div_ceil(128), k / 128);
         Ok(Self {
-            weight: arena.input(&of.weight, (experts * n, k), Rows::Aligned(16))?,
-            scales: arena.input(&of.scales, scales, Rows::Aligned(4))?,
+            weight: arena.input(&of.weight, (experts * n, k), Align(16))?,
+            scales: arena.input(&of.scales, scales, Align(4))?,
         })
     }
 
@@ -249,16 +249,15 @@ impl Weights {
 }
 
 impl MoeLayerRun {
-    pub fn new(problem: Arc<MoeLayerProblem>, device: &Device, memory: Memory) -> Result<Self> {
+    pub fn new(problem: Arc<MoeLayerProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let MoeLayerProblem { case, gate, bias, gate_up, down, x, shared, residual } = &*problem;
         let GateSpec { tokens, hidden, experts, .. } = case.gate;
-        let plan = MoeLayer::plan(device, case.spec())?;
-        let mut arena = Arena::new(device, memory);
+        let plan = MoeLayer::plan(arena.device(), case.spec())?;
         let (gate_up, down) = (
-            Weights::new(&mut arena, gate_up, experts, (2 * case.width, hidden))?,
-            Weights::new(&mut arena, down, experts, (hidden, case.width))?,
+            Weights::new(arena, gate_up, experts, (2 * case.width, hidden))?,
+            Weights::new(arena, down, experts, (hidden, case.width))?,
         );
-        let (rows, aligned) = ((tokens, hidden), Rows::Aligned(16));
+        let (rows, aligned) = ((tokens, hidden), Align(16));
         let mut addend =
             |x: &Option<Vec<bf16>>| x.as_ref().map(|x| arena.input(x, rows, aligned)).transpose();
         let operands = MoeLayerOperands {
@@ -269,6 +268,7 @@ impl MoeLayerRun {
             x: arena.input(x, rows, aligned)?,
             gate: arena.input(gate, (experts, hidden), aligned)?,
             bias: arena.list(bias)?,
+            scratch: arena.scratch(plan.scratch_bytes())?,
             out: arena.output(rows, aligned)?,
         };
         Ok(Self { problem, plan, operands })
@@ -284,11 +284,12 @@ impl MoeLayerOperands {
         Ok(MoeLayerArgs {
             hidden: self.x.matrix()?,
             gate: self.gate.matrix()?,
-            bias: Some(self.bias.slice()),
+            bias: Some(self.bias.vector()?),
             gate_up: self.gate_up.view()?,
             down: self.down.view()?,
             shared: self.shared.as_ref().map(Operand::matrix).transpose()?,
             residual: self.residual.as_ref().map(Operand::matrix).transpose()?,
+            scratch: self.scratch.slice_mut(),
             out: self.out.matrix_mut()?,
         })
     }
@@ -307,6 +308,12 @@ impl Prepared for MoeLayerRun {
         Ok(vec![Output::read("out", &self.operands.out)?])
     }
 
+    fn writable(&self) -> Result<Vec<Output>> {
+        let mut written = self.outputs()?;
+        written.push(Output::read("scratch", &self.operands.scratch)?);
+        Ok(written)
+    }
+
     /// Briefly, the last token by f64: the references take seconds for each of a large layer, and none depends on another.
     fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
         let GateSpec { tokens, hidden, .. } = self.problem.case.gate;
@@ -323,7 +330,7 @@ impl Prepared for MoeLayerRun {
             sample: (first > 0).then_some([tokens - first, hidden]),
             ..Check::equal("f64", got.len(), (!near).then_some(failure))
         };
-        let written = out.written("out")?;
+        let written = out.written("out")?.and(self.operands.scratch.guarded("the scratch")?);
         Ok(match scrutiny {
             Scrutiny::Thorough => vec![written, out.equals("bits of the steps", "out", &bits)?, f64],
             Scrutiny::Brief => vec![written, f64],

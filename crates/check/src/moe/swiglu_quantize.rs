@@ -7,7 +7,7 @@ use deepseek_kernels::moe::{
     ExpertMapSpec, RoutingWeights, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec,
 };
 use deepseek_kernels::quant::ScaleFormat;
-use deepseek_kernels::{DataFaults, Device, Error, Stream, bf16};
+use deepseek_kernels::{DataFaults, Error, Stream, bf16};
 use oracles::moe::swiglu_quantize;
 use oracles::quant::Quantized;
 
@@ -16,7 +16,7 @@ use super::expert_map::ExpertMapCase;
 use crate::case::{Case, Expected, Prepared, Problem, Work};
 use crate::data::repeated;
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Arena, Memory, Operand, Output, Rows};
+use crate::memory::{Align, Arena, Operand, Output};
 use crate::quant::{QuantizerClass, model, suffix};
 
 /// Rows of routed tokens: of three, one shows what a quantiser does, and two have gates on both sides of 0, where silu
@@ -46,7 +46,7 @@ impl SwigluQuantizeCase {
     fn spec(&self) -> SwigluQuantizeSpec {
         let Self { map: ExpertMapCase { spec, .. }, intermediate, clamp, format, .. } = *self;
         let ExpertMapSpec { experts, .. } = spec;
-        SwigluQuantizeSpec { intermediate, experts, segments: spec.segments(), clamp, format }
+        SwigluQuantizeSpec::new(intermediate, experts, spec.segments()).clamp(clamp).format(format)
     }
 
     fn x(&self, batch: &Batch) -> Vec<bf16> {
@@ -107,7 +107,7 @@ impl Case for SwigluQuantizeCase {
     }
 }
 
-/// Rows, and whose they are.
+/// Align, and whose they are.
 #[derive(Debug, Clone)]
 pub struct SwigluQuantizeProblem {
     pub case: SwigluQuantizeCase,
@@ -131,8 +131,8 @@ impl SwigluQuantizeProblem {
 }
 
 impl Problem for SwigluQuantizeProblem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(SwigluQuantizeRun::new(self, device, memory)?))
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(SwigluQuantizeRun::new(self, arena)?))
     }
 }
 
@@ -153,20 +153,19 @@ pub struct SwigluQuantizeOperands {
 }
 
 impl SwigluQuantizeRun {
-    pub fn new(problem: Arc<SwigluQuantizeProblem>, device: &Device, memory: Memory) -> Result<Self> {
+    pub fn new(problem: Arc<SwigluQuantizeProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let SwigluQuantizeProblem { case, batch, x, weights } = &*problem;
-        let plan = SwigluQuantize::plan(device, case.spec())?;
+        let plan = SwigluQuantize::plan(arena.device(), case.spec())?;
         let ExpertMapSpec { tokens, top_k, .. } = batch.spec;
-        let mut arena = Arena::new(device, memory);
         let mut routing = |weights: &Vec<f32>| -> Result<_> {
-            let weights = arena.input(weights, (tokens, top_k), Rows::Packed(4))?;
+            let weights = arena.input(weights, (tokens, top_k), Align(4))?;
             Ok((weights, arena.list(&batch.map.row_route)?))
         };
         let operands = SwigluQuantizeOperands {
             routing: weights.as_ref().map(&mut routing).transpose()?,
-            x: arena.input(x, (batch.rows(), 2 * case.intermediate), Rows::Aligned(16))?,
+            x: arena.input(x, (batch.rows(), 2 * case.intermediate), Align(16))?,
             segments: arena.list(batch.segments())?,
-            out: QuantizedRows::new(&mut arena, batch.rows(), case.intermediate)?,
+            out: QuantizedRows::new(arena, batch.rows(), case.intermediate)?,
         };
         Ok(Self { problem, expected: Expected::default(), plan, operands })
     }
@@ -184,13 +183,13 @@ impl SwigluQuantizeOperands {
     pub fn args(&mut self) -> Result<SwigluQuantizeArgs<'_>, Error> {
         let routing = match &self.routing {
             Some((weights, row_route)) => {
-                Some(RoutingWeights { weights: weights.matrix()?, row_route: row_route.matrix()? })
+                Some(RoutingWeights { weights: weights.matrix()?, row_route: row_route.vector()? })
             }
             None => None,
         };
         Ok(SwigluQuantizeArgs {
             x: self.x.matrix()?,
-            segments: self.segments.matrix()?,
+            segments: self.segments.vector()?,
             routing,
             q: self.out.q.matrix_mut()?,
             sf: self.out.sf.m_major_mut()?,

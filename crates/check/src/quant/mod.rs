@@ -5,13 +5,13 @@ pub mod quantize_1x128;
 pub mod rms_norm;
 pub mod transpose_scales;
 
-use deepseek_kernels::quant::ScaleFormat;
+use deepseek_kernels::quant::{NormRounding, ScaleFormat};
 use deepseek_kernels::{DataFaults, bf16};
 use oracles::quant::{QuantizeScale, quantizer_rows};
 
 use crate::case::{Cases, boxed, fault_if};
 use crate::data::{repeated, weights};
-use crate::deepseek_v3::HIDDEN;
+use crate::deepseek_v3::{HIDDEN, tokens};
 use crate::families::Extent;
 use quantize_1x128::{Layout, Quantize1x128Case};
 use quantize_128x128::Quantize128x128Case;
@@ -114,4 +114,12 @@ pub fn timed(extent: Extent) -> Cases {
     let norm = RmsNormCase { repeated: true, ..RmsNormCase::new(shape) };
     cases.extend(boxed([norm, RmsNormCase { output: NormOutput::Fp8(ScaleFormat::PowerOfTwo), ..norm }]));
     cases
+}
+
+/// Before a layer: the norm of hidden states, to both of its outputs and with both of its roundings.
+pub fn layer(extent: Extent, seed: u64) -> Cases {
+    let case = RmsNormCase { seed, ..RmsNormCase::new((tokens(extent), HIDDEN)) };
+    let each_step = RmsNormCase { rounding: NormRounding::EachStep, residual: false, ..case };
+    let fp8 = |format| RmsNormCase { output: NormOutput::Fp8(format), ..case };
+    boxed([case, each_step, fp8(FORMATS[0]), fp8(FORMATS[1])])
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::quant::{Quantize128x128, QuantizeSpec, ScaleFormat, Scales128x128Mut};
-use deepseek_kernels::{DataFaults, Device, Error, F8E4M3, Matrix, MatrixMut, Stream, bf16};
+use deepseek_kernels::quant::{Quantize128x128, Quantize128x128Args, QuantizeSpec, ScaleFormat};
+use deepseek_kernels::{DataFaults, Error, F8E4M3, Stream, bf16};
 use oracles::quant::quantize_128x128;
 
 use super::{QuantizerClass, model, suffix, title};
 use crate::case::{Case, Prepared, Problem, Work};
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Arena, Memory, Operand, Output, Rows};
+use crate::memory::{Align, Arena, Operand, Output};
 
 /// A matrix `[rows, k]`, one scale per 128x128.
 #[derive(Debug, Clone, Copy)]
@@ -85,8 +85,8 @@ pub struct Quantize128x128Problem {
 }
 
 impl Problem for Quantize128x128Problem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(Quantize128x128Run::new(self, device, memory)?))
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(Quantize128x128Run::new(self, arena)?))
     }
 }
 
@@ -103,32 +103,14 @@ pub struct Quantize128x128Operands {
     sf: Operand<f32>,
 }
 
-/// What a plan is given.
-pub struct Quantize128x128Args<'a> {
-    pub x: Matrix<'a, bf16>,
-    pub q: MatrixMut<'a, F8E4M3>,
-    pub sf: Scales128x128Mut<'a>,
-}
-
-impl Quantize128x128Args<'_> {
-    /// Enqueues the plan.
-    ///
-    /// # Errors
-    /// Of the plan.
-    pub fn run(self, plan: &Quantize128x128, stream: Stream<'_>) -> Result<(), Error> {
-        plan.run(stream, self.x, self.q, self.sf)
-    }
-}
-
 impl Quantize128x128Run {
-    pub fn new(problem: Arc<Quantize128x128Problem>, device: &Device, memory: Memory) -> Result<Self> {
+    pub fn new(problem: Arc<Quantize128x128Problem>, arena: &mut Arena<'_>) -> Result<Self> {
         let Quantize128x128Case { rows, k, format, .. } = problem.case;
-        let plan = Quantize128x128::plan(device, QuantizeSpec { rows, k, format })?;
-        let mut arena = Arena::new(device, memory);
+        let plan = Quantize128x128::plan(arena.device(), QuantizeSpec::new(rows, k).format(format))?;
         let operands = Quantize128x128Operands {
-            x: arena.input(&problem.x, (rows, k), Rows::Aligned(16))?,
-            q: arena.output((rows, k), Rows::Aligned(8))?,
-            sf: arena.output((rows.div_ceil(128), k / 128), Rows::Aligned(4))?,
+            x: arena.input(&problem.x, (rows, k), Align(16))?,
+            q: arena.output((rows, k), Align(8))?,
+            sf: arena.output((rows.div_ceil(128), k / 128), Align(4))?,
         };
         Ok(Self { problem, plan, operands })
     }
@@ -150,7 +132,7 @@ impl Prepared for Quantize128x128Run {
     }
 
     fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
-        self.operands.args()?.run(&self.plan, stream)
+        self.plan.run(stream, self.operands.args()?)
     }
 
     fn outputs(&self) -> Result<Vec<Output>> {

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::quant::{MMajor, Quantize1x128, QuantizeSpec, RowMajor, ScaleFormat, Scales1x128Mut};
-use deepseek_kernels::{DataFaults, Device, Error, F8E4M3, Matrix, MatrixMut, Stream, bf16};
+use deepseek_kernels::quant::{
+    MMajor, Quantize1x128, Quantize1x128Args, QuantizeSpec, RowMajor, ScaleFormat, Scales1x128Mut,
+};
+use deepseek_kernels::{DataFaults, Error, F8E4M3, Matrix, MatrixMut, Stream, bf16};
 use oracles::quant::quantize_1x128;
 
 use super::{QuantizerClass, model, suffix, title};
 use crate::case::{Case, Prepared, Problem, Work};
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Arena, Memory, Operand, Output, Rows};
+use crate::memory::{Align, Arena, Operand, Output};
 
 /// How scales are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,8 +100,8 @@ pub struct Quantize1x128Problem {
 }
 
 impl Problem for Quantize1x128Problem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(Quantize1x128Run::new(self, device, memory)?))
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(Quantize1x128Run::new(self, arena)?))
     }
 }
 
@@ -117,8 +119,8 @@ pub struct Quantize1x128Operands {
     sf: Operand<f32>,
 }
 
-/// What a plan is given.
-pub struct Quantize1x128Args<'a> {
+/// What a plan is given, in either layout.
+pub struct Quantize1x128Call<'a> {
     pub x: Matrix<'a, bf16>,
     pub q: MatrixMut<'a, F8E4M3>,
     pub sf: ScalesOut<'a>,
@@ -130,33 +132,33 @@ pub enum ScalesOut<'a> {
     RowMajor(Scales1x128Mut<'a, RowMajor>),
 }
 
-impl Quantize1x128Args<'_> {
+impl Quantize1x128Call<'_> {
     /// Enqueues the plan.
     ///
     /// # Errors
     /// Of the plan.
     pub fn run(self, plan: &Quantize1x128, stream: Stream<'_>) -> Result<(), Error> {
-        match self.sf {
-            ScalesOut::MMajor(sf) => plan.run(stream, self.x, self.q, sf),
-            ScalesOut::RowMajor(sf) => plan.run(stream, self.x, self.q, sf),
+        let Self { x, q, sf } = self;
+        match sf {
+            ScalesOut::MMajor(sf) => plan.run(stream, Quantize1x128Args { x, q, sf }),
+            ScalesOut::RowMajor(sf) => plan.run(stream, Quantize1x128Args { x, q, sf }),
         }
     }
 }
 
 impl Quantize1x128Run {
-    pub fn new(problem: Arc<Quantize1x128Problem>, device: &Device, memory: Memory) -> Result<Self> {
+    pub fn new(problem: Arc<Quantize1x128Problem>, arena: &mut Arena<'_>) -> Result<Self> {
         let Quantize1x128Case { rows, k, format, layout, .. } = problem.case;
-        let plan = Quantize1x128::plan(device, QuantizeSpec { rows, k, format })?;
+        let plan = Quantize1x128::plan(arena.device(), QuantizeSpec::new(rows, k).format(format))?;
         let scales = match layout {
             Layout::MMajor => (k / 128, rows),
             Layout::RowMajor => (rows, k / 128),
         };
-        let mut arena = Arena::new(device, memory);
         let operands = Quantize1x128Operands {
             layout,
-            x: arena.input(&problem.x, (rows, k), Rows::Aligned(16))?,
-            q: arena.output((rows, k), Rows::Aligned(8))?,
-            sf: arena.output(scales, Rows::Aligned(4))?,
+            x: arena.input(&problem.x, (rows, k), Align(16))?,
+            q: arena.output((rows, k), Align(8))?,
+            sf: arena.output(scales, Align(4))?,
         };
         Ok(Self { problem, plan, operands })
     }
@@ -167,12 +169,12 @@ impl Quantize1x128Operands {
     ///
     /// # Errors
     /// None.
-    pub fn args(&mut self) -> Result<Quantize1x128Args<'_>, Error> {
+    pub fn args(&mut self) -> Result<Quantize1x128Call<'_>, Error> {
         let sf = match self.layout {
             Layout::MMajor => ScalesOut::MMajor(self.sf.m_major_mut()?),
             Layout::RowMajor => ScalesOut::RowMajor(self.sf.row_major_mut()?),
         };
-        Ok(Quantize1x128Args { x: self.x.matrix()?, q: self.q.matrix_mut()?, sf })
+        Ok(Quantize1x128Call { x: self.x.matrix()?, q: self.q.matrix_mut()?, sf })
     }
 }
 

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::quant::{NormRounding, RmsNorm, RmsNormArgs, RmsNormOut, RmsNormSpec, ScaleFormat};
-use deepseek_kernels::{DataFaults, Device, Error, F8E4M3, Stream, bf16};
+use deepseek_kernels::{DataFaults, Error, F8E4M3, Stream, bf16};
 use oracles::quant::{self as model, quantize_values};
 
 use super::{model as model_scale, suffix};
 use crate::case::{Case, Prepared, Problem, Work};
 use crate::data::{activations, repeated, weights};
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Arena, Memory, Operand, Output, Rows};
+use crate::memory::{Align, Arena, Operand, Output};
 
 /// What a norm writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,8 +160,8 @@ impl RmsNormProblem {
 }
 
 impl Problem for RmsNormProblem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(RmsNormRun::new(self, device, memory)?))
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(RmsNormRun::new(self, arena)?))
     }
 }
 
@@ -185,11 +185,10 @@ enum Out {
 }
 
 impl RmsNormRun {
-    pub fn new(problem: Arc<RmsNormProblem>, device: &Device, memory: Memory) -> Result<Self> {
+    pub fn new(problem: Arc<RmsNormProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let RmsNormCase { rows, hidden, output, .. } = problem.case;
-        let plan = RmsNorm::plan(device, problem.case.spec())?;
-        let (shape, aligned) = ((rows, hidden), Rows::Aligned(16));
-        let mut arena = Arena::new(device, memory);
+        let plan = RmsNorm::plan(arena.device(), problem.case.spec())?;
+        let (shape, aligned) = ((rows, hidden), Align(16));
         let operands = RmsNormOperands {
             x: arena.input(&problem.x, shape, aligned)?,
             residual: problem.residual.as_ref().map(|r| arena.in_out(r, shape, aligned)).transpose()?,
@@ -198,8 +197,8 @@ impl RmsNormRun {
                 NormOutput::Bf16 => Out::Bf16(arena.output(shape, aligned)?),
                 NormOutput::Fp8(format) => Out::Fp8 {
                     format,
-                    q: arena.output(shape, Rows::Aligned(8))?,
-                    sf: arena.output((hidden / 128, rows), Rows::Aligned(4))?,
+                    q: arena.output(shape, Align(8))?,
+                    sf: arena.output((hidden / 128, rows), Align(4))?,
                 },
             },
         };
@@ -244,7 +243,7 @@ impl RmsNormOperands {
         Ok(RmsNormArgs {
             x: self.x.matrix()?,
             residual: self.residual.as_mut().map(Operand::matrix_mut).transpose()?,
-            weight: self.weight.matrix()?,
+            weight: self.weight.vector()?,
             out: match &mut self.out {
                 Out::Bf16(out) => RmsNormOut::Bf16(out.matrix_mut()?),
                 Out::Fp8 { q, sf, .. } => RmsNormOut::Fp8 { q: q.matrix_mut()?, sf: sf.m_major_mut()? },

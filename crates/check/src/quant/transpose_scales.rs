@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::quant::{MMajor, RowMajor, Scales1x128, Scales1x128Mut, TransposeScales};
-use deepseek_kernels::{Device, Error, Stream};
+use deepseek_kernels::quant::{TransposeScales, TransposeScalesArgs, TransposeScalesSpec};
+use deepseek_kernels::{Error, Stream};
 
 use crate::case::{Case, Prepared, Problem, Work};
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Arena, Memory, Operand, Output, Rows};
+use crate::memory::{Align, Arena, Operand, Output};
 
 /// The scales of a matrix `[rows, k]`, `[rows, k/128]` to `[k/128, rows]`, no two of them equal.
 #[derive(Debug, Clone, Copy)]
@@ -63,8 +63,8 @@ pub struct TransposeScalesProblem {
 }
 
 impl Problem for TransposeScalesProblem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(TransposeScalesRun::new(self, device, memory)?))
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(TransposeScalesRun::new(self, arena)?))
     }
 }
 
@@ -80,30 +80,13 @@ pub struct TransposeScalesOperands {
     out: Operand<f32>,
 }
 
-/// What a plan is given.
-pub struct TransposeScalesArgs<'a> {
-    pub sf: Scales1x128<'a, RowMajor>,
-    pub out: Scales1x128Mut<'a, MMajor>,
-}
-
-impl TransposeScalesArgs<'_> {
-    /// Enqueues the plan.
-    ///
-    /// # Errors
-    /// Of the plan.
-    pub fn run(self, plan: &TransposeScales, stream: Stream<'_>) -> Result<(), Error> {
-        plan.run(stream, self.sf, self.out)
-    }
-}
-
 impl TransposeScalesRun {
-    pub fn new(problem: Arc<TransposeScalesProblem>, device: &Device, memory: Memory) -> Result<Self> {
+    pub fn new(problem: Arc<TransposeScalesProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let TransposeScalesCase { rows, k } = problem.case;
-        let plan = TransposeScales::plan(device, rows, k)?;
-        let mut arena = Arena::new(device, memory);
+        let plan = TransposeScales::plan(arena.device(), TransposeScalesSpec::new(rows, k))?;
         let operands = TransposeScalesOperands {
-            sf: arena.input(&problem.sf, (rows, k / 128), Rows::Aligned(4))?,
-            out: arena.output((k / 128, rows), Rows::Aligned(4))?,
+            sf: arena.input(&problem.sf, (rows, k / 128), Align(4))?,
+            out: arena.output((k / 128, rows), Align(4))?,
         };
         Ok(Self { problem, plan, operands })
     }
@@ -125,7 +108,7 @@ impl Prepared for TransposeScalesRun {
     }
 
     fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
-        self.operands.args()?.run(&self.plan, stream)
+        self.plan.run(stream, self.operands.args()?)
     }
 
     fn outputs(&self) -> Result<Vec<Output>> {

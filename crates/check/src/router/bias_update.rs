@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::router::{BiasUpdate, BiasUpdateSpec};
-use deepseek_kernels::{Device, Error, Slice, SliceMut, Stream};
+use deepseek_kernels::router::{BiasUpdate, BiasUpdateArgs, BiasUpdateSpec};
+use deepseek_kernels::{Error, Stream};
 use oracles::router::{bias_update, max_vio};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 use crate::case::{Case, Prepared, Problem, Work};
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Arena, Memory, Operand, Output, Rows};
+use crate::memory::{Align, Arena, Operand, Output};
 
 /// Of every three experts one has the mean load, one more, and one as much less.
 #[derive(Debug, Clone, Copy)]
@@ -88,8 +88,8 @@ pub struct BiasUpdateProblem {
 }
 
 impl Problem for BiasUpdateProblem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(BiasUpdateRun::new(self, device, memory)?))
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(BiasUpdateRun::new(self, arena)?))
     }
 }
 
@@ -106,32 +106,14 @@ pub struct BiasUpdateOperands {
     max_vio: Operand<f32>,
 }
 
-/// What a plan is given.
-pub struct BiasUpdateArgs<'a> {
-    pub counts: Slice<'a, u32>,
-    pub bias: SliceMut<'a, f32>,
-    pub max_vio: SliceMut<'a, f32>,
-}
-
-impl BiasUpdateArgs<'_> {
-    /// Enqueues the plan.
-    ///
-    /// # Errors
-    /// Of the plan.
-    pub fn run(self, plan: &BiasUpdate, stream: Stream<'_>) -> Result<(), Error> {
-        plan.run(stream, self.counts, self.bias, self.max_vio)
-    }
-}
-
 impl BiasUpdateRun {
-    pub fn new(problem: Arc<BiasUpdateProblem>, device: &Device, memory: Memory) -> Result<Self> {
+    pub fn new(problem: Arc<BiasUpdateProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let BiasUpdateCase { experts, speed, .. } = problem.case;
-        let plan = BiasUpdate::plan(device, BiasUpdateSpec { experts, speed })?;
-        let mut arena = Arena::new(device, memory);
+        let plan = BiasUpdate::plan(arena.device(), BiasUpdateSpec::new(experts, speed))?;
         let operands = BiasUpdateOperands {
             counts: arena.list(&problem.counts)?,
-            bias: arena.in_out(&problem.bias, (1, experts), Rows::Packed(4))?,
-            max_vio: arena.output((1, 1), Rows::Packed(4))?,
+            bias: arena.in_out(&problem.bias, (1, experts), Align(4))?,
+            max_vio: arena.output((1, 1), Align(4))?,
         };
         Ok(Self { problem, plan, operands })
     }
@@ -144,7 +126,11 @@ impl BiasUpdateOperands {
     /// None.
     pub fn args(&mut self) -> Result<BiasUpdateArgs<'_>, Error> {
         let Self { counts, bias, max_vio } = self;
-        Ok(BiasUpdateArgs { counts: counts.slice(), bias: bias.slice_mut(), max_vio: max_vio.slice_mut() })
+        Ok(BiasUpdateArgs {
+            counts: counts.vector()?,
+            bias: bias.vector_mut()?,
+            max_vio: max_vio.vector_mut()?,
+        })
     }
 }
 
@@ -154,7 +140,7 @@ impl Prepared for BiasUpdateRun {
     }
 
     fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
-        self.operands.args()?.run(&self.plan, stream)
+        self.plan.run(stream, self.operands.args()?)
     }
 
     fn outputs(&self) -> Result<Vec<Output>> {

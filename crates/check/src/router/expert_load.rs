@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::router::{ExpertLoad, ExpertLoadSpec};
-use deepseek_kernels::{DataFaults, Device, Error, Matrix, SliceMut, Stream};
+use deepseek_kernels::router::{ExpertLoad, ExpertLoadArgs, ExpertLoadSpec};
+use deepseek_kernels::{DataFaults, Error, Stream};
 use oracles::router::expert_load;
 
 use crate::case::{Case, Prepared, Problem, Work, fault_if};
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Arena, Memory, Operand, Output, Rows};
+use crate::memory::{Align, Arena, IndexOperand, Operand, Output};
 use crate::moe::Routing;
 
 /// Counts on top of others.
@@ -89,8 +89,8 @@ impl ExpertLoadProblem {
 }
 
 impl Problem for ExpertLoadProblem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(ExpertLoadRun::new(self, device, memory)?))
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(ExpertLoadRun::new(self, arena)?))
     }
 }
 
@@ -102,34 +102,17 @@ pub struct ExpertLoadRun {
 }
 
 pub struct ExpertLoadOperands {
-    ids: Operand<i32>,
+    ids: IndexOperand,
     counts: Operand<u32>,
 }
 
-/// What a plan is given.
-pub struct ExpertLoadArgs<'a> {
-    pub ids: Matrix<'a, i32>,
-    pub counts: SliceMut<'a, u32>,
-}
-
-impl ExpertLoadArgs<'_> {
-    /// Enqueues the plan.
-    ///
-    /// # Errors
-    /// Of the plan.
-    pub fn run(self, plan: &ExpertLoad, stream: Stream<'_>) -> Result<(), Error> {
-        plan.run(stream, self.ids, self.counts)
-    }
-}
-
 impl ExpertLoadRun {
-    pub fn new(problem: Arc<ExpertLoadProblem>, device: &Device, memory: Memory) -> Result<Self> {
+    pub fn new(problem: Arc<ExpertLoadProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let ExpertLoadCase { tokens, routes, experts, .. } = problem.case;
-        let plan = ExpertLoad::plan(device, ExpertLoadSpec { tokens, routes, experts })?;
-        let mut arena = Arena::new(device, memory);
+        let plan = ExpertLoad::plan(arena.device(), ExpertLoadSpec::new(tokens, routes, experts))?;
         let operands = ExpertLoadOperands {
-            ids: arena.input(&problem.ids, (tokens, routes), Rows::Aligned(4))?,
-            counts: arena.in_out(&problem.counts, (1, experts), Rows::Packed(4))?,
+            ids: arena.indices(&problem.ids, (tokens, routes))?,
+            counts: arena.in_out(&problem.counts, (1, experts), Align(4))?,
         };
         Ok(Self { problem, plan, operands })
     }
@@ -141,7 +124,7 @@ impl ExpertLoadOperands {
     /// # Errors
     /// None.
     pub fn args(&mut self) -> Result<ExpertLoadArgs<'_>, Error> {
-        Ok(ExpertLoadArgs { ids: self.ids.matrix()?, counts: self.counts.slice_mut() })
+        Ok(ExpertLoadArgs { ids: self.ids.indices()?, counts: self.counts.vector_mut()? })
     }
 }
 
@@ -151,7 +134,7 @@ impl Prepared for ExpertLoadRun {
     }
 
     fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
-        self.operands.args()?.run(&self.plan, stream)
+        self.plan.run(stream, self.operands.args()?)
     }
 
     fn outputs(&self) -> Result<Vec<Output>> {

@@ -9,7 +9,7 @@ use deepseek_kernels::router::{GateSpec, GroupScore, Scoring};
 use oracles::router::GateModel;
 
 use crate::case::{Cases, boxed};
-use crate::deepseek_v3::{EXPERTS, TOP_K};
+use crate::deepseek_v3::{EXPERTS, TOP_K, tokens};
 use crate::families::Extent;
 use bias_update::BiasUpdateCase;
 use expert_load::ExpertLoadCase;
@@ -33,7 +33,7 @@ pub fn gate_model(spec: &GateSpec) -> GateModel {
 
 /// Every kernel: two tiles of tokens and of experts, both ragged, and a second chunk of the hidden state.
 pub fn smoke() -> Cases {
-    let spec = GateSpec { hidden: 1056, experts: 72, top_k: 6, shared: 1, ..GateSpec::deepseek_v3(37) };
+    let spec = GateSpec::new(37, 1056, 72, 6).groups(8).kept_groups(4).shared(1).route_scale(2.5);
     let gate = GateCase { bias: true, ..GateCase::new(spec) };
     let logits = GateCase { source: Source::Logits, bias: false, fixed: true, ..gate };
     let mut cases = boxed([gate, GateCase { source: Source::Bf16, mask: true, ..gate }, logits]);
@@ -48,7 +48,7 @@ pub fn timed(extent: Extent) -> Cases {
     let (spec, tokens): (fn(usize) -> GateSpec, &[_]) = match extent {
         Extent::Full => (GateSpec::deepseek_v3, &[64, 512, 4096]),
         Extent::Reduced => {
-            (|tokens| GateSpec { hidden: 512, experts: 32, ..GateSpec::deepseek_v3(tokens) }, &[3, 6])
+            (|tokens| GateSpec::new(tokens, 512, 32, 8).groups(8).kept_groups(4).route_scale(2.5), &[3, 6])
         }
     };
     let of_tokens = |&tokens: &usize| {
@@ -70,8 +70,9 @@ fn balance(tokens: usize, (experts, top_k): (usize, usize), seed: u64) -> Cases 
     cases
 }
 
-/// The operations of DeepSeek-V3's router on so many tokens.
-pub fn deepseek_v3(tokens: usize, seed: u64) -> Cases {
+/// The router and its balance.
+pub fn layer(extent: Extent, seed: u64) -> Cases {
+    let tokens = tokens(extent);
     let gate = GateCase { bias: true, seed, ..GateCase::new(GateSpec::deepseek_v3(tokens)) };
     let mut cases = boxed([gate]);
     cases.extend(boxed([BiasUpdateCase { seed, ..BiasUpdateCase::new(EXPERTS) }]));

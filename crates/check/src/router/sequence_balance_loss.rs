@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::router::{SequenceBalanceLoss, SequenceBalanceLossSpec};
-use deepseek_kernels::{Device, Error, Matrix, SliceMut, Stream};
+use deepseek_kernels::router::{SequenceBalanceLoss, SequenceBalanceLossArgs, SequenceBalanceLossSpec};
+use deepseek_kernels::{Error, Stream};
 use oracles::router::sequence_balance_loss;
 use oracles::sigmoid_f32;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -13,7 +13,7 @@ use rand_distr::StandardNormal;
 
 use crate::case::{Case, Prepared, Problem, Work};
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Arena, Memory, Operand, Output, Rows};
+use crate::memory::{Align, Arena, Operand, Output};
 
 /// Scores with many ties.
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +28,7 @@ const CHAINS: usize = 8;
 impl SequenceBalanceLossCase {
     /// So many sequences of a length, routed to `top_k` of the experts.
     pub const fn new((sequences, length): (usize, usize), (experts, top_k): (usize, usize)) -> Self {
-        Self { spec: SequenceBalanceLossSpec { sequences, length, experts, top_k, alpha: 0.25 }, seed: 1 }
+        Self { spec: SequenceBalanceLossSpec::new(sequences, length, experts, top_k, 0.25), seed: 1 }
     }
 
     /// Scores of a sequence.
@@ -80,8 +80,8 @@ pub struct SequenceBalanceLossProblem {
 }
 
 impl Problem for SequenceBalanceLossProblem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(SequenceBalanceLossRun::new(self, device, memory)?))
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(SequenceBalanceLossRun::new(self, arena)?))
     }
 }
 
@@ -97,31 +97,14 @@ pub struct SequenceBalanceLossOperands {
     loss: Operand<f32>,
 }
 
-/// What a plan is given.
-pub struct SequenceBalanceLossArgs<'a> {
-    pub scores: Matrix<'a, f32>,
-    pub loss: SliceMut<'a, f32>,
-}
-
-impl SequenceBalanceLossArgs<'_> {
-    /// Enqueues the plan.
-    ///
-    /// # Errors
-    /// Of the plan.
-    pub fn run(self, plan: &SequenceBalanceLoss, stream: Stream<'_>) -> Result<(), Error> {
-        plan.run(stream, self.scores, self.loss)
-    }
-}
-
 impl SequenceBalanceLossRun {
-    pub fn new(problem: Arc<SequenceBalanceLossProblem>, device: &Device, memory: Memory) -> Result<Self> {
+    pub fn new(problem: Arc<SequenceBalanceLossProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let spec = problem.case.spec;
-        let plan = SequenceBalanceLoss::plan(device, spec)?;
-        let mut arena = Arena::new(device, memory);
+        let plan = SequenceBalanceLoss::plan(arena.device(), spec)?;
         let scores = (spec.sequences * spec.length, spec.experts);
         let operands = SequenceBalanceLossOperands {
-            scores: arena.input(&problem.scores, scores, Rows::Aligned(4))?,
-            loss: arena.output((1, spec.sequences), Rows::Packed(4))?,
+            scores: arena.input(&problem.scores, scores, Align(4))?,
+            loss: arena.output((1, spec.sequences), Align(4))?,
         };
         Ok(Self { problem, plan, operands })
     }
@@ -133,7 +116,7 @@ impl SequenceBalanceLossOperands {
     /// # Errors
     /// None.
     pub fn args(&mut self) -> Result<SequenceBalanceLossArgs<'_>, Error> {
-        Ok(SequenceBalanceLossArgs { scores: self.scores.matrix()?, loss: self.loss.slice_mut() })
+        Ok(SequenceBalanceLossArgs { scores: self.scores.matrix()?, loss: self.loss.vector_mut()? })
     }
 }
 
@@ -143,7 +126,7 @@ impl Prepared for SequenceBalanceLossRun {
     }
 
     fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
-        self.operands.args()?.run(&self.plan, stream)
+        self.plan.run(stream, self.operands.args()?)
     }
 
     fn outputs(&self) -> Result<Vec<Output>> {

@@ -87,9 +87,7 @@ fn layers_work(args: &VerifyArgs, kind: DeviceKind) -> Work {
         (None, DeviceKind::Emulated) => (layers::rotating(layers, args.seed), Some(layers::rotation_note())),
     };
     if args.shapes.is_empty() {
-        jobs.extend(layers::experts(kind, args.seed));
-        jobs.extend(layers::norms(kind, args.seed));
-        jobs.extend(layers::attention(kind, args.seed));
+        jobs.extend(layers::operations(kind, args.seed));
     }
     Work { jobs, unused: Vec::new(), notes: note.into_iter().collect() }
 }

@@ -23,13 +23,6 @@ pub const DEEPSEEK_V3: [Layer; 7] = {
     layers
 };
 
-/// Rows of the experts of a grouped GEMM.
-pub const EMULATED_EXPERTS: [usize; 4] = [5, 0, 70, 1];
-pub const GPU_EXPERTS: [usize; 8] = [300, 0, 1, 128, 65, 700, 0, 20];
-
-/// Tokens that the operations around the experts' GEMMs route.
-pub const EMULATED_TOKENS: usize = 20;
-
 /// Training and prefill, a small batch, a tile, one token.
 pub const GPU_ROWS: [usize; 4] = [4096, 128, 64, 1];
 /// More than a tile and no multiple of one; one token.

@@ -12,10 +12,10 @@ use check::bench::timing;
 use check::case::{Case, Prepared, reported};
 use check::families;
 use check::judge::Scrutiny;
-use check::memory::{Memory, Output};
+use check::memory::{Arena, Memory, Output};
 use clap::Parser;
 use deepseek_kernels::cudarc::driver::{CudaContext, CudaStream};
-use deepseek_kernels::quant::{MMajor, Quantize1x128, QuantizeSpec, ScaleFormat, Scales1x128Mut};
+use deepseek_kernels::quant::{MMajor, Quantize1x128, Quantize1x128Args, QuantizeSpec, Scales1x128Mut};
 use deepseek_kernels::{DataFaults, Device, EmulatorOptions, Error, F8E4M3, Matrix, MatrixMut, Stream, bf16};
 use deepseek_kernels_hardware::card::Card;
 use deepseek_kernels_hardware::golden::{self, Goldens, Meaning};
@@ -121,7 +121,7 @@ fn bless(file: &std::path::Path, cases: &[Box<dyn Case>]) -> Result<()> {
 }
 
 fn prepare(case: &dyn Case, device: &Device) -> Result<Box<dyn Prepared>> {
-    case.draw()?.prepare(device, Memory::Plain)
+    case.draw()?.prepare(&mut Arena::new(device, Memory::Plain))
 }
 
 struct Smoke {
@@ -192,7 +192,7 @@ impl Smoke {
         let first = self.first_launch(case)?;
         let streams = [self.stream()?, self.stream()?];
         let problem = case.draw()?;
-        let prepare = |_: &_| problem.clone().prepare(&self.device, Memory::Plain);
+        let prepare = |_: &_| problem.clone().prepare(&mut Arena::new(&self.device, Memory::Plain));
         let mut prepared = streams.iter().map(prepare).collect::<Result<Vec<_>>>()?;
         self.context.synchronize()?;
         for _ in 0..TURNS {
@@ -247,7 +247,7 @@ impl Smoke {
     /// A quantiser meets a NaN behind other work: the word is clean before, tells once, and is clean again.
     fn error_word(&self) -> Result<Finding> {
         let (rows, k) = (4, 128);
-        let plan = Quantize1x128::plan(&self.device, QuantizeSpec { rows, k, format: ScaleFormat::Fp32 })?;
+        let plan = Quantize1x128::plan(&self.device, QuantizeSpec::new(rows, k))?;
         let mut values = vec![bf16::ONE; rows * k];
         let clean = self.device.upload(&values)?;
         values[rows * k - 1] = bf16::NAN;
@@ -255,13 +255,12 @@ impl Smoke {
         let mut q = self.device.upload(&vec![F8E4M3::ZERO; rows * k])?;
         let mut sf = self.device.upload(&vec![0.0_f32; rows])?;
         let mut quantize = |x: &deepseek_kernels::Buffer<bf16>| -> deepseek_kernels::Result<()> {
-            let scales = Scales1x128Mut::<MMajor>::new(&mut sf, rows, k)?;
-            plan.run(
-                self.device.stream()?,
-                Matrix::new(x, rows, k)?,
-                MatrixMut::new(&mut q, rows, k)?,
-                scales,
-            )
+            let args = Quantize1x128Args {
+                x: Matrix::new(x, rows, k)?,
+                q: MatrixMut::new(&mut q, rows, k)?,
+                sf: Scales1x128Mut::<MMajor>::new(&mut sf, rows, k)?,
+            };
+            plan.run(self.device.stream()?, args)
         };
         let mut words = Vec::new();
         let mut poll = || -> Result<()> {

@@ -10,7 +10,7 @@ use anyhow::Result;
 use check::bench::timing;
 use check::case::{Case, Cases};
 use check::judge::Scrutiny;
-use check::memory::Memory;
+use check::memory::{Arena, Memory};
 use clap::{Parser, ValueEnum};
 use deepseek_kernels::cudarc::driver::CudaContext;
 use deepseek_kernels::{Device, Stream};
@@ -209,7 +209,7 @@ impl Bench {
             ..self.row(&variant.name, l2)
         };
         let problem = case.draw()?;
-        let mut prepared = vec![problem.clone().prepare(device, Memory::Plain)?];
+        let mut prepared = vec![problem.clone().prepare(&mut Arena::new(device, Memory::Plain))?];
         let instance = prepared[0].instance();
         if variant.name != self.variants[0].name && !variant.edits(&instance) {
             return Ok(());
@@ -232,7 +232,7 @@ impl Bench {
         let Effort { runs, replays, budget, l2_bytes, .. } = self.effort;
         let sets = timing::cold_sets(work.bytes, l2_bytes);
         while prepared.len() < sets {
-            prepared.push(problem.clone().prepare(device, Memory::Plain)?);
+            prepared.push(problem.clone().prepare(&mut Arena::new(device, Memory::Plain))?);
         }
         stream.synchronize()?;
         // A run that takes long is as well known from a few.

@@ -8,7 +8,7 @@ use deepseek_kernels::mla::{KvFormat, KvPaging};
 use deepseek_kernels::{EmulatorOptions, bf16};
 use oracles::mla::AttentionClass;
 
-use crate::mla::{FORMATS, passed, step};
+use crate::mla::{FORMATS, full, passed, step};
 
 fn long_step(format: KvFormat) -> MlaDecodeCase {
     MlaDecodeCase { q_tokens: 2, heads: 64, causal: true, ..step(format, &[700, 130, 0, 513]) }
@@ -116,16 +116,6 @@ fn an_only_split_is_the_whole() {
 }
 
 // ------------------------------------------------------------------------------------------------------ bad data
-
-/// Every row of the cache holds a key, and every page of the table exists, so that every length can be read.
-fn full() -> MlaDecodeProblem {
-    let mut problem = step(KvFormat::Bf16, &[100, 128, 100]).problem().expect("inputs");
-    assert_eq!(problem.table.len(), 9);
-    problem.table = (0..9).collect();
-    let CacheRows::Bf16(keys) = &mut problem.cache else { unreachable!() };
-    *keys = AttentionClass::Normal.generate(0, keys.len() / KEY, 0, 9).keys;
-    problem
-}
 
 /// What has to be reported is judged with the rest.
 #[test]

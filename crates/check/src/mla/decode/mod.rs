@@ -6,16 +6,15 @@ mod run;
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::Device;
-use deepseek_kernels::mla::{
-    DEFAULT_SPLIT_KEYS, EmptyLse, KvFormat, KvPaging, MLA_INSTANCES, MlaDecode, MlaDecodeSpec, MlaInstance,
-};
+use deepseek_kernels::mla::{EmptyLse, KvFormat, KvPaging, MlaDecode, MlaDecodeSpec};
+use deepseek_kernels::table::mla::{MLA_INSTANCES, MlaInstance};
+use deepseek_kernels::{Device, Tuning};
 use oracles::mla::AttentionClass;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 pub use problem::{MlaDecodeProblem, STALE_PAGE};
-pub use run::{MlaDecodeCall, MlaDecodeOperands, MlaDecodePlan, MlaDecodeRun};
+pub use run::{MlaDecodeOperands, MlaDecodePlan, MlaDecodeRun};
 
 use super::{KEY, LATENT};
 use crate::case::{Case, Problem, Work};
@@ -111,25 +110,17 @@ impl MlaDecodeCase {
                 }
             }
         };
-        let (split_keys, softmax_scale) = (DEFAULT_SPLIT_KEYS, SOFTMAX_SCALE);
-        let spec = MlaDecodeSpec {
-            batch,
-            q_tokens,
-            heads,
-            format,
-            paging,
-            softmax_scale,
-            causal,
-            split_keys,
-            empty_lse,
-        };
+        let spec = MlaDecodeSpec::new(batch, heads, format, paging, SOFTMAX_SCALE)
+            .q_tokens(q_tokens)
+            .causal(causal)
+            .empty_lse(empty_lse);
         let split_keys = self.split_keys.unwrap_or_else(|| spec.fastest_split(longest, MULTIPROCESSORS));
-        MlaDecodeSpec { split_keys, ..spec }
+        spec.split_keys(split_keys)
     }
 
     fn plan(&self, device: &Device, spec: MlaDecodeSpec) -> deepseek_kernels::Result<MlaDecode> {
         match self.instance {
-            Some(instance) => MlaDecode::plan_instance(device, spec, instance),
+            Some(instance) => MlaDecode::plan_with(device, spec, &Tuning::named(instance.name())),
             None => MlaDecode::plan(device, spec),
         }
     }
@@ -199,8 +190,8 @@ impl Case for MlaDecodeCase {
     }
 
     fn kernels(&self, device: &Device) -> Result<Vec<String>> {
-        let instance = self.plan(device, self.spec())?.choice().instance;
-        Ok(vec!["mla_schedule".to_owned(), instance.name(), "mla_combine".to_owned()])
+        let attend = self.plan(device, self.spec())?.tuning().to_string();
+        Ok(vec!["mla_schedule".to_owned(), attend, "mla_combine".to_owned()])
     }
 
     /// `ex2.approx` and `lg2.approx` are specified to a bound, not to the bit.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::mla::{EmptyLse, KvPaging, MlaDecodeSpec};
-use deepseek_kernels::{DataFaults, Device, bf16};
+use deepseek_kernels::{DataFaults, bf16};
 use oracles::mla::{
     AttentionClass, FlashMlaBar, MlaBounded, MlaSequence, dequantize_kv_fp8, gather_pages, mla_decode,
 };
@@ -16,7 +16,7 @@ use super::{DRAWN, MlaDecodeCase, MlaDecodeRun};
 use crate::case::{Prepared, Problem, fault_if};
 use crate::data::{repeated, rows_of};
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Memory, Output};
+use crate::memory::{Arena, Output};
 use crate::mla::cache::CacheRows;
 use crate::mla::{KEY, LATENT};
 
@@ -101,11 +101,13 @@ impl MlaDecodeProblem {
     #[must_use]
     pub fn only(&self, sequence: usize) -> Self {
         let columns = self.table.len() / self.spec.batch;
+        let mut spec = self.spec;
+        spec.batch = 1;
         let rows = self.case.rows() * KEY;
         let case = MlaDecodeCase { lengths: vec![self.case.lengths[sequence]], ..self.case.clone() };
         Self {
             case: MlaDecodeCase { alone: false, ..case },
-            spec: MlaDecodeSpec { batch: 1, ..self.spec },
+            spec,
             lengths: vec![self.lengths[sequence]],
             table: self.table[sequence * columns..][..columns].to_vec(),
             q: self.q[sequence * rows..][..rows].to_vec(),
@@ -302,7 +304,7 @@ impl Judged<'_> {
 }
 
 impl Problem for MlaDecodeProblem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(MlaDecodeRun::new(self, device, memory)?))
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(MlaDecodeRun::new(self, arena)?))
     }
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::mla::{KvPaging, MlaDecode, MlaDecodeArgs};
-use deepseek_kernels::{DataFaults, Device, Error, Matrix, MatrixMut, Stream, bf16};
+use deepseek_kernels::mla::{KvPaging, MlaAttendArgs, MlaDecode, MlaDecodeArgs, MlaScheduleArgs};
+use deepseek_kernels::{DataFaults, Device, Error, Stream, bf16};
 
 use super::{Launches, MlaDecodeProblem};
 use crate::case::Prepared;
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Arena, Memory, Operand, Output, Rows};
+use crate::memory::{Align, Arena, IndexOperand, Memory, Operand, Output};
 use crate::mla::cache::CacheOperand;
 use crate::mla::{KEY, LATENT};
 
@@ -22,25 +22,19 @@ pub struct MlaDecodeRun {
     pub operands: MlaDecodeOperands,
 }
 
-/// The plan, which takes all operands at once.
+/// The plan, which runs at once or in two calls.
 pub struct MlaDecodePlan {
     pub decode: MlaDecode,
     launches: Launches,
 }
 
-pub struct MlaDecodeCall<'a> {
-    pub lengths: Matrix<'a, i32>,
-    pub tables: MatrixMut<'a, u32>,
-    pub args: MlaDecodeArgs<'a>,
-}
-
 pub struct MlaDecodeOperands {
-    lengths: Operand<i32>,
+    lengths: IndexOperand,
     tables: Operand<u32>,
     q: Operand<bf16>,
     cache: CacheOperand,
-    page_table: Option<Operand<i32>>,
-    partials: Operand<f32>,
+    page_table: Option<IndexOperand>,
+    scratch: Operand<u8>,
     pub(super) out: Operand<bf16>,
     pub(super) lse: Operand<f32>,
 }
@@ -50,44 +44,43 @@ impl MlaDecodePlan {
     ///
     /// # Errors
     /// Of the launches.
-    pub fn run(&self, stream: Stream<'_>, call: MlaDecodeCall<'_>) -> Result<(), Error> {
-        let MlaDecodeCall { lengths, tables, args } = call;
+    pub fn run(&self, stream: Stream<'_>, args: MlaDecodeArgs<'_>) -> Result<(), Error> {
         match self.launches {
-            Launches::Whole => self.decode.run(stream, lengths, tables, args),
+            Launches::Whole => self.decode.run(stream, args),
             Launches::Apart => {
-                let mut splits = self.decode.schedule(stream, lengths, tables)?;
-                self.decode.attend(stream, &mut splits, args)
+                let mut splits = self.decode.schedule(stream, args.schedule)?;
+                self.decode.attend(stream, &mut splits, args.attend)
             }
         }
     }
 }
 
 impl MlaDecodeRun {
-    pub fn new(problem: Arc<MlaDecodeProblem>, device: &Device, memory: Memory) -> Result<Self> {
+    pub fn new(problem: Arc<MlaDecodeProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let MlaDecodeProblem { case, spec, .. } = &*problem;
-        let decode = case.plan(device, *spec)?;
+        let decode = case.plan(arena.device(), *spec)?;
         let tokens = spec.batch * spec.q_tokens;
-        let (rows, aligned) = (tokens * spec.heads, Rows::Aligned(16));
+        let (rows, aligned) = (tokens * spec.heads, Align(16));
         let (cache_rows, columns) = match spec.paging {
             KvPaging::Paged { pages, page_size, pages_per_sequence } => {
                 (pages * page_size, Some(pages_per_sequence))
             }
             KvPaging::Contiguous { capacity } => (spec.batch * capacity, None),
         };
-        let mut arena = Arena::new(device, memory);
-        let table = |columns| arena.input(&problem.table, (spec.batch, columns), Rows::Aligned(4));
+        let table = |columns| arena.indices(&problem.table, (spec.batch, columns));
         let operands = MlaDecodeOperands {
             page_table: columns.map(table).transpose()?,
-            lengths: arena.list(&problem.lengths)?,
-            tables: arena.output((1, decode.tables()), Rows::Packed(8))?,
+            lengths: arena.indices(&problem.lengths, (1, spec.batch))?,
+            tables: arena.output((1, decode.tables()), Align(8))?,
             q: arena.input(&problem.q, (rows, KEY), aligned)?,
-            cache: CacheOperand::input(&mut arena, cache_rows, &problem.cache)?,
-            partials: arena.output((1, decode.partials()), Rows::Packed(16))?,
+            cache: CacheOperand::input(arena, cache_rows, &problem.cache)?,
+            scratch: arena.scratch(decode.scratch_bytes())?,
             out: arena.output((rows, LATENT), aligned)?,
-            lse: arena.output((tokens, spec.heads), Rows::Packed(4))?,
+            lse: arena.output((tokens, spec.heads), Align(4))?,
         };
         let plan = MlaDecodePlan { decode, launches: case.launches };
-        Ok(Self { problem, device: device.clone(), memory, plan, operands })
+        let (device, memory) = (arena.device().clone(), arena.memory());
+        Ok(Self { problem, device, memory, plan, operands })
     }
 
     /// A sequence alone gives the bits that it gives in the batch.
@@ -96,7 +89,7 @@ impl MlaDecodeRun {
         let mut failure = None;
         for sequence in 0..self.problem.spec.batch {
             let alone = Arc::new(self.problem.only(sequence));
-            let mut run = Self::new(alone.clone(), &self.device, self.memory)?;
+            let mut run = Self::new(alone.clone(), &mut Arena::new(&self.device, self.memory))?;
             run.launch(self.device.stream()?)?;
             if alone.part(&run.outputs()?, 0) != self.problem.part(&together, sequence) {
                 let differs = || format!("sequence {sequence} alone gives other bits than in the batch");
@@ -112,15 +105,14 @@ impl MlaDecodeOperands {
     ///
     /// # Errors
     /// None.
-    pub fn args(&mut self) -> Result<MlaDecodeCall<'_>, Error> {
-        Ok(MlaDecodeCall {
-            lengths: self.lengths.matrix()?,
-            tables: self.tables.matrix_mut()?,
-            args: MlaDecodeArgs {
+    pub fn args(&mut self) -> Result<MlaDecodeArgs<'_>, Error> {
+        Ok(MlaDecodeArgs {
+            schedule: MlaScheduleArgs { lengths: self.lengths.indices()?, tables: self.tables.vector_mut()? },
+            attend: MlaAttendArgs {
                 q: self.q.matrix()?,
                 cache: self.cache.view()?,
-                page_table: self.page_table.as_ref().map(Operand::matrix).transpose()?,
-                partials: self.partials.matrix_mut()?,
+                page_table: self.page_table.as_ref().map(IndexOperand::indices).transpose()?,
+                scratch: self.scratch.slice_mut(),
                 out: self.out.matrix_mut()?,
                 lse: self.lse.matrix_mut()?,
             },
@@ -130,8 +122,9 @@ impl MlaDecodeOperands {
 
 impl Prepared for MlaDecodeRun {
     fn instance(&self) -> String {
-        let choice = self.plan.decode.choice();
-        format!("{} (up to {} splits)", choice.instance.name(), choice.max_splits)
+        let spec = self.plan.decode.spec();
+        let splits = spec.capacity().div_ceil(spec.split_keys).max(1);
+        format!("{} (up to {splits} splits)", self.plan.decode.tuning())
     }
 
     fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
@@ -143,17 +136,17 @@ impl Prepared for MlaDecodeRun {
     }
 
     fn writable(&self) -> Result<Vec<Output>> {
-        let MlaDecodeOperands { tables, partials, .. } = &self.operands;
+        let MlaDecodeOperands { tables, scratch, .. } = &self.operands;
         let mut written = self.outputs()?;
-        written.extend([Output::read("tables", tables)?, Output::read("partials", partials)?]);
+        written.extend([Output::read("tables", tables)?, Output::read("scratch", scratch)?]);
         Ok(written)
     }
 
     fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
-        let MlaDecodeOperands { tables, partials, out, lse, .. } = &self.operands;
+        let MlaDecodeOperands { tables, scratch, out, lse, .. } = &self.operands;
         let mut checks = self.problem.judge(&out.values()?, &lse.values()?, scrutiny)?;
         checks.push(out.written("out")?.and(lse.written("lse")?));
-        checks.push(tables.guarded("tables")?.and(partials.guarded("partials")?));
+        checks.push(tables.guarded("tables")?.and(scratch.guarded("the scratch")?));
         if self.problem.case.alone && scrutiny == Scrutiny::Thorough {
             checks.push(self.alone()?);
         }

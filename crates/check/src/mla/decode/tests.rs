@@ -3,7 +3,7 @@
 use super::*;
 use crate::case::Prepared;
 use crate::judge::Scrutiny;
-use crate::memory::{Arena, Memory, Rows};
+use crate::memory::{Align, Arena, Memory};
 use deepseek_kernels::{Stream, bf16};
 
 /// What the oracles look at, and which of them reject a result after `change`.
@@ -13,15 +13,15 @@ fn rejecting(
 ) -> (usize, Vec<(&'static str, String)>) {
     let (device, memory) = (Device::emulated().unwrap(), Memory::Poisoned(5));
     let problem = Arc::new(case.clone().problem().unwrap());
-    let mut run = MlaDecodeRun::new(problem, &device, memory).unwrap();
+    let mut run = MlaDecodeRun::new(problem, &mut Arena::new(&device, memory)).unwrap();
     run.launch(Stream::Emulated).unwrap();
     let (mut out, mut lse) = (run.operands.out.values().unwrap(), run.operands.lse.values().unwrap());
     change(&mut out, &mut lse);
     let mut arena = Arena::new(&device, memory);
     let shape = (case.lengths.len() * case.rows(), LATENT);
-    run.operands.out = arena.in_out(&out, shape, Rows::Aligned(16)).unwrap();
+    run.operands.out = arena.in_out(&out, shape, Align(16)).unwrap();
     let shape = (case.lengths.len() * case.q_tokens, case.heads);
-    run.operands.lse = arena.in_out(&lse, shape, Rows::Packed(4)).unwrap();
+    run.operands.lse = arena.in_out(&lse, shape, Align(4)).unwrap();
     let checks = run.judge(Scrutiny::Thorough).unwrap();
     let bounds = checks.iter().filter(|check| check.oracle.starts_with("bound"));
     let checked = bounds.map(|check| check.checked).sum();
@@ -65,7 +65,7 @@ fn a_repeated_step_is_judged_briefly() {
         let case =
             MlaDecodeCase { repeated: true, heads: 6, ..MlaDecodeCase::new(format, vec![150, 64, 70]) };
         let problem = Arc::new(case.problem().unwrap());
-        let mut run = MlaDecodeRun::new(problem, &device, Memory::Plain).unwrap();
+        let mut run = MlaDecodeRun::new(problem, &mut Arena::new(&device, Memory::Plain)).unwrap();
         run.launch(Stream::Emulated).unwrap();
         for (scrutiny, elements) in [(Scrutiny::Brief, 6 * LATENT), (Scrutiny::Thorough, 18 * LATENT)] {
             let checks = run.judge(scrutiny).unwrap();
@@ -82,7 +82,7 @@ fn a_length_that_cannot_be_leaves_everything_judged() {
     let mut problem = MlaDecodeCase::new(KvFormat::Bf16, vec![64, 64, 70]).problem().unwrap();
     problem.case.class = AttentionClass::Positive;
     problem.lengths = vec![i32::MAX, -1, 70];
-    let mut run = MlaDecodeRun::new(Arc::new(problem), &device, Memory::Plain).unwrap();
+    let mut run = MlaDecodeRun::new(Arc::new(problem), &mut Arena::new(&device, Memory::Plain)).unwrap();
     run.launch(Stream::Emulated).unwrap();
     let checks = run.judge(Scrutiny::Thorough).unwrap();
     assert_eq!((checks[0].checked, checks[0].failure.as_ref()), (3 * 16 * LATENT, None));

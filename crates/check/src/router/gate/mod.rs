@@ -15,9 +15,9 @@ use rand_distr::StandardNormal;
 
 use crate::case::{Case, Prepared, Problem, Work};
 use crate::data::activations;
-use crate::memory::Memory;
+use crate::memory::Arena;
 
-pub use run::{GateArgs, GateFrom, GateOperands, GateRun};
+pub use run::{GateCall, GateFrom, GateOperands, GateRun, GateWeights};
 
 /// What the logits come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,7 +190,7 @@ impl GateProblem {
 }
 
 impl Problem for GateProblem {
-    fn prepare(self: Arc<Self>, device: &Device, memory: Memory) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(GateRun::new(self, device, memory)?))
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(GateRun::new(self, arena)?))
     }
 }

@@ -4,14 +4,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::router::{Gate, GateInput, GateSpec, Routing};
-use deepseek_kernels::{DataFaults, Device, Error, Matrix, Stream, bf16};
+use deepseek_kernels::router::{Gate, GateArgs, GateSelectArgs, GateSpec, Routing};
+use deepseek_kernels::{DataFaults, Error, Matrix, SliceMut, Stream, bf16};
 use oracles::router::{gate_logits, gate_logits_bound, gate_select, gate_weights_bound};
 
 use super::{GateInputs, GateProblem, Source};
 use crate::case::{Prepared, fault_if};
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Arena, Memory, Operand, Output, Rows};
+use crate::memory::{Align, Arena, IndexOperand, Operand, Output};
 use crate::router::gate_model;
 
 /// Tokens of a brief look.
@@ -29,13 +29,13 @@ pub struct GateRun {
 }
 
 pub struct GateOperands {
-    /// Without elements where logits are given, as is the workspace.
+    /// Without elements where logits are given, as is the scratch.
     x: Operand<bf16>,
-    workspace: Operand<f32>,
+    scratch: Operand<u8>,
     from: From,
     bias: Option<Operand<f32>>,
     mask: Option<Operand<u32>>,
-    fixed_ids: Option<Operand<i32>>,
+    fixed_ids: Option<IndexOperand>,
     ids: Operand<i32>,
     weights: Operand<f32>,
     scores: Option<Operand<f32>>,
@@ -47,8 +47,8 @@ enum From {
     Bf16(Operand<bf16>),
 }
 
-/// What a plan is given.
-pub struct GateArgs<'a> {
+/// What either entry point of a plan is given.
+pub struct GateCall<'a> {
     pub from: GateFrom<'a>,
     pub routing: Routing<'a>,
 }
@@ -56,51 +56,56 @@ pub struct GateArgs<'a> {
 /// What the logits come from.
 pub enum GateFrom<'a> {
     Logits(Matrix<'a, f32>),
-    F32(GateInput<'a, f32>),
-    Bf16(GateInput<'a, bf16>),
+    Hidden { hidden: Matrix<'a, bf16>, weight: GateWeights<'a>, scratch: SliceMut<'a, u8> },
 }
 
-impl GateArgs<'_> {
+/// The router's weight.
+pub enum GateWeights<'a> {
+    F32(Matrix<'a, f32>),
+    Bf16(Matrix<'a, bf16>),
+}
+
+impl GateCall<'_> {
     /// Enqueues the plan.
     ///
     /// # Errors
     /// Of the plan.
     pub fn run(self, plan: &Gate, stream: Stream<'_>) -> Result<(), Error> {
-        match self.from {
-            GateFrom::Logits(logits) => plan.select(stream, logits, self.routing),
-            GateFrom::F32(input) => plan.run(stream, input, self.routing),
-            GateFrom::Bf16(input) => plan.run(stream, input, self.routing),
+        let Self { from, routing } = self;
+        match from {
+            GateFrom::Logits(logits) => plan.select(stream, GateSelectArgs { logits, routing }),
+            GateFrom::Hidden { hidden, weight, scratch } => match weight {
+                GateWeights::F32(weight) => plan.run(stream, GateArgs { hidden, weight, scratch, routing }),
+                GateWeights::Bf16(weight) => plan.run(stream, GateArgs { hidden, weight, scratch, routing }),
+            },
         }
     }
 }
 
 impl GateRun {
-    pub fn new(problem: Arc<GateProblem>, device: &Device, memory: Memory) -> Result<Self> {
+    pub fn new(problem: Arc<GateProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let spec = problem.case.spec;
         let GateSpec { tokens, hidden, experts, top_k, .. } = spec;
-        let plan = Gate::plan(device, spec)?;
-        let mut arena = Arena::new(device, memory);
-        let (any, aligned, weights) = (Rows::Aligned(4), Rows::Aligned(16), (experts, hidden));
+        let plan = Gate::plan(arena.device(), spec)?;
+        let (any, aligned, weights) = (Align(4), Align(16), (experts, hidden));
         let from = match &problem.inputs {
             GateInputs::Logits(logits) => From::Logits(arena.input(logits, (tokens, experts), any)?),
             GateInputs::F32 { weight, .. } => From::F32(arena.input(weight, weights, aligned)?),
             GateInputs::Bf16 { weight, .. } => From::Bf16(arena.input(weight, weights, aligned)?),
         };
-        let (x, rows): (&[bf16], _) = match &problem.inputs {
-            GateInputs::Logits(_) => (&[], [0; 2]),
-            GateInputs::F32 { x, .. } | GateInputs::Bf16 { x, .. } => {
-                (x, [tokens, plan.workspace_len() / experts.max(1)])
-            }
+        let (x, rows, scratch): (&[bf16], _, _) = match &problem.inputs {
+            GateInputs::Logits(_) => (&[], 0, 0),
+            GateInputs::F32 { x, .. } | GateInputs::Bf16 { x, .. } => (x, tokens, plan.scratch_bytes()),
         };
         let routes = (tokens, spec.routes());
         let fixed_ids = problem.fixed_ids.as_ref();
         let operands = GateOperands {
-            x: arena.input(x, (rows[0], hidden), aligned)?,
-            workspace: arena.output((rows[1], experts), Rows::Packed(4))?,
+            x: arena.input(x, (rows, hidden), aligned)?,
+            scratch: arena.scratch(scratch)?,
             from,
             bias: problem.bias.as_ref().map(|bias| arena.list(bias)).transpose()?,
             mask: problem.mask.as_ref().map(|mask| arena.list(mask)).transpose()?,
-            fixed_ids: fixed_ids.map(|ids| arena.input(ids, (tokens, top_k), any)).transpose()?,
+            fixed_ids: fixed_ids.map(|ids| arena.indices(ids, (tokens, top_k))).transpose()?,
             ids: arena.output(routes, any)?,
             weights: arena.output(routes, any)?,
             scores: problem.case.scores.then(|| arena.output((tokens, experts), any)).transpose()?,
@@ -108,11 +113,14 @@ impl GateRun {
         Ok(Self { problem, plan, operands })
     }
 
-    /// Logits of some tokens as the workspace holds them: sums over parts of K, added in ascending order.
+    /// Logits of some tokens as the scratch holds them: sums over parts of K, added in ascending order.
     fn logits(&self, tokens: &Range<usize>) -> Result<Vec<f32>> {
         let GateSpec { tokens: all, experts, .. } = self.problem.case.spec;
         let mut logits = vec![0.0; tokens.len() * experts];
-        for chunk in self.operands.workspace.values()?.chunks((all * experts).max(1)) {
+        let bytes = self.operands.scratch.values()?;
+        let (words, _) = bytes.as_chunks();
+        let parts: Vec<f32> = words.iter().map(|&word| f32::from_le_bytes(word)).collect();
+        for chunk in parts.chunks((all * experts).max(1)) {
             let chunk = &chunk[tokens.start * experts..tokens.end * experts];
             logits.iter_mut().zip(chunk).for_each(|(sum, x)| *sum += x);
         }
@@ -148,30 +156,24 @@ impl GateOperands {
     ///
     /// # Errors
     /// None.
-    pub fn args(&mut self) -> Result<GateArgs<'_>, Error> {
-        let Self { x, workspace, from, .. } = self;
+    pub fn args(&mut self) -> Result<GateCall<'_>, Error> {
+        let Self { x, scratch, from, .. } = self;
+        let (hidden, scratch) = (x.matrix()?, scratch.slice_mut());
+        let hidden = |weight| GateFrom::Hidden { hidden, weight, scratch };
         let from = match from {
             From::Logits(logits) => GateFrom::Logits(logits.matrix()?),
-            From::F32(weight) => GateFrom::F32(GateInput {
-                hidden: x.matrix()?,
-                weight: weight.matrix()?,
-                workspace: workspace.slice_mut(),
-            }),
-            From::Bf16(weight) => GateFrom::Bf16(GateInput {
-                hidden: x.matrix()?,
-                weight: weight.matrix()?,
-                workspace: workspace.slice_mut(),
-            }),
+            From::F32(weight) => hidden(GateWeights::F32(weight.matrix()?)),
+            From::Bf16(weight) => hidden(GateWeights::Bf16(weight.matrix()?)),
         };
         let routing = Routing {
-            bias: self.bias.as_ref().map(Operand::slice),
-            mask: self.mask.as_ref().map(Operand::slice),
-            fixed_ids: self.fixed_ids.as_ref().map(Operand::matrix).transpose()?,
+            bias: self.bias.as_ref().map(Operand::vector).transpose()?,
+            mask: self.mask.as_ref().map(Operand::vector).transpose()?,
+            fixed_ids: self.fixed_ids.as_ref().map(IndexOperand::indices).transpose()?,
             ids: self.ids.matrix_mut()?,
             weights: self.weights.matrix_mut()?,
             scores: self.scores.as_mut().map(Operand::matrix_mut).transpose()?,
         };
-        Ok(GateArgs { from, routing })
+        Ok(GateCall { from, routing })
     }
 }
 
@@ -196,7 +198,7 @@ impl Prepared for GateRun {
 
     fn writable(&self) -> Result<Vec<Output>> {
         let mut written = self.outputs()?;
-        written.push(Output::read("workspace", &self.operands.workspace)?);
+        written.push(Output::read("scratch", &self.operands.scratch)?);
         Ok(written)
     }
 
@@ -210,7 +212,7 @@ impl Prepared for GateRun {
         let mut checks = Vec::new();
         let logits = self.judge_logits(&tokens, &mut checks)?;
         let want = gate_select(&gate_model(&spec), &logits, self.problem.options(&tokens))?;
-        let GateOperands { workspace, ids, weights, scores, .. } = &self.operands;
+        let GateOperands { scratch, ids, weights, scores, .. } = &self.operands;
         if let Some(scores) = scores {
             checks.push(scores.rows_equal("scores", "scores", tokens.clone(), &want.scores)?);
         }
@@ -221,7 +223,7 @@ impl Prepared for GateRun {
             let got = weights.values()?.split_off(tokens.start * spec.top_k);
             checks.push(Check::within("bound of weights", "weights", spec.top_k, &got, &bounds));
         }
-        checks.push(workspace.guarded("the workspace")?);
+        checks.push(scratch.guarded("the scratch")?);
         Ok(checks)
     }
 

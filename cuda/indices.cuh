@@ -1,0 +1,17 @@
+// How kernels read lists of indices: whatever their width, as 32 bits, in which what does not fit is no index either.
+#pragma once
+#include <cstdint>
+
+#include "indices.h"
+#include "ptx/gmem.h"
+#include "ptx/target.h"
+
+// Index `column` of `row`. INT32_MIN, of which no list thinks well, stands for 64 bits that 32 cannot hold; unsigned 32
+// bits above INT32_MAX arrive as negative ones, of which only -1 means something.
+PTX_DEVICE int32_t load_index(const Indices& indices, uint64_t row, uint64_t column) {
+  const int32_t* gWords = indices.words + row * indices.pitch + column * indices.words_per_index;
+  const int32_t low = static_cast<int32_t>(ptx::ldg_u32(gWords));
+  if (indices.words_per_index == 1) return low;
+  const int32_t high = static_cast<int32_t>(ptx::ldg_u32(gWords + 1));
+  return high == low >> 31 ? low : INT32_MIN;
+}
