@@ -18,9 +18,9 @@ use std::ops::Range;
 
 use check::mla::golden::{Golden, HEADS};
 use deepseek_kernels::mla::{
-    AbsorbOutputArgs, AbsorbQueryArgs, Heads, HeadsMut, KvAppend, KvAppendArgs, KvAppendSpec, KvCache,
-    KvCacheMut, KvFormat, KvPaging, MlaAbsorb, MlaAbsorbSpec, MlaAttendArgs, MlaDecode, MlaDecodeArgs,
-    MlaDecodeSpec, MlaScheduleArgs, Rope, RopeArgs, RopeSpec, RopeTable, YarnRope,
+    Heads, HeadsMut, KvAppend, KvAppendArgs, KvAppendSpec, KvCache, KvCacheMut, KvFormat, KvPaging,
+    MlaAbsorb, MlaAbsorbOutputArgs, MlaAbsorbQueryArgs, MlaAbsorbSpec, MlaAttendArgs, MlaDecode,
+    MlaDecodeArgs, MlaDecodeSpec, MlaScheduleArgs, Rope, RopeArgs, RopeSpec, RopeTable, YarnRope,
 };
 use deepseek_kernels::{Buffer, Device, Matrix, MatrixMut, Vector, bf16};
 use oracles::mla::{MlaStep, calc_diff, dequantize_kv_fp8, gather_pages};
@@ -193,7 +193,7 @@ impl<'d> Layer<'d> {
         let mut out = device.upload(&vec![bf16::NAN; rows * VALUE])?;
 
         let absorb = MlaAbsorb::plan(device, MlaAbsorbSpec::new(count, HEADS))?;
-        let args = AbsorbQueryArgs {
+        let args = MlaAbsorbQueryArgs {
             q: Matrix::new(&q, count, QUERY)?,
             w: self.w()?,
             q_latent: MatrixMut::new(&mut latent_q, rows, KEY)?,
@@ -223,7 +223,7 @@ impl<'d> Layer<'d> {
             lse: MatrixMut::new(&mut lse, count, HEADS)?,
         };
         decode.run(device.stream()?, MlaDecodeArgs { schedule, attend })?;
-        let args = AbsorbOutputArgs {
+        let args = MlaAbsorbOutputArgs {
             latent: Matrix::new(&latent_out, rows, LATENT)?,
             w: self.w()?,
             out: MatrixMut::new(&mut out, count, HEADS * VALUE)?,

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// One of the kernels that an operation has for its shapes, by name. All give the same bits; a plan takes the one that its
-/// model of the machine ranks first, and `plan_with` another one: for tuning, and for those who measured.
+/// One of the kernels that an operation has for its shapes, by name. All give the same bits; `plan` takes the one that is
+/// expected to be fastest, and `plan_with` another one: for tuning, and for those who measured.
 ///
 /// Names stay as long as the kernels do: they may be kept in files, and one that a version does not have any more is an error
 /// of `plan_with`, not another kernel.

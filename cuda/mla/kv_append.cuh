@@ -2,7 +2,7 @@
 //
 //   scale = max(amax / 448, 1e-4) of 128 values, rounded up to a power of two or not      code = e4m3(x / scale)
 //
-//   latent BF16 [tokens, 512] · k_pe BF16 [tokens, 64] · slots int32 or int64 [tokens] · cache [rows, 1152 or 656 bytes]
+//   latent BF16 [tokens, 512] · k_pe BF16 [tokens, 64] · slots indices [tokens] · cache [rows, 1152 or 656 bytes]
 //
 // Schedule: a warp per token. Quantising, a lane owns 16 neighbouring values, eight lanes the block of a scale; every
 // access moves 16 bytes, but for the scales.

@@ -1,6 +1,6 @@
 // First launch of MLA decode: which splits of which sequences there are, and in which order the CTAs take them.
 //
-//   lengths int32 or int64 [batch]  ->  clamped lengths [batch] · split_offsets [batch + 1] · items [splits, 2]
+//   lengths indices [batch]  ->  clamped lengths [batch] · split_offsets [batch + 1] · items [splits, 2]
 //
 // A split is `split_keys` long, whatever the batch and the GPU: a row's bits depend on its own sequence alone. Whole
 // splits come first, then what is left of the sequences, longest first, so that no CTA starts a long one at the end.

@@ -2,7 +2,7 @@
 //
 //   out[2 i] = bf16(x[2 i] * cos - x[2 i + 1] * sin)      out[2 i + 1] = bf16(x[2 i] * sin + x[2 i + 1] * cos)
 //
-//   x, out BF16 [tokens, heads, 64] · positions int32 or int64 [tokens] · table FP32 [positions, 64]: cos, sin of every pair
+//   x, out BF16 [tokens, heads, 64] · positions indices [tokens] · table FP32 [positions, 64]: cos, sin of every pair
 //
 // Schedule: eight lanes per head, four pairs each. FP32, each product and each sum rounded by itself.
 #pragma once

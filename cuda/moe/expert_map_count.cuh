@@ -2,7 +2,7 @@
 //
 //   block_counts[g, b] = routes of block b whose group is g      row_route[r] = -1 for every row
 //
-//   ids int32 or int64 [tokens, top_k] · block_counts uint32 [experts + 1, blocks] · row_route int32 [rows]
+//   ids indices [tokens, top_k] · block_counts uint32 [experts + 1, blocks] · row_route int32 [rows]
 //
 // Schedule: every thread compares its group with all others of the block; the first route of a group tells how many
 // there are. More CTAs than blocks only help to clear the rows.

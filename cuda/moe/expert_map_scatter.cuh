@@ -3,7 +3,7 @@
 //   offsets[e] = rows of the segments before e      row = offsets[expert] + routes of the expert before this one
 //   row_route[row] = route      route_row[route] = row, or -1 where the route was dropped
 //
-//   ids int32 or int64 [tokens, top_k] · block_counts uint32 [experts + 1, blocks] · offsets int32 [experts + 1]
+//   ids indices [tokens, top_k] · block_counts uint32 [experts + 1, blocks] · offsets int32 [experts + 1]
 //
 // Schedule: every CTA adds up the segments for itself (a few hundred words), the first one writes them; then a thread per
 // route counts those of its block that come before it.

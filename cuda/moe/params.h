@@ -13,7 +13,7 @@ typedef struct ExpertMapParams {
   int32_t* offsets;        // [experts + 1], where segments start and the last ends
   int32_t* counts;         // [experts], routes that have a row
   int32_t* demand;         // [experts + 1], routes to the expert; last: ids that are none
-  uint32_t* block_counts;  // workspace [experts + 1, blocks]
+  uint32_t* block_counts;  // scratch [experts + 1, blocks]
   uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t route_row_pitch;
   uint32_t routes, top_k;  // routes: tokens * top_k

@@ -2,7 +2,7 @@
 //
 //   counts[e] += the number of ids that are e
 //
-//   ids int32 or int64 [t, routes] · counts uint32 [experts]
+//   ids indices [t, routes] · counts uint32 [experts]
 //
 // Schedule: one thread per id. Sums of integers do not depend on their order, so atomics leave the result determined.
 #pragma once

@@ -50,7 +50,8 @@ impl<'a, T> RawSlice<'a, T> {
     ///
     /// # Safety
     /// Until every kernel that was given the slice has finished, for a captured one whenever a graph replays it:
-    /// * `len` elements from `address` on are allocated: in the device's context for a GPU, in this process for the emulator;
+    /// * `len` elements from `address` on are allocated: in the context of a GPU, or in this process;
+    /// * the slice is given to plans of a device of that context alone, or of the emulator alone;
     /// * they hold values of `T`, and nobody writes them while a kernel may run: runs on other streams are ordered by the
     ///   caller, with events or waits.
     ///
@@ -60,12 +61,19 @@ impl<'a, T> RawSlice<'a, T> {
         Self { address, len, owner: PhantomData }
     }
 
-    pub(crate) fn address(&self) -> *const T {
+    /// Where it lies.
+    pub fn address(&self) -> *const T {
         self.address
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// Elements.
+    pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// The elements from `start` on, `len` of them, of a slice that has as many.
@@ -91,12 +99,19 @@ impl<'a, T> RawSliceMut<'a, T> {
         Self { address, len, owner: PhantomData }
     }
 
-    pub(crate) fn address(&self) -> *mut T {
+    /// Where it lies.
+    pub fn address(&self) -> *mut T {
         self.address
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// Elements.
+    pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     pub(crate) fn as_raw(&self) -> RawSlice<'_, T> {
@@ -134,7 +149,8 @@ impl<'a> From<&'a RawStream> for Stream<'a> {
 impl Device {
     /// The GPU of a context that somebody else made: with another cudarc, another language, or the driver itself.
     /// [`Device::open_gpu`] finds the primary context, which is the one that the CUDA runtime uses, without it. Call it once:
-    /// a few bytes of the host stay behind each call.
+    /// a few bytes of the host stay behind each call. It waits for all work in the context, which a capture does not survive,
+    /// and leaves the context current on the calling thread.
     ///
     /// # Errors
     /// As [`Device::open_gpu`].
@@ -167,6 +183,7 @@ impl Device {
     /// # Safety
     /// * `stream` is a `CUstream` of the device's context;
     /// * it is not destroyed before the last clone of the result is dropped;
+    /// * while it is captured, the result is kept: of captures on streams that it does not know the device cannot beware;
     /// * work that others give to it, and that uses operands of cudarc's, is ordered by the caller.
     pub unsafe fn raw_stream(&self, stream: *mut c_void) -> Result<RawStream> {
         match self.backend() {

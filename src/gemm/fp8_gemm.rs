@@ -69,7 +69,8 @@ const AXES: GemmAxes = GemmAxes { a: "a [m, k]", b: "b [n, k]", sfb: SFB_AXES, d
 pub struct Fp8Gemm<D> {
     device: Device,
     kernel: Kernel<Fp8GemmParams>,
-    spec: Fp8GemmSpec,
+    problem: GemmProblem,
+    accumulate: bool,
     choice: GemmChoice,
     output: PhantomData<D>,
 }
@@ -122,7 +123,8 @@ impl<D: GemmOutput> Fp8Gemm<D> {
 
     fn with_choice(device: &Device, spec: Fp8GemmSpec, choice: GemmChoice) -> Result<Self> {
         let kernel = Kernel::load(device, &choice.instance)?;
-        Ok(Self { device: device.clone(), kernel, spec, choice, output: PhantomData })
+        let (problem, accumulate) = (problem(&spec)?, spec.accumulate);
+        Ok(Self { device: device.clone(), kernel, problem, accumulate, choice, output: PhantomData })
     }
 
     /// The tuning it runs with.
@@ -141,9 +143,9 @@ impl<D: GemmOutput> Fp8Gemm<D> {
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Operand`]; then nothing was launched. Launch errors.
+    /// [`Error::Operand`], and [`Error::Spec`] for a pitch of sfb beyond 32 bits; then nothing was launched. Launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: Fp8GemmArgs<'_, D>) -> Result<()> {
-        let problem = problem(&self.spec)?;
+        let problem = &self.problem;
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
         let Fp8GemmArgs { a, sfa, b, sfb, d } = &mut args;
         let operands = problem.operands(&mut launch, &AXES, GemmViews { a, sfa, b, sfb, d })?;
@@ -151,7 +153,7 @@ impl<D: GemmOutput> Fp8Gemm<D> {
         if *grid == 0 {
             return Ok(());
         }
-        let params = problem.params(&self.device, instance, &operands, self.spec.accumulate)?;
+        let params = problem.params(&self.device, instance, &operands, self.accumulate)?;
         launch.run(*grid, &params)
     }
 }

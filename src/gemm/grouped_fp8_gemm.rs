@@ -98,8 +98,7 @@ impl GroupedFp8Gemm {
     /// [`Error::Spec`] for sizes.
     pub fn plan(device: &Device, spec: GroupedFp8GemmSpec) -> Result<Self> {
         let problem = problem(&spec)?;
-        let instances = GROUPED_GEMM_INSTANCES.iter();
-        let choice = problem.fastest(instances, spec.expected_rows.max(1), device.multiprocessors())?;
+        let choice = Self::fastest(&problem, spec.expected_rows, device.multiprocessors())?;
         Self::with_choice(device, spec, problem, choice)
     }
 
@@ -117,6 +116,19 @@ impl GroupedFp8Gemm {
     /// Every tuning.
     pub fn tunings() -> impl Iterator<Item = Tuning> {
         GROUPED_GEMM_INSTANCES.iter().map(GemmInstance::tuning)
+    }
+
+    /// The tuning that [`GroupedFp8Gemm::plan`] takes on a device of `multiprocessors`. No device is asked.
+    ///
+    /// # Errors
+    /// As [`GroupedFp8Gemm::plan`].
+    pub fn tuning_for(spec: &GroupedFp8GemmSpec, multiprocessors: u32) -> Result<Tuning> {
+        let choice = Self::fastest(&problem(spec)?, spec.expected_rows, multiprocessors)?;
+        Ok(choice.instance.tuning())
+    }
+
+    fn fastest(problem: &GemmProblem, expected_rows: usize, multiprocessors: u32) -> Result<GemmChoice> {
+        problem.fastest(GROUPED_GEMM_INSTANCES.iter(), expected_rows.max(1), multiprocessors)
     }
 
     fn with_choice(
@@ -151,7 +163,7 @@ impl GroupedFp8Gemm {
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Operand`]; then nothing was launched. Launch errors.
+    /// [`Error::Operand`], and [`Error::Spec`] for a pitch of sfb beyond 32 bits; then nothing was launched. Launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: GroupedFp8GemmArgs<'_>) -> Result<()> {
         let GroupedFp8GemmArgs { a, sfa, b, sfb, segments, d } = &mut args;
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;

@@ -38,6 +38,13 @@ pub(crate) struct GemmOperands<D: Stored> {
     d: Operand<*mut D::Raw>,
 }
 
+impl<D: Stored> GemmOperands<D> {
+    /// Elements from row to row of sfb; of a single row the pitch is moot.
+    fn sfb_pitch(&self) -> u64 {
+        if self.sfb.extent.rows > 1 { self.sfb.pitch() } else { 0 }
+    }
+}
+
 impl GemmProblem {
     /// Fails unless the views have the shapes of the problem, and rows start where TMA can start.
     pub fn operands<'l, D: Element, S: View<Element = f32>, P: KernelParams>(
@@ -55,7 +62,7 @@ impl GemmProblem {
             sfb: launch.read(views.sfb, Layout::matrix(axes.sfb, sfb_shape))?,
             d: launch.write(views.d, Layout::matrix(axes.d, [rows, n]).aligned(16))?,
         };
-        check_limit("pitch of sfb", operands.sfb.pitch(), u64::from(u32::MAX))?;
+        check_limit("pitch of sfb", operands.sfb_pitch(), u64::from(u32::MAX))?;
         Ok(operands)
     }
 
@@ -82,7 +89,7 @@ impl GemmProblem {
             d: d.pointer.cast(),
             d_pitch: d.pitch(),
             sfb_expert_stride: (self.n.div_ceil(BLOCK) * sfb.extent.pitch) as u64,
-            sfb_pitch: sfb.pitch() as u32,
+            sfb_pitch: operands.sfb_pitch() as u32,
             m: self.rows as u32,
             n: self.n as u32,
             k_blocks: (self.k / BLOCK) as u32,

@@ -14,6 +14,7 @@ use crate::tuning::Tuning;
 /// Element types of D: [`bf16`] (the FP32 sum rounded once) or `f32`.
 pub trait GemmOutput: Element {
     /// The compiled output.
+    #[doc(hidden)]
     const OUTPUT: OutputType;
 }
 

@@ -107,19 +107,27 @@ impl<'l, P: KernelParams> Launch<'l, P> {
         view: &'l mut V,
         layout: Layout,
     ) -> Result<Operand<*mut <V::Element as Stored>::Raw>> {
+        self.write_first(view, layout, usize::MAX)
+    }
+
+    /// As [`Self::write`]; of its slice the kernel uses no more than `len` elements.
+    fn write_first<'a: 'l, V: ViewMut<'a>>(
+        &mut self,
+        view: &'l mut V,
+        layout: Layout,
+        len: usize,
+    ) -> Result<Operand<*mut <V::Element as Stored>::Raw>> {
         let extent = view.extent();
         let slice = view.slice_mut();
         layout.check_extent(&extent, size_of::<V::Element>())?;
-        let has_address = !slice.is_empty();
+        let len = len.min(slice.len());
         let address = match (&mut self.0, slice) {
             (Target::Cuda(launch), SliceMut::Cuda(view)) => launch.write(layout.name, view)?,
             (Target::Cuda(_), SliceMut::Raw(raw)) => raw.address().cast(),
             (Target::Emulated(launch), SliceMut::Host(host)) => {
-                launch.write(layout.name, host.as_mut_ptr(), host.len())
+                launch.write(layout.name, host.as_mut_ptr(), len)
             }
-            (Target::Emulated(launch), SliceMut::Raw(raw)) => {
-                launch.write(layout.name, raw.address(), raw.len())
-            }
+            (Target::Emulated(launch), SliceMut::Raw(raw)) => launch.write(layout.name, raw.address(), len),
             (Target::Cuda(_), SliceMut::Host(_)) => {
                 return Err(Error::other_device(layout.name, CUDA, HOST));
             }
@@ -127,7 +135,7 @@ impl<'l, P: KernelParams> Launch<'l, P> {
                 return Err(Error::other_device(layout.name, EMULATED, CUDA));
             }
         };
-        if has_address {
+        if len > 0 {
             layout.check_address(address, size_of::<V::Element>())?;
         }
         Ok(Operand { name: layout.name, pointer: address.cast(), extent })
@@ -147,7 +155,7 @@ impl<'l, P: KernelParams> Launch<'l, P> {
     /// The scratch of a plan: its first `bytes`.
     pub fn scratch(&mut self, scratch: &'l mut SliceMut<'_, u8>, bytes: usize) -> Result<*mut u8> {
         check_len(scratch.len(), bytes)?;
-        Ok(self.write(scratch, SCRATCH)?.pointer)
+        Ok(self.write_first(scratch, SCRATCH, bytes)?.pointer)
     }
 
     /// The device's error words.

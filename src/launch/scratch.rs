@@ -1,6 +1,8 @@
 //! Memory that a run needs besides its operands, cut into pieces.
 
+use std::marker::PhantomData;
 use std::mem::transmute;
+use std::slice;
 
 use cudarc::driver::CudaViewMut;
 
@@ -11,46 +13,6 @@ use crate::tensor::{SliceMut, Stored};
 
 /// What the address of scratch is a multiple of, in bytes.
 pub const SCRATCH_ALIGN: usize = 16;
-
-/// Cuts scratch into typed pieces; what they hold before the run does not matter.
-pub(crate) struct Pieces<'a> {
-    /// None: only the size is asked for.
-    memory: Option<SliceMut<'a, u8>>,
-    bytes: usize,
-}
-
-impl<'a> Pieces<'a> {
-    /// Pieces of nothing, to learn how many [`bytes`](Self::bytes) they need.
-    pub fn counted() -> Self {
-        Self { memory: None, bytes: 0 }
-    }
-
-    /// Pieces of scratch that has the `bytes` that were counted.
-    pub fn of(memory: SliceMut<'a, u8>, bytes: usize) -> Result<Self> {
-        check_len(memory.len(), bytes)?;
-        if let SliceMut::Host(host) = &memory
-            && bytes > 0
-        {
-            SCRATCH.check_address(host.as_ptr().cast_mut().cast(), 1)?;
-        }
-        Ok(Self { memory: Some(memory), bytes: 0 })
-    }
-
-    /// The next `len` elements.
-    pub fn take<T: Stored>(&mut self, len: usize) -> SliceMut<'a, T> {
-        let start = self.bytes;
-        self.bytes += (len * size_of::<T>()).next_multiple_of(SCRATCH_ALIGN);
-        match &mut self.memory {
-            None => SliceMut::Host(&mut []),
-            // SAFETY: no other piece has these bytes, and those of all pieces were counted.
-            Some(memory) => unsafe { piece(memory, start, len) },
-        }
-    }
-
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-}
 
 /// What a launch asks of scratch.
 pub(super) const SCRATCH: Layout = Layout::of_any_shape("scratch").aligned(SCRATCH_ALIGN as u64);
@@ -63,32 +25,82 @@ pub(super) fn check_len(got: usize, needed: usize) -> Result<()> {
     Err(Error::Operand { operand: SCRATCH.name, problem: OperandProblem::TooShort { needed, got } })
 }
 
-/// `len` elements from byte `start` on.
-///
-/// # Safety
-/// `memory` has them, and no other piece does.
-unsafe fn piece<'a, T: Stored>(memory: &mut SliceMut<'a, u8>, start: usize, len: usize) -> SliceMut<'a, T> {
-    match memory {
-        SliceMut::Host(host) => {
-            let address = host.as_mut_ptr().wrapping_add(start).cast();
-            // SAFETY: these elements of the borrowed memory are nobody else's, they start at a multiple of `SCRATCH_ALIGN`, and
-            // every element type is valid whatever its bits are.
-            SliceMut::Host(unsafe { std::slice::from_raw_parts_mut(address, len) })
-        }
-        SliceMut::Raw(raw) => {
-            let address = raw.address().wrapping_add(start).cast();
-            // SAFETY: these elements of the borrowed memory are nobody else's.
-            SliceMut::Raw(unsafe { RawSliceMut::borrowed(address, len) })
-        }
-        SliceMut::Cuda(view) => {
-            let mut bytes = view.slice_mut(start..start + len * size_of::<T>());
-            // SAFETY: every element type is valid whatever its bits are, and the view has as many bytes.
-            let elements = unsafe { bytes.transmute_mut::<T>(len) };
-            let elements = elements.unwrap_or_else(|| unreachable!("a view of {len} elements"));
-            // SAFETY: nobody else has these bytes for as long as the memory is borrowed; cudarc cannot split for longer than
-            // a call.
-            SliceMut::Cuda(unsafe { transmute::<CudaViewMut<'_, T>, CudaViewMut<'a, T>>(elements) })
-        }
+/// Cuts scratch into typed pieces; what they hold before the run does not matter.
+pub(crate) struct Pieces<'a> {
+    memory: Memory<'a>,
+    /// Bytes of the memory, and of the pieces so far.
+    len: usize,
+    taken: usize,
+}
+
+/// Where the pieces come from. Those of the host have one address that they all derive from.
+enum Memory<'a> {
+    /// Nowhere: only the size is asked for.
+    Counted,
+    Host(*mut u8, PhantomData<&'a mut [u8]>),
+    Cuda(CudaViewMut<'a, u8>),
+    Raw(RawSliceMut<'a, u8>),
+}
+
+impl<'a> Pieces<'a> {
+    /// Pieces of nothing, to learn how many bytes they need.
+    pub fn counted() -> Self {
+        Self { memory: Memory::Counted, len: usize::MAX, taken: 0 }
+    }
+
+    /// Pieces of scratch that has the `bytes` that were counted.
+    pub fn of(scratch: SliceMut<'a, u8>, bytes: usize) -> Result<Self> {
+        check_len(scratch.len(), bytes)?;
+        let len = scratch.len();
+        let memory = match scratch {
+            SliceMut::Host(host) => {
+                let address = host.as_mut_ptr();
+                if len > 0 {
+                    SCRATCH.check_address(address.cast(), 1)?;
+                }
+                Memory::Host(address, PhantomData)
+            }
+            SliceMut::Cuda(view) => Memory::Cuda(view),
+            SliceMut::Raw(raw) => Memory::Raw(raw),
+        };
+        Ok(Self { memory, len, taken: 0 })
+    }
+
+    /// The next `len` elements.
+    pub fn take<T: Stored>(&mut self, len: usize) -> Result<SliceMut<'a, T>> {
+        let start = self.taken;
+        let bytes = len.saturating_mul(size_of::<T>()).checked_next_multiple_of(SCRATCH_ALIGN);
+        let end = bytes.and_then(|bytes| start.checked_add(bytes)).unwrap_or(usize::MAX);
+        check_len(self.len, end)?;
+        self.taken = end;
+        Ok(match &mut self.memory {
+            Memory::Counted => SliceMut::Host(&mut []),
+            Memory::Host(..) if len == 0 => SliceMut::Host(&mut []),
+            Memory::Host(address, _) => {
+                // SAFETY: the elements lie in the borrowed memory, from a multiple of `SCRATCH_ALIGN` on, and are no other
+                // piece's, for `taken` has passed them. Every element type is valid whatever its bits are.
+                SliceMut::Host(unsafe { slice::from_raw_parts_mut(address.add(start).cast(), len) })
+            }
+            Memory::Raw(raw) => {
+                // SAFETY: as above, but for the address, which a launch checks.
+                let piece = unsafe { RawSliceMut::borrowed(raw.address().wrapping_add(start).cast(), len) };
+                SliceMut::Raw(piece)
+            }
+            Memory::Cuda(view) => {
+                let mut bytes = view.slice_mut(start..start + len * size_of::<T>());
+                // SAFETY: every element type is valid whatever its bits are.
+                let piece = unsafe { bytes.transmute_mut::<T>(len) };
+                let piece = piece.unwrap_or_else(|| unreachable!("a view of {len} elements"));
+                // SAFETY: the elements are no other piece's, so that they are borrowed for as long as the memory is; cudarc
+                // itself cannot split a view for longer than a call.
+                SliceMut::Cuda(unsafe { transmute::<CudaViewMut<'_, T>, CudaViewMut<'a, T>>(piece) })
+            }
+        })
+    }
+
+    /// Bytes of the pieces so far.
+    pub fn bytes(&self) -> usize {
+        self.taken
     }
 }
 
@@ -97,7 +109,7 @@ mod tests {
     use super::*;
 
     fn cut<'a>(pieces: &mut Pieces<'a>) -> (SliceMut<'a, u8>, SliceMut<'a, f32>, SliceMut<'a, i32>) {
-        (pieces.take(3), pieces.take(5), pieces.take(0))
+        (pieces.take(3).unwrap(), pieces.take(5).unwrap(), pieces.take(0).unwrap())
     }
 
     #[test]
@@ -137,6 +149,9 @@ mod tests {
             refused(SliceMut::Host(&mut bytes[8..]), 32),
             "scratch: address must be a multiple of 16 bytes, got 8"
         );
-        assert!(Pieces::of(SliceMut::Host(&mut []), 0).is_ok());
+        let mut nothing = Pieces::of(SliceMut::Host(&mut []), 0).unwrap();
+        assert!(nothing.take::<f32>(0).unwrap().is_empty());
+        let error = nothing.take::<f32>(1).err().unwrap().to_string();
+        assert_eq!(error, "scratch must have at least 16 bytes, got 0");
     }
 }

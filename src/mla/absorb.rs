@@ -45,7 +45,7 @@ impl MlaAbsorbSpec {
 
 /// Operands of [`MlaAbsorb::run_query`]. Addresses and pitches are multiples of 16 bytes.
 #[derive(Debug)]
-pub struct AbsorbQueryArgs<'a> {
+pub struct MlaAbsorbQueryArgs<'a> {
     /// `[tokens, heads * 192]`: of each head 128 columns to absorb, and 64 rotated ones that are not read.
     pub q: Matrix<'a, bf16>,
     /// `[heads * 256, 512]`: of each head 128 rows for the keys and 128 for the values, as checkpoints hold `kv_b_proj`.
@@ -56,10 +56,10 @@ pub struct AbsorbQueryArgs<'a> {
 
 /// Operands of [`MlaAbsorb::run_output`]. Addresses and pitches are multiples of 16 bytes.
 #[derive(Debug)]
-pub struct AbsorbOutputArgs<'a> {
+pub struct MlaAbsorbOutputArgs<'a> {
     /// `[tokens * heads, 512]`: what attention over the latents gave.
     pub latent: Matrix<'a, bf16>,
-    /// As in [`AbsorbQueryArgs`].
+    /// As in [`MlaAbsorbQueryArgs`].
     pub w: Matrix<'a, bf16>,
     /// `[tokens, heads * 128]`.
     pub out: MatrixMut<'a, bf16>,
@@ -107,9 +107,9 @@ impl MlaAbsorb {
     ///
     /// # Errors
     /// [`Error::Operand`], launch errors.
-    pub fn run_query<'s>(&self, stream: impl Into<Stream<'s>>, args: AbsorbQueryArgs<'_>) -> Result<()> {
+    pub fn run_query<'s>(&self, stream: impl Into<Stream<'s>>, args: MlaAbsorbQueryArgs<'_>) -> Result<()> {
         let MlaAbsorbSpec { tokens, heads } = self.spec;
-        let AbsorbQueryArgs { q, w, mut q_latent } = args;
+        let MlaAbsorbQueryArgs { q, w, mut q_latent } = args;
         let columns = heads * (NOPE + ROPE);
         let projection = Projection {
             kernel: &self.query,
@@ -128,9 +128,9 @@ impl MlaAbsorb {
     ///
     /// # Errors
     /// As [`MlaAbsorb::run_query`].
-    pub fn run_output<'s>(&self, stream: impl Into<Stream<'s>>, args: AbsorbOutputArgs<'_>) -> Result<()> {
+    pub fn run_output<'s>(&self, stream: impl Into<Stream<'s>>, args: MlaAbsorbOutputArgs<'_>) -> Result<()> {
         let MlaAbsorbSpec { tokens, heads } = self.spec;
-        let AbsorbOutputArgs { latent, w, mut out } = args;
+        let MlaAbsorbOutputArgs { latent, w, mut out } = args;
         let projection = Projection {
             kernel: &self.output,
             grid: self.output_grid,

@@ -43,7 +43,7 @@ impl MergeStatesSpec {
 setters!(MergeStatesSpec { infinity_is_empty: bool });
 
 /// Attention over a part of the keys.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct AttentionState<'a, T> {
     /// `[tokens * heads, 512]`. Address and pitch are multiples of 16 bytes.
     pub o: Matrix<'a, T>,

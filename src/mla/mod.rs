@@ -9,7 +9,7 @@ mod merge_states;
 mod rope;
 mod rope_table;
 
-pub use absorb::{AbsorbOutputArgs, AbsorbQueryArgs, MlaAbsorb, MlaAbsorbSpec};
+pub use absorb::{MlaAbsorb, MlaAbsorbOutputArgs, MlaAbsorbQueryArgs, MlaAbsorbSpec};
 pub use cache::{KvCache, KvCacheMut, KvFormat};
 pub use decode::{
     DEFAULT_SPLIT_KEYS, EmptyLse, KvPaging, MAX_HEADS, MAX_Q_TOKENS, MlaAttendArgs, MlaDecode, MlaDecodeArgs,

@@ -18,7 +18,7 @@ const ROTATE: KernelRow<RopeParams> = KernelRow::of(mla::ROPE);
 ///
 /// The rotated columns of a query `[tokens, heads * 192]` are the slice from element 128 on with strides `heads * 192` and
 /// 192; a key `[tokens, 64]` is one head.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Heads<'a> {
     matrix: Matrix<'a, bf16>,
     shape: HeadsShape,

@@ -83,6 +83,11 @@ impl Combine {
         Ok(Self { device: device.clone(), kernel: COMBINE.load(device)?, spec, grid: grid as u32 })
     }
 
+    /// A launch that lacks its operands.
+    pub(super) fn launch<'l>(&'l self, stream: Stream<'l>) -> Result<Launch<'l, CombineParams>> {
+        Launch::new(&self.device, &self.kernel, stream)
+    }
+
     /// Enqueues the combine. A route whose row does not exist adds nothing, and [`Device::poll_error`] tells of it.
     ///
     /// Order and captures: [`Stream`].
@@ -97,7 +102,7 @@ impl Combine {
         let shared = of_tokens("shared [tokens, hidden]");
         let residual = of_tokens("residual [tokens, hidden]");
 
-        let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
+        let mut launch = self.launch(stream.into())?;
         let y = launch.read(&args.y, Layout::matrix("y [rows, hidden]", [rows, hidden]).aligned(16))?;
         let route_row = launch.read(&args.route_row, of_routes("route_row [tokens, top_k]"))?;
         let weights = optional(args.weights.as_ref(), |view| launch.read(view, weights))?;

@@ -17,7 +17,7 @@ use crate::device::{Device, Stream};
 use crate::error::{Error, Result};
 use crate::gemm::Segments;
 use crate::gemm::{GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec};
-use crate::launch::{Pieces, check_multiple};
+use crate::launch::{Layout, Pieces, check_multiple, optional};
 use crate::quant::ScaleFormat;
 use crate::quant::{BLOCK, MMajor, Scales1x128, Scales1x128Mut};
 use crate::router::{Gate, GateArgs, GateSpec, GateWeight, Routing};
@@ -49,7 +49,7 @@ impl MoeLayerSpec {
 setters!(MoeLayerSpec { clamp: Option<f32>, format: ScaleFormat });
 
 /// The weights of one projection of all experts, quantised.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ExpertWeights<'a> {
     /// `[experts * n, k]`: the experts' matrices below each other.
     pub weight: Matrix<'a, F8E4M3>,
@@ -173,21 +173,21 @@ impl MoeLayer {
         let (width, routes, rows) = (self.spec.intermediate, tokens * top_k, self.map.spec().rows());
         let scales = |columns| Scales1x128::<MMajor>::elements(rows, columns);
         Ok(Memory {
-            logits: pieces.take(self.gate.scratch_bytes()),
-            ids: pieces.take(routes),
-            weights: pieces.take(routes),
-            row_route: pieces.take(rows),
-            route_row: pieces.take(routes),
-            offsets: pieces.take(experts + 1),
-            counts: pieces.take(experts),
-            demand: pieces.take(experts + 1),
-            map: pieces.take(self.map.scratch_bytes()),
-            x: pieces.take(rows * hidden),
-            sfx: pieces.take(scales(hidden)?),
-            gate_up: pieces.take(rows * 2 * width),
-            h: pieces.take(rows * width),
-            sfh: pieces.take(scales(width)?),
-            y: pieces.take(rows * hidden),
+            logits: pieces.take(self.gate.scratch_bytes())?,
+            ids: pieces.take(routes)?,
+            weights: pieces.take(routes)?,
+            row_route: pieces.take(rows)?,
+            route_row: pieces.take(routes)?,
+            offsets: pieces.take(experts + 1)?,
+            counts: pieces.take(experts)?,
+            demand: pieces.take(experts + 1)?,
+            map: pieces.take(self.map.scratch_bytes())?,
+            x: pieces.take(rows * hidden)?,
+            sfx: pieces.take(scales(hidden)?)?,
+            gate_up: pieces.take(rows * 2 * width)?,
+            h: pieces.take(rows * width)?,
+            sfh: pieces.take(scales(width)?)?,
+            y: pieces.take(rows * hidden)?,
         })
     }
 
@@ -197,14 +197,14 @@ impl MoeLayer {
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// What its steps answer to their operands. Operands are checked step by step, so a wrong one is found when earlier
-    /// steps are already enqueued; `out` is written by the last step only.
+    /// [`Error::Operand`]; then nothing was launched. Launch errors: earlier steps may be enqueued then.
     pub fn run<'s, W: GateWeight>(
         &self,
         stream: impl Into<Stream<'s>>,
-        args: MoeLayerArgs<'_, W>,
+        mut args: MoeLayerArgs<'_, W>,
     ) -> Result<()> {
         let stream = stream.into();
+        self.check(stream, &mut args)?;
         let MoeLayerArgs { hidden, gate, bias, gate_up, down, shared, residual, scratch, out } = args;
         let m = &mut self.memory(&mut Pieces::of(scratch, self.scratch_bytes)?)?;
         self.route(stream, m, &hidden, gate, bias)?;
@@ -219,6 +219,35 @@ impl MoeLayer {
             out,
         };
         self.combine.run(stream, combined)
+    }
+
+    /// Fails unless every operand is what the steps ask of it: they would find out one after another.
+    fn check<W: GateWeight>(&self, stream: Stream<'_>, args: &mut MoeLayerArgs<'_, W>) -> Result<()> {
+        let GateSpec { tokens, hidden, experts, .. } = self.spec.gate;
+        let (width, blocks) = (self.spec.intermediate, |size: usize| size / BLOCK);
+        let of_tokens = |axes| Layout::matrix(axes, [tokens, hidden]).aligned(16);
+        let of_experts = |axes, n, k| Layout::matrix(axes, [experts * n, k]);
+        let up = "gate_up.weight [experts * 2 * intermediate, hidden]";
+        let up_scales = "gate_up.scales [experts * 2 * intermediate/128, hidden/128]";
+        let down = "down.weight [experts * hidden, intermediate]";
+        let down_scales = "down.scales [experts * hidden/128, intermediate/128]";
+
+        // A launch checks what it collects; this one goes no further.
+        let mut launch = self.combine.launch(stream)?;
+        launch.read(&args.hidden, of_tokens("hidden [tokens, hidden]"))?;
+        launch.read(&args.gate, of_experts("gate [experts, hidden]", 1, hidden).aligned(16))?;
+        optional(args.bias.as_ref(), |bias| launch.read(bias, Layout::vector("bias [experts]", experts)))?;
+        launch.read(&args.gate_up.weight, of_experts(up, 2 * width, hidden).aligned(16))?;
+        launch.read(&args.gate_up.scales, of_experts(up_scales, 2 * blocks(width), blocks(hidden)))?;
+        launch.read(&args.down.weight, of_experts(down, hidden, width).aligned(16))?;
+        launch.read(&args.down.scales, of_experts(down_scales, blocks(hidden), blocks(width)))?;
+        let shared = of_tokens("shared [tokens, hidden]");
+        optional(args.shared.as_ref(), |view| launch.read(view, shared))?;
+        let residual = of_tokens("residual [tokens, hidden]");
+        optional(args.residual.as_ref(), |view| launch.read(view, residual))?;
+        launch.scratch(&mut args.scratch, self.scratch_bytes)?;
+        launch.write(&mut args.out, of_tokens("out [tokens, hidden]"))?;
+        Ok(())
     }
 
     /// Who goes where: ids, weights, and the map in both directions.

@@ -46,7 +46,7 @@ impl SwigluQuantizeSpec {
 setters!(SwigluQuantizeSpec { clamp: Option<f32>, format: ScaleFormat });
 
 /// Weights to multiply a row with, before it is quantised.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RoutingWeights<'a> {
     /// `[tokens, top_k]`.
     pub weights: Matrix<'a, f32>,
@@ -102,7 +102,7 @@ impl SwigluQuantize {
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Operand`], launch errors.
+    /// [`Error::Operand`], and [`Error::Spec`] for more weights than 32 bits can count; launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: SwigluQuantizeArgs<'_>) -> Result<()> {
         let (rows, intermediate) = (self.rows.total(), self.spec.intermediate);
         let k_blocks = intermediate / BLOCK;

@@ -6,7 +6,7 @@ use crate::device::{Device, Stream};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::launch::{Kernel, KernelRow, Launch, MAX_GRID, check_limit};
+use crate::launch::{Kernel, KernelRow, Launch, MAX_DIM, MAX_GRID, check_limit};
 use crate::table::quant;
 
 const TRANSPOSE_SCALES: KernelRow<TransposeScalesParams> = KernelRow::of(quant::TRANSPOSE_SCALES);
@@ -56,6 +56,8 @@ impl TransposeScales {
     pub fn plan(device: &Device, spec: TransposeScalesSpec) -> Result<Self> {
         let TransposeScalesSpec { m, k } = spec;
         let k_blocks = blocks(k)?;
+        check_limit("m", m as u64, MAX_DIM)?;
+        check_limit("k", k as u64, MAX_DIM)?;
         let tiles = m.div_ceil(TILE) as u64 * k_blocks.div_ceil(TILE) as u64;
         check_limit("m/32 * k/4096", tiles, MAX_GRID)?;
         Ok(Self { device: device.clone(), kernel: TRANSPOSE_SCALES.load(device)?, m, k_blocks })

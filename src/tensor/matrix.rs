@@ -31,7 +31,7 @@ impl<T> Clone for Matrix<'_, T> {
 
 /// What both have in common.
 macro_rules! matrix {
-    ($name:ident, $slice:ident $(, $mut:tt)?) => {
+    ($name:ident, $slice:ident, $life:lifetime $(, $mut:tt)?) => {
         impl<'a, T> $name<'a, T> {
             /// Rows that follow each other without a gap.
             ///
@@ -60,7 +60,7 @@ macro_rules! matrix {
             ///
             /// # Errors
             /// [`Error::View`] when there are not that many.
-            pub fn column_range(&$($mut)? self, columns: Range<usize>) -> Result<$name<'_, T>> {
+            pub fn column_range(&$($mut)? self, columns: Range<usize>) -> Result<$name<$life, T>> {
                 let Range { start, end } = columns;
                 if start > end || end > self.extent.columns {
                     return Err(ViewProblem::NoSuchColumns { start, end, shape: self.extent.shape() }.into());
@@ -87,8 +87,8 @@ macro_rules! matrix {
     };
 }
 
-matrix!(Matrix, Slice);
-matrix!(MatrixMut, SliceMut, mut);
+matrix!(Matrix, Slice, 'a);
+matrix!(MatrixMut, SliceMut, '_, mut);
 
 #[cfg(test)]
 mod tests {

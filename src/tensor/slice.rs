@@ -75,12 +75,12 @@ slice!(SliceMut);
 
 impl<T> Slice<'_, T> {
     /// The elements from `start` on; none when there are not that many.
-    pub(crate) fn tail(&self, start: usize) -> Slice<'_, T> {
+    pub(crate) fn tail(&self, start: usize) -> Self {
         let start = start.min(self.len());
         match self {
-            Self::Host(slice) => Slice::Host(&slice[start..]),
-            Self::Cuda(view) => Slice::Cuda(view.slice(start..)),
-            Self::Raw(raw) => Slice::Raw(raw.part(start, raw.len() - start)),
+            Self::Host(slice) => Self::Host(&slice[start..]),
+            Self::Cuda(view) => Self::Cuda(view.slice(start..)),
+            Self::Raw(raw) => Self::Raw(raw.part(start, raw.len() - start)),
         }
     }
 }

@@ -5,7 +5,7 @@ use check::devices::seeded;
 use check::families;
 use check::memory::Memory;
 
-/// With a seed that no test of slices has, so that indices are of another type than theirs.
+/// With a seed for which indices are of 64 bits; the engine's tests take the other types.
 #[test]
 fn every_smoke_case_by_address() {
     const SEED: u64 = 2;

@@ -2,27 +2,20 @@
 
 /// Tests, one for each wrong operand: `name: |args, spare| change => "message";`, where `change` gets one of the operands of
 /// a run wrong. The call is refused with the message, nothing is written, and the same plan and operands go on working.
-/// A plan that is not given its operands as one is enqueued as `|plan, stream, args| ...` says. Where `outputs of` the
-/// operation are to keep what they hold, its scratch need not.
+/// A plan that is not given its operands as one is enqueued as `|plan, stream, args| ...` says.
 macro_rules! rejects {
-    (outputs of $prepare:expr; $($tests:tt)*) => {
-        rejects! { @ outputs, $prepare, |plan, stream, args| plan.run(stream, args); $($tests)* }
-    };
     ($prepare:expr; $($tests:tt)*) => {
-        rejects! { @ writable, $prepare, |plan, stream, args| plan.run(stream, args); $($tests)* }
-    };
-    ($prepare:expr, |$plan:ident, $stream:ident, $operands:ident| $run:expr; $($tests:tt)*) => {
-        rejects! { @ writable, $prepare, |$plan, $stream, $operands| $run; $($tests)* }
+        rejects! { $prepare, |plan, stream, args| plan.run(stream, args); $($tests)* }
     };
     (
-        @ $kept:ident, $prepare:expr, |$plan:ident, $stream:ident, $operands:ident| $run:expr;
+        $prepare:expr, |$plan:ident, $stream:ident, $operands:ident| $run:expr;
         $($name:ident: |$args:ident, $spare:ident| $change:expr => $message:literal;)*
     ) => {$(
         #[test]
         fn $name() {
             use check::case::Prepared;
             let mut run = $prepare;
-            let before = run.$kept().expect("what a run writes");
+            let before = run.writable().expect("what a run writes");
             let mut spare = $crate::Spare::new();
             let refused = (|| {
                 let $spare = &mut spare;
@@ -32,7 +25,7 @@ macro_rules! rejects {
                 $run
             })();
             assert_eq!($crate::message(refused), $message);
-            assert!(run.$kept().expect("what a run writes") == before && spare == $crate::Spare::new(), "written");
+            assert!(run.writable().expect("what a run writes") == before && spare == $crate::Spare::new(), "written");
             run.launch(deepseek_kernels::Stream::Emulated).expect("the plan still works");
             for check in run.judge(check::judge::Scrutiny::Thorough).expect("judgement") {
                 assert_eq!(check.failure, None, "{}", check.oracle);
@@ -42,6 +35,7 @@ macro_rules! rejects {
 }
 
 mod device;
+mod every;
 mod gemm;
 mod mla;
 mod moe;

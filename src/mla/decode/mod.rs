@@ -247,8 +247,8 @@ impl MlaDecode {
         let page_table = page_table.map(|table| launch.indices(table, table_layout)).transpose()?;
         let out = launch.write(&mut args.out, self.out_layout())?;
         let lse = launch.write(&mut args.lse, self.lse_layout())?;
-        let partials = launch.scratch(&mut args.scratch, self.scratch_bytes())?;
-        let (part_out, part_state) = self.parts(partials);
+        let scratch = launch.scratch(&mut args.scratch, self.scratch_bytes())?;
+        let (part_out, part_state) = self.parts(scratch);
         let params = MlaDecodeParams {
             map_q: self.map_rows(&q)?,
             map_kv: self.map_cache(&cache)?,
@@ -296,11 +296,11 @@ impl MlaDecode {
             return Ok(());
         }
         let mut launch = Launch::new(&self.device, &self.combine, stream)?;
-        let partials = launch.scratch(&mut args.scratch, self.scratch_bytes())?;
+        let scratch = launch.scratch(&mut args.scratch, self.scratch_bytes())?;
         let tables = launch.write(&mut splits.tables, self.tables_layout())?;
         let out = launch.write(&mut args.out, self.out_layout())?;
         let lse = launch.write(&mut args.lse, self.lse_layout())?;
-        let (part_out, part_state) = self.parts(partials);
+        let (part_out, part_state) = self.parts(scratch);
         let params = MlaCombineParams {
             part_out,
             part_state,
@@ -356,10 +356,10 @@ impl MlaDecode {
             KvFormat::Bf16 => (MapElement::Bf16, MLA_TILE_COLUMNS),
             KvFormat::Fp8 => (MapElement::U8, 2 * MLA_TILE_COLUMNS),
         };
-        let stride = self.spec.format.pitch_bytes(cache);
+        let pitch = cache.extent.pitch;
         let box_size = MLA_BLOCK_KEYS / self.choice.instance.cluster;
-        let keys = Dimension { size: page_size as u64, stride, box_size };
-        let pages = Dimension { size: pages as u64, stride: stride * page_size as u64, box_size: 1 };
+        let keys = Dimension::every(pitch, page_size, element, box_size);
+        let pages = Dimension::every(pitch.saturating_mul(page_size), pages, element, 1);
         self.device.encode(&TensorMapSpec {
             operand: cache.name,
             element,

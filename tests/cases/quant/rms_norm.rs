@@ -6,7 +6,7 @@ use check::case::{attempt, memory_of, pass, pass_in};
 use check::devices::{devices, emulators, schedules, seeded};
 use check::memory::{Memory, Output};
 use check::quant::rms_norm::{NormOutput, RmsNormCase, RmsNormProblem};
-use deepseek_kernels::quant::{NormRounding, ScaleFormat};
+use deepseek_kernels::quant::{NormRounding, RmsNorm, RmsNormSpec, ScaleFormat};
 use deepseek_kernels::{Device, EmulatorOptions, F8E4M3, bf16};
 use proptest::prelude::*;
 
@@ -16,6 +16,22 @@ const ROUNDINGS: [NormRounding; 2] = [NormRounding::Once, NormRounding::EachStep
 
 fn ran(problem: RmsNormProblem, device: &Device) -> Vec<Output> {
     attempt(Arc::new(problem), device, memory_of("norm")).expect("right").outputs
+}
+
+#[test]
+fn what_is_no_norm_is_refused() {
+    for device in devices() {
+        for (rows, hidden, eps, expected) in [
+            (2, 200, 1e-6, "hidden must be a multiple of 128, got 200"),
+            (2, 16512, 1e-6, "hidden must be at most 16384, got 16512"),
+            (1 << 31, 128, 1e-6, "rows must be at most 2147483647, got 2147483648"),
+            (2, 128, -1e-6, "eps must be finite and not negative, got -0.000001"),
+            (2, 128, f32::NAN, "eps must be finite and not negative, got NaN"),
+        ] {
+            let refused = RmsNorm::plan(&device, RmsNormSpec::new(rows, hidden, eps));
+            assert_eq!(refused.err().map(|error| error.to_string()).as_deref(), Some(expected));
+        }
+    }
 }
 
 #[test]

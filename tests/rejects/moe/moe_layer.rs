@@ -28,13 +28,12 @@ fn layer() -> MoeLayerRun {
     MoeLayerRun::new(problem, &mut Arena::new(&emulated(0), Memory::Plain)).expect("operands")
 }
 
-// What the first step finds: nothing was enqueued.
 rejects! {
     layer();
     hidden_with_a_row_too_many: |args, spare| args.hidden = Matrix::new(&spare.halves, 2, 128)?
         => "expected hidden [tokens, hidden] [1, 128], got [2, 128]";
     gate_of_fewer_experts: |args, spare| args.gate = Matrix::new(&spare.floats, 3, 128)?
-        => "expected weight [experts, hidden] [4, 128], got [3, 128]";
+        => "expected gate [experts, hidden] [4, 128], got [3, 128]";
     bias_of_fewer_experts: |args, spare| args.bias = Some(Vector::new(&spare.floats, 3)?)
         => "expected bias [experts] [4], got [3]";
     no_scratch: |args, spare| args.scratch = (&mut spare.bytes[..0]).into()
@@ -43,13 +42,8 @@ rejects! {
         => "scratch must have at least 2272 bytes, got 2271";
     scratch_at_an_odd_address: |args, spare| args.scratch = (&mut spare.bytes[8..]).into()
         => "scratch: address must be a multiple of 16 bytes, got 8";
-}
-
-// Whichever step finds it, and whatever was enqueued before: `out` is not written, and the layer goes on working.
-rejects! {
-    outputs of layer();
     weights_of_fewer_experts: |args, spare| args.down.weight = Matrix::new(&spare.codes, 384, 128)?
-        => "expected b [experts * n, k] [512, 128], got [384, 128]";
+        => "expected down.weight [experts * hidden, intermediate] [512, 128], got [384, 128]";
     shared_with_a_row_too_many: |args, spare| args.shared = Some(Matrix::new(&spare.halves, 2, 128)?)
         => "expected shared [tokens, hidden] [1, 128], got [2, 128]";
     out_of_another_shape: |args, spare| args.out = MatrixMut::new(&mut spare.halves, 1, 256)?

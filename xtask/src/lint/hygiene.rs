@@ -5,7 +5,7 @@ use super::source::Source;
 
 /// The folders and files that may say `unsafe`, of the folders that are looked through. `device` calls the driver where
 /// cudarc does not, and lets a caller vouch for an emulator or kernels of another build; what judges looks for a driver
-/// before cudarc does, and stops cudarc's events for benches; the programs for GPU hosts do so too, and vouch for kernels.
+/// before cudarc does, stops cudarc's events for benches, and gives operands by address; the programs for GPU hosts do so too, and vouch for kernels.
 const UNSAFE: [&str; 6] = [
     "src/device",
     "src/launch",

@@ -71,10 +71,25 @@ fn wide(index: i32) -> i64 {
     if index < -1 { (1 << 32) + 1 } else { index.into() }
 }
 
+/// What is wrong with an operand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flaw {
+    /// Its last row is missing, or of a single row the last element.
+    Short,
+    /// It begins an element too late for its alignment.
+    Address,
+    /// Its rows are an element further apart than its alignment allows.
+    Pitch,
+}
+
 /// Puts operands on a device.
 pub struct Arena<'d> {
     device: &'d Device,
     memory: Memory,
+    /// The operand that is to be wrong, counted from 0.
+    flaw: Option<(usize, Flaw)>,
+    /// Operands so far.
+    placed: usize,
     /// Draws where poisoned operands lie.
     rng: Option<Xoshiro256PlusPlus>,
     footprint: Option<Footprint>,
@@ -87,12 +102,27 @@ impl<'d> Arena<'d> {
             Memory::Plain => None,
             Memory::Poisoned(seed) | Memory::Raw(seed) => Some(Xoshiro256PlusPlus::seed_from_u64(seed)),
         };
-        Self { device, memory, rng, footprint: None }
+        Self { device, memory, flaw: None, placed: 0, rng, footprint: None }
     }
 
     /// For the operands of one problem in plain memory of a GPU, whose [`footprint`](Self::footprint) is kept.
     pub fn recording(device: &'d Device) -> Self {
         Self { footprint: Some(Footprint::default()), ..Self::new(device, Memory::Plain) }
+    }
+
+    /// For operands in plain memory of which one is wrong, unless that is none that a kernel could mind.
+    pub fn flawed(device: &'d Device, operand: usize, flaw: Flaw) -> Self {
+        Self { flaw: Some((operand, flaw)), ..Self::new(device, Memory::Plain) }
+    }
+
+    /// Operands that it has put there.
+    pub fn placed(&self) -> usize {
+        self.placed
+    }
+
+    /// Whether no operand got the flaw.
+    pub fn is_flawless(&self) -> bool {
+        self.flaw.is_some()
     }
 
     /// What was put on the GPU, if it is kept.
@@ -207,25 +237,46 @@ impl<'d> Arena<'d> {
         if self.device.kind() == DeviceKind::Emulated { 0 } else { BEHIND }
     }
 
+    /// What is to be wrong with the operand that comes next, whose rows begin at multiples of `unit` elements.
+    fn flaw_of_next(&mut self, rows: usize, columns: usize, unit: usize) -> Option<Flaw> {
+        let next = self.placed;
+        self.placed += 1;
+        let minded = |flaw| match flaw {
+            Flaw::Short => rows * columns > 0,
+            Flaw::Address => rows * columns > 0 && unit > 1,
+            Flaw::Pitch => rows > 1 && columns > 0 && unit > 1,
+        };
+        let (_, flaw) = self.flaw.take_if(|(operand, flaw)| *operand == next && minded(*flaw))?;
+        Some(flaw)
+    }
+
     fn place<T: Scalar>(
         &mut self,
         data: &[T],
-        (rows, columns): (usize, usize),
+        (mut rows, mut columns): (usize, usize),
         align: Align,
         behind: usize,
         any_order: bool,
     ) -> Result<Operand<T>> {
+        let values = data.chunks_exact(columns.max(1)).cycle();
         let unit = (align.0 / size_of::<T>()).max(1);
         let [before, gap, behind] = match &mut self.rng {
             None => [0; 3],
             Some(rng) => [rng.random_range(1..4), rng.random_range(1..4), behind],
         };
-        let pitch = columns.next_multiple_of(unit) + gap * unit;
-        let offset = before * unit;
+        let mut pitch = columns.next_multiple_of(unit) + gap * unit;
+        let mut offset = before * unit;
+        match self.flaw_of_next(rows, columns, unit) {
+            None => {}
+            Some(Flaw::Short) if rows > 1 => rows -= 1,
+            Some(Flaw::Short) => columns -= 1,
+            Some(Flaw::Address) => offset += 1,
+            Some(Flaw::Pitch) => pitch += 1,
+        }
         let length = rows.saturating_sub(1) * pitch + if rows == 0 { 0 } else { columns };
         let mut host = vec![T::POISON; offset + length + behind];
-        for (row, values) in (0..rows).zip(data.chunks_exact(columns.max(1)).cycle()) {
-            host[offset + row * pitch..][..columns].copy_from_slice(values);
+        for (row, values) in (0..rows).zip(values) {
+            host[offset + row * pitch..][..columns].copy_from_slice(&values[..columns]);
         }
         let buffer = self.device.upload(&host)?;
         if let Some(footprint) = &mut self.footprint {

@@ -81,7 +81,7 @@ impl<T: Scalar> Operand<T> {
     /// # Errors
     /// None: the buffer holds the matrix.
     pub fn part(&self, columns: Range<usize>) -> deepseek_kernels::Result<Matrix<'_, T>> {
-        Matrix::with_pitch(self.slice_from(columns.start), self.rows, columns.len(), self.pitch)
+        self.matrix()?.column_range(columns)
     }
 
     /// Elements from one row to the next.

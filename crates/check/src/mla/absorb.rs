@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::mla::{AbsorbOutputArgs, AbsorbQueryArgs, MlaAbsorb, MlaAbsorbSpec};
+use deepseek_kernels::mla::{MlaAbsorb, MlaAbsorbOutputArgs, MlaAbsorbQueryArgs, MlaAbsorbSpec};
 use deepseek_kernels::{Device, Error, Matrix, MatrixMut, Stream, bf16};
 use oracles::mla::{HeadProduct, Side};
 use oracles::verdict::within;
@@ -188,8 +188,8 @@ impl AbsorbPlan {
     /// Of the launch.
     pub fn run(&self, stream: Stream<'_>, AbsorbArgs { a, w, d }: AbsorbArgs<'_>) -> Result<(), Error> {
         match self.side {
-            Side::Query => self.both.run_query(stream, AbsorbQueryArgs { q: a, w, q_latent: d }),
-            Side::Output => self.both.run_output(stream, AbsorbOutputArgs { latent: a, w, out: d }),
+            Side::Query => self.both.run_query(stream, MlaAbsorbQueryArgs { q: a, w, q_latent: d }),
+            Side::Output => self.both.run_output(stream, MlaAbsorbOutputArgs { latent: a, w, out: d }),
         }
     }
 }
