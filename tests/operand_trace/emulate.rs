@@ -5,8 +5,8 @@ use std::ptr;
 
 use deepseek_kernels as _; // links the emulator
 
-use crate::launches::{Launch, REGION_BYTES, REGIONS, region};
 use crate::trace::Operation;
+use check::trace::{Launch, REGION_BYTES, REGIONS, region};
 use deepseek_kernels::bindings::{
     EMU_OK, EmuLaunch, EmuRegion, EmuReport, EmuTraceRecord, TensorMap, emu_launch,
 };

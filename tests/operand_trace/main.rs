@@ -13,7 +13,6 @@ mod decode;
 #[cfg(has_emulator)]
 mod emulate;
 mod interpret;
-mod launches;
 mod parse;
 mod planted;
 mod scalar;
@@ -24,11 +23,12 @@ mod traps;
 mod against_the_emulator {
     use std::path::Path;
 
+    use check::families::FAMILIES;
+    use check::trace::Launch;
     use deepseek_kernels::table::kernels;
 
     use crate::emulate::{self, Traces};
     use crate::interpret::{Cta, run};
-    use crate::launches::{self, Launch};
     use crate::parse::{Program, parse};
     use crate::planted::PLANTED;
     use crate::{compare, trace};
@@ -44,6 +44,11 @@ mod against_the_emulator {
     fn ptx(kernel: &str) -> String {
         let path = Path::new(env!("DK_KERNEL_DIR")).join(kernel).with_extension("ptx");
         std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// Of every kernel.
+    fn launches() -> impl Iterator<Item = Launch> {
+        FAMILIES.into_iter().flat_map(|family| (family.traced)())
     }
 
     /// Compares all CTAs of a launch; returns the number of operations.
@@ -63,7 +68,7 @@ mod against_the_emulator {
             return;
         }
         let mut operations = 0;
-        for launch in launches::all() {
+        for launch in launches() {
             let program = parse(&ptx(&launch.kernel)).unwrap();
             let emulated = emulate::run(&launch, program.threads as usize).unwrap();
             operations += compare_all(&program, &launch, &emulated).unwrap();
@@ -73,7 +78,7 @@ mod against_the_emulator {
 
     #[test]
     fn every_kernel_is_traced() {
-        let traced: Vec<String> = launches::all().into_iter().map(|launch| launch.kernel).collect();
+        let traced: Vec<String> = launches().map(|launch| launch.kernel).collect();
         for kernel in kernels() {
             assert!(traced.contains(&kernel.name), "{} has no launch", kernel.name);
         }
@@ -85,7 +90,7 @@ mod against_the_emulator {
             return;
         }
         let clustered = |launch: &Launch| launch.kernel == "fp8_gemm_m128_n128_c2_bf16";
-        let launch = launches::all().into_iter().find(clustered).unwrap();
+        let launch = launches().find(clustered).unwrap();
         let text = ptx(&launch.kernel);
         let threads = parse(&text).unwrap().threads;
         let emulated = emulate::run(&launch, threads as usize).unwrap();

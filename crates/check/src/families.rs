@@ -1,6 +1,7 @@
 //! Every operation's cases: the one list from which judges take their work.
 
 use crate::case::Cases;
+use crate::trace::Launch;
 use crate::{gemm, mla, moe, quant, router};
 
 /// How large cases are.
@@ -19,18 +20,26 @@ pub struct Family {
     pub smoke: fn() -> Cases,
     /// Cases whose time is of interest.
     pub timed: fn(Extent) -> Cases,
+    /// Launches of every kernel, on made-up memory: for the operand trace.
+    pub traced: fn() -> Vec<Launch>,
     /// Its part of a layer of DeepSeek-V3, from a seed: what `verify` judges.
     pub layer: fn(Extent, u64) -> Cases,
 }
 
+macro_rules! family {
+    ($family:ident) => {
+        Family {
+            smoke: $family::smoke,
+            timed: $family::timed,
+            traced: $family::traced,
+            layer: $family::layer,
+        }
+    };
+}
+
 /// Every family.
-pub const FAMILIES: [Family; 5] = [
-    Family { smoke: gemm::smoke, timed: gemm::timed, layer: gemm::layer },
-    Family { smoke: quant::smoke, timed: quant::timed, layer: quant::layer },
-    Family { smoke: router::smoke, timed: router::timed, layer: router::layer },
-    Family { smoke: moe::smoke, timed: moe::timed, layer: moe::layer },
-    Family { smoke: mla::smoke, timed: mla::timed, layer: mla::layer },
-];
+pub const FAMILIES: [Family; 5] =
+    [family!(gemm), family!(quant), family!(router), family!(moe), family!(mla)];
 
 /// Every family's cases of one kind.
 pub fn all(cases: impl Fn(&Family) -> Cases) -> Cases {

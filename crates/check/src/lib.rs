@@ -18,4 +18,5 @@ pub mod moe;
 pub mod probes;
 pub mod quant;
 pub mod router;
+pub mod trace;
 pub mod verify;

@@ -1,10 +1,13 @@
 //! The dense FP8 GEMM.
 
+use crate::trace::{Launch, Params, region};
+use deepseek_kernels::bindings::Fp8GemmParams;
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmOutput};
-use deepseek_kernels::table::gemm::{GemmInstance, OutputType};
+use deepseek_kernels::table::gemm::{GEMM_INSTANCES, GemmInstance, OutputType};
 use deepseek_kernels::{Device, Error, F8E4M3, Stream, Tuning, bf16};
 use oracles::gemm::{Elements, Epilogue, GemmClass, GemmInputs, Output as Rounding};
 
@@ -274,4 +277,40 @@ impl<D: Element> Prepared for Fp8GemmRun<D> {
         checks.extend(judge_gemm(scrutiny, oracles, &inputs.operands()?, &epilogue, &got, case.seed));
         Ok(checks)
     }
+}
+
+/// What the operand trace launches.
+pub fn traced() -> Vec<Launch> {
+    let each = GEMM_INSTANCES.iter().flat_map(|instance| [full_ring(instance), empty_sum(instance)]);
+    each.chain([two_bands(&GEMM_INSTANCES[0])]).collect()
+}
+
+fn gemm(instance: &GemmInstance, clusters: u32, m: u32, n: u32, k_blocks: u32, accumulate: bool) -> Launch {
+    let params = Params::of::<Fp8GemmParams>()
+        .u64(offset_of!(Fp8GemmParams, sfb), region(0))
+        .u64(offset_of!(Fp8GemmParams, d), region(1))
+        .u64(offset_of!(Fp8GemmParams, d_pitch), u64::from(n) + 24)
+        .u32(offset_of!(Fp8GemmParams, sfb_pitch), k_blocks + 3)
+        .u32(offset_of!(Fp8GemmParams, m), m)
+        .u32(offset_of!(Fp8GemmParams, n), n)
+        .u32(offset_of!(Fp8GemmParams, k_blocks), k_blocks)
+        .u32(offset_of!(Fp8GemmParams, accumulate), accumulate.into());
+    params.launch(instance.name(), clusters * instance.cluster, instance.smem_bytes())
+}
+
+/// Two clusters share four tiles, ragged at both edges; the ring goes round more than once.
+fn full_ring(instance: &GemmInstance) -> Launch {
+    let m = 2 * instance.block_m * instance.cluster - 9;
+    let n = instance.block_n + 8;
+    gemm(instance, 2, m, n, instance.stages() + 1, true)
+}
+
+/// More rows of tiles than a band of the tile order is high.
+fn two_bands(instance: &GemmInstance) -> Launch {
+    gemm(instance, 2, 17 * instance.block_m * instance.cluster, 2 * instance.block_n, 1, false)
+}
+
+/// No K block at all, and more CTAs than tiles.
+fn empty_sum(instance: &GemmInstance) -> Launch {
+    gemm(instance, 2, 5, instance.block_n, 0, false)
 }

@@ -1,11 +1,14 @@
 //! The grouped FP8 GEMM, with poison in every row of A that is nobody's.
 
+use crate::trace::{Launch, Params, region};
+use deepseek_kernels::bindings::GroupedFp8GemmParams;
+use std::mem::offset_of;
 use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::gemm::{GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec, Segments};
-use deepseek_kernels::table::gemm::GemmInstance;
+use deepseek_kernels::table::gemm::{GROUPED_GEMM_INSTANCES, GemmInstance};
 use deepseek_kernels::{DataFaults, Device, Error, F8E4M3, Stream, Tuning, bf16};
 use oracles::gemm::{Epilogue, GemmClass, GemmInputs, Output as Rounding};
 
@@ -340,4 +343,29 @@ impl Prepared for GroupedFp8GemmRun {
     fn faults(&self) -> DataFaults {
         fault_if(!self.problem.case.assignment.in_order(), DataFaults::SEGMENT)
     }
+}
+
+/// What the operand trace launches.
+pub fn traced() -> Vec<Launch> {
+    GROUPED_GEMM_INSTANCES.iter().flat_map(|instance| [grouped(instance, 1), grouped(instance, 0)]).collect()
+}
+
+/// The segments come from made-up memory, and so do the tiles: few, of any expert.
+fn grouped(instance: &GemmInstance, ragged: u32) -> Launch {
+    let (m, n, k_blocks) = (400, instance.block_n + 8, instance.stages() + 1);
+    let params = Params::of::<GroupedFp8GemmParams>()
+        .u64(offset_of!(GroupedFp8GemmParams, gemm.sfb), region(0))
+        .u64(offset_of!(GroupedFp8GemmParams, gemm.d), region(1))
+        .u64(offset_of!(GroupedFp8GemmParams, gemm.d_pitch), u64::from(n) + 24)
+        .u64(offset_of!(GroupedFp8GemmParams, gemm.sfb_expert_stride), u64::from(2 * k_blocks + 9))
+        .u32(offset_of!(GroupedFp8GemmParams, gemm.sfb_pitch), k_blocks + 3)
+        .u32(offset_of!(GroupedFp8GemmParams, gemm.m), m)
+        .u32(offset_of!(GroupedFp8GemmParams, gemm.n), n)
+        .u32(offset_of!(GroupedFp8GemmParams, gemm.k_blocks), k_blocks)
+        .u64(offset_of!(GroupedFp8GemmParams, rows), region(2))
+        .u64(offset_of!(GroupedFp8GemmParams, error_words), region(3))
+        .u32(offset_of!(GroupedFp8GemmParams, experts), 37)
+        .u32(offset_of!(GroupedFp8GemmParams, ragged), ragged)
+        .u32(offset_of!(GroupedFp8GemmParams, max_rows), 70);
+    params.launch(instance.name(), 60, instance.smem_bytes())
 }

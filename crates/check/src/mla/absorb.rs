@@ -1,5 +1,10 @@
 //! MLA's absorbed projections: queries into the latent space, and attention's results out of it.
 
+use crate::trace::{Launch, Params, fixed};
+use deepseek_kernels::bindings::HeadGemmParams;
+use deepseek_kernels::table::FixedKernel;
+use deepseek_kernels::table::mla::{MLA_ABSORB_OUTPUT, MLA_ABSORB_QUERY};
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -294,4 +299,15 @@ impl Prepared for AbsorbRun {
 /// All NaN are one.
 fn canonical(x: f32) -> f32 {
     if x.is_nan() { f32::NAN } else { x }
+}
+
+/// What the operand trace launches.
+pub fn traced() -> Vec<Launch> {
+    // Two tiles of tokens, two of columns, or one; two heads.
+    vec![traced_side(&MLA_ABSORB_QUERY, 8), traced_side(&MLA_ABSORB_OUTPUT, 4)]
+}
+
+fn traced_side(kernel: &FixedKernel, grid: u32) -> Launch {
+    let params = Params::of::<HeadGemmParams>().u32(offset_of!(HeadGemmParams, tokens), 70);
+    fixed(kernel, grid, params)
 }

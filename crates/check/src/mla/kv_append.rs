@@ -1,6 +1,10 @@
 //! The append to the KV cache: tokens into rows of a cache that already holds something.
 
+use crate::trace::{Launch, Params, fixed, region};
+use deepseek_kernels::bindings::{KV_BF16, KV_FP8, KvAppendParams, SCALE_FP32, SCALE_POWER_OF_TWO};
+use deepseek_kernels::table::mla::KV_APPEND;
 use std::fmt;
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -320,4 +324,29 @@ fn place(byte: usize) -> String {
         LATENT..528 => format!("scale {}", (byte - LATENT) / 4),
         _ => format!("key {}", (byte - 528) / 2),
     }
+}
+
+/// What the operand trace launches.
+pub fn traced() -> Vec<Launch> {
+    let formats = [(KV_BF16, SCALE_FP32), (KV_FP8, SCALE_FP32), (KV_FP8, SCALE_POWER_OF_TWO)];
+    let narrow = formats.map(|format| traced_in(format, 1));
+    narrow.into_iter().chain([traced_in(formats[0], 2)]).collect()
+}
+
+/// The last CTA has five of eight tokens.
+fn traced_in((format, scale_format): (u32, u32), words_per_index: u32) -> Launch {
+    let params = Params::of::<KvAppendParams>()
+        .u64(offset_of!(KvAppendParams, latent), region(0))
+        .u64(offset_of!(KvAppendParams, k_pe), region(1))
+        .indices(offset_of!(KvAppendParams, slots), region(2), 21, words_per_index)
+        .u64(offset_of!(KvAppendParams, cache), region(3))
+        .u64(offset_of!(KvAppendParams, error_words), region(4))
+        .u64(offset_of!(KvAppendParams, latent_pitch), 576)
+        .u64(offset_of!(KvAppendParams, k_pe_pitch), 72)
+        .u64(offset_of!(KvAppendParams, cache_pitch), 1168)
+        .u32(offset_of!(KvAppendParams, tokens), 21)
+        .u32(offset_of!(KvAppendParams, rows), 200)
+        .u32(offset_of!(KvAppendParams, format), format)
+        .u32(offset_of!(KvAppendParams, scale_format), scale_format);
+    fixed(&KV_APPEND, 3, params)
 }

@@ -1,5 +1,9 @@
 //! The merge of two states of attention, each over a part of the keys.
 
+use crate::trace::{Launch, Params, fixed, region};
+use deepseek_kernels::bindings::{MergePart, MergeStatesParams};
+use deepseek_kernels::table::mla::MERGE_STATES;
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -283,4 +287,31 @@ impl<T: Element> Prepared for MergeStatesRun<T> {
         checks.push(near(lse, 1, &|i| got_lse[i]).and(near(o, LATENT, &|i| got_o[i].widen())));
         Ok(checks)
     }
+}
+
+/// What the operand trace launches.
+pub fn traced() -> Vec<Launch> {
+    [(0, 0), (1, 0), (0, 1)].map(|(o_is_f32, infinity)| traced_with(o_is_f32, infinity)).into()
+}
+
+/// The last CTA is ragged.
+fn traced_with(o_is_f32: u32, infinity_is_empty: u32) -> Launch {
+    let params = Params::of::<MergeStatesParams>()
+        .u64(offset_of!(MergeStatesParams, out), region(0))
+        .u64(offset_of!(MergeStatesParams, out_lse), region(1))
+        .u64(offset_of!(MergeStatesParams, out_pitch), 520)
+        .u64(offset_of!(MergeStatesParams, out_lse_pitch), 7)
+        .u32(offset_of!(MergeStatesParams, rows), 12)
+        .u32(offset_of!(MergeStatesParams, heads), 4)
+        .u32(offset_of!(MergeStatesParams, o_is_f32), o_is_f32)
+        .u32(offset_of!(MergeStatesParams, infinity_is_empty), infinity_is_empty);
+    let part = |params: Params, i: usize| {
+        let at = offset_of!(MergeStatesParams, part) + i * size_of::<MergePart>();
+        params
+            .u64(at + offset_of!(MergePart, o), region(2 + 2 * i as u64))
+            .u64(at + offset_of!(MergePart, lse), region(3 + 2 * i as u64))
+            .u64(at + offset_of!(MergePart, o_pitch), 512 + 8 * i as u64)
+            .u64(at + offset_of!(MergePart, lse_pitch), 5 + i as u64)
+    };
+    fixed(&MERGE_STATES, 3, part(part(params, 0), 1))
 }

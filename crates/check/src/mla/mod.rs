@@ -10,6 +10,7 @@ pub mod rope;
 pub mod shapes;
 mod values;
 
+use crate::trace::Launch;
 use deepseek_kernels::mla::{KvFormat, MAX_Q_TOKENS};
 use deepseek_kernels::table::gemm::OutputType;
 use deepseek_kernels::table::mla::{MLA_INSTANCES, MlaInstance};
@@ -166,6 +167,11 @@ fn spread(count: usize, most: usize) -> Vec<usize> {
         true => (0..count).collect(),
         false => (0..most).map(|i| i * (count - 1) / (most - 1)).collect(),
     }
+}
+
+/// Launches of every kernel, for the operand trace.
+pub fn traced() -> Vec<Launch> {
+    [absorb::traced(), decode::traced(), kv_append::traced(), merge_states::traced(), rope::traced()].concat()
 }
 
 #[cfg(test)]

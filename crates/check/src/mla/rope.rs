@@ -1,5 +1,9 @@
 //! The rotation by position: heads turned by the angles of their token.
 
+use crate::trace::{Launch, Params, WORDS_PER_INDEX, fixed, region};
+use deepseek_kernels::bindings::RopeParams;
+use deepseek_kernels::table::mla::ROPE as ROTATE;
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -218,4 +222,28 @@ impl Prepared for RopeRun {
         let within = |&position: &i32| (0..case.positions as i64).contains(&i64::from(position));
         fault_if(case.heads > 0 && !positions.iter().all(within), DataFaults::POSITION)
     }
+}
+
+/// What the operand trace launches.
+pub fn traced() -> Vec<Launch> {
+    WORDS_PER_INDEX.map(traced_with).into()
+}
+
+/// Three CTAs, the last one ragged; heads as in a query of 192 columns, to one of 576.
+fn traced_with(words_per_index: u32) -> Launch {
+    let params = Params::of::<RopeParams>()
+        .u64(offset_of!(RopeParams, x), region(0))
+        .indices(offset_of!(RopeParams, positions), region(1), 15, words_per_index)
+        .u64(offset_of!(RopeParams, table), region(2))
+        .u64(offset_of!(RopeParams, out), region(3))
+        .u64(offset_of!(RopeParams, error_words), region(4))
+        .u64(offset_of!(RopeParams, x_token_stride), 5 * 192 + 16)
+        .u64(offset_of!(RopeParams, x_head_stride), 192)
+        .u64(offset_of!(RopeParams, out_token_stride), 5 * 576)
+        .u64(offset_of!(RopeParams, out_head_stride), 576)
+        .u64(offset_of!(RopeParams, table_pitch), 68)
+        .u32(offset_of!(RopeParams, tokens), 15)
+        .u32(offset_of!(RopeParams, heads), 5)
+        .u32(offset_of!(RopeParams, table_rows), 200);
+    fixed(&ROTATE, 3, params)
 }

@@ -1,5 +1,9 @@
 //! What the experts made of a token, added up.
 
+use crate::trace::{Launch, Params, fixed, region};
+use deepseek_kernels::bindings::CombineParams;
+use deepseek_kernels::table::moe::COMBINE;
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -246,4 +250,33 @@ impl Prepared for CombineRun {
             || self.problem.route_row.iter().all(|row| (-1..rows).contains(row));
         fault_if(!good, DataFaults::SEGMENT)
     }
+}
+
+/// What the operand trace launches.
+pub fn traced() -> Vec<Launch> {
+    [true, false].map(traced_with).into()
+}
+
+/// With everything that can be added, or with the routes alone; more routes than a thread has in flight.
+fn traced_with(all: bool) -> Launch {
+    let optional = |index| if all { region(index) } else { 0 };
+    let params = Params::of::<CombineParams>()
+        .u64(offset_of!(CombineParams, y), region(0))
+        .u64(offset_of!(CombineParams, route_row), region(1))
+        .u64(offset_of!(CombineParams, weights), optional(2))
+        .u64(offset_of!(CombineParams, shared), optional(3))
+        .u64(offset_of!(CombineParams, residual), optional(4))
+        .u64(offset_of!(CombineParams, out), region(5))
+        .u64(offset_of!(CombineParams, error_words), region(6))
+        .u64(offset_of!(CombineParams, y_pitch), 88)
+        .u64(offset_of!(CombineParams, route_row_pitch), 7)
+        .u64(offset_of!(CombineParams, weights_pitch), 9)
+        .u64(offset_of!(CombineParams, shared_pitch), 96)
+        .u64(offset_of!(CombineParams, residual_pitch), 104)
+        .u64(offset_of!(CombineParams, out_pitch), 112)
+        .u32(offset_of!(CombineParams, tokens), 37)
+        .u32(offset_of!(CombineParams, top_k), 6)
+        .u32(offset_of!(CombineParams, rows), 200)
+        .u32(offset_of!(CombineParams, pieces), 10);
+    fixed(&COMBINE, 2, params)
 }

@@ -1,5 +1,10 @@
 //! The map from the experts that tokens chose to rows, and back.
 
+use crate::trace::{Launch, Params, fixed, region};
+use deepseek_kernels::bindings::ExpertMapParams;
+use deepseek_kernels::table::FixedKernel;
+use deepseek_kernels::table::moe::{EXPERT_MAP_COUNT, EXPERT_MAP_SCAN, EXPERT_MAP_SCATTER};
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -223,4 +228,42 @@ impl Prepared for ExpertMapRun {
         let crowded = counts.iter().zip(&demand).any(|(count, demand)| count < demand);
         fault_if(demand.last() > Some(&0), DataFaults::EXPERT_ID) | fault_if(crowded, DataFaults::SEGMENT)
     }
+}
+
+/// What the operand trace launches.
+pub fn traced() -> Vec<Launch> {
+    // Ragged, aligned, masked.
+    let layouts = [(1, u32::MAX), (64, u32::MAX), (0, 2)];
+    let narrow = layouts.into_iter().flat_map(|layout| {
+        [(EXPERT_MAP_COUNT, 5), (EXPERT_MAP_SCAN, 13), (EXPERT_MAP_SCATTER, 4)]
+            .map(|step| traced_step(step, layout, 1))
+    });
+    let wide = [(EXPERT_MAP_COUNT, 5), (EXPERT_MAP_SCATTER, 4)].map(|step| traced_step(step, layouts[0], 2));
+    narrow.chain(wide).collect()
+}
+
+/// Four blocks, the last one ragged; a fifth CTA only clears rows.
+fn traced_step(
+    (kernel, grid): (FixedKernel, u32),
+    (alignment, max_rows): (u32, u32),
+    words_per_index: u32,
+) -> Launch {
+    let params = Params::of::<ExpertMapParams>()
+        .indices(offset_of!(ExpertMapParams, ids), region(0), 8, words_per_index)
+        .u64(offset_of!(ExpertMapParams, row_route), region(1))
+        .u64(offset_of!(ExpertMapParams, route_row), region(2))
+        .u64(offset_of!(ExpertMapParams, offsets), region(3))
+        .u64(offset_of!(ExpertMapParams, counts), region(4))
+        .u64(offset_of!(ExpertMapParams, demand), region(5))
+        .u64(offset_of!(ExpertMapParams, block_counts), region(6))
+        .u64(offset_of!(ExpertMapParams, error_words), region(7))
+        .u64(offset_of!(ExpertMapParams, route_row_pitch), 9)
+        .u32(offset_of!(ExpertMapParams, routes), 1000)
+        .u32(offset_of!(ExpertMapParams, top_k), 8)
+        .u32(offset_of!(ExpertMapParams, rows), 3000)
+        .u32(offset_of!(ExpertMapParams, experts), 100)
+        .u32(offset_of!(ExpertMapParams, blocks), 4)
+        .u32(offset_of!(ExpertMapParams, alignment), alignment)
+        .u32(offset_of!(ExpertMapParams, max_rows), max_rows);
+    fixed(&kernel, grid, params)
 }

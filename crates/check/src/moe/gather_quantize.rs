@@ -1,5 +1,10 @@
 //! Rows of tokens, gathered by expert and quantised.
 
+use super::{TRACED_K_BLOCKS, TRACED_ROWS, traced_rows};
+use crate::trace::{Launch, Params, fixed, region};
+use deepseek_kernels::bindings::{GatherQuantizeParams, SCALE_FP32};
+use deepseek_kernels::table::moe::GATHER_QUANTIZE;
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -175,4 +180,27 @@ impl Prepared for GatherQuantizeRun {
         let nonfinite = self.expected().is_ok_and(|rows| rows.nonfinite);
         self.problem.batch.faults(true, nonfinite)
     }
+}
+
+/// What the operand trace launches.
+pub fn traced() -> Vec<Launch> {
+    [0, 20].map(traced_in).into()
+}
+
+fn traced_in(max_rows: u32) -> Launch {
+    let params = Params::of::<GatherQuantizeParams>()
+        .u64(offset_of!(GatherQuantizeParams, x), region(1))
+        .u64(offset_of!(GatherQuantizeParams, row_route), region(2))
+        .u64(offset_of!(GatherQuantizeParams, q), region(3))
+        .u64(offset_of!(GatherQuantizeParams, sf), region(4))
+        .u64(offset_of!(GatherQuantizeParams, error_words), region(5))
+        .u64(offset_of!(GatherQuantizeParams, x_pitch), 400)
+        .u64(offset_of!(GatherQuantizeParams, q_pitch), 392)
+        .u64(offset_of!(GatherQuantizeParams, sf_pitch), 161)
+        .u32(offset_of!(GatherQuantizeParams, routes), 150)
+        .u32(offset_of!(GatherQuantizeParams, top_k), 6)
+        .u32(offset_of!(GatherQuantizeParams, k_blocks), TRACED_K_BLOCKS)
+        .u32(offset_of!(GatherQuantizeParams, scale_format), SCALE_FP32);
+    let params = traced_rows(params, offset_of!(GatherQuantizeParams, used), max_rows);
+    fixed(&GATHER_QUANTIZE, TRACED_ROWS * TRACED_K_BLOCKS / 16, params)
 }

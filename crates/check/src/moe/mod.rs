@@ -8,6 +8,9 @@ pub mod moe_layer;
 mod routing;
 pub mod swiglu_quantize;
 
+use crate::trace::{Launch, Params, region};
+use deepseek_kernels::bindings::UsedRows;
+use std::mem::offset_of;
 use std::num::NonZeroU32;
 
 use deepseek_kernels::moe::ExpertLayout;
@@ -93,4 +96,22 @@ pub fn layer(extent: Extent, seed: u64) -> Cases {
     cases.extend(boxed([CombineCase::new(map, HIDDEN)]));
     cases.extend(boxed([MoeLayerCase { seed, ..MoeLayerCase::new(gate, width) }]));
     cases
+}
+
+/// Rows and K blocks of the traced launches of what works row by row.
+const TRACED_ROWS: u32 = 160;
+const TRACED_K_BLOCKS: u32 = 3;
+
+/// The rows of eight experts, at `offset` in the parameters.
+fn traced_rows(params: Params, offset: usize, max_rows: u32) -> Params {
+    params
+        .u64(offset + offset_of!(UsedRows, rows), region(0))
+        .u32(offset + offset_of!(UsedRows, total), TRACED_ROWS)
+        .u32(offset + offset_of!(UsedRows, experts), 8)
+        .u32(offset + offset_of!(UsedRows, max_rows), max_rows)
+}
+
+/// Launches of every kernel, for the operand trace.
+pub fn traced() -> Vec<Launch> {
+    [expert_map::traced(), gather_quantize::traced(), swiglu_quantize::traced(), combine::traced()].concat()
 }

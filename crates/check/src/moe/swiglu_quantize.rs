@@ -1,5 +1,10 @@
 //! The activation between an expert's two GEMMs, quantised for the second one.
 
+use super::{TRACED_K_BLOCKS, TRACED_ROWS, traced_rows};
+use crate::trace::{Launch, Params, fixed, region};
+use deepseek_kernels::bindings::{SCALE_POWER_OF_TWO, SwigluQuantizeParams};
+use deepseek_kernels::table::moe::SWIGLU_QUANTIZE;
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -218,4 +223,33 @@ impl Prepared for SwigluQuantizeRun {
         let nonfinite = self.expected().is_ok_and(|rows| rows.nonfinite);
         self.problem.batch.faults(self.problem.weights.is_some(), nonfinite)
     }
+}
+
+/// What the operand trace launches.
+pub fn traced() -> Vec<Launch> {
+    [0, 20]
+        .into_iter()
+        .flat_map(|max_rows| [true, false].map(|weighted| traced_in(max_rows, weighted)))
+        .collect()
+}
+
+fn traced_in(max_rows: u32, weighted: bool) -> Launch {
+    let params = Params::of::<SwigluQuantizeParams>()
+        .u64(offset_of!(SwigluQuantizeParams, x), region(1))
+        .u64(offset_of!(SwigluQuantizeParams, weights), if weighted { region(2) } else { 0 })
+        .u64(offset_of!(SwigluQuantizeParams, row_route), region(3))
+        .u64(offset_of!(SwigluQuantizeParams, q), region(4))
+        .u64(offset_of!(SwigluQuantizeParams, sf), region(5))
+        .u64(offset_of!(SwigluQuantizeParams, error_words), region(6))
+        .u64(offset_of!(SwigluQuantizeParams, x_pitch), 776)
+        .u64(offset_of!(SwigluQuantizeParams, weights_pitch), 7)
+        .u64(offset_of!(SwigluQuantizeParams, q_pitch), 400)
+        .u64(offset_of!(SwigluQuantizeParams, sf_pitch), 163)
+        .u32(offset_of!(SwigluQuantizeParams, clamp), 100.0_f32.to_bits())
+        .u32(offset_of!(SwigluQuantizeParams, routes), 150)
+        .u32(offset_of!(SwigluQuantizeParams, top_k), 6)
+        .u32(offset_of!(SwigluQuantizeParams, k_blocks), TRACED_K_BLOCKS)
+        .u32(offset_of!(SwigluQuantizeParams, scale_format), SCALE_POWER_OF_TWO);
+    let params = traced_rows(params, offset_of!(SwigluQuantizeParams, used), max_rows);
+    fixed(&SWIGLU_QUANTIZE, TRACED_ROWS * TRACED_K_BLOCKS / 16, params)
 }

@@ -5,6 +5,7 @@ pub mod quantize_1x128;
 pub mod rms_norm;
 pub mod transpose_scales;
 
+use crate::trace::Launch;
 use deepseek_kernels::quant::{NormRounding, ScaleFormat};
 use deepseek_kernels::{DataFaults, bf16};
 use oracles::quant::{QuantizeScale, quantizer_rows};
@@ -122,4 +123,10 @@ pub fn layer(extent: Extent, seed: u64) -> Cases {
     let each_step = RmsNormCase { rounding: NormRounding::EachStep, residual: false, ..case };
     let fp8 = |format| RmsNormCase { output: NormOutput::Fp8(format), ..case };
     boxed([case, each_step, fp8(FORMATS[0]), fp8(FORMATS[1])])
+}
+
+/// Launches of every kernel, for the operand trace.
+pub fn traced() -> Vec<Launch> {
+    [quantize_1x128::traced(), quantize_128x128::traced(), transpose_scales::traced(), rms_norm::traced()]
+        .concat()
 }

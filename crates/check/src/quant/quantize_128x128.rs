@@ -1,5 +1,9 @@
 //! The quantiser of weights.
 
+use crate::trace::{Launch, Params, fixed, region};
+use deepseek_kernels::bindings::{Quantize128x128Params, SCALE_FP32, SCALE_POWER_OF_TWO};
+use deepseek_kernels::table::quant::QUANTIZE_128X128;
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -152,4 +156,25 @@ impl Prepared for Quantize128x128Run {
     fn faults(&self) -> DataFaults {
         super::faults(&self.problem.x)
     }
+}
+
+/// What the operand trace launches.
+pub fn traced() -> Vec<Launch> {
+    [SCALE_FP32, SCALE_POWER_OF_TWO].map(traced_in).into()
+}
+
+fn traced_in(scale_format: u32) -> Launch {
+    let (n, k_blocks) = (150_u32, 2);
+    let params = Params::of::<Quantize128x128Params>()
+        .u64(offset_of!(Quantize128x128Params, x), region(0))
+        .u64(offset_of!(Quantize128x128Params, q), region(1))
+        .u64(offset_of!(Quantize128x128Params, sf), region(2))
+        .u64(offset_of!(Quantize128x128Params, error_words), region(3))
+        .u64(offset_of!(Quantize128x128Params, x_pitch), 264)
+        .u64(offset_of!(Quantize128x128Params, q_pitch), 272)
+        .u64(offset_of!(Quantize128x128Params, sf_pitch), 5)
+        .u32(offset_of!(Quantize128x128Params, n), n)
+        .u32(offset_of!(Quantize128x128Params, k_blocks), k_blocks)
+        .u32(offset_of!(Quantize128x128Params, scale_format), scale_format);
+    fixed(&QUANTIZE_128X128, n.div_ceil(128) * k_blocks, params)
 }

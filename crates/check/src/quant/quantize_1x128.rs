@@ -1,5 +1,9 @@
 //! The quantiser of activations, with scales in either layout.
 
+use crate::trace::{Launch, Params, fixed, region};
+use deepseek_kernels::bindings::{Quantize1x128Params, SCALE_FP32, SCALE_POWER_OF_TWO};
+use deepseek_kernels::table::quant::QUANTIZE_1X128;
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -208,4 +212,27 @@ impl Prepared for Quantize1x128Run {
     fn faults(&self) -> DataFaults {
         super::faults(&self.problem.x)
     }
+}
+
+/// What the operand trace launches.
+pub fn traced() -> Vec<Launch> {
+    [SCALE_FP32, SCALE_POWER_OF_TWO].map(traced_in).into()
+}
+
+fn traced_in(scale_format: u32) -> Launch {
+    let (m, k_blocks) = (5, 7);
+    let params = Params::of::<Quantize1x128Params>()
+        .u64(offset_of!(Quantize1x128Params, x), region(0))
+        .u64(offset_of!(Quantize1x128Params, q), region(1))
+        .u64(offset_of!(Quantize1x128Params, sf), region(2))
+        .u64(offset_of!(Quantize1x128Params, error_words), region(3))
+        .u64(offset_of!(Quantize1x128Params, x_pitch), 1000)
+        .u64(offset_of!(Quantize1x128Params, q_pitch), 912)
+        .u64(offset_of!(Quantize1x128Params, sf_row_stride), 1)
+        .u64(offset_of!(Quantize1x128Params, sf_group_stride), 8)
+        .u32(offset_of!(Quantize1x128Params, m), m)
+        .u32(offset_of!(Quantize1x128Params, k_blocks), k_blocks)
+        .u32(offset_of!(Quantize1x128Params, scale_format), scale_format);
+    let grid = (m * k_blocks).div_ceil(QUANTIZE_1X128.threads / 16);
+    fixed(&QUANTIZE_1X128, grid, params)
 }

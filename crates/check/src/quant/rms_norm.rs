@@ -1,5 +1,9 @@
 //! RMSNorm, with and without a residual, to BF16 and to codes.
 
+use crate::trace::{Launch, Params, fixed, region};
+use deepseek_kernels::bindings::{NORM_ROUND_EACH_STEP, NORM_ROUND_ONCE, RmsNormParams, SCALE_POWER_OF_TWO};
+use deepseek_kernels::table::quant::RMS_NORM;
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -289,4 +293,32 @@ impl Prepared for RmsNormRun {
             NormOutput::Bf16 => DataFaults::NONE,
         }
     }
+}
+
+/// What the operand trace launches.
+pub fn traced() -> Vec<Launch> {
+    [true, false].map(traced_to).into()
+}
+
+/// Two rows, whose second pieces half of the threads have; with a residual and one rounding, or neither.
+fn traced_to(bf16: bool) -> Launch {
+    let only = |given: bool, index| if given { region(index) } else { 0 };
+    let params = Params::of::<RmsNormParams>()
+        .u64(offset_of!(RmsNormParams, x), region(0))
+        .u64(offset_of!(RmsNormParams, residual), only(bf16, 1))
+        .u64(offset_of!(RmsNormParams, weight), region(2))
+        .u64(offset_of!(RmsNormParams, out), only(bf16, 3))
+        .u64(offset_of!(RmsNormParams, q), only(!bf16, 4))
+        .u64(offset_of!(RmsNormParams, sf), only(!bf16, 5))
+        .u64(offset_of!(RmsNormParams, error_words), region(6))
+        .u64(offset_of!(RmsNormParams, x_pitch), 3080)
+        .u64(offset_of!(RmsNormParams, residual_pitch), 3088)
+        .u64(offset_of!(RmsNormParams, out_pitch), 3096)
+        .u64(offset_of!(RmsNormParams, q_pitch), 3104)
+        .u64(offset_of!(RmsNormParams, sf_pitch), 9)
+        .u32(offset_of!(RmsNormParams, hidden), 3072)
+        .u32(offset_of!(RmsNormParams, eps), 1e-6_f32.to_bits())
+        .u32(offset_of!(RmsNormParams, rounding), if bf16 { NORM_ROUND_ONCE } else { NORM_ROUND_EACH_STEP })
+        .u32(offset_of!(RmsNormParams, scale_format), SCALE_POWER_OF_TWO);
+    fixed(&RMS_NORM, 2, params)
 }

@@ -1,5 +1,9 @@
 //! The transposition of scales.
 
+use crate::trace::{Launch, Params, fixed, region};
+use deepseek_kernels::bindings::TransposeScalesParams;
+use deepseek_kernels::table::quant::TRANSPOSE_SCALES;
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -122,4 +126,18 @@ impl Prepared for TransposeScalesRun {
         let expected: Vec<f32> = (0..columns).flat_map(of_column).copied().collect();
         Ok(vec![self.operands.out.equals("scales", "out", &expected)?])
     }
+}
+
+/// What the operand trace launches.
+pub fn traced() -> Vec<Launch> {
+    let (m, k_blocks) = (45_u32, 40_u32);
+    let params = Params::of::<TransposeScalesParams>()
+        .u64(offset_of!(TransposeScalesParams, sf), region(0))
+        .u64(offset_of!(TransposeScalesParams, out), region(1))
+        .u64(offset_of!(TransposeScalesParams, sf_pitch), 43)
+        .u64(offset_of!(TransposeScalesParams, out_pitch), 48)
+        .u32(offset_of!(TransposeScalesParams, m), m)
+        .u32(offset_of!(TransposeScalesParams, k_blocks), k_blocks);
+    let grid = m.div_ceil(32) * k_blocks.div_ceil(32);
+    vec![fixed(&TRANSPOSE_SCALES, grid, params)]
 }

@@ -1,5 +1,9 @@
 //! The move of the router's bias.
 
+use crate::trace::{Launch, Params, fixed, region};
+use deepseek_kernels::bindings::BiasUpdateParams;
+use deepseek_kernels::table::router::BIAS_UPDATE;
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -161,4 +165,15 @@ impl Prepared for BiasUpdateRun {
             self.operands.max_vio.guarded("max_vio")?,
         ])
     }
+}
+
+/// What the operand trace launches.
+pub fn traced() -> Vec<Launch> {
+    let params = Params::of::<BiasUpdateParams>()
+        .u64(offset_of!(BiasUpdateParams, counts), region(0))
+        .u64(offset_of!(BiasUpdateParams, bias), region(1))
+        .u64(offset_of!(BiasUpdateParams, max_vio), region(2))
+        .u32(offset_of!(BiasUpdateParams, experts), 257)
+        .u32(offset_of!(BiasUpdateParams, speed), 1e-3_f32.to_bits());
+    vec![fixed(&BIAS_UPDATE, 1, params)]
 }

@@ -1,5 +1,9 @@
 //! The count of an expert's tokens.
 
+use crate::trace::{Launch, Params, WORDS_PER_INDEX, fixed, region};
+use deepseek_kernels::bindings::ExpertLoadParams;
+use deepseek_kernels::table::router::EXPERT_LOAD;
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -148,4 +152,20 @@ impl Prepared for ExpertLoadRun {
     fn faults(&self) -> DataFaults {
         self.problem.expected().1
     }
+}
+
+/// What the operand trace launches.
+pub fn traced() -> Vec<Launch> {
+    WORDS_PER_INDEX.map(traced_with).into()
+}
+
+fn traced_with(words_per_index: u32) -> Launch {
+    let params = Params::of::<ExpertLoadParams>()
+        .indices(offset_of!(ExpertLoadParams, ids), region(0), 7, words_per_index)
+        .u64(offset_of!(ExpertLoadParams, counts), region(1))
+        .u64(offset_of!(ExpertLoadParams, error_words), region(2))
+        .u32(offset_of!(ExpertLoadParams, t), 37)
+        .u32(offset_of!(ExpertLoadParams, routes), 7)
+        .u32(offset_of!(ExpertLoadParams, experts), 100);
+    fixed(&EXPERT_LOAD, 2, params)
 }

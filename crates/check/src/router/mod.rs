@@ -5,6 +5,7 @@ pub mod expert_load;
 pub mod gate;
 pub mod sequence_balance_loss;
 
+use crate::trace::Launch;
 use deepseek_kernels::router::{GateSpec, GroupScore, Scoring};
 use oracles::router::GateModel;
 
@@ -78,4 +79,9 @@ pub fn layer(extent: Extent, seed: u64) -> Cases {
     cases.extend(boxed([BiasUpdateCase { seed, ..BiasUpdateCase::new(EXPERTS) }]));
     cases.extend(balance(tokens, (EXPERTS, TOP_K), seed));
     cases
+}
+
+/// Launches of every kernel, for the operand trace.
+pub fn traced() -> Vec<Launch> {
+    [gate::traced(), expert_load::traced(), bias_update::traced(), sequence_balance_loss::traced()].concat()
 }

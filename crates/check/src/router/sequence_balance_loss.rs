@@ -1,5 +1,9 @@
 //! The loss of a sequence that uses few experts.
 
+use crate::trace::{Launch, Params, fixed, region};
+use deepseek_kernels::bindings::SequenceBalanceLossParams;
+use deepseek_kernels::table::router::SEQUENCE_BALANCE_LOSS;
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -146,4 +150,17 @@ impl Prepared for SequenceBalanceLossRun {
         let bound = Check::within("bound", "loss", 1, &got, &expected);
         Ok(vec![bound, self.operands.loss.guarded("loss")?])
     }
+}
+
+/// What the operand trace launches.
+pub fn traced() -> Vec<Launch> {
+    let params = Params::of::<SequenceBalanceLossParams>()
+        .u64(offset_of!(SequenceBalanceLossParams, scores), region(0))
+        .u64(offset_of!(SequenceBalanceLossParams, loss), region(1))
+        .u64(offset_of!(SequenceBalanceLossParams, scores_pitch), 80)
+        .u32(offset_of!(SequenceBalanceLossParams, length), 11)
+        .u32(offset_of!(SequenceBalanceLossParams, experts), 72)
+        .u32(offset_of!(SequenceBalanceLossParams, top_k), 3)
+        .u32(offset_of!(SequenceBalanceLossParams, alpha), 1e-4_f32.to_bits());
+    vec![fixed(&SEQUENCE_BALANCE_LOSS, 2, params)]
 }

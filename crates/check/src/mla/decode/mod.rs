@@ -2,6 +2,7 @@
 
 mod problem;
 mod run;
+mod traced;
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use rand::{RngExt, SeedableRng};
 
 pub use problem::{MlaDecodeProblem, STALE_PAGE};
 pub use run::{MlaDecodeOperands, MlaDecodePlan, MlaDecodeRun};
+pub use traced::traced;
 
 use super::{KEY, LATENT};
 use crate::case::{Case, Problem, Work};

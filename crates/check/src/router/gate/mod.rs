@@ -1,6 +1,7 @@
 //! The gate: from hidden states or from logits, to experts and weights.
 
 mod run;
+mod traced;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::data::activations;
 use crate::memory::Arena;
 
 pub use run::{GateCall, GateFrom, GateOperands, GateRun, GateWeights};
+pub use traced::traced;
 
 /// What the logits come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

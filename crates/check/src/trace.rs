@@ -1,11 +1,6 @@
-//! The launches that are traced: small shapes in which several tiles per CTA, ragged edges, more K blocks
-//! than stages, clusters, accumulation and an empty sum occur.
-
-mod gemm;
-mod mla;
-mod moe;
-mod quant;
-mod router;
+//! Launches for the operand trace, each beside the case of its operation: small shapes in which several tiles per CTA, ragged
+//! edges, more K blocks than stages, clusters, accumulation and an empty sum occur. Memory is made up: words that are read
+//! as counts, ids, slots or positions are below 252, so that some are in range and some not.
 
 use std::mem::offset_of;
 
@@ -21,11 +16,6 @@ pub struct Launch {
     pub params: Vec<u8>,
 }
 
-/// Every kernel's launches.
-pub fn all() -> Vec<Launch> {
-    [gemm::launches(), quant::launches(), router::launches(), moe::launches(), mla::launches()].concat()
-}
-
 /// Global memory never exists here: an operand is an address that only it has.
 pub const REGION_BYTES: u64 = 1 << 36;
 /// More operands than any kernel has.
@@ -36,35 +26,41 @@ pub fn region(index: u64) -> u64 {
 }
 
 /// 32 bits of an index, or 64.
-const WORDS_PER_INDEX: [u32; 2] = [1, 2];
+pub const WORDS_PER_INDEX: [u32; 2] = [1, 2];
 
 /// A parameter struct, field by field; what is not set is zero.
-struct Params(Vec<u8>);
+pub struct Params(Vec<u8>);
 
 impl Params {
-    fn of<T>() -> Self {
+    pub fn of<T>() -> Self {
         Self(vec![0; size_of::<T>()])
     }
 
-    fn u32(mut self, offset: usize, value: u32) -> Self {
+    pub fn u32(mut self, offset: usize, value: u32) -> Self {
         self.0[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
         self
     }
 
-    fn u64(mut self, offset: usize, value: u64) -> Self {
+    pub fn u64(mut self, offset: usize, value: u64) -> Self {
         self.0[offset..offset + 8].copy_from_slice(&value.to_le_bytes());
         self
     }
 
     /// A list at `offset`, a little more than `columns` indices from row to row. Of two words, no made-up index fits 32 bits.
-    fn indices(self, offset: usize, region: u64, columns: u64, words_per_index: u32) -> Self {
+    pub fn indices(self, offset: usize, region: u64, columns: u64, words_per_index: u32) -> Self {
         self.u64(offset + offset_of!(Indices, words), region)
             .u64(offset + offset_of!(Indices, pitch), (columns + 2) * u64::from(words_per_index))
             .u32(offset + offset_of!(Indices, words_per_index), words_per_index)
     }
+
+    /// The launch with these parameters.
+    pub fn launch(self, kernel: String, grid: u32, smem_bytes: u32) -> Launch {
+        Launch { kernel, grid, smem_bytes, params: self.0 }
+    }
 }
 
-fn fixed(kernel: &FixedKernel, grid: u32, params: Params) -> Launch {
+/// Of a kernel that is no instance.
+pub fn fixed(kernel: &FixedKernel, grid: u32, params: Params) -> Launch {
     let FixedKernel { name, smem_bytes, .. } = *kernel;
-    Launch { kernel: name.to_owned(), grid, smem_bytes, params: params.0 }
+    params.launch(name.to_owned(), grid, smem_bytes)
 }

@@ -1,27 +1,20 @@
-//! The launches of the router and of balancing. Made-up logits are small integers, so many decisions are ties.
+//! The launches of the gate that are traced. Made-up logits are small integers, so many decisions are ties.
 
+use crate::trace::{Launch, Params, fixed, region};
+use deepseek_kernels::bindings::{
+    GATE_GROUP_MAX, GATE_GROUP_TOP2_SUM, GATE_SIGMOID, GATE_SOFTMAX, GateLogitsParams, GateSelectParams,
+};
+use deepseek_kernels::table::router::{GATE_LOGITS, GATE_SELECT};
 use std::mem::offset_of;
 
-use deepseek_kernels::bindings::{
-    BiasUpdateParams, ExpertLoadParams, GATE_GROUP_MAX, GATE_GROUP_TOP2_SUM, GATE_SIGMOID, GATE_SOFTMAX,
-    GateLogitsParams, GateSelectParams, SequenceBalanceLossParams,
-};
-use deepseek_kernels::table::router::{
-    BIAS_UPDATE, EXPERT_LOAD, GATE_LOGITS, GATE_SELECT, SEQUENCE_BALANCE_LOSS,
-};
-
-use super::{Launch, Params, WORDS_PER_INDEX, fixed, region};
-
-pub fn launches() -> Vec<Launch> {
-    let logits = [gate_logits(0), gate_logits(1)];
+/// What the operand trace launches.
+pub fn traced() -> Vec<Launch> {
     let selections = [GROUPED, SOFTMAX, FIXED, FIXED_WIDE, BARE];
-    let loads = WORDS_PER_INDEX.map(expert_load);
-    let balance = loads.into_iter().chain([bias_update(), sequence_balance_loss()]);
-    logits.into_iter().chain(selections.iter().map(select)).chain(balance).collect()
+    [logits(0), logits(1)].into_iter().chain(selections.iter().map(select)).collect()
 }
 
 /// Two tiles of tokens and of experts, ragged; a second chunk shorter than the first.
-fn gate_logits(w_is_bf16: u32) -> Launch {
+fn logits(w_is_bf16: u32) -> Launch {
     let params = Params::of::<GateLogitsParams>()
         .u64(offset_of!(GateLogitsParams, x), region(0))
         .u64(offset_of!(GateLogitsParams, w), region(1))
@@ -62,6 +55,7 @@ const GROUPED: Selection = Selection {
     fixed: 0,
     optional: true,
 };
+
 const SOFTMAX: Selection = Selection {
     experts: 500,
     groups: [4, 2],
@@ -71,9 +65,12 @@ const SOFTMAX: Selection = Selection {
     normalize: 0,
     ..GROUPED
 };
+
 /// Made-up ids are below 252: some are no experts.
 const FIXED: Selection = Selection { experts: 200, fixed: 1, ..GROUPED };
+
 const FIXED_WIDE: Selection = Selection { fixed: 2, ..FIXED };
+
 const BARE: Selection =
     Selection { experts: 5, chunks: 1, groups: [1, 1], routes: [8, 0], optional: false, ..GROUPED };
 
@@ -106,37 +103,4 @@ fn select(selection: &Selection) -> Launch {
         .u32(offset_of!(GateSelectParams, normalize), selection.normalize)
         .u32(offset_of!(GateSelectParams, route_scale), 2.5_f32.to_bits());
     fixed(&GATE_SELECT, 2, params)
-}
-
-fn expert_load(words_per_index: u32) -> Launch {
-    let params = Params::of::<ExpertLoadParams>()
-        .indices(offset_of!(ExpertLoadParams, ids), region(0), 7, words_per_index)
-        .u64(offset_of!(ExpertLoadParams, counts), region(1))
-        .u64(offset_of!(ExpertLoadParams, error_words), region(2))
-        .u32(offset_of!(ExpertLoadParams, t), 37)
-        .u32(offset_of!(ExpertLoadParams, routes), 7)
-        .u32(offset_of!(ExpertLoadParams, experts), 100);
-    fixed(&EXPERT_LOAD, 2, params)
-}
-
-fn bias_update() -> Launch {
-    let params = Params::of::<BiasUpdateParams>()
-        .u64(offset_of!(BiasUpdateParams, counts), region(0))
-        .u64(offset_of!(BiasUpdateParams, bias), region(1))
-        .u64(offset_of!(BiasUpdateParams, max_vio), region(2))
-        .u32(offset_of!(BiasUpdateParams, experts), 257)
-        .u32(offset_of!(BiasUpdateParams, speed), 1e-3_f32.to_bits());
-    fixed(&BIAS_UPDATE, 1, params)
-}
-
-fn sequence_balance_loss() -> Launch {
-    let params = Params::of::<SequenceBalanceLossParams>()
-        .u64(offset_of!(SequenceBalanceLossParams, scores), region(0))
-        .u64(offset_of!(SequenceBalanceLossParams, loss), region(1))
-        .u64(offset_of!(SequenceBalanceLossParams, scores_pitch), 80)
-        .u32(offset_of!(SequenceBalanceLossParams, length), 11)
-        .u32(offset_of!(SequenceBalanceLossParams, experts), 72)
-        .u32(offset_of!(SequenceBalanceLossParams, top_k), 3)
-        .u32(offset_of!(SequenceBalanceLossParams, alpha), 1e-4_f32.to_bits());
-    fixed(&SEQUENCE_BALANCE_LOSS, 2, params)
 }

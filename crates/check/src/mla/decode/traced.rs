@@ -1,0 +1,76 @@
+//! The launches of a step that are traced.
+
+use crate::trace::{Launch, Params, WORDS_PER_INDEX, fixed, region};
+use deepseek_kernels::bindings::{MlaCombineParams, MlaDecodeParams, MlaScheduleParams};
+use deepseek_kernels::table::mla::{MLA_COMBINE, MLA_INSTANCES, MLA_SCHEDULE, MlaInstance};
+use std::mem::offset_of;
+
+/// What the operand trace launches.
+pub fn traced() -> Vec<Launch> {
+    // A page table of either width, or none.
+    let decodes = MLA_INSTANCES.iter().flat_map(|instance| [1, 2, 0].map(|words| decode(instance, words)));
+    decodes.chain(WORDS_PER_INDEX.map(schedule)).chain([combine()]).collect()
+}
+
+fn schedule(words_per_index: u32) -> Launch {
+    let params = Params::of::<MlaScheduleParams>()
+        .indices(offset_of!(MlaScheduleParams, lengths), region(0), 130, words_per_index)
+        .u64(offset_of!(MlaScheduleParams, tables.lengths), region(1))
+        .u64(offset_of!(MlaScheduleParams, tables.split_offsets), region(2))
+        .u64(offset_of!(MlaScheduleParams, tables.items), region(3))
+        .u64(offset_of!(MlaScheduleParams, error_words), region(4))
+        .u32(offset_of!(MlaScheduleParams, batch), 130)
+        .u32(offset_of!(MlaScheduleParams, capacity), 200)
+        .u32(offset_of!(MlaScheduleParams, split_keys), 64);
+    fixed(&MLA_SCHEDULE, 2, params)
+}
+
+/// Two workers, each on two row tiles or clusters of them, of which the last tile is not full.
+///
+/// `split_blocks` makes every split begin at key 0, modulo 2^32: what lengths are made up then decides the number of
+/// blocks and the tail. The offsets begin where there are four items, the second of them the only split of a sequence.
+fn decode(instance: &MlaInstance, words_per_page: u32) -> Launch {
+    let row_tiles = 2 * instance.cluster;
+    let page_table = if words_per_page == 0 { 0 } else { region(1) };
+    let params = Params::of::<MlaDecodeParams>()
+        .u64(offset_of!(MlaDecodeParams, kv), region(0))
+        .indices(offset_of!(MlaDecodeParams, page_table), page_table, 3, words_per_page)
+        .u64(offset_of!(MlaDecodeParams, tables.lengths), region(2))
+        .u64(offset_of!(MlaDecodeParams, tables.split_offsets), region(3) + 4 * 118)
+        .u64(offset_of!(MlaDecodeParams, tables.items), region(4))
+        .u64(offset_of!(MlaDecodeParams, lse), region(5))
+        .u64(offset_of!(MlaDecodeParams, part_out), region(6))
+        .u64(offset_of!(MlaDecodeParams, part_state), region(7))
+        .u64(offset_of!(MlaDecodeParams, error_words), region(8))
+        .u64(offset_of!(MlaDecodeParams, kv_pitch), 672)
+        .u64(offset_of!(MlaDecodeParams, lse_pitch), 150)
+        .u32(offset_of!(MlaDecodeParams, batch), 127)
+        .u32(offset_of!(MlaDecodeParams, rows), row_tiles * 64 - 20)
+        .u32(offset_of!(MlaDecodeParams, row_tiles), row_tiles)
+        .u32(offset_of!(MlaDecodeParams, q_tokens), 2)
+        .u32(offset_of!(MlaDecodeParams, heads), row_tiles * 32 - 10)
+        .u32(offset_of!(MlaDecodeParams, pages), 100)
+        .u32(offset_of!(MlaDecodeParams, page_size), 128)
+        .u32(offset_of!(MlaDecodeParams, split_blocks), 1 << 26)
+        .u32(offset_of!(MlaDecodeParams, causal), 1)
+        .u32(offset_of!(MlaDecodeParams, scale_log2), 0.03_f32.to_bits())
+        .u32(offset_of!(MlaDecodeParams, empty_lse), f32::NEG_INFINITY.to_bits());
+    params.launch(instance.name(), 2 * row_tiles, instance.smem_bytes())
+}
+
+/// One sequence of a single split, one of fifteen.
+fn combine() -> Launch {
+    let params = Params::of::<MlaCombineParams>()
+        .u64(offset_of!(MlaCombineParams, part_out), region(0))
+        .u64(offset_of!(MlaCombineParams, part_state), region(1))
+        .u64(offset_of!(MlaCombineParams, split_offsets), region(2) + 4 * 173)
+        .u64(offset_of!(MlaCombineParams, out), region(3))
+        .u64(offset_of!(MlaCombineParams, lse), region(4))
+        .u64(offset_of!(MlaCombineParams, out_pitch), 520)
+        .u64(offset_of!(MlaCombineParams, lse_pitch), 5)
+        .u32(offset_of!(MlaCombineParams, batch), 2)
+        .u32(offset_of!(MlaCombineParams, rows), 4)
+        .u32(offset_of!(MlaCombineParams, heads), 2)
+        .u32(offset_of!(MlaCombineParams, empty_lse), f32::INFINITY.to_bits());
+    fixed(&MLA_COMBINE, 1, params)
+}
