@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use build_support::emulator_table;
+use check::planted::Edit;
+use check::planted::anchor::{Source, apply};
 use deepseek_kernels::{Device, EmulatorOptions};
 use tempfile::TempDir;
-
-use super::anchor::{Edit, Source, apply};
 
 /// The library with the kernels of an operation. The folder is deleted with it.
 pub struct Library {

@@ -1,117 +1,58 @@
-//! Faults planted in the real kernels: every one is caught, on every seed, with a message that names the cause.
-//!
-//! A fault is an edit of the sources, anchored on a few of their tokens (`anchor.rs`). The changed kernel is compiled
-//! into an emulator of its own and run on a problem that the unchanged kernel solves. What the emulator reports, or
-//! which elements are wrong, must contain one of the texts given.
+//! Planted faults: every one is caught, on every seed, with a message that names the cause.
 
-use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+mod library;
 
-use check::case::{self, Case, Cases, attempt, memory_of};
-use check::devices::emulated;
-use check::memory::IndexType;
-use deepseek_kernels::Device;
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::ExitCode;
+
+use check::families::FAMILIES;
+use check::planted::{Fault, Trial, panic_text};
 use deepseek_kernels::table::{Kernel, kernels};
+use libtest_mimic::{Arguments, Trial as Test, run};
 use rayon::prelude::*;
 
-use anchor::Edit;
 use library::Library;
-
-/// Tests, one for each fault planted: `name: TRIAL, "anchor" => "code", ["cause", "another"];`, with any number of
-/// edits, one after the other.
-macro_rules! faults {
-    ($(
-        $(#[$attribute:meta])*
-        $name:ident: $trial:expr, $($anchor:literal => $code:literal),+, [$($cause:literal),+];
-    )*) => {$(
-        $(#[$attribute])*
-        #[test]
-        fn $name() {
-            let edits = [$($crate::anchor::Edit { anchor: $anchor, code: $code }),+];
-            $crate::caught($trial, &edits, &[$($cause),+]);
-        }
-    )*};
-}
-
-mod anchor;
-mod gemm;
-#[cfg(feature = "probes")]
-mod hopper;
-mod library;
-mod mla;
-mod moe;
-mod quant;
-mod router;
 
 const SEEDS: u64 = 4;
 
-/// A case, and its inputs or others.
-type Changed = (Box<dyn Case>, Arc<dyn case::Problem>);
-
-/// What a fault is tried on: what the unchanged kernels solve.
-#[derive(Clone, Copy)]
-enum Trial {
-    /// Cases of operations.
-    Cases(fn() -> Cases),
-    /// Inputs that no case draws.
-    Changed(fn() -> Vec<Changed>),
-    /// The same, with indices of 64 bits.
-    Wide(fn() -> Vec<Changed>),
-    /// Test kernels, and what panics unless they do what they should.
-    #[cfg_attr(not(feature = "probes"), expect(dead_code))]
-    Probe { kernels: &'static [&'static str], run: fn(&Device) },
+/// A test for each fault, and for what they are tried on.
+fn main() -> ExitCode {
+    // What a test panics with is told as its failure; a planted probe's panic is what is wanted.
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut tests: Vec<Test> =
+        faults().into_iter().map(|fault| test(name(&fault), move || caught(&fault))).collect();
+    tests.push(test("every_source_is_tried".to_owned(), every_source_is_tried));
+    tests.push(test("no_fault".to_owned(), no_fault));
+    run(&Arguments::from_args(), tests).exit_code()
 }
 
-fn drawn(cases: Cases) -> Vec<Changed> {
-    let drawn = |case: Box<dyn Case>| {
-        let problem = case.draw().expect("inputs");
-        (case, problem)
-    };
-    cases.into_iter().map(drawn).collect()
+/// A test in a thread of its own: what an emulator keeps for a thread goes with it.
+fn test(name: String, body: impl FnOnce() + Send + 'static) -> Test {
+    Test::test(name, || {
+        std::thread::spawn(body).join().map_err(|panic| panic_text(&*panic).to_owned().into())
+    })
 }
 
-impl Trial {
-    fn inputs(self) -> Vec<Changed> {
-        match self {
-            Self::Cases(cases) => drawn(cases()),
-            Self::Changed(problems) | Self::Wide(problems) => problems(),
-            Self::Probe { .. } => vec![],
-        }
-    }
+fn faults() -> Vec<Fault> {
+    let faults = FAMILIES.iter().flat_map(|family| (family.faults)());
+    #[cfg(feature = "probes")]
+    let faults = faults.chain(check::probes::FAULTS.iter().copied());
+    faults.collect()
+}
 
-    /// All kernels that the plans look up.
-    fn kernels(self) -> Vec<String> {
-        if let Self::Probe { kernels, .. } = self {
-            return kernels.iter().map(|&kernel| kernel.to_owned()).collect();
-        }
-        let device = emulated(0);
-        let kernels = |(case, _): &Changed| case.kernels(&device).expect("kernels of a case");
-        let kernels: BTreeSet<String> = self.inputs().iter().flat_map(kernels).collect();
-        kernels.into_iter().collect()
-    }
+/// The path in the crate of cases, without what every path has.
+fn name(fault: &Fault) -> String {
+    let path = fault.name.split_once("::").map_or(fault.name, |(_, path)| path);
+    path.replace("::faults::", "::")
+}
 
-    /// The first thing that is wrong.
-    fn solve(self, device: &Device) -> Result<(), String> {
-        match self {
-            Self::Cases(_) | Self::Wide(_) | Self::Changed(_) => {
-                let index = if matches!(self, Self::Wide(_)) { IndexType::I64 } else { IndexType::I32 };
-                let solve = |(case, problem): &Changed| {
-                    let memory = memory_of(&case.name()).with_index_type(index);
-                    attempt(problem.clone(), device, memory).map(drop)
-                };
-                self.inputs().iter().try_for_each(solve).map_err(|error| format!("{error:#}"))
-            }
-            Self::Probe { run, .. } => catch_unwind(AssertUnwindSafe(|| run(device))).map_err(|panic| {
-                let text = panic.downcast_ref::<String>().cloned();
-                text.or_else(|| panic.downcast_ref::<&str>().map(|&s| s.to_owned())).unwrap_or_default()
-            }),
-        }
-    }
+/// What faults are tried on.
+fn trials() -> Vec<Trial> {
+    faults().into_iter().map(|fault| fault.trial).collect::<BTreeMap<_, _>>().into_values().collect()
 }
 
 /// Plants the fault, runs every seed, and demands one of the causes in every message.
-fn caught(trial: Trial, edits: &[Edit], causes: &[&str]) {
+fn caught(Fault { trial: (_, trial), edits, causes, .. }: &Fault) {
     let library = Library::with(&trial.kernels(), edits);
     for seed in 0..SEEDS {
         let solved = trial.solve(&library.device(seed));
@@ -120,25 +61,10 @@ fn caught(trial: Trial, edits: &[Edit], causes: &[&str]) {
             causes.iter().any(|cause| text.contains(cause)),
             "seed {seed}: expected one of {causes:?} in: {text}"
         );
-        println!("seed {seed}: {text}");
     }
 }
 
-fn trials() -> Vec<Trial> {
-    let families = [
-        #[cfg(feature = "probes")]
-        hopper::trials(),
-        gemm::trials(),
-        quant::trials(),
-        router::trials(),
-        moe::trials(),
-        mla::trials(),
-    ];
-    families.concat()
-}
-
 /// No kernel is left out, though of its instances a few may do.
-#[test]
 fn every_source_is_tried() {
     let tried: Vec<String> = trials().into_iter().flat_map(Trial::kernels).collect();
     let headers: BTreeSet<String> =
@@ -148,7 +74,6 @@ fn every_source_is_tried() {
 }
 
 /// The unchanged sources, through the same build: nothing is found.
-#[test]
 fn no_fault() {
     trials().par_iter().for_each(|trial| {
         let library = Library::with(&trial.kernels(), &[]);

@@ -1,6 +1,7 @@
 //! Every operation's cases: the one list from which judges take their work.
 
 use crate::case::Cases;
+use crate::planted::Fault;
 use crate::trace::Launch;
 use crate::{gemm, mla, moe, quant, router};
 
@@ -22,6 +23,8 @@ pub struct Family {
     pub timed: fn(Extent) -> Cases,
     /// Launches of every kernel, on made-up memory: for the operand trace.
     pub traced: fn() -> Vec<Launch>,
+    /// Faults in its kernels, which a run of theirs must find.
+    pub faults: fn() -> Vec<Fault>,
     /// Its part of a layer of DeepSeek-V3, from a seed: what `verify` judges.
     pub layer: fn(Extent, u64) -> Cases,
 }
@@ -32,6 +35,7 @@ macro_rules! family {
             smoke: $family::smoke,
             timed: $family::timed,
             traced: $family::traced,
+            faults: $family::faults,
             layer: $family::layer,
         }
     };

@@ -14,6 +14,7 @@ pub mod judge;
 pub mod memory;
 pub mod mla;
 pub mod moe;
+pub mod planted;
 #[cfg(feature = "probes")]
 pub mod probes;
 pub mod quant;

@@ -1,2 +1,1 @@
-mod fp8_gemm;
-mod grouped_fp8_gemm;
+automod::dir!("tests/cases/gemm");

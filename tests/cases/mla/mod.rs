@@ -1,9 +1,4 @@
-mod absorb;
-mod decode;
-mod kv_append;
-mod merge_states;
-mod rope;
-mod splits;
+automod::dir!("tests/cases/mla");
 
 use std::sync::Arc;
 

@@ -1,5 +1,1 @@
-mod combine;
-mod expert_map;
-mod gather_quantize;
-mod moe_layer;
-mod swiglu_quantize;
+automod::dir!("tests/cases/moe");

@@ -1,2 +1,1 @@
-mod balance;
-mod gate;
+automod::dir!("tests/cases/router");

@@ -1,7 +1,10 @@
 //! The dense FP8 GEMM.
 
+mod faults;
+
 use crate::trace::{Launch, Params, region};
 use deepseek_kernels::bindings::Fp8GemmParams;
+pub use faults::FAULTS;
 use std::mem::offset_of;
 use std::sync::Arc;
 

@@ -1,7 +1,10 @@
 //! The grouped FP8 GEMM, with poison in every row of A that is nobody's.
 
+mod faults;
+
 use crate::trace::{Launch, Params, region};
 use deepseek_kernels::bindings::GroupedFp8GemmParams;
+pub use faults::FAULTS;
 use std::mem::offset_of;
 use std::ops::Range;
 use std::sync::Arc;

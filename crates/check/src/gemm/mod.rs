@@ -3,6 +3,7 @@
 pub mod fp8_gemm;
 pub mod grouped_fp8_gemm;
 
+use crate::planted::Fault;
 use crate::trace::Launch;
 use deepseek_kernels::table::gemm::{GEMM_INSTANCES, GROUPED_GEMM_INSTANCES, GemmInstance};
 use oracles::gemm::GemmClass;
@@ -86,4 +87,9 @@ pub fn timed_grouped((experts, rows): (usize, usize), layer: (usize, usize)) -> 
 /// Launches of every kernel, for the operand trace.
 pub fn traced() -> Vec<Launch> {
     [fp8_gemm::traced(), grouped_fp8_gemm::traced()].concat()
+}
+
+/// Faults in its kernels.
+pub fn faults() -> Vec<Fault> {
+    [fp8_gemm::FAULTS, grouped_fp8_gemm::FAULTS].concat()
 }

@@ -1,8 +1,11 @@
 //! The append to the KV cache: tokens into rows of a cache that already holds something.
 
+mod faults;
+
 use crate::trace::{Launch, Params, fixed, region};
 use deepseek_kernels::bindings::{KV_BF16, KV_FP8, KvAppendParams, SCALE_FP32, SCALE_POWER_OF_TWO};
 use deepseek_kernels::table::mla::KV_APPEND;
+pub use faults::FAULTS;
 use std::fmt;
 use std::mem::offset_of;
 use std::sync::Arc;

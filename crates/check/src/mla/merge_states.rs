@@ -1,8 +1,11 @@
 //! The merge of two states of attention, each over a part of the keys.
 
+mod faults;
+
 use crate::trace::{Launch, Params, fixed, region};
 use deepseek_kernels::bindings::{MergePart, MergeStatesParams};
 use deepseek_kernels::table::mla::MERGE_STATES;
+pub use faults::FAULTS;
 use std::mem::offset_of;
 use std::sync::Arc;
 

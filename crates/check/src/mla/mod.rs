@@ -10,6 +10,7 @@ pub mod rope;
 pub mod shapes;
 mod values;
 
+use crate::planted::Fault;
 use crate::trace::Launch;
 use deepseek_kernels::mla::{KvFormat, MAX_Q_TOKENS};
 use deepseek_kernels::table::gemm::OutputType;
@@ -172,6 +173,11 @@ fn spread(count: usize, most: usize) -> Vec<usize> {
 /// Launches of every kernel, for the operand trace.
 pub fn traced() -> Vec<Launch> {
     [absorb::traced(), decode::traced(), kv_append::traced(), merge_states::traced(), rope::traced()].concat()
+}
+
+/// Faults in its kernels.
+pub fn faults() -> Vec<Fault> {
+    [absorb::FAULTS, decode::FAULTS, kv_append::FAULTS, merge_states::FAULTS, rope::FAULTS].concat()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::{TRACED_K_BLOCKS, TRACED_ROWS, traced_rows};
 use crate::trace::{Launch, Params, fixed, region};
 use deepseek_kernels::bindings::{GatherQuantizeParams, SCALE_FP32};
 use deepseek_kernels::table::moe::GATHER_QUANTIZE;
+pub use faults::FAULTS;
 use std::mem::offset_of;
 use std::sync::Arc;
 
@@ -203,4 +204,33 @@ fn traced_in(max_rows: u32) -> Launch {
         .u32(offset_of!(GatherQuantizeParams, scale_format), SCALE_FP32);
     let params = traced_rows(params, offset_of!(GatherQuantizeParams, used), max_rows);
     fixed(&GATHER_QUANTIZE, TRACED_ROWS * TRACED_K_BLOCKS / 16, params)
+}
+
+mod faults {
+    use crate::case::boxed;
+    use crate::moe::expert_map::ExpertMapCase;
+    use crate::moe::gather_quantize::GatherQuantizeCase;
+    use crate::moe::{LAYOUTS, Routing};
+    use crate::planted::{Trial, faults};
+    use deepseek_kernels::quant::ScaleFormat;
+
+    const GATHER: Trial = Trial::Cases(|| {
+        boxed(LAYOUTS.map(|layout| {
+            let map = ExpertMapCase::new((23, 3, 5)).laid_out(layout);
+            let map = ExpertMapCase { routing: Routing::Strangers, seed: 2, ..map };
+            GatherQuantizeCase { format: ScaleFormat::Fp32, ..GatherQuantizeCase::new(map, 256) }
+        }))
+    });
+
+    faults! {
+        padding_used_as_a_route: GATHER, "route < params.routes" => "route != 12345", ["outside"];
+        token_of_the_next_route: GATHER, "route / params.top_k" => "(route + 1) / params.top_k", ["q[", "sf[", "outside"];
+        route_taken_for_a_token: GATHER, "route / params.top_k" => "route", ["q[", "sf[", "outside"];
+        rows_of_no_expert_written: GATHER, "if (!used) return;" => "", ["outside", "of no expert was written", "q["];
+        one_row_of_a_segment_missing: GATHER, "row < segment.row_end" => "row + 1 < segment.row_end", ["q[", "sf["];
+        one_row_beyond_a_segment: GATHER,
+            "row < segment.row_end" => "row <= segment.row_end", ["of no expert was written", "sf["];
+        scales_of_the_wrong_layout: GATHER,
+            "params.sf + g * params.sf_pitch + row" => "params.sf + row * params.k_blocks + g", ["sf[", "was written"];
+    }
 }

@@ -8,6 +8,7 @@ pub mod moe_layer;
 mod routing;
 pub mod swiglu_quantize;
 
+use crate::planted::Fault;
 use crate::trace::{Launch, Params, region};
 use deepseek_kernels::bindings::UsedRows;
 use std::mem::offset_of;
@@ -114,4 +115,9 @@ fn traced_rows(params: Params, offset: usize, max_rows: u32) -> Params {
 /// Launches of every kernel, for the operand trace.
 pub fn traced() -> Vec<Launch> {
     [expert_map::traced(), gather_quantize::traced(), swiglu_quantize::traced(), combine::traced()].concat()
+}
+
+/// Faults in its kernels.
+pub fn faults() -> Vec<Fault> {
+    [expert_map::FAULTS, gather_quantize::FAULTS, swiglu_quantize::FAULTS, combine::FAULTS].concat()
 }

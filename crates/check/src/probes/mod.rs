@@ -2,12 +2,14 @@
 
 pub mod catalogue;
 pub mod convert;
+mod faults;
 mod findings;
 pub mod product;
 pub mod tma;
 pub mod wgmma;
 pub mod wgmma_inputs;
 
+pub use faults::FAULTS;
 pub use findings::{Difference, Findings};
 
 use catalogue::{ENTRIES, Entry};

@@ -5,6 +5,7 @@ pub mod quantize_1x128;
 pub mod rms_norm;
 pub mod transpose_scales;
 
+use crate::planted::Fault;
 use crate::trace::Launch;
 use deepseek_kernels::quant::{NormRounding, ScaleFormat};
 use deepseek_kernels::{DataFaults, bf16};
@@ -70,7 +71,7 @@ pub fn model(format: ScaleFormat) -> QuantizeScale {
 }
 
 /// What a quantiser has to report of its input.
-fn faults(x: &[bf16]) -> DataFaults {
+fn nonfinite(x: &[bf16]) -> DataFaults {
     fault_if(!x.iter().all(|x| x.is_finite()), DataFaults::NONFINITE_INPUT)
 }
 
@@ -129,4 +130,9 @@ pub fn layer(extent: Extent, seed: u64) -> Cases {
 pub fn traced() -> Vec<Launch> {
     [quantize_1x128::traced(), quantize_128x128::traced(), transpose_scales::traced(), rms_norm::traced()]
         .concat()
+}
+
+/// Faults in its kernels.
+pub fn faults() -> Vec<Fault> {
+    [quantize_1x128::FAULTS, quantize_128x128::FAULTS, transpose_scales::FAULTS, rms_norm::FAULTS].concat()
 }

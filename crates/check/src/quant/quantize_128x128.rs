@@ -3,6 +3,7 @@
 use crate::trace::{Launch, Params, fixed, region};
 use deepseek_kernels::bindings::{Quantize128x128Params, SCALE_FP32, SCALE_POWER_OF_TWO};
 use deepseek_kernels::table::quant::QUANTIZE_128X128;
+pub use faults::FAULTS;
 use std::mem::offset_of;
 use std::sync::Arc;
 
@@ -154,7 +155,7 @@ impl Prepared for Quantize128x128Run {
     }
 
     fn faults(&self) -> DataFaults {
-        super::faults(&self.problem.x)
+        super::nonfinite(&self.problem.x)
     }
 }
 
@@ -177,4 +178,29 @@ fn traced_in(scale_format: u32) -> Launch {
         .u32(offset_of!(Quantize128x128Params, k_blocks), k_blocks)
         .u32(offset_of!(Quantize128x128Params, scale_format), scale_format);
     fixed(&QUANTIZE_128X128, n.div_ceil(128) * k_blocks, params)
+}
+
+mod faults {
+    use super::Quantize128x128Case;
+    use crate::case::boxed;
+    use crate::planted::{Trial, faults};
+    use crate::quant::QuantizerClass;
+    use deepseek_kernels::quant::ScaleFormat;
+
+    const BLOCKS: Trial = Trial::Cases(|| boxed(CLASSES.map(blocks)));
+
+    /// The formulas of a scale differ in few codes only: rows that have an amax of their own show them.
+    const CLASSES: [QuantizerClass; 2] = [QuantizerClass::Special, QuantizerClass::Ordinary];
+
+    fn blocks(class: QuantizerClass) -> Quantize128x128Case {
+        let format = ScaleFormat::Fp32;
+        Quantize128x128Case { class, format, seed: 6, ..Quantize128x128Case::new((150, 384)) }
+    }
+
+    faults! {
+        rows_past_the_end: BLOCKS, "if (row < params.n) x" => "x", ["outside", "scales: ", "read-only load of q"];
+        no_barrier_before_amax_is_shared: BLOCKS, "ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
+        amax_of_one_warp: BLOCKS,
+            "value = op(value, ptx::lds_f32(smem + warp * sizeof(float)))" => "", ["scales: "];
+    }
 }

@@ -3,6 +3,7 @@
 use crate::trace::{Launch, Params, fixed, region};
 use deepseek_kernels::bindings::{Quantize1x128Params, SCALE_FP32, SCALE_POWER_OF_TWO};
 use deepseek_kernels::table::quant::QUANTIZE_1X128;
+pub use faults::FAULTS;
 use std::mem::offset_of;
 use std::sync::Arc;
 
@@ -210,7 +211,7 @@ impl Prepared for Quantize1x128Run {
     }
 
     fn faults(&self) -> DataFaults {
-        super::faults(&self.problem.x)
+        super::nonfinite(&self.problem.x)
     }
 }
 
@@ -235,4 +236,42 @@ fn traced_in(scale_format: u32) -> Launch {
         .u32(offset_of!(Quantize1x128Params, scale_format), scale_format);
     let grid = (m * k_blocks).div_ceil(QUANTIZE_1X128.threads / 16);
     fixed(&QUANTIZE_1X128, grid, params)
+}
+
+mod faults {
+    use super::{Layout, Quantize1x128Case};
+    use crate::case::boxed;
+    use crate::planted::{Trial, faults};
+    use crate::quant::{FORMATS, QuantizerClass};
+
+    const ROWS: Trial = Trial::Cases(|| boxed(CLASSES.into_iter().flat_map(rows)));
+
+    /// The formulas of a scale differ in few codes only: rows that have an amax of their own show them.
+    const CLASSES: [QuantizerClass; 2] = [QuantizerClass::Special, QuantizerClass::Ordinary];
+
+    fn rows(class: QuantizerClass) -> impl Iterator<Item = Quantize1x128Case> {
+        let case = Quantize1x128Case {
+            class,
+            layout: Layout::RowMajor,
+            seed: 5,
+            ..Quantize1x128Case::new((75, 384))
+        };
+        let cases = FORMATS.map(|format| Quantize1x128Case { format, ..case });
+        cases.into_iter().chain([Quantize1x128Case { layout: Layout::MMajor, ..case }])
+    }
+
+    faults! {
+        amax_over_half_the_lanes: ROWS, "warp_reduce<kLanesPerRow>" => "warp_reduce<kLanesPerRow / 2>", ["scales: "];
+        amax_over_two_rows: ROWS, "warp_reduce<kLanesPerRow>" => "warp_reduce<2 * kLanesPerRow>", ["scales: "];
+        blocks_past_the_end: ROWS, "if (!exists) return;" => "", ["not ordered", "outside", "scales: ", "codes: "];
+        no_floor_under_amax: ROWS, "amax < kAmaxFloor ? kAmaxFloor : amax" => "amax", ["scales: "];
+        amax_over_infinities: ROWS, "magnitude < 0x7f800000u ?" => "magnitude <= 0x7f800000u ?", ["scales: "];
+        power_of_two_rounded_down: ROWS, "+ 0x007fffffu" => "", ["scales: "];
+        multiplier_of_the_wrong_formula: ROWS, "kE4m3Max / floored" => "1.0f / scale", ["codes: "];
+        codes_exchanged_in_a_pair: ROWS,
+            "x[1] * multiplier, x[0] * multiplier" => "x[0] * multiplier, x[1] * multiplier", ["codes: "];
+        infinities_unreported: ROWS, "if (!finite) report_fault" => "if (false) report_fault", ["got one of nothing"];
+        report_by_an_ordinary_store: ROWS,
+            "ptx::st_relaxed_sys_u32" => "ptx::stg_u32", ["host memory that the host uses meanwhile"];
+    }
 }

@@ -3,6 +3,7 @@
 use crate::trace::{Launch, Params, fixed, region};
 use deepseek_kernels::bindings::{NORM_ROUND_EACH_STEP, NORM_ROUND_ONCE, RmsNormParams, SCALE_POWER_OF_TWO};
 use deepseek_kernels::table::quant::RMS_NORM;
+pub use faults::FAULTS;
 use std::mem::offset_of;
 use std::sync::Arc;
 
@@ -289,7 +290,7 @@ impl Prepared for RmsNormRun {
 
     fn faults(&self) -> DataFaults {
         match self.problem.case.output {
-            NormOutput::Fp8(_) => super::faults(&self.problem.sum()),
+            NormOutput::Fp8(_) => super::nonfinite(&self.problem.sum()),
             NormOutput::Bf16 => DataFaults::NONE,
         }
     }
@@ -321,4 +322,38 @@ fn traced_to(bf16: bool) -> Launch {
         .u32(offset_of!(RmsNormParams, rounding), if bf16 { NORM_ROUND_ONCE } else { NORM_ROUND_EACH_STEP })
         .u32(offset_of!(RmsNormParams, scale_format), SCALE_POWER_OF_TWO);
     fixed(&RMS_NORM, 2, params)
+}
+
+mod faults {
+    use super::{NormOutput, RmsNormCase};
+    use crate::case::boxed;
+    use crate::planted::{Trial, faults};
+    use deepseek_kernels::quant::{NormRounding, ScaleFormat};
+
+    /// More pieces than a CTA has threads, and codes whose last block ends within a warp.
+    const NORM: Trial = Trial::Cases(|| {
+        let case = RmsNormCase { eps: 0.25, ..RmsNormCase::new((3, 2176)) };
+        let fp8 = RmsNormCase { output: NormOutput::Fp8(ScaleFormat::PowerOfTwo), residual: false, ..case };
+        boxed([case, RmsNormCase { rounding: NormRounding::EachStep, ..case }, fp8])
+    });
+
+    faults! {
+        residual_not_written_back: NORM, "ptx::stg_v4_u32(gResidual, h);" => "", ["residual: residual["];
+        sum_with_the_residual_unrounded: NORM,
+            "return bf16_piece(h);" => "return sum;", ["bound: "];
+        squares_of_the_first_pieces_only: NORM,
+            "ptx::fma_rn(h[i].x[e]" => "i != 0 ? squares : ptx::fma_rn(h[i].x[e]", ["bound: ", "bits: "];
+        squares_of_one_warp: NORM,
+            "value = op(value, ptx::lds_f32(smem + warp * sizeof(float)))" => "", ["bound: "];
+        no_barrier_before_the_sum_is_shared: NORM,
+            "sizeof(float), value); ... ptx::syncthreads();" => "",
+            ["not ordered", "nothing has written"];
+        mean_without_eps: NORM, "mean + params.eps" => "mean", ["bound: "];
+        weight_of_another_column: NORM, "params.weight + column" => "params.weight", ["bound: "];
+        one_rounding_for_both: NORM, "params.rounding == NORM_ROUND_EACH_STEP" => "false", ["bits: out["];
+        pieces_past_the_row_are_stored: NORM,
+            "column(i) < params.hidden;" => "true;", ["outside", "not ordered", "around"];
+        scales_of_the_first_block: NORM,
+            "column / kQuantizeBlock * params.sf_pitch" => "0", ["scales: ", "not ordered"];
+    }
 }

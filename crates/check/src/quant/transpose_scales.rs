@@ -3,6 +3,7 @@
 use crate::trace::{Launch, Params, fixed, region};
 use deepseek_kernels::bindings::TransposeScalesParams;
 use deepseek_kernels::table::quant::TRANSPOSE_SCALES;
+pub use faults::FAULTS;
 use std::mem::offset_of;
 use std::sync::Arc;
 
@@ -140,4 +141,20 @@ pub fn traced() -> Vec<Launch> {
         .u32(offset_of!(TransposeScalesParams, k_blocks), k_blocks);
     let grid = m.div_ceil(32) * k_blocks.div_ceil(32);
     vec![fixed(&TRANSPOSE_SCALES, grid, params)]
+}
+
+mod faults {
+    use super::TransposeScalesCase;
+    use crate::case::boxed;
+    use crate::planted::{Trial, faults};
+
+    const TRANSPOSE: Trial = Trial::Cases(|| boxed([TransposeScalesCase::new((70, 40 * 128))]));
+
+    faults! {
+        no_barrier_before_the_transposed_read: TRANSPOSE,
+            "ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
+        transposed_tile_with_a_wrong_pitch: TRANSPOSE,
+            "(x * kPitch + i)" => "(x * kTile + i)",
+            ["scales: ", "nothing has written"];
+    }
 }

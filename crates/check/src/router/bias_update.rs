@@ -3,6 +3,7 @@
 use crate::trace::{Launch, Params, fixed, region};
 use deepseek_kernels::bindings::BiasUpdateParams;
 use deepseek_kernels::table::router::BIAS_UPDATE;
+pub use faults::FAULTS;
 use std::mem::offset_of;
 use std::sync::Arc;
 
@@ -176,4 +177,22 @@ pub fn traced() -> Vec<Launch> {
         .u32(offset_of!(BiasUpdateParams, experts), 257)
         .u32(offset_of!(BiasUpdateParams, speed), 1e-3_f32.to_bits());
     vec![fixed(&BIAS_UPDATE, 1, params)]
+}
+
+mod faults {
+    use super::BiasUpdateCase;
+    use crate::case::boxed;
+    use crate::planted::{Trial, faults};
+
+    const BIAS: Trial = Trial::Cases(|| {
+        boxed([0, u32::MAX - 100].map(|least| BiasUpdateCase { least, ..BiasUpdateCase::new(258) }))
+    });
+
+    faults! {
+        sign_reversed: BIAS, "load < loads.total ? bias" => "load > loads.total ? bias", ["bias: bias["];
+        mean_is_not_neutral: BIAS, "if (load == loads.total) return;" => "", ["bias: bias["];
+        loads_compared_in_32_bits: BIAS, "const uint64_t load =" => "const uint64_t load = (uint32_t)", ["bias: bias["];
+        total_in_32_bits: BIAS, "shift < 64" => "shift < 32", ["bias: bias["];
+        first_experts_only: BIAS, "e < params.experts; e += 32" => "e < 32; e += 32", ["bias: bias["];
+    }
 }

@@ -3,6 +3,7 @@
 use crate::trace::{Launch, Params, WORDS_PER_INDEX, fixed, region};
 use deepseek_kernels::bindings::ExpertLoadParams;
 use deepseek_kernels::table::router::EXPERT_LOAD;
+pub use faults::FAULTS;
 use std::mem::offset_of;
 use std::sync::Arc;
 
@@ -168,4 +169,35 @@ fn traced_with(words_per_index: u32) -> Launch {
         .u32(offset_of!(ExpertLoadParams, routes), 7)
         .u32(offset_of!(ExpertLoadParams, experts), 100);
     fixed(&EXPERT_LOAD, 2, params)
+}
+
+mod faults {
+    use super::ExpertLoadCase;
+    use crate::case::{Cases, boxed};
+    use crate::moe::Routing;
+    use crate::planted::{Trial, drawn, faults};
+
+    const LOAD: Trial = Trial::Cases(load);
+    const WIDE_LOAD: Trial = Trial::Wide(|| drawn(load()));
+
+    /// Ids that are dropped, which is no fault; then ids that are none.
+    fn load() -> Cases {
+        let case = ExpertLoadCase::new((90, 8), 40);
+        boxed([case, ExpertLoadCase { routing: Routing::Strangers, ..case }])
+    }
+
+    faults! {
+        last_routes_uncounted: LOAD, "params.t) * params.routes" => "params.t) * params.routes - 8", ["counts: counts["];
+        gaps_counted: LOAD,
+            "index / params.routes, index % params.routes" => "0, index", ["counts: counts["];
+        narrow_ids_read_as_wide: LOAD, "indices.words_per_index == 1" => "false", ["outside"];
+        minus_one_reported: LOAD, "id != UINT32_MAX" => "true", ["got one of ids of experts"];
+        bad_id_counted: LOAD, "id < params.experts" => "id <= params.experts", ["outside", "around counts"];
+        bad_id_of_a_count_unreported: LOAD, "id != UINT32_MAX" => "false", ["got one of nothing"];
+        high_word_of_ids_ignored: WIDE_LOAD, "high == low >> 31 ? low : INT32_MIN" => "low", ["counts["];
+        sign_of_64_bits_ignored: WIDE_LOAD, "high == low >> 31" => "high == 0", ["got one of ids of experts"];
+        wide_ids_read_as_narrow: WIDE_LOAD, "column * indices.words_per_index" => "column", ["counts["];
+        pitch_of_wide_ids_doubled: WIDE_LOAD,
+            "row * indices.pitch" => "row * indices.pitch * indices.words_per_index", ["outside", "counts["];
+    }
 }

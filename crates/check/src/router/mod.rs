@@ -5,6 +5,7 @@ pub mod expert_load;
 pub mod gate;
 pub mod sequence_balance_loss;
 
+use crate::planted::Fault;
 use crate::trace::Launch;
 use deepseek_kernels::router::{GateSpec, GroupScore, Scoring};
 use oracles::router::GateModel;
@@ -84,4 +85,9 @@ pub fn layer(extent: Extent, seed: u64) -> Cases {
 /// Launches of every kernel, for the operand trace.
 pub fn traced() -> Vec<Launch> {
     [gate::traced(), expert_load::traced(), bias_update::traced(), sequence_balance_loss::traced()].concat()
+}
+
+/// Faults in its kernels.
+pub fn faults() -> Vec<Fault> {
+    [gate::FAULTS, expert_load::FAULTS, bias_update::FAULTS, sequence_balance_loss::FAULTS].concat()
 }

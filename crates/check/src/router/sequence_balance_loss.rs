@@ -3,6 +3,7 @@
 use crate::trace::{Launch, Params, fixed, region};
 use deepseek_kernels::bindings::SequenceBalanceLossParams;
 use deepseek_kernels::table::router::SEQUENCE_BALANCE_LOSS;
+pub use faults::FAULTS;
 use std::mem::offset_of;
 use std::sync::Arc;
 
@@ -163,4 +164,21 @@ pub fn traced() -> Vec<Launch> {
         .u32(offset_of!(SequenceBalanceLossParams, top_k), 3)
         .u32(offset_of!(SequenceBalanceLossParams, alpha), 1e-4_f32.to_bits());
     vec![fixed(&SEQUENCE_BALANCE_LOSS, 2, params)]
+}
+
+mod faults {
+    use super::SequenceBalanceLossCase;
+    use crate::case::boxed;
+    use crate::planted::{Trial, faults};
+
+    const LOSS: Trial = Trial::Cases(|| boxed([SequenceBalanceLossCase::new((2, 27), (72, 5))]));
+
+    faults! {
+        loss_of_half_the_tokens: LOSS, "t += Config::kWarps" => "t += 2 * Config::kWarps", ["bound: loss["];
+        loss_of_the_first_sequence: LOSS,
+            "static_cast<uint64_t>(ptx::cta_idx()) * params.length + t" => "t", ["bound: loss["];
+        shares_not_normalised: LOSS, "s[i] / sum" => "s[i]", ["bound: loss["];
+        no_barrier_before_the_warps_are_added: LOSS, "ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
+        one_warp_forgotten: LOSS, "warp < Config::kWarps" => "warp + 1 < Config::kWarps", ["bound: loss["];
+    }
 }

@@ -1,5 +1,6 @@
 //! MLA decode: sequences in a cache with pages in no order, whatever is nobody's key poisoned.
 
+mod faults;
 mod problem;
 mod run;
 mod traced;
@@ -14,6 +15,7 @@ use oracles::mla::AttentionClass;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
+pub use faults::FAULTS;
 pub use problem::{MlaDecodeProblem, STALE_PAGE};
 pub use run::{MlaDecodeOperands, MlaDecodePlan, MlaDecodeRun};
 pub use traced::traced;

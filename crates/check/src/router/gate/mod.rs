@@ -1,5 +1,6 @@
 //! The gate: from hidden states or from logits, to experts and weights.
 
+mod faults;
 mod run;
 mod traced;
 
@@ -18,6 +19,7 @@ use crate::case::{Case, Prepared, Problem, Work};
 use crate::data::activations;
 use crate::memory::Arena;
 
+pub use faults::FAULTS;
 pub use run::{GateCall, GateFrom, GateOperands, GateRun, GateWeights};
 pub use traced::traced;
 

@@ -1,13 +1,10 @@
 //! Faults in the grouped GEMM: segments, tiles of experts, reports.
 
-use check::case::{Cases, boxed};
-use check::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase};
+use crate::case::{Cases, boxed};
+use crate::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase};
+use crate::planted::{Trial, faults};
 use deepseek_kernels::gemm::Segments;
 use deepseek_kernels::table::gemm::GROUPED_GEMM_INSTANCES;
-
-use crate::Trial;
-
-pub const TRIALS: &[Trial] = &[GROUPED];
 
 const GROUPED: Trial = Trial::Cases(multiply_segments);
 
@@ -28,8 +25,8 @@ fn multiply_segments() -> Cases {
     boxed(assignments.map(case))
 }
 
-// Experts.
 faults! {
+    // Experts.
     weights_of_the_first_expert: GROUPED,
         "full, k, tile.column, tile.expert" => "full, k, tile.column, 0", ["elements are wrong"];
     scales_of_the_first_expert: GROUPED,
@@ -63,9 +60,7 @@ faults! {
         ["was not written", "was written", "not ordered"];
     tiles_of_the_last_expert_only: GROUPED,
         "exclusive_scan(own" => "exclusive_scan(own / 2", ["was not written", "not ordered"];
-}
 
-// Reports.
-faults! {
+    // Reports.
     report_in_the_word_of_another_fault: GROUPED, "error_words + fault" => "error_words", ["got one of Inf or NaN"];
 }

@@ -7,13 +7,7 @@
 
 use std::ops::Range;
 
-/// A change of one place in the sources.
-pub struct Edit {
-    /// Names the place.
-    pub anchor: &'static str,
-    /// What takes its place.
-    pub code: &'static str,
-}
+use super::Edit;
 
 /// A file that may be changed.
 pub struct Source {
@@ -22,6 +16,9 @@ pub struct Source {
 }
 
 /// Changes the one place that the anchor names, and returns the index of its source.
+///
+/// # Errors
+/// What is wrong with the anchor, and where it was found.
 pub fn apply(sources: &mut [Source], edit: &Edit) -> Result<usize, String> {
     let (file, place) = find(sources, edit.anchor)?;
     sources[file].text.replace_range(place, edit.code);

@@ -1,14 +1,10 @@
 //! Faults in the gate: logits, choice of experts.
 
-use std::sync::Arc;
-
-use check::case::{Cases, boxed};
-use check::router::gate::GateCase;
+use crate::case::{Cases, boxed};
+use crate::planted::{Trial, faults};
+use crate::router::gate::GateCase;
 use deepseek_kernels::router::{GateSpec, GroupScore, Scoring};
-
-use crate::Trial;
-
-pub const TRIALS: &[Trial] = &[SELECT, WIDE, ROUTE];
+use std::sync::Arc;
 
 const SELECT: Trial = Trial::Cases(select);
 /// Ids that are given, of 64 bits, one of them none that fits 32.
@@ -33,8 +29,8 @@ fn select() -> Cases {
     ])
 }
 
-// The choice of experts.
 faults! {
+    // The choice of experts.
     group_score_is_the_best_alone: SELECT,
         "if (second.key == 0) return first.key" => "return first.key", ["experts: ids["];
     group_score_counts_one_expert_twice: SELECT, "&& gate_expert(i) != first.expert" => "", ["experts: ids["];
@@ -80,10 +76,8 @@ faults! {
     negative_scores_in_reverse: SELECT,
         "? ~bits : bits | 0x80000000u" => "? bits & 0x7fffffffu : bits | 0x80000000u", ["experts: ids["];
     exponential_without_its_low_part: SELECT, "r = ptx::fma_rn(n, -kLn2Low, r);" => "", ["scores: scores["];
-}
 
-// The logits.
-faults! {
+    // The logits.
     chunk_starts_from_the_previous: ROUTE, "tile.chunk * GATE_CHUNK" => "0", ["logits: logits["];
     last_step_dropped: ROUTE,
         "k < last; k += Config::kBlockK" => "k + Config::kBlockK < last; k += Config::kBlockK", ["logits: logits["];

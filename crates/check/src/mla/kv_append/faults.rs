@@ -1,13 +1,9 @@
 //! Faults in what appends tokens to the KV cache.
 
-use std::sync::Arc;
-
-use check::mla::kv_append::{FORMATS, KvAppendCase, KvAppendProblem, TokenClass};
+use crate::mla::kv_append::{FORMATS, KvAppendCase, KvAppendProblem, TokenClass};
+use crate::planted::{Changed, Trial, faults};
 use deepseek_kernels::bf16;
-
-use crate::{Changed, Trial};
-
-pub const TRIALS: &[Trial] = &[APPEND, WIDE];
+use std::sync::Arc;
 
 const APPEND: Trial = Trial::Changed(append);
 const WIDE: Trial = Trial::Wide(|| vec![slots(i32::MIN), slots(-1)]);
@@ -85,10 +81,8 @@ faults! {
     infinities_of_the_right_half_unreported: APPEND,
         "quant::report_nonfinite(params.error_words, right);" => "", ["got one of nothing"];
     tokens_past_the_end: APPEND, "if (token >= params.tokens) return;" => "", ["outside"];
-}
 
-// Slots of 64 bits.
-faults! {
+    // Slots of 64 bits.
     high_word_ignored: WIDE, "high == low >> 31 ? low : INT32_MIN" => "low", ["got one of nothing", "row", "not ordered"];
     sign_of_64_bits_ignored: WIDE, "high == low >> 31" => "high == 0", ["got one of slots"];
     what_does_not_fit_dropped: WIDE, "low : INT32_MIN" => "low : -1", ["got one of nothing"];

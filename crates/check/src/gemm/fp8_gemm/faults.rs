@@ -1,12 +1,9 @@
 //! Faults in the GEMM of one matrix, and in what it shares with the grouped one.
 
-use check::case::{Cases, boxed};
-use check::gemm::fp8_gemm::Fp8GemmCase;
+use crate::case::{Cases, boxed};
+use crate::gemm::fp8_gemm::Fp8GemmCase;
+use crate::planted::{Trial, faults};
 use deepseek_kernels::table::gemm::GEMM_INSTANCES;
-
-use crate::Trial;
-
-pub const TRIALS: &[Trial] = &[ONE, TWO, WIDE, ACCUMULATE];
 
 const ONE: Trial = Trial::Cases(|| multiply((128, 1), false));
 /// A cluster of two CTAs.
@@ -25,8 +22,8 @@ fn multiply((block_n, cluster): (u32, u32), accumulate: bool) -> Cases {
     boxed([Fp8GemmCase { accumulate, seed: 7, ..Fp8GemmCase::new((200, 392, 1024)) }.with(instance)])
 }
 
-// The ring: waits, arrivals, bytes, phases.
 faults! {
+    // The ring: waits, arrivals, bytes, phases.
     consumer_skips_the_full_wait: ONE,
         "smem.pipeline().await_full(ahead);" => "",
         ["TMA load in flight", "nothing has written", "not ordered"];
@@ -60,10 +57,8 @@ faults! {
     barrier_never_initialised: ONE, "init_mbarrier(full(stage), fills, full_name, stage);" => "", ["mbarrier"];
     no_fence_after_mbarrier_init: ONE, "ptx::fence_mbarrier_init();" => "", ["fence.mbarrier_init"];
     no_barrier_after_mbarrier_init: ONE, "enter_cluster<Config>();" => "", ["mbarrier.init", "not ordered"];
-}
 
-// Products and promotion.
-faults! {
+    // Products and promotion.
     no_wgmma_fence: ONE, "ptx::wgmma_fence();" => "", ["wgmma.fence"];
     no_wgmma_commit: ONE, "ptx::wgmma_commit_group();" => "", ["wgmma", "in flight"];
     no_wgmma_wait: ONE, "wgmma_wait_group<Pending>" => "wgmma_wait_group<Pending + 1>", ["wgmma", "not ordered"];
@@ -103,10 +98,8 @@ faults! {
     k_blocks_one_short: ONE,
         "accumulate_two<Config> ... params.k_blocks" => "params.k_blocks - 1",
         ["exits while a TMA load counted on full[0] is in flight", "elements are wrong"];
-}
 
-// Tiles and the way to D.
-faults! {
+    // Tiles and the way to D.
     coordinates_swapped: ONE,
         "smem.a(stage), full, k, tile.row" => "smem.a(stage), full, tile.row, k", ["elements are wrong", "map"];
     tile_of_b_shifted: ONE,
@@ -140,10 +133,8 @@ faults! {
     d_read_past_its_edge: ACCUMULATE,
         "if (!tile.has(row) || column >= params.n) continue;" => "", ["outside", "out of bounds"];
     d_added_to_the_wrong_rows: ACCUMULATE, "row0 + 8 * (i % 4 / 2)" => "row0", ["elements are wrong"];
-}
 
-// Clusters.
-faults! {
+    // Clusters.
     release_not_sent_to_the_peer: TWO,
         "ptx::mbarrier_arrive_cluster(bar, lane)" => "ptx::mbarrier_arrive_cluster(bar, ptx::cluster_rank())",
         ["not ordered", "in flight", "empty[", "full["];

@@ -1,14 +1,10 @@
 //! Faults in MLA decode: schedule, producers, softmax, products, stores, combine.
 
-use std::sync::Arc;
-
-use check::mla::decode::{MlaDecodeCase, MlaDecodeProblem, STALE_PAGE};
+use crate::mla::decode::{MlaDecodeCase, MlaDecodeProblem, STALE_PAGE};
+use crate::planted::{Changed, Trial, faults};
 use deepseek_kernels::mla::KvFormat;
 use oracles::mla::AttentionClass;
-
-use crate::{Changed, Trial};
-
-pub const TRIALS: &[Trial] = &[BF16, WIDE, CLUSTER, FP8, FP8_CLUSTER];
+use std::sync::Arc;
 
 /// One tile of rows, not full.
 const BF16: Trial = Trial::Changed(|| decode(KvFormat::Bf16, 21));
@@ -47,8 +43,8 @@ fn decode(format: KvFormat, heads: usize) -> Vec<Changed> {
     problems.map(changed).into()
 }
 
-// Which keys a row sees.
 faults! {
+    // Which keys a row sees.
     no_tail_mask: BF16,
         "if (first_key + Config::kBlockKeys > all_see)" => "",
         "mask_scores(rS, rows, first_key);" => "",
@@ -68,10 +64,8 @@ faults! {
     empty_sequence_reads_the_table: BF16,
         "ceil_div(w.length - w.first_key, MLA_BLOCK_KEYS)" => "w.length / MLA_BLOCK_KEYS + 1",
         ["expected a report of nothing", "elements are wrong"];
-}
 
-// Splits and their order.
-faults! {
+    // Splits and their order.
     split_starts_a_block_late: BF16,
         "w.split * params.split_blocks * MLA_BLOCK_KEYS"
             => "(w.split * params.split_blocks + w.split % 2) * MLA_BLOCK_KEYS",
@@ -101,10 +95,8 @@ faults! {
         "op(value, ptx::shfl_xor(value, mask))" => "ptx::shfl_xor(value, 0)", ["elements are wrong"];
     sums_merged_without_weights: BF16, "l = ptx::fma_rn(weight, part_l, l)" => "l += part_l", ["elements are wrong"];
     last_part_left_out: BF16, "i < count; ++i" => "i + 1 < count; ++i", ["elements are wrong"];
-}
 
-// Lengths and pages of 64 bits.
-faults! {
+    // Lengths and pages of 64 bits.
     high_word_of_lengths_ignored: WIDE,
         "high == low >> 31 ? low : INT32_MIN" => "low", ["elements are wrong", "got one of"];
     length_that_does_not_fit_taken_for_a_large_one: WIDE, "low : INT32_MIN" => "low : INT32_MAX", ["elements are wrong"];
@@ -112,10 +104,8 @@ faults! {
         "column * indices.words_per_index" => "column", ["elements are wrong", "got one of", "outside"];
     pitch_of_wide_pages_doubled: WIDE,
         "row * indices.pitch" => "row * indices.pitch * indices.words_per_index", ["elements are wrong", "outside", "got one of"];
-}
 
-// Softmax.
-faults! {
+    // Softmax.
     lse_in_base_two: BF16, "ptx::lg2_approx(l)) * kLn2" => "ptx::lg2_approx(l))", ["lse: "];
     lse_of_rows_instead_of_tokens: BF16,
         "work.sequence * params.rows + row, params.heads" => "work.sequence * params.rows + row, params.rows",
@@ -142,10 +132,8 @@ faults! {
         "ptx::fma_rn(s, scale_log2, -base)" => "ptx::fma_rn(s, 1.0f, -base)", ["elements are wrong"];
     left_sums_not_rescaled: BF16, "scale_rows(rO, rescale);" => "", ["elements are wrong"];
     right_sums_not_rescaled: BF16, "scale_rows(rO, factor);" => "", ["elements are wrong"];
-}
 
-// Products.
-faults! {
+    // Products.
     position_never_scored: BF16,
         "i == 0 ? Config::kRopeTile : i - 1" => "i == 0 ? 0 : i - 1",
         ["elements are wrong", "arrival on kv_full", "race"];
@@ -164,10 +152,8 @@ faults! {
         "ptx::wgmma_wait_group<1>(rS)" => "ptx::wgmma_wait_group<2>(rS)", ["wgmma", "not ordered"];
     sums_rescaled_in_flight: BF16,
         "void attend_left ... ptx::wgmma_wait_group<0>(rO);" => "", ["wgmma", "not ordered", "in flight"];
-}
 
-// What the roles tell each other.
-faults! {
+    // What the roles tell each other.
     weights_read_without_a_barrier: BF16,
         "smem.p_pipeline().await_full(p);" => "", ["not ordered", "nothing has written"];
     weights_of_the_other_warps_not_awaited: BF16,
@@ -189,8 +175,8 @@ faults! {
         ["in flight", "nothing has written", "not ordered"];
     keys_loaded_over_left_values: BF16,
         "void load_block ... await_free(smem, kv, kLeftValues);" => "", ["kv_full", "in flight", "not ordered"];
-    /// The left values are given back after the right ones (`p_empty`), so that a wait for both is missed only where
-    /// they are not.
+    // The left values are given back after the right ones (`p_empty`), so that a wait for both is missed only where
+    // they are not.
     keys_loaded_over_right_values: BF16,
         "void load_block ... await_free(smem, kv, kRightValues);" => "",
         "uint32_t j = 1 ... smem.p_pipeline().await_empty(p);" => "",
@@ -211,10 +197,8 @@ faults! {
     cluster_released_to_one_producer_only: CLUSTER, "if (lane < Cluster)" => "if (lane < 1)", ["kv_empty"];
     cluster_leaves_before_its_peer: CLUSTER,
         "leave_cluster<Config>();" => "", ["exited", "exits", "gone", "may exit before"];
-}
 
-// Pages, rows, codes.
-faults! {
+    // Pages, rows, codes.
     page_of_the_next_entry: BF16,
         "work.sequence, entry" => "work.sequence, entry + 1", ["elements are wrong", "expected a report of nothing"];
     table_row_of_another_pitch: BF16,
@@ -244,10 +228,8 @@ faults! {
     bad_page_is_read: FP8, "if (at.page >= params.pages ||" => "if (", ["outside", "out of bounds", "race"];
     scales_of_the_next_block: FP8,
         "Config::kHalfTiles, right, now" => "Config::kHalfTiles, right, rows", ["elements are wrong"];
-}
 
-// Dequantised keys handed to the peer.
-faults! {
+    // Dequantised keys handed to the peer.
     both_ctas_dequantise_the_same_half: FP8_CLUSTER,
         "ptx::cluster_rank() * 4" => "0", ["bulk copy", "in flight", "not ordered"];
     codes_copied_over_the_peers_own: FP8_CLUSTER,

@@ -1,14 +1,9 @@
 //! What CTAs of a cluster tell each other: an arrival on the other's mbarrier orders shared memory, and nothing else. And
 //! what a product must not leave out, as `cuda/hopper/README.md` says.
 
-use check::probes::check_cluster;
-use check::probes::product::check_product;
-
-use super::Trial;
-
-pub fn trials() -> Vec<Trial> {
-    vec![CLUSTER, PRODUCT]
-}
+use crate::planted::{Trial, faults};
+use crate::probes::check_cluster;
+use crate::probes::product::check_product;
 
 const CLUSTER: Trial = Trial::Probe { kernels: &["probe_cluster"], run: check_cluster };
 const PRODUCT: Trial = Trial::Probe { kernels: &["probe_product"], run: check_product };
@@ -27,10 +22,8 @@ faults! {
         "ptx::fence_mbarrier_init();" => "", ["mbarrier.init"];
     bytes_overwritten_before_their_reader_has_given_them_back: CLUSTER,
         "ptx::mbarrier_wait_cluster(read, step)" => "ptx::mbarrier_wait(read, step)", ["bulk copy"];
-}
 
-// A line of the product left out.
-faults! {
+    // A line of the product left out.
     stage_filled_before_it_is_empty: PRODUCT,
         "smem.pipeline().await_empty(ring);" => "", ["full[0]", "in flight", "not ordered"];
     stage_read_before_it_is_full: PRODUCT,

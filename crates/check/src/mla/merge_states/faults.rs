@@ -1,13 +1,11 @@
 //! Faults in the merge of two states of attention.
 
+use crate::mla::merge_states::{MergeStatesCase, MergeStatesProblem};
+use crate::planted::{Changed, Trial, faults};
+use deepseek_kernels::table::gemm::OutputType;
 use std::sync::Arc;
 
-use check::mla::merge_states::{MergeStatesCase, MergeStatesProblem};
-use deepseek_kernels::table::gemm::OutputType;
-
-use crate::{Changed, Trial};
-
-pub const MERGE: Trial = Trial::Changed(merge);
+const MERGE: Trial = Trial::Changed(merge);
 
 /// Both types; parts of any distance, equal ones, empty ones of either kind; logarithms alone, to the last bit.
 fn merge() -> Vec<Changed> {
