@@ -5,7 +5,8 @@
 //
 //   O FP32 [splits, rows, 512], not divided by l · m, l FP32 [splits, rows, 2], m in units of log2 · out BF16 [rows, 512]
 //
-// A part without any key (l = 0) changes no bit. Schedule: a warp per row, 16 columns per lane.
+// A part without any key (l = 0) changes no bit. Schedule: four warps per row, four columns per lane, since few sequences
+// have few rows; a warp asks for several parts at once and adds them one after the other.
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -38,47 +39,70 @@ PTX_DEVICE float greatest_max(MlaParts parts) {
   return warp_reduce<32>(greatest, [](float a, float b) { return ptx::max_f32(a, b); });
 }
 
-template <class Config>
-PTX_DEVICE void mla_combine_kernel(const MlaCombineParams& params) {
-  static_assert(Config::kThreads == Config::kRows * 32, "a warp per row");
-  constexpr uint32_t kPieces = MLA_LATENT / 128;  // of four columns per lane
-  const uint32_t lane = ptx::thread_idx() % 32;
-  const uint64_t row = static_cast<uint64_t>(ptx::cta_idx()) * Config::kRows + ptx::thread_idx() / 32;
-  const uint64_t sequence = row / params.rows;
-  if (sequence >= params.batch) return;
-  const uint32_t first = ptx::ldg_u32(params.split_offsets + sequence);
-  const uint32_t count = ptx::ldg_u32(params.split_offsets + sequence + 1) - first;
+// The parts' weighted sum of four columns, and of l.
+struct MlaSum {
+  float o[4] = {};
+  float l = 0;
+};
+
+// Of the columns from `column` on, whose parts are asked for `AtOnce` at a time.
+template <uint32_t AtOnce>
+PTX_DEVICE MlaSum add_parts(MlaParts parts, float greatest, uint32_t column) {
+  MlaSum sum;
+#pragma unroll 1
+  for (uint32_t first = 0; first < parts.count; first += AtOnce) {
+    float m[AtOnce], l[AtOnce];
+    ptx::U32x4 o[AtOnce];
+#pragma unroll
+    for (uint32_t i = 0; i < AtOnce; ++i) {
+      const bool exists = first + i < parts.count;
+      const uint64_t row = (exists ? first + i : first) * parts.rows;
+      m[i] = ptx::ldg_f32(parts.state + 2 * row);
+      l[i] = exists ? ptx::ldg_f32(parts.state + 2 * row + 1) : 0.0f;
+      o[i] = ptx::ldg_v4_u32_if(exists, parts.out + row * MLA_LATENT + column);
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < AtOnce; ++i) {
+      if (l[i] == 0.0f) continue;
+      const float weight = ptx::ex2_approx(m[i] - greatest);
+      const uint32_t bits[] = {o[i].x, o[i].y, o[i].z, o[i].w};
+      sum.l = ptx::fma_rn(weight, l[i], sum.l);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sum.o[j] = ptx::fma_rn(weight, std::bit_cast<float>(bits[j]), sum.o[j]);
+    }
+  }
+  return sum;
+}
+
+// Row `row` of all sequences, of whose columns each warp of the row takes its 128.
+PTX_DEVICE void combine_row(const MlaCombineParams& params, uint32_t row, uint32_t column) {
+  constexpr uint32_t kAtOnce = 8;
+  const uint32_t* gOffsets = params.split_offsets + row / params.rows;
+  const uint32_t first = ptx::ldg_u32(gOffsets);
+  const uint32_t count = ptx::ldg_u32(gOffsets + 1) - first;
   if (count == 1) return;  // its only CTA has written the output
   const uint64_t part_row = static_cast<uint64_t>(first) * params.rows + row % params.rows;
   const MlaParts parts{params.part_out + part_row * MLA_LATENT, params.part_state + part_row * 2, params.rows, count};
 
   const float greatest = greatest_max(parts);
-  float sum[kPieces][4] = {};
-  float l = 0;
-  for (uint32_t i = 0; i < count; ++i) {
-    const float* gState = parts.state + 2 * i * parts.rows;
-    const float part_l = ptx::ldg_f32(gState + 1);
-    if (part_l == 0.0f) continue;
-    const float weight = ptx::ex2_approx(ptx::ldg_f32(gState) - greatest);
-    l = ptx::fma_rn(weight, part_l, l);
-#pragma unroll
-    for (uint32_t piece = 0; piece < kPieces; ++piece) {
-      const ptx::U32x4 v = ptx::ldg_v4_u32(parts.out + i * parts.rows * MLA_LATENT + piece * 128 + lane * 4);
-      const uint32_t bits[] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-      for (int j = 0; j < 4; ++j) sum[piece][j] = ptx::fma_rn(weight, std::bit_cast<float>(bits[j]), sum[piece][j]);
-    }
-  }
+  const auto [o, l] = add_parts<kAtOnce>(parts, greatest, column);
   const float inverse = inverse_sum(l);
-#pragma unroll
-  for (uint32_t piece = 0; piece < kPieces; ++piece) {
-    const float(&x)[4] = sum[piece];
-    ptx::stg_v2_u32(params.out + row * params.out_pitch + piece * 128 + lane * 4,
-                    ptx::cvt_bf16x2(x[1] * inverse, x[0] * inverse), ptx::cvt_bf16x2(x[3] * inverse, x[2] * inverse));
+  ptx::stg_v2_u32(params.out + row * params.out_pitch + column, ptx::cvt_bf16x2(o[1] * inverse, o[0] * inverse),
+                  ptx::cvt_bf16x2(o[3] * inverse, o[2] * inverse));
+  if (column == 0) {
+    ptx::stg_f32(params.lse + pitched(row, params.heads, params.lse_pitch), log_sum_exp(greatest, l, params.empty_lse));
   }
-  if (lane == 0) {
-    ptx::stg_f32(params.lse + pitched(static_cast<uint32_t>(row), params.heads, params.lse_pitch),
-                 log_sum_exp(greatest, l, params.empty_lse));
+}
+
+template <class Config>
+PTX_DEVICE void mla_combine_kernel(const MlaCombineParams& params) {
+  constexpr uint32_t kThreadsPerRow = MLA_LATENT / 4;
+  static_assert(Config::kThreads == Config::kRows * kThreadsPerRow, "four columns per lane");
+  const uint32_t column = ptx::thread_idx() % kThreadsPerRow * 4;
+#pragma unroll 1
+  for (uint32_t row = ptx::cta_idx() * Config::kRows + ptx::thread_idx() / kThreadsPerRow;
+       row < params.batch * params.rows; row += ptx::grid_dim() * Config::kRows) {
+    combine_row(params, row, column);
   }
 }
 

@@ -7,9 +7,9 @@
 //   out BF16 [batch, rows, 512] · lse FP32 [batch * q_tokens, heads], natural logarithm
 //
 // Schedule (drawn in README.md): a CTA takes 64 rows and a split of a sequence's keys, 64 at a time. A producer keeps
-// two blocks of keys in shared memory; the left warpgroup scores the next block while it weighs the left half of the
-// values of this one, and hands its weights to the right warpgroup. Splits and the order in them are fixed, so a row's
-// bits depend on its sequence alone; mla_combine.cuh adds up the splits.
+// two blocks of keys in shared memory. The left warpgroup weighs the left half of the values of a block, scores the next
+// block, and hands the weights to the right warpgroup, whose products fill the tensor core during the softmax. Splits and
+// the order in them are fixed, so a row's bits depend on its sequence alone; mla_combine.cuh adds up the splits.
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -84,9 +84,11 @@ PTX_DEVICE void clear_values(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_
   warpgroup_fence_async(half);
 }
 
-// Earlier sums of a thread's two rows, in the units of the new m.
+// Earlier sums of a thread's two rows, in the units of the new m. Most blocks change no m of the warp's rows, and a product
+// with 1 no bit.
 template <int Registers>
 PTX_DEVICE void scale_rows(float (&rO)[Registers], const float (&factor)[2]) {
+  if (ptx::reduce_max_u32(factor[0] != 1.0f || factor[1] != 1.0f) == 0) return;
 #pragma unroll
   for (int i = 0; i < Registers; ++i) rO[i] *= factor[i % 4 / 2];
 }
@@ -105,10 +107,11 @@ PTX_DEVICE void publish_scale(MlaDecodeSmem<Config> smem, Ring<1>& p, const floa
   p.advance();
 }
 
-// sP, sScale <- the weights of a block. The right warpgroup has read those of the block before (p_empty).
+// sP, sScale <- the weights of a block, when the right warpgroup has read those of the block before.
 template <class Config>
 PTX_DEVICE void publish(MlaDecodeSmem<Config> smem, Ring<1>& p, const float (&rP)[Config::kScoreRegisters],
                         const float (&rescale)[2]) {
+  smem.p_pipeline().await_empty(p);
   store_fragment_bf16<128>(ptx::thread_idx() % 128, rP, [&](uint32_t, uint32_t row) { return smem.p() + row * 128; });
   ptx::fence_proxy_async_shared();
   publish_scale(smem, p, rescale);
@@ -124,41 +127,45 @@ PTX_DEVICE void softmax(float (&rS)[Config::kScoreRegisters], const MlaDecodePar
   softmax_block(rS, rows, params.scale_log2, rescale);
 }
 
-// rO, rows <- all blocks of a split: the scores of a block run on the tensor core ahead of the weights of the one before,
-// and the softmax behind both.
+// rO, rows <- all blocks of a split. The products of a block run ahead of the scores of the next one, so that its values are
+// given back, and their place is filled again, while those are computed.
 template <class Config>
 PTX_DEVICE void attend_left(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, const MlaWork& work,
                             Ring<Config::kStages>& kv, Ring<1>& p, float (&rO)[Config::kOutRegisters], MlaRows& rows) {
   float rS[Config::kScoreRegisters];
   float rescale[2];
+  // rS <- the weights of block `j`, whose scores are there.
+  const auto weights = [&](uint32_t stage, uint32_t j) {
+    release_keys(smem, stage, kRope);
+    clear_values(smem, stage, 0, work.keys(j));
+    softmax<Config>(rS, params, work, j, rows, rescale);
+  };
+  // rO += sP . sV of the block whose weights were published last, by all four warps.
+  const auto weigh_published = [&] {
+    ptx::mbarrier_wait(smem.p_pipeline().full(0), p.phase ^ 1);
+    weigh(rO, smem, kv.stage, 0);
+  };
   score(rS, smem, kv);
   ptx::wgmma_wait_group<0>(rS);
-  release_keys(smem, kv.stage, kRope);
-  clear_values(smem, kv.stage, 0, work.keys(0));
-  softmax<Config>(rS, params, work, 0, rows, rescale);
-  smem.p_pipeline().await_empty(p);
+  weights(kv.stage, 0);
   publish(smem, p, rS, rescale);
 #pragma unroll 1
   for (uint32_t j = 1; j < work.blocks; ++j) {
     Ring<Config::kStages> next = kv;
     next.advance();
-    score(rS, smem, next);           // rS <- sQ . sK[j]^T
-    ptx::mbarrier_wait(smem.p_pipeline().full(0), p.phase ^ 1);  // the last ones, written by all four warps
-    weigh(rO, smem, kv.stage, 0);    // rO += sP . sV[j - 1]
-    ptx::wgmma_wait_group<1>(rS);
-    release_keys(smem, next.stage, kRope);
-    softmax<Config>(rS, params, work, j, rows, rescale);
-    // Not only for `publish`: ptxas moves the wait for the products over the softmax, but not over another wait.
-    smem.p_pipeline().await_empty(p);
-    ptx::wgmma_wait_group<0>(rO);
+    weigh_published();        // rO += sP . sV[j - 1]
+    score(rS, smem, next);    // rS <- sQ . sK[j]^T
+    ptx::wgmma_wait_group<1>(rO);
     release_keys(smem, kv.stage, kLeftValues);
-    clear_values(smem, next.stage, 0, work.keys(j));
+    ptx::wgmma_wait_group<0>(rS);
+    warp_arrive(smem.scored());  // the right products of j - 1 run beside the softmax of j
+    weights(next.stage, j);
     scale_rows(rO, rescale);
     publish(smem, p, rS, rescale);
     kv = next;
   }
-  ptx::mbarrier_wait(smem.p_pipeline().full(0), p.phase ^ 1);
-  weigh(rO, smem, kv.stage, 0);
+  warp_arrive(smem.scored());
+  weigh_published();
   ptx::wgmma_wait_group<0>(rO);
   release_keys(smem, kv.stage, kLeftValues);
   kv.advance();
@@ -231,7 +238,7 @@ PTX_DEVICE void read_scale(MlaDecodeSmem<Config> smem, Ring<1> p, float (&factor
 template <class Config>
 PTX_DEVICE void right(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem) {
   Ring<Config::kStages> kv;
-  Ring<1> p;
+  Ring<1> p, scored;
   float factor[2];
 #pragma unroll 1
   for (MlaWorkList list(params); list.has_work(); list.advance()) {
@@ -242,6 +249,9 @@ PTX_DEVICE void right(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem)
       read_scale(smem, p, factor);
       clear_values(smem, kv.stage, 1, work.keys(j));
       scale_rows(rO, factor);
+      // Not before the next scores are done: the left warpgroup would wait for them, and then leave the tensor core idle.
+      ptx::mbarrier_wait(smem.scored(), scored.phase);
+      scored.advance();
       weigh(rO, smem, kv.stage, 1);
       ptx::wgmma_wait_group<0>(rO);
       release_keys(smem, kv.stage, kRightValues);

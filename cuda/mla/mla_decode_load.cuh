@@ -29,14 +29,21 @@ struct MlaPageBlock {
   uint32_t page, key;  // first key within the page
 };
 
-// Page ids come from the device's memory and may be anything: one that does not exist reads as zeros, and is reported.
-PTX_DEVICE MlaPageBlock page_block(const MlaDecodeParams& params, const MlaWork& work, uint32_t j) {
+// The page table's entry of block `j`; of a contiguous cache the sequence itself.
+PTX_DEVICE IndexWords page_words(const MlaDecodeParams& params, const MlaWork& work, uint32_t j) {
+  if (params.page_table.words == nullptr) return {static_cast<int32_t>(work.sequence), 0};
+  const uint32_t key = work.first_key + j * MLA_BLOCK_KEYS;
+  return load_index_words(params.page_table, work.sequence, key / params.page_size);
+}
+
+// Where block `j` lies, whose entry `words` are. Page ids come from the device's memory and may be anything: one that does
+// not exist reads as zeros, and is reported.
+PTX_DEVICE MlaPageBlock page_block(const MlaDecodeParams& params, const MlaWork& work, uint32_t j, IndexWords words) {
   const uint32_t key = work.first_key + j * MLA_BLOCK_KEYS;
   if (params.page_table.words == nullptr) return {work.sequence, key};
-  const uint32_t entry = key / params.page_size;
-  const uint32_t page = static_cast<uint32_t>(load_index(params.page_table, work.sequence, entry));
+  const uint32_t page = static_cast<uint32_t>(index_of(params.page_table, words));
   if (page >= params.pages) report_fault(params.error_words, FAULT_PAGE_ID);
-  return {page, key - entry * params.page_size};
+  return {page, key % params.page_size};
 }
 
 // sQ <- the rows of `work`, without keys too: its shared memory takes the output. One thread.
@@ -99,7 +106,7 @@ PTX_DEVICE void load_bf16(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
     if (work.blocks == 0) load_q(params, smem, work, q);
 #pragma unroll 1
     for (uint32_t j = 0; j < work.blocks; ++j, kv.advance()) {
-      load_block(params, smem, kv, page_block(params, work, j));
+      load_block(params, smem, kv, page_block(params, work, j, page_words(params, work, j)));
       if (j == 0) load_q(params, smem, work, q);
     }
   }
@@ -121,7 +128,8 @@ struct MlaCodes {
 // loads nor swizzled stores conflict.
 template <class Config>
 struct MlaFp8Rows {
-  const uint8_t* row[kFp8Keys<Config>];  // null where there is no key: reads as zeros
+  const uint8_t* row[kFp8Keys<Config>];
+  bool exists[kFp8Keys<Config>];         // otherwise its codes and scales are zeros
   ptx::U32x4 scales[kFp8Keys<Config>];   // FP32 [4]
 };
 
@@ -135,28 +143,28 @@ PTX_DEVICE uint32_t fp8_key(uint32_t i) {
 // Of the block at `at`, in which the sequence has `keys` keys.
 template <class Config>
 PTX_DEVICE MlaFp8Rows<Config> fp8_rows(const MlaDecodeParams& params, MlaPageBlock at, uint32_t keys) {
-  MlaFp8Rows<Config> rows = {};
+  MlaFp8Rows<Config> rows;
 #pragma unroll
   for (uint32_t i = 0; i < kFp8Keys<Config>; ++i) {
     const uint32_t key = fp8_key<Config>(i);
-    if (at.page >= params.pages || key >= keys) continue;
     const uint64_t row = static_cast<uint64_t>(at.page) * params.page_size + at.key + key;
+    rows.exists[i] = at.page < params.pages && key < keys;
     rows.row[i] = params.kv + row * params.kv_pitch;
-    rows.scales[i] = ptx::ldg_v4_u32(rows.row[i] + kKvFp8Scales);
+    rows.scales[i] = ptx::ldg_v4_u32_if(rows.exists[i], rows.row[i] + kKvFp8Scales);
   }
   return rows;
 }
 
 template <class Config>
 PTX_DEVICE MlaCodes<Config> load_codes(const MlaFp8Rows<Config>& rows, uint32_t first_tile) {
-  MlaCodes<Config> half = {};
+  MlaCodes<Config> half;
   const uint32_t lane_codes = ptx::thread_idx() % 4 * 16;
 #pragma unroll
   for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) {
 #pragma unroll
     for (uint32_t i = 0; i < kFp8Keys<Config>; ++i) {
-      if (rows.row[i] == nullptr) continue;
-      half.codes[tile][i] = ptx::ldg_v4_u32(rows.row[i] + (first_tile + tile) * Config::kTileColumns + lane_codes);
+      half.codes[tile][i] = ptx::ldg_v4_u32_if(
+          rows.exists[i], rows.row[i] + (first_tile + tile) * Config::kTileColumns + lane_codes);
     }
   }
   return half;
@@ -217,8 +225,8 @@ PTX_DEVICE void store_codes(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t
   }
 }
 
-// The producer warpgroup of an FP8 cache: the position by TMA, the latent through registers. The codes of the next half
-// are on their way while this one is dequantised.
+// The producer warpgroup of an FP8 cache: the position by TMA, the latent through registers. What a block needs is asked for
+// early, each step of the chain ahead of the next: its page two blocks before, its scales one, its codes half of one.
 template <class Config>
 PTX_DEVICE void load_fp8(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem) {
   const bool leader = ptx::thread_idx() % 128 == 0;
@@ -231,7 +239,9 @@ PTX_DEVICE void load_fp8(const MlaDecodeParams& params, MlaDecodeSmem<Config> sm
       if (leader) load_q(params, smem, work, q);
       continue;
     }
-    MlaPageBlock at = page_block(params, work, 0);
+    MlaPageBlock at = page_block(params, work, 0, page_words(params, work, 0));
+    IndexWords next_page = {};
+    if (work.blocks > 1) next_page = page_words(params, work, 1);
     MlaFp8Rows<Config> rows = fp8_rows<Config>(params, at, work.keys(0));
     MlaCodes<Config> left = load_codes<Config>(rows, 0);
 #pragma unroll 1
@@ -243,16 +253,17 @@ PTX_DEVICE void load_fp8(const MlaDecodeParams& params, MlaDecodeSmem<Config> sm
       }
       ptx::syncwarp();
       const MlaCodes<Config> right = load_codes<Config>(rows, Config::kHalfTiles);
+      const bool more = j + 1 < work.blocks;
+      if (more) at = page_block(params, work, j + 1, next_page);
+      const MlaFp8Rows<Config> next = fp8_rows<Config>(params, at, more ? work.keys(j + 1) : 0);
+      if (j + 2 < work.blocks) next_page = page_words(params, work, j + 2);
+
       await_free(smem, kv, kLeftValues);
       store_codes(smem, kv.stage, 0, left, rows);
-      const MlaFp8Rows<Config> now = rows;
-      if (j + 1 < work.blocks) {
-        at = page_block(params, work, j + 1);
-        rows = fp8_rows<Config>(params, at, work.keys(j + 1));
-        left = load_codes<Config>(rows, 0);
-      }
+      left = load_codes<Config>(next, 0);
       await_free(smem, kv, kRightValues);
-      store_codes(smem, kv.stage, Config::kHalfTiles, right, now);
+      store_codes(smem, kv.stage, Config::kHalfTiles, right, rows);
+      rows = next;
     }
   }
 }

@@ -44,6 +44,7 @@ struct MlaDecodeStorage {
   uint64_t kv_empty[Config::kStages][kTileGroups];     // and are given back in groups
   PipelineStorage<1> q_pipeline;
   PipelineStorage<1> p_pipeline;                       // p and scale
+  uint64_t scored;                                     // mbarrier: the scores of the next block are done, if there is one
 };
 
 // Shared addresses of one CTA's storage.
@@ -66,6 +67,7 @@ struct MlaDecodeSmem {
   }
   PTX_DEVICE Pipeline<1> q_pipeline() const { return {base + static_cast<uint32_t>(offsetof(Storage, q_pipeline))}; }
   PTX_DEVICE Pipeline<1> p_pipeline() const { return {base + static_cast<uint32_t>(offsetof(Storage, p_pipeline))}; }
+  PTX_DEVICE uint32_t scored() const { return base + offsetof(Storage, scored); }
 };
 
 // ---------------------------------------------------------------------------------------------------------- work
@@ -150,6 +152,7 @@ PTX_DEVICE void init_barriers(MlaDecodeSmem<Config> smem) {
   }
   smem.q_pipeline().init(1, 2 * kWarps, "q_full", "q_empty");
   smem.p_pipeline().init(kWarps, kWarps, "p_full", "p_empty");
+  init_mbarrier(smem.scored(), kWarps, "scored", 0);
   ptx::fence_mbarrier_init();
 }
 

@@ -32,7 +32,7 @@ template <class Config, class Params, class PieceAt>
 PTX_DEVICE void quantize_used_rows(const Params& params, PieceAt piece) {
   constexpr uint32_t kBlocksPerCta = Config::kThreads / quant::kLanesPerRow;
   const uint32_t thread = ptx::thread_idx();
-  const uint64_t block = static_cast<uint64_t>(ptx::cta_idx()) * kBlocksPerCta + thread / quant::kLanesPerRow;
+  const uint32_t block = ptx::cta_idx() * kBlocksPerCta + thread / quant::kLanesPerRow;
   const uint64_t row = block / params.k_blocks;
   const uint64_t g = block % params.k_blocks;
   const uint64_t column = g * quant::kQuantizeBlock + thread % quant::kLanesPerRow * kPieceElements;

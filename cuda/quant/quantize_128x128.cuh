@@ -28,26 +28,28 @@ PTX_DEVICE void quantize_128x128_kernel(const Quantize128x128Params& params) {
   constexpr uint32_t kPieces = kQuantizeBlock / kRowsAtOnce;
   const uint32_t thread = ptx::thread_idx();
   const uint64_t block_n = ptx::cta_idx() / params.k_blocks;
-  const uint64_t g = ptx::cta_idx() % params.k_blocks;
+  const uint32_t g = ptx::cta_idx() % params.k_blocks;
   const uint64_t row0 = block_n * kQuantizeBlock + thread / kLanesPerRow;
-  const uint64_t column = g * kQuantizeBlock + thread % kLanesPerRow * kPieceElements;
+  const uint64_t column = static_cast<uint64_t>(g) * kQuantizeBlock + thread % kLanesPerRow * kPieceElements;
 
-  Piece x[kPieces] = {};
-  float amax = 0.0f;
+  ptx::U32x4 x[kPieces];
 #pragma unroll
   for (uint32_t i = 0; i < kPieces; ++i) {
     const uint64_t row = row0 + i * kRowsAtOnce;
-    if (row < params.n) x[i] = load_bf16_piece(params.x + row * params.x_pitch + column);
-    amax = max_of(amax, finite_amax(x[i]));
+    x[i] = ptx::ldg_v4_u32_if(row < params.n, params.x + row * params.x_pitch + column);
   }
+  float amax = 0.0f;
+#pragma unroll
+  for (uint32_t i = 0; i < kPieces; ++i) amax = max_of(amax, finite_amax(bf16_piece(x[i])));
 
   const BlockScale scale = block_scale(cta_reduce<Config::kThreads>(amax, max_of), params.scale_format);
 #pragma unroll
   for (uint32_t i = 0; i < kPieces; ++i) {
     const uint64_t row = row0 + i * kRowsAtOnce;
     if (row >= params.n) continue;
-    store_piece(params.q + row * params.q_pitch + column, x[i], scale.multiplier);
-    report_nonfinite(params.error_words, x[i]);
+    const Piece piece = bf16_piece(x[i]);
+    store_piece(params.q + row * params.q_pitch + column, piece, scale.multiplier);
+    report_nonfinite(params.error_words, piece);
   }
   if (thread == 0) ptx::stg_f32(params.sf + block_n * params.sf_pitch + g, scale.scale);
 }

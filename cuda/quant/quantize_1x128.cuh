@@ -4,9 +4,11 @@
 //
 //   x BF16 [m, k] · q E4M3 [m, k] · sf FP32, [m, k/128] or [k/128, m] by its strides
 //
-// Schedule: sixteen lanes hold one block, eight elements each; one 16-byte load, four shuffles, one 8-byte store.
+// Schedule: sixteen lanes hold one block, eight elements each; one 16-byte load, four shuffles, one 8-byte store. They take
+// the same block of several rows at once, so that loads are under way while others are worked on.
 #pragma once
 #include "hopper/cta/pieces.cuh"
+#include "ptx/gmem.h"
 #include "ptx/regs.h"
 #include "ptx/target.h"
 #include "quant/params.h"
@@ -17,20 +19,27 @@ namespace quant {
 
 template <class Config>
 PTX_DEVICE void quantize_1x128_kernel(const Quantize1x128Params& params) {
-  constexpr uint32_t kBlocksPerCta = Config::kThreads / kLanesPerRow;
+  constexpr uint32_t kRows = Config::kRows;  // of a lane
   const uint32_t thread = ptx::thread_idx();
-  const uint64_t block = static_cast<uint64_t>(ptx::cta_idx()) * kBlocksPerCta + thread / kLanesPerRow;
-  const bool exists = block < static_cast<uint64_t>(params.m) * params.k_blocks;
-  const uint64_t row = exists ? block / params.k_blocks : 0;
-  const uint64_t g = exists ? block % params.k_blocks : 0;
-  const uint64_t column = g * kQuantizeBlock + thread % kLanesPerRow * kPieceElements;
+  const uint32_t block = ptx::cta_idx() * (Config::kThreads / kLanesPerRow) + thread / kLanesPerRow;
+  const uint32_t g = block % params.k_blocks;
+  const uint64_t first = static_cast<uint64_t>(block / params.k_blocks) * kRows;
+  const uint64_t column = static_cast<uint64_t>(g) * kQuantizeBlock + thread % kLanesPerRow * kPieceElements;
 
-  Piece x = {};
-  if (exists) x = load_bf16_piece(params.x + row * params.x_pitch + column);
-  const BlockScale scale = scale_of_block(x, params.scale_format);
-  if (!exists) return;
-  float* gSf = params.sf + row * params.sf_row_stride + g * params.sf_group_stride;
-  store_block(params.q + row * params.q_pitch + column, gSf, x, scale, params.error_words);
+  ptx::U32x4 x[kRows];
+#pragma unroll
+  for (uint32_t i = 0; i < kRows; ++i) {
+    x[i] = ptx::ldg_v4_u32_if(first + i < params.m, params.x + (first + i) * params.x_pitch + column);
+  }
+#pragma unroll
+  for (uint32_t i = 0; i < kRows; ++i) {
+    const uint64_t row = first + i;
+    const Piece piece = bf16_piece(x[i]);
+    const BlockScale scale = scale_of_block(piece, params.scale_format);
+    if (row >= params.m) continue;
+    float* gSf = params.sf + row * params.sf_row_stride + g * params.sf_group_stride;
+    store_block(params.q + row * params.q_pitch + column, gSf, piece, scale, params.error_words);
+  }
 }
 
 }  // namespace quant

@@ -1,5 +1,6 @@
 // What the quantisers do with the piece of a row that a lane holds.
 #pragma once
+#include <bit>
 #include <cstdint>
 
 #include "faults.h"
@@ -20,7 +21,21 @@ constexpr uint32_t kLanesPerRow = kQuantizeBlock / kPieceElements;
 
 constexpr float max_of(float a, float b) { return a > b ? a : b; }
 
+// The greatest of the magnitudes as integers, which have the order of the numbers; Inf and NaN lie above.
+PTX_DEVICE uint32_t greatest_magnitude(const Piece& piece) {
+  uint32_t greatest = 0;
+#pragma unroll
+  for (uint32_t i = 0; i < kPieceElements; ++i) {
+    const uint32_t magnitude = magnitude_bits(piece.x[i]);
+    greatest = greatest > magnitude ? greatest : magnitude;
+  }
+  return greatest;
+}
+
+// Hardly a piece has anything else than finite elements.
 PTX_DEVICE float finite_amax(const Piece& piece) {
+  const uint32_t greatest = greatest_magnitude(piece);
+  if (greatest < kInfinityBits) return std::bit_cast<float>(greatest);
   float amax = 0.0f;
 #pragma unroll
   for (uint32_t i = 0; i < kPieceElements; ++i) amax = max_of(amax, finite_magnitude(piece.x[i]));
@@ -41,10 +56,7 @@ PTX_DEVICE void store_piece(uint8_t* gQ, const Piece& piece, float multiplier) {
 }
 
 PTX_DEVICE void report_nonfinite(uint32_t* error_words, const Piece& piece) {
-  bool finite = true;
-#pragma unroll
-  for (uint32_t i = 0; i < kPieceElements; ++i) finite = finite && is_finite(piece.x[i]);
-  if (!finite) report_fault(error_words, FAULT_NONFINITE_INPUT);
+  if (greatest_magnitude(piece) >= kInfinityBits) report_fault(error_words, FAULT_NONFINITE_INPUT);
 }
 
 // The scale of the 1x128 block that sixteen neighbouring lanes hold; every lane of the warp comes here.

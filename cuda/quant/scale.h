@@ -41,11 +41,13 @@ constexpr float cache_scale(float amax, uint32_t scale_format) {
   return scale_format == SCALE_POWER_OF_TWO ? ceil_power_of_two(floored) : floored;
 }
 
+constexpr uint32_t kInfinityBits = 0x7f800000u;
+constexpr uint32_t magnitude_bits(float x) { return std::bit_cast<uint32_t>(x) & 0x7fffffffu; }
+
 // |x| of a BF16 or FP32 value, 0 for Inf and NaN: a block's amax ignores them.
 constexpr float finite_magnitude(float x) {
-  const uint32_t magnitude = std::bit_cast<uint32_t>(x) & 0x7fffffffu;
-  return magnitude < 0x7f800000u ? std::bit_cast<float>(magnitude) : 0.0f;
+  const uint32_t magnitude = magnitude_bits(x);
+  return magnitude < kInfinityBits ? std::bit_cast<float>(magnitude) : 0.0f;
 }
-constexpr bool is_finite(float x) { return (std::bit_cast<uint32_t>(x) & 0x7f800000u) != 0x7f800000u; }
 
 }  // namespace quant

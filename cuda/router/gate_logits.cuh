@@ -5,9 +5,9 @@
 //
 //   x BF16 [t, k] · w FP32 or BF16 [experts, k] · partial FP32 [chunks, t, experts]
 //
-// Schedule: a CTA computes 32 tokens x 64 experts of one chunk, a thread 4 x 4 of them. K goes through shared memory 32
-// elements at a time; the next step travels in registers while this one is multiplied. Few tokens still give chunks
-// times expert tiles CTAs, and the order of the sum does not depend on the number of tokens.
+// Schedule: a CTA computes 32 tokens x 64 experts of one chunk, a thread 4 x 4 of them; of few tokens 16 x 16, a thread
+// 4 x 1, so that there are CTAs for every multiprocessor. K goes through shared memory 32 elements at a time; the next step
+// travels in registers while this one is multiplied. The order of the sum depends neither on the tile nor on the tokens.
 #pragma once
 #include <bit>
 #include <cstdint>

@@ -10,12 +10,12 @@ use crate::device::{Device, Stream};
 use crate::error::Error;
 use crate::error::Result;
 use crate::gemm::Segments;
-use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit, check_multiple};
+use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit, check_multiple};
 use crate::quant::ScaleFormat;
 use crate::quant::{BLOCK, MMajor, Scales1x128Mut, scales_1x128};
 use crate::setters::setters;
 use crate::table::moe;
-use crate::table::quant::blocks_per_cta;
+use crate::table::quant::{blocks_per_cta, max_ctas};
 use crate::tensor::{Matrix, MatrixMut, Vector};
 
 const GATHER_QUANTIZE: KernelRow<GatherQuantizeParams> = KernelRow::of(moe::GATHER_QUANTIZE);
@@ -84,7 +84,7 @@ impl GatherQuantize {
         let rows = ExpertRows::new(spec.experts, spec.segments)?;
         let grid = (rows.total() as u64 * (spec.hidden / BLOCK) as u64)
             .div_ceil(blocks_per_cta(moe::GATHER_QUANTIZE));
-        check_limit("CTAs of the gather", grid, MAX_GRID)?;
+        check_limit("CTAs of the gather", grid, max_ctas(moe::GATHER_QUANTIZE))?;
         let kernel = GATHER_QUANTIZE.load(device)?;
         Ok(Self { device: device.clone(), kernel, spec, rows, grid: grid as u32 })
     }

@@ -10,12 +10,12 @@ use crate::device::{Device, Stream};
 use crate::error::Error;
 use crate::error::Result;
 use crate::gemm::Segments;
-use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit, check_multiple};
+use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit, check_multiple};
 use crate::quant::ScaleFormat;
 use crate::quant::{BLOCK, MMajor, Scales1x128Mut, scales_1x128};
 use crate::setters::setters;
 use crate::table::moe;
-use crate::table::quant::blocks_per_cta;
+use crate::table::quant::{blocks_per_cta, max_ctas};
 use crate::tensor::{Matrix, MatrixMut, Vector};
 
 const SWIGLU_QUANTIZE: KernelRow<SwigluQuantizeParams> = KernelRow::of(moe::SWIGLU_QUANTIZE);
@@ -91,7 +91,7 @@ impl SwigluQuantize {
         let rows = ExpertRows::new(spec.experts, spec.segments)?;
         let grid = (rows.total() as u64 * (spec.intermediate / BLOCK) as u64)
             .div_ceil(blocks_per_cta(moe::SWIGLU_QUANTIZE));
-        check_limit("CTAs of the SwiGLU", grid, MAX_GRID)?;
+        check_limit("CTAs of the SwiGLU", grid, max_ctas(moe::SWIGLU_QUANTIZE))?;
         let kernel = SWIGLU_QUANTIZE.load(device)?;
         Ok(Self { device: device.clone(), kernel, spec, rows, grid: grid as u32 })
     }

@@ -109,12 +109,13 @@ impl<P: KernelParams> Plan<P> {
         spec: QuantizeSpec,
         row: &KernelRow<P>,
         ctas: fn(u64, u64) -> u64,
+        max_ctas: u64,
     ) -> Result<Self> {
         check_multiple("k", spec.k, BLOCK)?;
         check_limit("rows", spec.rows as u64, MAX_DIM)?;
         check_limit("k", spec.k as u64, MAX_DIM)?;
         let grid = ctas(spec.rows as u64, (spec.k / BLOCK) as u64);
-        check_limit("CTAs of the quantiser", grid, MAX_GRID)?;
+        check_limit("CTAs of the quantiser", grid, max_ctas)?;
         Ok(Self { device: device.clone(), kernel: row.load(device)?, spec, grid: grid as u32 })
     }
 
@@ -137,9 +138,10 @@ impl Quantize1x128 {
     /// # Errors
     /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: QuantizeSpec) -> Result<Self> {
+        const ROWS: u64 = quant::QUANTIZE_1X128_ROWS as u64;
         const BLOCKS_PER_CTA: u64 = quant::blocks_per_cta(quant::QUANTIZE_1X128);
-        let ctas = |rows: u64, k_blocks: u64| (rows * k_blocks).div_ceil(BLOCKS_PER_CTA);
-        Plan::new(device, spec, &QUANTIZE_1X128, ctas).map(Self)
+        let ctas = |rows: u64, k_blocks: u64| (rows.div_ceil(ROWS) * k_blocks).div_ceil(BLOCKS_PER_CTA);
+        Plan::new(device, spec, &QUANTIZE_1X128, ctas, quant::max_ctas(quant::QUANTIZE_1X128)).map(Self)
     }
 
     /// Enqueues the quantiser; the scales go to either layout.
@@ -186,7 +188,7 @@ impl Quantize128x128 {
     /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: QuantizeSpec) -> Result<Self> {
         let ctas = |rows: u64, k_blocks: u64| rows.div_ceil(BLOCK as u64) * k_blocks;
-        Plan::new(device, spec, &QUANTIZE_128X128, ctas).map(Self)
+        Plan::new(device, spec, &QUANTIZE_128X128, ctas, MAX_GRID).map(Self)
     }
 
     /// Enqueues the quantiser.

@@ -26,11 +26,10 @@ use crate::launch::{
     optional,
 };
 use crate::setters::setters;
-use crate::table::router::{self, GATE_BLOCK_EXPERTS, GATE_BLOCK_K, GATE_BLOCK_TOKENS, GATE_SELECT_TOKENS};
+use crate::table::router::{self, GATE_BLOCK_K, GATE_SELECT_TOKENS, gate_logits};
 use crate::tensor::Element;
 use crate::tensor::{Indices, Matrix, MatrixMut, SliceMut, Vector};
 
-const GATE_LOGITS: KernelRow<GateLogitsParams> = KernelRow::of(router::GATE_LOGITS);
 const GATE_SELECT: KernelRow<GateSelectParams> = KernelRow::of(router::GATE_SELECT);
 
 /// How logits become scores.
@@ -228,9 +227,6 @@ pub struct Gate {
 
 /// The logits' kernel walks K in slices of this many elements.
 const HIDDEN_MULTIPLE: usize = GATE_BLOCK_K as usize;
-/// Tile of the logits' kernel.
-const BLOCK_TOKENS: usize = GATE_BLOCK_TOKENS as usize;
-const BLOCK_EXPERTS: usize = GATE_BLOCK_EXPERTS as usize;
 /// Tokens of a CTA that selects: a warp each.
 const TOKENS_PER_CTA: usize = GATE_SELECT_TOKENS as usize;
 
@@ -241,7 +237,8 @@ impl Gate {
     /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: GateSpec) -> Result<Self> {
         spec.check()?;
-        let (logits, select) = (GATE_LOGITS.load(device)?, GATE_SELECT.load(device)?);
+        let logits = Kernel::load(device, gate_logits(spec.tokens).0)?;
+        let select = GATE_SELECT.load(device)?;
         let gate = Self { device: device.clone(), logits, select, spec };
         check_limit("CTAs of the gate", gate.logits_grid() as u64, MAX_GRID)?;
         Ok(gate)
@@ -255,7 +252,8 @@ impl Gate {
 
     fn logits_grid(&self) -> usize {
         let GateSpec { tokens, experts, .. } = self.spec;
-        tokens.div_ceil(BLOCK_TOKENS) * experts.div_ceil(BLOCK_EXPERTS) * self.spec.chunks()
+        let (_, [block_tokens, block_experts]) = gate_logits(tokens);
+        tokens.div_ceil(block_tokens as usize) * experts.div_ceil(block_experts as usize) * self.spec.chunks()
     }
 
     /// Enqueues `hidden . weight^T -> ids, weights`: two launches, the second of which sums the chunks.

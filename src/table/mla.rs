@@ -98,11 +98,13 @@ pub const MLA_INSTANCES: &[MlaInstance] = &[
 pub const MLA_SCHEDULE: FixedKernel =
     FixedKernel::new("mla", "mla_schedule", "MlaScheduleParams", 128, WIDTHS);
 
-/// Rows of a CTA that combines, a warp each.
-pub const MLA_COMBINE_ROWS: u32 = 8;
+/// Rows that a CTA combines at a time, with four warps each.
+pub const MLA_COMBINE_ROWS: u32 = 2;
+/// CTAs that combine on a multiprocessor at the same time.
+pub const MLA_COMBINE_CTAS: u32 = 8;
 /// MLA decode: the splits of a row, added up.
 pub const MLA_COMBINE: FixedKernel =
-    FixedKernel::new("mla", "mla_combine", "MlaCombineParams", MLA_COMBINE_ROWS * WARP, WIDTHS)
+    FixedKernel::new("mla", "mla_combine", "MlaCombineParams", MLA_COMBINE_ROWS * 4 * WARP, WIDTHS)
         .with_constants(&[("kRows", MLA_COMBINE_ROWS)]);
 
 /// Rows and columns of a box of the head GEMM, in BF16; the tokens of its tiles.

@@ -38,6 +38,8 @@ pub struct FixedKernel {
     pub family: &'static str,
     /// Name of the kernel, of its function and of its file in the folder.
     pub name: &'static str,
+    /// The file it is compiled from, and the function there.
+    source: &'static str,
     /// Name of its parameter struct in the folder's `params.h`.
     pub params: &'static str,
     /// Threads per CTA: `kThreads` of the function's `Config`.
@@ -60,11 +62,26 @@ impl FixedKernel {
         threads: u32,
         agreed: &'static [Constant],
     ) -> Self {
-        Self { family, name, params, threads, smem_bytes: 0, storage: "", constants: &[], agreed }
+        Self {
+            family,
+            name,
+            source: name,
+            params,
+            threads,
+            smem_bytes: 0,
+            storage: "",
+            constants: &[],
+            agreed,
+        }
     }
 
     const fn with_storage(self, storage: &'static str, smem_bytes: u32) -> Self {
         Self { storage, smem_bytes, ..self }
+    }
+
+    /// Another configuration of the function of kernel `source`, in its file.
+    const fn of(self, source: &'static str) -> Self {
+        Self { source, ..self }
     }
 
     const fn with_constants(self, constants: &'static [Constant]) -> Self {
@@ -72,16 +89,16 @@ impl FixedKernel {
     }
 
     fn kernel(self) -> Kernel {
-        let Self { family, name, params, threads, smem_bytes, storage, constants, agreed } = self;
+        let Self { family, name, source, params, threads, smem_bytes, storage, constants, agreed } = self;
         let constants = [&[("kThreads", threads)], constants].concat();
         let members = constants.iter().map(|&(name, value)| ("uint32_t", name, value.to_string()));
         let mut code = config("Config", "", members) + &agreement(agreed);
         if !storage.is_empty() {
             code.push_str(&agreement(&[(&format!("sizeof({family}::{storage}<Config>)"), smem_bytes)]));
         }
-        let function = format!("{family}::{name}_kernel<Config>");
+        let function = format!("{family}::{source}_kernel<Config>");
         let entry = Entry { name, function: &function, params, threads, cluster: 1 };
-        entry.kernel(family, &format!("{family}/{name}.cuh"), &code, smem_bytes)
+        entry.kernel(family, &format!("{family}/{source}.cuh"), &code, smem_bytes)
     }
 }
 

@@ -13,9 +13,17 @@ pub const fn blocks_per_cta(kernel: FixedKernel) -> u64 {
     (kernel.threads / (BLOCK / PIECE)) as u64
 }
 
+/// CTAs of a kernel that quantises 1x128: it counts blocks in 32 bits.
+pub const fn max_ctas(kernel: FixedKernel) -> u64 {
+    u32::MAX as u64 / blocks_per_cta(kernel)
+}
+
+/// Rows whose block a lane has a piece of at the same time.
+pub const QUANTIZE_1X128_ROWS: u32 = 4;
 /// BF16 to E4M3 with one scale per 1x128.
 pub const QUANTIZE_1X128: FixedKernel =
-    FixedKernel::new("quant", "quantize_1x128", "Quantize1x128Params", 256, BLOCKS);
+    FixedKernel::new("quant", "quantize_1x128", "Quantize1x128Params", 256, BLOCKS)
+        .with_constants(&[("kRows", QUANTIZE_1X128_ROWS)]);
 
 const QUANTIZE_128X128_THREADS: u32 = 256;
 /// BF16 to E4M3 with one scale per 128x128: a number per warp in shared memory.

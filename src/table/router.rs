@@ -2,10 +2,12 @@
 
 use super::{EXPERTS, FixedKernel, Kernel, MAX_EXPERTS, PIECES, WARP};
 
-/// Tokens of a tile of logits.
-pub const GATE_BLOCK_TOKENS: u32 = 32;
-/// Experts of a tile of logits.
-pub const GATE_BLOCK_EXPERTS: u32 = 64;
+/// Tokens and experts of a tile of logits.
+const GATE_TILE: [u32; 2] = [32, 64];
+/// The same for few tokens: small tiles, so that there are CTAs for every multiprocessor.
+const GATE_FEW_TILE: [u32; 2] = [16, 16];
+/// So many tokens are few.
+pub const GATE_FEW_TOKENS: usize = 64;
 /// Elements of K that go through shared memory at a time.
 pub const GATE_BLOCK_K: u32 = 32;
 /// Bytes from row to row there, four floats more than a step.
@@ -14,11 +16,26 @@ const GATE_ROW_BYTES: u32 = (GATE_BLOCK_K + 4) * 4;
 pub const GATE_LOGITS: FixedKernel =
     FixedKernel::new("router", "gate_logits", "GateLogitsParams", 128, PIECES)
         .with_constants(&[
-            ("kBlockTokens", GATE_BLOCK_TOKENS),
-            ("kBlockExperts", GATE_BLOCK_EXPERTS),
+            ("kBlockTokens", GATE_TILE[0]),
+            ("kBlockExperts", GATE_TILE[1]),
             ("kBlockK", GATE_BLOCK_K),
         ])
-        .with_storage("GateLogitsStorage", (GATE_BLOCK_TOKENS + GATE_BLOCK_EXPERTS) * GATE_ROW_BYTES);
+        .with_storage("GateLogitsStorage", (GATE_TILE[0] + GATE_TILE[1]) * GATE_ROW_BYTES);
+/// Router: the same logits of few tokens.
+pub const GATE_LOGITS_FEW: FixedKernel =
+    FixedKernel::new("router", "gate_logits_few", "GateLogitsParams", 64, PIECES)
+        .of("gate_logits")
+        .with_constants(&[
+            ("kBlockTokens", GATE_FEW_TILE[0]),
+            ("kBlockExperts", GATE_FEW_TILE[1]),
+            ("kBlockK", GATE_BLOCK_K),
+        ])
+        .with_storage("GateLogitsStorage", (GATE_FEW_TILE[0] + GATE_FEW_TILE[1]) * GATE_ROW_BYTES);
+
+/// The kernel of the logits of so many tokens, and its tile of tokens and experts.
+pub const fn gate_logits(tokens: usize) -> (FixedKernel, [u32; 2]) {
+    if tokens <= GATE_FEW_TOKENS { (GATE_LOGITS_FEW, GATE_FEW_TILE) } else { (GATE_LOGITS, GATE_TILE) }
+}
 
 /// Tokens of a CTA that selects, a warp each.
 pub const GATE_SELECT_TOKENS: u32 = 4;
@@ -48,7 +65,7 @@ pub const SEQUENCE_BALANCE_LOSS: FixedKernel = FixedKernel::new(
 
 /// Every kernel of the family.
 pub fn kernels() -> impl Iterator<Item = Kernel> {
-    [GATE_LOGITS, GATE_SELECT, EXPERT_LOAD, BIAS_UPDATE, SEQUENCE_BALANCE_LOSS]
+    [GATE_LOGITS, GATE_LOGITS_FEW, GATE_SELECT, EXPERT_LOAD, BIAS_UPDATE, SEQUENCE_BALANCE_LOSS]
         .map(FixedKernel::kernel)
         .into_iter()
 }

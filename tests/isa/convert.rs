@@ -42,9 +42,10 @@ fn global_memory_is_read_and_written_as_it_lies() {
     const GRID: u32 = 4;
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(11);
     let input: Vec<u32> = (0..GRID * 64 * 8).map(|_| rng.next_u32()).collect();
-    let threads = input.chunks(8).flat_map(|word| {
+    let threads = input.chunks(8).enumerate().flat_map(|(thread, word)| {
         let last = word[7];
-        [word[0], word[1], word[2], word[3], word[4], word[5], word[6], 0, last, last, last, last]
+        let if_odd = if thread % 2 == 1 { word[0] ^ word[1] ^ word[2] ^ word[3] } else { 0 };
+        [word[0], word[1], word[2], word[3], word[4], word[5], word[6], if_odd, last, last, last, last]
     });
     let expected: Vec<u32> = threads.collect();
     for device in machines() {

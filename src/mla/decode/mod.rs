@@ -22,7 +22,7 @@ use crate::device::bindings::{
 use crate::device::{Device, Stream};
 use crate::error::{Error, Result};
 use crate::launch::{Kernel, KernelRow, Launch, Layout, Operand};
-use crate::table::mla::{self, MLA_BLOCK_KEYS, MLA_COMBINE_ROWS, MLA_TILE_COLUMNS, MlaInstance};
+use crate::table::mla::{self, MLA_BLOCK_KEYS, MLA_TILE_COLUMNS, MlaInstance};
 use crate::tensor::MapElement;
 use crate::tensor::tensor_map::{Dimension, Swizzle, TensorMapSpec};
 use crate::tuning::Tuning;
@@ -314,8 +314,8 @@ impl MlaDecode {
             heads: self.spec.heads as u32,
             empty_lse: self.spec.empty_lse_value(),
         };
-        let grid = ((self.spec.batch * self.spec.rows()) as u32).div_ceil(MLA_COMBINE_ROWS);
-        launch.run(grid, &params)
+        let all_rows = ((self.spec.batch * self.spec.rows()) as u32).div_ceil(mla::MLA_COMBINE_ROWS);
+        launch.run(all_rows.min(self.device.multiprocessors() * mla::MLA_COMBINE_CTAS), &params)
     }
 
     /// Sums first, then m and l of every part and row. Nowhere if there are no partial results.

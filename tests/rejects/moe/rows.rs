@@ -34,7 +34,7 @@ fn plans() {
     assert_eq!(gather(with(GATHER, |spec| spec.segments = segments)), message);
     assert_eq!(swiglu(with(SWIGLU, |spec| spec.segments = segments)), message);
     let segments = Segments::Ragged { rows: 1 << 30 };
-    let message = "CTAs of the gather must be at most 2147483647, got 3758096384";
+    let message = "CTAs of the gather must be at most 268435455, got 3758096384";
     assert_eq!(gather(with(GATHER, |spec| (spec.segments, spec.hidden) = (segments, 7168))), message);
     let message = "intermediate must be a multiple of 128, got 8";
     assert_eq!(swiglu(with(SWIGLU, |spec| spec.intermediate = 8)), message);

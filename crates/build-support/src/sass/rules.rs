@@ -15,7 +15,8 @@ pub struct Findings {
     pub looped_fences: usize,
     /// Instructions that wait between the wgmmas of a group of every block.
     pub waits: usize,
-    /// Exponentials between the wait for all but one group of products and the wait for the last one.
+    /// Of attention: exponentials between the wait for the scores and the wait for the place of the weights, while which the
+    /// other warpgroup's products run.
     pub overlapped: Option<usize>,
     pub violations: Vec<Violation>,
 }
@@ -62,11 +63,12 @@ pub fn examine(name: &str, kernel: &Kernel) -> Result<Findings> {
     let waits = waits_in_groups(kernel)?;
     let rule = "waits between two wgmmas of a group: the later ones wait with it";
     violations.extend(waits.iter().map(|waiting| Violation::by(waiting, rule)));
-    let overlap = least_overlap(&kernel.instructions);
+    let mut overlapped = None;
     if name.starts_with("mla_decode_") {
-        violations.extend(too_little(overlap));
+        let softmax = softmax_of_a_block(&kernel.instructions);
+        violations.extend(wrong_order(softmax.as_ref()));
+        overlapped = softmax.map(|softmax| softmax.exponentials);
     }
-    let overlapped = overlap.map(|(count, _)| count);
     Ok(Findings { fences: fences.len(), looped_fences, waits: waits.len(), overlapped, violations })
 }
 
@@ -97,22 +99,34 @@ fn is_float_atomic(instruction: &Instruction) -> bool {
     atomic && instruction.opcode.split('.').any(|part| floats.iter().any(|float| part.starts_with(float)))
 }
 
-/// The softmax of a block must run beside the products of the block before.
-fn too_little(overlap: Option<(usize, &Instruction)>) -> Option<Violation> {
-    match overlap {
-        Some((EXPONENTIALS.., _)) => None,
-        Some((count, wait)) => {
-            let rule = format!(
-                "{count} exponentials stand between the wait for the scores and this one for the weighted values, \
-                 expected {EXPONENTIALS}: the softmax runs beside no product"
-            );
-            Some(Violation::by(wait, rule))
-        }
-        None => {
-            let rule = "no wait for the scores alone: the softmax runs beside no product".to_owned();
-            Some(Violation { instruction: None, rule })
-        }
+/// Where ptxas has put the softmax of a block of keys whose products and scores were in flight together.
+struct Softmax<'k> {
+    /// The wait for the scores.
+    scores: &'k Instruction,
+    /// Whether something arrives at a barrier between the wait for the products and that for the scores.
+    values_given_back: bool,
+    /// Exponentials before the last branch in front of the weights' stores: that of the wait for their place.
+    exponentials: usize,
+}
+
+/// The values of a block must be given back while the next scores run, and the softmax beside the other warpgroup's products.
+fn wrong_order(softmax: Option<&Softmax>) -> Option<Violation> {
+    let Some(softmax) = softmax else {
+        let rule =
+            "no wait for the products alone: the values are given back only behind the scores".to_owned();
+        return Some(Violation { instruction: None, rule });
+    };
+    let count = softmax.exponentials;
+    if !softmax.values_given_back {
+        let rule =
+            "nothing is given back before this wait for the scores: the next keys are fetched too late";
+        return Some(Violation::by(softmax.scores, rule));
     }
+    let rule = format!(
+        "{count} exponentials stand between this wait for the scores and the wait for the place of the weights, expected \
+         {EXPONENTIALS}: the rest of the softmax runs beside no product"
+    );
+    (count < EXPONENTIALS).then(|| Violation::by(softmax.scores, rule))
 }
 
 /// What a release or an acquire beyond the CTA becomes.
@@ -158,21 +172,24 @@ fn waits(instruction: &Instruction) -> bool {
     instruction.scoreboards != 0 || for_products || for_others.contains(&instruction.base())
 }
 
-/// The fewest exponentials between a wait that leaves one group in flight and the wait for all, and that one.
-fn least_overlap(instructions: &[Instruction]) -> Option<(usize, &Instruction)> {
-    let mut open: Option<usize> = None;
-    let mut overlaps = Vec::new();
-    for instruction in instructions {
-        match (instruction.opcode.as_str(), instruction.operands.as_str()) {
-            ("WARPGROUP.DEPBAR.LE", "gsb0, 0x1") => open = Some(0),
-            ("WARPGROUP.DEPBAR.LE", "gsb0, 0x0") => {
-                overlaps.extend(open.take().map(|count| (count, instruction)))
-            }
-            ("MUFU.EX2", _) => open = open.map(|count| count + 1),
-            _ => {}
-        }
-    }
-    overlaps.into_iter().min_by_key(|(count, _)| *count)
+/// Of the loop over blocks; the first block's softmax has no products beside it.
+fn softmax_of_a_block(instructions: &[Instruction]) -> Option<Softmax<'_>> {
+    let is_wait = |pending: &str| {
+        let operands = format!("gsb0, {pending}");
+        move |i: &Instruction| i.opcode == "WARPGROUP.DEPBAR.LE" && i.operands == operands
+    };
+    let products = instructions.iter().position(is_wait("0x1"))?;
+    let scores = products + instructions[products..].iter().position(is_wait("0x0"))?;
+    let stores = scores + instructions[scores..].iter().position(|i| i.base() == "STSM")?;
+    let place = instructions[scores..stores].iter().rposition(|i| i.base() == "BRA").unwrap_or(0);
+    let softmax = &instructions[scores..scores + place];
+    Some(Softmax {
+        scores: &instructions[scores],
+        values_given_back: instructions[products..scores]
+            .iter()
+            .any(|i| i.opcode.starts_with("SYNCS.ARRIVE")),
+        exponentials: softmax.iter().filter(|i| i.opcode == "MUFU.EX2").count(),
+    })
 }
 
 #[cfg(test)]
@@ -275,34 +292,46 @@ mod tests {
         assert_eq!(texts(&examined("k", &last)).len(), 1);
     }
 
-    /// Scores and values in flight; a softmax of `before` exponentials before the wait for the values, and of `after`
-    /// behind it.
+    /// A block's products and scores, its softmax with `before` exponentials in front of the wait for the place of the weights
+    /// and `after` behind it.
     fn softmax(before: usize, after: usize) -> String {
         let exponentials = |count: usize| "MUFU.EX2 R4, R4\n".repeat(count);
         let first = exponentials(34);
         let (before, after) = (exponentials(before), exponentials(after));
         format!(
-            "WARPGROUP.DEPBAR.LE gsb0, 0x0\n{first}TOP:\nWARPGROUP.DEPBAR.LE gsb0, 0x1\nMUFU.RCP R2, R2\n{before}\
-             WARPGROUP.DEPBAR.LE gsb0, 0x0\n{after}@P0 BRA `(TOP)\nWARPGROUP.DEPBAR.LE gsb0, 0x0\nEXIT"
+            "WARPGROUP.DEPBAR.LE gsb0, 0x0\n{first}TOP:\nWARPGROUP.DEPBAR.LE gsb0, 0x1\n\
+             SYNCS.ARRIVE.TRANS64.A1T0 RZ, [UR4], RZ\nWARPGROUP.DEPBAR.LE gsb0, 0x0\n@P1 BRA `(NO_MASK)\nFMNMX R2, R2, R3, !PT\n\
+             NO_MASK:\n{before}SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR4], R2\n@!P0 BRA `(TOP)\n{after}\
+             STSM.16.M88.4 [R2], R4\n@P0 BRA `(TOP)\nWARPGROUP.DEPBAR.LE gsb0, 0x0\nEXIT"
         )
     }
 
     #[test]
-    fn the_softmax_stands_before_the_wait_for_the_values() {
+    fn the_softmax_stands_before_the_wait_for_the_place_of_its_weights() {
         let good = examined("mla_decode_bf16_c1", &softmax(34, 0));
         assert_eq!((good.overlapped, texts(&good)), (Some(34), vec![]));
-        // Where ptxas puts the wait when nothing holds it back.
-        let hoisted = examined("mla_decode_bf16_c1", &softmax(0, 34));
-        assert_eq!(hoisted.overlapped, Some(0));
-        let text = texts(&hoisted).concat();
-        assert!(text.starts_with("/*0250*/ WARPGROUP.DEPBAR.LE gsb0, 0x0: 0 exponentials"), "{text}");
+        let late = examined("mla_decode_bf16_c1", &softmax(12, 22));
+        assert_eq!(late.overlapped, Some(12));
+        let text = texts(&late).concat();
+        assert!(text.starts_with("/*0250*/ WARPGROUP.DEPBAR.LE gsb0, 0x0: 12 exponentials"), "{text}");
         assert_eq!(texts(&examined("mla_decode_fp8_c2", &softmax(31, 3))).len(), 1);
-        // One group at a time: no overlap at all, which is wrong in attention and right elsewhere.
-        let serial = "WARPGROUP.DEPBAR.LE gsb0, 0x0\nMUFU.EX2 R4, R4\nEXIT";
-        assert!(
-            texts(&examined("mla_decode_bf16_c1", serial)).concat().starts_with("no wait for the scores")
+        // Elsewhere it is nobody's business.
+        assert_eq!(examined("combine", &softmax(12, 22)).violations, []);
+    }
+
+    #[test]
+    fn values_are_given_back_while_the_scores_run() {
+        let text = |source: &str| texts(&examined("mla_decode_bf16_c1", source)).concat();
+        let arrival = "SYNCS.ARRIVE.TRANS64.A1T0 RZ, [UR4], RZ\n";
+        let never = text(&softmax(34, 0).replace(arrival, ""));
+        assert!(never.contains("nothing is given back before this wait"), "{never}");
+        let scores = "WARPGROUP.DEPBAR.LE gsb0, 0x0\n@P1";
+        let late = text(
+            &softmax(34, 0)
+                .replace(&format!("{arrival}{scores}"), &format!("{scores} BRA `(TOP)\n{arrival}@P1")),
         );
-        assert_eq!(examined("merge_states", serial), examined("combine", serial));
-        assert_eq!(examined("combine", serial).violations, []);
+        assert!(late.contains("nothing is given back before this wait"), "{late}");
+        let serial = "WARPGROUP.DEPBAR.LE gsb0, 0x0\nMUFU.EX2 R4, R4\nEXIT";
+        assert!(text(serial).starts_with("no wait for the products alone"));
     }
 }

@@ -293,7 +293,7 @@ mod faults {
             "position * params.table_pitch" => "(position + 1) * params.table_pitch", ["out[", "outside"];
         angles_of_the_first_pairs: ROTATE, "params.table_pitch + column" => "params.table_pitch", ["out["];
         position_of_the_head: ROTATE, "params.positions, 0, token" => "params.positions, 0, head", ["out[", "got one of nothing"];
-        narrow_positions_read_as_wide: ROTATE, "indices.words_per_index == 1" => "false", ["outside"];
+        narrow_positions_read_as_wide: ROTATE, "indices.words_per_index - 1" => "1", ["outside"];
         heads_as_far_apart_as_results: ROTATE,
             "head * params.x_head_stride" => "head * params.out_head_stride", ["out[", "outside"];
         tokens_of_results_too_close: ROTATE,

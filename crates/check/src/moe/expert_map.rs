@@ -299,7 +299,7 @@ mod faults {
             "id < experts ? id : id == kDropped ? kNoGroup : experts" => "id == kDropped ? kNoGroup : id",
             ["not ordered", "out of bounds", "outside"];
         dropped_ids_counted_as_strangers: MAP, "id == kDropped ? kNoGroup : experts" => "experts", ["demand["];
-        narrow_ids_read_as_wide: MAP, "indices.words_per_index == 1" => "false", ["outside"];
+        narrow_ids_read_as_wide: MAP, "indices.words_per_index - 1" => "1", ["outside"];
         gaps_of_ids_read: MAP,
             "route / params.top_k, route % params.top_k" => "0, route", ["demand[", "row_route["];
         rows_of_routes_without_their_pitch: MAP,

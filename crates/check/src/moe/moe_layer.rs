@@ -7,6 +7,7 @@ use deepseek_kernels::gemm::{GroupedFp8Gemm, GroupedFp8GemmSpec, Segments};
 use deepseek_kernels::moe::{ExpertWeights, MoeLayer, MoeLayerArgs, MoeLayerSpec};
 use deepseek_kernels::quant::ScaleFormat;
 use deepseek_kernels::router::GateSpec;
+use deepseek_kernels::table::router::gate_logits;
 use deepseek_kernels::{Device, Error, F8E4M3, Stream, bf16};
 use oracles::mla::calc_diff;
 use oracles::moe::{ExpertMatrices, MoeLayerModel, MoeLayerOutput, moe_layer};
@@ -139,7 +140,7 @@ impl Case for MoeLayerCase {
             Ok(GroupedFp8Gemm::plan(device, spec)?.tuning().to_string())
         };
         let around = [
-            "gate_logits",
+            gate_logits(tokens).0.name,
             "gate_select",
             "expert_map_count",
             "expert_map_scan",

@@ -198,7 +198,7 @@ mod faults {
     }
 
     faults! {
-        rows_past_the_end: BLOCKS, "if (row < params.n) x" => "x", ["outside", "scales: ", "read-only load of q"];
+        rows_past_the_end: BLOCKS, "ldg_v4_u32_if(row < params.n" => "ldg_v4_u32_if(true", ["outside", "scales: ", "read-only load of q"];
         no_barrier_before_amax_is_shared: BLOCKS, "ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
         amax_of_one_warp: BLOCKS,
             "value = op(value, ptx::lds_f32(smem + warp * sizeof(float)))" => "", ["scales: "];

@@ -263,14 +263,17 @@ mod faults {
     faults! {
         amax_over_half_the_lanes: ROWS, "warp_reduce<kLanesPerRow>" => "warp_reduce<kLanesPerRow / 2>", ["scales: "];
         amax_over_two_rows: ROWS, "warp_reduce<kLanesPerRow>" => "warp_reduce<2 * kLanesPerRow>", ["scales: "];
-        blocks_past_the_end: ROWS, "if (!exists) return;" => "", ["not ordered", "outside", "scales: ", "codes: "];
+        blocks_past_the_end: ROWS, "if (row >= params.m) continue;" => "", ["not ordered", "outside", "scales: ", "codes: "];
         no_floor_under_amax: ROWS, "amax < kAmaxFloor ? kAmaxFloor : amax" => "amax", ["scales: "];
-        amax_over_infinities: ROWS, "magnitude < 0x7f800000u ?" => "magnitude <= 0x7f800000u ?", ["scales: "];
+        amax_over_infinities: ROWS, "magnitude < kInfinityBits ?" => "magnitude <= kInfinityBits ?", ["scales: "];
+        an_infinity_is_the_amax: ROWS, "greatest < kInfinityBits" => "greatest <= kInfinityBits", ["scales: "];
+        rows_past_the_end_read: ROWS, "ldg_v4_u32_if(first + i < params.m" => "ldg_v4_u32_if(true", ["outside"];
+        rows_of_the_next_lane: ROWS, "params.k_blocks) * kRows" => "params.k_blocks)", ["not ordered", "scales: ", "codes: "];
         power_of_two_rounded_down: ROWS, "+ 0x007fffffu" => "", ["scales: "];
         multiplier_of_the_wrong_formula: ROWS, "kE4m3Max / floored" => "1.0f / scale", ["codes: "];
         codes_exchanged_in_a_pair: ROWS,
             "x[1] * multiplier, x[0] * multiplier" => "x[0] * multiplier, x[1] * multiplier", ["codes: "];
-        infinities_unreported: ROWS, "if (!finite) report_fault" => "if (false) report_fault", ["got one of nothing"];
+        infinities_unreported: ROWS, "if (greatest_magnitude(piece) >= kInfinityBits) report_fault" => "if (false) report_fault", ["got one of nothing"];
         report_by_an_ordinary_store: ROWS,
             "ptx::st_relaxed_sys_u32" => "ptx::stg_u32", ["host memory that the host uses meanwhile"];
     }

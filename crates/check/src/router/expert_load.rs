@@ -190,7 +190,7 @@ mod faults {
         last_routes_uncounted: LOAD, "params.t) * params.routes" => "params.t) * params.routes - 8", ["counts: counts["];
         gaps_counted: LOAD,
             "index / params.routes, index % params.routes" => "0, index", ["counts: counts["];
-        narrow_ids_read_as_wide: LOAD, "indices.words_per_index == 1" => "false", ["outside"];
+        narrow_ids_read_as_wide: LOAD, "indices.words_per_index - 1" => "1", ["outside"];
         minus_one_reported: LOAD, "id != UINT32_MAX" => "true", ["got one of ids of experts"];
         bad_id_counted: LOAD, "id < params.experts" => "id <= params.experts", ["outside", "around counts"];
         bad_id_of_a_count_unreported: LOAD, "id != UINT32_MAX" => "false", ["got one of nothing"];

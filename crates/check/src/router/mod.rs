@@ -8,6 +8,7 @@ pub mod sequence_balance_loss;
 use crate::planted::Fault;
 use crate::trace::Launch;
 use deepseek_kernels::router::{GateSpec, GroupScore, Scoring};
+use deepseek_kernels::table::router::GATE_FEW_TOKENS;
 use oracles::router::GateModel;
 
 use crate::case::{Cases, boxed};
@@ -33,12 +34,14 @@ pub fn gate_model(spec: &GateSpec) -> GateModel {
     }
 }
 
-/// Every kernel: two tiles of tokens and of experts, both ragged, and a second chunk of the hidden state.
+/// Every kernel: several tiles of tokens and of experts, both ragged, and a second chunk of the hidden state.
 pub fn smoke() -> Cases {
-    let spec = GateSpec::new(37, 1056, 72, 6).groups(8).kept_groups(4).shared(1).route_scale(2.5);
-    let gate = GateCase { bias: true, ..GateCase::new(spec) };
-    let logits = GateCase { source: Source::Logits, bias: false, fixed: true, ..gate };
-    let mut cases = boxed([gate, GateCase { source: Source::Bf16, mask: true, ..gate }, logits]);
+    let spec =
+        |tokens| GateSpec::new(tokens, 1056, 72, 6).groups(8).kept_groups(4).shared(1).route_scale(2.5);
+    let gate = |tokens| GateCase { bias: true, ..GateCase::new(spec(tokens)) };
+    let logits = GateCase { source: Source::Logits, bias: false, fixed: true, ..gate(37) };
+    let many = GateCase { source: Source::Bf16, mask: true, ..gate(GATE_FEW_TOKENS + 1) };
+    let mut cases = boxed([gate(37), many, logits]);
     cases.extend(boxed([ExpertLoadCase::new((90, 8), 40)]));
     cases.extend(boxed([BiasUpdateCase::new(258)]));
     cases.extend(boxed([SequenceBalanceLossCase::new((2, 27), (72, 5))]));

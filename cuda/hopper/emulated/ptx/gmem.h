@@ -16,6 +16,10 @@ PTX_DEVICE uint32_t ldg_u32(const void* p, Where where = Where::here()) {
   emu::load_global(p, &value, sizeof value, true, where);
   return value;
 }
+PTX_DEVICE U32x2 ldg_2_u32(const void* p, const void* q, Where where = Where::here()) {
+  const uint32_t first = ldg_u32(p, where);
+  return {first, ldg_u32(q, where)};
+}
 PTX_DEVICE U32x4 ldg_v4_u32(const void* p, Where where = Where::here()) {
   uint32_t v[4];
   if (emu::traced("ldg_v4_u32", p)) {
@@ -24,6 +28,10 @@ PTX_DEVICE U32x4 ldg_v4_u32(const void* p, Where where = Where::here()) {
     emu::load_global(p, v, sizeof v, true, where);
   }
   return {v[0], v[1], v[2], v[3]};
+}
+
+PTX_DEVICE U32x4 ldg_v4_u32_if(bool exists, const void* p, Where where = Where::here()) {
+  return exists ? ldg_v4_u32(p, where) : U32x4{};
 }
 
 PTX_DEVICE uint32_t ld_global_u32(const void* p, Where where = Where::here()) {

@@ -7,7 +7,10 @@
 
 namespace ptx {
 
-// What one 16-byte access moves.
+// What one access, or two, move.
+struct U32x2 {
+  uint32_t x, y;
+};
 struct U32x4 {
   uint32_t x, y, z, w;
 };

@@ -34,8 +34,8 @@ fn decode(format: KvFormat, heads: usize) -> Vec<Changed> {
     let problems = [
         drawn(AttentionClass::Normal, &[0, 300, 129, 0, 65], 128),
         drawn(AttentionClass::OneKey, &[200, 333], 128),
-        // No sequence has more than one split: nothing is combined.
-        drawn(AttentionClass::Normal, &[0, 70], 1024),
+        // No sequence has more than one split: nothing is combined, and the stages are used twice.
+        drawn(AttentionClass::Normal, &[0, 300], 1024),
         strange,
     ];
     let changed =
@@ -56,7 +56,7 @@ faults! {
     mask_one_key_late: BF16, "i % 2 >= rows.visible" => "i % 2 > rows.visible", ["elements are wrong"];
     row_of_another_token: BF16, "row / params.heads" => "(row + 1) / params.heads", ["elements are wrong"];
     left_values_past_the_end_stay: BF16,
-        "clear_values(smem, next.stage, 0, work.keys(j));" => "", ["elements are wrong"];
+        "clear_values(smem, stage, 0, work.keys(j));" => "", ["elements are wrong"];
     right_values_past_the_end_stay: BF16,
         "clear_values(smem, kv.stage, 1, work.keys(j));" => "", ["elements are wrong"];
     cleared_values_without_a_fence: BF16,
@@ -90,11 +90,16 @@ faults! {
         "report_fault(params.error_words, FAULT_SEQUENCE_LENGTH)" => "(void)0", ["got one of pages"];
     part_of_another_split: BF16, "first + work.split" => "first", ["elements are wrong", "race"];
     only_split_combined_too: BF16, "if (count == 1) return;" => "", ["elements are wrong"];
-    merge_without_max: BF16, "ptx::ldg_f32(gState) - greatest" => "ptx::ldg_f32(gState)", ["elements are wrong"];
+    merge_without_max: BF16, "m[i] - greatest" => "m[i]", ["elements are wrong"];
     merge_with_the_max_of_each_lane: BF16,
         "op(value, ptx::shfl_xor(value, mask))" => "ptx::shfl_xor(value, 0)", ["elements are wrong"];
-    sums_merged_without_weights: BF16, "l = ptx::fma_rn(weight, part_l, l)" => "l += part_l", ["elements are wrong"];
-    last_part_left_out: BF16, "i < count; ++i" => "i + 1 < count; ++i", ["elements are wrong"];
+    sums_merged_without_weights: BF16, "ptx::fma_rn(weight, l[i], sum.l)" => "sum.l + l[i]", ["elements are wrong"];
+    last_part_left_out: BF16, "first + i < parts.count" => "first + i + 1 < parts.count", ["elements are wrong"];
+    parts_past_the_last_added: BF16,
+        "exists ? ptx::ldg_f32(parts.state + 2 * row + 1) : 0.0f" => "ptx::ldg_f32(parts.state + 2 * row + 1)",
+        ["elements are wrong"];
+    some_rows_not_combined: BF16,
+        "row += ptx::grid_dim() * Config::kRows" => "row += ptx::grid_dim() * Config::kRows * 2", ["elements are wrong"];
 
     // Lengths and pages of 64 bits.
     high_word_of_lengths_ignored: WIDE,
@@ -111,15 +116,14 @@ faults! {
         "work.sequence * params.rows + row, params.heads" => "work.sequence * params.rows + row, params.rows",
         ["lse: ", "outside", "race"];
     combined_lse_of_rows_instead_of_tokens: BF16,
-        "static_cast<uint32_t>(row), params.heads" => "static_cast<uint32_t>(row), params.rows",
+        "pitched(row, params.heads" => "pitched(row, params.rows",
         ["lse: ", "outside", "race"];
     lse_without_its_pitch: BF16,
         "work.sequence * params.rows + row, params.heads, params.lse_pitch"
             => "work.sequence * params.rows + row, params.heads, params.heads",
         ["lse: ", "around lse", "race", "not ordered"];
     combined_lse_without_its_pitch: BF16,
-        "static_cast<uint32_t>(row), params.heads, params.lse_pitch"
-            => "static_cast<uint32_t>(row), params.heads, params.heads",
+        "pitched(row, params.heads, params.lse_pitch" => "pitched(row, params.heads, params.heads",
         ["lse: ", "around lse", "race", "not ordered"];
     nan_for_rows_without_keys: BF16, "m == kMlaNoKey ? 0.0f : m" => "m", ["elements are wrong"];
     max_of_half_a_row: BF16, "ptx::max_f32(greatest, ptx::shfl_xor(greatest, 2))" => "greatest", ["elements are wrong"];
@@ -139,7 +143,7 @@ faults! {
         ["elements are wrong", "arrival on kv_full", "race"];
     scores_never_cleared: BF16, "i + byte != 0" => "true", ["elements are wrong", "uninitialised", "wgmma"];
     values_of_the_other_half: BF16,
-        "smem.kv(stage, half * Config::kHalfTiles)" => "smem.kv(stage, 0)", ["elements are wrong", "race"];
+        "smem.kv(stage, half * Config::kHalfTiles)" => "smem.kv(stage, 0)", ["elements are wrong", "race", "in flight"];
     values_of_the_wrong_keys: BF16,
         "descriptor_advance(desc_v, key * 128)" => "descriptor_advance(desc_v, key * 64)",
         ["elements are wrong", "swizzle", "1024"];
@@ -149,9 +153,9 @@ faults! {
     weights_of_the_wrong_keys: BF16,
         "descriptor_advance(desc_p, key * 2)" => "descriptor_advance(desc_p, key)", ["elements are wrong"];
     softmax_before_the_scores_are_there: BF16,
-        "ptx::wgmma_wait_group<1>(rS)" => "ptx::wgmma_wait_group<2>(rS)", ["wgmma", "not ordered"];
-    sums_rescaled_in_flight: BF16,
-        "void attend_left ... ptx::wgmma_wait_group<0>(rO);" => "", ["wgmma", "not ordered", "in flight"];
+        "uint32_t j = 1 ... ptx::wgmma_wait_group<0>(rS);" => "ptx::wgmma_wait_group<1>(rS);", ["wgmma", "not ordered"];
+    sums_stored_in_flight: BF16,
+        "void attend_left ... ptx::wgmma_wait_group<0>(rO);" => "", ["wgmma", "not ordered", "in flight", "owns one of its accumulators"];
 
     // What the roles tell each other.
     weights_read_without_a_barrier: BF16,
@@ -159,30 +163,30 @@ faults! {
     weights_of_the_other_warps_not_awaited: BF16,
         "void attend_left ... ptx::mbarrier_wait(smem.p_pipeline().full(0), p.phase ^ 1);" => "", ["not ordered"];
     weights_overwritten_while_they_are_read: BF16,
-        "uint32_t j = 1 ... smem.p_pipeline().await_empty(p);" => "", ["not ordered", "p_full"];
+        "void publish ... smem.p_pipeline().await_empty(p);" => "", ["not ordered", "p_full"];
     weights_without_a_fence: BF16, "void publish ... ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
     weights_never_given_back: BF16, "void right ... smem.p_pipeline().release(p);" => "", ["waits for p_empty"];
     left_values_released_too_early: BF16,
         "void attend_left ... weigh(rO, smem, kv.stage, 0);"
             => "release_keys(smem, kv.stage, kLeftValues); weigh(rO, smem, kv.stage, 0);",
         ["not ordered", "in flight", "kv_empty"];
+    left_values_released_in_flight: BF16,
+        "ptx::wgmma_wait_group<1>(rO);" => "", ["not ordered", "in flight", "kv_empty"];
     right_values_released_too_early: BF16,
         "weigh(rO, smem, kv.stage, 1);" => "release_keys(smem, kv.stage, kRightValues); weigh(rO, smem, kv.stage, 1);",
         ["not ordered", "in flight", "kv_empty"];
-    position_never_released: BF16, "release_keys(smem, next.stage, kRope);" => "", ["waits for kv_empty"];
+    position_never_released: BF16, "release_keys(smem, stage, kRope);" => "", ["waits for kv_empty"];
     keys_read_before_they_land: BF16,
         "ptx::mbarrier_wait(smem.kv_full(kv.stage, tile), kv.phase);" => "",
         ["in flight", "nothing has written", "not ordered"];
     keys_loaded_over_left_values: BF16,
         "void load_block ... await_free(smem, kv, kLeftValues);" => "", ["kv_full", "in flight", "not ordered"];
-    // The left values are given back after the right ones (`p_empty`), so that a wait for both is missed only where
-    // they are not.
     keys_loaded_over_right_values: BF16,
-        "void load_block ... await_free(smem, kv, kRightValues);" => "",
-        "uint32_t j = 1 ... smem.p_pipeline().await_empty(p);" => "",
-        "void attend_left ... release_keys(smem, kv.stage, kLeftValues);"
-            => "release_keys(smem, kv.stage, kLeftValues); smem.p_pipeline().await_empty(p);",
-        ["kv_full", "in flight", "not ordered"];
+        "void load_block ... await_free(smem, kv, kRightValues);" => "", ["kv_full", "in flight", "not ordered"];
+    scores_never_said_to_be_done: BF16,
+        "uint32_t j = 1 ... warp_arrive(smem.scored());" => "", ["waits for scored"];
+    last_scores_never_said_to_be_done: BF16,
+        "kv = next; } warp_arrive(smem.scored());" => "kv = next; }", ["waits for scored"];
     queries_read_before_they_land: BF16,
         "smem.q_pipeline().await_full(q);" => "", ["in flight", "nothing has written", "not ordered"];
     queries_loaded_over_the_output: BF16,
@@ -200,12 +204,12 @@ faults! {
 
     // Pages, rows, codes.
     page_of_the_next_entry: BF16,
-        "work.sequence, entry" => "work.sequence, entry + 1", ["elements are wrong", "expected a report of nothing"];
+        "work.sequence, key / params.page_size" => "work.sequence, key / params.page_size + 1", ["elements are wrong", "expected a report of nothing"];
     table_row_of_another_pitch: BF16,
         "row * indices.pitch" => "row * (indices.pitch - 1)",
         ["elements are wrong", "expected a report of nothing", "outside", "out of bounds", "race"];
     narrow_pages_read_as_wide: BF16,
-        "indices.words_per_index == 1" => "false", ["outside"];
+        "indices.words_per_index - 1" => "1", ["outside"];
     bad_page_goes_unreported: BF16, "report_fault(params.error_words, FAULT_PAGE_ID)" => "(void)0", ["got one of sequences"];
     rows_past_the_last_are_stored: BF16,
         "if (row >= params.rows) continue;" => "", ["elements are wrong", "outside", "out of bounds", "race"];
@@ -221,13 +225,15 @@ faults! {
     codes_of_the_next_key: FP8,
         "key = fp8_key<Config>(i)" => "key = fp8_key<Config>(i) + 1", ["elements are wrong"];
     codes_without_a_fence: FP8, "void store_codes ... ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
-    codes_past_the_end_stay: FP8, "|| key >= keys" => "|| key >= Config::kBlockKeys", ["elements are wrong"];
+    codes_past_the_end_stay: FP8, "&& key < keys" => "", ["elements are wrong"];
     codes_over_left_values: FP8, "void load_fp8 ... await_free(smem, kv, kLeftValues);" => "", ["not ordered"];
     codes_over_right_values: FP8, "void load_fp8 ... await_free(smem, kv, kRightValues);" => "", ["not ordered"];
     position_of_a_wrong_byte: FP8, "kKvFp8Rope, at" => "kKvFp8Rope - 16, at", ["elements are wrong"];
-    bad_page_is_read: FP8, "if (at.page >= params.pages ||" => "if (", ["outside", "out of bounds", "race"];
+    bad_page_is_read: FP8, "at.page < params.pages &&" => "", ["outside", "out of bounds", "race"];
+    page_of_the_block_before: FP8, "page_words(params, work, j + 2)" => "page_words(params, work, j + 1)",
+        ["elements are wrong", "expected a report of nothing"];
     scales_of_the_next_block: FP8,
-        "Config::kHalfTiles, right, now" => "Config::kHalfTiles, right, rows", ["elements are wrong"];
+        "Config::kHalfTiles, right, rows" => "Config::kHalfTiles, right, next", ["elements are wrong"];
 
     // Dequantised keys handed to the peer.
     both_ctas_dequantise_the_same_half: FP8_CLUSTER,

@@ -70,7 +70,7 @@ faults! {
     row_of_the_token: APPEND,
         "params.cache + slot * params.cache_pitch" => "params.cache + token * params.cache_pitch",
         ["row", "not ordered"];
-    narrow_slots_read_as_wide: APPEND, "indices.words_per_index == 1" => "false", ["outside"];
+    narrow_slots_read_as_wide: APPEND, "indices.words_per_index - 1" => "1", ["outside"];
     slot_not_checked: APPEND, "slot >= params.rows" => "slot == kNoSlot", ["outside"];
     one_row_too_many: APPEND, "slot >= params.rows" => "slot > params.rows", ["outside"];
     padding_reported: APPEND, "if (slot != kNoSlot)" => "", ["got one of slots"];

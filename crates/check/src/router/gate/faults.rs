@@ -14,9 +14,14 @@ const WIDE: Trial = Trial::Wide(|| {
     vec![(Box::new(problem.case), Arc::new(problem))]
 });
 const ROUTE: Trial = Trial::Cases(|| boxed([GateCase::new(SPEC)]));
+/// Tokens enough for the larger tile.
+const ROUTE_MANY: Trial = Trial::Cases(|| boxed([GateCase::new(spec(69))]));
 
 /// Three groups of five of eight; ties, biases that are all negative, NaN, padding, a shared expert.
-const SPEC: GateSpec = GateSpec::new(37, 2112, 72, 6).groups(8).kept_groups(3).shared(1).route_scale(2.5);
+const fn spec(tokens: usize) -> GateSpec {
+    GateSpec::new(tokens, 2112, 72, 6).groups(8).kept_groups(3).shared(1).route_scale(2.5)
+}
+const SPEC: GateSpec = spec(37);
 
 fn select() -> Cases {
     let plain = GateCase::select(SPEC);
@@ -56,7 +61,7 @@ faults! {
     padding_is_routed: SELECT, "params.mask != nullptr &&" => "false &&", ["experts: ids["];
     bad_id_unreported: SELECT, "if (id != -1 &&" => "if (false &&", ["got one of nothing"];
     bad_id_is_kept: SELECT, "static_cast<uint32_t>(id) < params.experts" => "true", ["experts: ids["];
-    narrow_ids_read_as_wide: SELECT, "indices.words_per_index == 1" => "false", ["outside"];
+    narrow_ids_read_as_wide: SELECT, "indices.words_per_index - 1" => "1", ["outside"];
     high_word_ignored: WIDE, "high == low >> 31 ? low : INT32_MIN" => "low", ["experts: ids[", "got one of nothing"];
     wide_ids_read_as_narrow: WIDE, "column * indices.words_per_index" => "column", ["experts: ids["];
     pitch_of_wide_ids_doubled: WIDE,
@@ -83,8 +88,8 @@ faults! {
         "k < last; k += Config::kBlockK" => "k + Config::kBlockK < last; k += Config::kBlockK", ["logits: logits["];
     no_barrier_before_the_products: ROUTE,
         "store_step(next); ... ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
-    no_barrier_before_the_next_step: ROUTE, "multiply_step<Config>(rSum); ... ptx::syncthreads();" => "", ["not ordered"];
-    tokens_past_the_end: ROUTE,
+    no_barrier_before_the_next_step: ROUTE_MANY, "multiply_step<Config>(rSum); ... ptx::syncthreads();" => "", ["not ordered"];
+    tokens_past_the_end: ROUTE_MANY,
         "if (tile.t0 + row < params.t) step" => "step", ["outside", "of the same launch has written"];
     experts_past_the_end: ROUTE,
         "if (expert < params.experts) ptx::stg_f32" => "ptx::stg_f32", ["race", "outside", "logits: logits["];

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::router::GateSpec;
+use deepseek_kernels::table::router::gate_logits;
 use deepseek_kernels::{Device, bf16};
 use oracles::router::GateOptions;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -150,12 +151,12 @@ impl Case for GateCase {
     }
 
     fn kernels(&self, _: &Device) -> Result<Vec<String>> {
-        Ok(["gate_logits", "gate_select"].map(str::to_owned).into())
+        Ok(vec![gate_logits(self.spec.tokens).0.name.to_owned(), "gate_select".to_owned()])
     }
 
-    fn launched(&self, _: &Device) -> Result<Vec<String>> {
-        let logits = (self.source != Source::Logits).then(|| "gate_logits".to_owned());
-        Ok(logits.into_iter().chain(["gate_select".to_owned()]).collect())
+    fn launched(&self, device: &Device) -> Result<Vec<String>> {
+        let all = self.kernels(device)?;
+        Ok(all.into_iter().skip(usize::from(self.source == Source::Logits)).collect())
     }
 
     fn draw(&self) -> Result<Arc<dyn Problem>> {

@@ -4,17 +4,19 @@ use crate::trace::{Launch, Params, fixed, region};
 use deepseek_kernels::bindings::{
     GATE_GROUP_MAX, GATE_GROUP_TOP2_SUM, GATE_SIGMOID, GATE_SOFTMAX, GateLogitsParams, GateSelectParams,
 };
-use deepseek_kernels::table::router::{GATE_LOGITS, GATE_SELECT};
+use deepseek_kernels::table::FixedKernel;
+use deepseek_kernels::table::router::{GATE_LOGITS, GATE_LOGITS_FEW, GATE_SELECT};
 use std::mem::offset_of;
 
 /// What the operand trace launches.
 pub fn traced() -> Vec<Launch> {
     let selections = [GROUPED, SOFTMAX, FIXED, FIXED_WIDE, BARE];
-    [logits(0), logits(1)].into_iter().chain(selections.iter().map(select)).collect()
+    let logits = [logits(&GATE_LOGITS, 4, 0), logits(&GATE_LOGITS, 4, 1), logits(&GATE_LOGITS_FEW, 3 * 5, 0)];
+    logits.into_iter().chain(selections.iter().map(select)).collect()
 }
 
-/// Two tiles of tokens and of experts, ragged; a second chunk shorter than the first.
-fn logits(w_is_bf16: u32) -> Launch {
+/// Several tiles of tokens and of experts, ragged; a second chunk shorter than the first.
+fn logits(kernel: &FixedKernel, tiles: u32, w_is_bf16: u32) -> Launch {
     let params = Params::of::<GateLogitsParams>()
         .u64(offset_of!(GateLogitsParams, x), region(0))
         .u64(offset_of!(GateLogitsParams, w), region(1))
@@ -25,7 +27,7 @@ fn logits(w_is_bf16: u32) -> Launch {
         .u32(offset_of!(GateLogitsParams, experts), 72)
         .u32(offset_of!(GateLogitsParams, k), 1024 + 64)
         .u32(offset_of!(GateLogitsParams, w_is_bf16), w_is_bf16);
-    fixed(&GATE_LOGITS, 2 * 2 * 2, params)
+    fixed(kernel, 2 * tiles, params)
 }
 
 struct Selection {
