@@ -149,7 +149,7 @@ impl GroupedFp8Gemm {
         self.choice.instance.tuning()
     }
 
-    /// What the planner chose for the expected rows, in words.
+    /// What the planner chose for the expected rows, in words, with the time that its model expects of them.
     pub fn choice(&self) -> impl fmt::Display {
         self.choice
     }

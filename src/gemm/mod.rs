@@ -3,6 +3,7 @@
 
 mod fp8_gemm;
 mod grouped_fp8_gemm;
+mod model;
 mod operands;
 mod planner;
 mod segments;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use half::bf16;
 
+use super::model::{Estimate, Loop, Machine};
 use crate::error::{Error, Result};
 use crate::launch::{MAX_DIM, check_limit, check_multiple};
 use crate::quant::BLOCK;
@@ -36,29 +37,25 @@ pub(crate) struct GemmChoice {
     pub tiles: u32,
     /// Tiles of the busiest CTA.
     pub waves: u32,
-    /// The planner's estimate in clock cycles: a ranking of instances, not a prediction of time.
-    pub cycles: f64,
+    /// What the model expects of it, by which instances are ranked.
+    pub estimate: Estimate,
 }
 
 impl fmt::Display for GemmChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: {} stages, {} KiB, {} tiles on {} CTAs in {} waves",
+            "{}: {} stages, {} KiB, {} tiles on {} CTAs in {} waves, {}",
             self.instance.name(),
             self.instance.stages(),
             self.instance.smem_bytes() / 1024,
             self.tiles,
             self.grid,
-            self.waves
+            self.waves,
+            self.estimate
         )
     }
 }
-
-/// Bytes that one multiprocessor can draw from L2 per cycle, all of them drawing: 6154 B/cycle over 132.
-const L2_BYTES_PER_CYCLE: f64 = 46.0;
-/// Cycles to fill the ring before the first product of a tile, and to drain a tile to shared memory after the last.
-const TILE_OVERHEAD_CYCLES: f64 = 1000.0;
 
 /// The instance of a tuning's name.
 pub(crate) fn named<'i>(
@@ -89,23 +86,22 @@ impl GemmProblem {
     /// The launch of one instance for `rows` rows per expert.
     pub fn launch(&self, instance: &GemmInstance, rows: usize, multiprocessors: u32) -> Result<GemmChoice> {
         let GemmInstance { block_m, block_n, cluster, output, .. } = *instance;
-        let clusters_m = rows.div_ceil((block_m * cluster) as usize) as u64;
-        let tiles_of_one = clusters_m * u64::from(cluster) * self.n.div_ceil(block_n as usize) as u64;
-        let tiles = self.experts as u64 * tiles_of_one;
+        let (kernel, machine) =
+            (Loop::new(block_m, block_n, cluster, output), Machine::h100(multiprocessors));
+        let tiles = kernel.tiles(self, rows);
         check_limit("tiles of D", tiles, u64::from(u32::MAX / 2))?;
         let tiles = tiles as u32;
-        let ctas = (multiprocessors / cluster).max(1) * cluster;
-        let grid = tiles.min(ctas);
+        let grid = tiles.min(machine.ctas(cluster));
         let waves = if grid == 0 { 0 } else { tiles.div_ceil(grid) };
+        let estimate = machine.time(&kernel, self, rows, tiles, grid);
+        Ok(GemmChoice { instance: *instance, grid, tiles, waves, estimate })
+    }
 
-        // wgmma m64nN takes N/2 cycles, or as long as shared memory needs for its operands: 2048 + 32 N bytes at 128.
-        let (n, slices) = (f64::from(block_n), f64::from(block_m / 64));
-        let tensor = 4.0 * slices * (n / 2.0).max(16.0 + n / 4.0);
-        let rows = f64::from(block_m).min(rows as f64);
-        let l2 = (128.0 * rows + 128.0 * n / f64::from(cluster) + 4.0 * rows) / L2_BYTES_PER_CYCLE;
-        let store = rows * n * f64::from(output.bytes()) / L2_BYTES_PER_CYCLE;
-        let tile = (self.k / BLOCK) as f64 * tensor.max(l2) + store + TILE_OVERHEAD_CYCLES;
-        Ok(GemmChoice { instance: *instance, grid, tiles, waves, cycles: f64::from(waves) * tile })
+    /// What has to come from memory or go there: weights, `rows` rows of A with their scales, and of D, for each expert.
+    pub fn bytes(&self, rows: usize, output_bytes: u32) -> f64 {
+        let [experts, rows, n, k] = [self.experts, rows, self.n, self.k].map(|size| size as f64);
+        let scale = size_of::<f32>() as f64 / BLOCK as f64;
+        experts * (n * k + rows * (k * (1.0 + scale) + n * f64::from(output_bytes)))
     }
 
     /// Fails unless the kernels can index the sizes. `rows` is what the rows are called.
@@ -118,7 +114,7 @@ impl GemmProblem {
         Ok(())
     }
 
-    /// The instance that the planner's model likes best for `rows` rows per expert.
+    /// The instance that the planner's model likes best for `rows` rows per expert; of equals the first.
     pub fn fastest<'i>(
         &self,
         instances: impl Iterator<Item = &'i GemmInstance>,
@@ -128,7 +124,7 @@ impl GemmProblem {
         let mut best: Option<GemmChoice> = None;
         for instance in instances {
             let choice = self.launch(instance, rows, multiprocessors)?;
-            if best.is_none_or(|best| choice.cycles < best.cycles) {
+            if best.is_none_or(|best| choice.estimate.us < best.estimate.us) {
                 best = Some(choice);
             }
         }
