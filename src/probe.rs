@@ -49,13 +49,15 @@ impl Tensor {
     }
 }
 
-/// One launch; the head of the kernel's file says what it makes of the fields.
+/// One launch or several; the head of the kernel's file says what it makes of the fields.
 #[derive(Debug, Clone)]
 pub struct Probe<'a> {
     /// The test kernel.
     pub kernel: ProbeKernel,
     /// CTAs.
     pub grid: u32,
+    /// One after the other, as close as they come; the last argument is the number of each.
+    pub launches: u32,
     /// At most eight; the rest are 0.
     pub arguments: &'a [u32],
     /// Words that the kernel reads.
@@ -80,7 +82,16 @@ pub struct Outcome {
 impl Probe<'_> {
     /// A launch without operands, to be completed.
     pub fn new(kernel: ProbeKernel, grid: u32) -> Self {
-        Self { kernel, grid, arguments: &[], input: &[], output_words: 0, loads: &[], store: None }
+        Self {
+            kernel,
+            grid,
+            launches: 1,
+            arguments: &[],
+            input: &[],
+            output_words: 0,
+            loads: &[],
+            store: None,
+        }
     }
 
     /// Uploads the operands, launches, waits and downloads.
@@ -101,23 +112,25 @@ impl Probe<'_> {
         let mut output_vector = VectorMut::from(&mut output);
         let memory_vectors: Vec<_> = memories.iter().map(Vector::from).collect();
         let mut stored_vector = stored.as_mut().map(VectorMut::from);
-        let mut launch = Launch::new(device, &kernel, stream)?;
-        let any = Layout::of_any_shape;
-        let mut params = ProbeParams {
-            input: launch.read(&input_vector, any("input"))?.pointer,
-            output: launch.write(&mut output_vector, any("output"))?.pointer,
-            ..Default::default()
-        };
-        for ((map, tensor), memory) in params.map_load.iter_mut().zip(self.loads).zip(&memory_vectors) {
-            *map = tensor.encode(device, &launch.read(memory, any("load"))?)?;
+        for number in 0..self.launches {
+            let mut launch = Launch::new(device, &kernel, stream)?;
+            let any = Layout::of_any_shape;
+            let mut params = ProbeParams {
+                input: launch.read(&input_vector, any("input"))?.pointer,
+                output: launch.write(&mut output_vector, any("output"))?.pointer,
+                ..Default::default()
+            };
+            for ((map, tensor), memory) in params.map_load.iter_mut().zip(self.loads).zip(&memory_vectors) {
+                *map = tensor.encode(device, &launch.read(memory, any("load"))?)?;
+            }
+            if let (Some(tensor), Some(memory)) = (self.store, &mut stored_vector) {
+                params.map_store =
+                    tensor.encode(device, &launch.write(memory, any("store"))?.cast_const())?;
+            }
+            params.arguments[7] = number;
+            params.arguments[..self.arguments.len()].copy_from_slice(self.arguments);
+            launch.run(self.grid, &params)?;
         }
-        if let (Some(tensor), Some(memory)) = (self.store, &mut stored_vector) {
-            params.map_store = tensor.encode(device, &launch.write(memory, any("store"))?.cast_const())?;
-        }
-        for (argument, value) in params.arguments.iter_mut().zip(self.arguments) {
-            *argument = *value;
-        }
-        launch.run(self.grid, &params)?;
 
         let stored = stored.map_or_else(|| Ok(Vec::new()), |memory| memory.to_vec())?;
         Ok(Outcome { output: output.to_vec()?, stored })

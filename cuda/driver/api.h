@@ -115,10 +115,15 @@ enum TensorMapType : int {
   kTensorTypes = 13,
 };
 
+enum LaunchAttributeId : int { kIgnored = 0, kProgrammaticStreamSerialization = 6 };
+
 struct LaunchAttribute {
   int id;
   int padding;
-  char value[64];
+  union {
+    char bytes[64];
+    int allowed;  // of kProgrammaticStreamSerialization
+  } value;
 };
 
 struct LaunchConfig {

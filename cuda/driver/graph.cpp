@@ -1,4 +1,6 @@
 // Graphs, made by captures, and their launches.
+#include <utility>
+
 #include "driver/options.h"
 #include "driver/queue.h"
 
@@ -58,6 +60,7 @@ DRIVER_API Result cuGraphLaunch(Exec* handle, Stream* stream_handle) {
   bool first = true;
   for (const size_t node : order(exec->nodes)) {
     Operation operation = exec->nodes[node].operation;
+    if (std::exchange(operation.may_overlap, false)) ++state().overlaps;  // as its graph says, not this order
     if (first && exec->last.stream != nullptr) {
       if (exec->last.stream != stream) operation.after.push_back(exec->last);
       operation.clock = exec->clock;

@@ -86,6 +86,13 @@ DRIVER_API uint64_t fake_cuda_calls(const char* name) {
   return sum;
 }
 
+// Launches of kernels so far that might start while the kernel ahead of them, in their stream or in their graph, still
+// ran: with programmatic stream serialisation allowed. Here it never does.
+DRIVER_API uint64_t fake_cuda_overlaps() {
+  const std::lock_guard lock(state().mutex);
+  return state().overlaps;
+}
+
 // The calling thread's call of this function, after `after` others, fails with `code` and does nothing; a code that
 // breaks a context breaks the current one. That failure is no problem.
 DRIVER_API void fake_cuda_fail(const char* name, int after, int code) {

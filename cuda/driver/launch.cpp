@@ -122,8 +122,26 @@ void plant(Extent& grid, Extent& block, unsigned& shared_bytes, Stream*& stream)
   if (planted(Fault::kNullStream)) stream = nullptr;
 }
 
+// False: failed, or not modelled.
+bool take_attributes(Call& call, const LaunchConfig& config, bool& may_overlap) {
+  if (config.attribute_count > 0 && config.attributes == nullptr) {
+    call.fail(CUDA_ERROR_INVALID_VALUE, "%u attributes at null", config.attribute_count);
+    return false;
+  }
+  for (unsigned i = 0; i < config.attribute_count; ++i) {
+    const LaunchAttribute& attribute = config.attributes[i];
+    if (attribute.id == kProgrammaticStreamSerialization) {
+      may_overlap = attribute.value.allowed != 0;
+    } else if (attribute.id != kIgnored) {
+      call.fail(CUDA_ERROR_NOT_SUPPORTED, "launch attribute %d is not modelled", attribute.id);
+      return false;
+    }
+  }
+  return true;
+}
+
 Result launch(Call& call, Function* handle, Extent grid, Extent block, unsigned shared_bytes, Stream* stream_handle,
-              void** parameters, void** extra) {
+              void** parameters, void** extra, bool may_overlap = false) {
   plant(grid, block, shared_bytes, stream_handle);
   const Context* current = call.current();
   if (current == nullptr) return call.result;
@@ -153,6 +171,7 @@ Result launch(Call& call, Function* handle, Extent grid, Extent block, unsigned 
   Operation operation;
   operation.what = name;
   operation.functions.push_back(function);
+  operation.may_overlap = may_overlap;
   find_operands(*made, operation);
   operation.run = [made] { return execute(*made); };
   const Result result = enqueue(call, stream, std::move(operation));
@@ -171,12 +190,11 @@ DRIVER_API Result cuLaunchKernel(Function* function, unsigned gx, unsigned gy, u
 DRIVER_API Result cuLaunchKernelEx(const LaunchConfig* config, Function* function, void** parameters, void** extra) {
   Call call("cuLaunchKernelEx");
   if (config == nullptr) return call.fail(CUDA_ERROR_INVALID_VALUE, "the configuration is null");
-  if (config->attribute_count > 0) {
-    return call.fail(CUDA_ERROR_NOT_SUPPORTED, "launch attribute %d is not modelled", config->attributes[0].id);
-  }
+  bool may_overlap = false;
+  if (!take_attributes(call, *config, may_overlap)) return call.result;
   const auto extent = [](const unsigned size[3]) { return Extent{size[0], size[1], size[2]}; };
   return launch(call, function, extent(config->grid), extent(config->block), config->shared_bytes, config->stream,
-                parameters, extra);
+                parameters, extra, may_overlap);
 }
 
 }  // namespace driver

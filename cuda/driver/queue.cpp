@@ -83,6 +83,8 @@ Result enqueue(Call& call, Stream* stream, Operation operation) {
     if (capture->invalid()) {
       return call.fail(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "since %s", capture->invalid_since.c_str());
     }
+    operation.may_overlap = operation.may_overlap && stream->tail.size() == 1 &&
+                            !capture->nodes[stream->tail[0]].operation.functions.empty();
     capture->nodes.push_back({std::move(operation), stream->tail});
     stream->tail = {capture->nodes.size() - 1};
     return CUDA_SUCCESS;
@@ -92,6 +94,8 @@ Result enqueue(Call& call, Stream* stream, Operation operation) {
   join(*clock, state().host);
   if (operation.clock != nullptr) join(*clock, *operation.clock);
   order_with_legacy(stream, operation, *clock);
+  if (operation.may_overlap && stream->ends_in_kernel) ++state().overlaps;
+  stream->ends_in_kernel = !operation.functions.empty();
   ++stream->enqueued;
   (*clock)[stream] = stream->enqueued;
   operation.clock = clock;

@@ -40,6 +40,7 @@ struct Operation {
   std::vector<Point> after;          // of other streams
   std::vector<Access> accesses;      // what it touches, as far as the call tells
   std::vector<Function*> functions;  // what it launches
+  bool may_overlap = false;          // a kernel that may start while the one directly ahead of it runs
   uint64_t thread = 0;               // who called
   SharedClock clock;
 };
@@ -55,6 +56,7 @@ struct Stream : Object {
   SharedClock clock = std::make_shared<Clock>();  // of the last operation enqueued
   struct Capture* capture = nullptr;
   std::vector<size_t> tail;  // nodes of the capture that the next one comes after
+  bool ends_in_kernel = false;  // what was enqueued last, outside of captures
 };
 
 struct Event : Object {
@@ -141,6 +143,7 @@ struct State {
   Context* foreign = nullptr;  // of the fault of this name
   std::vector<Capture*> captures;
   std::map<std::string, uint64_t> calls;
+  uint64_t overlaps = 0;  // launches of kernels that might start while the one ahead of them ran
   uint64_t random = 0;
   Clock host;                                     // what the host has waited for
   std::map<uint64_t, CaptureMode> capture_modes;  // of threads that do not forbid all that a capture would not see

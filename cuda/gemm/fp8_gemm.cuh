@@ -14,6 +14,7 @@
 #include "gemm/fp8_gemm_tile.cuh"
 #include "gemm/params.h"
 #include "hopper/cta/cta_sync.cuh"
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/pipeline.cuh"
 #include "hopper/tile/descriptor.h"
 #include "hopper/tile/fragment.h"
@@ -268,6 +269,17 @@ PTX_DEVICE void init_barriers(Fp8GemmSmem<Config> smem) {
   ptx::fence_mbarrier_init();
 }
 
+// The tensor maps, on their way to where TMA looks them up. Without K blocks those of A and B are none.
+PTX_DEVICE void prefetch_maps(const Fp8GemmParams& params) {
+  if (ptx::thread_idx() != 0) return;
+  if (params.k_blocks != 0) {
+    ptx::prefetch_tensormap(params.map_a);
+    ptx::prefetch_tensormap(params.map_b);
+    ptx::prefetch_tensormap(params.map_sfa);
+  }
+  ptx::prefetch_tensormap(params.map_d);
+}
+
 // What the roles do once the barriers are ready: load in one thread, math in one or two warpgroups.
 template <class Config, class Schedule>
 PTX_DEVICE void run_roles(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, Schedule schedule) {
@@ -290,8 +302,10 @@ PTX_DEVICE void run_roles(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem,
 template <class Config>
 PTX_DEVICE void fp8_gemm(const Fp8GemmParams& params) {
   const Fp8GemmSmem<Config> smem{ptx::warp_uniform(ptx::smem_base())};
+  prefetch_maps(params);
   init_barriers<Config>(smem);
   enter_cluster<Config>();
+  enter_grid();
   run_roles(params, smem, DenseSchedule<Config>(params));
 }
 

@@ -16,6 +16,7 @@
 #include "gemm/fp8_gemm.cuh"
 #include "gemm/params.h"
 #include "gemm/segments.h"
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/report_fault.cuh"
 #include "hopper/cta/warp_scan.cuh"
 #include "hopper/tile/order.h"
@@ -149,7 +150,9 @@ PTX_DEVICE void grouped_fp8_gemm(const GroupedFp8GemmParams& params) {
   static_assert(Config::kCluster == 1, "a pair of CTAs would span two experts");
   const Fp8GemmSmem<Config> ring{ptx::warp_uniform(ptx::smem_base())};
   const SegmentSmem segments{ring.base + static_cast<uint32_t>(offsetof(GroupedFp8GemmStorage<Config>, segments))};
+  prefetch_maps(params.gemm);
   init_barriers<Config>(ring);
+  enter_grid();
   if (ptx::thread_idx() < 32) write_segments<Config>(params, segments);
   ptx::syncthreads();
   run_roles(params.gemm, ring, GroupedSchedule<Config>(params, segments));

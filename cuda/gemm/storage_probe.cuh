@@ -4,6 +4,7 @@
 //   output  offsets of a, b, d, sfa, full, empty, then size and alignment, one row per instance  [instances, 8]
 #pragma once
 #include "gemm/fp8_gemm.cuh"
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/probes/params.h"
 
 namespace gemm {

@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include "hopper/cta/cta_sync.cuh"
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/fragment_store.cuh"
 #include "hopper/cta/pipeline.cuh"
 #include "hopper/tile/descriptor.h"
@@ -174,10 +175,14 @@ template <class Config>
 PTX_DEVICE void head_gemm(const HeadGemmParams& params) {
   const HeadGemmSmem<Config> smem{ptx::smem_base()};
   if (ptx::thread_idx() == 0) {
+    ptx::prefetch_tensormap(params.map_a);
+    ptx::prefetch_tensormap(params.map_w);
+    ptx::prefetch_tensormap(params.map_d);
     smem.pipeline().init(1, Config::kMathThreads / 32);
     ptx::fence_mbarrier_init();
   }
   ptx::syncthreads();
+  enter_grid();
   const HeadTile tile = head_tile<Config>(params);
   const uint32_t warp = ptx::warp_uniform(ptx::thread_idx() / 32);
   if (warp < Config::kMathThreads / 32) {

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "faults.h"
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/pieces.cuh"
 #include "hopper/cta/report_fault.cuh"
 #include "hopper/cta/warp_reduce.cuh"
@@ -79,6 +80,7 @@ template <class Config>
 PTX_DEVICE void kv_append_kernel(const KvAppendParams& params) {
   static_assert(Config::kThreads == Config::kTokens * kWarpLanes, "a warp per token");
   constexpr uint32_t kNoSlot = 0xffffffffu;  // -1
+  enter_grid();
   const uint32_t thread = ptx::thread_idx();
   const uint64_t token = static_cast<uint64_t>(ptx::cta_idx()) * Config::kTokens + thread / kWarpLanes;
   if (token >= params.tokens) return;

@@ -10,6 +10,7 @@
 #include <bit>
 #include <cstdint>
 
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/exp.cuh"
 #include "hopper/cta/log1p.cuh"
 #include "hopper/cta/pieces.cuh"
@@ -73,6 +74,7 @@ PTX_DEVICE float merge_piece(const MergeStatesParams& params, float lse0, float 
 // The o of a part without keys may hold anything: it is not read.
 template <class Config>
 PTX_DEVICE void merge_states_kernel(const MergeStatesParams& params) {
+  enter_grid();
   const uint64_t thread = static_cast<uint64_t>(ptx::cta_idx()) * Config::kThreads + ptx::thread_idx();
   const uint32_t row = static_cast<uint32_t>(thread / kMergeThreadsPerRow);
   const uint32_t column = static_cast<uint32_t>(thread % kMergeThreadsPerRow) * kPieceElements;

@@ -11,6 +11,7 @@
 #include <bit>
 #include <cstdint>
 
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/warp_reduce.cuh"
 #include "hopper/tile/pitch.h"
 #include "mla/mla_state.cuh"
@@ -98,6 +99,7 @@ template <class Config>
 PTX_DEVICE void mla_combine_kernel(const MlaCombineParams& params) {
   constexpr uint32_t kThreadsPerRow = MLA_LATENT / 4;
   static_assert(Config::kThreads == Config::kRows * kThreadsPerRow, "four columns per lane");
+  enter_grid();
   const uint32_t column = ptx::thread_idx() % kThreadsPerRow * 4;
 #pragma unroll 1
   for (uint32_t row = ptx::cta_idx() * Config::kRows + ptx::thread_idx() / kThreadsPerRow;

@@ -15,6 +15,7 @@
 #include <cstdint>
 
 #include "hopper/cta/cta_sync.cuh"
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/fragment_store.cuh"
 #include "hopper/tile/descriptor.h"
 #include "hopper/tile/fragment.h"
@@ -31,6 +32,7 @@
 #include "ptx/smem.h"
 #include "ptx/sync.h"
 #include "ptx/target.h"
+#include "ptx/tma.h"
 #include "ptx/wgmma.h"
 
 namespace mla {
@@ -295,11 +297,21 @@ PTX_DEVICE void run_roles(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
   }
 }
 
+// The tensor maps, on their way to where TMA looks them up. Without sequences, or without keys, there is none of them.
+PTX_DEVICE void prefetch_maps(const MlaDecodeParams& params) {
+  if (ptx::thread_idx() != 0 || params.batch == 0) return;
+  ptx::prefetch_tensormap(params.map_q);
+  ptx::prefetch_tensormap(params.map_out);
+  if (params.pages != 0 && params.page_size != 0) ptx::prefetch_tensormap(params.map_kv);
+}
+
 template <class Config>
 PTX_DEVICE void mla_decode(const MlaDecodeParams& params) {
   const MlaDecodeSmem<Config> smem{ptx::smem_base()};
+  prefetch_maps(params);
   init_barriers(smem);
   enter_cluster<Config>();
+  enter_grid();
   run_roles(params, smem);
   leave_cluster<Config>();
 }

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "faults.h"
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/report_fault.cuh"
 #include "indices.cuh"
 #include "mla/params.h"
@@ -47,6 +48,7 @@ PTX_DEVICE MlaScheduleTotals schedule_totals(const MlaScheduleParams& params, ui
 
 template <class Config>
 PTX_DEVICE void mla_schedule_kernel(const MlaScheduleParams& params) {
+  enter_grid();
   const uint32_t mine = ptx::cta_idx() * Config::kThreads + ptx::thread_idx();
   if (mine >= params.batch) return;
   const int32_t given = load_index(params.lengths, 0, mine);

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "faults.h"
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/pieces.cuh"
 #include "hopper/cta/report_fault.cuh"
 #include "indices.cuh"
@@ -32,6 +33,7 @@ PTX_DEVICE uint32_t rotate(uint32_t pair, uint32_t cos_bits, uint32_t sin_bits) 
 
 template <class Config>
 PTX_DEVICE void rope_kernel(const RopeParams& params) {
+  enter_grid();
   const uint64_t piece = static_cast<uint64_t>(ptx::cta_idx()) * Config::kThreads + ptx::thread_idx();
   const uint64_t row = piece / kPiecesPerHead;
   const uint64_t token = row / params.heads, head = row % params.heads;

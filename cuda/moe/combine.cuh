@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "faults.h"
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/pieces.cuh"
 #include "hopper/cta/report_fault.cuh"
 #include "moe/params.h"
@@ -59,6 +60,7 @@ PTX_DEVICE void add_routes(const CombineParams& params, uint64_t token, uint64_t
 
 template <class Config>
 PTX_DEVICE void combine_kernel(const CombineParams& params) {
+  enter_grid();
   const uint64_t piece = static_cast<uint64_t>(ptx::cta_idx()) * Config::kThreads + ptx::thread_idx();
   const uint64_t token = piece / params.pieces;
   const uint64_t column = piece % params.pieces * kPieceElements;

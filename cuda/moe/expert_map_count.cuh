@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "experts.h"
+#include "hopper/cta/enter_grid.cuh"
 #include "moe/expert_map.cuh"
 
 namespace moe {
@@ -30,6 +31,7 @@ PTX_DEVICE void clear_rows(const ExpertMapParams& params) {
 
 template <class Config>
 PTX_DEVICE void expert_map_count_kernel(const ExpertMapParams& params) {
+  enter_grid();
   const uint32_t thread = ptx::thread_idx(), block = ptx::cta_idx();
   clear_rows<Config>(params);
   if (block >= params.blocks) return;

@@ -7,6 +7,7 @@
 // Schedule: a warp per group, a run of neighbouring blocks per lane.
 #pragma once
 #include "faults.h"
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/report_fault.cuh"
 #include "hopper/cta/warp_scan.cuh"
 #include "moe/expert_map.cuh"
@@ -28,6 +29,7 @@ PTX_DEVICE void store_demand(const ExpertMapParams& params, uint32_t group, uint
 template <class Config>
 PTX_DEVICE void expert_map_scan_kernel(const ExpertMapParams& params) {
   static_assert(Config::kThreads == Config::kGroups * 32, "a warp per group");
+  enter_grid();
   const uint32_t lane = ptx::thread_idx() % 32;
   const uint32_t group = ptx::cta_idx() * Config::kGroups + ptx::thread_idx() / 32;
   if (group > params.experts) return;

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "experts.h"
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/warp_scan.cuh"
 #include "hopper/tile/pitch.h"
 #include "moe/expert_map.cuh"
@@ -80,6 +81,7 @@ PTX_DEVICE void start_segments(const ExpertMapParams& params, uint32_t sStarts, 
 template <class Config>
 PTX_DEVICE void expert_map_scatter_kernel(const ExpertMapParams& params) {
   using Storage = ExpertMapScatterStorage<Config>;
+  enter_grid();
   const uint32_t thread = ptx::thread_idx(), block = ptx::cta_idx();
   const uint32_t sGroups = ptx::smem_base();
   const uint32_t sStarts = sGroups + offsetof(Storage, starts);

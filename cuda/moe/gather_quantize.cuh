@@ -7,6 +7,7 @@
 // Schedule: as quantize_1x128, sixteen lanes per block. Rows that no expert uses are left alone.
 #pragma once
 #include "faults.h"
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/pieces.cuh"
 #include "hopper/cta/report_fault.cuh"
 #include "moe/params.h"
@@ -28,6 +29,7 @@ PTX_DEVICE Piece gather_piece(const GatherQuantizeParams& params, uint64_t row, 
 
 template <class Config>
 PTX_DEVICE void gather_quantize_kernel(const GatherQuantizeParams& params) {
+  enter_grid();
   quantize_used_rows<Config>(
       params, [&](uint64_t row, uint64_t column) { return gather_piece(params, row, column); });
 }

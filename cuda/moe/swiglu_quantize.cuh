@@ -9,6 +9,7 @@
 // neither read nor written.
 #pragma once
 #include "faults.h"
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/exp.cuh"
 #include "hopper/cta/pieces.cuh"
 #include "hopper/cta/report_fault.cuh"
@@ -51,6 +52,7 @@ PTX_DEVICE Piece swiglu_piece(const SwigluQuantizeParams& params, uint64_t row, 
 
 template <class Config>
 PTX_DEVICE void swiglu_quantize_kernel(const SwigluQuantizeParams& params) {
+  enter_grid();
   quantize_used_rows<Config>(
       params, [&](uint64_t row, uint64_t column) { return swiglu_piece(params, row, column); });
 }

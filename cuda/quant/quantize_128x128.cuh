@@ -7,6 +7,7 @@
 // Schedule: one CTA per block, sixteen lanes per row, eight rows per thread in registers: x is read once.
 #pragma once
 #include "hopper/cta/cta_reduce.cuh"
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/pieces.cuh"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
@@ -26,6 +27,7 @@ template <class Config>
 PTX_DEVICE void quantize_128x128_kernel(const Quantize128x128Params& params) {
   constexpr uint32_t kRowsAtOnce = Config::kThreads / kLanesPerRow;
   constexpr uint32_t kPieces = kQuantizeBlock / kRowsAtOnce;
+  enter_grid();
   const uint32_t thread = ptx::thread_idx();
   const uint64_t block_n = ptx::cta_idx() / params.k_blocks;
   const uint32_t g = ptx::cta_idx() % params.k_blocks;

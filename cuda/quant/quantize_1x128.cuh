@@ -7,6 +7,7 @@
 // Schedule: sixteen lanes hold one block, eight elements each; one 16-byte load, four shuffles, one 8-byte store. They take
 // the same block of several rows at once, so that loads are under way while others are worked on.
 #pragma once
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/pieces.cuh"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
@@ -20,6 +21,7 @@ namespace quant {
 template <class Config>
 PTX_DEVICE void quantize_1x128_kernel(const Quantize1x128Params& params) {
   constexpr uint32_t kRows = Config::kRows;  // of a lane
+  enter_grid();
   const uint32_t thread = ptx::thread_idx();
   const uint32_t block = ptx::cta_idx() * (Config::kThreads / kLanesPerRow) + thread / kLanesPerRow;
   const uint32_t g = block % params.k_blocks;

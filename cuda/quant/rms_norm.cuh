@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "hopper/cta/cta_reduce.cuh"
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/pieces.cuh"
 #include "ptx/convert.h"
 #include "ptx/gmem.h"
@@ -68,6 +69,7 @@ PTX_DEVICE void store_y(const RmsNormParams& params, const Piece& y, uint64_t ro
 
 template <class Config>
 PTX_DEVICE void rms_norm_kernel(const RmsNormParams& params) {
+  enter_grid();
   const uint64_t row = ptx::cta_idx();
   const auto column = [](uint32_t i) { return (ptx::thread_idx() + i * Config::kThreads) * kPieceElements; };
 

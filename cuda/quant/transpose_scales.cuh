@@ -4,6 +4,7 @@
 //
 // Schedule: 32 x 32 tiles through shared memory, so that both sides are read and written along their rows.
 #pragma once
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/tile/order.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
@@ -23,6 +24,7 @@ template <class Config>
 PTX_DEVICE void transpose_scales_kernel(const TransposeScalesParams& params) {
   constexpr uint32_t kTile = Config::kTile, kPitch = kTile + 1;
   constexpr uint32_t kRowsAtOnce = Config::kThreads / kTile;
+  enter_grid();
   const uint32_t smem = ptx::smem_base();
   const uint32_t x = ptx::thread_idx() % kTile;
   const uint32_t y = ptx::thread_idx() / kTile;

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "experts.h"
+#include "hopper/cta/enter_grid.cuh"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
 #include "ptx/sync.h"
@@ -43,6 +44,7 @@ PTX_DEVICE ExpertLoads sum_loads(const BiasUpdateParams& params) {
 template <class Config>
 PTX_DEVICE void bias_update_kernel(const BiasUpdateParams& params) {
   static_assert(Config::kThreads == MAX_EXPERTS, "a thread per expert");
+  enter_grid();
   const ExpertLoads loads = sum_loads(params);
   const uint32_t e = ptx::thread_idx();
   if (e == 0) {

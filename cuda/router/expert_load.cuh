@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "faults.h"
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/report_fault.cuh"
 #include "indices.cuh"
 #include "ptx/gmem.h"
@@ -20,6 +21,7 @@ namespace router {
 
 template <class Config>
 PTX_DEVICE void expert_load_kernel(const ExpertLoadParams& params) {
+  enter_grid();
   const uint64_t index = static_cast<uint64_t>(ptx::cta_idx()) * Config::kThreads + ptx::thread_idx();
   if (index >= static_cast<uint64_t>(params.t) * params.routes) return;
   const uint32_t id = static_cast<uint32_t>(load_index(params.ids, index / params.routes, index % params.routes));

@@ -12,6 +12,7 @@
 #include <bit>
 #include <cstdint>
 
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/pieces.cuh"
 #include "hopper/tile/order.h"
 #include "ptx/convert.h"
@@ -169,6 +170,7 @@ PTX_DEVICE void store_sums(const GateLogitsParams& params, const GateTile& tile,
 
 template <class Config>
 PTX_DEVICE void gate_logits_kernel(const GateLogitsParams& params) {
+  enter_grid();
   const GateTile tile = gate_tile<Config>(params);
   const uint32_t first = tile.chunk * GATE_CHUNK;
   const uint32_t last = params.k - first < GATE_CHUNK ? params.k : first + GATE_CHUNK;

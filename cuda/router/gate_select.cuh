@@ -16,6 +16,7 @@
 #include <limits>
 
 #include "faults.h"
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/exp.cuh"
 #include "hopper/cta/report_fault.cuh"
 #include "hopper/cta/warp_reduce.cuh"
@@ -166,6 +167,7 @@ PTX_DEVICE GateRoute choose(const GateSelectParams& params, uint64_t t, const Ga
 template <class Config>
 PTX_DEVICE void gate_select_kernel(const GateSelectParams& params) {
   static_assert(Config::kThreads == Config::kTokens * 32, "a warp per token");
+  enter_grid();
   const uint32_t lane = ptx::thread_idx() % 32;
   const uint64_t t = static_cast<uint64_t>(ptx::cta_idx()) * Config::kTokens + ptx::thread_idx() / 32;
   if (t >= params.t) return;

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "experts.h"
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/warp_reduce.cuh"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
@@ -85,6 +86,7 @@ PTX_DEVICE float balance_term(const SequenceBalanceLossParams& params, uint32_t 
 template <class Config>
 PTX_DEVICE void sequence_balance_loss_kernel(const SequenceBalanceLossParams& params) {
   static_assert(Config::kThreads == Config::kWarps * 32);
+  enter_grid();
   const uint32_t warp = ptx::thread_idx() / 32;
   ExpertUse use = {};
   for (uint32_t t = warp; t < params.length; t += Config::kWarps) {

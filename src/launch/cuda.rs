@@ -1,10 +1,11 @@
 //! A launch on a GPU: the stream is made to wait for earlier users of the operands, and later users wait for the launch.
 
 use std::ffi::c_void;
+use std::ptr;
 use std::sync::Arc;
 
-use cudarc::driver::result::{DriverError, launch_kernel};
-use cudarc::driver::{CudaContext, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut};
+use cudarc::driver::result::DriverError;
+use cudarc::driver::{CudaContext, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, sys};
 use cudarc::driver::{DeviceSlice, SyncOnDrop};
 
 use super::kernel::Kernel;
@@ -170,27 +171,44 @@ impl<'l, P> CudaLaunch<'l, P> {
 
     fn enqueue(&self, grid: u32, params: &P) -> Result<()> {
         let CudaKernel { name, function, .. } = self.loaded;
-        let mut arguments = [std::ptr::from_ref(params).cast_mut().cast::<c_void>()];
+        let mut attributes = [may_overlap()];
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: self.kernel.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: self.kernel.smem_bytes,
+            hStream: self.stream.cu_stream(),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as u32,
+        };
+        let mut arguments = [ptr::from_ref(params).cast_mut().cast::<c_void>()];
         // SAFETY: a `Kernel<P>` takes exactly one argument, a P, which the driver copies before it returns: its row of the
         // table names P to the compiler of the kernel too, and the sizes agreed when it was loaded. The families keep the
         // contract of `Launch::run`: the pointers in it are operands of this launch, views of the sizes that the plan asked
-        // for. Their records outlive this call; in a capture the caller keeps the memory, as always that of raw slices.
+        // for. Their records outlive this call; in a capture the caller keeps the memory, as always that of raw slices. The
+        // configuration and its attributes are read before the call returns. That the kernel may start before the one ahead of
+        // it has ended changes no order between them: every kernel waits for that end before it touches global memory.
         let result = unsafe {
-            launch_kernel(
-                function.cu_function(),
-                (grid, 1, 1),
-                (self.kernel.threads, 1, 1),
-                self.kernel.smem_bytes,
-                self.stream.cu_stream(),
-                &mut arguments,
-            )
+            sys::cuLaunchKernelEx(&config, function.cu_function(), arguments.as_mut_ptr(), ptr::null_mut())
         };
-        result.map_err(|DriverError(code)| Error::Driver {
+        result.result().map_err(|DriverError(code)| Error::Driver {
             call: format!("launch of {name} with grid {grid}").into(),
             code: code as i32,
             name: format!("{code:?}"),
         })
     }
+}
+
+/// A launch may begin while the kernel directly ahead of it in the stream, or in the graph, still runs: `enter_grid` of
+/// `cuda/hopper/cta/` says why that is right.
+fn may_overlap() -> sys::CUlaunchAttribute {
+    let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
+    value.programmaticStreamSerializationAllowed = 1;
+    let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    sys::CUlaunchAttribute { id, pad: [0; 4], value }
 }
 
 fn same_context(what: &'static str, expected: &Arc<CudaContext>, got: &Arc<CudaContext>) -> Result<()> {

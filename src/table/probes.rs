@@ -51,7 +51,9 @@ fn storage_kernel() -> String {
         configs.push_str(&instance.config(&format!("Config{index}")));
         let _ = writeln!(calls, "  gemm::write_storage<Config{index}>(params, {index});");
     }
-    format!("{configs}PTX_DEVICE void probe_storage_kernel(const ProbeParams& params) {{\n{calls}}}\n")
+    format!(
+        "{configs}PTX_DEVICE void probe_storage_kernel(const ProbeParams& params) {{\n  enter_grid();\n{calls}}}\n"
+    )
 }
 
 const fn probe(name: &'static str, threads: u32, cluster: u32, smem_bytes: u32) -> ProbeKernel {
@@ -62,6 +64,8 @@ const fn probe(name: &'static str, threads: u32, cluster: u32, smem_bytes: u32) 
 pub const CONVERT: ProbeKernel = probe("convert", 128, 1, 0);
 /// Cluster barrier, remote arrivals.
 pub const CLUSTER: ProbeKernel = probe("cluster", 64, 2, 784);
+/// Launches that follow each other.
+pub const GRIDS: ProbeKernel = probe("grids", 64, 1, 0);
 /// Global memory.
 pub const GMEM: ProbeKernel = probe("gmem", 64, 1, 0);
 /// The functions of `cuda/hopper/tile`.
@@ -98,6 +102,7 @@ pub const PROBES: &[ProbeKernel] = &[
     CONVERT,
     CLUSTER,
     GMEM,
+    GRIDS,
     LAYOUT,
     MBARRIER,
     MBARRIER_BYTES,

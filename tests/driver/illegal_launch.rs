@@ -2,7 +2,7 @@
 
 use crate::api::{address, code};
 use crate::illegal::{Illegal, row};
-use crate::scene::{GLOBAL, KERNEL, M, SMEM, Scene, THREADS};
+use crate::scene::{Attribute, GLOBAL, KERNEL, M, SMEM, Scene, THREADS, programmatic_serialization};
 
 static GARBAGE: [u8; 64] = [7; 64];
 
@@ -98,6 +98,16 @@ pub const LAUNCHES: &[Illegal] = &[
     }),
     row("a parameter that is null", "cuLaunchKernel: returns", code::INVALID_VALUE, |s| {
         s.launch_raw(s.function, [1, 1, 1, THREADS, 1, 1, SMEM], s.stream, address(&mut [0u64; 1]))
+    }),
+    row("no configuration", "cuLaunchKernelEx: returns", code::INVALID_VALUE, |s| {
+        s.call("cuLaunchKernelEx", &[0, s.function, 0, 0])
+    }),
+    row("attributes at null", "cuLaunchKernelEx: returns", code::INVALID_VALUE, |s| {
+        s.launch_ex(std::ptr::null(), 1)
+    }),
+    row("an attribute that is not modelled", "this driver alone", code::NOT_SUPPORTED, |s| {
+        let cooperative = Attribute { id: 2, ..programmatic_serialization(true) };
+        s.launch_ex([programmatic_serialization(true), cooperative].as_ptr(), 2)
     }),
     row("a kernel that was unloaded", "cuLaunchKernel: returns", code::INVALID_HANDLE, |s| {
         s.ok("cuModuleUnload", &[s.module]);

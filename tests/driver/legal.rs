@@ -2,7 +2,9 @@
 
 use crate::api::{Driver, MODES, Mode, address, code};
 use crate::illegal_launch::encode;
-use crate::scene::{BYTES, GLOBAL, K, M, RELAXED, Scene, THREAD_LOCAL, matrix};
+use crate::scene::{
+    Attribute, BYTES, GLOBAL, K, M, RELAXED, Scene, THREAD_LOCAL, matrix, programmatic_serialization,
+};
 
 type Sequence = (&'static str, fn(&Scene));
 
@@ -11,6 +13,15 @@ const SEQUENCES: &[Sequence] = &[
         let (rows, columns) = matrix(1);
         assert_eq!(s.upload(s.stream, s.input, &rows), code::SUCCESS);
         assert_eq!(s.launch(s.stream), code::SUCCESS);
+        assert_eq!(s.download(s.stream, s.output), columns);
+    }),
+    ("launches that may overlap", |s| {
+        let (rows, columns) = matrix(1);
+        assert_eq!(s.upload(s.stream, s.input, &rows), code::SUCCESS);
+        s.launch_overlapping();
+        s.launch_overlapping();
+        assert_eq!(s.launch_ex(&Attribute { id: 0, ..programmatic_serialization(true) }, 1), code::SUCCESS);
+        assert_eq!(s.launch_ex(std::ptr::null(), 0), code::SUCCESS);
         assert_eq!(s.download(s.stream, s.output), columns);
     }),
     ("pageable memory may change after the call", |s| {
@@ -284,4 +295,44 @@ fn a_call_fails_when_a_test_wants_it_to() {
     assert_eq!(s.call("cuStreamSynchronize", &[s.stream]), code::LAUNCH_FAILED);
     assert_eq!(s.call("cuCtxSynchronize", &[]), code::LAUNCH_FAILED, "the context is broken");
     assert_eq!(driver.take_problems(), [""; 0], "it was asked for");
+}
+
+/// A kernel may start early where its launch allows it and nothing but a kernel is directly ahead; a graph remembers.
+#[test]
+fn launches_that_may_overlap_are_counted() {
+    for mode in MODES {
+        let driver = Driver::init(mode);
+        let s = Scene::new(&driver);
+        let overlaps = || driver.call("fake_cuda_overlaps", &[]);
+        let plain = || assert_eq!(s.launch(s.stream), code::SUCCESS);
+        s.ok("cuMemsetD8Async", &[s.input, 0, BYTES, s.stream]);
+        s.launch_overlapping(); // behind no kernel
+        assert_eq!(overlaps(), 0);
+        s.launch_overlapping();
+        assert_eq!(overlaps(), 1);
+        plain();
+        assert_eq!(s.launch_ex(&programmatic_serialization(false), 1), code::SUCCESS);
+        assert_eq!(overlaps(), 1);
+        s.launch_overlapping();
+        assert_eq!(overlaps(), 2);
+        s.ok("cuEventRecord", &[s.event, s.stream]);
+        s.launch_overlapping(); // behind more than a kernel
+        assert_eq!(overlaps(), 2);
+
+        s.capture(s.stream, GLOBAL);
+        s.launch_overlapping(); // the graph's first
+        s.launch_overlapping();
+        plain();
+        s.launch_overlapping();
+        let exec = s.instantiate(s.stream);
+        assert_eq!(overlaps(), 2, "nothing runs yet");
+        for replay in 1..3 {
+            s.ok("cuGraphLaunch", &[exec, s.stream]);
+            assert_eq!(overlaps(), 2 + 2 * replay);
+        }
+        s.ok("cuGraphExecDestroy", &[exec]);
+        s.ok("cuCtxSynchronize", &[]);
+        drop(s);
+        assert_eq!(driver.take_problems(), [""; 0], "{mode:?}");
+    }
 }

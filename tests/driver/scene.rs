@@ -35,6 +35,32 @@ pub struct Parameters {
     pub k_blocks: u32,
 }
 
+/// `CUlaunchAttribute`, of a number.
+#[repr(C, align(8))]
+pub struct Attribute {
+    pub id: i32,
+    pub padding: i32,
+    pub value: [i32; 16],
+}
+
+/// Whether a launch may begin while the kernel ahead of it in the stream still runs.
+pub const fn programmatic_serialization(allowed: bool) -> Attribute {
+    let mut value = [0; 16];
+    value[0] = allowed as i32;
+    Attribute { id: 6, padding: 0, value }
+}
+
+/// `CUlaunchConfig`.
+#[repr(C)]
+struct Config {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared_bytes: u32,
+    stream: u64,
+    attributes: u64,
+    attribute_count: u32,
+}
+
 /// Dropped, the context goes with all that is in it.
 pub struct Scene<'d> {
     pub driver: &'d Driver,
@@ -103,6 +129,26 @@ impl<'d> Scene<'d> {
 
     pub fn launch(&self, stream: u64) -> i32 {
         self.launch_with(stream, self.parameters())
+    }
+
+    /// cuLaunchKernelEx of the same, with `count` attributes that lie at `attributes`.
+    pub fn launch_ex(&self, attributes: *const Attribute, count: usize) -> i32 {
+        let mut parameters = self.parameters();
+        let mut list = [address(&mut parameters)];
+        let mut config = Config {
+            grid: [1; 3],
+            block: [THREADS as u32, 1, 1],
+            shared_bytes: SMEM as u32,
+            stream: self.stream,
+            attributes: attributes as u64,
+            attribute_count: count as u32,
+        };
+        self.call("cuLaunchKernelEx", &[address(&mut config), self.function, address(&mut list), 0])
+    }
+
+    /// The same, that may begin while the kernel ahead of it still runs.
+    pub fn launch_overlapping(&self) {
+        assert_eq!(self.launch_ex(&programmatic_serialization(true), 1), crate::api::code::SUCCESS);
     }
 
     /// Grid, block and dynamic shared memory as given.

@@ -103,13 +103,42 @@ fn a_captured_run_touches_no_event() {
         let count = |name| hooks.calls(name);
         let mut used = [0; 3];
         drop(capture(stream, THREAD_LOCAL, || {
-            let calls = ["cuStreamWaitEvent", "cuEventRecord", "cuLaunchKernel"];
+            let calls = ["cuStreamWaitEvent", "cuEventRecord", "cuLaunchKernelEx"];
             let before = calls.map(count);
             operation.run(stream).expect("run");
             used = std::array::from_fn(|i| count(calls[i]) - before[i]);
         }));
         assert_eq!(used[..2], [0, 0], "{}: waits and records", operation.name);
         assert!(used[2] > 0, "{}: nothing was launched", operation.name);
+    }
+    engine.close();
+}
+
+/// Every kernel behind another one may start before that has ended: in a stream whose operands need no events, and in a
+/// graph.
+#[test]
+fn launches_may_overlap() {
+    let Some(engine) = Engine::open(Tracking::Off) else { return };
+    let Some(hooks) = Hooks::needed_by("launches_may_overlap") else { return };
+    let stream = &engine.stream;
+    for case in cases() {
+        let mut operation = Operation::new(&engine.device, &*case);
+        operation.refill(stream, 1);
+        let overlaps = |work: &mut dyn FnMut()| {
+            let before = hooks.overlaps();
+            work();
+            hooks.overlaps() - before
+        };
+        let launches = hooks.calls("cuLaunchKernelEx");
+        let in_stream = overlaps(&mut || operation.run(stream).expect("run"));
+        let launches = hooks.calls("cuLaunchKernelEx") - launches;
+        assert!(launches > 0, "{}: nothing was launched", operation.name);
+        assert_eq!(in_stream, launches - 1, "{}", operation.name);
+        let graph = capture(stream, THREAD_LOCAL, || operation.run(stream).expect("run"));
+        let in_graph = overlaps(&mut || graph.launch().expect("launch"));
+        assert_eq!(in_graph, launches - 1, "{} in a graph", operation.name);
+        operation.bits(stream); // waits, for the memory was filled by address, and takes what the data report
+        drop((graph, operation));
     }
     engine.close();
 }

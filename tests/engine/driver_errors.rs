@@ -14,8 +14,8 @@ use crate::streams::{Gemm, inputs, spec};
 
 /// A call that fails, which one of its kind, with what, and what `run` answers.
 const OF_A_RUN: [(&str, i32, i32, &str); 8] = [
-    ("cuLaunchKernel", 0, 701, "launch of "),
-    ("cuLaunchKernel", 0, 1, "launch of "),
+    ("cuLaunchKernelEx", 0, 701, "launch of "),
+    ("cuLaunchKernelEx", 0, 1, "launch of "),
     ("cuTensorMapEncodeTiled", 0, 1, "tensor map of a: the driver refused it with CUDA_ERROR_INVALID_VALUE"),
     ("cuTensorMapEncodeTiled", 3, 1, "tensor map of d: the driver refused it with CUDA_ERROR_INVALID_VALUE"),
     ("cuStreamWaitEvent", 0, 400, "ordering the operands failed with CUDA_ERROR_INVALID_HANDLE (400)"),

@@ -46,6 +46,14 @@ impl Hooks {
         unsafe { calls(name.as_ptr()) }
     }
 
+    /// Launches so far that might start while the kernel ahead of them ran.
+    pub fn overlaps(&self) -> u64 {
+        let overlaps =
+            self.function::<unsafe extern "C" fn() -> u64>(b"fake_cuda_overlaps\0").expect("the hook");
+        // SAFETY: it takes nothing and counts.
+        unsafe { overlaps() }
+    }
+
     /// What the driver refused of this thread, or noted, since the last time: taken, it was expected.
     pub fn take_problems(&self) -> Vec<String> {
         type Take = unsafe extern "C" fn(*mut c_char, usize) -> c_int;

@@ -25,7 +25,7 @@ fn approximate_powers_and_logarithms() {
 fn every_question_belongs_to_a_topic() {
     let names: HashSet<_> = ENTRIES.iter().map(|entry| entry.name).collect();
     assert_eq!(names.len(), ENTRIES.len(), "names are unique");
-    let topics = ["wgmma/", "convert/", "approx/", "tma/"];
+    let topics = ["wgmma/", "convert/", "approx/", "tma/", "sync/"];
     assert!(names.iter().all(|name| topics.iter().any(|topic| name.starts_with(topic))), "{names:?}");
 }
 

@@ -1,6 +1,6 @@
-//! Special registers, collectives of a warp, barriers of CTA and cluster, the register pool.
+//! Special registers, collectives of a warp, barriers of CTA and cluster, grids in a row, the register pool.
 
-use check::probes::{assert_words, machines, run, run_words};
+use check::probes::{ask, assert_words, machines, run, run_words};
 use deepseek_kernels::probe::kernels::{REDUCE, REGISTERS, SYNC};
 use deepseek_kernels::probe::{Probe, UNWRITTEN};
 
@@ -67,4 +67,9 @@ fn reductions_and_sums_take_every_word() {
             assert_words(&format!("{} thread {index}", device.name()), words, &expected);
         }
     }
+}
+
+#[test]
+fn a_grid_sees_what_the_grid_before_it_wrote() {
+    ask(&machines(), "sync/");
 }

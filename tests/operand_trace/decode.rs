@@ -457,6 +457,8 @@ impl Decoder<'_> {
                 log("cluster_arrive_relaxed", vec![], Effect::None)
             }
             ("barrier.cluster.wait.acquire.aligned", []) => log("cluster_wait", vec![], Effect::None),
+            ("griddepcontrol.wait", []) => log("grid_dependency_wait", vec![], Effect::None),
+            ("griddepcontrol.launch_dependents", []) => log("grid_launch_dependents", vec![], Effect::None),
             ("fence.proxy.async.shared::cta", []) => log("fence_proxy_async_shared", vec![], Effect::None),
             ("setmaxnreg.dec.sync.aligned.u32", [count]) => {
                 log("setmaxnreg_dec", vec![self.word(count)?], Effect::None)

@@ -299,6 +299,8 @@ fn every_synchronous_function_in_ptx_has_its_form_and_operand_order() {
         ("barrier.cluster.arrive.release.aligned", "cluster_arrive()"),
         ("barrier.cluster.arrive.relaxed.aligned", "cluster_arrive_relaxed()"),
         ("barrier.cluster.wait.acquire.aligned", "cluster_wait()"),
+        ("griddepcontrol.wait", "grid_dependency_wait()"),
+        ("griddepcontrol.launch_dependents", "grid_launch_dependents()"),
         ("fence.proxy.async.shared::cta", "fence_proxy_async_shared()"),
         ("setmaxnreg.dec.sync.aligned.u32 40", "setmaxnreg_dec(0x28)"),
         ("setmaxnreg.inc.sync.aligned.u32 232", "setmaxnreg_inc(0xe8)"),

@@ -4,6 +4,7 @@
 //   output  rank, and the words read after the cluster barrier, after the first copy and after the second
 //           [grid, 64, 4], then the words handed over in global memory  [grid, 64, 2]
 #pragma once
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/probes/words.cuh"
 #include "ptx/gmem.h"
 #include "ptx/mbarrier.h"
@@ -14,6 +15,7 @@
 
 PTX_DEVICE void probe_cluster_kernel(const ProbeParams& params) {
   constexpr uint32_t kThreads = 64, kBytes = kThreads * 4;
+  enter_grid();
   const uint32_t thread = ptx::thread_idx(), cta = ptx::cta_idx(), opposite = kThreads - 1 - thread;
   const uint32_t read = ptx::smem_base(), full = read + 8;  // mbarriers: both inboxes are read; mine is full
   const uint32_t sIn = read + 16, sOut = sIn + kBytes;      // [64], [2, 64]

@@ -9,6 +9,7 @@
 #include <bit>
 #include <cstdint>
 
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/probes/params.h"
 #include "ptx/convert.h"
 #include "ptx/gmem.h"
@@ -19,6 +20,7 @@ enum class ProbeConversion : uint32_t { kE4m3, kBf16, kUnpack, kFma, kApprox, kE
 
 PTX_DEVICE void probe_convert_kernel(const ProbeParams& params) {
   constexpr uint32_t kThreads = 128;
+  enter_grid();
   const ProbeConversion operation = static_cast<ProbeConversion>(params.arguments[0]);
   const uint32_t count = params.arguments[3];
   const auto bits = [&](uint32_t i) { return params.arguments[1] + (i << params.arguments[2]); };

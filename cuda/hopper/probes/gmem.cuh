@@ -8,6 +8,7 @@
 #pragma once
 #include <bit>
 
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/probes/params.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
@@ -19,6 +20,7 @@ PTX_DEVICE const float* floats(const uint32_t* words) {
 }
 
 PTX_DEVICE void probe_gmem_kernel(const ProbeParams& params) {
+  enter_grid();
   const uint32_t index = ptx::cta_idx() * 64 + ptx::thread_idx();
   const uint32_t* in = params.input + 8 * index;
   uint32_t* out = params.output + 2 + 12 * index;

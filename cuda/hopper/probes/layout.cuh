@@ -11,6 +11,7 @@
 #pragma once
 #include <cstdint>
 
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/probes/params.h"
 #include "hopper/tile/descriptor.h"
 #include "hopper/tile/fragment.h"
@@ -55,6 +56,7 @@ PTX_DEVICE void write_tiles(const ProbeParams& params) {
 }
 
 PTX_DEVICE void probe_layout_kernel(const ProbeParams& params) {
+  enter_grid();
   const ProbeLayout function = static_cast<ProbeLayout>(params.arguments[0]);
   if (function == ProbeLayout::kTiles) return write_tiles(params);
   const uint32_t count = params.arguments[1];

@@ -3,6 +3,7 @@
 //   arguments  rounds
 //   output     the word that lane ^ 5 of warp 0 wrote, the round  [rounds, 32, 2]
 #pragma once
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/probes/words.cuh"
 #include "ptx/mbarrier.h"
 #include "ptx/sync.h"
@@ -11,6 +12,7 @@
 constexpr uint32_t handed_over(uint32_t round, uint32_t lane) { return 1000 * round + lane; }
 
 PTX_DEVICE void probe_mbarrier_kernel(const ProbeParams& params) {
+  enter_grid();
   const uint32_t sWords = ptx::smem_base();
   const uint32_t full = sWords + 128, empty = full + 8, fresh = full + 16;
   const uint32_t lane = ptx::thread_idx() % 32;

@@ -4,6 +4,7 @@
 //   arguments  bytes of the box
 //   output     the boxes at rows 0 (loaded in phase 0), 8 and 16 (in phase 1)  [3, bytes / 4]
 #pragma once
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/probes/words.cuh"
 #include "ptx/mbarrier.h"
 #include "ptx/sync.h"
@@ -12,6 +13,7 @@
 PTX_DEVICE void probe_mbarrier_bytes_kernel(const ProbeParams& params) {
   constexpr uint32_t kThreads = 64;
   constexpr int32_t kBoxRows = 8;
+  enter_grid();
   const uint32_t bytes = params.arguments[0];
   const uint32_t boxes = ptx::smem_base();
   const uint32_t other = boxes + 3 * bytes;  // where a load goes that only takes time

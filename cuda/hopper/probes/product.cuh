@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "hopper/cta/cta_sync.cuh"
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/fragment_store.cuh"
 #include "hopper/cta/pipeline.cuh"
 #include "hopper/probes/params.h"
@@ -104,6 +105,7 @@ PTX_DEVICE void probe_product_kernel(const ProbeParams& params) {
     ptx::fence_mbarrier_init();
   }
   enter_cluster<Config>();
+  enter_grid();
   if (ptx::warp_uniform(ptx::thread_idx() / 32) < Config::kWarps) {
     probe_consume(params, smem);
   } else {

@@ -4,11 +4,13 @@
 //   output  the sum of all words, on top of what is there, one word unused  [2], then per thread  [grid, 64, 8]:
 //           0 sum, least and greatest of the warp's words, own word by stg_u32 · 4 four words of the thread opposite
 #pragma once
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/probes/words.cuh"
 #include "ptx/sync.h"
 
 PTX_DEVICE void probe_reduce_kernel(const ProbeParams& params) {
   constexpr uint32_t kThreads = 64;
+  enter_grid();
   const uint32_t thread = ptx::thread_idx();
   const uint32_t index = ptx::cta_idx() * kThreads + thread;
   const uint32_t word = ptx::ldg_u32(params.input + index);

@@ -2,6 +2,7 @@
 //
 //   output  thread, count after the last change  [384, 2]
 #pragma once
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/probes/params.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
@@ -9,6 +10,7 @@
 #include "ptx/target.h"
 
 PTX_DEVICE void probe_registers_kernel(const ProbeParams& params) {
+  enter_grid();
   const uint32_t thread = ptx::thread_idx();
   const uint32_t warpgroup = ptx::warp_uniform(thread / 128);
   // At launch each has 168: 3 * 168 = 40 + 2 * 232.

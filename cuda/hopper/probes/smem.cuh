@@ -7,6 +7,7 @@
 #pragma once
 #include <bit>
 
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/probes/words.cuh"
 #include "ptx/sync.h"
 
@@ -24,6 +25,7 @@ PTX_DEVICE void probe_scalars(uint32_t* output, uint32_t smem, uint32_t lane) {
 
 PTX_DEVICE void probe_smem_kernel(const ProbeParams& params) {
   constexpr uint32_t kLanes = 32, kRegion = 256;  // words
+  enter_grid();
   const uint32_t lane = ptx::thread_idx();
   const uint32_t smem = ptx::smem_base();
   const uint32_t stored4 = smem + 1024, stored2 = smem + 2048, loaded = smem + 3072;

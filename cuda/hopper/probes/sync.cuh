@@ -7,6 +7,7 @@
 #pragma once
 #include <bit>
 
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/probes/words.cuh"
 #include "ptx/sync.h"
 
@@ -41,6 +42,7 @@ PTX_DEVICE uint32_t probe_named_barriers(uint32_t sWords) {
 
 PTX_DEVICE void probe_sync_kernel(const ProbeParams& params) {
   constexpr uint32_t kThreads = 128, kWords = 42;
+  enter_grid();
   const uint32_t thread = ptx::thread_idx();
   const uint32_t sWords = ptx::smem_base();
   uint32_t* out = params.output + (ptx::cta_idx() * kThreads + thread) * kWords;

@@ -6,6 +6,7 @@
 //              bytes that each CTA expects; 1: fence between the stores and the copy; words to write out
 //   output     shared memory afterwards, the source overwritten  [grid, words]
 #pragma once
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/probes/words.cuh"
 #include "ptx/mbarrier.h"
 #include "ptx/sync.h"
@@ -13,6 +14,7 @@
 
 PTX_DEVICE void probe_tma_copy_kernel(const ProbeParams& params) {
   constexpr uint32_t kThreads = 64;
+  enter_grid();
   const uint32_t words = params.arguments[0], source = params.arguments[1], target = params.arguments[2];
   const uint32_t peer = params.arguments[3], expected = params.arguments[4], fence = params.arguments[5];
   const uint32_t dumped = params.arguments[6];

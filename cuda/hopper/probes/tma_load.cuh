@@ -4,6 +4,7 @@
 //   arguments  rank (2 or 3), bytes of the box, words to write out
 //   output     shared memory afterwards: the box and what follows it  [grid, words]
 #pragma once
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/probes/words.cuh"
 #include "ptx/mbarrier.h"
 #include "ptx/sync.h"
@@ -11,6 +12,7 @@
 
 PTX_DEVICE void probe_tma_load_kernel(const ProbeParams& params) {
   constexpr uint32_t kThreads = 64;
+  enter_grid();
   const uint32_t rank = params.arguments[0], bytes = params.arguments[1], words = params.arguments[2];
   const uint32_t box = ptx::smem_base();
   const uint32_t bar = box + 4 * words;

@@ -4,6 +4,7 @@
 //   arguments  bytes of the box, mask of rank 0, mask of rank 1, words to write out
 //   output     shared memory afterwards: two boxes and what follows them  [grid, words]
 #pragma once
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/probes/words.cuh"
 #include "ptx/mbarrier.h"
 #include "ptx/sync.h"
@@ -11,6 +12,7 @@
 
 PTX_DEVICE void probe_tma_multicast_kernel(const ProbeParams& params) {
   constexpr uint32_t kThreads = 64;
+  enter_grid();
   const uint32_t bytes = params.arguments[0], words = params.arguments[3];
   const uint32_t sBoxes = ptx::smem_base();
   const uint32_t bar = sBoxes + 4 * words;

@@ -3,12 +3,14 @@
 //   input      coordinates x, y, z, unused  [2, 4], then the buffer of each store  [stores, words]
 //   arguments  rank (2 or 3), words of the box, stores (1 or 2)
 #pragma once
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/probes/words.cuh"
 #include "ptx/sync.h"
 #include "ptx/tma.h"
 
 PTX_DEVICE void probe_tma_store_kernel(const ProbeParams& params) {
   constexpr uint32_t kThreads = 64;
+  enter_grid();
   const uint32_t rank = params.arguments[0], words = params.arguments[1], stores = params.arguments[2];
   const uint32_t box = ptx::smem_base();
   const bool leader = ptx::thread_idx() == 0;

@@ -10,6 +10,7 @@
 #pragma once
 #include <bit>
 
+#include "hopper/cta/enter_grid.cuh"
 #include "hopper/probes/words.cuh"
 #include "hopper/tile/descriptor.h"
 #include "hopper/tile/fragment.h"
@@ -118,6 +119,7 @@ PTX_DEVICE void load_operands(const ProbeParams& params, uint32_t sA, uint32_t s
 }
 
 PTX_DEVICE void probe_wgmma_kernel(const ProbeParams& params) {
+  enter_grid();
   const uint32_t sA = ptx::smem_base();
   const uint32_t sB = sA + 64 * kProbeRowBytes;
   const uint32_t bar = sB + kProbeBBytes;

@@ -29,7 +29,7 @@ const FUNCTIONS: [&str; 36] = [
     "cuFuncLoad",
     "cuFuncSetAttribute",
     "cuInit",
-    "cuLaunchKernel",
+    "cuLaunchKernelEx",
     "cuMemAllocAsync",
     "cuMemAlloc_v2",
     "cuMemFreeAsync",

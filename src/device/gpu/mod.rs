@@ -34,6 +34,9 @@ static CUBINS: &[(&str, &[u8])] = &[];
 #[cfg(not(has_cubins))]
 const CUBINS_CUDA_MAJOR: i32 = 0;
 
+/// The CUDA since which launches that may overlap can be captured (programming guide, "programmatic dependent launch").
+const CAPTURES_OVERLAP: i32 = 12_030;
+
 /// A GPU with the kernels loaded into its context.
 pub(crate) struct Gpu {
     pub context: Arc<CudaContext>,
@@ -106,7 +109,7 @@ impl Gpu {
             let expected = "the name of a kernel";
             return Err(Error::out_of_range("name of a cubin", expected, name));
         }
-        require_version(driver_version()?, CUBINS_CUDA_MAJOR * 1000)?;
+        require_version(driver_version()?, (CUBINS_CUDA_MAJOR * 1000).max(CAPTURES_OVERLAP))?;
         let multiprocessors = context
             .attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
             .map_err(driver_error("counting multiprocessors"))?;

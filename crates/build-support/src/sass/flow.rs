@@ -13,17 +13,23 @@ impl Kernel {
 
     /// Whether control can come back to the instruction past no instruction that `leaves`.
     pub fn is_in_loop_without(&self, index: usize, leaves: impl Fn(&Instruction) -> bool) -> Result<bool> {
+        Ok(self.reached(self.successors(index)?, leaves)?[index])
+    }
+
+    /// Which instructions control comes to from the start of the kernel past none that `stops` it; those themselves are among
+    /// them.
+    pub fn reached_without(&self, stops: impl Fn(&Instruction) -> bool) -> Result<Vec<bool>> {
+        self.reached(vec![0], stops)
+    }
+
+    fn reached(&self, mut open: Vec<usize>, stops: impl Fn(&Instruction) -> bool) -> Result<Vec<bool>> {
         let mut seen = vec![false; self.instructions.len()];
-        let mut open = self.successors(index)?;
         while let Some(next) = open.pop() {
-            if next == index {
-                return Ok(true);
-            }
-            if !std::mem::replace(&mut seen[next], true) && !leaves(&self.instructions[next]) {
+            if !std::mem::replace(&mut seen[next], true) && !stops(&self.instructions[next]) {
                 open.extend(self.successors(next)?);
             }
         }
-        Ok(false)
+        Ok(seen)
     }
 
     fn successors(&self, index: usize) -> Result<Vec<usize>> {

@@ -47,6 +47,16 @@ impl fmt::Display for Violation {
 /// A thread's exponentials per block of keys: 64 x 64 scores over 128 threads.
 const EXPONENTIALS: usize = 64 * 64 / 128;
 
+/// What `griddepcontrol.wait` and `griddepcontrol.launch_dependents` become.
+const WAIT: &str = "ACQBULK";
+const TRIGGER: &str = "PREEXIT";
+
+/// What reads or writes global memory, or may: generic addresses, bulk copies.
+const GLOBAL: [&str; 16] = [
+    "LD", "LDG", "LDGSTS", "ST", "STG", "RED", "REDG", "ATOM", "ATOMG", "UTMALDG", "UTMASTG", "UTMAREDG",
+    "UTMAPF", "UBLKCP", "UBLKRED", "UBLKPF",
+];
+
 /// Looks at a kernel; `name` says which rules it must meet.
 pub fn examine(name: &str, kernel: &Kernel) -> Result<Findings> {
     let fences: Vec<usize> =
@@ -60,6 +70,7 @@ pub fn examine(name: &str, kernel: &Kernel) -> Result<Findings> {
             looped_fences += 1;
         }
     }
+    violations.extend(too_early(kernel)?);
     let waits = waits_in_groups(kernel)?;
     let rule = "waits between two wgmmas of a group: the later ones wait with it";
     violations.extend(waits.iter().map(|waiting| Violation::by(waiting, rule)));
@@ -91,6 +102,30 @@ fn wrong_contents(name: &str, kernel: &Kernel) -> Vec<Violation> {
         violations.push(Violation { instruction: None, rule });
     }
     violations
+}
+
+/// What is missing for launches that overlap, and what does not wait for the grids ahead of this one.
+fn too_early(kernel: &Kernel) -> Result<Vec<Violation>> {
+    let missing = |opcode: &str, what: &str| {
+        let there = kernel.instructions.iter().any(|i| i.base() == opcode);
+        let rule = format!("no {opcode}: {what}");
+        (!there).then_some(Violation { instruction: None, rule })
+    };
+    let mut violations = Vec::from_iter(missing(TRIGGER, "the next grid starts when this one has ended"));
+    if let Some(missing) = missing(WAIT, "it does not wait for the grids ahead of it") {
+        violations.push(missing);
+        return Ok(violations);
+    }
+    let reached = kernel.reached_without(|instruction| instruction.base() == WAIT && !instruction.guarded)?;
+    for (instruction, _) in kernel.instructions.iter().zip(reached).filter(|(_, reached)| *reached) {
+        let rule = match instruction.base() {
+            "EXIT" => "on a way past no wait for the grids ahead: this one may end before them",
+            base if GLOBAL.contains(&base) => "before the wait for the grids ahead: one may still run",
+            _ => continue,
+        };
+        violations.push(Violation::by(instruction, rule));
+    }
+    Ok(violations)
 }
 
 fn is_float_atomic(instruction: &Instruction) -> bool {
@@ -198,8 +233,11 @@ mod tests {
     use super::*;
 
     fn examined(name: &str, source: &str) -> Findings {
-        examine(name, &parse(&assembled(source)).unwrap()).unwrap()
+        examine(name, &parse(&assembled(&format!("{ENTERED}{source}"))).unwrap()).unwrap()
     }
+
+    /// How every kernel begins, as far as the rules want it.
+    const ENTERED: &str = "PREEXIT\nACQBULK\n";
 
     fn texts(findings: &Findings) -> Vec<String> {
         findings.violations.iter().map(ToString::to_string).collect()
@@ -212,7 +250,7 @@ mod tests {
             let looped = examined("k", &format!("NOP\nTOP:\n{fence}\n@P0 BRA `(TOP)\nEXIT"));
             assert_eq!((looped.fences, looped.looped_fences), (1, 1));
             let text = texts(&looped).concat();
-            assert!(text.starts_with(&format!("/*0010*/ {fence}: in a loop")), "{text}");
+            assert!(text.starts_with(&format!("/*0030*/ {fence}: in a loop")), "{text}");
             let once = examined("k", &format!("TOP:\nNOP\n@P0 BRA `(TOP)\n{fence}\nEXIT"));
             assert_eq!((once.fences, once.looped_fences, texts(&once)), (1, 0, vec![]));
         }
@@ -251,7 +289,7 @@ mod tests {
             let [text] = &texts(&examined("quantize", &format!("@!P1 {bad}\nEXIT")))[..] else {
                 panic!("{bad} is not one violation")
             };
-            assert!(text.starts_with(&format!("/*0000*/ {bad}: ")), "{text}");
+            assert!(text.starts_with(&format!("/*0020*/ {bad}: ")), "{text}");
         }
         for good in [
             "REDG.E.OR.STRONG.GPU desc[UR4][R2.64], R0",
@@ -260,6 +298,36 @@ mod tests {
         ] {
             assert_eq!(texts(&examined("quantize", &format!("@!P1 {good}\nEXIT"))), [""; 0], "{good}");
         }
+    }
+
+    #[test]
+    fn nothing_global_comes_before_the_wait_for_the_grids_ahead() {
+        let of = |source: &str| texts(&examine("k", &parse(&assembled(source)).unwrap()).unwrap());
+        let load = "LDG.E.CONSTANT R2, desc[UR4][R2.64]";
+        assert_eq!(of(&format!("LDC R1, c[0x0][0x28]\nUTMACCTL.PF [UR4]\n{ENTERED}{load}\nEXIT")), [""; 0]);
+        for early in [
+            load,
+            "@P0 LDG.E R2, desc[UR4][R2.64]",
+            "STG.E desc[UR4][R2.64], R5",
+            "ST.E.STRONG.SYS desc[UR4][R2.64], R5",
+            "REDG.E.ADD.STRONG.GPU desc[UR4][R2.64], R0",
+            "@P0 UTMALDG.2D [UR8], [UR4]",
+            "UTMASTG.2D [UR8], [UR4]",
+        ] {
+            let [text] = &of(&format!("PREEXIT\n{early}\nACQBULK\nEXIT"))[..] else {
+                panic!("{early} is not one violation")
+            };
+            assert!(text.contains(": before the wait for the grids ahead"), "{text}");
+        }
+        // Behind it in the text, and yet on a way around it; and a way to the end.
+        let around = format!("@P0 BRA `(AROUND)\n{ENTERED}AROUND:\n{load}\nEXIT");
+        let around = of(&around);
+        assert!(around.len() == 2 && around[0].contains(": before the wait"), "{around:?}");
+        assert!(around[1].contains("EXIT: on a way past no wait"), "{around:?}");
+        assert_eq!(of(&format!("@P0 EXIT\n{ENTERED}EXIT")).len(), 1);
+        assert_eq!(of("PREEXIT\n@P0 ACQBULK\nEXIT").len(), 1);
+        assert!(of("PREEXIT\nEXIT")[0].starts_with("no ACQBULK: "));
+        assert!(of("ACQBULK\nEXIT")[0].starts_with("no PREEXIT: "));
     }
 
     const GROUP: &str = "TOP:\nwait 2 QGMMA.64x16x32.F32.E4M3.E4M3 R24, gdesc[UR8], RZ, !UPT\n\
@@ -280,7 +348,7 @@ mod tests {
             "WARPGROUP.DEPBAR.LE gsb0, 0x1",
         ] {
             let [text] = &between(waiting)[..] else { panic!("{waiting} is not one violation") };
-            assert!(text.starts_with("/*0020*/ ") && text.contains("between two wgmmas"), "{text}");
+            assert!(text.starts_with("/*0040*/ ") && text.contains("between two wgmmas"), "{text}");
         }
         // Once a tile it may.
         let once = GROUP
@@ -313,7 +381,7 @@ mod tests {
         let late = examined("mla_decode_bf16_c1", &softmax(12, 22));
         assert_eq!(late.overlapped, Some(12));
         let text = texts(&late).concat();
-        assert!(text.starts_with("/*0250*/ WARPGROUP.DEPBAR.LE gsb0, 0x0: 12 exponentials"), "{text}");
+        assert!(text.starts_with("/*0270*/ WARPGROUP.DEPBAR.LE gsb0, 0x0: 12 exponentials"), "{text}");
         assert_eq!(texts(&examined("mla_decode_fp8_c2", &softmax(31, 3))).len(), 1);
         // Elsewhere it is nobody's business.
         assert_eq!(examined("combine", &softmax(12, 22)).violations, []);

@@ -325,6 +325,10 @@ mod faults {
     const OUTPUT: Trial = Trial::Cases(|| boxed([AbsorbCase::new(Side::Output, 70, 2)]));
 
     faults! {
+        only_the_producer_waits_for_the_grids_ahead: QUERY,
+            "void head_gemm ... enter_grid();" => "", "void load ... Ring<" => "enter_grid(); Ring<",
+            ["TMA store before griddepcontrol.wait: a grid ahead", "exits without griddepcontrol.wait"];
+
         // The N-major operand.
         chunks_too_close: QUERY,
             "descriptor_mn_major_128b(sB, Config::kBoxBytes)" => "descriptor_mn_major_128b(sB, Config::kBoxBytes / 2)",

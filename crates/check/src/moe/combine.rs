@@ -302,6 +302,10 @@ mod faults {
     }
 
     faults! {
+        a_grid_may_end_before_the_one_ahead: COMBINE,
+            "void combine_kernel ... enter_grid();" => "",
+            "if (token >= params.tokens) return;" => "if (token >= params.tokens) return; enter_grid();",
+            ["exits without griddepcontrol.wait"];
         weight_of_the_next_route: COMBINE,
             "weight0 + k0 + i" => "weight0 + k0 + i + 1", ["out[", "outside"];
         dropped_route_used_as_a_row: COMBINE, "if (row[i] >= params.rows) continue;" => "", ["outside"];

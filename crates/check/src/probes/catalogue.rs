@@ -12,6 +12,8 @@ use super::{Difference, Effort, Findings};
 use Operands::{Bf16, Bf16Mn, E4m3};
 use deepseek_kernels::Device;
 use deepseek_kernels::Result;
+use deepseek_kernels::probe::kernels::GRIDS;
+use deepseek_kernels::probe::{Probe, UNWRITTEN};
 
 /// One question.
 #[derive(Debug, Clone, Copy)]
@@ -124,6 +126,15 @@ pub const ENTRIES: &[Entry] = &[
             Findings::all(copies.map(|(words, peer)| Copy { peer, ..Copy::new(words) }.check(device)))
         },
     ),
+    relied(
+        "sync/grids",
+        "a launch that may begin early sees all that the launch before it wrote",
+        |device, effort| {
+            // On a GPU: more CTAs than fit at once, and time enough for the next launch to come too early.
+            let (grid, idle) = if effort == Effort::Full { (8192, 1000) } else { (3, 2) };
+            grids(device, grid, idle)
+        },
+    ),
     // What a wrong expert or page number does.
     relied("tma/no_such_page/load", "a page that does not exist reads as zeros", |device, _| {
         Model::paged().check_loads(device, &NO_SUCH_PAGES)
@@ -133,6 +144,24 @@ pub const ENTRIES: &[Entry] = &[
         Findings::all(behind.map(|at| Model::paged().check_stores(device, &[at])))
     }),
 ];
+
+/// Words handed on through launches in a row: each adds one, so that a late or a lost store shows.
+pub fn grids(device: &Device, grid: u32, idle: u32) -> Result<Findings> {
+    const LAUNCHES: u32 = 20;
+    let half = grid as usize * 64;
+    let probe =
+        Probe { launches: LAUNCHES, arguments: &[idle], output_words: 2 * half, ..Probe::new(GRIDS, grid) };
+    let output = probe.run(device)?.output;
+    // What the last launch wrote, and the one before it.
+    let launches = |i: usize| LAUNCHES - u32::from(i >= half);
+    let expected = |i: usize| UNWRITTEN.wrapping_add(launches(i));
+    let describe = |i: usize| Difference {
+        inputs: format!("word {i} of {}, after {} launches", output.len(), launches(i)),
+        expected: format!("{:#010x}", expected(i)),
+        got: format!("{:#010x}", output[i]),
+    };
+    Ok(Findings::of(output.len(), |i| output[i] == expected(i), describe))
+}
 
 fn integers(device: &Device, _: Effort) -> Result<Findings> {
     let cases = [E4m3, Bf16, Bf16Mn(CHUNK)].into_iter().flat_map(|operands| WIDTHS.map(|n| (operands, n)));

@@ -1,11 +1,14 @@
-//! What CTAs of a cluster tell each other: an arrival on the other's mbarrier orders shared memory, and nothing else. And
-//! what a product must not leave out, as `cuda/hopper/README.md` says.
+//! What CTAs of a cluster tell each other: an arrival on the other's mbarrier orders shared memory, and nothing else. What a
+//! grid must wait for. And what a product must not leave out, as `cuda/hopper/README.md` says.
+
+use deepseek_kernels::Device;
 
 use crate::planted::{Trial, faults};
-use crate::probes::check_cluster;
 use crate::probes::product::check_product;
+use crate::probes::{assert_clean, catalogue, check_cluster};
 
 const CLUSTER: Trial = Trial::Probe { kernels: &["probe_cluster"], run: check_cluster };
+const GRIDS: Trial = Trial::Probe { kernels: &["probe_grids"], run: check_grids };
 const PRODUCT: Trial = Trial::Probe { kernels: &["probe_product"], run: check_product };
 
 faults! {
@@ -23,6 +26,11 @@ faults! {
     bytes_overwritten_before_their_reader_has_given_them_back: CLUSTER,
         "ptx::mbarrier_wait_cluster(read, step)" => "ptx::mbarrier_wait(read, step)", ["bulk copy"];
 
+    grid_not_entered: GRIDS, "enter_grid();" => "", ["global load before griddepcontrol.wait"];
+    grid_entered_after_the_first_load: GRIDS,
+        "probe_grids_kernel ... enter_grid();" => "", "float idled" => "enter_grid(); float idled",
+        ["global load before griddepcontrol.wait"];
+
     // A line of the product left out.
     stage_filled_before_it_is_empty: PRODUCT,
         "smem.pipeline().await_empty(ring);" => "", ["full[0]", "in flight", "not ordered"];
@@ -32,5 +40,10 @@ faults! {
     products_not_awaited: PRODUCT, "ptx::wgmma_wait_group<0>(rD);" => "", ["wgmma", "in flight", "not ordered"];
     result_without_a_fence: PRODUCT, "warpgroup_fence_async(0);" => "", ["fence.proxy.async", "not ordered"];
     pair_not_awaited_at_the_start: PRODUCT, "enter_cluster<Config>();" => "", ["mbarrier"];
+    grid_ahead_not_awaited: PRODUCT, "enter_grid();" => "", ["before griddepcontrol.wait", "exits without"];
     pair_not_awaited_at_the_end: PRODUCT, "leave_cluster<Config>();" => "", ["exit"];
+}
+
+fn check_grids(device: &Device) {
+    assert_clean(device, catalogue::grids(device, 3, 2));
 }

@@ -261,6 +261,10 @@ mod faults {
     }
 
     faults! {
+        loaded_before_the_grids_ahead_have_ended: ROWS,
+            "void quantize_1x128_kernel ... enter_grid();" => "",
+            "const BlockScale scale = scale_of_block" => "enter_grid(); const BlockScale scale = scale_of_block",
+            ["global load before griddepcontrol.wait: a grid ahead"];
         amax_over_half_the_lanes: ROWS, "warp_reduce<kLanesPerRow>" => "warp_reduce<kLanesPerRow / 2>", ["scales: "];
         amax_over_two_rows: ROWS, "warp_reduce<kLanesPerRow>" => "warp_reduce<2 * kLanesPerRow>", ["scales: "];
         blocks_past_the_end: ROWS, "if (row >= params.m) continue;" => "", ["not ordered", "outside", "scales: ", "codes: "];

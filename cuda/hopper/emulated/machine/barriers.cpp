@@ -1,4 +1,4 @@
-// Barriers of CTA and cluster, and the register pool.
+// Barriers of CTA and cluster, the grid among others, and the register pool.
 #include "hopper/emulated/machine/model.h"
 
 namespace emu {
@@ -99,6 +99,18 @@ void leave_cluster_barrier(const Thread& thread) {
   ClusterBarrier& barrier = machine().cluster_barrier;
   if (thread.cluster_arrived && thread.cluster_generation == barrier.generation) --barrier.arrived;
   settle_cluster_barrier();
+}
+
+// ----------------------------------------------------------------------------------------------------------- grids
+
+void grid_dependency_wait(Where where) { enter(where).entered_grid = true; }
+
+// There is none to let in.
+void grid_launch_dependents(Where where) { enter(where); }
+
+void check_entered(const Thread& thread, const char* what) {
+  if (thread.entered_grid) return;
+  fault(thread, "%s before griddepcontrol.wait: a grid ahead of this one may still be running", what);
 }
 
 // --------------------------------------------------------------------------------------------------- register pool

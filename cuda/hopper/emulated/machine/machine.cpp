@@ -203,6 +203,9 @@ uint32_t cluster_rank() { return machine().running->cta->rank; }
 
 void finish_thread(Thread& thread) {
   Machine& m = machine();
+  if (!thread.entered_grid && m.launch.trace == nullptr) {
+    fault(thread, "exits without griddepcontrol.wait: the grid could end before those ahead of it");
+  }
   if (!thread.flights.empty()) fault(thread, "exits while the tensor core owns one of its accumulators");
   const uint32_t committed = thread.wgmma_groups.empty() ? 0 : thread.wgmma_groups.back();
   if (committed != thread.wgmmas) fault(thread, "exits with a wgmma that no wgmma_commit_group covers");

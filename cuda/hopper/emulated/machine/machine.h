@@ -11,7 +11,7 @@
 //  3. The bits of approximate instructions. Those of the tensor core are a model (docs/numerics.md), which an H100
 //     confirms in every sum that was asked.
 //  4. Performance: bank conflicts, occupancy, caches, latency.
-//  5. The driver: its map encoder, launch limits, streams, graphs, programmatic launch.
+//  5. The driver: its map encoder, launch limits, streams, graphs.
 //  6. Clusters that run at the same time: they run one after another, so a kernel in which one waits for another
 //     never ends here (the step limit reports it). Memory weaker than happens-before.
 //  7. Races on global memory of a write with an earlier read, and a missing proxy fence between a thread's access and a
@@ -72,6 +72,11 @@ uint32_t reduce(Reduction reduction, uint32_t value, Where where);  // over the 
 void named_barrier(uint32_t id, uint32_t threads, bool wait, Where where);  // 0 threads: all of the CTA
 void cluster_arrive(bool relaxed, Where where);
 void cluster_wait(Where where);
+
+// The grid among those of its stream. Launches run one after another here; a thread that would not be safe if they
+// overlapped is a fault: one that touches global memory before it has waited, and one that ends without.
+void grid_dependency_wait(Where where);
+void grid_launch_dependents(Where where);
 
 // mbarriers.
 enum class Scope { kCta, kCluster };

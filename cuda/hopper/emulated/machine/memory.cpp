@@ -166,6 +166,7 @@ void load_matrices(uint32_t addr, uint32_t* registers, uint32_t matrices, Where 
 namespace {
 
 GlobalMemory::Region& region_of(const Thread& thread, const void* p, uint64_t bytes, bool write, const char* what) {
+  check_entered(thread, what);
   GlobalMemory::Region* region = machine().global.find(p, bytes);
   if (region == nullptr) {
     fault(thread, "%s of %llu bytes at %p touches global memory outside every region of the launch", what,

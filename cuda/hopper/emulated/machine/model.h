@@ -126,6 +126,7 @@ struct Thread {
   uint32_t bulk_written = 0;              // groups known to have written
   Agent bulk_reads = 0, bulk_writes = 0;  // agents, once it stores
 
+  bool entered_grid = false;  // by griddepcontrol.wait
   bool cluster_arrived = false;
   uint32_t cluster_generation = 0;
   uint32_t sequence = 0;  // made-up values delivered, in trace mode
@@ -301,6 +302,8 @@ void check_range(const Thread& thread, Where where, const Cta& cta, uint32_t add
 void check_async_read(const Thread& thread, Where where, const Cta& cta, uint32_t addr, uint32_t bytes,
                       const char* what);
 
+// Faults unless the thread has waited for the grids before.
+void check_entered(const Thread& thread, const char* what);
 // The range as part of a region; a fault if no region allows it.
 GlobalMemory::Region& global_range(const Thread& thread, const void* p, uint64_t bytes, bool write, const char* what);
 void record_global_write(const Thread& thread, GlobalMemory::Region& region, const void* p, uint64_t bytes, Epoch mine,

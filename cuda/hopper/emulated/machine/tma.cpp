@@ -241,6 +241,7 @@ void tma_load(const TensorMap& map, uint32_t dst, uint32_t bar, const int32_t* c
               uint32_t mask, Where where) {
   Thread& thread = enter(where);
   Machine& m = machine();
+  check_entered(thread, "TMA load");
   const Box box = make_box(thread, map, coordinates, rank, "TMA load");
   check_rows(thread, box, false, "TMA load");
   if (mask == kNoMulticast) return load_into(thread, *thread.cta, box, dst, bar);
@@ -271,6 +272,7 @@ void bulk_copy_to_cta(uint32_t dst, uint32_t bar, uint32_t src, uint32_t bytes, 
 void tma_store(const TensorMap& map, uint32_t src, const int32_t* coordinates, uint32_t rank, Where where) {
   Thread& thread = enter(where);
   Machine& m = machine();
+  check_entered(thread, "TMA store");
   const Box box = make_box(thread, map, coordinates, rank, "TMA store");
   // Not in the documents either; a load may start before the tensor.
   if (const int32_t* before = std::find_if(coordinates, coordinates + rank, [](int32_t x) { return x < 0; });

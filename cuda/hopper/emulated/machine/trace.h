@@ -29,6 +29,7 @@
 //   setmaxnreg_dec count · setmaxnreg_inc count    syncthreads · syncwarp
 //   cluster_arrive · cluster_arrive_relaxed        cluster_wait
 //   named_barrier_sync id threads                  named_barrier_arrive id threads
+//   grid_dependency_wait                           grid_launch_dependents
 //   fence_proxy_async_shared                       prefetch_tensormap map
 //   tma_load_2d map dst bar x y                    tma_load_3d map dst bar x y z
 //   tma_load_2d_multicast map dst bar x y mask     tma_load_3d_multicast map dst bar x y z mask

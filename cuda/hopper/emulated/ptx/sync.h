@@ -62,6 +62,15 @@ PTX_DEVICE void cluster_wait(Where where = Where::here()) {
   emu::cluster_wait(where);
 }
 
+PTX_DEVICE void grid_dependency_wait(Where where = Where::here()) {
+  if (emu::traced("grid_dependency_wait")) return;
+  emu::grid_dependency_wait(where);
+}
+PTX_DEVICE void grid_launch_dependents(Where where = Where::here()) {
+  if (emu::traced("grid_launch_dependents")) return;
+  emu::grid_launch_dependents(where);
+}
+
 PTX_DEVICE void fence_proxy_async_shared(Where where = Where::here()) {
   if (emu::traced("fence_proxy_async_shared")) return;
   emu::fence_proxy_async(where);

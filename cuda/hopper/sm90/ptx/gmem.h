@@ -1,5 +1,5 @@
 // Global memory, one access per function. Loads marked `ldg` take the read-only path: nothing in the same launch may
-// write what they read.
+// write what they read. They are volatile because a launch ahead may: none may move up over `grid_dependency_wait`.
 #pragma once
 #include "ptx/target.h"
 
@@ -8,12 +8,12 @@ namespace ptx {
 // "ld.global.nc".
 PTX_DEVICE float ldg_f32(const float* p) {
   float value;
-  asm("ld.global.nc.f32 %0, [%1];" : "=f"(value) : "l"(p));
+  asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(value) : "l"(p));
   return value;
 }
 PTX_DEVICE uint32_t ldg_u32(const void* p) {
   uint32_t value;
-  asm("ld.global.nc.u32 %0, [%1];" : "=r"(value) : "l"(p));
+  asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(value) : "l"(p));
   return value;
 }
 // Two words that need not be neighbours, the first one first.
@@ -28,7 +28,7 @@ PTX_DEVICE U32x2 ldg_2_u32(const void* p, const void* q) {
 // 16 bytes, 16-byte aligned.
 PTX_DEVICE U32x4 ldg_v4_u32(const void* p) {
   U32x4 v;
-  asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+  asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
   return v;
 }
 

@@ -53,6 +53,14 @@ PTX_DEVICE void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.
 PTX_DEVICE void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 PTX_DEVICE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
+// The grid and those before and after it in its stream, where launches allow them to overlap ("programmatic dependent
+// launch"). Waits until every grid before has ended and all it wrote can be seen; returns at once where none runs.
+// "griddepcontrol.wait".
+PTX_DEVICE void grid_dependency_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+// Lets the next grid start once every CTA has said so or has ended. Nothing is ordered by it.
+// "griddepcontrol.launch_dependents".
+PTX_DEVICE void grid_launch_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
 // Makes this thread's writes to shared memory visible to TMA and wgmma. "fence.proxy.async.shared::cta".
 PTX_DEVICE void fence_proxy_async_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

@@ -134,6 +134,13 @@ faults! {
         "if (!tile.has(row) || column >= params.n) continue;" => "", ["outside", "out of bounds"];
     d_added_to_the_wrong_rows: ACCUMULATE, "row0 + 8 * (i % 4 / 2)" => "row0", ["elements are wrong"];
 
+    // The grids ahead.
+    only_the_producer_waits_for_the_grids_ahead: ONE,
+        "void fp8_gemm ... enter_grid();" => "if (ptx::thread_idx() >= 128 * Fp8GemmTile<Config>::kMathWarpgroups) enter_grid();",
+        ["before griddepcontrol.wait: a grid ahead"];
+    grids_ahead_not_awaited: TWO,
+        "void fp8_gemm ... enter_grid();" => "", ["load before griddepcontrol.wait: a grid ahead"];
+
     // Clusters.
     release_not_sent_to_the_peer: TWO,
         "ptx::mbarrier_arrive_cluster(bar, lane)" => "ptx::mbarrier_arrive_cluster(bar, ptx::cluster_rank())",

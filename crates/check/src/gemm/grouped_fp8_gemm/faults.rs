@@ -61,6 +61,11 @@ faults! {
     tiles_of_the_last_expert_only: GROUPED,
         "exclusive_scan(own" => "exclusive_scan(own / 2", ["was not written", "not ordered"];
 
+    segments_read_before_the_grids_ahead_have_ended: GROUPED,
+        "void grouped_fp8_gemm ... enter_grid();" => "",
+        "void grouped_fp8_gemm ... ptx::syncthreads();" => "enter_grid(); ptx::syncthreads();",
+        ["global load before griddepcontrol.wait: a grid ahead"];
+
     // Reports.
     report_in_the_word_of_another_fault: GROUPED, "error_words + fault" => "error_words", ["got one of Inf or NaN"];
 }

@@ -65,6 +65,15 @@ faults! {
         "ceil_div(w.length - w.first_key, MLA_BLOCK_KEYS)" => "w.length / MLA_BLOCK_KEYS + 1",
         ["expected a report of nothing", "elements are wrong"];
 
+    // The grids ahead.
+    only_those_that_multiply_wait_for_the_grids_ahead: BF16,
+        "void mla_decode ... enter_grid();" => "if (ptx::thread_idx() < 2 * 128) enter_grid();",
+        ["load before griddepcontrol.wait: a grid ahead", "exits without griddepcontrol.wait"];
+    combined_before_the_splits_are_there: BF16,
+        "void mla_combine_kernel ... enter_grid();" => "",
+        "void mla_combine_kernel ... if (count == 1) return;" => "enter_grid(); if (count == 1) return;",
+        ["global load before griddepcontrol.wait: a grid ahead"];
+
     // Splits and their order.
     split_starts_a_block_late: BF16,
         "w.split * params.split_blocks * MLA_BLOCK_KEYS"
