@@ -8,6 +8,7 @@ mod faults;
 pub(crate) mod gpu;
 mod raw;
 mod stream;
+mod tensor_maps;
 
 use std::ffi::CString;
 use std::fmt;
@@ -31,6 +32,7 @@ pub use gpu::KernelAttributes;
 use gpu::{CudaKernel, Gpu, driver_error};
 pub use raw::{RawSlice, RawSliceMut, RawStream};
 pub use stream::Stream;
+pub(crate) use tensor_maps::TensorMaps;
 
 /// A GPU or an emulated Hopper, with every kernel of the crate loaded. Clones share it.
 #[derive(Clone)]

@@ -16,6 +16,10 @@ use super::Device;
 /// tracking off the caller orders, and keeps operands until the run is over, as the safety rules of cudarc's
 /// `disable_event_tracking` say; so it does with operands by address ([`RawSlice`](crate::RawSlice)), tracking on or off.
 ///
+/// Where nothing has to be ordered so, with tracking off, with operands by address and in captures, a launch is three calls of
+/// the driver: which context is current, whether the stream is captured, the kernel. A tracked operand is waited for and
+/// recorded by every run that uses it, on its own stream too: cudarc's later users on other streams rely on that record.
+///
 /// # Captures
 /// A run may be captured into a graph, in every mode, tracked or not: it only adds its kernels, waits for no event and
 /// records none. The caller orders:

@@ -13,7 +13,7 @@ use float8::F8E4M3;
 use super::operands::{GemmAxes, GemmViews};
 use super::planner::{GemmChoice, GemmOutput, GemmProblem, named};
 use crate::device::bindings::Fp8GemmParams;
-use crate::device::{Device, Stream};
+use crate::device::{Device, Stream, TensorMaps};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
@@ -68,6 +68,7 @@ const AXES: GemmAxes = GemmAxes { a: "a [m, k]", b: "b [n, k]", sfb: SFB_AXES, d
 #[derive(Debug)]
 pub struct Fp8Gemm<D> {
     device: Device,
+    maps: TensorMaps,
     kernel: Kernel<Fp8GemmParams>,
     problem: GemmProblem,
     accumulate: bool,
@@ -124,7 +125,8 @@ impl<D: GemmOutput> Fp8Gemm<D> {
     fn with_choice(device: &Device, spec: Fp8GemmSpec, choice: GemmChoice) -> Result<Self> {
         let kernel = Kernel::load(device, &choice.instance)?;
         let (problem, accumulate) = (problem(&spec)?, spec.accumulate);
-        Ok(Self { device: device.clone(), kernel, problem, accumulate, choice, output: PhantomData })
+        let maps = TensorMaps::new(device);
+        Ok(Self { device: device.clone(), maps, kernel, problem, accumulate, choice, output: PhantomData })
     }
 
     /// The tuning it runs with.
@@ -153,7 +155,7 @@ impl<D: GemmOutput> Fp8Gemm<D> {
         if *grid == 0 {
             return Ok(());
         }
-        let params = problem.params(&self.device, instance, &operands, self.accumulate)?;
+        let params = problem.params(&self.maps, instance, &operands, self.accumulate)?;
         launch.run(*grid, &params)
     }
 }

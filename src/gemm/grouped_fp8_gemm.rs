@@ -15,7 +15,7 @@ use super::operands::{GemmAxes, GemmViews};
 use super::planner::{GemmChoice, GemmProblem, named};
 use super::segments::Segments;
 use crate::device::bindings::GroupedFp8GemmParams;
-use crate::device::{Device, Stream};
+use crate::device::{Device, Stream, TensorMaps};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
@@ -85,6 +85,7 @@ const AXES: GemmAxes = GemmAxes {
 #[derive(Debug)]
 pub struct GroupedFp8Gemm {
     device: Device,
+    maps: TensorMaps,
     kernel: Kernel<GroupedFp8GemmParams>,
     spec: GroupedFp8GemmSpec,
     problem: GemmProblem,
@@ -141,7 +142,15 @@ impl GroupedFp8Gemm {
         let empty = problem.rows == 0 || problem.n == 0 || problem.experts == 0;
         let grid = if empty { 0 } else { device.multiprocessors() };
         let kernel = Kernel::load(device, &choice.instance)?;
-        Ok(Self { device: device.clone(), kernel, spec, problem, choice: GemmChoice { grid, ..choice } })
+        let maps = TensorMaps::new(device);
+        Ok(Self {
+            device: device.clone(),
+            maps,
+            kernel,
+            spec,
+            problem,
+            choice: GemmChoice { grid, ..choice },
+        })
     }
 
     /// The tuning it runs with.
@@ -178,7 +187,7 @@ impl GroupedFp8Gemm {
             Segments::Masked { max_rows } => (0, max_rows as u32),
         };
         let params = GroupedFp8GemmParams {
-            gemm: self.problem.params(&self.device, instance, &operands, false)?,
+            gemm: self.problem.params(&self.maps, instance, &operands, false)?,
             rows: segments.pointer,
             error_words: launch.error_words(),
             experts: self.spec.experts as u32,

@@ -3,7 +3,7 @@
 use float8::F8E4M3;
 
 use super::planner::GemmProblem;
-use crate::device::Device;
+use crate::device::TensorMaps;
 use crate::device::bindings::{Fp8GemmParams, TensorMap};
 use crate::error::Result;
 use crate::launch::{KernelParams, Launch, Layout, Operand, check_limit};
@@ -69,7 +69,7 @@ impl GemmProblem {
     /// The parameters of a launch of `instance`.
     pub fn params<D: Element>(
         &self,
-        device: &Device,
+        maps: &TensorMaps,
         instance: &GemmInstance,
         operands: &GemmOperands<D>,
         accumulate: bool,
@@ -98,18 +98,18 @@ impl GemmProblem {
         };
         // Without K blocks there is nothing to describe, and the kernel does not look.
         if self.k > 0 {
-            params.map_a = map(device, a, MapElement::U8, BLOCK as u32, &[codes(a, block_m)])?;
-            params.map_b = map(device, b, MapElement::U8, BLOCK as u32, &[b_rows, b_experts])?;
-            params.map_sfa = map(device, sfa, MapElement::F32, block_m, &[sfa_rows])?;
+            params.map_a = map(maps, a, MapElement::U8, BLOCK as u32, &[codes(a, block_m)])?;
+            params.map_b = map(maps, b, MapElement::U8, BLOCK as u32, &[b_rows, b_experts])?;
+            params.map_sfa = map(maps, sfa, MapElement::F32, block_m, &[sfa_rows])?;
         }
-        params.map_d = map(device, &d.cast_const(), D::MAP, instance.d_box_columns(), &[d_rows])?;
+        params.map_d = map(maps, &d.cast_const(), D::MAP, instance.d_box_columns(), &[d_rows])?;
         Ok(params)
     }
 }
 
 /// Tiles lie swizzled in shared memory; scales of A as they are: each thread reads two of them.
 fn map<T>(
-    device: &Device,
+    maps: &TensorMaps,
     operand: &Operand<*const T>,
     element: MapElement,
     box_columns: u32,
@@ -119,7 +119,7 @@ fn map<T>(
         "sfa" => Swizzle::None,
         _ => Swizzle::for_row_bytes(box_columns * element.bytes() as u32),
     };
-    device.encode(&TensorMapSpec {
+    maps.encode(&TensorMapSpec {
         operand: operand.name,
         element,
         base: operand.pointer.cast(),

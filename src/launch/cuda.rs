@@ -108,9 +108,8 @@ impl<'l, P> CudaLaunch<'l, P> {
     ) -> Result<Self> {
         same_context("stream", &gpu.context, stream.context())?;
         gpu::enter(&gpu.context)?;
-        if !Arc::ptr_eq(&gpu.context, stream.context()) {
-            gpu::enter(stream.context())?;
-        }
+        // Of the same context, perhaps another object.
+        gpu::check(stream.context())?;
         let captured = gpu.is_captured(stream)?;
         let operands = Vec::with_capacity(if captured { 0 } else { USUAL_OPERANDS });
         Ok(Self { gpu, stream, kernel, loaded, captured, operands })
@@ -137,7 +136,7 @@ impl<'l, P> CudaLaunch<'l, P> {
         let owner = view.stream();
         same_context(name, &self.gpu.context, owner.context())?;
         if !self.captured && is_untracked(owner, self.stream) {
-            gpu::enter(owner.context())?;
+            gpu::check(owner.context())?;
             if self.gpu.is_captured(owner)? {
                 let remedy = "the stream of an operand is; capture the launch too, or end the capture first";
                 return Err(Error::Captured { what: "a launch that is not", remedy });

@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::cache::{LATENT, ROPE};
 use crate::device::bindings::{HeadGemmParams, MLA_NOPE, MLA_VALUE, TensorMap};
-use crate::device::{Device, Stream};
+use crate::device::{Device, Stream, TensorMaps};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
@@ -71,6 +71,7 @@ pub struct MlaAbsorbOutputArgs<'a> {
 #[derive(Debug)]
 pub struct MlaAbsorb {
     device: Device,
+    maps: TensorMaps,
     query: Kernel<HeadGemmParams>,
     output: Kernel<HeadGemmParams>,
     spec: MlaAbsorbSpec,
@@ -93,6 +94,7 @@ impl MlaAbsorb {
         check_limit("CTAs of the absorption", query_grid.max(output_grid), MAX_GRID)?;
         Ok(Self {
             device: device.clone(),
+            maps: TensorMaps::new(device),
             query: QUERY.load(device)?,
             output: OUTPUT.load(device)?,
             spec,
@@ -189,7 +191,7 @@ impl MlaAbsorb {
     ) -> Result<TensorMap> {
         let element = MapElement::Bf16;
         let dimension = |i: usize| Dimension::every(pitches[i], outer[i].0, element, outer[i].1 as u32);
-        self.device.encode(&TensorMapSpec {
+        self.maps.encode(&TensorMapSpec {
             operand: operand.name,
             element,
             base: operand.pointer.cast(),

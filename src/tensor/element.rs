@@ -55,7 +55,7 @@ impl Element for F8E4M3 {
 
 /// Element types that TMA distinguishes here; E4M3 travels as bytes.
 #[doc(hidden)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MapElement {
     U8,
     Bf16,

@@ -1,4 +1,4 @@
-//! TMA descriptors: how a tensor is cut into boxes. Encoded per launch, by the driver or by the emulator.
+//! TMA descriptors: how a tensor is cut into boxes. Encoded by the driver or by the emulator, once a plan.
 
 use std::ffi::c_void;
 use std::iter;
@@ -9,7 +9,7 @@ use crate::error::{Error, OperandProblem, Result};
 
 /// How a box's rows are permuted in shared memory (`cuda/hopper/tile/swizzle.h`).
 #[doc(hidden)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Swizzle {
     None,
     Span32,
@@ -84,6 +84,7 @@ pub(crate) struct TensorMapSpec<'a> {
 }
 
 /// A spec as the encoders take it, dimensions fastest first.
+#[derive(PartialEq, Eq, Hash)]
 pub(crate) struct TensorMapArrays {
     pub rank: u32,
     pub dims: [u64; MAX_RANK],

@@ -6,6 +6,7 @@
 //! without them.
 
 mod buffers;
+mod calls;
 mod captures;
 mod contexts;
 mod driver_errors;

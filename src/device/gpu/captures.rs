@@ -1,6 +1,7 @@
 //! What a capture forbids.
 
 use cudarc::driver::result::DriverError;
+use cudarc::driver::result::stream::is_capturing;
 use cudarc::driver::{CudaStream, sys};
 
 use super::driver_error;
@@ -9,8 +10,10 @@ use crate::error::Result;
 pub(super) const NOT_CAPTURED: sys::CUstreamCaptureStatus =
     sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
 
+/// Of a stream whose context is current.
 pub(super) fn capture_status(stream: &CudaStream) -> Result<sys::CUstreamCaptureStatus> {
-    stream.capture_status().map_err(driver_error("asking whether a stream is captured"))
+    // SAFETY: the stream is alive.
+    unsafe { is_capturing(stream.cu_stream()) }.map_err(driver_error("asking whether a stream is captured"))
 }
 
 /// Answers of calls that reach beyond one stream, such as a wait for the context.

@@ -272,10 +272,15 @@ fn params_bytes(function: &CudaFunction) -> Result<usize> {
     Ok(bytes)
 }
 
-/// Makes the context current. What an earlier call left in it, such as a drop that failed, is told as that.
+/// Makes the context current. What an earlier call left in it is told first.
 pub(crate) fn enter(context: &CudaContext) -> Result<()> {
-    context.check_err().map_err(driver_error("an earlier call on this context"))?;
+    check(context)?;
     context.bind_to_thread().map_err(driver_error("binding the context"))
+}
+
+/// What an earlier call left in the context, such as a drop that failed, is told as that.
+pub(crate) fn check(context: &CudaContext) -> Result<()> {
+    context.check_err().map_err(driver_error("an earlier call on this context"))
 }
 
 /// Words of host memory, one per fault, that kernels store to and the host reads without a copy.

@@ -19,7 +19,7 @@ use super::cache::{KvFormat, LATENT};
 use crate::device::bindings::{
     MlaCombineParams, MlaDecodeParams, MlaPlanTables, MlaScheduleParams, TensorMap,
 };
-use crate::device::{Device, Stream};
+use crate::device::{Device, Stream, TensorMaps};
 use crate::error::{Error, Result};
 use crate::launch::{Kernel, KernelRow, Launch, Layout, Operand};
 use crate::table::mla::{self, MLA_BLOCK_KEYS, MLA_TILE_COLUMNS, MlaInstance};
@@ -34,6 +34,7 @@ const COMBINE: KernelRow<MlaCombineParams> = KernelRow::of(mla::MLA_COMBINE);
 #[derive(Debug)]
 pub struct MlaDecode {
     device: Device,
+    maps: TensorMaps,
     spec: MlaDecodeSpec,
     choice: MlaChoice,
     schedule: Kernel<MlaScheduleParams>,
@@ -88,6 +89,7 @@ impl MlaDecode {
         let workers = at_a_time.min(spec.batch as u32 * max_splits);
         Ok(Self {
             device: device.clone(),
+            maps: TensorMaps::new(device),
             spec,
             choice: MlaChoice { instance, row_tiles, workers, max_splits },
             schedule: SCHEDULE.load(device)?,
@@ -335,7 +337,7 @@ impl MlaDecode {
         let rows = Dimension::rows(extent, MapElement::Bf16, BLOCK_ROWS as u32);
         let rows = Dimension { size: self.spec.rows() as u64, ..rows };
         let batch = Dimension { size: self.spec.batch as u64, stride: rows.stride * rows.size, box_size: 1 };
-        self.device.encode(&TensorMapSpec {
+        self.maps.encode(&TensorMapSpec {
             operand: name,
             element: MapElement::Bf16,
             base: pointer.cast(),
@@ -360,7 +362,7 @@ impl MlaDecode {
         let box_size = MLA_BLOCK_KEYS / self.choice.instance.cluster;
         let keys = Dimension::every(pitch, page_size, element, box_size);
         let pages = Dimension::every(pitch.saturating_mul(page_size), pages, element, 1);
-        self.device.encode(&TensorMapSpec {
+        self.maps.encode(&TensorMapSpec {
             operand: cache.name,
             element,
             base: cache.pointer.cast(),
