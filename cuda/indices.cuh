@@ -13,8 +13,8 @@ struct IndexWords {
 
 PTX_DEVICE IndexWords load_index_words(const Indices& indices, uint64_t row, uint64_t column) {
   const int32_t* gWords = indices.words + row * indices.pitch + column * indices.words_per_index;
-  const auto [low, high] = ptx::ldg_2_u32(gWords, gWords + (indices.words_per_index - 1));
-  return {static_cast<int32_t>(low), static_cast<int32_t>(high)};
+  return {static_cast<int32_t>(ptx::ldg_u32(gWords)),
+          static_cast<int32_t>(ptx::ldg_u32(gWords + (indices.words_per_index - 1)))};
 }
 
 PTX_DEVICE int32_t index_of(const Indices& indices, IndexWords words) {

@@ -128,7 +128,9 @@ impl Probe<'_> {
                     tensor.encode(device, &launch.write(memory, any("store"))?.cast_const())?;
             }
             params.arguments[7] = number;
-            params.arguments[..self.arguments.len()].copy_from_slice(self.arguments);
+            for (argument, value) in params.arguments.iter_mut().zip(self.arguments) {
+                *argument = *value;
+            }
             launch.run(self.grid, &params)?;
         }
 

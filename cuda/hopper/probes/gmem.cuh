@@ -2,7 +2,7 @@
 //
 //   input   words  [grid, 64, 8]
 //   output  the 1 that every thread stores, one word unused  [2], then per thread  [grid, 64, 12]:
-//           0 ldg_2_u32 of words 0 and 1, ldg_v4_u32 of words 2 and 3 · 4 ldg_f32, ld_global_u32, ld_global_f32 of words 4-6
+//           0 ldg_v4_u32 of words 0-3 · 4 ldg_f32, ld_global_u32, ld_global_f32 of words 4-6
 //           7 ldg_v4_u32_if of words 0-3, exclusive or of the four: odd threads; even ones ask of a null pointer and get 0
 //           8 stg_f32 of word 7, and the same read back; the same two again after stg_v2_u32 of both, swapped
 #pragma once
@@ -25,8 +25,7 @@ PTX_DEVICE void probe_gmem_kernel(const ProbeParams& params) {
   const uint32_t* in = params.input + 8 * index;
   uint32_t* out = params.output + 2 + 12 * index;
   const ptx::U32x4 four = ptx::ldg_v4_u32(in);
-  const ptx::U32x2 two = ptx::ldg_2_u32(in, in + 1);
-  ptx::stg_v2_u32(out, two.x, two.y);
+  ptx::stg_v2_u32(out, four.x, four.y);
   ptx::stg_v2_u32(out + 2, four.z, four.w);
   ptx::stg_v2_u32(out + 4, std::bit_cast<uint32_t>(ptx::ldg_f32(floats(in + 4))), ptx::ld_global_u32(in + 5));
   const ptx::U32x4 odd = ptx::ldg_v4_u32_if(index % 2 != 0, index % 2 != 0 ? in : nullptr);

@@ -2,6 +2,7 @@
 
 mod flow;
 pub mod rules;
+mod softmax;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use anyhow::Result;
 
-use super::{Instruction, Kernel};
+use super::{Instruction, Kernel, softmax};
 
 /// What the rules look at, for the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,12 +25,12 @@ pub struct Findings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// The instruction with its address; none where one is missing.
-    instruction: Option<Instruction>,
-    rule: String,
+    pub(super) instruction: Option<Instruction>,
+    pub(super) rule: String,
 }
 
 impl Violation {
-    fn by(instruction: &Instruction, rule: impl Into<String>) -> Self {
+    pub(super) fn by(instruction: &Instruction, rule: impl Into<String>) -> Self {
         Self { instruction: Some(instruction.clone()), rule: rule.into() }
     }
 }
@@ -43,9 +43,6 @@ impl fmt::Display for Violation {
         }
     }
 }
-
-/// A thread's exponentials per block of keys: 64 x 64 scores over 128 threads.
-const EXPONENTIALS: usize = 64 * 64 / 128;
 
 /// What `griddepcontrol.wait` and `griddepcontrol.launch_dependents` become.
 const WAIT: &str = "ACQBULK";
@@ -76,8 +73,8 @@ pub fn examine(name: &str, kernel: &Kernel) -> Result<Findings> {
     violations.extend(waits.iter().map(|waiting| Violation::by(waiting, rule)));
     let mut overlapped = None;
     if name.starts_with("mla_decode_") {
-        let softmax = softmax_of_a_block(&kernel.instructions);
-        violations.extend(wrong_order(softmax.as_ref()));
+        let softmax = softmax::of_a_block(&kernel.instructions);
+        violations.extend(softmax::wrong_order(softmax.as_ref()));
         overlapped = softmax.map(|softmax| softmax.exponentials);
     }
     Ok(Findings { fences: fences.len(), looped_fences, waits: waits.len(), overlapped, violations })
@@ -134,36 +131,6 @@ fn is_float_atomic(instruction: &Instruction) -> bool {
     atomic && instruction.opcode.split('.').any(|part| floats.iter().any(|float| part.starts_with(float)))
 }
 
-/// Where ptxas has put the softmax of a block of keys whose products and scores were in flight together.
-struct Softmax<'k> {
-    /// The wait for the scores.
-    scores: &'k Instruction,
-    /// Whether something arrives at a barrier between the wait for the products and that for the scores.
-    values_given_back: bool,
-    /// Exponentials before the last branch in front of the weights' stores: that of the wait for their place.
-    exponentials: usize,
-}
-
-/// The values of a block must be given back while the next scores run, and the softmax beside the other warpgroup's products.
-fn wrong_order(softmax: Option<&Softmax>) -> Option<Violation> {
-    let Some(softmax) = softmax else {
-        let rule =
-            "no wait for the products alone: the values are given back only behind the scores".to_owned();
-        return Some(Violation { instruction: None, rule });
-    };
-    let count = softmax.exponentials;
-    if !softmax.values_given_back {
-        let rule =
-            "nothing is given back before this wait for the scores: the next keys are fetched too late";
-        return Some(Violation::by(softmax.scores, rule));
-    }
-    let rule = format!(
-        "{count} exponentials stand between this wait for the scores and the wait for the place of the weights, expected \
-         {EXPONENTIALS}: the rest of the softmax runs beside no product"
-    );
-    (count < EXPONENTIALS).then(|| Violation::by(softmax.scores, rule))
-}
-
 /// What a release or an acquire beyond the CTA becomes.
 fn is_fence(instruction: &Instruction) -> bool {
     let has = |part: &str| instruction.opcode.split('.').any(|p| p == part);
@@ -207,39 +174,19 @@ fn waits(instruction: &Instruction) -> bool {
     instruction.scoreboards != 0 || for_products || for_others.contains(&instruction.base())
 }
 
-/// Of the loop over blocks; the first block's softmax has no products beside it.
-fn softmax_of_a_block(instructions: &[Instruction]) -> Option<Softmax<'_>> {
-    let is_wait = |pending: &str| {
-        let operands = format!("gsb0, {pending}");
-        move |i: &Instruction| i.opcode == "WARPGROUP.DEPBAR.LE" && i.operands == operands
-    };
-    let products = instructions.iter().position(is_wait("0x1"))?;
-    let scores = products + instructions[products..].iter().position(is_wait("0x0"))?;
-    let stores = scores + instructions[scores..].iter().position(|i| i.base() == "STSM")?;
-    let place = instructions[scores..stores].iter().rposition(|i| i.base() == "BRA").unwrap_or(0);
-    let softmax = &instructions[scores..scores + place];
-    Some(Softmax {
-        scores: &instructions[scores],
-        values_given_back: instructions[products..scores]
-            .iter()
-            .any(|i| i.opcode.starts_with("SYNCS.ARRIVE")),
-        exponentials: softmax.iter().filter(|i| i.opcode == "MUFU.EX2").count(),
-    })
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::{assembled, parse};
     use super::*;
 
-    fn examined(name: &str, source: &str) -> Findings {
+    pub fn examined(name: &str, source: &str) -> Findings {
         examine(name, &parse(&assembled(&format!("{ENTERED}{source}"))).unwrap()).unwrap()
     }
 
     /// How every kernel begins, as far as the rules want it.
     const ENTERED: &str = "PREEXIT\nACQBULK\n";
 
-    fn texts(findings: &Findings) -> Vec<String> {
+    pub fn texts(findings: &Findings) -> Vec<String> {
         findings.violations.iter().map(ToString::to_string).collect()
     }
 
@@ -358,48 +305,5 @@ mod tests {
         // The last of the group may not wait for anything but the tensor core either.
         let last = GROUP.replace("BETWEEN\n", "wait 1 ");
         assert_eq!(texts(&examined("k", &last)).len(), 1);
-    }
-
-    /// A block's products and scores, its softmax with `before` exponentials in front of the wait for the place of the weights
-    /// and `after` behind it.
-    fn softmax(before: usize, after: usize) -> String {
-        let exponentials = |count: usize| "MUFU.EX2 R4, R4\n".repeat(count);
-        let first = exponentials(34);
-        let (before, after) = (exponentials(before), exponentials(after));
-        format!(
-            "WARPGROUP.DEPBAR.LE gsb0, 0x0\n{first}TOP:\nWARPGROUP.DEPBAR.LE gsb0, 0x1\n\
-             SYNCS.ARRIVE.TRANS64.A1T0 RZ, [UR4], RZ\nWARPGROUP.DEPBAR.LE gsb0, 0x0\n@P1 BRA `(NO_MASK)\nFMNMX R2, R2, R3, !PT\n\
-             NO_MASK:\n{before}SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR4], R2\n@!P0 BRA `(TOP)\n{after}\
-             STSM.16.M88.4 [R2], R4\n@P0 BRA `(TOP)\nWARPGROUP.DEPBAR.LE gsb0, 0x0\nEXIT"
-        )
-    }
-
-    #[test]
-    fn the_softmax_stands_before_the_wait_for_the_place_of_its_weights() {
-        let good = examined("mla_decode_bf16_c1", &softmax(34, 0));
-        assert_eq!((good.overlapped, texts(&good)), (Some(34), vec![]));
-        let late = examined("mla_decode_bf16_c1", &softmax(12, 22));
-        assert_eq!(late.overlapped, Some(12));
-        let text = texts(&late).concat();
-        assert!(text.starts_with("/*0270*/ WARPGROUP.DEPBAR.LE gsb0, 0x0: 12 exponentials"), "{text}");
-        assert_eq!(texts(&examined("mla_decode_fp8_c2", &softmax(31, 3))).len(), 1);
-        // Elsewhere it is nobody's business.
-        assert_eq!(examined("combine", &softmax(12, 22)).violations, []);
-    }
-
-    #[test]
-    fn values_are_given_back_while_the_scores_run() {
-        let text = |source: &str| texts(&examined("mla_decode_bf16_c1", source)).concat();
-        let arrival = "SYNCS.ARRIVE.TRANS64.A1T0 RZ, [UR4], RZ\n";
-        let never = text(&softmax(34, 0).replace(arrival, ""));
-        assert!(never.contains("nothing is given back before this wait"), "{never}");
-        let scores = "WARPGROUP.DEPBAR.LE gsb0, 0x0\n@P1";
-        let late = text(
-            &softmax(34, 0)
-                .replace(&format!("{arrival}{scores}"), &format!("{scores} BRA `(TOP)\n{arrival}@P1")),
-        );
-        assert!(late.contains("nothing is given back before this wait"), "{late}");
-        let serial = "WARPGROUP.DEPBAR.LE gsb0, 0x0\nMUFU.EX2 R4, R4\nEXIT";
-        assert!(text(serial).starts_with("no wait for the products alone"));
     }
 }

@@ -16,10 +16,6 @@ PTX_DEVICE uint32_t ldg_u32(const void* p, Where where = Where::here()) {
   emu::load_global(p, &value, sizeof value, true, where);
   return value;
 }
-PTX_DEVICE U32x2 ldg_2_u32(const void* p, const void* q, Where where = Where::here()) {
-  const uint32_t first = ldg_u32(p, where);
-  return {first, ldg_u32(q, where)};
-}
 PTX_DEVICE U32x4 ldg_v4_u32(const void* p, Where where = Where::here()) {
   uint32_t v[4];
   if (emu::traced("ldg_v4_u32", p)) {

@@ -24,9 +24,6 @@ namespace ptx {
 
 using emu::Where;
 
-struct U32x2 {
-  uint32_t x, y;
-};
 struct U32x4 {
   uint32_t x, y, z, w;
 };

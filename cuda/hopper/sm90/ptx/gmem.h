@@ -16,15 +16,6 @@ PTX_DEVICE uint32_t ldg_u32(const void* p) {
   asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(value) : "l"(p));
   return value;
 }
-// Two words that need not be neighbours, the first one first.
-PTX_DEVICE U32x2 ldg_2_u32(const void* p, const void* q) {
-  U32x2 v;
-  asm("ld.global.nc.u32 %0, [%2];\n"
-      "ld.global.nc.u32 %1, [%3];"
-      : "=&r"(v.x), "=r"(v.y)
-      : "l"(p), "l"(q));
-  return v;
-}
 // 16 bytes, 16-byte aligned.
 PTX_DEVICE U32x4 ldg_v4_u32(const void* p) {
   U32x4 v;
@@ -36,15 +27,15 @@ PTX_DEVICE U32x4 ldg_v4_u32(const void* p) {
 // registers of the zeros, and wait for it there.
 PTX_DEVICE U32x4 ldg_v4_u32_if(bool exists, const void* p) {
   U32x4 v;
-  asm("{ .reg .pred exists;\n"
-      "setp.ne.b32 exists, %5, 0;\n"
-      "mov.b32 %0, 0;\n"
-      "mov.b32 %1, 0;\n"
-      "mov.b32 %2, 0;\n"
-      "mov.b32 %3, 0;\n"
-      "@exists ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4]; }"
-      : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
-      : "l"(p), "r"(static_cast<int>(exists)));
+  asm volatile("{ .reg .pred exists;\n"
+               "setp.ne.b32 exists, %5, 0;\n"
+               "mov.b32 %0, 0;\n"
+               "mov.b32 %1, 0;\n"
+               "mov.b32 %2, 0;\n"
+               "mov.b32 %3, 0;\n"
+               "@exists ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4]; }"
+               : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
+               : "l"(p), "r"(static_cast<int>(exists)));
   return v;
 }
 

@@ -7,10 +7,7 @@
 
 namespace ptx {
 
-// What one access, or two, move.
-struct U32x2 {
-  uint32_t x, y;
-};
+// What one 16-byte access moves.
 struct U32x4 {
   uint32_t x, y, z, w;
 };
