@@ -66,7 +66,7 @@ PTX_DEVICE void load_stage(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem
   using Tile = Fp8GemmTile<Config>;
   const uint32_t full = smem.pipeline().full(stage);
   const uint32_t k = g * Config::kBlockK;
-  ptx::mbarrier_arrive_expect_tx(full, Tile::kABytes + Tile::kBBytes + Tile::kSfaBytes);
+  ptx::mbarrier_arrive_expect_tx(full, params.a_box_rows * Tile::kRowBytes + Tile::kBBytes);
   ptx::tma_load_2d(params.map_a, smem.a(stage), full, k, tile.row);
   ptx::tma_load_2d(params.map_sfa, smem.sfa(stage), full, tile.row, g);
   load_together<Config::kCluster, Config::kBlockN, Tile::kBBytes>(params.map_b, smem.b(stage), full, k, tile.column,
@@ -237,12 +237,34 @@ PTX_DEVICE void accumulate_one(float (&rD)[Fp8GemmTile<Config>::kSlices][Fp8Gemm
   }
 }
 
+// sA, sSfa <- zeros in this warpgroup's rows that no box has, in every stage: D has no such rows either, but the products
+// read them. Boxes do not touch them, so the producer need not wait.
+template <class Config>
+PTX_DEVICE void clear_missing_rows(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, uint32_t warpgroup) {
+  constexpr uint32_t kRows = Fp8GemmTile<Config>::kSlices * Config::kWgmmaM;
+  const uint32_t thread = ptx::thread_idx() % 128;
+  const uint32_t own = warpgroup * kRows, end = own + kRows;
+  const uint32_t first = params.a_box_rows > own ? params.a_box_rows : own;
+  if (first >= end) return;
+#pragma unroll 1
+  for (uint32_t stage = 0; stage < Config::kStages; ++stage) {
+#pragma unroll 1
+    for (uint32_t byte = first * Config::kBlockK + thread * 16; byte < end * Config::kBlockK; byte += 128 * 16) {
+      ptx::sts_v4_u32(smem.a(stage) + byte, {});
+    }
+    const uint32_t row = first + thread * 4;
+    if (row < end) ptx::sts_v4_u32(smem.sfa(stage) + row * sizeof(float), {});
+  }
+  warpgroup_fence_async(warpgroup);
+}
+
 // One math warpgroup: mma, promote and store for its slices of every tile.
 template <class Config, class Schedule>
 PTX_DEVICE void math(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, uint32_t warpgroup, Schedule schedule) {
   using Tile = Fp8GemmTile<Config>;
   const uint32_t thread = ptx::thread_idx() % 128;
   Ring<Config::kStages> ring;
+  clear_missing_rows(params, smem, warpgroup);
 #pragma unroll 1
   for (; schedule.has_tile(); schedule.advance()) {
     const GemmTile tile = schedule.tile();

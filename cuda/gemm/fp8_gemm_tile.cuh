@@ -32,6 +32,7 @@ struct Fp8GemmTile : Config {
   static constexpr int kABytes = kBlockM * kBlockK;
   static constexpr int kBBytes = kBlockN * kBlockK;
   static constexpr int kSfaBytes = kBlockM * static_cast<int>(sizeof(float));
+  static constexpr int kRowBytes = kBlockK + static_cast<int>(sizeof(float));  // a row of A and its scale
   // A tile of 192 columns starts at a scale of B or in the middle of one, and has two of them: in each of its thirds one.
   static constexpr int kScaleSpans = kBlockN <= kScaleColumns ? 1 : kBlockN / (kScaleColumns / 2);
   // Two K blocks are in flight where there are registers for two partial sums beside the sum.

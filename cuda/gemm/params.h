@@ -7,9 +7,9 @@
 
 // D = sum over K blocks g of sfa[:, g] * sfb[:, g] * (A_g . B_g^T), optionally added to what D holds.
 typedef struct Fp8GemmParams {
-  TensorMap map_a;      // E4M3 [m, k], box [block_m, 128], 128-byte swizzle
+  TensorMap map_a;      // E4M3 [m, k], box [a_box_rows, 128], 128-byte swizzle
   TensorMap map_b;      // E4M3 [experts, n, k] (dense: one), box [1, block_n / cluster, 128], 128-byte swizzle
-  TensorMap map_sfa;    // FP32 [k/128, m], box [1, block_m]
+  TensorMap map_sfa;    // FP32 [k/128, m], box [1, a_box_rows]
   TensorMap map_d;      // BF16 or FP32 [m, n], box [64, up to 128 bytes], swizzled by the box width
   const float* sfb;     // FP32 [experts, ceil(n/128), sfb_pitch], one scale per 128x128 block of B
   void* d;              // [m, d_pitch]; read when `accumulate`, written where a map cannot clip
@@ -19,6 +19,7 @@ typedef struct Fp8GemmParams {
   uint32_t m, n;
   uint32_t k_blocks;    // k / 128; 0 writes zeros (or leaves D when accumulating)
   uint32_t accumulate;  // 0 or 1: out = round(sum + D)
+  uint32_t a_box_rows;  // block_m, or where A has fewer rows, those, in whole swizzle atoms of 8
 } Fp8GemmParams;
 
 // D[rows of e] = the GEMM of those rows of A with B[e], for every expert e. Where its rows are is read on the device.

@@ -317,7 +317,8 @@ pub struct Fp8GemmParams {
     pub n: u32,
     pub k_blocks: u32,
     pub accumulate: u32,
-    pub __bindgen_padding_0: [u8; 76usize],
+    pub a_box_rows: u32,
+    pub __bindgen_padding_0: [u8; 72usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -339,6 +340,8 @@ const _: () = {
     ["Offset of field: Fp8GemmParams::k_blocks"][::core::mem::offset_of!(Fp8GemmParams, k_blocks) - 556usize];
     ["Offset of field: Fp8GemmParams::accumulate"]
         [::core::mem::offset_of!(Fp8GemmParams, accumulate) - 560usize];
+    ["Offset of field: Fp8GemmParams::a_box_rows"]
+        [::core::mem::offset_of!(Fp8GemmParams, a_box_rows) - 564usize];
 };
 impl Default for Fp8GemmParams {
     fn default() -> Self {

@@ -12,6 +12,9 @@ use crate::table::gemm::{GemmInstance, SLICE_ROWS};
 use crate::tensor::tensor_map::{Dimension, Swizzle, TensorMapSpec};
 use crate::tensor::{Element, MapElement, Matrix, MatrixMut, Stored, View};
 
+/// Rows of a swizzle atom of 128 bytes: a box of A has whole atoms.
+const ATOM_ROWS: usize = 8;
+
 /// What a run is given; B and its scales with all experts below each other.
 pub(crate) struct GemmViews<'v, 'a, D, S> {
     pub a: &'v Matrix<'a, F8E4M3>,
@@ -76,6 +79,8 @@ impl GemmProblem {
     ) -> Result<Fp8GemmParams> {
         let GemmInstance { block_m, block_n, cluster, .. } = *instance;
         let GemmOperands { a, b, sfa, sfb, d } = operands;
+        // TMA fills the rows of a box that lie outside of A too.
+        let a_box_rows = self.rows.next_multiple_of(ATOM_ROWS).min(block_m as usize) as u32;
         let codes = |operand: &Operand<*const u8>, box_rows| {
             Dimension::rows(&operand.extent, MapElement::U8, box_rows)
         };
@@ -94,13 +99,14 @@ impl GemmProblem {
             n: self.n as u32,
             k_blocks: (self.k / BLOCK) as u32,
             accumulate: u32::from(accumulate),
+            a_box_rows,
             ..Default::default()
         };
         // Without K blocks there is nothing to describe, and the kernel does not look.
         if self.k > 0 {
-            params.map_a = map(maps, a, MapElement::U8, BLOCK as u32, &[codes(a, block_m)])?;
+            params.map_a = map(maps, a, MapElement::U8, BLOCK as u32, &[codes(a, a_box_rows)])?;
             params.map_b = map(maps, b, MapElement::U8, BLOCK as u32, &[b_rows, b_experts])?;
-            params.map_sfa = map(maps, sfa, MapElement::F32, block_m, &[sfa_rows])?;
+            params.map_sfa = map(maps, sfa, MapElement::F32, a_box_rows, &[sfa_rows])?;
         }
         params.map_d = map(maps, &d.cast_const(), D::MAP, instance.d_box_columns(), &[d_rows])?;
         Ok(params)

@@ -90,13 +90,17 @@ mod against_the_emulator {
             return;
         }
         let clustered = |launch: &Launch| launch.kernel == "fp8_gemm_m128_n128_c2_bf16";
-        let launch = launches().find(clustered).unwrap();
-        let text = ptx(&launch.kernel);
-        let threads = parse(&text).unwrap().threads;
-        let emulated = emulate::run(&launch, threads as usize).unwrap();
+        let launches: Vec<Launch> = launches().filter(clustered).collect();
+        let text = ptx(&launches[0].kernel);
+        let threads = parse(&text).unwrap().threads as usize;
+        let emulated: Vec<Traces> =
+            launches.iter().map(|launch| emulate::run(launch, threads).unwrap()).collect();
         for planted in PLANTED {
             let program = planted.plant(&text).and_then(|text| parse(&text));
-            let report = program.and_then(|program| compare_all(&program, &launch, &emulated));
+            let report = program.and_then(|program| {
+                let mut runs = launches.iter().zip(&emulated);
+                runs.try_for_each(|(launch, emulated)| compare_all(&program, launch, emulated).map(drop))
+            });
             let report = report.expect_err(planted.what);
             assert!(report.contains(planted.flagged), "{}: {report}", planted.what);
         }

@@ -297,7 +297,8 @@ fn gemm(instance: &GemmInstance, clusters: u32, m: u32, n: u32, k_blocks: u32, a
         .u32(offset_of!(Fp8GemmParams, m), m)
         .u32(offset_of!(Fp8GemmParams, n), n)
         .u32(offset_of!(Fp8GemmParams, k_blocks), k_blocks)
-        .u32(offset_of!(Fp8GemmParams, accumulate), accumulate.into());
+        .u32(offset_of!(Fp8GemmParams, accumulate), accumulate.into())
+        .u32(offset_of!(Fp8GemmParams, a_box_rows), instance.block_m.min(m.next_multiple_of(8)));
     params.launch(instance.name(), clusters * instance.cluster, instance.smem_bytes())
 }
 
@@ -313,7 +314,7 @@ fn two_bands(instance: &GemmInstance) -> Launch {
     gemm(instance, 2, 17 * instance.block_m * instance.cluster, 2 * instance.block_n, 1, false)
 }
 
-/// No K block at all, and more CTAs than tiles.
+/// No K block at all, more CTAs than tiles, and rows that no box of A has.
 fn empty_sum(instance: &GemmInstance) -> Launch {
     gemm(instance, 2, 5, instance.block_n, 0, false)
 }

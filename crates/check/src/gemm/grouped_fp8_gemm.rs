@@ -365,6 +365,7 @@ fn grouped(instance: &GemmInstance, ragged: u32) -> Launch {
         .u32(offset_of!(GroupedFp8GemmParams, gemm.m), m)
         .u32(offset_of!(GroupedFp8GemmParams, gemm.n), n)
         .u32(offset_of!(GroupedFp8GemmParams, gemm.k_blocks), k_blocks)
+        .u32(offset_of!(GroupedFp8GemmParams, gemm.a_box_rows), instance.block_m)
         .u64(offset_of!(GroupedFp8GemmParams, rows), region(2))
         .u64(offset_of!(GroupedFp8GemmParams, error_words), region(3))
         .u32(offset_of!(GroupedFp8GemmParams, experts), 37)

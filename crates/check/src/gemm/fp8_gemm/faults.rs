@@ -13,6 +13,12 @@ const WIDE: Trial = Trial::Cases(|| multiply((192, 1), false));
 /// Adds to D.
 const ACCUMULATE: Trial = Trial::Cases(|| multiply((128, 1), true));
 
+/// Fewer rows than a warpgroup multiplies, and than the first of two does.
+const FEW: Trial = Trial::Cases(|| {
+    let instance = |block_m| GEMM_INSTANCES.iter().find(|i| i.block_m == block_m).expect("an instance");
+    boxed([64, 128].map(|block_m| Fp8GemmCase::new((9, 136, 1664)).with(*instance(block_m))))
+});
+
 /// Several ragged tiles per CTA, more K blocks than stages.
 fn multiply((block_n, cluster): (u32, u32), accumulate: bool) -> Cases {
     let wanted = (128, block_n, cluster, 2);
@@ -36,9 +42,30 @@ faults! {
         ["TMA load in flight", "nothing has written", "not ordered"];
     phase_never_flips: ONE, "phase ^= 1;" => "", ["full[0]", "empty[0]", "in flight"];
     ring_one_stage_too_long: ONE, "++stage == Stages" => "++stage == Stages + 1", ["mbarrier", "out of bounds"];
-    expect_tx_too_small: ONE, "+ Tile::kBBytes + Tile::kSfaBytes" => "+ Tile::kBBytes", ["expect_tx", "in flight"];
+    expect_tx_too_small: ONE,
+        "Tile::kRowBytes + Tile::kBBytes" => "Config::kBlockK + Tile::kBBytes", ["expect_tx", "in flight"];
     expect_tx_too_large: ONE,
-        "+ Tile::kBBytes + Tile::kSfaBytes" => "+ Tile::kBBytes + Tile::kSfaBytes + 16", ["16 bytes missing"];
+        "Tile::kRowBytes + Tile::kBBytes" => "Tile::kRowBytes + Tile::kBBytes + 16", ["16 bytes missing"];
+    expect_tx_of_rows_that_no_box_has: FEW,
+        "params.a_box_rows * Tile::kRowBytes" => "Config::kBlockM * Tile::kRowBytes", ["bytes missing"];
+    missing_rows_left_as_they_are: FEW,
+        "clear_missing_rows(params, smem, warpgroup);" => "", ["nothing has written"];
+    missing_rows_cleared_in_all_stages_but_one: FEW,
+        "stage < Config::kStages; ++stage) {" => "stage < Config::kStages - 1; ++stage) {", ["nothing has written"];
+    missing_rows_cleared_but_the_first: FEW,
+        "params.a_box_rows > own ? params.a_box_rows" => "params.a_box_rows > own ? params.a_box_rows + 4",
+        ["nothing has written"];
+    missing_rows_with_one_that_a_box_has: FEW,
+        "params.a_box_rows > own ? params.a_box_rows" => "params.a_box_rows > own ? params.a_box_rows - 4",
+        ["TMA load in flight", "not ordered", "elements are wrong"];
+    scales_of_missing_rows_left_as_they_are: FEW,
+        "if (row < end) ptx::sts_v4_u32(smem.sfa(stage) + row * sizeof(float), {});" => "", ["nothing has written"];
+    no_proxy_fence_after_clearing_rows: FEW,
+        "void clear_missing_rows ... warpgroup_fence_async(warpgroup);" => "warpgroup_sync(warpgroup);",
+        ["fence.proxy.async"];
+    no_barrier_after_clearing_rows: FEW,
+        "void clear_missing_rows ... warpgroup_fence_async(warpgroup);" => "ptx::fence_proxy_async_shared();",
+        ["not ordered", "fence.proxy"];
     load_of_a_missing: ONE,
         "ptx::tma_load_2d(params.map_a, smem.a(stage), full, k, tile.row);" => "", ["bytes missing"];
     load_of_scales_missing: ONE,
