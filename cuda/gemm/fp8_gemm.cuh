@@ -105,46 +105,50 @@ PTX_DEVICE void mma(float (&rPartial)[Fp8GemmTile<Config>::kRegisters], uint32_t
 
 // ------------------------------------------------------------------------------------------------------- promote
 
-// The scales of B of one K block, one for each of the tile's spans of columns.
-template <class Config>
+// The scales of B of one K block: of the tile's first columns, and of those among the next 128.
 struct ScaleOfB {
-  float span[Fp8GemmTile<Config>::kScaleSpans];
+  float first, next;
 };
 
 // Where the scales of B of a tile lie, from a K block on.
 template <class Config>
 struct ScalesOfB {
+  using Tile = Fp8GemmTile<Config>;
   const float* gSfb;     // of the tile's first column
   uint32_t next;         // from there to those of the next 128 columns; 0 where there are none
-  bool middle_is_next;   // whether the second of three spans is among those
+  uint32_t first_spans;  // spans of the tile that have the first scale, if it has so many
 
   PTX_DEVICE ScalesOfB(const Fp8GemmParams& params, const GemmTile& tile) {
     const uint32_t row = tile.column / Config::kScaleColumns;
     gSfb = params.sfb + tile.expert * params.sfb_expert_stride + static_cast<uint64_t>(row) * params.sfb_pitch;
     next = (row + 1) * Config::kScaleColumns < params.n ? params.sfb_pitch : 0;
-    middle_is_next = tile.column % Config::kScaleColumns != 0;
+    first_spans = Tile::kSpansOfScale - tile.column % Config::kScaleColumns / Tile::kSpanColumns;
   }
 
   // Of the `g`-th K block from here.
-  PTX_DEVICE ScaleOfB<Config> load(uint32_t g) const {
-    const float first = ptx::ldg_f32(gSfb + g);
-    if constexpr (Fp8GemmTile<Config>::kScaleSpans == 1) {
-      return {first};
-    } else {
-      const float last = ptx::ldg_f32(gSfb + next + g);
-      return {first, middle_is_next ? last : first, last};
-    }
+  PTX_DEVICE ScaleOfB load(uint32_t g) const {
+    return {ptx::ldg_f32(gSfb + g), Tile::kSpans == 1 ? 0.0f : ptx::ldg_f32(gSfb + next + g)};
+  }
+
+  // Whether a span has the next scale. The outermost of a tile with two scales have the same wherever it starts.
+  PTX_DEVICE bool is_next(uint32_t span) const {
+    return span >= Tile::kSpansOfScale || (span > 0 && span >= first_spans);
   }
 };
 
 // rD += (sfa * sfb) * rPartial, in FP32. The thread's upper rows have the first scale of A, those 8 below the second.
 template <class Config, int Registers>
 PTX_DEVICE void promote(float (&rD)[Registers], const float (&rPartial)[Registers], const float (&sfa)[2],
-                        const ScaleOfB<Config>& sfb) {
-  constexpr int kSpans = Fp8GemmTile<Config>::kScaleSpans;
+                        const ScaleOfB& sfb, const ScalesOfB<Config>& scales) {
+  constexpr int kSpans = Fp8GemmTile<Config>::kSpans;
   float scale[kSpans][2];
 #pragma unroll
-  for (int i = 0; i < 2 * kSpans; ++i) scale[i / 2][i % 2] = sfa[i % 2] * sfb.span[i / 2];
+  for (int i = 0; i < 2; ++i) {
+    // Chosen between as products: a choice between scales would be made early, and wait for them between two wgmmas.
+    const float first = ptx::mul_rn(sfa[i], sfb.first), next = ptx::mul_rn(sfa[i], sfb.next);
+#pragma unroll
+    for (int span = 0; span < kSpans; ++span) scale[span][i] = scales.is_next(span) ? next : first;
+  }
 #pragma unroll
   for (int i = 0; i < Registers; ++i) {
     rD[i] = ptx::fma_rn(scale[i * kSpans / Registers][i % 4 / 2], rPartial[i], rD[i]);
@@ -157,13 +161,13 @@ PTX_DEVICE void promote(float (&rD)[Registers], const float (&rPartial)[Register
 // lie at `sSfa`; `release` tells that the stage has been read.
 template <class Config, int Pending, int Registers, class Release>
 PTX_DEVICE void finish(float (&rD)[Registers], float (&rPartial)[Registers], uint32_t sSfa,
-                       const ScaleOfB<Config>& sfb, const Release& release) {
+                       const ScaleOfB& sfb, const ScalesOfB<Config>& scales, const Release& release) {
   // ptxas would take the scales, and the wait for them, between two products; not over a barrier of the warp.
   ptx::syncwarp();
   const float sfa[2] = {ptx::lds_f32(sSfa), ptx::lds_f32(sSfa + 8 * sizeof(float))};
   ptx::wgmma_wait_group<Pending>(rPartial);
   release();
-  promote(rD, rPartial, sfa, sfb);
+  promote(rD, rPartial, sfa, sfb, scales);
 }
 
 // rD <- the tile's only slice of this warpgroup. Two K blocks are in flight: the products of the next one run while this
@@ -187,25 +191,25 @@ PTX_DEVICE void accumulate_two(float (&rD)[Fp8GemmTile<Config>::kRegisters], Fp8
   };
   if (blocks == 0) return;
   start(rEven);
-  ScaleOfB<Config> even = scales.load(0), odd = {};
+  ScaleOfB even = scales.load(0), odd = {};
   if (blocks > 1) odd = scales.load(1);
   // Counted down: ptxas would fetch the number of blocks anew for every comparison.
 #pragma unroll 1
   for (; blocks > 2; blocks -= 2) {
     scales.gSfb += 2;
     start(rOdd);
-    finish<Config, 1>(rD, rEven, smem.sfa(ring.stage) + row_bytes, even, release);
+    finish<Config, 1>(rD, rEven, smem.sfa(ring.stage) + row_bytes, even, scales, release);
     even = scales.load(0);
     start(rEven);
-    finish<Config, 1>(rD, rOdd, smem.sfa(ring.stage) + row_bytes, odd, release);
+    finish<Config, 1>(rD, rOdd, smem.sfa(ring.stage) + row_bytes, odd, scales, release);
     if (blocks > 3) odd = scales.load(1);
   }
   if (blocks == 2) {
     start(rOdd);
-    finish<Config, 1>(rD, rEven, smem.sfa(ring.stage) + row_bytes, even, release);
-    finish<Config, 0>(rD, rOdd, smem.sfa(ring.stage) + row_bytes, odd, release);
+    finish<Config, 1>(rD, rEven, smem.sfa(ring.stage) + row_bytes, even, scales, release);
+    finish<Config, 0>(rD, rOdd, smem.sfa(ring.stage) + row_bytes, odd, scales, release);
   } else {
-    finish<Config, 0>(rD, rEven, smem.sfa(ring.stage) + row_bytes, even, release);
+    finish<Config, 0>(rD, rEven, smem.sfa(ring.stage) + row_bytes, even, scales, release);
   }
 }
 
@@ -218,7 +222,7 @@ PTX_DEVICE void accumulate_one(float (&rD)[Fp8GemmTile<Config>::kSlices][Fp8Gemm
   constexpr int kSlices = Fp8GemmTile<Config>::kSlices;
   const uint32_t row_bytes = (first_row + fragment_row(ptx::thread_idx() % 128)) * sizeof(float);
   float rPartial[Fp8GemmTile<Config>::kRegisters];
-  ScaleOfB<Config> sfb = {};
+  ScaleOfB sfb = {};
   if (blocks != 0) sfb = scales.load(0);
 #pragma unroll 2
   for (; blocks != 0; --blocks, ring.advance()) {
@@ -230,7 +234,7 @@ PTX_DEVICE void accumulate_one(float (&rD)[Fp8GemmTile<Config>::kSlices][Fp8Gemm
         if (slice == kSlices - 1) smem.pipeline().release(ring);
       };
       mma<Config>(rPartial, smem.a(ring.stage) + (first_row + row) * Config::kBlockK, smem.b(ring.stage));
-      finish<Config, 0>(rD[slice], rPartial, smem.sfa(ring.stage) + row_bytes + row * sizeof(float), sfb, release);
+      finish<Config, 0>(rD[slice], rPartial, smem.sfa(ring.stage) + row_bytes + row * sizeof(float), sfb, scales, release);
     }
     ++scales.gSfb;
     if (blocks > 1) sfb = scales.load(0);

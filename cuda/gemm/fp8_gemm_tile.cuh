@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 
 #include "hopper/cta/pipeline.cuh"
 #include "ptx/target.h"
@@ -27,20 +28,22 @@ struct Fp8GemmTile : Config {
   static constexpr int kSlices = kBlockM / kWgmmaM / kMathWarpgroups;  // 64-row slices of one warpgroup
   static constexpr int kRegisters = kBlockN / 2;                       // accumulator of one slice, per thread
   static constexpr int kElementBytes = kOutputBf16 ? 2 : 4;
-  static constexpr int kChunkBytes = kBlockN * kElementBytes < 128 ? kBlockN * kElementBytes : 128;
-  static constexpr int kChunkColumns = kChunkBytes / kElementBytes;  // width of one TMA store
+  static constexpr int kChunkColumns = std::gcd(kBlockN, 128 / kElementBytes);  // width of one TMA store
+  static constexpr int kChunkBytes = kChunkColumns * kElementBytes;
   static constexpr int kABytes = kBlockM * kBlockK;
   static constexpr int kBBytes = kBlockN * kBlockK;
   static constexpr int kSfaBytes = kBlockM * static_cast<int>(sizeof(float));
   static constexpr int kRowBytes = kBlockK + static_cast<int>(sizeof(float));  // a row of A and its scale
-  // A tile of 192 columns starts at a scale of B or in the middle of one, and has two of them: in each of its thirds one.
-  static constexpr int kScaleSpans = kBlockN <= kScaleColumns ? 1 : kBlockN / (kScaleColumns / 2);
+  // Tiles and scales of B both start at whole spans, so that a span has one scale.
+  static constexpr int kSpanColumns = std::gcd(kBlockN, kScaleColumns);
+  static constexpr int kSpans = kBlockN / kSpanColumns;
+  static constexpr int kSpansOfScale = kScaleColumns / kSpanColumns;
   // Two K blocks are in flight where there are registers for two partial sums beside the sum.
   static constexpr bool kTwoInFlight = kSlices == 1 && kBlockN <= 128;
   static constexpr int kEmptyArrivals = kCluster * kMathWarpgroups * 4;  // one per math warp that reads the stage
 
-  static_assert(kScaleColumns % kBlockN == 0 || kBlockN == 192, "a span of columns has one scale of B");
-  static_assert(kBlockN >= 16, "stmatrix.x4 stores 16 columns");
+  static_assert(kSpans <= kSpansOfScale + 1, "wherever a tile starts, it has two scales of B at most");
+  static_assert(kBlockN % 16 == 0, "stmatrix.x4 stores 16 columns");
   static_assert(kBlockM % (kWgmmaM * kMathWarpgroups) == 0, "warpgroups own whole 64-row slices");
   static_assert(kCluster == 1 || kCluster == 2, "B is shared by pairs of CTAs");
 };

@@ -36,7 +36,7 @@ pub enum Schedule {
 pub struct GemmInstance {
     /// Rows of D per CTA: 64 (one math warpgroup), 128 or 256 (two).
     pub block_m: u32,
-    /// Columns of D per CTA: divides 128, so that one scale of B serves the whole tile, or 192, which has two.
+    /// Columns of D per CTA: a multiple of 16, such that no tile has columns of more than two scales of B.
     pub block_n: u32,
     /// CTAs that share B by multicast: 1 or 2, neighbours along M.
     pub cluster: u32,
@@ -70,10 +70,10 @@ impl GemmInstance {
         128 * (1 + self.math_warpgroups())
     }
 
-    /// Columns of a box of D: as many as a swizzled row of 128 bytes holds, or the tile has.
+    /// Columns of a box of D: whole boxes make a tile, and a swizzled row of at most 128 bytes holds one's.
     pub const fn d_box_columns(&self) -> u32 {
-        let row = 128 / self.output.bytes();
-        if self.block_n < row { self.block_n } else { row }
+        let (row, whole) = (128 / self.output.bytes(), 1 << self.block_n.trailing_zeros());
+        if whole < row { whole } else { row }
     }
 
     /// Bytes of one ring stage: A, B and the scales of A.
@@ -183,6 +183,8 @@ pub const GEMM_INSTANCES: &[GemmInstance] = &[
     gemm(64, 128, 1, OutputType::Bf16),
     gemm(128, 128, 1, OutputType::Bf16),
     gemm(128, 128, 2, OutputType::Bf16),
+    gemm(128, 144, 2, OutputType::Bf16),
+    gemm(128, 160, 2, OutputType::Bf16),
     gemm(128, 192, 1, OutputType::Bf16),
     gemm(128, 192, 2, OutputType::Bf16),
     gemm(256, 128, 1, OutputType::Bf16),

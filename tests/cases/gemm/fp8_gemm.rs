@@ -29,7 +29,8 @@ fn every_class_of_inputs() {
     }
 }
 
-/// Rows and columns one short of, at and past a tile; fewer K blocks than stages, as many, more.
+/// Rows and columns one short of, at and past a tile; fewer K blocks than stages, as many, more; tiles that start wherever
+/// one can start among the scales of B.
 #[test]
 fn every_instance_at_its_edges() {
     for device in devices() {
@@ -42,6 +43,7 @@ fn every_instance_at_its_edges() {
                 (bm, bn, stages),
                 (bm + 1, bn + 8, stages + 1),
                 (2 * bm + 17, 2 * bn + 8, 3),
+                (9, bn << (7 - bn.trailing_zeros()), 2),
             ] {
                 pass(&Fp8GemmCase::new((m, n.max(8), 128 * k_blocks)).with(*instance), &device);
             }

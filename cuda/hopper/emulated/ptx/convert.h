@@ -8,6 +8,8 @@
 
 namespace ptx {
 
+PTX_DEVICE float mul_rn(float a, float b) { return a * b; }
+
 PTX_DEVICE float fma_rn(float a, float b, float c) { return std::fmaf(a, b, c); }
 
 PTX_DEVICE float sqrt_rn(float x) { return std::sqrt(x); }

@@ -5,6 +5,10 @@
 
 namespace ptx {
 
+// a * b, rounded to nearest even; unlike those of `a * b`, nvcc does not make a choice between two products one between
+// their factors. "mul.rn.f32".
+PTX_DEVICE float mul_rn(float a, float b) { return __fmul_rn(a, b); }
+
 // a * b + c with one rounding, to nearest even. "fma.rn.f32".
 PTX_DEVICE float fma_rn(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 

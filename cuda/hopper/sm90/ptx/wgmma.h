@@ -30,6 +30,8 @@ PTX_DEVICE void wgmma_wait_group(float (&d)[Registers]) {
 #define PTX_F16(i) PTX_F8(i), PTX_F8((i) + 8)
 #define PTX_F32(i) PTX_F16(i), PTX_F16((i) + 16)
 #define PTX_F64(i) PTX_F32(i), PTX_F32((i) + 32)
+#define PTX_F72(i) PTX_F64(i), PTX_F8((i) + 64)
+#define PTX_F80(i) PTX_F64(i), PTX_F16((i) + 64)
 #define PTX_F96(i) PTX_F64(i), PTX_F32((i) + 64)
 #define PTX_F128(i) PTX_F64(i), PTX_F64((i) + 64)
 #define PTX_TEN(t) \
@@ -41,6 +43,11 @@ PTX_DEVICE void wgmma_wait_group(float (&d)[Registers]) {
 #define PTX_R32 PTX_R10 ", " PTX_TEN(1) ", " PTX_TEN(2) ", %30, %31"
 #define PTX_R64 \
   PTX_R10 ", " PTX_TEN(1) ", " PTX_TEN(2) ", " PTX_TEN(3) ", " PTX_TEN(4) ", " PTX_TEN(5) ", %60, %61, %62, %63"
+#define PTX_R72                                                                                                        \
+  PTX_R10 ", " PTX_TEN(1) ", " PTX_TEN(2) ", " PTX_TEN(3) ", " PTX_TEN(4) ", " PTX_TEN(5) ", " PTX_TEN(6) ", %70, %71"
+#define PTX_R80                                                                                                  \
+  PTX_R10 ", " PTX_TEN(1) ", " PTX_TEN(2) ", " PTX_TEN(3) ", " PTX_TEN(4) ", " PTX_TEN(5) ", " PTX_TEN(6) ", "   \
+          PTX_TEN(7)
 #define PTX_R96                                                                                                  \
   PTX_R10 ", " PTX_TEN(1) ", " PTX_TEN(2) ", " PTX_TEN(3) ", " PTX_TEN(4) ", " PTX_TEN(5) ", " PTX_TEN(6) ", "   \
           PTX_TEN(7) ", " PTX_TEN(8) ", %90, %91, %92, %93, %94, %95"
@@ -66,6 +73,8 @@ PTX_WGMMA(wgmma_k32_e4m3, "m64n16k32.f32.e4m3.e4m3", "", 8, 8, 9, 10)
 PTX_WGMMA(wgmma_k32_e4m3, "m64n32k32.f32.e4m3.e4m3", "", 16, 16, 17, 18)
 PTX_WGMMA(wgmma_k32_e4m3, "m64n64k32.f32.e4m3.e4m3", "", 32, 32, 33, 34)
 PTX_WGMMA(wgmma_k32_e4m3, "m64n128k32.f32.e4m3.e4m3", "", 64, 64, 65, 66)
+PTX_WGMMA(wgmma_k32_e4m3, "m64n144k32.f32.e4m3.e4m3", "", 72, 72, 73, 74)
+PTX_WGMMA(wgmma_k32_e4m3, "m64n160k32.f32.e4m3.e4m3", "", 80, 80, 81, 82)
 PTX_WGMMA(wgmma_k32_e4m3, "m64n192k32.f32.e4m3.e4m3", "", 96, 96, 97, 98)
 PTX_WGMMA(wgmma_k32_e4m3, "m64n256k32.f32.e4m3.e4m3", "", 128, 128, 129, 130)
 
@@ -75,6 +84,8 @@ PTX_WGMMA(wgmma_k16_bf16, "m64n16k16.f32.bf16.bf16", ", 0, 0", 8, 8, 9, 10)
 PTX_WGMMA(wgmma_k16_bf16, "m64n32k16.f32.bf16.bf16", ", 0, 0", 16, 16, 17, 18)
 PTX_WGMMA(wgmma_k16_bf16, "m64n64k16.f32.bf16.bf16", ", 0, 0", 32, 32, 33, 34)
 PTX_WGMMA(wgmma_k16_bf16, "m64n128k16.f32.bf16.bf16", ", 0, 0", 64, 64, 65, 66)
+PTX_WGMMA(wgmma_k16_bf16, "m64n144k16.f32.bf16.bf16", ", 0, 0", 72, 72, 73, 74)
+PTX_WGMMA(wgmma_k16_bf16, "m64n160k16.f32.bf16.bf16", ", 0, 0", 80, 80, 81, 82)
 PTX_WGMMA(wgmma_k16_bf16, "m64n192k16.f32.bf16.bf16", ", 0, 0", 96, 96, 97, 98)
 PTX_WGMMA(wgmma_k16_bf16, "m64n256k16.f32.bf16.bf16", ", 0, 0", 128, 128, 129, 130)
 
@@ -84,12 +95,16 @@ PTX_WGMMA(wgmma_k16_bf16_mn, "m64n16k16.f32.bf16.bf16", ", 0, 1", 8, 8, 9, 10)
 PTX_WGMMA(wgmma_k16_bf16_mn, "m64n32k16.f32.bf16.bf16", ", 0, 1", 16, 16, 17, 18)
 PTX_WGMMA(wgmma_k16_bf16_mn, "m64n64k16.f32.bf16.bf16", ", 0, 1", 32, 32, 33, 34)
 PTX_WGMMA(wgmma_k16_bf16_mn, "m64n128k16.f32.bf16.bf16", ", 0, 1", 64, 64, 65, 66)
+PTX_WGMMA(wgmma_k16_bf16_mn, "m64n144k16.f32.bf16.bf16", ", 0, 1", 72, 72, 73, 74)
+PTX_WGMMA(wgmma_k16_bf16_mn, "m64n160k16.f32.bf16.bf16", ", 0, 1", 80, 80, 81, 82)
 PTX_WGMMA(wgmma_k16_bf16_mn, "m64n192k16.f32.bf16.bf16", ", 0, 1", 96, 96, 97, 98)
 PTX_WGMMA(wgmma_k16_bf16_mn, "m64n256k16.f32.bf16.bf16", ", 0, 1", 128, 128, 129, 130)
 
 #undef PTX_WGMMA
 #undef PTX_R128
 #undef PTX_R96
+#undef PTX_R80
+#undef PTX_R72
 #undef PTX_R64
 #undef PTX_R32
 #undef PTX_R16
@@ -99,6 +114,8 @@ PTX_WGMMA(wgmma_k16_bf16_mn, "m64n256k16.f32.bf16.bf16", ", 0, 1", 128, 128, 129
 #undef PTX_TEN
 #undef PTX_F128
 #undef PTX_F96
+#undef PTX_F80
+#undef PTX_F72
 #undef PTX_F64
 #undef PTX_F32
 #undef PTX_F16

@@ -10,6 +10,8 @@ const ONE: Trial = Trial::Cases(|| multiply((128, 1), false));
 const TWO: Trial = Trial::Cases(|| multiply((128, 2), false));
 /// Two scales of B a tile, and one K block in flight.
 const WIDE: Trial = Trial::Cases(|| multiply((192, 1), false));
+/// Nine spans of columns, and as many boxes of D.
+const NARROW_SPANS: Trial = Trial::Cases(|| multiply((144, 2), false));
 /// Adds to D.
 const ACCUMULATE: Trial = Trial::Cases(|| multiply((128, 1), true));
 
@@ -110,13 +112,17 @@ faults! {
     scale_of_b_of_the_first_blocks: ONE, "scales.gSfb += 2;" => "", ["elements are wrong"];
     scale_of_b_past_the_last_block: WIDE, "if (blocks > 1) sfb =" => "sfb =", ["global load of 4 bytes"];
     scale_of_b_a_block_early: ONE,
-        "blocks > 2 ... even, release" => "(even = scales.load(0)), release",
+        "blocks > 2 ... even, scales, release" => "(even = scales.load(0)), scales, release",
         "even = scales.load(0);" => "",
         ["elements are wrong"];
     scale_of_b_of_another_tile: ONE,
         "tile.column / Config::kScaleColumns" => "tile.column / 256", ["elements are wrong"];
-    scale_of_the_next_columns_missing: WIDE, "? last : first, last" => "? last : first, first", ["elements are wrong"];
-    scale_of_the_middle_columns: WIDE, "middle_is_next ? last : first" => "first", ["elements are wrong"];
+    scale_of_the_next_columns_missing: WIDE, "ptx::mul_rn(sfa[i], sfb.next)" => "ptx::mul_rn(sfa[i], sfb.first)", ["elements are wrong"];
+    scale_of_the_middle_columns: WIDE, "(span > 0 && span >= first_spans)" => "false", ["elements are wrong"];
+    scales_change_a_span_early: NARROW_SPANS, "span >= first_spans" => "span + 1 >= first_spans", ["elements are wrong"];
+    scales_change_a_span_late: NARROW_SPANS, "span >= first_spans" => "span > first_spans", ["elements are wrong"];
+    scales_change_where_the_first_tile_s_do: NARROW_SPANS,
+        "- tile.column % Config::kScaleColumns / Tile::kSpanColumns" => "", ["elements are wrong"];
     scale_of_columns_past_the_last: WIDE,
         "< params.n ? params.sfb_pitch : 0" => "< params.n + 128 ? params.sfb_pitch : 0", ["global load of 4 bytes"];
     products_of_the_block_before: WIDE,
@@ -131,6 +137,9 @@ faults! {
         "smem.a(stage), full, k, tile.row" => "smem.a(stage), full, tile.row, k", ["elements are wrong", "map"];
     tile_of_b_shifted: ONE,
         "full, k, tile.column, tile.expert" => "full, k, tile.column + 8, tile.expert", ["elements are wrong"];
+    box_of_d_beside_its_columns: NARROW_SPANS,
+        "smem.d(chunk, slice_row), tile.column + chunk" => "smem.d(chunk, slice_row), tile.column + (chunk ^ 1)",
+        ["elements are wrong", "was not written", "not ordered"];
     tile_stored_one_row_low: ONE,
         "void copy_slice ... tile.row + slice_row" => "tile.row + slice_row + 1",
         ["was not written", "elements are wrong"];
