@@ -32,6 +32,13 @@
 
 namespace gemm {
 
+// The first row of this CTA's tile, where its cluster takes the `m`-th tiles along M.
+template <class Config>
+PTX_DEVICE uint32_t first_row_of_cta(uint32_t m) {
+  const uint32_t tile = Config::kCluster == 1 ? m : m * Config::kCluster + ptx::cluster_rank();
+  return tile * Config::kBlockM;
+}
+
 // The tiles of one CTA of a dense GEMM, in order: the CTAs of a cluster take neighbours along M and share the tile of B.
 // (grouped_fp8_gemm.cuh has the schedule over experts.)
 template <class Config>
@@ -42,7 +49,7 @@ struct DenseSchedule {
 
   PTX_DEVICE explicit DenseSchedule(const Fp8GemmParams& params)
       : m(params.m),
-        m_clusters(ceil_div(params.m, Config::kBlockM * Config::kCluster)),
+        m_clusters(ceil_div(params.m, Fp8GemmTile<Config>::kClusterRows)),
         n_tiles(ceil_div(params.n, Config::kBlockN)),
         linear(ptx::cta_idx() / Config::kCluster),
         step(ptx::grid_dim() / Config::kCluster) {}
@@ -52,8 +59,7 @@ struct DenseSchedule {
 
   PTX_DEVICE GemmTile tile() const {
     const TileCoord at = tile_coord(linear, m_clusters, n_tiles);
-    const uint32_t m_tile = Config::kCluster == 1 ? at.m : at.m * Config::kCluster + ptx::cluster_rank();
-    return {m_tile * Config::kBlockM, 0, m, at.n * Config::kBlockN, 0};
+    return {first_row_of_cta<Config>(at.m), 0, m, at.n * Config::kBlockN, 0};
   }
 };
 

@@ -24,6 +24,7 @@ struct Fp8GemmTile : Config {
   using Config::kBlockK, Config::kBlockM, Config::kBlockN, Config::kCluster, Config::kScaleColumns, Config::kWgmmaM;
   static constexpr bool kOutputBf16 = Config::kOutput == Config::Output::kBf16;
   static constexpr int kMathWarpgroups = kBlockM == 64 ? 1 : 2;
+  static constexpr int kClusterRows = kBlockM * kCluster;              // of the tiles that a cluster takes at a time
   static constexpr int kThreads = 128 * (kMathWarpgroups + 1);         // the last warpgroup loads
   static constexpr int kSlices = kBlockM / kWgmmaM / kMathWarpgroups;  // 64-row slices of one warpgroup
   static constexpr int kRegisters = kBlockN / 2;                       // accumulator of one slice, per thread

@@ -29,7 +29,8 @@
 
 namespace gemm {
 
-// The segments, and the number of tiles before each; what lies past the last expert is empty.
+// The segments, and the number of tiles before each; what lies past the last expert is empty. The tiles that a cluster
+// takes at a time count as one.
 struct SegmentTable {
   uint32_t row[MAX_EXPERTS];
   uint32_t row_end[MAX_EXPERTS];
@@ -51,7 +52,9 @@ struct SegmentSmem {
   PTX_DEVICE uint32_t first_tile(uint32_t e) const { return base + offsetof(SegmentTable, first_tile) + e * 4; }
 };
 
-// The tiles of one CTA over all experts, expert by expert: the tiles of one share its weights in L2.
+// The tiles of one CTA over all experts, expert by expert: the tiles of one share its weights in L2. The CTAs of a cluster
+// take neighbours along M and share the tile of B; of an expert's last, the second CTA's may have no rows, and is not
+// stored.
 template <class Config>
 struct GroupedSchedule {
   static constexpr bool kMapClipsRows = false;  // the row after a segment is another expert's
@@ -64,8 +67,8 @@ struct GroupedSchedule {
         experts(params.experts),
         n_tiles(ceil_div(params.gemm.n, Config::kBlockN)),
         tiles(ptx::lds_u32(segments.first_tile(params.experts))),
-        linear(ptx::cta_idx()),
-        step(ptx::grid_dim()) {}
+        linear(ptx::cta_idx() / Config::kCluster),
+        step(ptx::grid_dim() / Config::kCluster) {}
 
   PTX_DEVICE bool has_tile() const { return linear < tiles; }
   PTX_DEVICE void advance() { linear += step; }
@@ -84,8 +87,8 @@ struct GroupedSchedule {
     const uint32_t row_end = ptx::lds_u32(segments.row_end(expert));
     const uint32_t within = linear - ptx::lds_u32(segments.first_tile(expert));
     const uint32_t first = first_fetched(row);
-    const TileCoord at = tile_coord(within, ceil_div(row_end - first, Config::kBlockM), n_tiles);
-    return {first + at.m * Config::kBlockM, row, row_end, at.n * Config::kBlockN, expert};
+    const TileCoord at = tile_coord(within, ceil_div(row_end - first, Fp8GemmTile<Config>::kClusterRows), n_tiles);
+    return {first + first_row_of_cta<Config>(at.m), row, row_end, at.n * Config::kBlockN, expert};
   }
 };
 
@@ -126,8 +129,9 @@ template <class Config>
 PTX_DEVICE void write_segments(const GroupedFp8GemmParams& params, SegmentSmem smem) {
   Segment segment[kExpertsPerLane];
   read_segments(params, segment);
+  constexpr uint32_t kRows = Fp8GemmTile<Config>::kClusterRows;
   const uint32_t n_tiles = ceil_div(params.gemm.n, Config::kBlockN);
-  const auto tiles = [&](Segment s) { return segment_tiles(s.row, s.row_end, Config::kBlockM) * n_tiles; };
+  const auto tiles = [&](Segment s) { return segment_tiles(s.row, s.row_end, kRows) * n_tiles; };
   uint32_t own = 0;
 #pragma unroll
   for (uint32_t i = 0; i < kExpertsPerLane; ++i) own += tiles(segment[i]);
@@ -147,14 +151,14 @@ PTX_DEVICE void write_segments(const GroupedFp8GemmParams& params, SegmentSmem s
 
 template <class Config>
 PTX_DEVICE void grouped_fp8_gemm(const GroupedFp8GemmParams& params) {
-  static_assert(Config::kCluster == 1, "a pair of CTAs would span two experts");
   const Fp8GemmSmem<Config> ring{ptx::warp_uniform(ptx::smem_base())};
   const SegmentSmem segments{ring.base + static_cast<uint32_t>(offsetof(GroupedFp8GemmStorage<Config>, segments))};
   prefetch_maps(params.gemm);
   init_barriers<Config>(ring);
   enter_grid();
   if (ptx::thread_idx() < 32) write_segments<Config>(params, segments);
-  ptx::syncthreads();
+  ptx::syncthreads();  // the table is written; a cluster's barrier would not order it
+  if constexpr (Config::kCluster > 1) enter_cluster<Config>();
   run_roles(params.gemm, ring, GroupedSchedule<Config>(params, segments));
 }
 

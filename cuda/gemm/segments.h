@@ -16,9 +16,9 @@ constexpr uint32_t kSegmentAlignment = 16 / sizeof(float);
 // The first row that a segment's tiles fetch; it may be another segment's.
 constexpr uint32_t first_fetched(uint32_t row) { return row / kSegmentAlignment * kSegmentAlignment; }
 
-// Tiles of `block_m` rows that a segment takes, along M.
-constexpr uint32_t segment_tiles(uint32_t row, uint32_t row_end, uint32_t block_m) {
-  return row_end > row ? (row_end - first_fetched(row) + block_m - 1) / block_m : 0;
+// Tiles of `tile_rows` rows that a segment takes, along M.
+constexpr uint32_t segment_tiles(uint32_t row, uint32_t row_end, uint32_t tile_rows) {
+  return row_end > row ? (row_end - first_fetched(row) + tile_rows - 1) / tile_rows : 0;
 }
 
 // Segments that follow each other: the expert's end, after the furthest `before` it, among `rows` rows.

@@ -171,8 +171,8 @@ const fn gemm(block_m: u32, block_n: u32, cluster: u32, output: OutputType) -> G
     GemmInstance { block_m, block_n, cluster, output, schedule: Schedule::Dense }
 }
 
-const fn grouped(block_m: u32, block_n: u32) -> GemmInstance {
-    GemmInstance { block_m, block_n, cluster: 1, output: OutputType::Bf16, schedule: Schedule::Grouped }
+const fn grouped(block_m: u32, block_n: u32, cluster: u32) -> GemmInstance {
+    GemmInstance { block_m, block_n, cluster, output: OutputType::Bf16, schedule: Schedule::Grouped }
 }
 
 /// Every compiled GEMM. The planner chooses among these; all give the same bits.
@@ -195,9 +195,16 @@ pub const GEMM_INSTANCES: &[GemmInstance] = &[
     gemm(128, 128, 2, OutputType::F32),
 ];
 
-/// Every compiled grouped GEMM. A cluster would span two experts, so there is none.
-pub const GROUPED_GEMM_INSTANCES: &[GemmInstance] =
-    &[grouped(64, 32), grouped(64, 64), grouped(64, 128), grouped(128, 128), grouped(128, 192)];
+/// Every compiled grouped GEMM. A cluster takes an expert's tiles in pairs, the last of which may be half empty.
+pub const GROUPED_GEMM_INSTANCES: &[GemmInstance] = &[
+    grouped(64, 32, 1),
+    grouped(64, 64, 1),
+    grouped(64, 128, 1),
+    grouped(128, 128, 1),
+    grouped(128, 128, 2),
+    grouped(128, 192, 1),
+    grouped(128, 192, 2),
+];
 
 /// Every kernel of the family.
 pub fn kernels() -> impl Iterator<Item = Kernel> {

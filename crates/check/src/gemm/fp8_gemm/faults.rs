@@ -184,7 +184,7 @@ faults! {
     multicast_to_one_cta_only: TWO, "0b11" => "0b01", ["bytes missing", "expect_tx", "in flight"];
     both_ctas_fetch_the_same_half: TWO, "y + rank * (Rows / 2)" => "y", ["elements are wrong"];
     ctas_of_a_cluster_take_the_same_tile: TWO,
-        "at.m * Config::kCluster + ptx::cluster_rank()" => "at.m * Config::kCluster",
+        "m * Config::kCluster + ptx::cluster_rank()" => "m * Config::kCluster",
         ["is not ordered after the write by the TMA store of CTA"];
     no_barrier_at_the_end_of_a_cluster: TWO, "leave_cluster<Config>();" => "", ["exit"];
     no_release_at_the_end_of_a_cluster: TWO,

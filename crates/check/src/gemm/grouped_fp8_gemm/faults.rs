@@ -7,6 +7,13 @@ use deepseek_kernels::gemm::Segments;
 use deepseek_kernels::table::gemm::GROUPED_GEMM_INSTANCES;
 
 const GROUPED: Trial = Trial::Cases(multiply_segments);
+/// A cluster of two CTAs: experts with two tiles, three, one.
+const PAIRS: Trial = Trial::Cases(|| {
+    let instance = GROUPED_GEMM_INSTANCES.iter().find(|i| i.cluster == 2);
+    let instance = Some(*instance.expect("an instance"));
+    let case = GroupedFp8GemmCase::new(Assignment::ragged(&[130, 0, 260, 1], 3), (136, 1024));
+    boxed([GroupedFp8GemmCase { instance, seed: 7, ..case }])
+});
 
 /// Segments of any length, none included; then segments that are none.
 fn multiply_segments() -> Cases {
@@ -37,9 +44,9 @@ faults! {
     rows_of_the_expert_before: GROUPED,
         "row >= tile.row_begin && row + Config" => "row + Config",
         ["elements are wrong", "is nobody's and was written", "not ordered after the write"];
-    tile_starts_where_tma_cannot: GROUPED, "first + at.m" => "row + at.m", ["no multiple of 16 bytes"];
+    tile_starts_where_tma_cannot: GROUPED, "first + first_row_of_cta" => "row + first_row_of_cta", ["no multiple of 16 bytes"];
     tiles_counted_from_the_segment: GROUPED,
-        "(row_end - first_fetched(row) + block_m - 1)" => "(row_end - row + block_m - 1)",
+        "(row_end - first_fetched(row) + tile_rows - 1)" => "(row_end - row + tile_rows - 1)",
         ["was not written", "elements are wrong"];
     last_row_of_a_segment_lost: GROUPED,
         "if (!tile.has(row) || tile.column" => "if (!tile.has(row) || row + 1 == tile.row_end || tile.column",
@@ -65,6 +72,24 @@ faults! {
         "void grouped_fp8_gemm ... enter_grid();" => "",
         "void grouped_fp8_gemm ... ptx::syncthreads();" => "enter_grid(); ptx::syncthreads();",
         ["global load before griddepcontrol.wait: a grid ahead"];
+
+    // Pairs of CTAs.
+    pair_takes_the_same_tile: PAIRS,
+        "first + first_row_of_cta<Config>(at.m)" => "first + at.m * Fp8GemmTile<Config>::kClusterRows",
+        ["was not written", "not ordered after the write"];
+    pair_counts_its_tiles_apart: PAIRS,
+        "ceil_div(row_end - first, Fp8GemmTile<Config>::kClusterRows)" => "ceil_div(row_end - first, Config::kBlockM)",
+        ["was not written"];
+    pair_starts_at_different_tiles: PAIRS,
+        "GroupedSchedule(const ... linear(ptx::cta_idx() / Config::kCluster)" => "linear(ptx::cta_idx())",
+        ["was not written", "elements are wrong", "not ordered after the write"];
+    pair_skips_every_other_tile: PAIRS,
+        "GroupedSchedule(const ... step(ptx::grid_dim() / Config::kCluster)" => "step(ptx::grid_dim())",
+        ["was not written"];
+    pair_starts_before_its_barriers: PAIRS,
+        "if constexpr (Config::kCluster > 1) enter_cluster<Config>();" => "", ["mbarrier", "exit"];
+    pair_reads_its_table_unwritten: PAIRS,
+        "void grouped_fp8_gemm ... ptx::syncthreads();" => "", ["nothing has written", "not ordered"];
 
     // Reports.
     report_in_the_word_of_another_fault: GROUPED, "error_words + fault" => "error_words", ["got one of Inf or NaN"];
