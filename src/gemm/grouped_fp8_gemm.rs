@@ -11,6 +11,7 @@ use std::fmt;
 use float8::F8E4M3;
 use half::bf16;
 
+use super::model::Machine;
 use super::operands::{GemmAxes, GemmViews};
 use super::planner::{GemmChoice, GemmProblem, named};
 use super::segments::Segments;
@@ -141,7 +142,7 @@ impl GroupedFp8Gemm {
         // What the expected rows make of it is only a guess: any routing must find CTAs enough.
         let empty = problem.rows == 0 || problem.n == 0 || problem.experts == 0;
         let cluster = choice.instance.cluster;
-        let grid = if empty { 0 } else { (device.multiprocessors() / cluster).max(1) * cluster };
+        let grid = if empty { 0 } else { Machine::h100(device.multiprocessors()).ctas(cluster) };
         let kernel = Kernel::load(device, &choice.instance)?;
         let maps = TensorMaps::new(device);
         Ok(Self {
