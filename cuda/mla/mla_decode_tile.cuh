@@ -96,19 +96,26 @@ PTX_DEVICE MlaPart part_of(const MlaDecodeParams& params, const MlaWork& work) {
   return {ptx::ldg_u32(gOffsets + 1) - first, first + work.split};
 }
 
-// The work of one CTA: every `step`-th split. The CTAs of a cluster differ in their rows only and share the keys.
+// The work of one CTA: splits are dealt in rounds, forwards and backwards by turns, for they are listed longest first: who has
+// a long one of a round has a short one of the next. The CTAs of a cluster differ in their rows only and share the keys.
 struct MlaWorkList {
   const MlaDecodeParams& params;
-  uint32_t index, end, step;
+  uint32_t index, end;
+  uint32_t step, steps;  // to the next one, and over two rounds
 
   PTX_DEVICE explicit MlaWorkList(const MlaDecodeParams& p)
       : params(p),
         index(ptx::cta_idx() / p.row_tiles),
         end(ptx::ldg_u32(p.tables.split_offsets + p.batch)),
-        step(ptx::grid_dim() / p.row_tiles) {}
+        steps(2 * (ptx::grid_dim() / p.row_tiles)) {
+    step = steps - 1 - 2 * index;
+  }
 
   PTX_DEVICE bool has_work() const { return index < end; }
-  PTX_DEVICE void advance() { index += step; }
+  PTX_DEVICE void advance() {
+    index += step;
+    step = steps - step;
+  }
 
   PTX_DEVICE MlaWork work() const {
     const uint32_t* gItem = params.tables.items + 2 * static_cast<uint64_t>(index);

@@ -71,7 +71,7 @@ faults! {
         ["load before griddepcontrol.wait: a grid ahead", "exits without griddepcontrol.wait"];
     combined_before_the_splits_are_there: BF16,
         "void mla_combine_kernel ... enter_grid();" => "",
-        "void mla_combine_kernel ... if (count == 1) return;" => "enter_grid(); if (count == 1) return;",
+        "if (count == 1) return;" => "enter_grid(); if (count == 1) return;",
         ["global load before griddepcontrol.wait: a grid ahead"];
 
     // Splits and their order.
@@ -97,6 +97,8 @@ faults! {
         "if (other < mine)" => "if (other <= mine)", ["elements are wrong", "outside", "out of bounds", "race"];
     bad_length_goes_unreported: BF16,
         "report_fault(params.error_words, FAULT_SEQUENCE_LENGTH)" => "(void)0", ["got one of pages"];
+    split_skipped_in_the_second_round: CLUSTER,
+        "step = steps - 1 - 2 * index" => "step = steps - 2 * index", ["elements are wrong", "written"];
     part_of_another_split: BF16, "first + work.split" => "first", ["elements are wrong", "race"];
     only_split_combined_too: BF16, "if (count == 1) return;" => "", ["elements are wrong"];
     merge_without_max: BF16, "m[i] - greatest" => "m[i]", ["elements are wrong"];
@@ -149,7 +151,7 @@ faults! {
     // Products.
     position_never_scored: BF16,
         "i == 0 ? Config::kRopeTile : i - 1" => "i == 0 ? 0 : i - 1",
-        ["elements are wrong", "arrival on kv_full", "race"];
+        ["elements are wrong", "arrival on kv_full", "counted on kv_full", "race"];
     scores_never_cleared: BF16, "i + byte != 0" => "true", ["elements are wrong", "uninitialised", "wgmma"];
     values_of_the_other_half: BF16,
         "smem.kv(stage, half * Config::kHalfTiles)" => "smem.kv(stage, 0)", ["elements are wrong", "race", "in flight"];
