@@ -216,22 +216,3 @@ fn problem(spec: &GroupedFp8GemmSpec) -> Result<GemmProblem> {
     check_limit("experts * n", (experts * n) as u64, MAX_DIM)?;
     Ok(problem)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// An expert's odd tile costs a pair as much as two.
-    #[test]
-    fn the_tiles_of_an_expert_are_counted_in_pairs() {
-        let problem = GemmProblem { experts: 3, rows: 1000, n: 192, k: 128 };
-        let tiles = |cluster, rows| {
-            let wanted = |i: &&GemmInstance| (i.block_m, i.block_n, i.cluster) == (128, 192, cluster);
-            let instance = GROUPED_GEMM_INSTANCES.iter().find(wanted).expect("an instance");
-            problem.launch(instance, rows, 132).expect("a launch").tiles
-        };
-        for (rows, alone, paired) in [(1, 3, 6), (128, 3, 6), (129, 6, 6), (256, 6, 6), (257, 9, 12)] {
-            assert_eq!((tiles(1, rows), tiles(2, rows)), (alone, paired), "{rows} rows");
-        }
-    }
-}
