@@ -46,16 +46,16 @@ struct MlaSum {
   float l = 0;
 };
 
-// Of the columns from `column` on, whose parts are asked for `AtOnce` at a time.
-template <uint32_t AtOnce>
+// Of the columns from `column` on.
 PTX_DEVICE MlaSum add_parts(MlaParts parts, float greatest, uint32_t column) {
+  constexpr uint32_t kAtOnce = 8;  // parts that are asked for together
   MlaSum sum;
 #pragma unroll 1
-  for (uint32_t first = 0; first < parts.count; first += AtOnce) {
-    float m[AtOnce], l[AtOnce];
-    ptx::U32x4 o[AtOnce];
+  for (uint32_t first = 0; first < parts.count; first += kAtOnce) {
+    float m[kAtOnce], l[kAtOnce];
+    ptx::U32x4 o[kAtOnce];
 #pragma unroll
-    for (uint32_t i = 0; i < AtOnce; ++i) {
+    for (uint32_t i = 0; i < kAtOnce; ++i) {
       const bool exists = first + i < parts.count;
       const uint64_t row = (exists ? first + i : first) * parts.rows;
       m[i] = ptx::ldg_f32(parts.state + 2 * row);
@@ -63,7 +63,7 @@ PTX_DEVICE MlaSum add_parts(MlaParts parts, float greatest, uint32_t column) {
       o[i] = ptx::ldg_v4_u32_if(exists, parts.out + row * MLA_LATENT + column);
     }
 #pragma unroll
-    for (uint32_t i = 0; i < AtOnce; ++i) {
+    for (uint32_t i = 0; i < kAtOnce; ++i) {
       if (l[i] == 0.0f) continue;
       const float weight = ptx::ex2_approx(m[i] - greatest);
       const uint32_t bits[] = {o[i].x, o[i].y, o[i].z, o[i].w};
@@ -77,7 +77,6 @@ PTX_DEVICE MlaSum add_parts(MlaParts parts, float greatest, uint32_t column) {
 
 // Row `row` of all sequences, of whose columns each warp of the row takes its 128.
 PTX_DEVICE void combine_row(const MlaCombineParams& params, uint32_t row, uint32_t column) {
-  constexpr uint32_t kAtOnce = 8;
   const uint32_t* gOffsets = params.split_offsets + row / params.rows;
   const uint32_t first = ptx::ldg_u32(gOffsets);
   const uint32_t count = ptx::ldg_u32(gOffsets + 1) - first;
@@ -86,7 +85,7 @@ PTX_DEVICE void combine_row(const MlaCombineParams& params, uint32_t row, uint32
   const MlaParts parts{params.part_out + part_row * MLA_LATENT, params.part_state + part_row * 2, params.rows, count};
 
   const float greatest = greatest_max(parts);
-  const auto [o, l] = add_parts<kAtOnce>(parts, greatest, column);
+  const auto [o, l] = add_parts(parts, greatest, column);
   const float inverse = inverse_sum(l);
   ptx::stg_v2_u32(params.out + row * params.out_pitch + column, ptx::cvt_bf16x2(o[1] * inverse, o[0] * inverse),
                   ptx::cvt_bf16x2(o[3] * inverse, o[2] * inverse));

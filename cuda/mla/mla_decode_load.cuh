@@ -29,15 +29,15 @@ struct MlaPageBlock {
   uint32_t page, key;  // first key within the page
 };
 
-// The page table's entry of block `j`; of a contiguous cache the sequence itself.
+// The page table's entry of block `j`; a contiguous cache has none.
 PTX_DEVICE IndexWords page_words(const MlaDecodeParams& params, const MlaWork& work, uint32_t j) {
-  if (params.page_table.words == nullptr) return {static_cast<int32_t>(work.sequence), 0};
+  if (params.page_table.words == nullptr) return {};
   const uint32_t key = work.first_key + j * MLA_BLOCK_KEYS;
   return load_index_words(params.page_table, work.sequence, key / params.page_size);
 }
 
-// Where block `j` lies, whose entry `words` are. Page ids come from the device's memory and may be anything: one that does
-// not exist reads as zeros, and is reported.
+// Where block `j` lies, whose entry `words` are: in a contiguous cache sequence b is page b. Page ids come from the device's
+// memory and may be anything: one that does not exist reads as zeros, and is reported.
 PTX_DEVICE MlaPageBlock page_block(const MlaDecodeParams& params, const MlaWork& work, uint32_t j, IndexWords words) {
   const uint32_t key = work.first_key + j * MLA_BLOCK_KEYS;
   if (params.page_table.words == nullptr) return {work.sequence, key};

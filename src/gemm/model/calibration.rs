@@ -13,7 +13,7 @@ use crate::table::gemm::{GEMM_INSTANCES, GROUPED_GEMM_INSTANCES};
 
 const MEASURED: &str = "benches/results/2026-11-27-h100/timings.csv";
 const PUBLISHED: &str = "benches/model/published.csv";
-/// The run whose times are fitted: it has the kernels of today.
+/// The run whose times are fitted: the last one.
 const RUN: &str = "4";
 
 /// The H800 and the H100 of the published times, and an L2 full of written lines. Fitted, but for the clock without work.
