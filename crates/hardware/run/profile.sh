@@ -19,7 +19,7 @@ profile() {
 profile fp8_gemm_m256_n128_c2_bf16 rivals fp8_gemm-4096x7168x2048_bf16_fp8_gemm_m256_n128_c2
 profile fp8_gemm_m64_n16_c1_bf16 first fp8_gemm-64x2112x7168
 profile fp8_gemm_m64_n16_c1_bf16 first fp8_gemm-1x2112x7168
-profile grouped_fp8_gemm_m128_n128_c1_bf16 first grouped_fp8_gemm-8x4096x7168x2048
+profile grouped_fp8_gemm_m128_n192_c2_bf16 first grouped_fp8_gemm-8x4096x7168x2048
 profile mla_decode_bf16_c2 first mla_decode_bf16-b128q1s4096h128
 profile mla_decode_fp8_c2 first mla_decode_fp8-b128q1s4096h128
 [ "$failures" -eq 0 ]
