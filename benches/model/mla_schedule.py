@@ -13,6 +13,12 @@ START, END, MEET = 12, 20, 25  # a product begins, is seen to be done; a barrier
 TILE_BYTES, TILES, BLOCKS = 8192, 9, 40
 
 
+SCORES_FIRST, PRODUCTS_FIRST = "scores first", "products first"
+BESIDE = "products first, right ones beside the softmax"
+REGISTERS = "the same, left weights from registers"
+ORDERS = [SCORES_FIRST, PRODUCTS_FIRST, BESIDE, REGISTERS]
+
+
 def left(order):
     def score(j):
         for tile in range(TILES):
@@ -23,37 +29,49 @@ def left(order):
         yield "run", 20
         yield "multiply", ("left", j), 4, WEIGH
 
+    def publish(j):
+        yield "run", PUBLISH
+        yield "arrive", ("weights", j)
+
     yield from score(0)
     yield "wait", ("scores", 0)
     yield "arrive", ("free", "position", 0)
-    yield "run", MAXIMUM + EXPONENTIALS + PUBLISH
-    yield "arrive", ("weights", 0)
+    yield "run", MAXIMUM + EXPONENTIALS
+    if order != REGISTERS:
+        yield from publish(0)
     for j in range(1, BLOCKS):
         yield "mark",
-        if order == "scores first":
+        if order == SCORES_FIRST:
             yield from score(j)
             yield "arrive", ("scored", j)
             yield from weigh(j - 1)
         else:
             yield from weigh(j - 1)
-            if order == "products first":
+            if order == PRODUCTS_FIRST:
                 yield "arrive", ("scored", j)
+            if order == REGISTERS:
+                if j > 1:
+                    yield "await", ("read", j - 2)
+                yield from publish(j - 1)
             yield from score(j)
             yield "wait", ("left", j - 1)
             yield "arrive", ("free", "left", j - 1)
         yield "wait", ("scores", j)
-        if order == "products first, right ones beside the softmax":
+        if order in (BESIDE, REGISTERS):
             yield "arrive", ("scored", j)
         yield "arrive", ("free", "position", j)
         yield "run", MAXIMUM + EXPONENTIALS
-        if order == "scores first":
+        if order == SCORES_FIRST:
             yield "await", ("read", j - 1)
             yield "wait", ("left", j - 1)
             yield "arrive", ("free", "left", j - 1)
         yield "run", RESCALE
-        yield "await", ("read", j - 1)
-        yield "run", PUBLISH
-        yield "arrive", ("weights", j)
+        if order != REGISTERS:
+            yield "await", ("read", j - 1)
+            yield from publish(j)
+    if order == REGISTERS:
+        yield "await", ("read", BLOCKS - 2)
+        yield from publish(BLOCKS - 1)
     yield "arrive", ("scored", BLOCKS)
 
 
@@ -133,10 +151,8 @@ def cycles_per_block(order, latency, rate):
     return (marks[-1] - marks[half]) / (len(marks) - 1 - half)
 
 
-ORDERS = ["scores first", "products first", "products first, right ones beside the softmax"]
-
 if __name__ == "__main__":
-    print("| latency, rate | " + " | ".join(ORDERS) + " |\n|---|---|---|---|")
+    print("| latency, rate | " + " | ".join(ORDERS) + " |\n|---|---|---|---|---|")
     for latency, rate in [(500, 64), (800, 64), (1100, 64), (1500, 45), (2000, 45)]:
         row = [f"{cycles_per_block(order, latency, rate):.0f}" for order in ORDERS]
         print(f"| {latency} cycles, {rate} B/cycle | " + " | ".join(row) + " |")

@@ -58,15 +58,15 @@ PTX_DEVICE void score(float (&rS)[Config::kScoreRegisters], MlaDecodeSmem<Config
   ptx::wgmma_commit_group();
 }
 
-// rO += sP . sV, for one half of the values: the keys' own tiles, read across.
-template <class Config>
-PTX_DEVICE void weigh(float (&rO)[Config::kOutRegisters], MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t half) {
-  const uint64_t desc_p = descriptor_k_major_128b(smem.p());
+// rO += P . sV, for one half of the values: the keys' own tiles, read across. `multiply(step, desc_v)` adds the products of
+// 16 keys.
+template <class Config, class Multiply>
+PTX_DEVICE void weigh(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t half, Multiply multiply) {
   const uint64_t desc_v = descriptor_mn_major_128b(smem.kv(stage, half * Config::kHalfTiles), Config::kTileBytes);
   ptx::wgmma_fence();
 #pragma unroll
-  for (uint32_t key = 0; key < Config::kBlockKeys; key += 16) {
-    ptx::wgmma_k16_bf16_mn(rO, descriptor_advance(desc_p, key * 2), descriptor_advance(desc_v, key * 128), true);
+  for (uint32_t step = 0; step < Config::kKeySteps; ++step) {
+    multiply(step, descriptor_advance(desc_v, step * 16 * 128));
   }
   ptx::wgmma_commit_group();
 }
@@ -111,7 +111,7 @@ PTX_DEVICE void publish_scale(MlaDecodeSmem<Config> smem, Ring<1>& p, const floa
 
 // sP, sScale <- the weights of a block, when the right warpgroup has read those of the block before.
 template <class Config>
-PTX_DEVICE void publish(MlaDecodeSmem<Config> smem, Ring<1>& p, const float (&rP)[Config::kScoreRegisters],
+PTX_DEVICE void publish(MlaDecodeSmem<Config> smem, Ring<1>& p, const uint32_t (&rP)[Config::kKeySteps][4],
                         const float (&rescale)[2]) {
   smem.p_pipeline().await_empty(p);
   store_fragment_bf16<128>(ptx::thread_idx() % 128, rP, [&](uint32_t, uint32_t row) { return smem.p() + row * 128; });
@@ -129,48 +129,51 @@ PTX_DEVICE void softmax(float (&rS)[Config::kScoreRegisters], const MlaDecodePar
   softmax_block(rS, rows, params.scale_log2, rescale);
 }
 
-// rO, rows <- all blocks of a split. The products of a block run ahead of the scores of the next one, so that its values are
-// given back, and their place is filled again, while those are computed.
+// rO, rows <- all blocks of a split. The products of a block, whose weights stay in registers, run ahead of the scores of the
+// next one, so that its values are given back, and their place is filled again, while those are computed. Beside the products
+// the weights are handed to the right warpgroup. The left values of the last block are not given back.
 template <class Config>
 PTX_DEVICE void attend_left(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, const MlaWork& work,
                             Ring<Config::kStages>& kv, Ring<1>& p, float (&rO)[Config::kOutRegisters], MlaRows& rows) {
   float rS[Config::kScoreRegisters];
+  uint32_t rP[Config::kKeySteps][4], rShared[Config::kKeySteps][4];
   float rescale[2];
-  // rS <- the weights of block `j`, whose scores are there.
+  // rP <- the weights of block `j`, whose scores are there.
   const auto weights = [&](uint32_t stage, uint32_t j) {
     release_keys(smem, stage, kRope);
+    if (j + 1 == work.blocks) smem.q_pipeline().release({});
     clear_values(smem, stage, 0, work.keys(j));
     softmax<Config>(rS, params, work, j, rows, rescale);
+    pack_fragment_bf16(rP, rS);
   };
-  // rO += sP . sV of the block whose weights were published last, by all four warps.
-  const auto weigh_published = [&] {
-    ptx::mbarrier_wait(smem.p_pipeline().full(0), p.phase ^ 1);
-    weigh(rO, smem, kv.stage, 0);
+  // rO += rP . sV. From then on rP is the tensor core's, so that a copy is handed on.
+  const auto weigh_left = [&] {
+    copy_fragment(rShared, rP);
+    weigh(smem, kv.stage, 0,
+          [&](uint32_t step, uint64_t desc_v) { ptx::wgmma_rs_k16_bf16_mn(rO, rP[step], desc_v, true); });
   };
   score(rS, smem, kv);
   ptx::wgmma_wait_group<0>(rS);
   weights(kv.stage, 0);
-  publish(smem, p, rS, rescale);
 #pragma unroll 1
   for (uint32_t j = 1; j < work.blocks; ++j) {
     Ring<Config::kStages> next = kv;
     next.advance();
-    weigh_published();        // rO += sP . sV[j - 1]
-    score(rS, smem, next);    // rS <- sQ . sK[j]^T
-    ptx::wgmma_wait_group<1>(rO);
+    weigh_left();  // rO += rP . sV[j - 1]
+    publish(smem, p, rShared, rescale);
+    score(rS, smem, next);  // rS <- sQ . sK[j]^T
+    ptx::wgmma_wait_group<1>(rO, rP);
     release_keys(smem, kv.stage, kLeftValues);
     ptx::wgmma_wait_group<0>(rS);
     warp_arrive(smem.scored());  // the right products of j - 1 run beside the softmax of j
     weights(next.stage, j);
     scale_rows(rO, rescale);
-    publish(smem, p, rS, rescale);
     kv = next;
   }
+  weigh_left();
+  publish(smem, p, rShared, rescale);
   warp_arrive(smem.scored());
-  weigh_published();
-  ptx::wgmma_wait_group<0>(rO);
-  release_keys(smem, kv.stage, kLeftValues);
-  kv.advance();
+  ptx::wgmma_wait_group<0>(rO, rP);
 }
 
 // m, l or lse of the thread's rows, which the four threads of a row share.
@@ -192,16 +195,20 @@ PTX_DEVICE void store_rows(const MlaDecodeParams& params, const MlaWork& work, M
   }
 }
 
+// The results of a warpgroup, and its half of the values of the last block, in `stage`, back to the producers.
 template <class Config>
 PTX_DEVICE void store_half(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, const MlaWork& work, MlaPart part,
-                           uint32_t half, float (&rO)[Config::kOutRegisters], const float (&inverse)[2]) {
+                           uint32_t half, Ring<Config::kStages> kv, float (&rO)[Config::kOutRegisters],
+                           const float (&inverse)[2]) {
+  const MlaTiles values = half == 0 ? kLeftValues : kRightValues;
   if (part.splits == 1) {
     scale_rows(rO, inverse);
-    store_out(params, smem, work, half, rO);
+    store_out(params, smem, work, half, kv, rO);
+    release_keys(smem, kv.stage, values);
   } else {
+    release_keys(smem, kv.stage, values);
     store_part<Config>(params, work, part, half, rO);
   }
-  smem.q_pipeline().release({});
 }
 
 template <class Config>
@@ -211,18 +218,24 @@ PTX_DEVICE void left(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem) 
 #pragma unroll 1
   for (MlaWorkList list(params); list.has_work(); list.advance()) {
     const MlaWork work = list.work();
+    const MlaPart part = part_of(params, work);
     MlaRows rows = start_rows(params, work);
+    if (work.blocks == 0) {
+      store_zeros(params, smem, work);
+      store_rows<Config>(params, work, part, rows, rows.l);
+      continue;
+    }
     float rO[Config::kOutRegisters] = {};
     smem.q_pipeline().await_full(q);
     q.advance();
-    if (work.blocks != 0) attend_left(params, smem, work, kv, p, rO, rows);
+    attend_left(params, smem, work, kv, p, rO, rows);
     const float l[2] = {row_sum(rows, 0), row_sum(rows, 1)};
     const float inverse[2] = {inverse_sum(l[0]), inverse_sum(l[1])};
     smem.p_pipeline().await_empty(p);
     publish_scale(smem, p, inverse);
-    const MlaPart part = part_of(params, work);
     store_rows<Config>(params, work, part, rows, l);
-    store_half(params, smem, work, part, 0, rO, inverse);
+    store_half(params, smem, work, part, 0, kv, rO, inverse);
+    kv.advance();
   }
 }
 
@@ -237,32 +250,47 @@ PTX_DEVICE void read_scale(MlaDecodeSmem<Config> smem, Ring<1> p, float (&factor
   factor[1] = ptx::lds_f32(smem.scale(row + 8));
 }
 
+// rO <- all blocks of a split. The right values of the last block are not given back.
+template <class Config>
+PTX_DEVICE void attend_right(MlaDecodeSmem<Config> smem, const MlaWork& work, Ring<Config::kStages>& kv, Ring<1>& p,
+                             Ring<1>& scored, float (&rO)[Config::kOutRegisters]) {
+  const uint64_t desc_p = descriptor_k_major_128b(smem.p());
+  float factor[2];
+#pragma unroll 1
+  for (uint32_t j = 0;; kv.advance()) {
+    read_scale(smem, p, factor);
+    clear_values(smem, kv.stage, 1, work.keys(j));
+    scale_rows(rO, factor);
+    // Not before the next scores are done: the left warpgroup would wait for them, and then leave the tensor core idle.
+    ptx::mbarrier_wait(smem.scored(), scored.phase);
+    scored.advance();
+    weigh(smem, kv.stage, 1, [&](uint32_t step, uint64_t desc_v) {  // rO += sP . sV
+      ptx::wgmma_k16_bf16_mn(rO, descriptor_advance(desc_p, step * 32), desc_v, true);
+    });
+    ptx::wgmma_wait_group<0>(rO);
+    smem.p_pipeline().release(p);
+    p.advance();
+    if (++j == work.blocks) return;
+    release_keys(smem, kv.stage, kRightValues);
+  }
+}
+
 template <class Config>
 PTX_DEVICE void right(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem) {
   Ring<Config::kStages> kv;
   Ring<1> p, scored;
-  float factor[2];
 #pragma unroll 1
   for (MlaWorkList list(params); list.has_work(); list.advance()) {
     const MlaWork work = list.work();
+    if (work.blocks == 0) continue;
     float rO[Config::kOutRegisters] = {};
-#pragma unroll 1
-    for (uint32_t j = 0; j < work.blocks; ++j, kv.advance(), p.advance()) {
-      read_scale(smem, p, factor);
-      clear_values(smem, kv.stage, 1, work.keys(j));
-      scale_rows(rO, factor);
-      // Not before the next scores are done: the left warpgroup would wait for them, and then leave the tensor core idle.
-      ptx::mbarrier_wait(smem.scored(), scored.phase);
-      scored.advance();
-      weigh(rO, smem, kv.stage, 1);
-      ptx::wgmma_wait_group<0>(rO);
-      release_keys(smem, kv.stage, kRightValues);
-      smem.p_pipeline().release(p);
-    }
-    read_scale(smem, p, factor);
+    attend_right(smem, work, kv, p, scored, rO);
+    float inverse[2];
+    read_scale(smem, p, inverse);
     smem.p_pipeline().release(p);
     p.advance();
-    store_half(params, smem, work, part_of(params, work), 1, rO, factor);
+    store_half(params, smem, work, part_of(params, work), 1, kv, rO, inverse);
+    kv.advance();
   }
 }
 

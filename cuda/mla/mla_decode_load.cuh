@@ -46,7 +46,7 @@ PTX_DEVICE MlaPageBlock page_block(const MlaDecodeParams& params, const MlaWork&
   return {page, key % params.page_size};
 }
 
-// sQ <- the rows of `work`, without keys too: its shared memory takes the output. One thread.
+// sQ <- the rows of `work`. One thread.
 template <class Config>
 PTX_DEVICE void load_q(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, const MlaWork& work, Ring<1>& q) {
   const uint32_t full = smem.q_pipeline().full(0);
@@ -95,7 +95,8 @@ PTX_DEVICE void load_block(const MlaDecodeParams& params, MlaDecodeSmem<Config> 
   }
 }
 
-// The producer thread of a BF16 cache. The first keys do not wait for the previous output, which lies where Q goes.
+// The producer thread of a BF16 cache. The first block and Q do not wait for the previous output, which lies where the
+// second block goes.
 template <class Config>
 PTX_DEVICE void load_bf16(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem) {
   Ring<Config::kStages> kv;
@@ -103,7 +104,6 @@ PTX_DEVICE void load_bf16(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
 #pragma unroll 1
   for (MlaWorkList list(params); list.has_work(); list.advance()) {
     const MlaWork work = list.work();
-    if (work.blocks == 0) load_q(params, smem, work, q);
 #pragma unroll 1
     for (uint32_t j = 0; j < work.blocks; ++j, kv.advance()) {
       load_block(params, smem, kv, page_block(params, work, j, page_words(params, work, j)));
@@ -235,10 +235,7 @@ PTX_DEVICE void load_fp8(const MlaDecodeParams& params, MlaDecodeSmem<Config> sm
 #pragma unroll 1
   for (MlaWorkList list(params); list.has_work(); list.advance()) {
     const MlaWork work = list.work();
-    if (work.blocks == 0) {
-      if (leader) load_q(params, smem, work, q);
-      continue;
-    }
+    if (work.blocks == 0) continue;
     MlaPageBlock at = page_block(params, work, 0, page_words(params, work, 0));
     IndexWords next_page = {};
     if (work.blocks > 1) next_page = page_words(params, work, 1);

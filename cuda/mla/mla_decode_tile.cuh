@@ -27,6 +27,7 @@ struct MlaDecodeConfig {
   static constexpr int kTiles = kRopeTile + 1;
   static constexpr int kHalfTiles = kRopeTile / 2;           // of the values, per warpgroup
   static constexpr int kHalfColumns = MLA_LATENT / 2;
+  static constexpr int kKeySteps = kBlockKeys / 16;          // of a product with the values
   static constexpr int kScoreRegisters = kBlockKeys / 2;     // of a 64 x 64 tile, per thread
   static constexpr int kOutRegisters = kHalfColumns / 2;     // of a 64 x 256 tile, per thread
 };
@@ -36,8 +37,8 @@ enum MlaTiles : uint32_t { kLeftValues, kRightValues, kRope, kTileGroups };
 
 template <class Config>
 struct MlaDecodeStorage {
-  alignas(1024) uint8_t q[Config::kTiles][Config::kTileBytes];  // BF16 [9, 64 rows, 64], swizzled; later the output
-  alignas(1024) uint8_t kv[Config::kStages][Config::kTiles][Config::kTileBytes];  // BF16 [9, 64 keys, 64], swizzled
+  alignas(1024) uint8_t q[Config::kTiles][Config::kTileBytes];  // BF16 [9, 64 rows, 64], swizzled
+  alignas(1024) uint8_t kv[Config::kStages][Config::kTiles][Config::kTileBytes];  // BF16 [9, 64 keys, 64], swizzled; the last: output
   alignas(1024) uint8_t p[Config::kTileBytes];                  // BF16 [64 rows, 64 keys], swizzled
   float scale[Config::kBlockRows];                // what the block multiplies earlier sums with; last, 1 / l
   uint64_t kv_full[Config::kStages][Config::kTiles];   // mbarriers: tiles land one by one,
@@ -157,7 +158,7 @@ PTX_DEVICE void init_barriers(MlaDecodeSmem<Config> smem) {
       init_mbarrier(bar, kWarps * Config::kCluster, "kv_empty", stage * kTileGroups + tiles);
     }
   }
-  smem.q_pipeline().init(1, 2 * kWarps, "q_full", "q_empty");
+  smem.q_pipeline().init(1, kWarps, "q_full", "q_empty");
   smem.p_pipeline().init(kWarps, kWarps, "p_full", "p_empty");
   init_mbarrier(smem.scored(), kWarps, "scored", 0);
   ptx::fence_mbarrier_init();

@@ -15,7 +15,7 @@ use rand::{Rng, RngExt};
 use rand_distr::StandardNormal;
 use rayon::prelude::*;
 
-use Operands::{Bf16, Bf16Mn, E4m3};
+use Operands::{Bf16, Bf16Mn, Bf16RsMn, E4m3};
 
 #[test]
 fn the_tensor_core_is_the_models() {
@@ -33,7 +33,7 @@ fn run(case: &Case, device: &Device) -> Vec<f32> {
 #[test]
 fn descriptors_advance_along_k_inside_the_swizzled_row() {
     for device in machines() {
-        for operands in [E4m3, Bf16, Bf16Mn(DENSE)] {
+        for operands in [E4m3, Bf16, Bf16Mn(DENSE), Bf16RsMn] {
             let case = integer_case(operands, 128, 1, 3);
             for first_step in 0..4 {
                 check(&Case { first_step, steps: 1, ..case.clone() }, &device);
@@ -45,7 +45,7 @@ fn descriptors_advance_along_k_inside_the_swizzled_row() {
 #[test]
 fn later_groups_continue_the_sum() {
     for device in machines() {
-        for operands in [E4m3, Bf16, Bf16Mn(DENSE)] {
+        for operands in [E4m3, Bf16, Bf16Mn(DENSE), Bf16RsMn] {
             check(&Case { repeats: 5, ..integer_case(operands, 16, 1, 4) }, &device);
         }
     }
@@ -158,7 +158,7 @@ fn the_emulators_fused_sum_is_the_references() {
                 let narrow = |bytes: &[u8]| from_fn(|i| bytes[i]);
                 let got = match operands {
                     E4m3 => fused_dot_e4m3(c, &narrow(&a), &narrow(&b)),
-                    Bf16 | Bf16Mn(_) => fused_dot_bf16(c, &wide(&a), &wide(&b)),
+                    Bf16 | Bf16Mn(_) | Bf16RsMn => fused_dot_bf16(c, &wide(&a), &wide(&b)),
                 };
                 let expected = operands.fused_dot(&a, &b, c);
                 assert!(

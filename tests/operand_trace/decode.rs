@@ -61,8 +61,11 @@ pub enum Effect {
     DeliverCount(Register),
     /// A wait succeeds.
     Succeed(Register),
-    /// The accumulator belongs to the tensor core until the wait.
-    Multiply(Vec<Register>),
+    /// The accumulator belongs to the tensor core until the wait, and so does what A is in.
+    Multiply {
+        d: Vec<Register>,
+        a: Vec<Register>,
+    },
     CommitMultiplies,
     /// At most this many groups stay unfinished.
     AwaitMultiplies(u64),
@@ -575,8 +578,8 @@ impl Decoder<'_> {
         log(name, operands, Effect::None)
     }
 
-    /// D, the two descriptors, the flag that keeps D; then the factors of A and B, which are always 1, and
-    /// for 16-bit types whether A and B are transposed, which only B may be.
+    /// D, the descriptor of A or its registers, that of B, the flag that keeps D; then the factors of A and B, which are
+    /// always 1, and for 16-bit types whether A, in memory, and B are transposed, which only B may be.
     fn multiply(&self, shape: &str, operands: &[Operand]) -> Option<Action> {
         use Operand::{Immediate, Register, Vector};
         let (name, columns) = match shape {
@@ -604,16 +607,28 @@ impl Decoder<'_> {
         else {
             return None;
         };
-        let name = match (name, transposed) {
-            ("wgmma_k32_e4m3", []) | ("wgmma_k16_bf16", [Immediate(0), Immediate(0)]) => name,
-            ("wgmma_k16_bf16", [Immediate(0), Immediate(1)]) => "wgmma_k16_bf16_mn",
+        let name = match (name, a, transposed) {
+            ("wgmma_k16_bf16", Vector(_), [Immediate(1)]) => "wgmma_rs_k16_bf16_mn",
+            (_, Vector(_), _) => return None,
+            ("wgmma_k32_e4m3", _, []) | ("wgmma_k16_bf16", _, [Immediate(0), Immediate(0)]) => name,
+            ("wgmma_k16_bf16", _, [Immediate(0), Immediate(1)]) => "wgmma_k16_bf16_mn",
             _ => return None,
         };
         let registers = results(d).filter(|registers| registers.len() == columns / 2)?;
-        let count =
-            Word { source: Source::Constant(columns as u64 / 2), offset: 0, extent: Extent::Unsigned32 };
-        let operands = vec![count, self.double_word(a)?, self.double_word(b)?, self.word(keep)?];
-        log(name, operands, Effect::Multiply(registers))
+        let mut operands = vec![Word {
+            source: Source::Constant(columns as u64 / 2),
+            offset: 0,
+            extent: Extent::Unsigned32,
+        }];
+        let in_registers = if let Vector(parts) = a {
+            operands.extend(parts.iter().map(|part| self.word(part)).collect::<Option<Vec<_>>>()?);
+            results(a).filter(|registers| registers.len() == 4)?
+        } else {
+            operands.push(self.double_word(a)?);
+            vec![]
+        };
+        operands.extend([self.double_word(b)?, self.word(keep)?]);
+        log(name, operands, Effect::Multiply { d: registers, a: in_registers })
     }
 }
 

@@ -263,8 +263,9 @@ impl<'a> Warp<'a> {
                 self.registers[*register][lane] = count_at(first);
             }
             Effect::Succeed(register) => self.registers[*register][lane] = 1,
-            Effect::Multiply(registers) => {
-                for &register in registers {
+            // No kernel reads A again before it has written it.
+            Effect::Multiply { d, a } => {
+                for &register in d.iter().chain(a) {
                     self.registers[register][lane] = IN_FLIGHT;
                 }
                 self.threads[lane].open_group.push(pc);
@@ -293,7 +294,7 @@ impl<'a> Warp<'a> {
         let finished = groups.drain(..groups.len().saturating_sub(pending)).flatten();
         let mut accumulators: Vec<&Vec<Register>> = finished
             .filter_map(|pc| match &self.steps[pc].action {
-                Action::Hardware { effect: Effect::Multiply(registers), .. } => Some(registers),
+                Action::Hardware { effect: Effect::Multiply { d, .. }, .. } => Some(d),
                 _ => None,
             })
             .collect();

@@ -51,6 +51,8 @@ fn an_unlisted_form_is_refused_with_its_text() {
         "wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {%f1, %f2, %f3, %f4}, %rd1, %rd2, %p1, 1, 1, 0, 1;",
         "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f1, %f2, %f3, %f4}, %rd1, %rd2, %p1, 1, 1, 1, 0;",
         "wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {%f1, %f2}, %rd1, %rd2, %p1, 1, 1;",
+        "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f1, %f2, %f3, %f4}, {%r1, %r2, %r3, %r4}, %rd2, %p1, 1, 1, 0;",
+        "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f1, %f2, %f3, %f4}, {%r1, %r2}, %rd2, %p1, 1, 1, 1;",
         "mov.u32 %r1, %laneid;",
         "mov.u32 %r1, some_array;",
         "add.s32 %r1, %r2;",
@@ -193,6 +195,14 @@ fn accumulators_arrive_at_the_wait() {
     assert_eq!(early[0], "wgmma_k32_e4m3(0x4, 0x1, 0x2, 0x1)");
     assert_eq!(early[2], "sts_f32(0x0, 0x7fabcdef)");
 
+    let from_registers = "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f1, %f2, %f3, %f4}, {%r1, %r2, %r3, %r4}, 2, \
+                          %p1, 1, 1, 1;";
+    let read = trace(&format!(
+        "mov.b32 %r1, 7; mov.b32 %r5, %r1; setp.eq.u32 %p1, 0, 0; {from_registers} st.shared.u32 [0], %r1; \
+         st.shared.u32 [0], %r5; ret;"
+    ));
+    assert_eq!(read[1..], ["sts_u32(0x0, 0x7fabcdef)", "sts_u32(0x0, 0x7)"]);
+
     let late = format!(
         "setp.ne.u32 %p1, 0, 0; {multiply} wgmma.wait_group.sync.aligned 0; st.shared.f32 [0], %f2; ret;"
     );
@@ -289,6 +299,10 @@ fn every_asynchronous_function_in_ptx_has_its_form_and_operand_order() {
         (
             &format!("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {four}, 0, 1"),
             "wgmma_k16_bf16_mn(0x4, 0x1000, 0x2000, 0x1)",
+        ),
+        (
+            "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f1, %f2, %f3, %f4}, {%r1, %r3, %r4, %r5}, %rd2, %p1, 1, 1, 1",
+            "wgmma_rs_k16_bf16_mn(0x4, 0x10, 0x30, 0x40, 0x50, 0x2000, 0x1)",
         ),
     ]);
 }

@@ -1,10 +1,11 @@
 // D <- A . B^T (+ D) on one 64 x N tile per CTA, A [64, 128 bytes] and B [N, 128 bytes], by one of the four k steps of
-// 32 bytes or by all of them in one group, repeated; or D <- A . B (+ D) with B N-major, [64, N] BF16.
+// 32 bytes or by all of them in one group, repeated; or D <- A . B (+ D) with B N-major, [64, N] BF16, and A in shared memory
+// or in registers.
 //
 //   maps       A [64 grid, 128 bytes] and B [N grid, 128 bytes], or N-major B [64 grid, at least 64 columns];
 //              128-byte swizzle
 //   input      D before, FP32 bits  [grid, 64, N]
-//   arguments  N, operands (0: E4M3, 1: BF16, 2: BF16, B N-major), first k step, k steps (1, or 4 from step 0),
+//   arguments  N, operands (0: E4M3, 1: BF16, 2: BF16, B N-major, 3: A in registers too), first k step, k steps (1, or 4 from step 0),
 //              keep D (0 or 1), repeats, bytes between the chunks of an N-major B, error in its descriptor (0: none)
 //   output     D, FP32 bits  [grid, 64, N]
 #pragma once
@@ -14,12 +15,14 @@
 #include "hopper/probes/words.cuh"
 #include "hopper/tile/descriptor.h"
 #include "hopper/tile/fragment.h"
+#include "hopper/tile/swizzle.h"
 #include "ptx/mbarrier.h"
+#include "ptx/smem.h"
 #include "ptx/sync.h"
 #include "ptx/tma.h"
 #include "ptx/wgmma.h"
 
-enum class ProbeOperands : uint32_t { kE4m3, kBf16, kBf16Mn };
+enum class ProbeOperands : uint32_t { kE4m3, kBf16, kBf16Mn, kBf16RsMn };
 enum class ProbeSlip : uint32_t { kNone, kMajor, kSwizzle, kNextAtom, kFarAway };
 
 constexpr uint32_t kProbeRowBytes = 128;
@@ -38,15 +41,46 @@ PTX_DEVICE uint64_t slipped(uint32_t sB, uint32_t chunk_bytes, ProbeSlip slip) {
   }
 }
 
+constexpr bool is_n_major(ProbeOperands kind) {
+  return kind == ProbeOperands::kBf16Mn || kind == ProbeOperands::kBf16RsMn;
+}
+
+// rA <- sA, as an accumulator of 64 x 16 of each step would hold it.
+PTX_DEVICE void load_fragments(uint32_t (&rA)[kAllSteps][4], uint32_t sA) {
+  const uint32_t thread = ptx::thread_idx();
+#pragma unroll
+  for (uint32_t i = 0; i < kAllSteps * 4; ++i) {
+    const uint32_t row = fragment_row(thread) + 8 * (i % 2);
+    const uint32_t column = 16 * (i / 4) + 8 * (i % 4 / 2) + fragment_column(thread);
+    rA[i / 4][i % 4] = ptx::lds_u32(swizzle<kProbeRowBytes>(sA + row * kProbeRowBytes + column * 2));
+  }
+}
+
 template <ProbeOperands Kind, int Registers>
-PTX_DEVICE void multiply_step(float (&rD)[Registers], uint64_t desc_a, uint64_t desc_b, uint32_t step, bool keep) {
+PTX_DEVICE void multiply_step(float (&rD)[Registers], uint32_t (&rA)[kAllSteps][4], uint64_t desc_a, uint64_t desc_b,
+                              uint32_t step, bool keep) {
   const uint64_t a = descriptor_advance(desc_a, step * kProbeStepBytes);
-  if constexpr (Kind == ProbeOperands::kBf16Mn) {
-    ptx::wgmma_k16_bf16_mn(rD, a, descriptor_advance(desc_b, step * kProbeStepRows * kProbeRowBytes), keep);
+  if constexpr (is_n_major(Kind)) {
+    const uint64_t b = descriptor_advance(desc_b, step * kProbeStepRows * kProbeRowBytes);
+    if constexpr (Kind == ProbeOperands::kBf16RsMn) {
+      ptx::wgmma_rs_k16_bf16_mn(rD, rA[step], b, keep);
+    } else {
+      ptx::wgmma_k16_bf16_mn(rD, a, b, keep);
+    }
   } else if constexpr (Kind == ProbeOperands::kBf16) {
     ptx::wgmma_k16_bf16(rD, a, descriptor_advance(desc_b, step * kProbeStepBytes), keep);
   } else {
     ptx::wgmma_k32_e4m3(rD, a, descriptor_advance(desc_b, step * kProbeStepBytes), keep);
+  }
+}
+
+template <ProbeOperands Kind, int Registers>
+PTX_DEVICE void finish_group(float (&rD)[Registers], uint32_t (&rA)[kAllSteps][4]) {
+  ptx::wgmma_commit_group();
+  if constexpr (Kind == ProbeOperands::kBf16RsMn) {
+    ptx::wgmma_wait_group<0>(rD, rA);
+  } else {
+    ptx::wgmma_wait_group<0>(rD);
   }
 }
 
@@ -62,7 +96,9 @@ PTX_DEVICE void multiply(const ProbeParams& params, uint32_t sA, uint32_t sB) {
     rD[i] = std::bit_cast<float>(ptx::ld_global_u32(params.input + element));
   }
   const uint64_t desc_a = descriptor_k_major_128b(sA);
-  const uint64_t desc_b = Kind == ProbeOperands::kBf16Mn
+  uint32_t rA[kAllSteps][4] = {};
+  if constexpr (Kind == ProbeOperands::kBf16RsMn) load_fragments(rA, sA);
+  const uint64_t desc_b = is_n_major(Kind)
                               ? slipped(sB, params.arguments[6], static_cast<ProbeSlip>(params.arguments[7]))
                               : descriptor_k_major_128b(sB);
   bool keep = params.arguments[4] != 0;
@@ -72,15 +108,17 @@ PTX_DEVICE void multiply(const ProbeParams& params, uint32_t sA, uint32_t sB) {
       ptx::wgmma_fence();
 #pragma unroll
       for (uint32_t step = 0; step < kAllSteps; ++step) {
-        multiply_step<Kind>(rD, desc_a, desc_b, step, keep || step != 0);
+        multiply_step<Kind>(rD, rA, desc_a, desc_b, step, keep || step != 0);
       }
-      ptx::wgmma_commit_group();
-      ptx::wgmma_wait_group<0>(rD);
+      finish_group<Kind>(rD, rA);
     } else {
-      ptx::wgmma_fence();
-      multiply_step<Kind>(rD, desc_a, desc_b, first, keep);
-      ptx::wgmma_commit_group();
-      ptx::wgmma_wait_group<0>(rD);
+#pragma unroll
+      for (uint32_t step = 0; step < kAllSteps; ++step) {
+        if (step != first) continue;
+        ptx::wgmma_fence();
+        multiply_step<Kind>(rD, rA, desc_a, desc_b, step, keep);
+        finish_group<Kind>(rD, rA);
+      }
     }
     keep = true;
   }
@@ -109,7 +147,7 @@ PTX_DEVICE void multiply_width(const ProbeParams& params, uint32_t sA, uint32_t 
 // An N-major B arrives in chunks of 64 columns.
 PTX_DEVICE void load_operands(const ProbeParams& params, uint32_t sA, uint32_t sB, uint32_t bar) {
   const uint32_t n = params.arguments[0];
-  const bool n_major = static_cast<ProbeOperands>(params.arguments[1]) == ProbeOperands::kBf16Mn;
+  const bool n_major = is_n_major(static_cast<ProbeOperands>(params.arguments[1]));
   const uint32_t chunks = n_major ? (n + 63) / 64 : 1;
   const uint32_t rows = n_major ? 64 : n;
   ptx::mbarrier_arrive_expect_tx(bar, (64 + chunks * rows) * kProbeRowBytes);
@@ -135,6 +173,7 @@ PTX_DEVICE void probe_wgmma_kernel(const ProbeParams& params) {
   switch (static_cast<ProbeOperands>(params.arguments[1])) {
     case ProbeOperands::kE4m3: return multiply_width<ProbeOperands::kE4m3>(params, sA, sB);
     case ProbeOperands::kBf16: return multiply_width<ProbeOperands::kBf16>(params, sA, sB);
-    default: return multiply_width<ProbeOperands::kBf16Mn>(params, sA, sB);
+    case ProbeOperands::kBf16Mn: return multiply_width<ProbeOperands::kBf16Mn>(params, sA, sB);
+    default: return multiply_width<ProbeOperands::kBf16RsMn>(params, sA, sB);
   }
 }

@@ -15,8 +15,8 @@ pub struct Findings {
     pub looped_fences: usize,
     /// Instructions that wait between the wgmmas of a group of every block.
     pub waits: usize,
-    /// Of attention: exponentials between the wait for the scores and the wait for the place of the weights, while which the
-    /// other warpgroup's products run.
+    /// Of attention: exponentials between the wait for the scores and the next products, while which the other warpgroup's
+    /// run.
     pub overlapped: Option<usize>,
     pub violations: Vec<Violation>,
 }

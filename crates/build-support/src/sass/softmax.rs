@@ -8,32 +8,43 @@ const EXPONENTIALS: usize = 64 * 64 / 128;
 
 /// Where ptxas has put the softmax of a block of keys whose products and scores were in flight together.
 pub(super) struct Softmax<'k> {
+    /// The wait for the products of the block before.
+    products: &'k Instruction,
     /// The wait for the scores.
     scores: &'k Instruction,
+    /// Whether weights are stored for the other warpgroup between the products' issue and the wait for them.
+    weights_handed_on: bool,
     /// Whether something arrives at a barrier between the wait for the products and that for the scores.
     values_given_back: bool,
-    /// Exponentials before the last branch in front of the weights' stores: that of the wait for their place.
+    /// Exponentials between the wait for the scores and the next products.
     pub exponentials: usize,
 }
 
-/// The values of a block must be given back while the next scores run, and the softmax beside the other warpgroup's products.
-pub(super) fn wrong_order(softmax: Option<&Softmax>) -> Option<Violation> {
+/// Weights must be handed on beside the products, values given back beside the scores, and the softmax must stand beside the other warpgroup's products.
+pub(super) fn wrong_order(softmax: Option<&Softmax>) -> Vec<Violation> {
     let Some(softmax) = softmax else {
         let rule =
             "no wait for the products alone: the values are given back only behind the scores".to_owned();
-        return Some(Violation { instruction: None, rule });
+        return vec![Violation { instruction: None, rule }];
     };
-    let count = softmax.exponentials;
+    let mut violations = Vec::new();
+    if !softmax.weights_handed_on {
+        let rule = "no weights are stored between the products' issue and this wait: they are handed on beside no product";
+        violations.push(Violation::by(softmax.products, rule));
+    }
     if !softmax.values_given_back {
         let rule =
             "nothing is given back before this wait for the scores: the next keys are fetched too late";
-        return Some(Violation::by(softmax.scores, rule));
+        violations.push(Violation::by(softmax.scores, rule));
     }
-    let rule = format!(
-        "{count} exponentials stand between this wait for the scores and the wait for the place of the weights, expected \
-         {EXPONENTIALS}: the rest of the softmax runs beside no product"
-    );
-    (count < EXPONENTIALS).then(|| Violation::by(softmax.scores, rule))
+    let count = softmax.exponentials;
+    if count < EXPONENTIALS {
+        let rule = format!(
+            "{count} exponentials stand between this wait for the scores and the next products, expected {EXPONENTIALS}"
+        );
+        violations.push(Violation::by(softmax.scores, rule));
+    }
+    violations
 }
 
 /// Of the loop over blocks; the first block's softmax has no products beside it.
@@ -42,17 +53,22 @@ pub(super) fn of_a_block(instructions: &[Instruction]) -> Option<Softmax<'_>> {
         let operands = format!("gsb0, {pending}");
         move |i: &Instruction| i.opcode == "WARPGROUP.DEPBAR.LE" && i.operands == operands
     };
+    let multiplies = |i: &Instruction| i.base() == "HGMMA";
+    // The weights come from registers, all other operands from shared memory.
+    let weighs =
+        |i: &Instruction| multiplies(i) && i.operands.split(", ").nth(1).is_some_and(|a| a.starts_with('R'));
     let products = instructions.iter().position(is_wait("0x1"))?;
     let scores = products + instructions[products..].iter().position(is_wait("0x0"))?;
-    let stores = scores + instructions[scores..].iter().position(|i| i.base() == "STSM")?;
-    let place = instructions[scores..stores].iter().rposition(|i| i.base() == "BRA").unwrap_or(0);
-    let softmax = &instructions[scores..scores + place];
+    let issued = instructions[..products].iter().rposition(weighs)?;
+    let next = scores + instructions[scores..].iter().position(multiplies)?;
     Some(Softmax {
+        products: &instructions[products],
         scores: &instructions[scores],
+        weights_handed_on: instructions[issued..products].iter().any(|i| i.base() == "STSM"),
         values_given_back: instructions[products..scores]
             .iter()
             .any(|i| i.opcode.starts_with("SYNCS.ARRIVE")),
-        exponentials: softmax.iter().filter(|i| i.opcode == "MUFU.EX2").count(),
+        exponentials: instructions[scores..next].iter().filter(|i| i.opcode == "MUFU.EX2").count(),
     })
 }
 
@@ -60,43 +76,52 @@ pub(super) fn of_a_block(instructions: &[Instruction]) -> Option<Softmax<'_>> {
 mod tests {
     use super::super::rules::tests::{examined, texts};
 
-    /// A block's products and scores, its softmax with `before` exponentials in front of the wait for the place of the weights
-    /// and `after` behind it.
+    const STORE: &str = "STSM.16.M88.4 [R2], R4\n";
+    const ARRIVE: &str = "SYNCS.ARRIVE.TRANS64.A1T0 RZ, [UR4], RZ\n";
+
+    /// The loop over blocks, with so many exponentials before the next products and behind them.
     fn softmax(before: usize, after: usize) -> String {
         let exponentials = |count: usize| "MUFU.EX2 R4, R4\n".repeat(count);
         let first = exponentials(34);
         let (before, after) = (exponentials(before), exponentials(after));
         format!(
-            "WARPGROUP.DEPBAR.LE gsb0, 0x0\n{first}TOP:\nWARPGROUP.DEPBAR.LE gsb0, 0x1\n\
-             SYNCS.ARRIVE.TRANS64.A1T0 RZ, [UR4], RZ\nWARPGROUP.DEPBAR.LE gsb0, 0x0\n@P1 BRA `(NO_MASK)\nFMNMX R2, R2, R3, !PT\n\
-             NO_MASK:\n{before}SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR4], R2\n@!P0 BRA `(TOP)\n{after}\
-             STSM.16.M88.4 [R2], R4\n@P0 BRA `(TOP)\nWARPGROUP.DEPBAR.LE gsb0, 0x0\nEXIT"
+            "WARPGROUP.DEPBAR.LE gsb0, 0x0\n{first}TOP:\nHGMMA.64x256x16.F32.BF16 R24, R4, gdesc[UR4], R24, gsb0\n{after}{STORE}\
+             HGMMA.64x64x16.F32.BF16 R152, gdesc[UR8], RZ, !UPT, gsb0\nWARPGROUP.DEPBAR.LE gsb0, 0x1\n{ARRIVE}\
+             WARPGROUP.DEPBAR.LE gsb0, 0x0\n@P1 BRA `(NO_MASK)\nFMNMX R2, R2, R3, !PT\nNO_MASK:\n{before}@P0 BRA `(TOP)\n\
+             HGMMA.64x256x16.F32.BF16 R24, R4, gdesc[UR4], R24, gsb0\nWARPGROUP.DEPBAR.LE gsb0, 0x0\nEXIT"
         )
     }
 
+    fn text(source: &str) -> String {
+        texts(&examined("mla_decode_bf16_c1", source)).concat()
+    }
+
     #[test]
-    fn the_softmax_stands_before_the_wait_for_the_place_of_its_weights() {
+    fn the_softmax_stands_between_scores_and_products() {
         let good = examined("mla_decode_bf16_c1", &softmax(34, 0));
         assert_eq!((good.overlapped, texts(&good)), (Some(34), vec![]));
         let late = examined("mla_decode_bf16_c1", &softmax(12, 22));
         assert_eq!(late.overlapped, Some(12));
         let text = texts(&late).concat();
-        assert!(text.starts_with("/*0270*/ WARPGROUP.DEPBAR.LE gsb0, 0x0: 12 exponentials"), "{text}");
-        assert_eq!(texts(&examined("mla_decode_fp8_c2", &softmax(31, 3))).len(), 1);
+        assert!(text.contains("WARPGROUP.DEPBAR.LE gsb0, 0x0: 12 exponentials"), "{text}");
         // Elsewhere it is nobody's business.
         assert_eq!(examined("combine", &softmax(12, 22)).violations, []);
     }
 
     #[test]
+    fn weights_are_handed_on_beside_the_products() {
+        let late = softmax(34, 0).replace(STORE, "").replace(ARRIVE, &format!("{ARRIVE}{STORE}"));
+        assert!(text(&late).contains("0x1: no weights are stored between"), "{}", text(&late));
+    }
+
+    #[test]
     fn values_are_given_back_while_the_scores_run() {
-        let text = |source: &str| texts(&examined("mla_decode_bf16_c1", source)).concat();
-        let arrival = "SYNCS.ARRIVE.TRANS64.A1T0 RZ, [UR4], RZ\n";
-        let never = text(&softmax(34, 0).replace(arrival, ""));
+        let never = text(&softmax(34, 0).replace(ARRIVE, ""));
         assert!(never.contains("nothing is given back before this wait"), "{never}");
         let scores = "WARPGROUP.DEPBAR.LE gsb0, 0x0\n@P1";
         let late = text(
             &softmax(34, 0)
-                .replace(&format!("{arrival}{scores}"), &format!("{scores} BRA `(TOP)\n{arrival}@P1")),
+                .replace(&format!("{ARRIVE}{scores}"), &format!("{scores} BRA `(TOP)\n{ARRIVE}@P1")),
         );
         assert!(late.contains("nothing is given back before this wait"), "{late}");
         let serial = "WARPGROUP.DEPBAR.LE gsb0, 0x0\nMUFU.EX2 R4, R4\nEXIT";

@@ -9,7 +9,7 @@ use super::tma::{self, Copy, Model, NO_SUCH_PAGES};
 use super::wgmma::{Case, Operands, ROW, WIDTHS};
 use super::wgmma_inputs::{any_subnormal, integer_case, random_case, rng, uniform_case};
 use super::{Difference, Effort, Findings};
-use Operands::{Bf16, Bf16Mn, E4m3};
+use Operands::{Bf16, Bf16Mn, Bf16RsMn, E4m3};
 use deepseek_kernels::Device;
 use deepseek_kernels::Result;
 use deepseek_kernels::probe::kernels::GRIDS;
@@ -71,6 +71,9 @@ pub const ENTRIES: &[Entry] = &[
     }),
     relied("wgmma/bf16/n_major", "an N-major B is multiplied as a K-major one", |device, _| {
         random_case(Bf16Mn(CHUNK), 1, 4, 29).check(device)
+    }),
+    relied("wgmma/bf16/a_in_registers", "A in registers is multiplied as A in shared memory", |device, _| {
+        random_case(Bf16RsMn, 1, 4, 35).check(device)
     }),
     relied("wgmma/promotion", "13 fraction bits of an E4M3 sum are kept, and ones stall at 2^14", promotion),
     relied("wgmma/subnormals", "subnormal operands and sums are kept", subnormals),
@@ -164,7 +167,8 @@ pub fn grids(device: &Device, grid: u32, idle: u32) -> Result<Findings> {
 }
 
 fn integers(device: &Device, _: Effort) -> Result<Findings> {
-    let cases = [E4m3, Bf16, Bf16Mn(CHUNK)].into_iter().flat_map(|operands| WIDTHS.map(|n| (operands, n)));
+    let cases =
+        [E4m3, Bf16, Bf16Mn(CHUNK), Bf16RsMn].into_iter().flat_map(|operands| WIDTHS.map(|n| (operands, n)));
     Findings::all(cases.map(|(operands, n)| {
         let case = integer_case(operands, n, 2, n as u64);
         let kept = case.check(device)?;

@@ -30,8 +30,10 @@ pub enum Operands {
     Bf16,
     /// BF16 and B N-major, in chunks of 64 columns that are so many bytes apart.
     Bf16Mn(u32),
+    /// The same, chunks one after the other, and A in registers.
+    Bf16RsMn,
 }
-use Operands::{Bf16, Bf16Mn, E4m3};
+use Operands::{Bf16, Bf16Mn, Bf16RsMn, E4m3};
 
 /// Bytes of 64 rows of 64 columns: chunks one after the other.
 pub const DENSE: u32 = 64 * 128;
@@ -56,7 +58,9 @@ impl Operands {
     pub fn encode(self, values: impl IntoIterator<Item = f32>) -> Vec<u8> {
         match self {
             E4m3 => values.into_iter().map(encode_e4m3).collect(),
-            Bf16 | Bf16Mn(_) => values.into_iter().flat_map(|x| encode_bf16(x).to_le_bytes()).collect(),
+            Bf16 | Bf16Mn(_) | Bf16RsMn => {
+                values.into_iter().flat_map(|x| encode_bf16(x).to_le_bytes()).collect()
+            }
         }
     }
 
@@ -64,7 +68,7 @@ impl Operands {
     pub fn row_elements(self) -> usize {
         match self {
             E4m3 => ROW,
-            Bf16 | Bf16Mn(_) => ROW / 2,
+            Bf16 | Bf16Mn(_) | Bf16RsMn => ROW / 2,
         }
     }
 
@@ -77,7 +81,9 @@ impl Operands {
                 &from_fn(|i| F8E4M3::from_bits(b[i])),
                 c,
             ),
-            Bf16 | Bf16Mn(_) => fused_dot_bf16(&from_fn(|i| wide(a, i)), &from_fn(|i| wide(b, i)), c),
+            Bf16 | Bf16Mn(_) | Bf16RsMn => {
+                fused_dot_bf16(&from_fn(|i| wide(a, i)), &from_fn(|i| wide(b, i)), c)
+            }
         }
     }
 }
@@ -148,6 +154,7 @@ impl Case {
             E4m3 => (0, 0, map(self.b.clone(), ROW, self.n)),
             Bf16 => (1, 0, map(self.b.clone(), ROW, self.n)),
             Bf16Mn(chunk_bytes) => (2, chunk_bytes, map(self.b_n_major(), 2 * self.columns(), 64)),
+            Bf16RsMn => (3, DENSE, map(self.b_n_major(), 2 * self.columns(), 64)),
         };
         let [n, first_step, steps, repeats] =
             [self.n, self.first_step, self.steps, self.repeats].map(|x| x as u32);

@@ -5,7 +5,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_distr::StandardNormal;
 
 use super::wgmma::{Case, Operands};
-use Operands::{Bf16, Bf16Mn, E4m3};
+use Operands::{Bf16, Bf16Mn, Bf16RsMn, E4m3};
 use oracles::codec::{decode_bf16, decode_e4m3};
 
 /// The same numbers for the same seed.
@@ -66,7 +66,7 @@ fn any_finite(operands: Operands, rng: &mut Xoshiro256PlusPlus) -> f32 {
         let bits = rng.next_u32();
         let x = match operands {
             E4m3 => decode_e4m3(bits as u8),
-            Bf16 | Bf16Mn(_) => decode_bf16(bits as u16),
+            Bf16 | Bf16Mn(_) | Bf16RsMn => decode_bf16(bits as u16),
         };
         if x.is_finite() {
             return x;
@@ -79,7 +79,7 @@ pub fn any_subnormal(operands: Operands, rng: &mut Xoshiro256PlusPlus) -> f32 {
     let bits = rng.next_u32();
     match operands {
         E4m3 => decode_e4m3(bits as u8 & 0x87),
-        Bf16 | Bf16Mn(_) => decode_bf16(bits as u16 & 0x807f),
+        Bf16 | Bf16Mn(_) | Bf16RsMn => decode_bf16(bits as u16 & 0x807f),
     }
 }
 

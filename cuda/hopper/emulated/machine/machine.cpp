@@ -207,6 +207,7 @@ void finish_thread(Thread& thread) {
     fault(thread, "exits without griddepcontrol.wait: the grid could end before those ahead of it");
   }
   if (!thread.flights.empty()) fault(thread, "exits while the tensor core owns one of its accumulators");
+  if (!thread.flights_of_a.empty()) fault(thread, "exits while the tensor core owns registers of A");
   const uint32_t committed = thread.wgmma_groups.empty() ? 0 : thread.wgmma_groups.back();
   if (committed != thread.wgmmas) fault(thread, "exits with a wgmma that no wgmma_commit_group covers");
   for (size_t group = thread.bulk_read_waited; group < thread.bulk_groups.size(); ++group) {

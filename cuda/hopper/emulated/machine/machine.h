@@ -18,8 +18,10 @@
 //     TMA access of global memory, or between a thread's access of shared memory and a later TMA load or copy over it.
 //  8. Races on shared memory between parts of the same four bytes. Two threads that write neighbouring bytes of the
 //     same four are reported although they do not race.
-//  9. A kernel's stack overflow: the guard page ends the process.
-//  10. The text of the inline PTX; the operand trace (trace.h) compares that.
+//  9. That the warps of a warpgroup read the operands of a wgmma each in its own time: whoever has waited for it knows
+//     that all four have.
+//  10. A kernel's stack overflow: the guard page ends the process.
+//  11. The text of the inline PTX; the operand trace (trace.h) compares that.
 #pragma once
 #include <cstdint>
 
@@ -99,12 +101,15 @@ void bulk_wait_group(uint32_t pending, bool read_only, Where where);
 
 // Tensor core.
 // m64nNk32, m64nNk16; both operands K-major in shared memory, but B of kBf16Mn N-major
-enum class Operands { kE4m3, kBf16, kBf16Mn };
+enum class Operands { kE4m3, kBf16, kBf16Mn, kBf16RsMn };
 void wgmma_fence(Where where);
 void wgmma(Operands operands, float* d, uint32_t registers, uint64_t desc_a, uint64_t desc_b, bool accumulate,
            Where where);
+void wgmma_rs(float* d, uint32_t registers, uint32_t (&a)[4], uint64_t desc_b, bool accumulate, Where where);
 void wgmma_commit_group(Where where);
 void wgmma_wait_group(uint32_t pending, float* d, uint32_t registers, Where where);
+// Behind it: registers of A that this wait covers are the thread's again.
+void wgmma_return_a(uint32_t (&a)[4]);
 
 // Faults if `value` was computed from an accumulator that still belongs to the tensor core.
 void check_settled(float value, const char* what, Where where);

@@ -59,14 +59,22 @@ struct Flight {
   Accumulator* accumulator;
 };
 
+// A thread's registers of A, poisoned until the wait.
+struct FlightOfA {
+  uint32_t* a;
+  uint32_t values[4];
+  uint32_t last;  // number of the latest wgmma that reads them
+};
+
 struct Wgmma {
   Operands operands;
-  uint64_t desc_a, desc_b;
+  uint64_t desc_a, desc_b;  // A in registers: desc_a is 0
   bool accumulate;
   Accumulator* d;
   const Thread* first;  // the thread that issued it first, for reports
   Where where;
   uint32_t arrived = 0;
+  std::vector<uint16_t> a{};  // A from registers: BF16 [64, 16]
 };
 
 // Four warps and the pipe that runs their wgmmas in order.
@@ -118,8 +126,10 @@ struct Thread {
 
   bool wgmma_fenced = false;
   uint32_t wgmmas = 0;                 // issued
+  uint32_t wgmmas_awaited = 0;         // covered by a wait
   std::vector<uint32_t> wgmma_groups;  // number of the last wgmma of each group
   std::vector<Flight> flights;
+  std::vector<FlightOfA> flights_of_a;
 
   std::vector<BulkGroup> bulk_groups{1};  // the last is open; group g has number g + 1
   uint32_t bulk_read_waited = 0;          // groups that a wait has shown to have read

@@ -38,6 +38,7 @@
 //   bulk_commit_group                              bulk_wait_group_read pending · bulk_wait_group pending
 //   wgmma_fence · wgmma_commit_group               wgmma_wait_group pending   delivers the accumulator's registers
 //   wgmma_k32_e4m3, wgmma_k16_bf16, wgmma_k16_bf16_mn registers desc_a desc_b accumulate
+//   wgmma_rs_k16_bf16_mn registers a0 a1 a2 a3 desc_b accumulate
 //   lds_f32 addr                                   delivers index 0
 //   ldg_f32 p · ld_global_f32 p · ld_global_u32 p  deliver index 0
 //   lds_u32 addr · ldg_u32 p                       deliver what the address says

@@ -54,12 +54,14 @@ struct Operand {
   uint32_t lines, chunks;
 };
 
+bool has_a_in_registers(const Wgmma& op) { return op.operands == Operands::kBf16RsMn; }
+
 Operand operand_a(const Wgmma& op) { return {Descriptor(op.desc_a), false, kTileRows, kOperandBytes / kChunk}; }
 
 Operand operand_b(const Wgmma& op) {
   const Descriptor descriptor(op.desc_b);
   const uint32_t columns = op.d->columns;
-  if (op.operands != Operands::kBf16Mn) return {descriptor, false, columns, kOperandBytes / kChunk};
+  if (op.operands == Operands::kE4m3 || op.operands == Operands::kBf16) return {descriptor, false, columns, kOperandBytes / kChunk};
   return {descriptor, true, kFusedBf16, columns * static_cast<uint32_t>(sizeof(uint16_t)) / kChunk};
 }
 
@@ -148,6 +150,29 @@ void hand_over(Thread& thread, float* d, uint32_t registers, const Wgmma& op, ui
   thread.flights.push_back({d, registers, number, op.d});
 }
 
+void check_owned(Thread& thread, const uint32_t (&a)[4]) {
+  for (uint32_t i = 0; i < 4; ++i) {
+    if (a[i] != kPoison) fault(thread, "register %u of A was written while the tensor core owned it", i);
+  }
+}
+
+// A leaves with them: two columns in each register, in the order of an accumulator of 64 x 16.
+void hand_over_a(Thread& thread, uint32_t (&a)[4], Wgmma& op, uint32_t number) {
+  op.a.resize(kTileRows * kFusedBf16);
+  auto& flights = thread.flights_of_a;
+  auto flight = std::find_if(flights.begin(), flights.end(), [&](auto& f) { return f.a == a; });
+  if (flight == flights.end()) {
+    flight = flights.insert(flight, {a, {a[0], a[1], a[2], a[3]}, number});
+    for (uint32_t& word : a) word = kPoison;
+  }
+  check_owned(thread, a);
+  flight->last = number;
+  const uint32_t lane = thread.index % kWarpgroup;
+  for (uint32_t i = 0; i < 8; ++i) {
+    op.a[fragment_index(lane, i, kFusedBf16)] = static_cast<uint16_t>(flight->values[i / 2] >> i % 2 * 16);
+  }
+}
+
 // They come back, with the result.
 void collect(Thread& thread, Flight& flight) {
   const uint32_t lane = thread.index % kWarpgroup;
@@ -188,14 +213,18 @@ Wgmma& queue_entry(Thread& thread, const Wgmma& mine, float* d, uint32_t columns
   return op;
 }
 
+void check_operands(const Thread& thread, const Wgmma& op) {
+  if (!has_a_in_registers(op)) check_operand(thread, op.where, *thread.cta, operand_a(op));
+  check_operand(thread, op.where, *thread.cta, operand_b(op));
+}
+
 // All 128 threads have issued it: every one of them must know the operands.
 void check_issue(Thread& thread, const Wgmma& op) {
   Warpgroup& warpgroup = *thread.warpgroup;
   const Cta& cta = *thread.cta;
-  const Operand a = operand_a(op), b = operand_b(op);
+  const Operand b = operand_b(op);
   if (b.n_major) check_n_major(thread, op.where, b);
-  check_operand(thread, op.where, cta, a);
-  check_operand(thread, op.where, cta, b);
+  check_operands(thread, op);
   if (!machine().check_races) return;
   const Epoch mine{warpgroup.pipe, machine().sites.number(op.where), static_cast<int32_t>(thread.wgmmas)};
   Past past(warpgroup);
@@ -204,7 +233,7 @@ void check_issue(Thread& thread, const Wgmma& op) {
       report_race(thread, op.where, "wgmma", cta, *conflict);
     }
   };
-  for_each_chunk(a, read);
+  if (!has_a_in_registers(op)) for_each_chunk(operand_a(op), read);
   for_each_chunk(b, read);
 }
 
@@ -218,7 +247,11 @@ void multiply(const Cta& cta, const Wgmma& op) {
     multiply_e4m3(d, columns, a, b, op.accumulate);
   } else {
     uint16_t a[kTileRows][kFusedBf16], b[kMaxColumns][kFusedBf16];
-    fetch_operand(cta, operand_a(op), a);
+    if (has_a_in_registers(op)) {
+      std::memcpy(a, op.a.data(), sizeof a);
+    } else {
+      fetch_operand(cta, operand_a(op), a);
+    }
     fetch_operand(cta, operand_b(op), b);
     multiply_bf16(d, columns, a, b, op.accumulate);
   }
@@ -251,8 +284,7 @@ void tensor_step() {
   Machine& m = machine();
   Warpgroup& warpgroup = *m.ready_pipes[m.random.below(static_cast<uint32_t>(m.ready_pipes.size()))];
   const Wgmma& op = warpgroup.queue.front();
-  check_operand(*op.first, op.where, *warpgroup.cta, operand_a(op));
-  check_operand(*op.first, op.where, *warpgroup.cta, operand_b(op));
+  check_operands(*op.first, op);
   multiply(*warpgroup.cta, op);
   warpgroup.queue.pop_front();
   ++warpgroup.completed;
@@ -265,26 +297,40 @@ void tensor_step() {
   });
 }
 
-void wgmma_fence(Where where) { enter(where).wgmma_fenced = true; }
+namespace {
 
-void wgmma(Operands operands, float* d, uint32_t registers, uint64_t desc_a, uint64_t desc_b, bool accumulate,
-           Where where) {
-  Thread& thread = enter(where);
+// One thread's issue. `a`: its registers of A, if A is in registers.
+void issue(const Wgmma& mine, float* d, uint32_t registers, uint32_t (*a)[4]) {
+  Thread& thread = enter(mine.where);
   Warpgroup& warpgroup = *thread.warpgroup;
   if (warpgroup.thread_count != kWarpgroup) fault(thread, "wgmma in an incomplete warpgroup");
-  if (!is_well_formed(desc_a) || !is_well_formed(desc_b)) {
+  if (!is_well_formed(mine.desc_a) || !is_well_formed(mine.desc_b)) {
     fault(thread, "wgmma with reserved or base-offset bits set in a descriptor: a %llx, b %llx",
-          static_cast<unsigned long long>(desc_a), static_cast<unsigned long long>(desc_b));
+          static_cast<unsigned long long>(mine.desc_a), static_cast<unsigned long long>(mine.desc_b));
   }
   if (machine().check_state && !thread.wgmma_fenced) {
     fault(thread, "wgmma without a wgmma.fence since its registers were last touched");
   }
   ++thread.wgmmas;
-  Wgmma& op = queue_entry(thread, {operands, desc_a, desc_b, accumulate, nullptr, &thread, where}, d, registers * 2);
+  Wgmma& op = queue_entry(thread, mine, d, registers * 2);
   hand_over(thread, d, registers, op, thread.wgmmas);
+  if (a != nullptr) hand_over_a(thread, *a, op, thread.wgmmas);
   if (++op.arrived < kWarpgroup) return;
   check_issue(thread, op);
   note_ready(warpgroup);
+}
+
+}  // namespace
+
+void wgmma_fence(Where where) { enter(where).wgmma_fenced = true; }
+
+void wgmma(Operands operands, float* d, uint32_t registers, uint64_t desc_a, uint64_t desc_b, bool accumulate,
+           Where where) {
+  issue({operands, desc_a, desc_b, accumulate, nullptr, machine().running, where}, d, registers, nullptr);
+}
+
+void wgmma_rs(float* d, uint32_t registers, uint32_t (&a)[4], uint64_t desc_b, bool accumulate, Where where) {
+  issue({Operands::kBf16RsMn, 0, desc_b, accumulate, nullptr, machine().running, where}, d, registers, &a);
 }
 
 void wgmma_commit_group(Where where) {
@@ -303,6 +349,7 @@ void wgmma_wait_group(uint32_t pending, float* d, uint32_t registers, Where wher
   }
   learn(thread, last);
   thread.wgmma_fenced = false;
+  thread.wgmmas_awaited = std::max(thread.wgmmas_awaited, last);
   Flight* flight = find_flight(thread, d);
   if (flight == nullptr) return;
   if (flight->last > last)
@@ -310,6 +357,19 @@ void wgmma_wait_group(uint32_t pending, float* d, uint32_t registers, Where wher
   if (flight->registers != registers)
     fault(thread, "wait for %u registers of an accumulator of %u", registers, flight->registers);
   collect(thread, *flight);
+}
+
+void wgmma_return_a(uint32_t (&a)[4]) {
+  Thread& thread = *machine().running;
+  auto& flights = thread.flights_of_a;
+  const auto flight = std::find_if(flights.begin(), flights.end(), [&](auto& f) { return f.a == a; });
+  if (flight == flights.end()) return;
+  if (flight->last > thread.wgmmas_awaited) {
+    fault(thread, "the registers of A are still read by a wgmma that this wait does not cover");
+  }
+  check_owned(thread, a);
+  std::copy_n(flight->values, 4, a);
+  flights.erase(flight);
 }
 
 void check_settled(float value, const char* what, Where where) {

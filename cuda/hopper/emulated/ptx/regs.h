@@ -13,6 +13,8 @@ PTX_DEVICE uint32_t warp_uniform(uint32_t value, Where where = Where::here()) {
   return emu::shuffle(value, 0, "warp_uniform", where);
 }
 
+PTX_DEVICE uint32_t copy_register(uint32_t value) { return value; }
+
 template <int Count>
 PTX_DEVICE void setmaxnreg_dec(Where where = Where::here()) {
   if (emu::traced("setmaxnreg_dec", Count)) return;

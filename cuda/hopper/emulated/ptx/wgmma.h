@@ -1,4 +1,5 @@
-// wgmma: one warpgroup multiplies a 64 x K tile by a K x N tile, both in shared memory, asynchronously.
+// wgmma: one warpgroup multiplies a 64 x K tile, in shared memory or in its registers, by a K x N tile in shared memory,
+// asynchronously.
 #pragma once
 #include "ptx/target.h"
 
@@ -18,6 +19,13 @@ template <int Pending, int Registers>
 PTX_DEVICE void wgmma_wait_group(float (&d)[Registers], Where where = Where::here()) {
   if (emu::traced("wgmma_wait_group", Pending)) return emu::deliver(d);
   emu::wgmma_wait_group(Pending, d, Registers, where);
+}
+
+template <int Pending, int Registers, int Steps>
+PTX_DEVICE void wgmma_wait_group(float (&d)[Registers], uint32_t (&a)[Steps][4], Where where = Where::here()) {
+  wgmma_wait_group<Pending>(d, where);
+  if (emu::tracing) return;
+  for (auto& step : a) emu::wgmma_return_a(step);
 }
 
 // N is twice the number of registers: 8, 16, 32, 64, 128, 144, 160, 192 or 256, as in the inline PTX.
@@ -48,6 +56,14 @@ PTX_DEVICE void wgmma_k16_bf16_mn(float (&d)[Registers], uint64_t desc_a, uint64
   static_assert(kIsAccumulator<Registers>);
   if (emu::traced("wgmma_k16_bf16_mn", Registers, desc_a, desc_b, accumulate)) return;
   emu::wgmma(emu::Operands::kBf16Mn, d, Registers, desc_a, desc_b, accumulate, where);
+}
+
+template <int Registers>
+PTX_DEVICE void wgmma_rs_k16_bf16_mn(float (&d)[Registers], uint32_t (&a)[4], uint64_t desc_b, bool accumulate,
+                                     Where where = Where::here()) {
+  static_assert(kIsAccumulator<Registers>);
+  if (emu::traced("wgmma_rs_k16_bf16_mn", Registers, a[0], a[1], a[2], a[3], desc_b, accumulate)) return;
+  emu::wgmma_rs(d, Registers, a, desc_b, accumulate, where);
 }
 
 }  // namespace ptx

@@ -24,6 +24,13 @@ PTX_DEVICE uint32_t cluster_rank() {
 // it are uniform. "shfl.sync.idx".
 PTX_DEVICE uint32_t warp_uniform(uint32_t value) { return __shfl_sync(0xffffffffu, value, 0); }
 
+// `value` in a register of its own, which the compiler does not take for the first one. "mov.b32".
+PTX_DEVICE uint32_t copy_register(uint32_t value) {
+  uint32_t copy;
+  asm("mov.b32 %0, %1;" : "=r"(copy) : "r"(value));
+  return copy;
+}
+
 // Gives registers back to the CTA's pool, down to `Count` a thread; every warp of the warpgroup. "setmaxnreg.dec".
 template <int Count>
 PTX_DEVICE void setmaxnreg_dec() {

@@ -1,5 +1,5 @@
-// wgmma: one warpgroup multiplies a 64 x K tile by a K x N tile, both in shared memory, asynchronously. PTX ISA,
-// "Asynchronous Warpgroup Level Matrix Instructions".
+// wgmma: one warpgroup multiplies a 64 x K tile, in shared memory or in its registers, by a K x N tile in shared memory,
+// asynchronously. PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions".
 //
 // The accumulator is 64 x N FP32. Register 4j + i of thread t holds row 16 (t/32) + (t%32)/4 + 8 (i/2) and column
 // 8j + 2 (t%4) + i%2. Its array belongs to the tensor core from the first wgmma to the wait that covers it.
@@ -22,6 +22,14 @@ PTX_DEVICE void wgmma_wait_group(float (&d)[Registers]) {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 #pragma unroll
   for (int i = 0; i < Registers; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+// The same, behind products whose A lay in registers: those are ours again too.
+template <int Pending, int Registers, int Steps>
+PTX_DEVICE void wgmma_wait_group(float (&d)[Registers], uint32_t (&a)[Steps][4]) {
+  wgmma_wait_group<Pending>(d);
+#pragma unroll
+  for (int i = 0; i < Steps; ++i) asm volatile("" : "+r"(a[i][0]), "+r"(a[i][1]), "+r"(a[i][2]), "+r"(a[i][3])::"memory");
 }
 
 // Operand lists, expanded by the preprocessor: asm wants each register by number.
@@ -100,6 +108,30 @@ PTX_WGMMA(wgmma_k16_bf16_mn, "m64n160k16.f32.bf16.bf16", ", 0, 1", 80, 80, 81, 8
 PTX_WGMMA(wgmma_k16_bf16_mn, "m64n192k16.f32.bf16.bf16", ", 0, 1", 96, 96, 97, 98)
 PTX_WGMMA(wgmma_k16_bf16_mn, "m64n256k16.f32.bf16.bf16", ", 0, 1", 128, 128, 129, 130)
 
+// One overload per N: R registers of D, then four of A, the descriptor of B and the flag.
+#define PTX_WGMMA_RS(shape, R, a0, a1, a2, a3, db, keep)                                                            \
+  PTX_DEVICE void wgmma_rs_k16_bf16_mn(float (&d)[R], uint32_t (&a)[4], uint64_t desc_b, bool accumulate) {         \
+    asm volatile("{ .reg .pred p;\nsetp.ne.b32 p, %" #keep                                                          \
+                 ", 0;\n"                                                                                           \
+                 "wgmma.mma_async.sync.aligned." shape " {" PTX_R##R "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3      \
+                 "}, %" #db ", p, 1, 1, 1; }"                                                                       \
+                 : PTX_F##R(0)                                                                                      \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(desc_b), "r"(static_cast<int>(accumulate)));     \
+  }
+
+// As wgmma_k16_bf16_mn, with A in registers: two columns of K in each, the first one in the low half, in the order of an
+// accumulator of 64 x 16. They too belong to the tensor core until the wait, and may not even be read.
+PTX_WGMMA_RS("m64n8k16.f32.bf16.bf16", 4, 4, 5, 6, 7, 8, 9)
+PTX_WGMMA_RS("m64n16k16.f32.bf16.bf16", 8, 8, 9, 10, 11, 12, 13)
+PTX_WGMMA_RS("m64n32k16.f32.bf16.bf16", 16, 16, 17, 18, 19, 20, 21)
+PTX_WGMMA_RS("m64n64k16.f32.bf16.bf16", 32, 32, 33, 34, 35, 36, 37)
+PTX_WGMMA_RS("m64n128k16.f32.bf16.bf16", 64, 64, 65, 66, 67, 68, 69)
+PTX_WGMMA_RS("m64n144k16.f32.bf16.bf16", 72, 72, 73, 74, 75, 76, 77)
+PTX_WGMMA_RS("m64n160k16.f32.bf16.bf16", 80, 80, 81, 82, 83, 84, 85)
+PTX_WGMMA_RS("m64n192k16.f32.bf16.bf16", 96, 96, 97, 98, 99, 100, 101)
+PTX_WGMMA_RS("m64n256k16.f32.bf16.bf16", 128, 128, 129, 130, 131, 132, 133)
+
+#undef PTX_WGMMA_RS
 #undef PTX_WGMMA
 #undef PTX_R128
 #undef PTX_R96

@@ -34,8 +34,8 @@ fn decode(format: KvFormat, heads: usize) -> Vec<Changed> {
     let problems = [
         drawn(AttentionClass::Normal, &[0, 300, 129, 0, 65], 128),
         drawn(AttentionClass::OneKey, &[200, 333], 128),
-        // No sequence has more than one split: nothing is combined, and the stages are used twice.
-        drawn(AttentionClass::Normal, &[0, 300], 1024),
+        // No sequence has more than one split: nothing is combined. Stages, places of Q and of zeros are used again.
+        drawn(AttentionClass::Normal, &[0, 300, 10, 130, 100, 0, 90, 20, 70, 65, 0, 64, 30, 0, 0], 1024),
         strange,
     ];
     let changed =
@@ -156,35 +156,44 @@ faults! {
     values_of_the_other_half: BF16,
         "smem.kv(stage, half * Config::kHalfTiles)" => "smem.kv(stage, 0)", ["elements are wrong", "race", "in flight"];
     values_of_the_wrong_keys: BF16,
-        "descriptor_advance(desc_v, key * 128)" => "descriptor_advance(desc_v, key * 64)",
+        "descriptor_advance(desc_v, step * 16 * 128)" => "descriptor_advance(desc_v, step * 16 * 64)",
         ["elements are wrong", "swizzle", "1024"];
     values_read_along_instead_of_across: BF16,
         "wgmma_k16_bf16_mn(rO" => "wgmma_k16_bf16(rO",
         ["elements are wrong", "in flight", "race", "out of bounds", "nothing has written"];
     weights_of_the_wrong_keys: BF16,
-        "descriptor_advance(desc_p, key * 2)" => "descriptor_advance(desc_p, key)", ["elements are wrong"];
+        "descriptor_advance(desc_p, step * 32)" => "descriptor_advance(desc_p, step * 16)", ["elements are wrong"];
+    left_weights_of_the_wrong_keys: BF16, "rP[step], desc_v" => "rP[step ^ 1], desc_v", ["elements are wrong"];
+    left_values_read_along_instead_of_across: BF16,
+        "ptx::wgmma_rs_k16_bf16_mn(rO, rP[step], desc_v, true)"
+            => "ptx::wgmma_rs_k16_bf16_mn(rO, rP[step], descriptor_advance(desc_v, 32), true)",
+        ["elements are wrong"];
+    weights_in_pairs_of_rows: BF16,
+        "rPairs[r / 8][r % 8 / 2]" => "rPairs[r / 8][r % 8 / 4 + r % 4 / 2 * 2]", ["elements are wrong"];
     softmax_before_the_scores_are_there: BF16,
         "uint32_t j = 1 ... ptx::wgmma_wait_group<0>(rS);" => "ptx::wgmma_wait_group<1>(rS);", ["wgmma", "not ordered"];
     sums_stored_in_flight: BF16,
-        "void attend_left ... ptx::wgmma_wait_group<0>(rO);" => "", ["wgmma", "not ordered", "in flight", "owns one of its accumulators"];
+        "void attend_left ... ptx::wgmma_wait_group<0>(rO, rP);" => "", ["wgmma", "not ordered", "in flight", "owns one of its accumulators"];
 
     // What the roles tell each other.
     weights_read_without_a_barrier: BF16,
         "smem.p_pipeline().await_full(p);" => "", ["not ordered", "nothing has written"];
-    weights_of_the_other_warps_not_awaited: BF16,
-        "void attend_left ... ptx::mbarrier_wait(smem.p_pipeline().full(0), p.phase ^ 1);" => "", ["not ordered"];
+    weights_handed_on_that_the_tensor_core_owns: BF16,
+        "publish(smem, p, rShared, rescale); score" => "publish(smem, p, rP, rescale); score",
+        ["elements are wrong"];
+    weights_written_that_the_tensor_core_owns: BF16,
+        "ptx::wgmma_wait_group<1>(rO, rP);" => "ptx::wgmma_wait_group<1>(rO);", ["register 0 of A was written"];
     weights_overwritten_while_they_are_read: BF16,
         "void publish ... smem.p_pipeline().await_empty(p);" => "", ["not ordered", "p_full"];
     weights_without_a_fence: BF16, "void publish ... ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
     weights_never_given_back: BF16, "void right ... smem.p_pipeline().release(p);" => "", ["waits for p_empty"];
     left_values_released_too_early: BF16,
-        "void attend_left ... weigh(rO, smem, kv.stage, 0);"
-            => "release_keys(smem, kv.stage, kLeftValues); weigh(rO, smem, kv.stage, 0);",
+        "uint32_t j = 1 ... weigh_left();" => "release_keys(smem, kv.stage, kLeftValues); weigh_left();",
         ["not ordered", "in flight", "kv_empty"];
     left_values_released_in_flight: BF16,
-        "ptx::wgmma_wait_group<1>(rO);" => "", ["not ordered", "in flight", "kv_empty"];
+        "ptx::wgmma_wait_group<1>(rO, rP);" => "", ["not ordered", "in flight", "kv_empty", "of A was written"];
     right_values_released_too_early: BF16,
-        "weigh(rO, smem, kv.stage, 1);" => "release_keys(smem, kv.stage, kRightValues); weigh(rO, smem, kv.stage, 1);",
+        "weigh(smem, kv.stage, 1," => "release_keys(smem, kv.stage, kRightValues); weigh(smem, kv.stage, 1,",
         ["not ordered", "in flight", "kv_empty"];
     position_never_released: BF16, "release_keys(smem, stage, kRope);" => "", ["waits for kv_empty"];
     keys_read_before_they_land: BF16,
@@ -197,12 +206,33 @@ faults! {
     scores_never_said_to_be_done: BF16,
         "uint32_t j = 1 ... warp_arrive(smem.scored());" => "", ["waits for scored"];
     last_scores_never_said_to_be_done: BF16,
-        "kv = next; } warp_arrive(smem.scored());" => "kv = next; }", ["waits for scored"];
+        "publish(smem, p, rShared, rescale); warp_arrive(smem.scored());" => "publish(smem, p, rShared, rescale);",
+        ["waits for scored"];
     queries_read_before_they_land: BF16,
         "smem.q_pipeline().await_full(q);" => "", ["in flight", "nothing has written", "not ordered"];
-    queries_loaded_over_the_output: BF16,
+    queries_loaded_over_those_in_use: BF16,
         "smem.q_pipeline().await_empty(q);" => "", ["q_full", "in flight", "not ordered"];
+    queries_given_back_before_the_last_scores: BF16,
+        "if (j + 1 == work.blocks) smem.q_pipeline().release({});" => "",
+        "score(rS, smem, kv);" => "smem.q_pipeline().release({}); score(rS, smem, kv);",
+        ["q_full", "in flight", "not ordered"];
+    queries_never_given_back: BF16, "smem.q_pipeline().release({});" => "", ["waits for q_empty"];
     output_given_back_while_it_is_copied: BF16, "ptx::bulk_wait_group_read<0>();" => "", ["TMA store"];
+    output_given_back_before_it_is_there: BF16,
+        "store_out(params, smem, work, half, kv, rO); release_keys(smem, kv.stage, values);"
+            => "release_keys(smem, kv.stage, values); store_out(params, smem, work, half, kv, rO);",
+        ["not ordered", "in flight", "TMA store"];
+    last_values_never_given_back: BF16,
+        "store_part<Config>(params" => "return; store_part<Config>(params",
+        "} else { release_keys(smem, kv.stage, values);" => "} else { store_part<Config>(params, work, part, half, rO);",
+        ["waits for kv_empty"];
+    zeros_without_a_fence: BF16,
+        "void store_zeros ... warpgroup_fence_async(0);" => "warpgroup_sync(0);", ["fence.proxy.async"];
+    zeros_overwritten_before_they_are_read: BF16,
+        "smem.p(), 0, 0, Config::kRopeTile); warpgroup_sync(0);" => "smem.p(), 0, 0, Config::kRopeTile);",
+        ["not ordered", "TMA store"];
+    half_of_the_zeros: BF16,
+        "smem.p(), 0, 0, Config::kRopeTile" => "smem.p(), 0, 0, Config::kHalfTiles", ["elements are wrong"];
     output_without_a_fence: BF16,
         "void store_out ... warpgroup_fence_async(half);" => "warpgroup_sync(half);", ["fence.proxy.async"];
     output_copied_before_all_have_written: BF16,
@@ -264,6 +294,9 @@ faults! {
         "void load_fp8 ... await_free(smem, kv, kLeftValues);" => "", ["not ordered", "in flight"];
     codes_copied_over_the_peers_right_values: FP8_CLUSTER,
         "void load_fp8 ... await_free(smem, kv, kRightValues);" => "", ["not ordered", "in flight"];
+    output_over_codes_on_their_way_to_the_peer: FP8_CLUSTER,
+        "void store_out ... await_release<Config::kCluster>(smem.kv_empty(kv.stage, kRope), kv.phase);" => "",
+        ["bulk copy", "not ordered"];
     codes_wait_at_cta_scope_only: FP8_CLUSTER,
         "ptx::mbarrier_wait_cluster(bar, parity)" => "ptx::mbarrier_wait(bar, parity)", ["not ordered"];
     codes_released_to_one_producer_only: FP8_CLUSTER, "if (lane < Cluster)" => "if (lane < 1)", ["kv_empty"];
