@@ -5,6 +5,9 @@
 // A split is `split_keys` long, whatever the batch and the GPU: a row's bits depend on its own sequence alone. Whole
 // splits come first, then what is left of the sequences, longest first, so that no CTA starts a long one at the end.
 //
+// Where all sequences together have more keys than there is room for, the last ones count as empty: those that, with all
+// before them, have more.
+//
 // Schedule: a thread per sequence looks at all others; nothing is shared, nothing waits.
 #pragma once
 #include <cstdint>
@@ -21,6 +24,26 @@
 
 namespace mla {
 
+// The lengths of the sequences, asked for in ascending order: within the pages of each and the keys of all.
+struct MlaLengths {
+  const MlaScheduleParams& params;
+  uint64_t keys = 0;  // of the sequences so far
+
+  PTX_DEVICE uint32_t next(uint32_t sequence) {
+    const uint32_t length = clamp_length(load_index(params.lengths, 0, sequence), params.capacity);
+    keys += length;
+    return keys <= params.total_keys ? length : 0;
+  }
+};
+
+PTX_DEVICE uint32_t length_of(const MlaScheduleParams& params, uint32_t mine) {
+  MlaLengths lengths{params};
+  uint32_t length = 0;
+#pragma unroll 4
+  for (uint32_t other = 0; other <= mine; ++other) length = lengths.next(other);
+  return length;
+}
+
 // What is known about the sequences that a thread's own has to line up with.
 struct MlaScheduleTotals {
   uint32_t splits_before = 0;  // of the sequences before
@@ -31,10 +54,10 @@ struct MlaScheduleTotals {
 
 PTX_DEVICE MlaScheduleTotals schedule_totals(const MlaScheduleParams& params, uint32_t mine, SplitCount own) {
   MlaScheduleTotals totals;
+  MlaLengths lengths{params};
 #pragma unroll 4
   for (uint32_t other = 0; other < params.batch; ++other) {
-    const uint32_t length = clamp_length(load_index(params.lengths, 0, other), params.capacity);
-    const SplitCount count = split_count(length, params.split_keys);
+    const SplitCount count = split_count(lengths.next(other), params.split_keys);
     totals.whole += count.whole;
     if (other < mine) {
       totals.splits_before += count.total();
@@ -51,9 +74,9 @@ PTX_DEVICE void mla_schedule_kernel(const MlaScheduleParams& params) {
   enter_grid();
   const uint32_t mine = ptx::cta_idx() * Config::kThreads + ptx::thread_idx();
   if (mine >= params.batch) return;
-  const int32_t given = load_index(params.lengths, 0, mine);
-  const uint32_t length = clamp_length(given, params.capacity);
-  if (length != static_cast<uint32_t>(given)) report_fault(params.error_words, FAULT_SEQUENCE_LENGTH);
+  const uint32_t length = length_of(params, mine);
+  const uint32_t given = static_cast<uint32_t>(load_index(params.lengths, 0, mine));
+  if (length != given) report_fault(params.error_words, FAULT_SEQUENCE_LENGTH);
   const SplitCount own = split_count(length, params.split_keys);
   const MlaScheduleTotals totals = schedule_totals(params, mine, own);
 

@@ -28,6 +28,7 @@ typedef struct MlaScheduleParams {
   uint32_t batch;
   uint32_t capacity;       // keys that the pages of a sequence hold
   uint32_t split_keys;     // a multiple of MLA_BLOCK_KEYS
+  uint64_t total_keys;     // most keys of all sequences: there is room for the splits of so many
 } MlaScheduleParams;
 
 // out = softmax(scale * q . k^T) . v for every sequence, v the latent part of k; splits leave partial results.

@@ -1153,10 +1153,11 @@ pub struct MlaScheduleParams {
     pub capacity: u32,
     pub split_keys: u32,
     pub __bindgen_padding_0: [u8; 4usize],
+    pub total_keys: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MlaScheduleParams"][::core::mem::size_of::<MlaScheduleParams>() - 72usize];
+    ["Size of MlaScheduleParams"][::core::mem::size_of::<MlaScheduleParams>() - 80usize];
     ["Alignment of MlaScheduleParams"][::core::mem::align_of::<MlaScheduleParams>() - 8usize];
     ["Offset of field: MlaScheduleParams::lengths"]
         [::core::mem::offset_of!(MlaScheduleParams, lengths) - 0usize];
@@ -1170,6 +1171,8 @@ const _: () = {
         [::core::mem::offset_of!(MlaScheduleParams, capacity) - 60usize];
     ["Offset of field: MlaScheduleParams::split_keys"]
         [::core::mem::offset_of!(MlaScheduleParams, split_keys) - 64usize];
+    ["Offset of field: MlaScheduleParams::total_keys"]
+        [::core::mem::offset_of!(MlaScheduleParams, total_keys) - 72usize];
 };
 impl Default for MlaScheduleParams {
     fn default() -> Self {

@@ -39,7 +39,7 @@ faults! {
     PAGE_ID, page_id, FAULT_PAGE_ID, "pages that the cache does not have";
     /// A sequence was longer than its pages, or its length negative; it was cut.
     SEQUENCE_LENGTH, sequence_length, FAULT_SEQUENCE_LENGTH,
-        "sequences longer than their pages, or of negative length";
+        "sequences longer than their pages, or together than said, or of negative length";
     /// A slot was neither -1 nor a row of the KV cache; its token was not stored.
     CACHE_SLOT, cache_slot, FAULT_CACHE_SLOT, "slots that are no rows of the cache";
     /// A position was not in the table of angles; what it belongs to became zeros.
@@ -80,7 +80,10 @@ mod tests {
     fn bad_data_are_named_in_words() {
         for (bits, text) in [
             (1 << FAULT_PAGE_ID, "pages that the cache does not have"),
-            (1 << FAULT_SEQUENCE_LENGTH, "sequences longer than their pages, or of negative length"),
+            (
+                1 << FAULT_SEQUENCE_LENGTH,
+                "sequences longer than their pages, or together than said, or of negative length",
+            ),
             (1 << FAULT_CACHE_SLOT, "slots that are no rows of the cache"),
             (1 << FAULT_POSITION, "positions beyond the table of angles"),
             (

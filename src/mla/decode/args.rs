@@ -15,6 +15,7 @@ use crate::tensor::{Indices, Matrix, MatrixMut, SliceMut, VectorMut};
 pub struct MlaScheduleArgs<'a> {
     /// On the device: `[batch]`, the keys of every sequence, its query tokens included. A length that the pages cannot hold, or
     /// below 0, is cut to the pages or to 0, and [`Device::poll_error`] tells of it; what does not fit `i32` counts as below 0.
+    /// See [`MlaDecodeSpec::total_keys`](super::MlaDecodeSpec::total_keys) for all of them.
     pub lengths: Indices<'a>,
     /// `[tables]`, see [`MlaDecode::tables`]: what the schedule leaves for the attention.
     pub tables: VectorMut<'a, u32>,

@@ -86,12 +86,19 @@ impl MlaDecode {
         let row_tiles = spec.rows().div_ceil(BLOCK_ROWS).next_multiple_of(instance.cluster as usize) as u32;
         let max_splits = spec.max_splits() as u32;
         let at_a_time = (device.multiprocessors() / row_tiles).max(1);
-        let workers = at_a_time.min(spec.batch as u32 * max_splits);
+        let workers = at_a_time.min(spec.splits() as u32);
         Ok(Self {
             device: device.clone(),
             maps: TensorMaps::new(device),
             spec,
-            choice: MlaChoice { instance, row_tiles, workers, max_splits },
+            choice: MlaChoice {
+                instance,
+                row_tiles,
+                workers,
+                split_keys: spec.split_keys,
+                max_splits,
+                splits: spec.splits(),
+            },
             schedule: SCHEDULE.load(device)?,
             attend: Kernel::load(device, &instance)?,
             combine: COMBINE.load(device)?,
@@ -119,12 +126,7 @@ impl MlaDecode {
     }
 
     fn items(&self) -> usize {
-        2 * self.splits()
-    }
-
-    /// Splits that the sequences may have together.
-    fn splits(&self) -> usize {
-        self.spec.batch * self.choice.max_splits as usize
+        2 * self.choice.splits
     }
 
     /// Bytes of scratch, from a multiple of [`SCRATCH_ALIGN`](crate::SCRATCH_ALIGN) on: the partial results, of which there are
@@ -133,7 +135,7 @@ impl MlaDecode {
         if self.choice.max_splits == 1 {
             return 0;
         }
-        self.splits() * self.spec.rows() * (LATENT + 2) * size_of::<f32>()
+        self.choice.splits * self.spec.rows() * (LATENT + 2) * size_of::<f32>()
     }
 
     /// Enqueues schedule, attention and combine: one decode step of one layer.
@@ -174,6 +176,7 @@ impl MlaDecode {
             batch: self.spec.batch as u32,
             capacity: self.spec.capacity() as u32,
             split_keys: self.spec.split_keys as u32,
+            total_keys: self.spec.total_keys.map_or(u64::MAX, |keys| keys as u64),
             ..Default::default()
         };
         launch.run((self.spec.batch as u32).div_ceil(SCHEDULE.threads()), &params)?;
@@ -326,7 +329,7 @@ impl MlaDecode {
             return (std::ptr::null_mut(), std::ptr::null_mut());
         }
         let out = scratch.cast::<f32>();
-        (out, out.wrapping_add(self.splits() * self.spec.rows() * LATENT))
+        (out, out.wrapping_add(self.choice.splits * self.spec.rows() * LATENT))
     }
 
     /// Rows of one sequence after the other: tiles end with the sequence.

@@ -71,6 +71,10 @@ pub struct MlaDecodeSpec {
     /// Keys per split: a multiple of 64. Part of the bits of a result. Long splits write fewer partial results; short ones
     /// let few sequences fill a GPU. [`fastest_split`](Self::fastest_split) weighs them.
     pub split_keys: usize,
+    /// Most keys of all sequences together, where that is less than `batch * capacity`: such as what the cache holds, if
+    /// sequences share no pages. Room for partial results is needed for so many only. Of a batch with more, the last
+    /// sequences, those that with all before them have more, count as empty, and [`Device::poll_error`] tells of it.
+    pub total_keys: Option<usize>,
     /// What the LSE of a row without keys is.
     pub empty_lse: EmptyLse,
 }
@@ -85,6 +89,7 @@ pub(super) struct SplitShape {
     batch: usize,
     capacity: usize,
     split_keys: usize,
+    total_keys: Option<usize>,
 }
 
 impl MlaDecodeSpec {
@@ -105,6 +110,7 @@ impl MlaDecodeSpec {
             softmax_scale,
             causal: true,
             split_keys: DEFAULT_SPLIT_KEYS,
+            total_keys: None,
             empty_lse: EmptyLse::NegativeInfinity,
         }
     }
@@ -176,11 +182,19 @@ impl MlaDecodeSpec {
     }
 
     pub(super) fn split_shape(&self) -> SplitShape {
-        SplitShape { batch: self.batch, capacity: self.capacity(), split_keys: self.split_keys }
+        let Self { batch, split_keys, total_keys, .. } = *self;
+        SplitShape { batch, capacity: self.capacity(), split_keys, total_keys }
     }
 
     pub(super) fn max_splits(&self) -> usize {
         self.capacity().div_ceil(self.split_keys).max(1)
+    }
+
+    /// Splits that the sequences may have together: each has whole ones, and one more at most.
+    pub(super) fn splits(&self) -> usize {
+        let of_each = self.batch.saturating_mul(self.max_splits());
+        let of_all = self.total_keys.map(|keys| (keys / self.split_keys).saturating_add(self.batch));
+        of_all.map_or(of_each, |splits| splits.min(of_each))
     }
 
     pub(super) fn empty_lse_value(&self) -> f32 {
@@ -205,11 +219,17 @@ impl MlaDecodeSpec {
         check_limit("keys of a sequence", self.capacity() as u64, MAX_DIM)?;
         let rows = self.batch.saturating_mul(self.rows());
         check_limit("rows of q", rows as u64, MAX_DIM)?;
-        check_limit("splits", self.batch.saturating_mul(self.max_splits()) as u64, MAX_DIM)
+        check_limit("splits", self.splits() as u64, MAX_DIM)
     }
 }
 
-setters!(MlaDecodeSpec { q_tokens: usize, causal: bool, split_keys: usize, empty_lse: EmptyLse });
+setters!(MlaDecodeSpec {
+    q_tokens: usize,
+    causal: bool,
+    split_keys: usize,
+    total_keys: Option<usize>,
+    empty_lse: EmptyLse,
+});
 
 /// The compiled kernels that read rows of this format.
 pub(super) fn instances(format: KvFormat) -> impl Iterator<Item = &'static MlaInstance> {
@@ -228,8 +248,9 @@ fn check_keys(what: &'static str, got: usize) -> Result<()> {
 
 impl fmt::Display for SplitShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { batch, capacity, split_keys } = self;
-        write!(f, "batch {batch}, {capacity} keys a sequence, splits of {split_keys}")
+        let Self { batch, capacity, split_keys, total_keys } = self;
+        write!(f, "batch {batch}, {capacity} keys a sequence, splits of {split_keys}")?;
+        total_keys.map_or(Ok(()), |keys| write!(f, ", {keys} keys together"))
     }
 }
 
@@ -242,14 +263,22 @@ pub(super) struct MlaChoice {
     pub row_tiles: u32,
     /// Splits that run at the same time, each on `row_tiles` CTAs.
     pub workers: u32,
+    /// Keys of a split.
+    pub split_keys: usize,
     /// Splits that a sequence may have.
     pub max_splits: u32,
+    /// Splits that all may have together.
+    pub splits: usize,
 }
 
 impl fmt::Display for MlaChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { instance, row_tiles, workers, max_splits } = self;
+        let Self { instance, row_tiles, workers, split_keys, max_splits, splits } = self;
         let name = instance.name();
-        write!(f, "{name}: {row_tiles} row tiles x {workers} splits at a time, up to {max_splits} a sequence")
+        write!(
+            f,
+            "{name}: {row_tiles} row tiles x {workers} splits of {split_keys} keys at a time, up to {max_splits} a \
+             sequence and {splits} together"
+        )
     }
 }

@@ -10,7 +10,7 @@ use check::mla::LATENT;
 use check::mla::decode::{MlaDecodeCase, MlaDecodeProblem, MlaDecodeRun, STALE_PAGE};
 use check::mla::merge_states::{MergeStatesCase, MergeStatesProblem, Part};
 use deepseek_kernels::Device;
-use deepseek_kernels::mla::{KvFormat, MlaDecode, MlaDecodeSpec};
+use deepseek_kernels::mla::{KvFormat, KvPaging, MlaDecode, MlaDecodeSpec};
 use oracles::gemm::Output as Rounding;
 use oracles::mla::AttentionClass;
 use oracles::mla::{MlaBounded, State, merge_states_bound};
@@ -54,6 +54,20 @@ fn a_fastest_split_is_always_a_split() {
                 MlaDecode::plan(&device, spec.split_keys(split_keys)).expect("plan");
             }
         }
+    }
+}
+
+/// Partial results need room for the keys that there may be, not for the longest sequence as often as there are sequences.
+#[test]
+fn room_is_for_the_keys_of_all_sequences() {
+    for device in emulators([FEW_MULTIPROCESSORS]) {
+        let paging = KvPaging::Paged { pages: 8192, page_size: 64, pages_per_sequence: 2560 };
+        let spec = MlaDecodeSpec::new(256, 128, KvFormat::Bf16, paging, 1.0).split_keys(2048);
+        let bytes = |spec| MlaDecode::plan(&device, spec).expect("plan").scratch_bytes();
+        let part = 128 * (LATENT + 2) * 4;
+        assert_eq!(bytes(spec), 256 * 80 * part);
+        assert_eq!(bytes(spec.total_keys(Some(8192 * 64))), (256 + 256) * part);
+        assert_eq!(bytes(spec.total_keys(Some(usize::MAX))), bytes(spec));
     }
 }
 

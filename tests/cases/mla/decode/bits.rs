@@ -134,6 +134,26 @@ fn lengths_that_cannot_be_are_cut_and_reported() {
     }
 }
 
+/// More keys than all sequences may have together: the last ones count as empty, which is judged with the rest.
+#[test]
+fn sequences_that_do_not_fit_all_together_are_empty_and_reported() {
+    for device in devices() {
+        for format in FORMATS {
+            let of = |total_keys, lengths: [i32; 4]| {
+                let mut problem = step(format, &[100, 128, 100, 1]).problem().expect("inputs");
+                problem.spec.total_keys = total_keys;
+                problem.lengths = lengths.into();
+                passed(&problem, &device)
+            };
+            let all = of(None, [100, 128, 100, 1]);
+            assert_eq!(of(Some(329), [100, 128, 100, 1]), all);
+            assert_eq!(of(Some(328), [100, 128, 100, 1]), of(None, [100, 128, 100, 0]));
+            assert_eq!(of(Some(327), [100, 128, 100, 1]), of(None, [100, 128, 0, 0]));
+            assert_eq!(of(Some(0), [100, 128, 100, 1]), of(None, [0; 4]));
+        }
+    }
+}
+
 #[test]
 fn pages_that_do_not_exist_read_as_zeros_and_are_reported() {
     for device in devices() {

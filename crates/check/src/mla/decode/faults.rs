@@ -31,8 +31,11 @@ fn decode(format: KvFormat, heads: usize) -> Vec<Changed> {
     strange.lengths[1] = -5;
     strange.lengths[2] = i32::MAX;
     strange.table[2 * columns..].fill(STALE_PAGE);
+    let mut too_many = drawn(AttentionClass::Normal, &[0, 300, 129, 0, 65, 1], 128);
+    too_many.spec.total_keys = Some(430);
     let problems = [
         drawn(AttentionClass::Normal, &[0, 300, 129, 0, 65], 128),
+        too_many,
         drawn(AttentionClass::OneKey, &[200, 333], 128),
         // No sequence has more than one split: nothing is combined. Stages, places of Q and of zeros are used again.
         drawn(AttentionClass::Normal, &[0, 300, 10, 130, 100, 0, 90, 20, 70, 65, 0, 64, 30, 0, 0], 1024),
@@ -87,6 +90,9 @@ faults! {
         "positive < capacity ? positive : capacity" => "positive", ["out of bounds", "outside", "got one of pages"];
     negative_length_taken_for_a_large_one: BF16,
         "length < 0 ? 0 : static_cast<uint32_t>(length)" => "static_cast<uint32_t>(length)", ["elements are wrong"];
+    keys_beyond_those_of_all_are_kept: BF16,
+        "keys <= params.total_keys ? length : 0" => "length", ["elements are wrong"];
+    other_sequences_keys_are_not_counted: BF16, "keys += length" => "keys = length", ["elements are wrong"];
     two_rests_in_one_place: BF16,
         "(count.rest == own.rest && other < mine)" => "false",
         ["elements are wrong", "outside", "out of bounds", "race"];
@@ -96,7 +102,7 @@ faults! {
     offsets_of_the_next_sequence: BF16,
         "if (other < mine)" => "if (other <= mine)", ["elements are wrong", "outside", "out of bounds", "race"];
     bad_length_goes_unreported: BF16,
-        "report_fault(params.error_words, FAULT_SEQUENCE_LENGTH)" => "(void)0", ["got one of pages"];
+        "report_fault(params.error_words, FAULT_SEQUENCE_LENGTH)" => "(void)0", ["got one of nothing"];
     split_skipped_in_the_second_round: CLUSTER,
         "step = steps - 1 - 2 * index" => "step = steps - 2 * index", ["elements are wrong", "written"];
     part_of_another_split: BF16, "first + work.split" => "first", ["elements are wrong", "race"];

@@ -125,9 +125,15 @@ impl MlaDecodeProblem {
         outputs.iter().map(of).collect()
     }
 
-    /// Keys of a sequence, cut to those that its pages hold.
+    /// Keys of a sequence, cut to those that its pages hold; none if it has, with all before it, more than all may have.
     fn read(&self, sequence: usize) -> usize {
-        (self.lengths[sequence].max(0) as usize).min(self.spec.capacity())
+        let cut = |length: &i32| ((*length).max(0) as usize).min(self.spec.capacity());
+        let together: usize = self.lengths[..=sequence].iter().map(cut).sum();
+        if self.spec.total_keys.is_none_or(|most| together <= most) {
+            cut(&self.lengths[sequence])
+        } else {
+            0
+        }
     }
 
     /// Keys of a page, and the pages of a sequence.
@@ -143,7 +149,7 @@ impl MlaDecodeProblem {
     fn gathered<T: Copy + Default>(&self, rows: &[T], sequence: usize) -> Vec<T> {
         let (width, (page_size, pages)) = (self.spec.format.columns(), self.pages(sequence));
         if !self.case.repeated {
-            return gather_pages(rows, width, page_size, &pages, self.lengths[sequence]);
+            return gather_pages(rows, width, page_size, &pages, self.read(sequence) as i32);
         }
         let row = |key: usize| pages[key / page_size] as usize * page_size + key % page_size;
         rows_of(rows, width, &(0..self.read(sequence)).map(row).collect::<Vec<_>>())
@@ -171,10 +177,9 @@ impl MlaDecodeProblem {
         (0..q_tokens).flat_map(token).collect()
     }
 
-    /// What a run has to report: lengths that no pages hold, and pages that there are not among those that are read.
+    /// What a run has to report: lengths that no pages hold, more of them than said, and pages that there are not among those that are read.
     pub(super) fn faults(&self) -> DataFaults {
-        let capacity = self.spec.capacity();
-        let fits = |&length: &i32| (0..=capacity as i64).contains(&i64::from(length));
+        let fits = |sequence: usize| self.read(sequence) as i64 == i64::from(self.lengths[sequence]);
         let strange_page = match self.spec.paging {
             KvPaging::Contiguous { .. } => false,
             KvPaging::Paged { pages, page_size, .. } => (0..self.spec.batch).any(|sequence| {
@@ -182,7 +187,7 @@ impl MlaDecodeProblem {
                 !read.iter().all(|&page| (0..pages as i64).contains(&i64::from(page)))
             }),
         };
-        fault_if(!self.lengths.iter().all(fits), DataFaults::SEQUENCE_LENGTH)
+        fault_if(!(0..self.spec.batch).all(fits), DataFaults::SEQUENCE_LENGTH)
             | fault_if(strange_page, DataFaults::PAGE_ID)
     }
 

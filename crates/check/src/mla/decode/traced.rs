@@ -21,7 +21,8 @@ fn schedule(words_per_index: u32) -> Launch {
         .u64(offset_of!(MlaScheduleParams, error_words), region(4))
         .u32(offset_of!(MlaScheduleParams, batch), 130)
         .u32(offset_of!(MlaScheduleParams, capacity), 200)
-        .u32(offset_of!(MlaScheduleParams, split_keys), 64);
+        .u32(offset_of!(MlaScheduleParams, split_keys), 64)
+        .u64(offset_of!(MlaScheduleParams, total_keys), 9000);
     fixed(&MLA_SCHEDULE, 2, params)
 }
 
