@@ -70,6 +70,8 @@ pub mod gemm;
 mod launch;
 pub mod mla;
 pub mod moe;
+#[cfg(test)]
+mod predictions;
 #[cfg(feature = "probes")]
 #[doc(hidden)]
 pub mod probe;

@@ -5,10 +5,10 @@
 //! Fewer than 64 rows are left out: why they are slow is not known, and no number may explain it away.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::str::FromStr;
 
 use super::*;
+use crate::predictions::table;
 use crate::table::gemm::{GEMM_INSTANCES, GROUPED_GEMM_INSTANCES};
 
 const MEASURED: &str = "benches/results/2026-11-27-h100/timings.csv";
@@ -25,15 +25,6 @@ const STORE_BYTES_PER_CYCLE: f64 = 32.0;
 const DEEPGEMM_ENDS: f64 = 635.0;
 const DEEPGEMM_ENDS_PER_SUM: f64 = 3.7;
 const DEEPGEMM_WAIT: f64 = 900.0;
-
-/// The cells of a table of the repository, without comments and the header.
-pub(super) fn table<const COLUMNS: usize>(path: &str) -> Vec<[String; COLUMNS]> {
-    let path = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    let lines = text.lines().filter(|line| !line.starts_with('#')).skip(1);
-    let cells = |line: &str| line.split(',').map(str::to_owned).collect::<Vec<_>>();
-    lines.map(|line| cells(line).try_into().unwrap_or_else(|_| panic!("{path}: {line}"))).collect()
-}
 
 pub(super) fn number<T: FromStr>(text: &str) -> T {
     text.parse().unwrap_or_else(|_| panic!("{text:?} is no number"))

@@ -1,17 +1,14 @@
 //! The committed table of predictions for the public shapes, `benches/model/predicted.md`.
 
-use std::env;
 use std::fmt::Write as _;
-use std::fs;
 
-use super::calibration::{deepgemm, number, report, table, time};
+use super::calibration::{deepgemm, number, report, time};
 use super::*;
+use crate::predictions::{assert_todays, geomean, table};
 use crate::table::gemm::{GEMM_INSTANCES, GROUPED_GEMM_INSTANCES};
 
 const SHAPES: &str = "benches/model/public-shapes.csv";
 const PREDICTED: &str = "benches/model/predicted.md";
-/// Writes the table instead of comparing it.
-const BLESS: &str = "DEEPSEEK_KERNELS_BLESS";
 const MULTIPROCESSORS: u32 = 132;
 /// Operations per microsecond of the tensor cores in FP8, by the data sheet of the H100 SXM.
 const PEAK: f64 = 1979e6;
@@ -103,10 +100,6 @@ impl Shape {
     }
 }
 
-fn geomean(ratios: &[f64]) -> f64 {
-    (ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len() as f64).exp()
-}
-
 fn predicted() -> String {
     let shapes = Shape::all();
     let (mut means, mut lists, mut all) = (String::new(), String::new(), Vec::new());
@@ -130,12 +123,5 @@ fn predicted() -> String {
 /// The committed table is what the model says today.
 #[test]
 fn the_table_of_predictions_is_todays() {
-    let path = format!("{}/{PREDICTED}", env!("CARGO_MANIFEST_DIR"));
-    let predicted = predicted();
-    if env::var_os(BLESS).is_some() {
-        fs::write(&path, &predicted).expect("the table is written");
-    }
-    let committed = fs::read_to_string(&path).unwrap_or_default();
-    let differs = predicted.lines().zip(committed.lines().chain([""])).find(|(today, then)| today != then);
-    assert!(predicted == committed, "{BLESS}=1 writes the table; it says {differs:#?}");
+    assert_todays(PREDICTED, &predicted());
 }

@@ -7,6 +7,8 @@
 //! added up in ascending order. Neither the batch nor the pages a sequence lies in nor the GPU's size do.
 
 mod args;
+#[cfg(test)]
+mod predictions;
 mod spec;
 
 use std::fmt;
