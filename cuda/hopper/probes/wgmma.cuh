@@ -136,6 +136,7 @@ PTX_DEVICE void multiply_width(const ProbeParams& params, uint32_t sA, uint32_t 
     case 16: return multiply<Kind, 16>(params, sA, sB);
     case 32: return multiply<Kind, 32>(params, sA, sB);
     case 64: return multiply<Kind, 64>(params, sA, sB);
+    case 96: return multiply<Kind, 96>(params, sA, sB);
     case 128: return multiply<Kind, 128>(params, sA, sB);
     case 144: return multiply<Kind, 144>(params, sA, sB);
     case 160: return multiply<Kind, 160>(params, sA, sB);

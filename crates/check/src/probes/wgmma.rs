@@ -19,7 +19,7 @@ pub const ROW: usize = 128;
 /// Bytes of a row that one `wgmma` reads.
 pub const STEP: usize = 32;
 /// Columns of B that are tried.
-pub const WIDTHS: [usize; 9] = [8, 16, 32, 64, 128, 144, 160, 192, 256];
+pub const WIDTHS: [usize; 10] = [8, 16, 32, 64, 96, 128, 144, 160, 192, 256];
 
 /// Types of A and B.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

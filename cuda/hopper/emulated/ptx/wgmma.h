@@ -28,11 +28,11 @@ PTX_DEVICE void wgmma_wait_group(float (&d)[Registers], uint32_t (&a)[Steps][4],
   for (auto& step : a) emu::wgmma_return_a(step);
 }
 
-// N is twice the number of registers: 8, 16, 32, 64, 128, 144, 160, 192 or 256, as in the inline PTX.
+// N is twice the number of registers: 8, 16, 32, 64, 96, 128, 144, 160, 192 or 256, as in the inline PTX.
 template <int Registers>
 constexpr bool kIsAccumulator =
-    Registers == 4 || Registers == 8 || Registers == 16 || Registers == 32 || Registers == 64 || Registers == 72 ||
-    Registers == 80 || Registers == 96 || Registers == 128;
+    Registers == 4 || Registers == 8 || Registers == 16 || Registers == 32 || Registers == 48 || Registers == 64 ||
+    Registers == 72 || Registers == 80 || Registers == 96 || Registers == 128;
 
 template <int Registers>
 PTX_DEVICE void wgmma_k32_e4m3(float (&d)[Registers], uint64_t desc_a, uint64_t desc_b, bool accumulate,

@@ -37,6 +37,7 @@ PTX_DEVICE void wgmma_wait_group(float (&d)[Registers], uint32_t (&a)[Steps][4])
 #define PTX_F8(i) PTX_F4(i), PTX_F4((i) + 4)
 #define PTX_F16(i) PTX_F8(i), PTX_F8((i) + 8)
 #define PTX_F32(i) PTX_F16(i), PTX_F16((i) + 16)
+#define PTX_F48(i) PTX_F32(i), PTX_F16((i) + 32)
 #define PTX_F64(i) PTX_F32(i), PTX_F32((i) + 32)
 #define PTX_F72(i) PTX_F64(i), PTX_F8((i) + 64)
 #define PTX_F80(i) PTX_F64(i), PTX_F16((i) + 64)
@@ -49,6 +50,8 @@ PTX_DEVICE void wgmma_wait_group(float (&d)[Registers], uint32_t (&a)[Steps][4])
 #define PTX_R10 PTX_R8 ", %8, %9"
 #define PTX_R16 PTX_R10 ", %10, %11, %12, %13, %14, %15"
 #define PTX_R32 PTX_R10 ", " PTX_TEN(1) ", " PTX_TEN(2) ", %30, %31"
+#define PTX_R48 \
+  PTX_R10 ", " PTX_TEN(1) ", " PTX_TEN(2) ", " PTX_TEN(3) ", %40, %41, %42, %43, %44, %45, %46, %47"
 #define PTX_R64 \
   PTX_R10 ", " PTX_TEN(1) ", " PTX_TEN(2) ", " PTX_TEN(3) ", " PTX_TEN(4) ", " PTX_TEN(5) ", %60, %61, %62, %63"
 #define PTX_R72                                                                                                        \
@@ -80,6 +83,7 @@ PTX_WGMMA(wgmma_k32_e4m3, "m64n8k32.f32.e4m3.e4m3", "", 4, 4, 5, 6)
 PTX_WGMMA(wgmma_k32_e4m3, "m64n16k32.f32.e4m3.e4m3", "", 8, 8, 9, 10)
 PTX_WGMMA(wgmma_k32_e4m3, "m64n32k32.f32.e4m3.e4m3", "", 16, 16, 17, 18)
 PTX_WGMMA(wgmma_k32_e4m3, "m64n64k32.f32.e4m3.e4m3", "", 32, 32, 33, 34)
+PTX_WGMMA(wgmma_k32_e4m3, "m64n96k32.f32.e4m3.e4m3", "", 48, 48, 49, 50)
 PTX_WGMMA(wgmma_k32_e4m3, "m64n128k32.f32.e4m3.e4m3", "", 64, 64, 65, 66)
 PTX_WGMMA(wgmma_k32_e4m3, "m64n144k32.f32.e4m3.e4m3", "", 72, 72, 73, 74)
 PTX_WGMMA(wgmma_k32_e4m3, "m64n160k32.f32.e4m3.e4m3", "", 80, 80, 81, 82)
@@ -91,6 +95,7 @@ PTX_WGMMA(wgmma_k16_bf16, "m64n8k16.f32.bf16.bf16", ", 0, 0", 4, 4, 5, 6)
 PTX_WGMMA(wgmma_k16_bf16, "m64n16k16.f32.bf16.bf16", ", 0, 0", 8, 8, 9, 10)
 PTX_WGMMA(wgmma_k16_bf16, "m64n32k16.f32.bf16.bf16", ", 0, 0", 16, 16, 17, 18)
 PTX_WGMMA(wgmma_k16_bf16, "m64n64k16.f32.bf16.bf16", ", 0, 0", 32, 32, 33, 34)
+PTX_WGMMA(wgmma_k16_bf16, "m64n96k16.f32.bf16.bf16", ", 0, 0", 48, 48, 49, 50)
 PTX_WGMMA(wgmma_k16_bf16, "m64n128k16.f32.bf16.bf16", ", 0, 0", 64, 64, 65, 66)
 PTX_WGMMA(wgmma_k16_bf16, "m64n144k16.f32.bf16.bf16", ", 0, 0", 72, 72, 73, 74)
 PTX_WGMMA(wgmma_k16_bf16, "m64n160k16.f32.bf16.bf16", ", 0, 0", 80, 80, 81, 82)
@@ -102,6 +107,7 @@ PTX_WGMMA(wgmma_k16_bf16_mn, "m64n8k16.f32.bf16.bf16", ", 0, 1", 4, 4, 5, 6)
 PTX_WGMMA(wgmma_k16_bf16_mn, "m64n16k16.f32.bf16.bf16", ", 0, 1", 8, 8, 9, 10)
 PTX_WGMMA(wgmma_k16_bf16_mn, "m64n32k16.f32.bf16.bf16", ", 0, 1", 16, 16, 17, 18)
 PTX_WGMMA(wgmma_k16_bf16_mn, "m64n64k16.f32.bf16.bf16", ", 0, 1", 32, 32, 33, 34)
+PTX_WGMMA(wgmma_k16_bf16_mn, "m64n96k16.f32.bf16.bf16", ", 0, 1", 48, 48, 49, 50)
 PTX_WGMMA(wgmma_k16_bf16_mn, "m64n128k16.f32.bf16.bf16", ", 0, 1", 64, 64, 65, 66)
 PTX_WGMMA(wgmma_k16_bf16_mn, "m64n144k16.f32.bf16.bf16", ", 0, 1", 72, 72, 73, 74)
 PTX_WGMMA(wgmma_k16_bf16_mn, "m64n160k16.f32.bf16.bf16", ", 0, 1", 80, 80, 81, 82)
@@ -125,6 +131,7 @@ PTX_WGMMA_RS("m64n8k16.f32.bf16.bf16", 4, 4, 5, 6, 7, 8, 9)
 PTX_WGMMA_RS("m64n16k16.f32.bf16.bf16", 8, 8, 9, 10, 11, 12, 13)
 PTX_WGMMA_RS("m64n32k16.f32.bf16.bf16", 16, 16, 17, 18, 19, 20, 21)
 PTX_WGMMA_RS("m64n64k16.f32.bf16.bf16", 32, 32, 33, 34, 35, 36, 37)
+PTX_WGMMA_RS("m64n96k16.f32.bf16.bf16", 48, 48, 49, 50, 51, 52, 53)
 PTX_WGMMA_RS("m64n128k16.f32.bf16.bf16", 64, 64, 65, 66, 67, 68, 69)
 PTX_WGMMA_RS("m64n144k16.f32.bf16.bf16", 72, 72, 73, 74, 75, 76, 77)
 PTX_WGMMA_RS("m64n160k16.f32.bf16.bf16", 80, 80, 81, 82, 83, 84, 85)
@@ -138,6 +145,7 @@ PTX_WGMMA_RS("m64n256k16.f32.bf16.bf16", 128, 128, 129, 130, 131, 132, 133)
 #undef PTX_R80
 #undef PTX_R72
 #undef PTX_R64
+#undef PTX_R48
 #undef PTX_R32
 #undef PTX_R16
 #undef PTX_R10
@@ -149,6 +157,7 @@ PTX_WGMMA_RS("m64n256k16.f32.bf16.bf16", 128, 128, 129, 130, 131, 132, 133)
 #undef PTX_F80
 #undef PTX_F72
 #undef PTX_F64
+#undef PTX_F48
 #undef PTX_F32
 #undef PTX_F16
 #undef PTX_F8
