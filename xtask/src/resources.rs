@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
-use build_support::sass::{self, Instruction, rules};
+use build_support::sass::{self, Instruction, multiply, rules};
 use build_support::{nvcc, ptxas};
 
 use crate::build_output::{self, Kernel};
@@ -18,8 +18,9 @@ const TABLE: &str = "benches/results/resources.txt";
 const COUNTED: [&str; 8] = ["QGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "STSM", "FFMA", "LDL", "STL"];
 
 /// What `sass::rules` finds: fences of the whole GPU; those of them in loops, and instructions that wait between the
-/// wgmmas of a group, of which there may be none; exponentials that run beside products.
-const FOUND: [&str; 4] = ["fences", "looped", "waits", "overlapped"];
+/// wgmmas of a group, of which there may be none; exponentials that run beside products. Last, the instructions of a
+/// round of the loop that multiplies: cycles in which a warp issues them, and wgmmas among them.
+const FOUND: [&str; 5] = ["fences", "looped", "waits", "overlapped", "cycles/wgmmas"];
 
 /// Compares the kernels of a dev build with the table, or writes the table with `bless`.
 pub fn check(root: &Path, bless: bool) -> Result<()> {
@@ -40,7 +41,8 @@ pub fn check(root: &Path, bless: bool) -> Result<()> {
         for violation in &findings.violations {
             let _ = writeln!(violations, "{}: {violation}", kernel.name);
         }
-        rows.push(row(&kernel, &resources, &compiled.instructions, &findings));
+        let round = multiply::round(&compiled).with_context(|| kernel.name.clone())?;
+        rows.push(row(&kernel, &resources, &compiled.instructions, &findings, round));
     }
     if !violations.is_empty() {
         bail!("ptxas has undone what the kernels are built on:\n{violations}");
@@ -74,6 +76,7 @@ fn row(
     resources: &ptxas::Resources,
     instructions: &[Instruction],
     findings: &rules::Findings,
+    round: Option<multiply::Round>,
 ) -> Vec<String> {
     let spills = resources.spill_stores + resources.spill_loads;
     let smem = kernel.smem_bytes + resources.static_smem;
@@ -85,6 +88,7 @@ fn row(
     row.extend(counts);
     row.extend([findings.fences, findings.looped_fences, findings.waits].map(|count| count.to_string()));
     row.push(overlapped);
+    row.push(round.map_or_else(|| "-".to_owned(), |round| format!("{}/{}", round.cycles, round.wgmmas)));
     row
 }
 

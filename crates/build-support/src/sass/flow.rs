@@ -1,5 +1,7 @@
 //! Where control goes from an instruction, and which instructions are part of a loop.
 
+use std::ops::RangeInclusive;
+
 use anyhow::{Context, Result, bail};
 
 use super::{Instruction, Kernel};
@@ -20,6 +22,23 @@ impl Kernel {
     /// them.
     pub fn reached_without(&self, stops: impl Fn(&Instruction) -> bool) -> Result<Vec<bool>> {
         self.reached(vec![0], stops)
+    }
+
+    /// From where the nearest branch behind an instruction goes, in front of it, to that branch: mostly the innermost loop
+    /// around it, as far as its code lies together.
+    pub fn loop_around(&self, index: usize) -> Result<Option<RangeInclusive<usize>>> {
+        let mut nearest: Option<RangeInclusive<usize>> = None;
+        for end in index..self.instructions.len() {
+            let Some(start) = self.target(&self.instructions[end])?.filter(|&start| start <= index) else {
+                continue;
+            };
+            if self.instructions[end].base() == "BRA"
+                && nearest.as_ref().is_none_or(|n| end - start < n.end() - n.start())
+            {
+                nearest = Some(start..=end);
+            }
+        }
+        Ok(nearest)
     }
 
     fn reached(&self, mut open: Vec<usize>, stops: impl Fn(&Instruction) -> bool) -> Result<Vec<bool>> {
@@ -144,6 +163,15 @@ mod tests {
             looped("CALL.REL.NOINC `(SUB)\nNOP\nEXIT\nSUB:\nNOP\nRET.REL.NODEC R4 `(.text.k)"),
             [0; 0]
         );
+    }
+
+    #[test]
+    fn the_innermost_loop_is_the_shortest() {
+        let source = "A:\nNOP\nB:\nNOP\n@P0 BRA `(B)\nNOP\n@P1 BRA `(A)\nEXIT";
+        let kernel = parse(&assembled(source)).unwrap();
+        let around = |index| kernel.loop_around(index).unwrap();
+        assert_eq!([0, 1, 2, 3].map(around), [Some(0..=4), Some(1..=2), Some(1..=2), Some(0..=4)]);
+        assert_eq!(around(5), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Compiled kernels as instructions: what `nvdisasm -c -hex` prints of a cubin with one kernel.
 
 mod flow;
+pub mod multiply;
 pub mod rules;
 mod softmax;
 
@@ -21,6 +22,8 @@ pub struct Instruction {
     pub operands: String,
     /// The scoreboards it waits for, a bit each: an earlier load, or another operation of unknown length, must be done.
     pub scoreboards: u8,
+    /// Cycles before the next instruction of the warp may be issued.
+    pub stall: u8,
 }
 
 impl Instruction {
@@ -85,12 +88,14 @@ fn instruction(address: u32, text: &str, high: &str) -> Result<Instruction> {
     let (opcode, operands) = text.split_once(' ').unwrap_or((text, ""));
     let high = high.strip_prefix("/*").and_then(|high| high.strip_suffix("*/")).map(str::trim);
     let high = high.and_then(|high| u64::from_str_radix(high.strip_prefix("0x")?, 16).ok());
+    let high = high.context("no encoding: nvdisasm -hex prints it")?;
     Ok(Instruction {
         address,
         guarded,
         opcode: opcode.to_owned(),
         operands: operands.trim().to_owned(),
-        scoreboards: scoreboards(high.context("no encoding: nvdisasm -hex prints it")?),
+        scoreboards: scoreboards(high),
+        stall: stall(high),
     })
 }
 
@@ -98,6 +103,11 @@ fn instruction(address: u32, text: &str, high: &str) -> Result<Instruction> {
 /// its control bits alike.
 fn scoreboards(high: u64) -> u8 {
     (high >> 52 & 0x3f) as u8
+}
+
+/// Bits 105 to 108, from the same source.
+fn stall(high: u64) -> u8 {
+    (high >> 41 & 0xf) as u8
 }
 
 /// A disassembly of `@P0 FMUL R1, R2`, `LABEL:` and so on, in which `wait N` before an instruction is its scoreboards.
@@ -114,7 +124,7 @@ pub fn assembled(source: &str) -> String {
             let (mask, line) = rest.split_once(' ').unwrap();
             (mask.parse::<u64>().unwrap(), line)
         });
-        let high = mask << 52 | 0x000f_c000_0000_0000;
+        let high = mask << 52 | 0x000f_c200_0000_0000; // a stall of one cycle
         let low = format!("        /*{address:04x}*/    {line} ;    /* 0x00000000000079c3 */\n");
         let high = format!("                                      /* {high:#018x} */\n");
         text.extend([low, high]);
@@ -139,12 +149,12 @@ mod tests {
             \x20                                                                        /* 0x000fea0003800000 */\n";
         let kernel = parse(text).unwrap();
         let fields = |i: usize| {
-            let Instruction { guarded, opcode, operands, scoreboards, .. } = &kernel.instructions[i];
-            (*guarded, opcode.as_str(), operands.as_str(), *scoreboards)
+            let Instruction { guarded, opcode, operands, scoreboards, stall, .. } = &kernel.instructions[i];
+            (*guarded, opcode.as_str(), operands.as_str(), *scoreboards, *stall)
         };
-        assert_eq!(fields(0), (false, "FMUL", "R12, R13.reuse, R12", 0x24));
-        assert_eq!(fields(1), (true, "BRA", "`(.L_x_7)", 0));
-        assert_eq!(fields(2), (false, "EXIT", "", 0));
+        assert_eq!(fields(0), (false, "FMUL", "R12, R13.reuse, R12", 0x24, 1));
+        assert_eq!(fields(1), (true, "BRA", "`(.L_x_7)", 0, 5));
+        assert_eq!(fields(2), (false, "EXIT", "", 0, 5));
         assert_eq!(kernel.instructions[1].to_string(), "/*0010*/ BRA `(.L_x_7)");
         assert_eq!((kernel.labels[".text.k"], kernel.labels[".L_x_7"]), (0, 0));
     }
@@ -154,7 +164,7 @@ mod tests {
         let whole = assembled("NOP\nEXIT");
         assert!(parse(&whole).is_ok());
         assert!(parse("").unwrap_err().to_string().contains("without instructions"));
-        let without_hex: Vec<&str> = whole.lines().filter(|line| !line.contains("0x000fc")).collect();
+        let without_hex: Vec<&str> = whole.lines().filter(|line| !line.contains("0x000fc2")).collect();
         assert!(parse(&without_hex.join("\n")).is_err());
         let error = parse(&whole.replace("/*0010*/", "/*0030*/")).unwrap_err().to_string();
         assert!(error.contains("at 0x30, expected at 0x10"), "{error}");

@@ -4,6 +4,7 @@ use std::fmt;
 
 use anyhow::Result;
 
+use super::multiply::is_wgmma;
 use super::{Instruction, Kernel, softmax};
 
 /// What the rules look at, for the table.
@@ -93,9 +94,13 @@ fn wrong_contents(name: &str, kernel: &Kernel) -> Vec<Violation> {
         }
     }
     let is_missing = |required: &&str| !kernel.instructions.iter().any(|i| i.base() == *required);
-    let required: &[&str] = if name.contains("fp8_gemm_") { &["QGMMA", "UTMALDG"] } else { &[] };
+    let required: &[&str] = match name {
+        _ if name.contains("fp8_gemm_") => &["QGMMA", "UTMALDG", "UTMACCTL"],
+        _ if name.starts_with("mla_decode_") => &["HGMMA", "UTMALDG", "UTMACCTL"],
+        _ => &[],
+    };
     for missing in required.iter().filter(|required| is_missing(required)) {
-        let rule = format!("no {missing}: the tensor core and TMA are not in use");
+        let rule = format!("no {missing}: the tensor core, TMA or the early fetch of its maps is not in use");
         violations.push(Violation { instruction: None, rule });
     }
     violations
@@ -140,10 +145,6 @@ fn is_fence(instruction: &Instruction) -> bool {
         "ERRBAR" | "CGAERRBAR" => true,
         _ => false,
     }
-}
-
-fn is_wgmma(instruction: &Instruction) -> bool {
-    matches!(instruction.base(), "QGMMA" | "HGMMA" | "IGMMA" | "BGMMA")
 }
 
 /// The instructions behind the first wgmma of a group, up to the last one, that wait. The last one names `gsb0`, which
@@ -219,9 +220,10 @@ pub(super) mod tests {
 
     #[test]
     fn forbidden_and_missing_instructions_are_found() {
-        let gemm = "QGMMA.64x16x32.F32.E4M3.E4M3 R24, gdesc[UR4]\n@P0 UTMALDG.2D [UR8], [UR4]\nEXIT";
+        let gemm = "QGMMA.64x16x32.F32.E4M3.E4M3 R24, gdesc[UR4]\n@P0 UTMALDG.2D [UR8], [UR4]\n\
+                    UTMACCTL.PF [UR4]\nEXIT";
         assert_eq!(texts(&examined("grouped_fp8_gemm_a", gemm)), [""; 0]);
-        for missing in ["QGMMA", "UTMALDG"] {
+        for missing in ["QGMMA", "UTMALDG", "UTMACCTL"] {
             let [text] = &texts(&examined("fp8_gemm_a", &gemm.replace(missing, "NOP")))[..] else {
                 panic!("without {missing} there is not one violation")
             };

@@ -85,7 +85,7 @@ mod tests {
         let first = exponentials(34);
         let (before, after) = (exponentials(before), exponentials(after));
         format!(
-            "WARPGROUP.DEPBAR.LE gsb0, 0x0\n{first}TOP:\nHGMMA.64x256x16.F32.BF16 R24, R4, gdesc[UR4], R24, gsb0\n{after}{STORE}\
+            "UTMACCTL.PF [UR4]\n@P0 UTMALDG.3D [UR8], [UR4]\nWARPGROUP.DEPBAR.LE gsb0, 0x0\n{first}TOP:\nHGMMA.64x256x16.F32.BF16 R24, R4, gdesc[UR4], R24, gsb0\n{after}{STORE}\
              HGMMA.64x64x16.F32.BF16 R152, gdesc[UR8], RZ, !UPT, gsb0\nWARPGROUP.DEPBAR.LE gsb0, 0x1\n{ARRIVE}\
              WARPGROUP.DEPBAR.LE gsb0, 0x0\n@P1 BRA `(NO_MASK)\nFMNMX R2, R2, R3, !PT\nNO_MASK:\n{before}@P0 BRA `(TOP)\n\
              HGMMA.64x256x16.F32.BF16 R24, R4, gdesc[UR4], R24, gsb0\nWARPGROUP.DEPBAR.LE gsb0, 0x0\nEXIT"
@@ -125,6 +125,6 @@ mod tests {
         );
         assert!(late.contains("nothing is given back before this wait"), "{late}");
         let serial = "WARPGROUP.DEPBAR.LE gsb0, 0x0\nMUFU.EX2 R4, R4\nEXIT";
-        assert!(text(serial).starts_with("no wait for the products alone"));
+        assert!(text(serial).contains("no wait for the products alone"));
     }
 }
