@@ -133,11 +133,17 @@ struct MlaFp8Rows {
   ptx::U32x4 scales[kFp8Keys<Config>];   // FP32 [4]
 };
 
-// The i-th key of a thread. Those of a warp follow one another, and so do those of a CTA.
+// The first key of a warp. Its keys follow one another, and so do those of a CTA.
+template <class Config>
+PTX_DEVICE uint32_t fp8_first_key() {
+  const uint32_t warp = ptx::thread_idx() % 128 / 32 + (Config::kCluster == 1 ? 0 : ptx::cluster_rank() * 4);
+  return warp * kFp8Keys<Config> * 8;
+}
+
+// The i-th key of a thread.
 template <class Config>
 PTX_DEVICE uint32_t fp8_key(uint32_t i) {
-  const uint32_t warp = ptx::thread_idx() % 128 / 32 + (Config::kCluster == 1 ? 0 : ptx::cluster_rank() * 4);
-  return (warp * kFp8Keys<Config> + i) * 8 + ptx::thread_idx() % 32 / 4;
+  return fp8_first_key<Config>() + i * 8 + ptx::thread_idx() % 32 / 4;
 }
 
 // Of the block at `at`, in which the sequence has `keys` keys.
@@ -196,8 +202,8 @@ PTX_DEVICE void publish_keys(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_
   } else {
     constexpr uint32_t kBytes = kFp8Keys<Config> * 8 * 128;  // whole swizzle atoms: the same bytes in both CTAs
     ptx::syncwarp();
-    if (ptx::thread_idx() % 32 != 0) return;
-    const uint32_t sKeys = smem.kv(stage, tile) + fp8_key<Config>(0) * 128;
+    if (!ptx::elect_one()) return;
+    const uint32_t sKeys = smem.kv(stage, tile) + fp8_first_key<Config>() * 128;
     ptx::bulk_copy_to_cta(sKeys, full, sKeys, kBytes, ptx::cluster_rank() ^ 1);
     ptx::mbarrier_arrive_expect_tx(full, kBytes);
   }

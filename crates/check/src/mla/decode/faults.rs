@@ -286,7 +286,7 @@ faults! {
     both_ctas_dequantise_the_same_half: FP8_CLUSTER,
         "ptx::cluster_rank() * 4" => "0", ["bulk copy", "in flight", "not ordered"];
     codes_copied_over_the_peers_own: FP8_CLUSTER,
-        "bulk_copy_to_cta(sKeys" => "bulk_copy_to_cta(smem.kv(stage, tile) + (fp8_key<Config>(0) ^ 32) * 128",
+        "bulk_copy_to_cta(sKeys" => "bulk_copy_to_cta(smem.kv(stage, tile) + (fp8_first_key<Config>() ^ 32) * 128",
         ["bulk copy", "in flight", "not ordered"];
     codes_copied_to_the_cta_itself: FP8_CLUSTER, "ptx::cluster_rank() ^ 1" => "ptx::cluster_rank()", ["bulk copy"];
     peers_codes_not_announced: FP8_CLUSTER,
