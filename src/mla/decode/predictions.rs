@@ -1,11 +1,15 @@
 //! The committed table of predictions for the public shapes, `benches/model/predicted-mla.md`: our time and FlashMLA's by
-//! one model, in which both deal out their work as they do.
+//! one model, in which both deal out their work as they do; ahead of it, what orders of a block's work take.
+
+mod schedule;
 
 use std::fmt::Write as _;
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use rand_distr::StandardNormal;
+
+use schedule::{Memory, Order, cycles_per_block};
 
 use super::spec::{BLOCK_KEYS, BLOCK_ROWS, KEY};
 use super::*;
@@ -39,9 +43,9 @@ const HEAD: &str = "\
 from one model, `src/mla/decode/predictions.rs`: each deals its work out as it does (ours in splits of the length that
 `MlaDecodeSpec::fastest_split` takes for the mean length, FlashMLA in equal shares); a block of 64 keys takes its
 cycles, or its share of DRAM's bandwidth, whichever is longer; the end of an item and the start of the next take time in
-which no keys are used; parts are added up at the end. Cycles of a block: ours by [mla_schedule.py](mla_schedule.py), FlashMLA's
-2585 by a model of the same kind of its seesaw. What an item costs is assumed: 3.0 us FlashMLA's; ours 3.2 as measured in run
-4, where the next Q waited for the output, and 2.2 since it does not.
+which no keys are used; parts are added up at the end. Cycles of a block: see below; FlashMLA's 2585 by a model of the same
+kind of its seesaw. What an item costs is assumed: 3.0 us FlashMLA's; ours 3.2 as measured in run 4, where the next Q waited
+for the output, and 2.2 since it does not.
 
 * *Floor*: the bytes at 2.95 TB/s, or the products at 1.5 GHz, whichever is longer.
 * *Ratio*: ours by FlashMLA's; below 1 we are faster. Within 5 % of 1 it says nothing.
@@ -62,10 +66,22 @@ struct Loop {
     part_us: f64,
 }
 
-/// As of run 4, and now.
-const RUN_4: Loop = Loop { block_cycles: 3456.0, item_us: 3.2, part_us: 0.2 };
-const OURS: Loop = Loop { block_cycles: 2521.0, item_us: 2.2, part_us: 0.05 };
-const FLASH_MLA: Loop = Loop { block_cycles: 2585.0, item_us: 3.0, part_us: 0.17 };
+/// Keys come as the order of run 4 makes them come, by its time.
+const MEMORY: Memory = Memory { latency: 1100.0, rate: 64.0 };
+
+impl Loop {
+    fn of_run_4() -> Self {
+        Self { block_cycles: cycles_per_block(Order::ScoresFirst, MEMORY), item_us: 3.2, part_us: 0.2 }
+    }
+
+    fn ours() -> Self {
+        Self { block_cycles: cycles_per_block(Order::FromRegisters, MEMORY), item_us: 2.2, part_us: 0.05 }
+    }
+
+    fn flash_mla() -> Self {
+        Self { block_cycles: 2585.0, item_us: 3.0, part_us: 0.17 }
+    }
+}
 
 /// Blocks of keys of each item of each worker, in order, and the most parts of a sequence.
 struct Work {
@@ -281,21 +297,55 @@ const MEASURED: &[Measured] = &[
     measured([64, 2, 128], "4096", 4096, 266.7, Some(216.2)),
 ];
 
+/// Cycles of a block by orders and by memory.
+fn orders() -> String {
+    const ORDERS: [(Order, &str); 4] = [
+        (Order::ScoresFirst, "scores first (run 4)"),
+        (Order::ProductsFirst, "products first"),
+        (Order::RightBeside, "right products beside the softmax"),
+        (Order::FromRegisters, "left weights from registers (now)"),
+    ];
+    let mut text = "\
+## Cycles of a block of 64 keys
+
+By the order of what a CTA does (`src/mla/decode/predictions/schedule.rs`), and by how soon keys come: cycles from asking to
+having, and bytes a cycle. The tensor core alone: 2414, with what its operands cost of shared memory.
+
+| latency, rate |"
+        .to_owned();
+    text.extend(ORDERS.map(|(_, name)| format!(" {name} |")));
+    text += "\n|---|---|---|---|---|\n";
+    for (latency, rate) in [(500.0, 64.0), (800.0, 64.0), (1100.0, 64.0), (1500.0, 45.0), (2000.0, 45.0)] {
+        let _ = write!(text, "| {latency}, {rate} |");
+        text.extend(
+            ORDERS.map(|(order, _)| format!(" {:.0} |", cycles_per_block(order, Memory { latency, rate }))),
+        );
+        text.push('\n');
+    }
+    text
+}
+
 fn rms(errors: &[f64]) -> f64 {
     (errors.iter().map(|error| error * error).sum::<f64>() / errors.len() as f64).sqrt()
 }
 
 /// The model beside what was measured.
 fn report() -> String {
-    let mut text = "## How far the model is from what was measured\n\nRun 4 ([notes](../results/NOTES.md)), microseconds. Ours are those \
-                    of its kernels, with their schedule, which the model leaves out.\n\n\
-                    | shape | ours, measured | model | FlashMLA, measured | model |\n|---|---|---|---|---|\n"
-        .to_owned();
+    let mut text = "\
+## How far the model is from what was measured
+
+Run 4 ([notes](../results/NOTES.md)), microseconds. Ours are those of its kernels, with their schedule, which the model
+leaves out.
+
+| shape | ours, measured | model | FlashMLA, measured | model |
+|---|---|---|---|---|
+"
+    .to_owned();
     let [mut of_ours, mut of_theirs] = [vec![], vec![]];
     for &Measured { numbers, keys, split_keys, us, flash_mla } in MEASURED {
         let shape = Shape::new("", numbers, keys);
-        let ours = shape.time(&RUN_4, &shape.ours(split_keys)).us;
-        let theirs = shape.time(&FLASH_MLA, &shape.flash_mla()).us;
+        let ours = shape.time(&Loop::of_run_4(), &shape.ours(split_keys)).us;
+        let theirs = shape.time(&Loop::flash_mla(), &shape.flash_mla()).us;
         of_ours.push((ours / us).ln());
         of_theirs.extend(flash_mla.map(|us| (theirs / us).ln()));
         let flash_mla = flash_mla.map_or("-".to_owned(), |us| format!("{us:.1}"));
@@ -318,8 +368,8 @@ fn predicted() -> String {
         let mut ratios = vec![];
         for shape in of_list {
             let split_keys = shape.fastest_split();
-            let ours = shape.time(&OURS, &shape.ours(split_keys));
-            let theirs = shape.time(&FLASH_MLA, &shape.flash_mla());
+            let ours = shape.time(&Loop::ours(), &shape.ours(split_keys));
+            let theirs = shape.time(&Loop::flash_mla(), &shape.flash_mla());
             let ratio = ours.us / theirs.us;
             let (name, us, floor) = (&shape.name, ours.us, ours.floor);
             let _ = writeln!(
@@ -335,9 +385,9 @@ fn predicted() -> String {
     }
     let most = all.iter().copied().fold(0.0, f64::max);
     let total = format!("| **all** | {} | **{:.3}** | {most:.2} |\n", all.len(), geomean(&all));
-    let errors = report();
+    let (orders, errors) = (orders(), report());
     format!(
-        "{HEAD}{errors}\n## Ratios\n\n| list | shapes | geomean, model | most |\n|---|---|---|---|\n{means}{total}{lists}"
+        "{HEAD}{orders}\n{errors}\n## Ratios\n\n| list | shapes | geomean, model | most |\n|---|---|---|---|\n{means}{total}{lists}"
     )
 }
 
