@@ -38,12 +38,20 @@ using GateScores = float[kGateRows];
 PTX_DEVICE void load_logits(const GateSelectParams& params, uint64_t t, GateScores& rS) {
 #pragma unroll
   for (uint32_t i = 0; i < kGateRows; ++i) {
-    rS[i] = std::numeric_limits<float>::quiet_NaN();
-    if (gate_expert(i) >= params.experts) continue;
-    const float* logits = params.logits + t * params.logits_pitch + gate_expert(i);
-    float sum = 0.0f;
-    for (uint32_t chunk = 0; chunk < params.chunks; ++chunk) sum += ptx::ldg_f32(logits + chunk * params.chunk_stride);
-    rS[i] = sum;
+    rS[i] = gate_expert(i) < params.experts ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+  }
+  const float* logits = params.logits + t * params.logits_pitch;
+  // Experts within a chunk, so that the loads of a chunk are under way together.
+#pragma unroll 1
+  for (uint32_t chunk = 0; chunk < params.chunks; ++chunk) {
+    GateScores rPart = {};
+#pragma unroll
+    for (uint32_t i = 0; i < kGateRows; ++i) {
+      if (gate_expert(i) >= params.experts) continue;
+      rPart[i] = ptx::ldg_f32(logits + chunk * params.chunk_stride + gate_expert(i));
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < kGateRows; ++i) rS[i] += rPart[i];
   }
 }
 
