@@ -17,6 +17,11 @@ constexpr size_t kStackBytes = 256 * 1024;  // red zones make frames larger
 constexpr size_t kStackBytes = 64 * 1024;
 #endif
 
+// Below so many stacks of a thread of the OS lies a page that must not be touched: each takes two of the 65530 mappings that
+// Linux allows a process. Of more stacks every second has one, or every third, ...: all run the same kernel, and what
+// overflows one overflows others.
+constexpr size_t kGuards = 1024;
+
 size_t page_bytes() {
   static const size_t bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   return bytes;
@@ -40,7 +45,8 @@ bool Stacks::reserve(size_t count) {
   if (memory == MAP_FAILED) return false;
   memory_ = static_cast<uint8_t*>(memory);
   count_ = count;
-  for (size_t i = 0; i < count; ++i) mprotect(memory_ + i * pitch(), page_bytes(), PROT_NONE);
+  const size_t step = (count + kGuards - 1) / kGuards;
+  for (size_t i = 0; i < count; i += step) mprotect(memory_ + i * pitch(), page_bytes(), PROT_NONE);
   return true;
 }
 
