@@ -6,25 +6,11 @@
 //
 // Schedule: a warp per group, a run of neighbouring blocks per lane.
 #pragma once
-#include "faults.h"
 #include "hopper/cta/enter_grid.cuh"
-#include "hopper/cta/report_fault.cuh"
 #include "hopper/cta/warp_scan.cuh"
 #include "moe/expert_map.cuh"
 
 namespace moe {
-
-// What is known of a group once it is counted.
-PTX_DEVICE void store_demand(const ExpertMapParams& params, uint32_t group, uint32_t demand) {
-  ptx::stg_u32(params.demand + group, demand);
-  if (group == params.experts) {
-    if (demand > 0) report_fault(params.error_words, FAULT_EXPERT_ID);
-    return;
-  }
-  const bool fits = demand <= params.max_rows;
-  ptx::stg_u32(params.counts + group, fits ? demand : params.max_rows);
-  if (!fits) report_fault(params.error_words, FAULT_SEGMENT);
-}
 
 template <class Config>
 PTX_DEVICE void expert_map_scan_kernel(const ExpertMapParams& params) {

@@ -306,7 +306,7 @@ mod faults {
             "params.top_k, params.route_row_pitch" => "params.top_k, params.top_k", ["route_row[", "not ordered"];
         routes_past_the_end: MAP, "if (route >= params.routes) return kNoGroup;" => "", ["outside"];
         no_barrier_before_the_groups_are_read: MAP,
-            "void expert_map_count_kernel ... ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
+            "uint32_t count_block ... ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
         no_barrier_before_the_counts_are_read: MAP,
             "rank.total); ... ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
         counts_never_cleared: MAP, "ptx::sts_u32(sCounts + g * sizeof(uint32_t), 0);" => "", ["nothing has written"];
@@ -314,7 +314,7 @@ mod faults {
         strangers_not_counted: MAP,
             "sCounts + group * sizeof(uint32_t)" => "sCounts", ["demand[", "not ordered", "row_route["];
         block_left_out_of_the_sum: MAP, "end = first + run" => "end = first + run + 1", ["not ordered", "demand["];
-        routes_kept_beyond_the_room: MAP, "if (rank < params.max_rows)" => "", ["row_route[", "not ordered", "outside"];
+        routes_kept_beyond_the_room: MAP, "rank < params.max_rows" => "true", ["row_route[", "not ordered", "outside"];
         surplus_unreported: MAP, "if (!fits) report_fault(params.error_words, FAULT_SEGMENT);" => "", ["got one of ids of experts"];
         surplus_counted_as_rows: MAP, "fits ? demand : params.max_rows" => "demand", ["counts["];
         segment_not_aligned: MAP,
