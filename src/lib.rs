@@ -8,6 +8,7 @@
 //! | quantise weights | BF16 to E4M3, one scale per 128x128 | [`quant::Quantize128x128`] |
 //! | normalise | RMSNorm with residual, BF16 to BF16 or E4M3 | [`quant::RmsNorm`] |
 //! | expert map (MoE) | top-k ids to rows sorted by expert, both ways | [`moe::ExpertMap`] |
+//! | route tokens and map them (MoE) | the router and the expert map behind it, in fewer launches | [`moe::GateMap`] |
 //! | gather and quantise (MoE) | rows of tokens by expert, BF16 to E4M3 | [`moe::GatherQuantize`] |
 //! | SwiGLU and quantise (MoE) | `silu(gate) * up`, BF16 to E4M3 | [`moe::SwigluQuantize`] |
 //! | combine (MoE) | weighted sum of the experts' rows of a token | [`moe::Combine`] |

@@ -6,7 +6,7 @@
 //
 // A route is token * top_k + k, a block is consecutive routes, at most as many as a CTA has threads, a group is an expert
 // or, last, all ids that are none. Nothing is added atomically: a row depends on the ids alone. Each step is a launch
-// (expert_map_count.cuh and its neighbours).
+// (expert_map_count.cuh and its neighbours), or all are one, behind the gate that makes the ids (gate_map.cuh).
 #pragma once
 #include <cstdint>
 

@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "indices.h"
+#include "router/params.h"
 
 // Top-k expert ids -> rows sorted by (expert, token, k); a route is token * top_k + k.
 typedef struct ExpertMapParams {
@@ -19,10 +20,16 @@ typedef struct ExpertMapParams {
   uint32_t routes, top_k;  // routes: tokens * top_k
   uint32_t rows;
   uint32_t experts;        // at most MAX_EXPERTS
-  uint32_t blocks;         // of 256 routes
+  uint32_t blocks;         // of consecutive routes
   uint32_t alignment;      // contiguous: segments span a multiple of it; 0: masked, every segment spans max_rows
   uint32_t max_rows;       // of an expert; routes beyond are dropped
 } ExpertMapParams;
+
+// logits -> the experts of every token and their weights -> rows sorted by expert.
+typedef struct GateMapParams {
+  GateSelectParams gate;
+  ExpertMapParams map;  // of gate.ids: its own are not read; a block per CTA of the cluster
+} GateMapParams;
 
 // The rows that experts use, as routing left them on the device.
 typedef struct UsedRows {

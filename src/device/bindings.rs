@@ -909,6 +909,28 @@ impl Default for ExpertMapParams {
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct GateMapParams {
+    pub gate: GateSelectParams,
+    pub map: ExpertMapParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GateMapParams"][::core::mem::size_of::<GateMapParams>() - 288usize];
+    ["Alignment of GateMapParams"][::core::mem::align_of::<GateMapParams>() - 8usize];
+    ["Offset of field: GateMapParams::gate"][::core::mem::offset_of!(GateMapParams, gate) - 0usize];
+    ["Offset of field: GateMapParams::map"][::core::mem::offset_of!(GateMapParams, map) - 168usize];
+};
+impl Default for GateMapParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct UsedRows {
     pub rows: *const i32,
     pub total: u32,
@@ -1520,6 +1542,7 @@ macro_rules! every_params {
             BiasUpdateParams
             SequenceBalanceLossParams
             ExpertMapParams
+            GateMapParams
             GatherQuantizeParams
             SwigluQuantizeParams
             CombineParams

@@ -14,7 +14,7 @@ use crate::device::{Device, Stream};
 use crate::error::Error;
 use crate::error::Result;
 use crate::gemm::Segments;
-use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit};
+use crate::launch::{Kernel, KernelParams, KernelRow, Launch, Layout, MAX_DIM, check_limit};
 use crate::setters::setters;
 use crate::table::MAX_EXPERTS;
 use crate::table::moe::{self, EXPERT_MAP_BLOCK, EXPERT_MAP_SCAN_GROUPS};
@@ -87,11 +87,20 @@ impl ExpertMapSpec {
 
 setters!(ExpertMapSpec { layout: ExpertLayout });
 
-/// Operands of an expert map. All but the ids are written, every element of them.
+/// Operands of an expert map.
 #[derive(Debug)]
 pub struct ExpertMapArgs<'a> {
     /// `[tokens, top_k]`: what every token chose, or -1.
     pub ids: Indices<'a>,
+    /// The map.
+    pub mapping: Mapping<'a>,
+    /// See [`ExpertMap::scratch_bytes`].
+    pub scratch: SliceMut<'a, u8>,
+}
+
+/// Where a map goes. All of it is written, every element.
+#[derive(Debug)]
+pub struct Mapping<'a> {
     /// `[rows]`: the route of every row, -1 where there is none. Its token is `route / top_k`.
     pub row_route: VectorMut<'a, i32>,
     /// `[tokens, top_k]`: the row of every route, -1 where it was dropped.
@@ -102,8 +111,6 @@ pub struct ExpertMapArgs<'a> {
     pub counts: VectorMut<'a, i32>,
     /// `[experts + 1]`: routes to the expert, with a row or without; last, ids that are no expert and not -1.
     pub demand: VectorMut<'a, i32>,
-    /// See [`ExpertMap::scratch_bytes`].
-    pub scratch: SliceMut<'a, u8>,
 }
 
 /// A planned expert map: three small launches.
@@ -147,7 +154,12 @@ impl ExpertMap {
     /// Bytes of scratch, from a multiple of [`SCRATCH_ALIGN`](crate::SCRATCH_ALIGN) on. What it holds does not matter, before
     /// or after.
     pub fn scratch_bytes(&self) -> usize {
-        (self.spec.experts + 1) * self.blocks as usize * size_of::<u32>()
+        self.bytes_of_blocks(self.blocks)
+    }
+
+    /// A count per block and group: the experts, and all other ids.
+    pub(super) fn bytes_of_blocks(&self, blocks: u32) -> usize {
+        (self.spec.experts + 1) * blocks as usize * size_of::<u32>()
     }
 
     /// Enqueues the map on `stream` and returns. Allocates nothing and waits for nothing.
@@ -158,19 +170,41 @@ impl ExpertMap {
     /// [`Error::Operand`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: ExpertMapArgs<'_>) -> Result<()> {
         let stream = stream.into();
+        let ExpertMapArgs { ids, mapping, scratch } = &mut args;
         for (kernel, grid) in &self.steps {
             // The first launch finds what is wrong with an operand, so that nothing is enqueued then.
             let mut launch = Launch::new(&self.device, kernel, stream)?;
-            let params = self.params(&mut launch, &mut args)?;
-            launch.run(*grid, &params)?;
+            let ids = launch.indices(ids, self.ids())?;
+            let params = self.params(&mut launch, mapping, scratch, self.blocks)?;
+            launch.run(*grid, &ExpertMapParams { ids, ..params })?;
         }
         Ok(())
     }
 
-    fn params<'l>(
+    /// Fails unless the operands are what a run asks of them.
+    pub(super) fn check(
         &self,
-        launch: &mut Launch<'l, ExpertMapParams>,
-        args: &'l mut ExpertMapArgs<'_>,
+        stream: Stream<'_>,
+        ids: &Indices<'_>,
+        mapping: &mut Mapping<'_>,
+        scratch: &mut SliceMut<'_, u8>,
+    ) -> Result<()> {
+        let mut launch = Launch::new(&self.device, &self.steps[0].0, stream)?;
+        launch.indices(ids, self.ids())?;
+        self.params(&mut launch, mapping, scratch, self.blocks).map(drop)
+    }
+
+    fn ids(&self) -> Layout {
+        Layout::matrix("ids [tokens, top_k]", [self.spec.tokens, self.spec.top_k])
+    }
+
+    /// The map of so many blocks of routes, which lacks nothing but the ids.
+    pub(super) fn params<'l, P: KernelParams>(
+        &self,
+        launch: &mut Launch<'l, P>,
+        mapping: &'l mut Mapping<'_>,
+        scratch: &'l mut SliceMut<'_, u8>,
+        blocks: u32,
     ) -> Result<ExpertMapParams> {
         let ExpertMapSpec { tokens, top_k, experts, layout } = self.spec;
         let (alignment, max_rows) = match layout {
@@ -179,25 +213,23 @@ impl ExpertMap {
             ExpertLayout::Masked { max_rows } => (0, max_rows as u32),
         };
         let rows = self.spec.rows();
-        let of_routes = |axes| Layout::matrix(axes, [tokens, top_k]);
         let list = Layout::vector;
-        let ids = launch.indices(&args.ids, of_routes("ids [tokens, top_k]"))?;
-        let route_row = launch.write(&mut args.route_row, of_routes("route_row [tokens, top_k]"))?;
+        let of_routes = Layout::matrix("route_row [tokens, top_k]", [tokens, top_k]);
+        let route_row = launch.write(&mut mapping.route_row, of_routes)?;
         Ok(ExpertMapParams {
-            ids,
-            row_route: launch.write(&mut args.row_route, list("row_route [rows]", rows))?.pointer,
+            row_route: launch.write(&mut mapping.row_route, list("row_route [rows]", rows))?.pointer,
             route_row: route_row.pointer,
-            offsets: launch.write(&mut args.offsets, list("offsets [experts + 1]", experts + 1))?.pointer,
-            counts: launch.write(&mut args.counts, list("counts [experts]", experts))?.pointer,
-            demand: launch.write(&mut args.demand, list("demand [experts + 1]", experts + 1))?.pointer,
-            block_counts: launch.scratch(&mut args.scratch, self.scratch_bytes())?.cast(),
+            offsets: launch.write(&mut mapping.offsets, list("offsets [experts + 1]", experts + 1))?.pointer,
+            counts: launch.write(&mut mapping.counts, list("counts [experts]", experts))?.pointer,
+            demand: launch.write(&mut mapping.demand, list("demand [experts + 1]", experts + 1))?.pointer,
+            block_counts: launch.scratch(scratch, self.bytes_of_blocks(blocks))?.cast(),
             route_row_pitch: route_row.pitch(),
             error_words: launch.error_words(),
             routes: (tokens * top_k) as u32,
             top_k: top_k as u32,
             rows: rows as u32,
             experts: experts as u32,
-            blocks: self.blocks,
+            blocks,
             alignment,
             max_rows,
             ..Default::default()

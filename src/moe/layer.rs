@@ -10,7 +10,7 @@ use float8::F8E4M3;
 use half::bf16;
 
 use super::combine::{Combine, CombineArgs, CombineSpec};
-use super::expert_map::{ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec};
+use super::expert_map::{ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec, Mapping};
 use super::gather_quantize::{GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec};
 use super::swiglu_quantize::{SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec};
 use crate::device::{Device, Stream};
@@ -273,11 +273,13 @@ impl MoeLayer {
         self.gate.run(stream, GateArgs { hidden, weight, scratch: (&mut m.logits).into(), routing })?;
         let args = ExpertMapArgs {
             ids: Matrix::new(&m.ids, tokens, top_k)?.into(),
-            row_route: VectorMut::new(&mut m.row_route, rows)?,
-            route_row: MatrixMut::new(&mut m.route_row, tokens, top_k)?,
-            offsets: VectorMut::new(&mut m.offsets, experts + 1)?,
-            counts: VectorMut::new(&mut m.counts, experts)?,
-            demand: VectorMut::new(&mut m.demand, experts + 1)?,
+            mapping: Mapping {
+                row_route: VectorMut::new(&mut m.row_route, rows)?,
+                route_row: MatrixMut::new(&mut m.route_row, tokens, top_k)?,
+                offsets: VectorMut::new(&mut m.offsets, experts + 1)?,
+                counts: VectorMut::new(&mut m.counts, experts)?,
+                demand: VectorMut::new(&mut m.demand, experts + 1)?,
+            },
             scratch: (&mut m.map).into(),
         };
         self.map.run(stream, args)

@@ -3,13 +3,15 @@
 
 mod combine;
 mod expert_map;
+mod gate_map;
 mod gather_quantize;
 mod layer;
 mod swiglu_quantize;
 mod used_rows;
 
 pub use combine::{Combine, CombineArgs, CombineSpec};
-pub use expert_map::{ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec};
+pub use expert_map::{ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec, Mapping};
+pub use gate_map::{GateMap, GateMapArgs, GateMapSpec};
 pub use gather_quantize::{GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec};
 pub use layer::{ExpertWeights, MoeLayer, MoeLayerArgs, MoeLayerSpec};
 pub use swiglu_quantize::{RoutingWeights, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec};

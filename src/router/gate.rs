@@ -22,8 +22,8 @@ use crate::device::{Device, Stream};
 use crate::error::Error;
 use crate::error::Result;
 use crate::launch::{
-    Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_at_least_one, check_limit, check_multiple,
-    optional,
+    Kernel, KernelParams, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_at_least_one, check_limit,
+    check_multiple, optional,
 };
 use crate::setters::setters;
 use crate::table::router::{self, GATE_BLOCK_K, GATE_SELECT_TOKENS, gate_logits};
@@ -262,37 +262,68 @@ impl Gate {
     ///
     /// # Errors
     /// [`Error::Operand`], launch errors.
-    pub fn run<'s, W: GateWeight>(&self, stream: impl Into<Stream<'s>>, args: GateArgs<'_, W>) -> Result<()> {
-        let GateSpec { tokens, hidden, experts, .. } = self.spec;
-        let GateArgs { hidden: x, weight: w, mut scratch, mut routing } = args;
-        let stream = stream.into();
+    pub fn run<'s, W: GateWeight>(
+        &self,
+        stream: impl Into<Stream<'s>>,
+        mut args: GateArgs<'_, W>,
+    ) -> Result<()> {
+        self.enqueue(stream.into(), &mut args)
+    }
 
+    pub(crate) fn enqueue<W: GateWeight>(
+        &self,
+        stream: Stream<'_>,
+        args: &mut GateArgs<'_, W>,
+    ) -> Result<()> {
+        // What is wrong with the second launch's operands is found before the first one.
+        let mut select = Launch::new(&self.device, &self.select, stream)?;
+        let params = self.params(&mut select, &mut args.routing)?;
+        self.enqueue_logits(stream, &args.hidden, &args.weight, &mut args.scratch)?;
+        let params = self.by_logits(params, &mut select, &mut args.scratch)?;
+        select.run(self.select_grid(), &params)
+    }
+
+    /// Enqueues the first launch of a run, which leaves the logits' chunks in the scratch.
+    pub(crate) fn enqueue_logits<W: GateWeight>(
+        &self,
+        stream: Stream<'_>,
+        hidden: &Matrix<'_, bf16>,
+        weight: &Matrix<'_, W>,
+        scratch: &mut SliceMut<'_, u8>,
+    ) -> Result<()> {
+        let GateSpec { tokens, hidden: k, experts, .. } = self.spec;
         let mut launch = Launch::new(&self.device, &self.logits, stream)?;
-        let x = launch.read(&x, Layout::matrix("hidden [tokens, hidden]", [tokens, hidden]).aligned(16))?;
-        let w = launch.read(&w, Layout::matrix("weight [experts, hidden]", [experts, hidden]).aligned(16))?;
+        let x = launch.read(hidden, Layout::matrix("hidden [tokens, hidden]", [tokens, k]).aligned(16))?;
+        let w = launch.read(weight, Layout::matrix("weight [experts, hidden]", [experts, k]).aligned(16))?;
         let params = GateLogitsParams {
             x: x.pointer,
             w: w.pointer.cast(),
-            partial: launch.scratch(&mut scratch, self.scratch_bytes())?.cast(),
+            partial: launch.scratch(scratch, self.scratch_bytes())?.cast(),
             x_pitch: x.pitch(),
             w_pitch: w.pitch(),
             t: tokens as u32,
             experts: experts as u32,
-            k: hidden as u32,
+            k: k as u32,
             w_is_bf16: W::IS_BF16.into(),
         };
-        // What is wrong with the second launch's operands is found before the first one.
-        let (mut select, rest) = self.prepare(stream, &mut routing)?;
-        launch.run(self.logits_grid() as u32, &params)?;
+        launch.run(self.logits_grid() as u32, &params)
+    }
 
-        let params = GateSelectParams {
-            logits: select.scratch(&mut scratch, self.scratch_bytes())?.cast_const().cast(),
+    /// The choice by the chunks that the first launch leaves.
+    pub(crate) fn by_logits<'l, P: KernelParams>(
+        &self,
+        params: GateSelectParams,
+        launch: &mut Launch<'l, P>,
+        scratch: &'l mut SliceMut<'_, u8>,
+    ) -> Result<GateSelectParams> {
+        let GateSpec { tokens, experts, .. } = self.spec;
+        Ok(GateSelectParams {
+            logits: launch.scratch(scratch, self.scratch_bytes())?.cast_const().cast(),
             logits_pitch: experts as u64,
             chunks: self.spec.chunks() as u32,
             chunk_stride: (tokens * experts) as u64,
-            ..rest
-        };
-        select.run(self.select_grid(), &params)
+            ..params
+        })
     }
 
     /// Enqueues the choice from logits that were computed elsewhere.
@@ -304,7 +335,8 @@ impl Gate {
     pub fn select<'s>(&self, stream: impl Into<Stream<'s>>, args: GateSelectArgs<'_>) -> Result<()> {
         let GateSpec { tokens, experts, .. } = self.spec;
         let GateSelectArgs { logits, mut routing } = args;
-        let (mut select, rest) = self.prepare(stream.into(), &mut routing)?;
+        let mut select = Launch::new(&self.device, &self.select, stream.into())?;
+        let rest = self.params(&mut select, &mut routing)?;
         let logits = select.read(&logits, Layout::matrix("logits [tokens, experts]", [tokens, experts]))?;
         let params =
             GateSelectParams { logits: logits.pointer, logits_pitch: logits.pitch(), chunks: 1, ..rest };
@@ -316,18 +348,17 @@ impl Gate {
     }
 
     /// The choice, which lacks nothing but the logits: `[chunks, tokens, pitch]`.
-    fn prepare<'l>(
-        &'l self,
-        stream: Stream<'l>,
+    pub(crate) fn params<'l, P: KernelParams>(
+        &self,
+        launch: &mut Launch<'l, P>,
         routing: &'l mut Routing<'_>,
-    ) -> Result<(Launch<'l, GateSelectParams>, GateSelectParams)> {
+    ) -> Result<GateSelectParams> {
         let spec = &self.spec;
         let GateSpec { tokens, experts, top_k, .. } = *spec;
         let Routing { bias, mask, fixed_ids, ids, weights, scores } = routing;
         let of_routes = |axes| Layout::matrix(axes, [tokens, spec.routes()]);
         let fixed_layout = Layout::matrix("fixed_ids [tokens, top_k]", [tokens, top_k]);
         let scores_layout = Layout::matrix("scores [tokens, experts]", [tokens, experts]);
-        let mut launch = Launch::new(&self.device, &self.select, stream)?;
         let ids = launch.write(ids, of_routes("ids [tokens, top_k + shared]"))?;
         let weights = launch.write(weights, of_routes("weights [tokens, top_k + shared]"))?;
         let fixed_ids = fixed_ids.as_ref().map(|ids| launch.indices(ids, fixed_layout)).transpose()?;
@@ -336,7 +367,7 @@ impl Gate {
         let bias = optional(bias.as_ref(), |bias| launch.read(bias, bias_layout))?;
         let mask_layout = Layout::vector("mask [tokens]", tokens);
         let mask = optional(mask.as_ref(), |mask| launch.read(mask, mask_layout))?;
-        let params = GateSelectParams {
+        Ok(GateSelectParams {
             bias: bias.pointer,
             mask: mask.pointer,
             fixed_ids: fixed_ids.unwrap_or_default(),
@@ -364,7 +395,6 @@ impl Gate {
             normalize: spec.normalize.into(),
             route_scale: spec.route_scale,
             ..Default::default()
-        };
-        Ok((launch, params))
+        })
     }
 }

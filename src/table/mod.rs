@@ -44,6 +44,8 @@ pub struct FixedKernel {
     pub params: &'static str,
     /// Threads per CTA: `kThreads` of the function's `Config`.
     pub threads: u32,
+    /// CTAs per cluster: `kCluster` where there are several.
+    cluster: u32,
     /// Dynamic shared memory per CTA: the size of `storage`.
     pub smem_bytes: u32,
     /// The struct that lies there, a template over `Config`; empty where there is none.
@@ -68,6 +70,7 @@ impl FixedKernel {
             source: name,
             params,
             threads,
+            cluster: 1,
             smem_bytes: 0,
             storage: "",
             constants: &[],
@@ -88,16 +91,22 @@ impl FixedKernel {
         Self { constants, ..self }
     }
 
+    const fn with_cluster(self, cluster: u32) -> Self {
+        Self { cluster, ..self }
+    }
+
     fn kernel(self) -> Kernel {
-        let Self { family, name, source, params, threads, smem_bytes, storage, constants, agreed } = self;
-        let constants = [&[("kThreads", threads)], constants].concat();
+        let Self { family, name, source, params, threads, cluster, smem_bytes, storage, constants, agreed } =
+            self;
+        let of_cluster = if cluster > 1 { &[("kCluster", cluster)][..] } else { &[] };
+        let constants = [&[("kThreads", threads)], of_cluster, constants].concat();
         let members = constants.iter().map(|&(name, value)| ("uint32_t", name, value.to_string()));
         let mut code = config("Config", "", members) + &agreement(agreed);
         if !storage.is_empty() {
             code.push_str(&agreement(&[(&format!("sizeof({family}::{storage}<Config>)"), smem_bytes)]));
         }
         let function = format!("{family}::{source}_kernel<Config>");
-        let entry = Entry { name, function: &function, params, threads, cluster: 1 };
+        let entry = Entry { name, function: &function, params, threads, cluster };
         entry.kernel(family, &format!("{family}/{source}.cuh"), &code, smem_bytes)
     }
 }

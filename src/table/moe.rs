@@ -24,6 +24,23 @@ pub const EXPERT_MAP_SCATTER: FixedKernel =
         (EXPERT_MAP_BLOCK + MAX_EXPERTS + EXPERT_MAP_BLOCK / WARP) * 4,
     );
 
+/// CTAs of the one cluster that gates and maps.
+pub const GATE_MAP_CLUSTER: u32 = 8;
+const GATE_MAP_THREADS: u32 = 512;
+/// Tokens it has room for: a warp each.
+pub const GATE_MAP_TOKENS: u32 = GATE_MAP_CLUSTER * GATE_MAP_THREADS / WARP;
+/// Rows that it clears in no time: eight stores of each thread.
+pub const GATE_MAP_ROWS: u32 = 8 * GATE_MAP_CLUSTER * GATE_MAP_THREADS;
+/// Gate and expert map of few tokens. In shared memory the groups of a block, three numbers per expert, one of all other
+/// ids, sums of the warps.
+pub const GATE_MAP: FixedKernel =
+    FixedKernel::new("moe", "gate_map", "GateMapParams", GATE_MAP_THREADS, EXPERTS)
+        .with_cluster(GATE_MAP_CLUSTER)
+        .with_storage(
+            "GateMapStorage",
+            (GATE_MAP_THREADS + 3 * MAX_EXPERTS + 1 + GATE_MAP_THREADS / WARP) * 4,
+        );
+
 /// Rows gathered by expert, BF16 to E4M3 with one scale per 1x128.
 pub const GATHER_QUANTIZE: FixedKernel =
     FixedKernel::new("moe", "gather_quantize", "GatherQuantizeParams", 256, BLOCKS);
@@ -37,7 +54,15 @@ pub const COMBINE: FixedKernel = FixedKernel::new("moe", "combine", "CombinePara
 
 /// Every kernel of the family.
 pub fn kernels() -> impl Iterator<Item = Kernel> {
-    [EXPERT_MAP_COUNT, EXPERT_MAP_SCAN, EXPERT_MAP_SCATTER, GATHER_QUANTIZE, SWIGLU_QUANTIZE, COMBINE]
-        .map(FixedKernel::kernel)
-        .into_iter()
+    [
+        EXPERT_MAP_COUNT,
+        EXPERT_MAP_SCAN,
+        EXPERT_MAP_SCATTER,
+        GATE_MAP,
+        GATHER_QUANTIZE,
+        SWIGLU_QUANTIZE,
+        COMBINE,
+    ]
+    .map(FixedKernel::kernel)
+    .into_iter()
 }

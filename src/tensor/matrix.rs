@@ -90,6 +90,13 @@ macro_rules! matrix {
 matrix!(Matrix, Slice, 'a);
 matrix!(MatrixMut, SliceMut, '_, mut);
 
+/// What was written, for those who read it.
+impl<'a, T> From<&'a MatrixMut<'_, T>> for Matrix<'a, T> {
+    fn from(matrix: &'a MatrixMut<'_, T>) -> Self {
+        Self { slice: (&matrix.slice).into(), extent: matrix.extent }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,7 +23,7 @@ use deepseek_kernels::{DataFaults, Device, Error, Indices, Stream};
 use crate::mla::{full, step};
 
 /// Operations whose operands are indices, as cases call them; the step of a layer that has some makes them itself.
-const INDEXED: [&str; 8] = [
+const INDEXED: [&str; 9] = [
     "kv_append_bf16",
     "kv_append_fp8",
     "rope",
@@ -32,6 +32,7 @@ const INDEXED: [&str; 8] = [
     "expert_map",
     "expert_load",
     "gate",
+    "gate_map",
 ];
 
 #[test]

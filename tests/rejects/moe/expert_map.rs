@@ -41,15 +41,15 @@ rejects! {
         => "expected ids [tokens, top_k] [2, 3], got [2, 2]";
     unsigned_ids_in_a_row: |args, spare| args.ids = Vector::new(&spare.words, 6)?.into()
         => "expected ids [tokens, top_k] [2, 3], got [1, 6]";
-    row_route_with_one_too_many: |args, spare| args.row_route = VectorMut::new(&mut spare.integers, 7)?
+    row_route_with_one_too_many: |args, spare| args.mapping.row_route = VectorMut::new(&mut spare.integers, 7)?
         => "expected row_route [rows] [6], got [7]";
-    route_row_of_another_shape: |args, spare| args.route_row = MatrixMut::new(&mut spare.integers, 2, 4)?
+    route_row_of_another_shape: |args, spare| args.mapping.route_row = MatrixMut::new(&mut spare.integers, 2, 4)?
         => "expected route_row [tokens, top_k] [2, 3], got [2, 4]";
-    offsets_with_one_missing: |args, spare| args.offsets = VectorMut::new(&mut spare.integers, 4)?
+    offsets_with_one_missing: |args, spare| args.mapping.offsets = VectorMut::new(&mut spare.integers, 4)?
         => "expected offsets [experts + 1] [5], got [4]";
-    counts_with_one_too_many: |args, spare| args.counts = VectorMut::new(&mut spare.integers, 5)?
+    counts_with_one_too_many: |args, spare| args.mapping.counts = VectorMut::new(&mut spare.integers, 5)?
         => "expected counts [experts] [4], got [5]";
-    demand_with_one_missing: |args, spare| args.demand = VectorMut::new(&mut spare.integers, 4)?
+    demand_with_one_missing: |args, spare| args.mapping.demand = VectorMut::new(&mut spare.integers, 4)?
         => "expected demand [experts + 1] [5], got [4]";
     // A count of every expert and of the strangers.
     scratch_too_short: |args, spare| args.scratch = (&mut spare.bytes[..19]).into()

@@ -2,5 +2,6 @@
 
 mod combine;
 mod expert_map;
+mod gate_map;
 mod moe_layer;
 mod rows;

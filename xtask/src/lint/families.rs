@@ -4,8 +4,13 @@ use super::Finding;
 use super::source::{Source, without_directives};
 
 /// A family, and those it may include.
-pub const FAMILIES: [(&str, &[&str]); 5] =
-    [("gemm", &["quant"]), ("quant", &[]), ("router", &[]), ("moe", &["gemm", "quant"]), ("mla", &["quant"])];
+pub const FAMILIES: [(&str, &[&str]); 5] = [
+    ("gemm", &["quant"]),
+    ("quant", &[]),
+    ("router", &[]),
+    ("moe", &["gemm", "quant", "router"]),
+    ("mla", &["quant"]),
+];
 
 /// What no text of `hopper` says.
 const OPERATIONS: [&str; 4] = ["gemm", "mla", "moe", "expert"];

@@ -9,7 +9,7 @@ use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::moe::{ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec};
+use deepseek_kernels::moe::{ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec, Mapping};
 use deepseek_kernels::{DataFaults, Device, Error, Stream};
 use oracles::moe::{MapLayout, Mapped, expert_map};
 
@@ -104,18 +104,21 @@ pub struct ExpertMapProblem {
 }
 
 impl ExpertMapProblem {
-    /// The reference, and -1 in the rows behind its last segment.
     fn expected(&self) -> Mapped {
-        let spec = self.case.spec;
-        let layout = match spec.layout {
-            ExpertLayout::Ragged => MapLayout::Contiguous(1),
-            ExpertLayout::Aligned { alignment } => MapLayout::Contiguous(alignment.get() as usize),
-            ExpertLayout::Masked { max_rows } => MapLayout::Masked(max_rows),
-        };
-        let mut map = expert_map(&self.ids, spec.experts, layout);
-        map.row_route.resize(spec.rows(), -1);
-        map
+        expected(&self.case.spec, &self.ids)
     }
+}
+
+/// The reference, and -1 in the rows behind its last segment.
+pub(super) fn expected(spec: &ExpertMapSpec, ids: &[i32]) -> Mapped {
+    let layout = match spec.layout {
+        ExpertLayout::Ragged => MapLayout::Contiguous(1),
+        ExpertLayout::Aligned { alignment } => MapLayout::Contiguous(alignment.get() as usize),
+        ExpertLayout::Masked { max_rows } => MapLayout::Masked(max_rows),
+    };
+    let mut map = expert_map(ids, spec.experts, layout);
+    map.row_route.resize(spec.rows(), -1);
+    map
 }
 
 impl Problem for ExpertMapProblem {
@@ -133,28 +136,72 @@ pub struct ExpertMapRun {
 
 pub struct ExpertMapOperands {
     ids: IndexOperand,
+    mapping: MappingOperands,
+    scratch: Operand<u8>,
+}
+
+/// Where a map goes.
+pub struct MappingOperands {
     row_route: Operand<i32>,
     route_row: Operand<i32>,
     offsets: Operand<i32>,
     counts: Operand<i32>,
     demand: Operand<i32>,
-    scratch: Operand<u8>,
+}
+
+impl MappingOperands {
+    pub fn new(spec: &ExpertMapSpec, arena: &mut Arena<'_>) -> Result<Self> {
+        let mut output = |shape| arena.output(shape, Align(4));
+        Ok(Self {
+            row_route: output((1, spec.rows()))?,
+            route_row: output((spec.tokens, spec.top_k))?,
+            offsets: output((1, spec.experts + 1))?,
+            counts: output((1, spec.experts))?,
+            demand: output((1, spec.experts + 1))?,
+        })
+    }
+
+    /// # Errors
+    /// None.
+    pub fn args(&mut self) -> Result<Mapping<'_>, Error> {
+        Ok(Mapping {
+            row_route: self.row_route.vector_mut()?,
+            route_row: self.route_row.matrix_mut()?,
+            offsets: self.offsets.vector_mut()?,
+            counts: self.counts.vector_mut()?,
+            demand: self.demand.vector_mut()?,
+        })
+    }
+
+    pub fn outputs(&self) -> Result<Vec<Output>> {
+        Ok(vec![
+            Output::read("row_route", &self.row_route)?,
+            Output::read("route_row", &self.route_row)?,
+            Output::read("offsets", &self.offsets)?,
+            Output::read("counts", &self.counts)?,
+            Output::read("demand", &self.demand)?,
+        ])
+    }
+
+    pub fn judge(&self, want: &Mapped) -> Result<Vec<Check>> {
+        Ok(vec![
+            self.row_route.equals("rows", "row_route", &want.row_route)?,
+            self.route_row.equals("routes", "route_row", &want.route_row)?,
+            self.offsets.equals("offsets", "offsets", &want.offsets)?,
+            self.counts.equals("counts", "counts", &want.counts)?,
+            self.demand.equals("demand", "demand", &want.demand)?,
+        ])
+    }
 }
 
 impl ExpertMapRun {
     pub fn new(problem: Arc<ExpertMapProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let spec = problem.case.spec;
-        let ExpertMapSpec { tokens, top_k, experts, .. } = spec;
         let plan = ExpertMap::plan(arena.device(), spec)?;
-        let mut output = |shape| arena.output(shape, Align(4));
         let operands = ExpertMapOperands {
-            row_route: output((1, spec.rows()))?,
-            route_row: output((tokens, top_k))?,
-            offsets: output((1, experts + 1))?,
-            counts: output((1, experts))?,
-            demand: output((1, experts + 1))?,
+            mapping: MappingOperands::new(&spec, arena)?,
             scratch: arena.scratch(plan.scratch_bytes())?,
-            ids: arena.indices(&problem.ids, (tokens, top_k))?,
+            ids: arena.indices(&problem.ids, (spec.tokens, spec.top_k))?,
         };
         Ok(Self { problem, plan, operands })
     }
@@ -168,11 +215,7 @@ impl ExpertMapOperands {
     pub fn args(&mut self) -> Result<ExpertMapArgs<'_>, Error> {
         Ok(ExpertMapArgs {
             ids: self.ids.indices()?,
-            row_route: self.row_route.vector_mut()?,
-            route_row: self.route_row.matrix_mut()?,
-            offsets: self.offsets.vector_mut()?,
-            counts: self.counts.vector_mut()?,
-            demand: self.demand.vector_mut()?,
+            mapping: self.mapping.args()?,
             scratch: self.scratch.slice_mut(),
         })
     }
@@ -194,14 +237,7 @@ impl Prepared for ExpertMapRun {
     }
 
     fn outputs(&self) -> Result<Vec<Output>> {
-        let ExpertMapOperands { row_route, route_row, offsets, counts, demand, .. } = &self.operands;
-        Ok(vec![
-            Output::read("row_route", row_route)?,
-            Output::read("route_row", route_row)?,
-            Output::read("offsets", offsets)?,
-            Output::read("counts", counts)?,
-            Output::read("demand", demand)?,
-        ])
+        self.operands.mapping.outputs()
     }
 
     fn writable(&self) -> Result<Vec<Output>> {
@@ -211,24 +247,20 @@ impl Prepared for ExpertMapRun {
     }
 
     fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
-        let want = self.problem.expected();
-        let ExpertMapOperands { row_route, route_row, offsets, counts, demand, scratch, .. } = &self.operands;
-        Ok(vec![
-            row_route.equals("rows", "row_route", &want.row_route)?,
-            route_row.equals("routes", "route_row", &want.route_row)?,
-            offsets.equals("offsets", "offsets", &want.offsets)?,
-            counts.equals("counts", "counts", &want.counts)?,
-            demand.equals("demand", "demand", &want.demand)?,
-            scratch.guarded("the scratch")?,
-        ])
+        let mut checks = self.operands.mapping.judge(&self.problem.expected())?;
+        checks.push(self.operands.scratch.guarded("the scratch")?);
+        Ok(checks)
     }
 
-    /// Ids that are none, and routes for which there was no room.
     fn faults(&self) -> DataFaults {
-        let Mapped { counts, demand, .. } = self.problem.expected();
-        let crowded = counts.iter().zip(&demand).any(|(count, demand)| count < demand);
-        fault_if(demand.last() > Some(&0), DataFaults::EXPERT_ID) | fault_if(crowded, DataFaults::SEGMENT)
+        faults_of(&self.problem.expected())
     }
+}
+
+/// Ids that are none, and routes for which there was no room.
+pub(super) fn faults_of(Mapped { counts, demand, .. }: &Mapped) -> DataFaults {
+    let crowded = counts.iter().zip(demand).any(|(count, demand)| count < demand);
+    fault_if(demand.last() > Some(&0), DataFaults::EXPERT_ID) | fault_if(crowded, DataFaults::SEGMENT)
 }
 
 /// What the operand trace launches.
@@ -249,24 +281,40 @@ fn traced_step(
     (alignment, max_rows): (u32, u32),
     words_per_index: u32,
 ) -> Launch {
-    let params = Params::of::<ExpertMapParams>()
-        .indices(offset_of!(ExpertMapParams, ids), region(0), 8, words_per_index)
-        .u64(offset_of!(ExpertMapParams, row_route), region(1))
-        .u64(offset_of!(ExpertMapParams, route_row), region(2))
-        .u64(offset_of!(ExpertMapParams, offsets), region(3))
-        .u64(offset_of!(ExpertMapParams, counts), region(4))
-        .u64(offset_of!(ExpertMapParams, demand), region(5))
-        .u64(offset_of!(ExpertMapParams, block_counts), region(6))
-        .u64(offset_of!(ExpertMapParams, error_words), region(7))
-        .u64(offset_of!(ExpertMapParams, route_row_pitch), 9)
-        .u32(offset_of!(ExpertMapParams, routes), 1000)
-        .u32(offset_of!(ExpertMapParams, top_k), 8)
-        .u32(offset_of!(ExpertMapParams, rows), 3000)
-        .u32(offset_of!(ExpertMapParams, experts), 100)
-        .u32(offset_of!(ExpertMapParams, blocks), 4)
-        .u32(offset_of!(ExpertMapParams, alignment), alignment)
-        .u32(offset_of!(ExpertMapParams, max_rows), max_rows);
-    fixed(&kernel, grid, params)
+    let params = Params::of::<ExpertMapParams>().indices(
+        offset_of!(ExpertMapParams, ids),
+        region(0),
+        8,
+        words_per_index,
+    );
+    fixed(&kernel, grid, traced_map(params, 0, 100, [125, 8], 4, (alignment, max_rows)))
+}
+
+/// The map of so many blocks, at `at` in the parameters.
+pub(super) fn traced_map(
+    params: Params,
+    at: usize,
+    experts: u32,
+    [tokens, top_k]: [u32; 2],
+    blocks: u32,
+    (alignment, max_rows): (u32, u32),
+) -> Params {
+    params
+        .u64(at + offset_of!(ExpertMapParams, row_route), region(8))
+        .u64(at + offset_of!(ExpertMapParams, route_row), region(9))
+        .u64(at + offset_of!(ExpertMapParams, offsets), region(10))
+        .u64(at + offset_of!(ExpertMapParams, counts), region(11))
+        .u64(at + offset_of!(ExpertMapParams, demand), region(12))
+        .u64(at + offset_of!(ExpertMapParams, block_counts), region(13))
+        .u64(at + offset_of!(ExpertMapParams, error_words), region(7))
+        .u64(at + offset_of!(ExpertMapParams, route_row_pitch), u64::from(top_k) + 1)
+        .u32(at + offset_of!(ExpertMapParams, routes), tokens * top_k)
+        .u32(at + offset_of!(ExpertMapParams, top_k), top_k)
+        .u32(at + offset_of!(ExpertMapParams, rows), 3000)
+        .u32(at + offset_of!(ExpertMapParams, experts), experts)
+        .u32(at + offset_of!(ExpertMapParams, blocks), blocks)
+        .u32(at + offset_of!(ExpertMapParams, alignment), alignment)
+        .u32(at + offset_of!(ExpertMapParams, max_rows), max_rows)
 }
 
 mod faults {

@@ -3,6 +3,7 @@
 pub mod batch;
 pub mod combine;
 pub mod expert_map;
+pub mod gate_map;
 pub mod gather_quantize;
 pub mod moe_layer;
 mod routing;
@@ -20,8 +21,10 @@ use deepseek_kernels::router::GateSpec;
 use crate::case::{Cases, boxed};
 use crate::deepseek_v3::{EXPERTS, HIDDEN, INTERMEDIATE, TOP_K, tokens};
 use crate::families::Extent;
+use crate::router::gate::GateCase;
 use combine::CombineCase;
 use expert_map::ExpertMapCase;
+use gate_map::GateMapCase;
 use gather_quantize::GatherQuantizeCase;
 use moe_layer::MoeLayerCase;
 pub use routing::{ROUTINGS, Routing, strangers};
@@ -51,6 +54,10 @@ pub fn smoke() -> Cases {
     let (experts, top_k, groups, kept_groups) = (8, 2, 4, 2);
     let gate = GateSpec::new(5, 512, experts, top_k).groups(groups).kept_groups(kept_groups).route_scale(2.5);
     cases.extend(boxed([MoeLayerCase::new(gate, 256)]));
+    let few = GateSpec::new(37, 64, 72, 6).groups(8).kept_groups(4).shared(1);
+    let gate = GateCase { mask: true, ..GateCase::new(few) };
+    cases.extend(boxed(LAYOUTS.map(|layout| GateMapCase { gate, layout })));
+    cases.extend(boxed([GateMapCase::new(GateCase { fixed: true, ..gate })]));
     cases
 }
 
@@ -71,6 +78,8 @@ pub fn timed(extent: Extent) -> Cases {
         cases.extend(boxed([swiglu]));
         cases.extend(boxed([combine]));
         let gate = GateSpec::new(tokens, hidden, experts, 8).groups(8).kept_groups(4).route_scale(2.5);
+        let choice = GateCase { bias: true, scores: false, ..GateCase::new(gate) };
+        cases.extend(boxed([GateMapCase::new(choice)]));
         cases.extend(boxed([timed_layer(gate, width)]));
         cases
     };
@@ -92,6 +101,8 @@ pub fn layer(extent: Extent, seed: u64) -> Cases {
     let map = ExpertMapCase { seed, ..ExpertMapCase::new((tokens(extent), TOP_K, EXPERTS)) };
     let swiglu = SwigluQuantizeCase::new(map, INTERMEDIATE);
     let mut cases = boxed([map]);
+    let choice = GateCase { bias: true, seed, ..GateCase::new(GateSpec::deepseek_v3(tokens(extent))) };
+    cases.extend(boxed([GateMapCase::new(choice)]));
     cases.extend(boxed([GatherQuantizeCase::new(map, HIDDEN)]));
     cases.extend(boxed([SwigluQuantizeCase { weighted: true, ..swiglu }]));
     cases.extend(boxed([CombineCase::new(map, HIDDEN)]));
@@ -114,10 +125,18 @@ fn traced_rows(params: Params, offset: usize, max_rows: u32) -> Params {
 
 /// Launches of every kernel, for the operand trace.
 pub fn traced() -> Vec<Launch> {
-    [expert_map::traced(), gather_quantize::traced(), swiglu_quantize::traced(), combine::traced()].concat()
+    [
+        expert_map::traced(),
+        gate_map::traced(),
+        gather_quantize::traced(),
+        swiglu_quantize::traced(),
+        combine::traced(),
+    ]
+    .concat()
 }
 
 /// Faults in its kernels.
 pub fn faults() -> Vec<Fault> {
-    [expert_map::FAULTS, gather_quantize::FAULTS, swiglu_quantize::FAULTS, combine::FAULTS].concat()
+    [expert_map::FAULTS, gate_map::FAULTS, gather_quantize::FAULTS, swiglu_quantize::FAULTS, combine::FAULTS]
+        .concat()
 }

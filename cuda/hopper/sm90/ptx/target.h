@@ -22,9 +22,10 @@ struct F32x2 {
 // A function that runs on the device. Everything is inlined into its kernel.
 #define PTX_DEVICE __device__ __forceinline__
 
-// Only a kernel whose CTAs share memory with a neighbour is launched as a cluster.
+// Only a kernel whose CTAs wait for each other is launched as a cluster.
 #define PTX_CLUSTER_1
 #define PTX_CLUSTER_2 __cluster_dims__(2, 1, 1)
+#define PTX_CLUSTER_8 __cluster_dims__(8, 1, 1)
 
 // Defines the kernel `name` that runs `function(params)` on `threads` threads per CTA in clusters of `cluster` CTAs.
 // The 1 in the launch bounds lets ptxas know the register count at entry; without it setmaxnreg is ignored (C7508).

@@ -10,19 +10,19 @@ use std::sync::Arc;
 use anyhow::Result;
 use deepseek_kernels::router::GateSpec;
 use deepseek_kernels::table::router::gate_logits;
-use deepseek_kernels::{Device, bf16};
+use deepseek_kernels::{DataFaults, Device, bf16};
 use oracles::router::GateOptions;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use rand_distr::StandardNormal;
 
-use crate::case::{Case, Prepared, Problem, Work};
+use crate::case::{Case, Prepared, Problem, Work, fault_if};
 use crate::data::activations;
 use crate::memory::Arena;
 
 pub use faults::FAULTS;
 pub use run::{GateCall, GateFrom, GateOperands, GateRun, GateWeights};
-pub use traced::traced;
+pub use traced::{FIXED, GROUPED, SOFTMAX, Selection, traced, traced_selection};
 
 /// What the logits come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,6 +191,13 @@ impl GateProblem {
             mask: self.mask.as_ref().map(|mask| &mask[tokens.clone()]),
             fixed_ids: self.fixed_ids.as_ref().map(|ids| &ids[tokens.start * top_k..tokens.end * top_k]),
         }
+    }
+
+    /// What a run has to report.
+    pub fn faults(&self) -> DataFaults {
+        let experts = self.case.spec.experts as i32;
+        let good = self.fixed_ids.iter().flatten().all(|id| (-1..experts).contains(id));
+        fault_if(!good, DataFaults::EXPERT_ID)
     }
 }
 

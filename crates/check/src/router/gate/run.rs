@@ -4,12 +4,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
+use deepseek_kernels::bindings::GATE_CHUNK;
 use deepseek_kernels::router::{Gate, GateArgs, GateSelectArgs, GateSpec, Routing};
 use deepseek_kernels::{DataFaults, Error, Matrix, SliceMut, Stream, bf16};
 use oracles::router::{gate_logits, gate_logits_bound, gate_select, gate_weights_bound};
 
 use super::{GateInputs, GateProblem, Source};
-use crate::case::{Prepared, fault_if};
+use crate::case::Prepared;
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, IndexOperand, Operand, Output};
 use crate::router::gate_model;
@@ -84,22 +85,31 @@ impl GateCall<'_> {
 
 impl GateRun {
     pub fn new(problem: Arc<GateProblem>, arena: &mut Arena<'_>) -> Result<Self> {
+        let plan = Gate::plan(arena.device(), problem.case.spec)?;
+        let scratch = if problem.case.source == Source::Logits { 0 } else { plan.scratch_bytes() };
+        let operands = GateOperands::new(&problem, arena, scratch)?;
+        Ok(Self { problem, plan, operands })
+    }
+}
+
+impl GateOperands {
+    /// With so many bytes of scratch.
+    pub fn new(problem: &GateProblem, arena: &mut Arena<'_>, scratch: usize) -> Result<Self> {
         let spec = problem.case.spec;
         let GateSpec { tokens, hidden, experts, top_k, .. } = spec;
-        let plan = Gate::plan(arena.device(), spec)?;
         let (any, aligned, weights) = (Align(4), Align(16), (experts, hidden));
         let from = match &problem.inputs {
             GateInputs::Logits(logits) => From::Logits(arena.input(logits, (tokens, experts), any)?),
             GateInputs::F32 { weight, .. } => From::F32(arena.input(weight, weights, aligned)?),
             GateInputs::Bf16 { weight, .. } => From::Bf16(arena.input(weight, weights, aligned)?),
         };
-        let (x, rows, scratch): (&[bf16], _, _) = match &problem.inputs {
-            GateInputs::Logits(_) => (&[], 0, 0),
-            GateInputs::F32 { x, .. } | GateInputs::Bf16 { x, .. } => (x, tokens, plan.scratch_bytes()),
+        let (x, rows): (&[bf16], _) = match &problem.inputs {
+            GateInputs::Logits(_) => (&[], 0),
+            GateInputs::F32 { x, .. } | GateInputs::Bf16 { x, .. } => (x, tokens),
         };
         let routes = (tokens, spec.routes());
         let fixed_ids = problem.fixed_ids.as_ref();
-        let operands = GateOperands {
+        Ok(Self {
             x: arena.input(x, (rows, hidden), aligned)?,
             scratch: arena.scratch(scratch)?,
             from,
@@ -109,18 +119,17 @@ impl GateRun {
             ids: arena.output(routes, any)?,
             weights: arena.output(routes, any)?,
             scores: problem.case.scores.then(|| arena.output((tokens, experts), any)).transpose()?,
-        };
-        Ok(Self { problem, plan, operands })
+        })
     }
 
     /// Logits of some tokens as the scratch holds them: sums over parts of K, added in ascending order.
-    fn logits(&self, tokens: &Range<usize>) -> Result<Vec<f32>> {
-        let GateSpec { tokens: all, experts, .. } = self.problem.case.spec;
+    fn logits(&self, spec: &GateSpec, tokens: &Range<usize>) -> Result<Vec<f32>> {
+        let GateSpec { tokens: all, experts, hidden, .. } = *spec;
         let mut logits = vec![0.0; tokens.len() * experts];
-        let bytes = self.operands.scratch.values()?;
+        let bytes = self.scratch.values()?;
         let (words, _) = bytes.as_chunks();
         let parts: Vec<f32> = words.iter().map(|&word| f32::from_le_bytes(word)).collect();
-        for chunk in parts.chunks((all * experts).max(1)) {
+        for chunk in parts.chunks((all * experts).max(1)).take(hidden.div_ceil(GATE_CHUNK as usize)) {
             let chunk = &chunk[tokens.start * experts..tokens.end * experts];
             logits.iter_mut().zip(chunk).for_each(|(sum, x)| *sum += x);
         }
@@ -128,9 +137,14 @@ impl GateRun {
     }
 
     /// What the references say of the logits, and the logits.
-    fn judge_logits(&self, tokens: &Range<usize>, checks: &mut Vec<Check>) -> Result<Vec<f32>> {
-        let GateSpec { hidden: k, experts, .. } = self.problem.case.spec;
-        let (x, w) = match &self.problem.inputs {
+    fn judge_logits(
+        &self,
+        problem: &GateProblem,
+        tokens: &Range<usize>,
+        checks: &mut Vec<Check>,
+    ) -> Result<Vec<f32>> {
+        let GateSpec { hidden: k, experts, .. } = problem.case.spec;
+        let (x, w) = match &problem.inputs {
             GateInputs::Logits(logits) => {
                 return Ok(logits[tokens.start * experts..tokens.end * experts].to_vec());
             }
@@ -138,7 +152,7 @@ impl GateRun {
             GateInputs::Bf16 { x, weight } => (x, weight.iter().map(|w| w.to_f32()).collect()),
         };
         let x = &x[tokens.start * k..tokens.end * k];
-        let got = self.logits(tokens)?;
+        let got = self.logits(&problem.case.spec, tokens)?;
         let expected = gate_logits(x, &w, tokens.len(), experts, k)?;
         let failure = Check::difference("logits", experts, &got, &expected);
         checks.push(Check::equal("logits", expected.len(), failure));
@@ -149,9 +163,48 @@ impl GateRun {
         checks.push(Check { sample, ..within });
         Ok(expected)
     }
-}
 
-impl GateOperands {
+    /// Of every token; briefly, of the last ones: none depends on another.
+    pub fn judge(&self, problem: &GateProblem, scrutiny: Scrutiny) -> Result<Vec<Check>> {
+        let spec = problem.case.spec;
+        let tokens = match scrutiny {
+            Scrutiny::Thorough => 0..spec.tokens,
+            Scrutiny::Brief => spec.tokens.saturating_sub(BRIEF)..spec.tokens,
+        };
+        let mut checks = Vec::new();
+        let logits = self.judge_logits(problem, &tokens, &mut checks)?;
+        let want = gate_select(&gate_model(&spec), &logits, problem.options(&tokens))?;
+        let Self { scratch, ids, weights, scores, .. } = self;
+        if let Some(scores) = scores {
+            checks.push(scores.rows_equal("scores", "scores", tokens.clone(), &want.scores)?);
+        }
+        checks.push(ids.rows_equal("experts", "ids", tokens.clone(), &want.ids)?);
+        checks.push(weights.rows_equal("weights", "weights", tokens.clone(), &want.weights)?);
+        if spec.shared == 0 && spec.top_k > 0 && logits.iter().all(|x| x.abs() <= LARGEST_LOGIT) {
+            let bounds = gate_weights_bound(&gate_model(&spec), &logits, &want.ids);
+            let got = weights.values()?.split_off(tokens.start * spec.top_k);
+            checks.push(Check::within("bound of weights", "weights", spec.top_k, &got, &bounds));
+        }
+        checks.push(scratch.guarded("the scratch")?);
+        Ok(checks)
+    }
+
+    /// Ids, weights, and scores if they are wanted.
+    pub fn outputs(&self) -> Result<Vec<Output>> {
+        let mut outputs = vec![Output::read("ids", &self.ids)?, Output::read("weights", &self.weights)?];
+        outputs.extend(self.scores.as_ref().map(|x| Output::read("scores", x)).transpose()?);
+        Ok(outputs)
+    }
+
+    /// What was chosen.
+    pub fn ids(&self) -> Result<Vec<i32>> {
+        self.ids.values()
+    }
+
+    pub fn scratch(&self) -> Result<Output> {
+        Output::read("scratch", &self.scratch)
+    }
+
     /// The operands, all in order.
     ///
     /// # Errors
@@ -190,46 +243,20 @@ impl Prepared for GateRun {
     }
 
     fn outputs(&self) -> Result<Vec<Output>> {
-        let mut outputs =
-            vec![Output::read("ids", &self.operands.ids)?, Output::read("weights", &self.operands.weights)?];
-        outputs.extend(self.operands.scores.as_ref().map(|x| Output::read("scores", x)).transpose()?);
-        Ok(outputs)
+        self.operands.outputs()
     }
 
     fn writable(&self) -> Result<Vec<Output>> {
         let mut written = self.outputs()?;
-        written.push(Output::read("scratch", &self.operands.scratch)?);
+        written.push(self.operands.scratch()?);
         Ok(written)
     }
 
-    /// Briefly, the last tokens: none depends on another.
     fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
-        let spec = self.problem.case.spec;
-        let tokens = match scrutiny {
-            Scrutiny::Thorough => 0..spec.tokens,
-            Scrutiny::Brief => spec.tokens.saturating_sub(BRIEF)..spec.tokens,
-        };
-        let mut checks = Vec::new();
-        let logits = self.judge_logits(&tokens, &mut checks)?;
-        let want = gate_select(&gate_model(&spec), &logits, self.problem.options(&tokens))?;
-        let GateOperands { scratch, ids, weights, scores, .. } = &self.operands;
-        if let Some(scores) = scores {
-            checks.push(scores.rows_equal("scores", "scores", tokens.clone(), &want.scores)?);
-        }
-        checks.push(ids.rows_equal("experts", "ids", tokens.clone(), &want.ids)?);
-        checks.push(weights.rows_equal("weights", "weights", tokens.clone(), &want.weights)?);
-        if spec.shared == 0 && spec.top_k > 0 && logits.iter().all(|x| x.abs() <= LARGEST_LOGIT) {
-            let bounds = gate_weights_bound(&gate_model(&spec), &logits, &want.ids);
-            let got = weights.values()?.split_off(tokens.start * spec.top_k);
-            checks.push(Check::within("bound of weights", "weights", spec.top_k, &got, &bounds));
-        }
-        checks.push(scratch.guarded("the scratch")?);
-        Ok(checks)
+        self.operands.judge(&self.problem, scrutiny)
     }
 
     fn faults(&self) -> DataFaults {
-        let experts = self.problem.case.spec.experts as i32;
-        let good = self.problem.fixed_ids.iter().flatten().all(|id| (-1..experts).contains(id));
-        fault_if(!good, DataFaults::EXPERT_ID)
+        self.problem.faults()
     }
 }

@@ -30,13 +30,14 @@ fn logits(kernel: &FixedKernel, tiles: u32, w_is_bf16: u32) -> Launch {
     fixed(kernel, 2 * tiles, params)
 }
 
-struct Selection {
-    experts: u32,
+/// A choice that is traced.
+pub struct Selection {
+    pub experts: u32,
     chunks: u32,
     /// All, and those kept.
     groups: [u32; 2],
     /// Routed and shared.
-    routes: [u32; 2],
+    pub routes: [u32; 2],
     scoring: u32,
     group_score: u32,
     normalize: u32,
@@ -46,7 +47,7 @@ struct Selection {
     optional: bool,
 }
 
-const GROUPED: Selection = Selection {
+pub const GROUPED: Selection = Selection {
     experts: 72,
     chunks: 3,
     groups: [8, 3],
@@ -58,7 +59,7 @@ const GROUPED: Selection = Selection {
     optional: true,
 };
 
-const SOFTMAX: Selection = Selection {
+pub const SOFTMAX: Selection = Selection {
     experts: 500,
     groups: [4, 2],
     routes: [3, 0],
@@ -69,7 +70,7 @@ const SOFTMAX: Selection = Selection {
 };
 
 /// Made-up ids are below 252: some are no experts.
-const FIXED: Selection = Selection { experts: 200, fixed: 1, ..GROUPED };
+pub const FIXED: Selection = Selection { experts: 200, fixed: 1, ..GROUPED };
 
 const FIXED_WIDE: Selection = Selection { fixed: 2, ..FIXED };
 
@@ -77,32 +78,36 @@ const BARE: Selection =
     Selection { experts: 5, chunks: 1, groups: [1, 1], routes: [8, 0], optional: false, ..GROUPED };
 
 fn select(selection: &Selection) -> Launch {
+    fixed(&GATE_SELECT, 2, traced_selection(Params::of::<GateSelectParams>(), 0, selection, 6))
+}
+
+/// The choice for `t` tokens, at `at` in the parameters.
+pub fn traced_selection(params: Params, at: usize, selection: &Selection, t: u32) -> Params {
     let optional = |index| if selection.optional { region(index) } else { 0 };
     let fixed_ids = if selection.fixed == 0 { 0 } else { region(3) };
-    let params = Params::of::<GateSelectParams>()
-        .u64(offset_of!(GateSelectParams, logits), region(0))
-        .u64(offset_of!(GateSelectParams, bias), optional(1))
-        .u64(offset_of!(GateSelectParams, mask), optional(2))
-        .indices(offset_of!(GateSelectParams, fixed_ids), fixed_ids, 7, selection.fixed)
-        .u64(offset_of!(GateSelectParams, ids), region(4))
-        .u64(offset_of!(GateSelectParams, weights), region(5))
-        .u64(offset_of!(GateSelectParams, scores), optional(6))
-        .u64(offset_of!(GateSelectParams, error_words), region(7))
-        .u64(offset_of!(GateSelectParams, chunk_stride), 5000)
-        .u64(offset_of!(GateSelectParams, logits_pitch), 600)
-        .u64(offset_of!(GateSelectParams, ids_pitch), 11)
-        .u64(offset_of!(GateSelectParams, weights_pitch), 10)
-        .u64(offset_of!(GateSelectParams, scores_pitch), 601)
-        .u32(offset_of!(GateSelectParams, t), 6)
-        .u32(offset_of!(GateSelectParams, experts), selection.experts)
-        .u32(offset_of!(GateSelectParams, chunks), selection.chunks)
-        .u32(offset_of!(GateSelectParams, groups), selection.groups[0])
-        .u32(offset_of!(GateSelectParams, kept_groups), selection.groups[1])
-        .u32(offset_of!(GateSelectParams, top_k), selection.routes[0])
-        .u32(offset_of!(GateSelectParams, shared), selection.routes[1])
-        .u32(offset_of!(GateSelectParams, scoring), selection.scoring)
-        .u32(offset_of!(GateSelectParams, group_score), selection.group_score)
-        .u32(offset_of!(GateSelectParams, normalize), selection.normalize)
-        .u32(offset_of!(GateSelectParams, route_scale), 2.5_f32.to_bits());
-    fixed(&GATE_SELECT, 2, params)
+    params
+        .u64(at + offset_of!(GateSelectParams, logits), region(0))
+        .u64(at + offset_of!(GateSelectParams, bias), optional(1))
+        .u64(at + offset_of!(GateSelectParams, mask), optional(2))
+        .indices(at + offset_of!(GateSelectParams, fixed_ids), fixed_ids, 7, selection.fixed)
+        .u64(at + offset_of!(GateSelectParams, ids), region(4))
+        .u64(at + offset_of!(GateSelectParams, weights), region(5))
+        .u64(at + offset_of!(GateSelectParams, scores), optional(6))
+        .u64(at + offset_of!(GateSelectParams, error_words), region(7))
+        .u64(at + offset_of!(GateSelectParams, chunk_stride), 5000)
+        .u64(at + offset_of!(GateSelectParams, logits_pitch), 600)
+        .u64(at + offset_of!(GateSelectParams, ids_pitch), 11)
+        .u64(at + offset_of!(GateSelectParams, weights_pitch), 10)
+        .u64(at + offset_of!(GateSelectParams, scores_pitch), 601)
+        .u32(at + offset_of!(GateSelectParams, t), t)
+        .u32(at + offset_of!(GateSelectParams, experts), selection.experts)
+        .u32(at + offset_of!(GateSelectParams, chunks), selection.chunks)
+        .u32(at + offset_of!(GateSelectParams, groups), selection.groups[0])
+        .u32(at + offset_of!(GateSelectParams, kept_groups), selection.groups[1])
+        .u32(at + offset_of!(GateSelectParams, top_k), selection.routes[0])
+        .u32(at + offset_of!(GateSelectParams, shared), selection.routes[1])
+        .u32(at + offset_of!(GateSelectParams, scoring), selection.scoring)
+        .u32(at + offset_of!(GateSelectParams, group_score), selection.group_score)
+        .u32(at + offset_of!(GateSelectParams, normalize), selection.normalize)
+        .u32(at + offset_of!(GateSelectParams, route_scale), 2.5_f32.to_bits())
 }
