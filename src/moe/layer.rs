@@ -4,23 +4,23 @@
 //! gate -> expert map -> gather + cast -> grouped GEMM -> SwiGLU + cast -> grouped GEMM -> combine
 //! ```
 //!
-//! Ten launches in one stream; sizes that depend on the routing stay on the device.
+//! Seven launches in one stream, of many tokens ten ([`GateMap`]); sizes that depend on the routing stay on the device.
 
 use float8::F8E4M3;
 use half::bf16;
 
 use super::combine::{Combine, CombineArgs, CombineSpec};
-use super::expert_map::{ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec, Mapping};
+use super::expert_map::Mapping;
+use super::gate_map::{GateMap, GateMapArgs, GateMapSpec};
 use super::gather_quantize::{GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec};
 use super::swiglu_quantize::{SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec};
 use crate::device::{Device, Stream};
 use crate::error::{Error, Result};
-use crate::gemm::Segments;
 use crate::gemm::{GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec};
 use crate::launch::{Layout, Pieces, check_multiple, optional};
 use crate::quant::ScaleFormat;
 use crate::quant::{BLOCK, MMajor, Scales1x128, Scales1x128Mut};
-use crate::router::{Gate, GateArgs, GateSpec, GateWeight, Routing};
+use crate::router::{GateSpec, GateWeight, Routing};
 use crate::setters::setters;
 use crate::tensor::{Matrix, MatrixMut, SliceMut, Vector, VectorMut};
 
@@ -84,8 +84,7 @@ pub struct MoeLayerArgs<'a, W> {
 #[derive(Debug)]
 pub struct MoeLayer {
     spec: MoeLayerSpec,
-    gate: Gate,
-    map: ExpertMap,
+    route: GateMap,
     gather: GatherQuantize,
     gate_up: GroupedFp8Gemm,
     swiglu: SwigluQuantize,
@@ -96,7 +95,8 @@ pub struct MoeLayer {
 
 /// What a step leaves for the next, in the scratch. Rows are routes sorted by expert.
 struct Memory<'a> {
-    logits: SliceMut<'a, u8>,
+    /// Of the gate and the map.
+    route: SliceMut<'a, u8>,
     ids: SliceMut<'a, i32>,
     weights: SliceMut<'a, f32>,
     row_route: SliceMut<'a, i32>,
@@ -104,7 +104,6 @@ struct Memory<'a> {
     offsets: SliceMut<'a, i32>,
     counts: SliceMut<'a, i32>,
     demand: SliceMut<'a, i32>,
-    map: SliceMut<'a, u8>,
     /// `[rows, hidden]` and its scales.
     x: SliceMut<'a, F8E4M3>,
     sfx: SliceMut<'a, f32>,
@@ -130,11 +129,8 @@ impl MoeLayer {
         if shared > 0 {
             return Err(Error::out_of_range("shared routes of a layer's gate", "0", shared));
         }
-        let gate = Gate::plan(device, spec.gate)?;
-        let map =
-            ExpertMap::plan(device, ExpertMapSpec { tokens, top_k, experts, layout: ExpertLayout::Ragged })?;
-        let rows = map.spec().rows();
-        let segments = Segments::Ragged { rows };
+        let route = GateMap::plan(device, GateMapSpec::new(spec.gate))?;
+        let (rows, segments) = (route.map().rows(), route.map().segments());
         let expected_rows = rows.div_ceil(experts.max(1));
         let gemm = |n, k| {
             GroupedFp8Gemm::plan(device, GroupedFp8GemmSpec { experts, n, k, segments, expected_rows })
@@ -152,14 +148,19 @@ impl MoeLayer {
             down: gemm(hidden, intermediate)?,
             combine: Combine::plan(device, CombineSpec { tokens, top_k, hidden, rows })?,
             scratch_bytes: 0,
-            gate,
-            map,
+            route,
             spec,
         };
         let mut counted = Pieces::counted();
         layer.memory(&mut counted)?;
         layer.scratch_bytes = counted.bytes();
         Ok(layer)
+    }
+
+    /// Launches of a run.
+    pub fn launches(&self) -> usize {
+        // Gather, SwiGLU and combine, and the two GEMMs.
+        self.route.launches().len() + 5
     }
 
     /// Bytes of scratch, from a multiple of [`SCRATCH_ALIGN`](crate::SCRATCH_ALIGN) on: what the steps hand on. What it holds
@@ -170,10 +171,10 @@ impl MoeLayer {
 
     fn memory<'a>(&self, pieces: &mut Pieces<'a>) -> Result<Memory<'a>> {
         let GateSpec { tokens, hidden, experts, top_k, .. } = self.spec.gate;
-        let (width, routes, rows) = (self.spec.intermediate, tokens * top_k, self.map.spec().rows());
+        let (width, routes, rows) = (self.spec.intermediate, tokens * top_k, self.route.map().rows());
         let scales = |columns| Scales1x128::<MMajor>::elements(rows, columns);
         Ok(Memory {
-            logits: pieces.take(self.gate.scratch_bytes())?,
+            route: pieces.take(self.route.scratch_bytes())?,
             ids: pieces.take(routes)?,
             weights: pieces.take(routes)?,
             row_route: pieces.take(rows)?,
@@ -181,7 +182,6 @@ impl MoeLayer {
             offsets: pieces.take(experts + 1)?,
             counts: pieces.take(experts)?,
             demand: pieces.take(experts + 1)?,
-            map: pieces.take(self.map.scratch_bytes())?,
             x: pieces.take(rows * hidden)?,
             sfx: pieces.take(scales(hidden)?)?,
             gate_up: pieces.take(rows * 2 * width)?,
@@ -211,7 +211,7 @@ impl MoeLayer {
         self.compute(stream, m, hidden, gate_up, down)?;
         let GateSpec { tokens, top_k, .. } = self.spec.gate;
         let combined = CombineArgs {
-            y: Matrix::new(&m.y, self.map.spec().rows(), self.spec.gate.hidden)?,
+            y: Matrix::new(&m.y, self.route.map().rows(), self.spec.gate.hidden)?,
             route_row: Matrix::new(&m.route_row, tokens, top_k)?,
             weights: Some(Matrix::new(&m.weights, tokens, top_k)?),
             shared,
@@ -260,7 +260,7 @@ impl MoeLayer {
         bias: Option<Vector<'_, f32>>,
     ) -> Result<()> {
         let GateSpec { tokens, experts, top_k, .. } = self.spec.gate;
-        let rows = self.map.spec().rows();
+        let rows = self.route.map().rows();
         let routing = Routing {
             bias,
             mask: None,
@@ -269,20 +269,15 @@ impl MoeLayer {
             weights: MatrixMut::new(&mut m.weights, tokens, top_k)?,
             scores: None,
         };
-        let hidden = hidden.clone();
-        self.gate.run(stream, GateArgs { hidden, weight, scratch: (&mut m.logits).into(), routing })?;
-        let args = ExpertMapArgs {
-            ids: Matrix::new(&m.ids, tokens, top_k)?.into(),
-            mapping: Mapping {
-                row_route: VectorMut::new(&mut m.row_route, rows)?,
-                route_row: MatrixMut::new(&mut m.route_row, tokens, top_k)?,
-                offsets: VectorMut::new(&mut m.offsets, experts + 1)?,
-                counts: VectorMut::new(&mut m.counts, experts)?,
-                demand: VectorMut::new(&mut m.demand, experts + 1)?,
-            },
-            scratch: (&mut m.map).into(),
+        let mapping = Mapping {
+            row_route: VectorMut::new(&mut m.row_route, rows)?,
+            route_row: MatrixMut::new(&mut m.route_row, tokens, top_k)?,
+            offsets: VectorMut::new(&mut m.offsets, experts + 1)?,
+            counts: VectorMut::new(&mut m.counts, experts)?,
+            demand: VectorMut::new(&mut m.demand, experts + 1)?,
         };
-        self.map.run(stream, args)
+        let (hidden, scratch) = (hidden.clone(), (&mut m.route).into());
+        self.route.run(stream, GateMapArgs { hidden, weight, routing, mapping, scratch })
     }
 
     /// What the experts make of their rows.
@@ -296,7 +291,7 @@ impl MoeLayer {
     ) -> Result<()> {
         let (hidden, width, experts) =
             (self.spec.gate.hidden, self.spec.intermediate, self.spec.gate.experts);
-        let rows = self.map.spec().rows();
+        let rows = self.route.map().rows();
         let segments = Vector::new(&m.offsets, experts + 1)?;
 
         let gathered = GatherQuantizeArgs {

@@ -7,7 +7,6 @@ use deepseek_kernels::gemm::{GroupedFp8Gemm, GroupedFp8GemmSpec, Segments};
 use deepseek_kernels::moe::{ExpertWeights, MoeLayer, MoeLayerArgs, MoeLayerSpec};
 use deepseek_kernels::quant::ScaleFormat;
 use deepseek_kernels::router::GateSpec;
-use deepseek_kernels::table::router::gate_logits;
 use deepseek_kernels::{Device, Error, F8E4M3, Stream, bf16};
 use oracles::mla::calc_diff;
 use oracles::moe::{ExpertMatrices, MoeLayerModel, MoeLayerOutput, moe_layer};
@@ -15,11 +14,13 @@ use oracles::quant::{QuantizeScale, quantize_128x128};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
+use super::gate_map::GateMapCase;
 use crate::case::{Case, Prepared, Problem, Work};
 use crate::data::repeated;
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, Operand, Output};
 use crate::quant::model;
+use crate::router::gate::GateCase;
 use crate::router::gate_model;
 
 /// A router, and experts of one width.
@@ -62,6 +63,24 @@ impl MoeLayerCase {
     fn spec(&self) -> MoeLayerSpec {
         let Self { gate, width: intermediate, clamp, format, .. } = *self;
         MoeLayerSpec::new(gate, intermediate).clamp(clamp).format(format)
+    }
+
+    /// Gate and map by themselves.
+    fn choice(&self) -> GateMapCase {
+        GateMapCase::new(GateCase::new(self.gate))
+    }
+
+    /// The kernels behind them.
+    fn behind_choice(&self, device: &Device) -> Result<Vec<String>> {
+        let GateSpec { tokens, hidden, experts, top_k, .. } = self.gate;
+        let rows = tokens * top_k;
+        let gemm = |n, k| -> Result<String> {
+            let spec = GroupedFp8GemmSpec::new(experts, n, k, Segments::Ragged { rows });
+            Ok(GroupedFp8Gemm::plan(device, spec)?.tuning().to_string())
+        };
+        let around = ["gather_quantize", "swiglu_quantize", "combine"].map(str::to_owned);
+        let gemms = [gemm(2 * self.width, hidden)?, gemm(hidden, self.width)?];
+        Ok(around.into_iter().chain(gemms).collect())
     }
 
     /// With its inputs.
@@ -133,24 +152,11 @@ impl Case for MoeLayerCase {
     }
 
     fn kernels(&self, device: &Device) -> Result<Vec<String>> {
-        let GateSpec { tokens, hidden, experts, top_k, .. } = self.gate;
-        let rows = tokens * top_k;
-        let gemm = |n, k| -> Result<String> {
-            let spec = GroupedFp8GemmSpec::new(experts, n, k, Segments::Ragged { rows });
-            Ok(GroupedFp8Gemm::plan(device, spec)?.tuning().to_string())
-        };
-        let around = [
-            gate_logits(tokens).0.name,
-            "gate_select",
-            "expert_map_count",
-            "expert_map_scan",
-            "expert_map_scatter",
-            "gather_quantize",
-            "swiglu_quantize",
-            "combine",
-        ];
-        let gemms = [gemm(2 * self.width, hidden)?, gemm(hidden, self.width)?];
-        Ok(around.map(str::to_owned).into_iter().chain(gemms).collect())
+        Ok([self.choice().kernels(device)?, self.behind_choice(device)?].concat())
+    }
+
+    fn launched(&self, device: &Device) -> Result<Vec<String>> {
+        Ok([self.choice().launched(device)?, self.behind_choice(device)?].concat())
     }
 
     fn draw(&self) -> Result<Arc<dyn Problem>> {
@@ -298,7 +304,7 @@ impl MoeLayerOperands {
 
 impl Prepared for MoeLayerRun {
     fn instance(&self) -> String {
-        "10 launches".to_owned()
+        format!("{} launches", self.plan.launches())
     }
 
     fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
