@@ -269,10 +269,10 @@ PTX_DEVICE void clear_missing_rows(const Fp8GemmParams& params, Fp8GemmSmem<Conf
 }
 
 // One math warpgroup: mma, promote and store for its slices of every tile.
-template <class Config, class Schedule>
-PTX_DEVICE void math(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, uint32_t warpgroup, Schedule schedule) {
+template <class Config, class Schedule, class Store>
+PTX_DEVICE void math(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, uint32_t warpgroup, Schedule schedule,
+                     const Store& store) {
   using Tile = Fp8GemmTile<Config>;
-  const uint32_t thread = ptx::thread_idx() % 128;
   Ring<Config::kStages> ring;
   clear_missing_rows(params, smem, warpgroup);
 #pragma unroll 1
@@ -286,9 +286,9 @@ PTX_DEVICE void math(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, uint
     } else {
       accumulate_one<Config>(rD, smem, ring, first_row, params.k_blocks, scales);
     }
-    store<Config, Schedule>(params, smem, warpgroup, tile, rD);
+    store(warpgroup, tile, rD);
   }
-  if (thread == 0) ptx::bulk_wait_group_read<0>();  // shared memory must outlive the last copy out of it
+  store.end();
 }
 
 // -------------------------------------------------------------------------------------------------------- kernel
@@ -301,20 +301,19 @@ PTX_DEVICE void init_barriers(Fp8GemmSmem<Config> smem) {
   ptx::fence_mbarrier_init();
 }
 
-// The tensor maps, on their way to where TMA looks them up. Without K blocks those of A and B are none.
+// The tensor maps of A and B, on their way to where TMA looks them up. Without K blocks there are none.
 PTX_DEVICE void prefetch_maps(const Fp8GemmParams& params) {
-  if (ptx::thread_idx() != 0) return;
-  if (params.k_blocks != 0) {
-    ptx::prefetch_tensormap(params.map_a);
-    ptx::prefetch_tensormap(params.map_b);
-    ptx::prefetch_tensormap(params.map_sfa);
-  }
-  ptx::prefetch_tensormap(params.map_d);
+  if (ptx::thread_idx() != 0 || params.k_blocks == 0) return;
+  ptx::prefetch_tensormap(params.map_a);
+  ptx::prefetch_tensormap(params.map_b);
+  ptx::prefetch_tensormap(params.map_sfa);
 }
 
-// What the roles do once the barriers are ready: load in one thread, math in one or two warpgroups.
-template <class Config, class Schedule>
-PTX_DEVICE void run_roles(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, Schedule schedule) {
+// What the roles do once the barriers are ready: load in one thread, math in one or two warpgroups. `store` is what becomes of
+// a tile's sums: `StoreD`, or another with what it has.
+template <class Config, class Schedule, class Store>
+PTX_DEVICE void run_roles(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, Schedule schedule,
+                          const Store& store) {
   using Tile = Fp8GemmTile<Config>;
   // Of 168 registers at launch, the producer's go to the math warpgroups: 3 * 168 = 40 + 2 * 232. One math warpgroup
   // has enough from the start.
@@ -326,7 +325,7 @@ PTX_DEVICE void run_roles(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem,
     ptx::syncwarp();
   } else {
     if constexpr (Tile::kMathWarpgroups > 1) ptx::setmaxnreg_inc<232>();
-    math<Config>(params, smem, warpgroup, schedule);
+    math<Config>(params, smem, warpgroup, schedule, store);
   }
   leave_cluster<Config>();
 }
@@ -334,11 +333,13 @@ PTX_DEVICE void run_roles(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem,
 template <class Config>
 PTX_DEVICE void fp8_gemm(const Fp8GemmParams& params) {
   const Fp8GemmSmem<Config> smem{ptx::warp_uniform(ptx::smem_base())};
+  const StoreD<Config, DenseSchedule<Config>> store{params, smem};
   prefetch_maps(params);
+  store.prefetch_map();
   init_barriers<Config>(smem);
   enter_cluster<Config>();
   enter_grid();
-  run_roles(params, smem, DenseSchedule<Config>(params));
+  run_roles(params, smem, DenseSchedule<Config>(params), store);
 }
 
 }  // namespace gemm

@@ -126,4 +126,26 @@ PTX_DEVICE void store(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem, uin
   if (thread == 0) ptx::bulk_commit_group();
 }
 
+// What becomes of the sums of a tile: D.
+template <class Config, class Schedule>
+struct StoreD {
+  using Tile = Fp8GemmTile<Config>;
+  const Fp8GemmParams& params;
+  Fp8GemmSmem<Config> smem;
+
+  PTX_DEVICE void prefetch_map() const {
+    if (ptx::thread_idx() == 0) ptx::prefetch_tensormap(params.map_d);
+  }
+
+  PTX_DEVICE void operator()(uint32_t warpgroup, GemmTile tile,
+                             float (&rD)[Tile::kSlices][Tile::kRegisters]) const {
+    store<Config, Schedule>(params, smem, warpgroup, tile, rD);
+  }
+
+  // After the last tile: shared memory must outlive the last copy out of it.
+  PTX_DEVICE void end() const {
+    if (ptx::thread_idx() % 128 == 0) ptx::bulk_wait_group_read<0>();
+  }
+};
+
 }  // namespace gemm

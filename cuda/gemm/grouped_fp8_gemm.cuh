@@ -149,17 +149,34 @@ PTX_DEVICE void write_segments(const GroupedFp8GemmParams& params, SegmentSmem s
   if (lane == 31) ptx::sts_u32(smem.first_tile(MAX_EXPERTS), next);
 }
 
+// Shared addresses of one CTA's storage.
 template <class Config>
-PTX_DEVICE void grouped_fp8_gemm(const GroupedFp8GemmParams& params) {
-  const Fp8GemmSmem<Config> ring{ptx::warp_uniform(ptx::smem_base())};
-  const SegmentSmem segments{ring.base + static_cast<uint32_t>(offsetof(GroupedFp8GemmStorage<Config>, segments))};
-  prefetch_maps(params.gemm);
-  init_barriers<Config>(ring);
+struct GroupedFp8GemmSmem {
+  Fp8GemmSmem<Config> ring;
+
+  PTX_DEVICE SegmentSmem segments() const {
+    return {ring.base + static_cast<uint32_t>(offsetof(GroupedFp8GemmStorage<Config>, segments))};
+  }
+};
+
+// Up to where the roles start: the barriers and the table are ready for every thread.
+template <class Config>
+PTX_DEVICE void enter_segments(const GroupedFp8GemmParams& params, GroupedFp8GemmSmem<Config> smem) {
+  init_barriers<Config>(smem.ring);
   enter_grid();
-  if (ptx::thread_idx() < 32) write_segments<Config>(params, segments);
+  if (ptx::thread_idx() < 32) write_segments<Config>(params, smem.segments());
   ptx::syncthreads();  // the table is written; a cluster's barrier would not order it
   if constexpr (Config::kCluster > 1) enter_cluster<Config>();
-  run_roles(params.gemm, ring, GroupedSchedule<Config>(params, segments));
+}
+
+template <class Config>
+PTX_DEVICE void grouped_fp8_gemm(const GroupedFp8GemmParams& params) {
+  const GroupedFp8GemmSmem<Config> smem{ptx::warp_uniform(ptx::smem_base())};
+  const StoreD<Config, GroupedSchedule<Config>> store{params.gemm, smem.ring};
+  prefetch_maps(params.gemm);
+  store.prefetch_map();
+  enter_segments(params, smem);
+  run_roles(params.gemm, smem.ring, GroupedSchedule<Config>(params, smem.segments()), store);
 }
 
 }  // namespace gemm

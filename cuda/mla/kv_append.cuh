@@ -60,7 +60,7 @@ PTX_DEVICE void quantize_latent(const KvAppendParams& params, const uint16_t* gL
   const uint32_t first = lane * kAccessBytes;
   const Piece left = load_bf16_piece(gLatent + first);
   const Piece right = load_bf16_piece(gLatent + first + kPieceElements);
-  const float lane_amax = quant::max_of(quant::finite_amax(left), quant::finite_amax(right));
+  const float lane_amax = quant::max_of(quant::finite_amax(left.x), quant::finite_amax(right.x));
   const float amax = warp_reduce<kLanesPerBlock>(lane_amax, quant::max_of);
   const float scale = quant::cache_scale(amax, params.scale_format);
 
@@ -72,8 +72,8 @@ PTX_DEVICE void quantize_latent(const KvAppendParams& params, const uint16_t* gL
     const uint32_t block = lane / kLanesPerBlock;
     ptx::stg_u32(gRow + kKvFp8Scales + block * sizeof(float), std::bit_cast<uint32_t>(scale));
   }
-  quant::report_nonfinite(params.error_words, left);
-  quant::report_nonfinite(params.error_words, right);
+  quant::report_nonfinite(params.error_words, left.x);
+  quant::report_nonfinite(params.error_words, right.x);
 }
 
 template <class Config>

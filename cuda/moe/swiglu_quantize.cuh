@@ -10,24 +10,17 @@
 #pragma once
 #include "faults.h"
 #include "hopper/cta/enter_grid.cuh"
-#include "hopper/cta/exp.cuh"
 #include "hopper/cta/pieces.cuh"
 #include "hopper/cta/report_fault.cuh"
 #include "hopper/tile/pitch.h"
 #include "moe/params.h"
+#include "moe/swiglu.cuh"
 #include "moe/used_rows.cuh"
 #include "ptx/gmem.h"
 #include "ptx/target.h"
 #include "quant/quantize_row.cuh"
 
 namespace moe {
-
-// NaN stays NaN under a clamp.
-PTX_DEVICE float swiglu(float gate, float up, float clamp) {
-  const float x = gate > clamp ? clamp : gate;
-  const float y = up > clamp ? clamp : up < -clamp ? -clamp : up;
-  return x / (1.0f + exp_f32(-x)) * y;
-}
 
 // h of eight neighbouring columns. With weights, a row without a route (padding) is zero, whatever x holds.
 PTX_DEVICE Piece swiglu_piece(const SwigluQuantizeParams& params, uint64_t row, uint64_t column) {

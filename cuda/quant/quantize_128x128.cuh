@@ -42,7 +42,7 @@ PTX_DEVICE void quantize_128x128_kernel(const Quantize128x128Params& params) {
   }
   float amax = 0.0f;
 #pragma unroll
-  for (uint32_t i = 0; i < kPieces; ++i) amax = max_of(amax, finite_amax(bf16_piece(x[i])));
+  for (uint32_t i = 0; i < kPieces; ++i) amax = max_of(amax, finite_amax(bf16_piece(x[i]).x));
 
   const BlockScale scale = block_scale(cta_reduce<Config::kThreads>(amax, max_of), params.scale_format);
 #pragma unroll
@@ -51,7 +51,7 @@ PTX_DEVICE void quantize_128x128_kernel(const Quantize128x128Params& params) {
     if (row >= params.n) continue;
     const Piece piece = bf16_piece(x[i]);
     store_piece(params.q + row * params.q_pitch + column, piece, scale.multiplier);
-    report_nonfinite(params.error_words, piece);
+    report_nonfinite(params.error_words, piece.x);
   }
   if (thread == 0) ptx::stg_f32(params.sf + block_n * params.sf_pitch + g, scale.scale);
 }

@@ -1,4 +1,4 @@
-// What the quantisers do with the piece of a row that a lane holds.
+// What the quantisers do with the elements of a row that a lane holds.
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -22,23 +22,25 @@ constexpr uint32_t kLanesPerRow = kQuantizeBlock / kPieceElements;
 constexpr float max_of(float a, float b) { return a > b ? a : b; }
 
 // The greatest of the magnitudes as integers, which have the order of the numbers; Inf and NaN lie above.
-PTX_DEVICE uint32_t greatest_magnitude(const Piece& piece) {
+template <uint32_t Elements>
+PTX_DEVICE uint32_t greatest_magnitude(const float (&x)[Elements]) {
   uint32_t greatest = 0;
 #pragma unroll
-  for (uint32_t i = 0; i < kPieceElements; ++i) {
-    const uint32_t magnitude = magnitude_bits(piece.x[i]);
+  for (uint32_t i = 0; i < Elements; ++i) {
+    const uint32_t magnitude = magnitude_bits(x[i]);
     greatest = greatest > magnitude ? greatest : magnitude;
   }
   return greatest;
 }
 
-// Hardly a piece has anything else than finite elements.
-PTX_DEVICE float finite_amax(const Piece& piece) {
-  const uint32_t greatest = greatest_magnitude(piece);
+// Hardly ever is there anything else than finite elements.
+template <uint32_t Elements>
+PTX_DEVICE float finite_amax(const float (&x)[Elements]) {
+  const uint32_t greatest = greatest_magnitude(x);
   if (greatest < kInfinityBits) return std::bit_cast<float>(greatest);
   float amax = 0.0f;
 #pragma unroll
-  for (uint32_t i = 0; i < kPieceElements; ++i) amax = max_of(amax, finite_magnitude(piece.x[i]));
+  for (uint32_t i = 0; i < Elements; ++i) amax = max_of(amax, finite_magnitude(x[i]));
   return amax;
 }
 
@@ -55,20 +57,21 @@ PTX_DEVICE void store_piece(uint8_t* gQ, const Piece& piece, float multiplier) {
   ptx::stg_v2_u32(gQ, words[0], words[1]);
 }
 
-PTX_DEVICE void report_nonfinite(uint32_t* error_words, const Piece& piece) {
-  if (greatest_magnitude(piece) >= kInfinityBits) report_fault(error_words, FAULT_NONFINITE_INPUT);
+template <uint32_t Elements>
+PTX_DEVICE void report_nonfinite(uint32_t* error_words, const float (&x)[Elements]) {
+  if (greatest_magnitude(x) >= kInfinityBits) report_fault(error_words, FAULT_NONFINITE_INPUT);
 }
 
 // The scale of the 1x128 block that sixteen neighbouring lanes hold; every lane of the warp comes here.
 PTX_DEVICE BlockScale scale_of_block(const Piece& piece, uint32_t scale_format) {
-  return block_scale(warp_reduce<kLanesPerRow>(finite_amax(piece), max_of), scale_format);
+  return block_scale(warp_reduce<kLanesPerRow>(finite_amax(piece.x), max_of), scale_format);
 }
 
 // The lane's eight codes to gQ, the block's scale to gSf.
 PTX_DEVICE void store_block(uint8_t* gQ, float* gSf, const Piece& piece, BlockScale scale, uint32_t* error_words) {
   store_piece(gQ, piece, scale.multiplier);
   if (ptx::thread_idx() % kLanesPerRow == 0) ptx::stg_f32(gSf, scale.scale);
-  report_nonfinite(error_words, piece);
+  report_nonfinite(error_words, piece.x);
 }
 
 }  // namespace quant

@@ -62,7 +62,7 @@ pub struct Fp8GemmArgs<'a, D> {
     pub d: MatrixMut<'a, D>,
 }
 
-const AXES: GemmAxes = GemmAxes { a: "a [m, k]", b: "b [n, k]", sfb: SFB_AXES, d: "d [m, n]" };
+const AXES: GemmAxes = GemmAxes { a: "a [m, k]", b: "b [n, k]", sfb: SFB_AXES };
 
 /// A planned GEMM with a D of type `D`: make it once per shape, run it any number of times.
 #[derive(Debug)]
@@ -150,13 +150,14 @@ impl<D: GemmOutput> Fp8Gemm<D> {
         let problem = &self.problem;
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
         let Fp8GemmArgs { a, sfa, b, sfb, d } = &mut args;
-        let operands = problem.operands(&mut launch, &AXES, GemmViews { a, sfa, b, sfb, d })?;
+        let operands = problem.operands(&mut launch, &AXES, GemmViews { a, sfa, b, sfb })?;
+        let d = problem.d(&mut launch, "d [m, n]", d)?;
         let GemmChoice { instance, grid, .. } = &self.choice;
         if *grid == 0 {
             return Ok(());
         }
-        let params = problem.params(&self.maps, instance, &operands, self.accumulate)?;
-        launch.run(*grid, &params)
+        let params = problem.params::<D>(&self.maps, instance, &operands, &d)?;
+        launch.run(*grid, &Fp8GemmParams { accumulate: u32::from(self.accumulate), ..params })
     }
 }
 

@@ -11,7 +11,6 @@ use std::fmt;
 use float8::F8E4M3;
 use half::bf16;
 
-use super::model::Machine;
 use super::operands::{GemmAxes, GemmViews};
 use super::planner::{GemmChoice, GemmProblem, named};
 use super::segments::Segments;
@@ -20,9 +19,10 @@ use crate::device::{Device, Stream, TensorMaps};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::launch::{Kernel, Launch, MAX_DIM, check_limit};
+use crate::launch::{Kernel, Launch};
 use crate::quant::{MMajor, Scales1x128};
 use crate::setters::setters;
+#[cfg(doc)]
 use crate::table::MAX_EXPERTS;
 use crate::table::gemm::{GROUPED_GEMM_INSTANCES, GemmInstance};
 use crate::tensor::{Matrix, MatrixMut, Vector};
@@ -75,12 +75,8 @@ pub struct GroupedFp8GemmArgs<'a> {
     pub d: MatrixMut<'a, bf16>,
 }
 
-const AXES: GemmAxes = GemmAxes {
-    a: "a [rows, k]",
-    b: "b [experts * n, k]",
-    sfb: "sfb [experts * ceil(n/128), k/128]",
-    d: "d [rows, n]",
-};
+const AXES: GemmAxes =
+    GemmAxes { a: "a [rows, k]", b: "b [experts * n, k]", sfb: "sfb [experts * ceil(n/128), k/128]" };
 
 /// A planned grouped GEMM: make it once per shape, run it any number of times.
 #[derive(Debug)]
@@ -139,20 +135,9 @@ impl GroupedFp8Gemm {
         problem: GemmProblem,
         choice: GemmChoice,
     ) -> Result<Self> {
-        // What the expected rows make of it is only a guess: any routing must find CTAs enough.
-        let empty = problem.rows == 0 || problem.n == 0 || problem.experts == 0;
-        let cluster = choice.instance.cluster;
-        let grid = if empty { 0 } else { Machine::h100(device.multiprocessors()).ctas(cluster) };
+        let choice = choice.for_any_routing(&problem, device.multiprocessors());
         let kernel = Kernel::load(device, &choice.instance)?;
-        let maps = TensorMaps::new(device);
-        Ok(Self {
-            device: device.clone(),
-            maps,
-            kernel,
-            spec,
-            problem,
-            choice: GemmChoice { grid, ..choice },
-        })
+        Ok(Self { device: device.clone(), maps: TensorMaps::new(device), kernel, spec, problem, choice })
     }
 
     /// The tuning it runs with.
@@ -178,41 +163,19 @@ impl GroupedFp8Gemm {
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: GroupedFp8GemmArgs<'_>) -> Result<()> {
         let GroupedFp8GemmArgs { a, sfa, b, sfb, segments, d } = &mut args;
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
-        let operands = self.problem.operands(&mut launch, &AXES, GemmViews { a, sfa, b, sfb, d })?;
+        let operands = self.problem.operands(&mut launch, &AXES, GemmViews { a, sfa, b, sfb })?;
+        let d = self.problem.d(&mut launch, "d [rows, n]", d)?;
         let segments = launch.read(segments, self.spec.segments.layout(self.spec.experts))?;
         let GemmChoice { instance, grid, .. } = &self.choice;
         if *grid == 0 {
             return Ok(());
         }
-        let (ragged, max_rows) = match self.spec.segments {
-            Segments::Ragged { .. } => (1, 0),
-            Segments::Masked { max_rows } => (0, max_rows as u32),
-        };
-        let params = GroupedFp8GemmParams {
-            gemm: self.problem.params(&self.maps, instance, &operands, false)?,
-            rows: segments.pointer,
-            error_words: launch.error_words(),
-            experts: self.spec.experts as u32,
-            ragged,
-            max_rows,
-            ..Default::default()
-        };
+        let gemm = self.problem.params::<bf16>(&self.maps, instance, &operands, &d)?;
+        let params = self.spec.segments.params(gemm, self.spec.experts, segments, launch.error_words());
         launch.run(*grid, &params)
     }
 }
 
 fn problem(spec: &GroupedFp8GemmSpec) -> Result<GemmProblem> {
-    let GroupedFp8GemmSpec { experts, n, k, segments, .. } = *spec;
-    check_limit("experts", experts as u64, MAX_EXPERTS.into())?;
-    let rows = match segments {
-        Segments::Ragged { rows } => rows,
-        Segments::Masked { max_rows } => {
-            check_limit("max_rows", max_rows as u64, MAX_DIM)?;
-            experts * max_rows
-        }
-    };
-    let problem = GemmProblem { experts, rows, n, k };
-    problem.check_sizes("rows")?;
-    check_limit("experts * n", (experts * n) as u64, MAX_DIM)?;
-    Ok(problem)
+    GemmProblem::of_experts(spec.experts, spec.segments, [spec.n, spec.k])
 }

@@ -10,18 +10,17 @@ use crate::launch::{KernelParams, Launch, Layout, Operand, check_limit};
 use crate::quant::{BLOCK, MMajor, Scales1x128, scales_1x128};
 use crate::table::gemm::{GemmInstance, SLICE_ROWS};
 use crate::tensor::tensor_map::{Dimension, Swizzle, TensorMapSpec};
-use crate::tensor::{Element, MapElement, Matrix, MatrixMut, Stored, View};
+use crate::tensor::{Element, MapElement, Matrix, MatrixMut, View};
 
 /// Rows of a swizzle atom of 128 bytes: a box of A has whole atoms.
 const ATOM_ROWS: usize = 8;
 
-/// What a run is given; B and its scales with all experts below each other.
-pub(crate) struct GemmViews<'v, 'a, D, S> {
+/// What a run multiplies; B and its scales with all experts below each other.
+pub(crate) struct GemmViews<'v, 'a, S> {
     pub a: &'v Matrix<'a, F8E4M3>,
     pub sfa: &'v Scales1x128<'a, MMajor>,
     pub b: &'v Matrix<'a, F8E4M3>,
     pub sfb: &'v S,
-    pub d: &'v mut MatrixMut<'a, D>,
 }
 
 /// Names and axes in messages.
@@ -29,19 +28,17 @@ pub(crate) struct GemmAxes {
     pub a: &'static str,
     pub b: &'static str,
     pub sfb: &'static str,
-    pub d: &'static str,
 }
 
-/// The operands of a launch.
-pub(crate) struct GemmOperands<D: Stored> {
+/// What a launch multiplies.
+pub(crate) struct GemmOperands {
     a: Operand<*const u8>,
     b: Operand<*const u8>,
     sfa: Operand<*const f32>,
     sfb: Operand<*const f32>,
-    d: Operand<*mut D::Raw>,
 }
 
-impl<D: Stored> GemmOperands<D> {
+impl GemmOperands {
     /// Elements from row to row of sfb; of a single row the pitch is moot.
     fn sfb_pitch(&self) -> u64 {
         if self.sfb.extent.rows > 1 { self.sfb.pitch() } else { 0 }
@@ -50,12 +47,12 @@ impl<D: Stored> GemmOperands<D> {
 
 impl GemmProblem {
     /// Fails unless the views have the shapes of the problem, and rows start where TMA can start.
-    pub fn operands<'l, D: Element, S: View<Element = f32>, P: KernelParams>(
+    pub fn operands<'l, S: View<Element = f32>, P: KernelParams>(
         &self,
         launch: &mut Launch<'l, P>,
         axes: &GemmAxes,
-        views: GemmViews<'l, '_, D, S>,
-    ) -> Result<GemmOperands<D>> {
+        views: GemmViews<'l, '_, S>,
+    ) -> Result<GemmOperands> {
         let Self { experts, rows, n, k } = *self;
         let sfb_shape = [experts * n.div_ceil(BLOCK), k / BLOCK];
         let operands = GemmOperands {
@@ -63,22 +60,47 @@ impl GemmProblem {
             b: launch.read(views.b, Layout::matrix(axes.b, [experts * n, k]).aligned(16))?,
             sfa: launch.read(views.sfa, scales_1x128::<MMajor>(rows, k / BLOCK).aligned(16))?,
             sfb: launch.read(views.sfb, Layout::matrix(axes.sfb, sfb_shape))?,
-            d: launch.write(views.d, Layout::matrix(axes.d, [rows, n]).aligned(16))?,
         };
         check_limit("pitch of sfb", operands.sfb_pitch(), u64::from(u32::MAX))?;
         Ok(operands)
     }
 
-    /// The parameters of a launch of `instance`.
+    /// D, which fails likewise.
+    pub fn d<'l, 'a: 'l, D: Element, P: KernelParams>(
+        &self,
+        launch: &mut Launch<'l, P>,
+        axes: &'static str,
+        d: &'l mut MatrixMut<'a, D>,
+    ) -> Result<Operand<*mut D::Raw>> {
+        launch.write(d, Layout::matrix(axes, [self.rows, self.n]).aligned(16))
+    }
+
+    /// The parameters of a launch of `instance` that writes D.
     pub fn params<D: Element>(
         &self,
         maps: &TensorMaps,
         instance: &GemmInstance,
-        operands: &GemmOperands<D>,
-        accumulate: bool,
+        operands: &GemmOperands,
+        d: &Operand<*mut D::Raw>,
+    ) -> Result<Fp8GemmParams> {
+        let rows = Dimension::rows(&d.extent, D::MAP, SLICE_ROWS);
+        Ok(Fp8GemmParams {
+            d: d.pointer.cast(),
+            d_pitch: d.pitch(),
+            map_d: map(maps, &d.cast_const(), D::MAP, instance.d_box_columns(), &[rows])?,
+            ..self.products(maps, instance, operands)?
+        })
+    }
+
+    /// The parameters of a launch of `instance`, but for D.
+    pub fn products(
+        &self,
+        maps: &TensorMaps,
+        instance: &GemmInstance,
+        operands: &GemmOperands,
     ) -> Result<Fp8GemmParams> {
         let GemmInstance { block_m, block_n, cluster, .. } = *instance;
-        let GemmOperands { a, b, sfa, sfb, d } = operands;
+        let GemmOperands { a, b, sfa, sfb } = operands;
         // TMA fills the rows of a box that lie outside of A too.
         let a_box_rows = self.rows.next_multiple_of(ATOM_ROWS).min(block_m as usize) as u32;
         let codes = |operand: &Operand<*const u8>, box_rows| {
@@ -88,17 +110,13 @@ impl GemmProblem {
         let b_experts =
             Dimension { size: self.experts as u64, stride: b_rows.stride * self.n as u64, box_size: 1 };
         let sfa_rows = Dimension::rows(&sfa.extent, MapElement::F32, 1);
-        let d_rows = Dimension::rows(&d.extent, D::MAP, SLICE_ROWS);
         let mut params = Fp8GemmParams {
             sfb: sfb.pointer,
-            d: d.pointer.cast(),
-            d_pitch: d.pitch(),
             sfb_expert_stride: (self.n.div_ceil(BLOCK) * sfb.extent.pitch) as u64,
             sfb_pitch: operands.sfb_pitch() as u32,
             m: self.rows as u32,
             n: self.n as u32,
             k_blocks: (self.k / BLOCK) as u32,
-            accumulate: u32::from(accumulate),
             a_box_rows,
             ..Default::default()
         };
@@ -108,7 +126,6 @@ impl GemmProblem {
             params.map_b = map(maps, b, MapElement::U8, BLOCK as u32, &[b_rows, b_experts])?;
             params.map_sfa = map(maps, sfa, MapElement::F32, a_box_rows, &[sfa_rows])?;
         }
-        params.map_d = map(maps, &d.cast_const(), D::MAP, instance.d_box_columns(), &[d_rows])?;
         Ok(params)
     }
 }

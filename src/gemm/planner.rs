@@ -5,9 +5,11 @@ use std::fmt;
 use half::bf16;
 
 use super::model::{Estimate, Loop, Machine};
+use super::segments::Segments;
 use crate::error::{Error, Result};
 use crate::launch::{MAX_DIM, check_limit, check_multiple};
 use crate::quant::BLOCK;
+use crate::table::MAX_EXPERTS;
 use crate::table::gemm::{GemmInstance, OutputType};
 use crate::tensor::Element;
 use crate::tuning::Tuning;
@@ -39,6 +41,15 @@ pub(crate) struct GemmChoice {
     pub waves: u32,
     /// What the model expects of it, by which instances are ranked.
     pub estimate: Estimate,
+}
+
+impl GemmChoice {
+    /// For experts: what the expected rows make of the grid is only a guess, and any routing must find CTAs enough.
+    pub fn for_any_routing(self, problem: &GemmProblem, multiprocessors: u32) -> Self {
+        let empty = problem.rows == 0 || problem.n == 0 || problem.experts == 0;
+        let grid = if empty { 0 } else { Machine::h100(multiprocessors).ctas(self.instance.cluster) };
+        Self { grid, ..self }
+    }
 }
 
 impl fmt::Display for GemmChoice {
@@ -102,6 +113,22 @@ impl GemmProblem {
         let [experts, rows, n, k] = [self.experts, rows, self.n, self.k].map(|size| size as f64);
         let scale = size_of::<f32>() as f64 / BLOCK as f64;
         experts * (n * k + rows * (k * (1.0 + scale) + n * f64::from(output_bytes)))
+    }
+
+    /// The rows of experts, each with an `[n, k]` matrix B; fails as [`Self::check_sizes`] does.
+    pub fn of_experts(experts: usize, segments: Segments, [n, k]: [usize; 2]) -> Result<Self> {
+        check_limit("experts", experts as u64, MAX_EXPERTS.into())?;
+        let rows = match segments {
+            Segments::Ragged { rows } => rows,
+            Segments::Masked { max_rows } => {
+                check_limit("max_rows", max_rows as u64, MAX_DIM)?;
+                experts * max_rows
+            }
+        };
+        let problem = Self { experts, rows, n, k };
+        problem.check_sizes("rows")?;
+        check_limit("experts * n", (experts * n) as u64, MAX_DIM)?;
+        Ok(problem)
     }
 
     /// Fails unless the kernels can index the sizes. `rows` is what the rows are called.

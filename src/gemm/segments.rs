@@ -1,6 +1,7 @@
 //! Whose rows are whose.
 
-use crate::launch::Layout;
+use crate::device::bindings::{Fp8GemmParams, GroupedFp8GemmParams};
+use crate::launch::{Layout, Operand};
 
 /// How the rows of A and D are divided among the experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,5 +26,21 @@ impl Segments {
             Self::Ragged { .. } => Layout::vector("segments [experts + 1]", experts + 1),
             Self::Masked { .. } => Layout::vector("segments [experts]", experts),
         }
+    }
+
+    /// What a kernel gets of that operand, for the rows of which `gemm` multiplies.
+    pub(crate) fn params(
+        self,
+        gemm: Fp8GemmParams,
+        experts: usize,
+        segments: Operand<*const i32>,
+        error_words: *mut u32,
+    ) -> GroupedFp8GemmParams {
+        let (ragged, max_rows) = match self {
+            Self::Ragged { .. } => (1, 0),
+            Self::Masked { max_rows } => (0, max_rows as u32),
+        };
+        let (rows, experts) = (segments.pointer, experts as u32);
+        GroupedFp8GemmParams { gemm, rows, error_words, experts, ragged, max_rows, ..Default::default() }
     }
 }

@@ -223,17 +223,26 @@ pub struct GroupedFp8GemmRun {
     pub operands: GroupedFp8GemmOperands,
 }
 
+/// What experts multiply, and whose rows are whose.
+pub struct GroupedInputs {
+    pub a: Operand<F8E4M3>,
+    pub sfa: Operand<f32>,
+    pub b: Operand<F8E4M3>,
+    pub sfb: Operand<f32>,
+    pub segments: Operand<i32>,
+}
+
 pub struct GroupedFp8GemmOperands {
-    a: Operand<F8E4M3>,
-    sfa: Operand<f32>,
-    b: Operand<F8E4M3>,
-    sfb: Operand<f32>,
-    segments: Operand<i32>,
+    inputs: GroupedInputs,
     d: Operand<bf16>,
 }
 
-impl GroupedFp8GemmRun {
-    pub fn new(problem: Arc<GroupedFp8GemmProblem>, arena: &mut Arena<'_>) -> Result<Self> {
+impl GroupedInputs {
+    /// Of a problem, with poison in every row of A that is nobody's.
+    ///
+    /// # Errors
+    /// Of the device.
+    pub fn new(problem: &GroupedFp8GemmProblem, arena: &mut Arena<'_>) -> Result<Self> {
         let GroupedFp8GemmCase { n, k, ref assignment, .. } = problem.case;
         let (rows, k_blocks, experts) = (assignment.rows(), k / 128, problem.experts.len());
         let mut a = vec![F8E4M3::POISON; rows * k];
@@ -246,17 +255,23 @@ impl GroupedFp8GemmRun {
         }
         let b: Vec<F8E4M3> = problem.experts.iter().flat_map(|own| own.b.iter().copied()).collect();
         let sfb: Vec<f32> = problem.experts.iter().flat_map(|own| own.sfb.iter().copied()).collect();
-
-        let plan = problem.case.plan(arena.device())?;
         let aligned = Align(16);
-        let operands = GroupedFp8GemmOperands {
+        Ok(Self {
             a: arena.input(&a, (rows, k), aligned)?,
             sfa: arena.input(&sfa, (k_blocks, rows), aligned)?,
             b: arena.input(&b, (experts * n, k), aligned)?,
             sfb: arena.input(&sfb, (experts * n.div_ceil(128), k_blocks), Align(4))?,
             segments: arena.list(&assignment.values)?,
-            d: arena.output((rows, n), aligned)?,
-        };
+        })
+    }
+}
+
+impl GroupedFp8GemmRun {
+    pub fn new(problem: Arc<GroupedFp8GemmProblem>, arena: &mut Arena<'_>) -> Result<Self> {
+        let plan = problem.case.plan(arena.device())?;
+        let d = (problem.case.assignment.rows(), problem.case.n);
+        let inputs = GroupedInputs::new(&problem, arena)?;
+        let operands = GroupedFp8GemmOperands { inputs, d: arena.output(d, Align(16))? };
         Ok(Self { problem, plan, operands })
     }
 
@@ -301,12 +316,13 @@ impl GroupedFp8GemmOperands {
     /// # Errors
     /// None.
     pub fn args(&mut self) -> Result<GroupedFp8GemmArgs<'_>, Error> {
+        let GroupedInputs { a, sfa, b, sfb, segments } = &self.inputs;
         Ok(GroupedFp8GemmArgs {
-            a: self.a.matrix()?,
-            sfa: self.sfa.m_major()?,
-            b: self.b.matrix()?,
-            sfb: self.sfb.matrix()?,
-            segments: self.segments.vector()?,
+            a: a.matrix()?,
+            sfa: sfa.m_major()?,
+            b: b.matrix()?,
+            sfb: sfb.matrix()?,
+            segments: segments.vector()?,
             d: self.d.matrix_mut()?,
         })
     }

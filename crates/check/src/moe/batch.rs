@@ -71,21 +71,27 @@ pub struct QuantizedRows {
 }
 
 impl QuantizedRows {
-    pub fn new(arena: &mut Arena<'_>, rows: usize, k: usize) -> Result<Self> {
-        Ok(Self { q: arena.output((rows, k), Align(8))?, sf: arena.output((k / 128, rows), Align(4))? })
+    /// Rows of codes start as `codes` says.
+    pub fn new(arena: &mut Arena<'_>, (rows, k): (usize, usize), codes: Align) -> Result<Self> {
+        Ok(Self { q: arena.output((rows, k), codes)?, sf: arena.output((k / 128, rows), Align(4))? })
     }
 
     pub fn outputs(&self) -> Result<Vec<Output>> {
         Ok(vec![Output::read("q", &self.q)?, Output::read("sf", &self.sf)?])
     }
 
-    /// Rows in use are those of `expected`, and all others hold what they held.
-    pub fn judge(&self, batch: &Batch, expected: &Quantized) -> Result<Vec<Check>> {
+    /// Of so many rows those in use are those of `expected`, and all others hold what they held.
+    pub fn judge(
+        &self,
+        rows: usize,
+        used: impl Fn(usize) -> bool,
+        expected: &Quantized,
+    ) -> Result<Vec<Check>> {
         let mut expected = expected.clone();
-        let (rows, k) = (batch.rows(), expected.q.len() / batch.rows().max(1));
+        let k = expected.q.len() / rows.max(1);
         let (q, sf) = (self.q.values()?, self.sf.values()?);
         let (mut spare, mut written) = (0, None);
-        for row in (0..rows).filter(|&row| !batch.used(row)) {
+        for row in (0..rows).filter(|&row| !used(row)) {
             let scales = || (0..k / 128).map(|g| g * rows + row);
             let codes = row * k..(row + 1) * k;
             let held = q[codes.clone()].iter().all(|x| x.bits() == F8E4M3::SENTINEL.bits())

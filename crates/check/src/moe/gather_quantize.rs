@@ -134,7 +134,7 @@ impl GatherQuantizeRun {
             x: arena.input(x, (batch.spec.tokens, case.hidden), Align(16))?,
             row_route: arena.list(&batch.map.row_route)?,
             segments: arena.list(batch.segments())?,
-            out: QuantizedRows::new(arena, batch.rows(), case.hidden)?,
+            out: QuantizedRows::new(arena, (batch.rows(), case.hidden), Align(8))?,
         };
         Ok(Self { problem, expected: Expected::default(), plan, operands })
     }
@@ -174,7 +174,8 @@ impl Prepared for GatherQuantizeRun {
     }
 
     fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
-        self.operands.out.judge(&self.problem.batch, self.expected()?)
+        let batch = &self.problem.batch;
+        self.operands.out.judge(batch.rows(), |row| batch.used(row), self.expected()?)
     }
 
     fn faults(&self) -> DataFaults {

@@ -171,7 +171,7 @@ impl SwigluQuantizeRun {
             routing: weights.as_ref().map(&mut routing).transpose()?,
             x: arena.input(x, (batch.rows(), 2 * case.intermediate), Align(16))?,
             segments: arena.list(batch.segments())?,
-            out: QuantizedRows::new(arena, batch.rows(), case.intermediate)?,
+            out: QuantizedRows::new(arena, (batch.rows(), case.intermediate), Align(8))?,
         };
         Ok(Self { problem, expected: Expected::default(), plan, operands })
     }
@@ -217,7 +217,8 @@ impl Prepared for SwigluQuantizeRun {
     }
 
     fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
-        self.operands.out.judge(&self.problem.batch, self.expected()?)
+        let batch = &self.problem.batch;
+        self.operands.out.judge(batch.rows(), |row| batch.used(row), self.expected()?)
     }
 
     fn faults(&self) -> DataFaults {

@@ -277,7 +277,7 @@ mod faults {
         multiplier_of_the_wrong_formula: ROWS, "kE4m3Max / floored" => "1.0f / scale", ["codes: "];
         codes_exchanged_in_a_pair: ROWS,
             "x[1] * multiplier, x[0] * multiplier" => "x[0] * multiplier, x[1] * multiplier", ["codes: "];
-        infinities_unreported: ROWS, "if (greatest_magnitude(piece) >= kInfinityBits) report_fault" => "if (false) report_fault", ["got one of nothing"];
+        infinities_unreported: ROWS, "if (greatest_magnitude(x) >= kInfinityBits) report_fault" => "if (false) report_fault", ["got one of nothing"];
         report_by_an_ordinary_store: ROWS,
             "ptx::st_relaxed_sys_u32" => "ptx::stg_u32", ["host memory that the host uses meanwhile"];
     }

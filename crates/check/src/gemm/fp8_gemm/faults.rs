@@ -163,7 +163,7 @@ faults! {
     store_never_committed: ONE,
         "if (thread == 0) ptx::bulk_commit_group();" => "", ["commit", "TMA store", "not ordered"];
     cta_ends_under_its_last_store: ONE,
-        "void math ... if (thread == 0) ptx::bulk_wait_group_read<0>();" => "", ["exit"];
+        "store.end();" => "", ["exit"];
     math_takes_too_many_registers: ONE,
         "setmaxnreg_inc<232>" => "setmaxnreg_inc<240>", ["waits for 240 registers (7168 in the pool"];
     d_read_past_its_edge: ACCUMULATE,

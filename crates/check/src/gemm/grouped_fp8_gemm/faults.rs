@@ -58,7 +58,7 @@ faults! {
         "|| tile.column + column >= params.n" => "", ["was written", "outside", "not ordered after the write"];
     empty_expert_takes_a_tile: GROUPED, "<= linear" => "< linear", ["was not written", "deadlock"];
     segment_table_before_it_is_written: GROUPED,
-        "void grouped_fp8_gemm ... ptx::syncthreads();" => "", ["nothing has written", "mbarrier", "not ordered"];
+        "void enter_segments ... ptx::syncthreads();" => "", ["nothing has written", "mbarrier", "not ordered"];
     segments_past_the_rows: GROUPED, "end < limit ? end : limit" => "end", ["outside", "around d was written"];
     bad_segments_unreported: GROUPED, "if (clamped) report_fault" => "if (false) report_fault", ["got one of nothing"];
     scan_without_its_last_step: GROUPED, "lane >= distance" => "lane > distance", ["was not written", "not ordered"];
@@ -69,8 +69,8 @@ faults! {
         "exclusive_scan(own" => "exclusive_scan(own / 2", ["was not written", "not ordered"];
 
     segments_read_before_the_grids_ahead_have_ended: GROUPED,
-        "void grouped_fp8_gemm ... enter_grid();" => "",
-        "void grouped_fp8_gemm ... ptx::syncthreads();" => "enter_grid(); ptx::syncthreads();",
+        "void enter_segments ... enter_grid();" => "",
+        "void enter_segments ... ptx::syncthreads();" => "enter_grid(); ptx::syncthreads();",
         ["global load before griddepcontrol.wait: a grid ahead"];
 
     // Pairs of CTAs.
@@ -89,7 +89,7 @@ faults! {
     pair_starts_before_its_barriers: PAIRS,
         "if constexpr (Config::kCluster > 1) enter_cluster<Config>();" => "", ["mbarrier", "exit"];
     pair_reads_its_table_unwritten: PAIRS,
-        "void grouped_fp8_gemm ... ptx::syncthreads();" => "", ["nothing has written", "not ordered"];
+        "void enter_segments ... ptx::syncthreads();" => "", ["nothing has written", "not ordered"];
 
     // Reports.
     report_in_the_word_of_another_fault: GROUPED, "error_words + fault" => "error_words", ["got one of Inf or NaN"];

@@ -42,7 +42,7 @@ faults! {
         "warp_reduce<kLanesPerBlock>" => "warp_reduce<kLanesPerBlock / 2>", ["code", "scale"];
     amax_over_two_blocks: APPEND, "warp_reduce<kLanesPerBlock>" => "warp_reduce<2 * kLanesPerBlock>", ["code", "scale"];
     amax_of_the_left_half: APPEND,
-        "quant::max_of(quant::finite_amax(left), quant::finite_amax(right))" => "quant::finite_amax(left)",
+        "quant::max_of(quant::finite_amax(left.x), quant::finite_amax(right.x))" => "quant::finite_amax(left.x)",
         ["code", "scale"];
     floor_under_amax: APPEND,
         "scale < kCacheScaleFloor ? kCacheScaleFloor" => "amax < kAmaxFloor ? kAmaxFloor / kE4m3Max", ["code", "scale"];
@@ -79,7 +79,7 @@ faults! {
         "report_fault(params.error_words, FAULT_CACHE_SLOT);" => "",
         ["got one of nothing"];
     infinities_of_the_right_half_unreported: APPEND,
-        "quant::report_nonfinite(params.error_words, right);" => "", ["got one of nothing"];
+        "quant::report_nonfinite(params.error_words, right.x);" => "", ["got one of nothing"];
     tokens_past_the_end: APPEND, "if (token >= params.tokens) return;" => "", ["outside"];
 
     // Slots of 64 bits.
