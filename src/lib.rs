@@ -10,6 +10,7 @@
 //! | expert map (MoE) | top-k ids to rows sorted by expert, both ways | [`moe::ExpertMap`] |
 //! | route tokens and map them (MoE) | the router and the expert map behind it, in fewer launches | [`moe::GateMap`] |
 //! | gather and quantise (MoE) | rows of tokens by expert, BF16 to E4M3 | [`moe::GatherQuantize`] |
+//! | gate, up and SwiGLU (MoE) | the grouped GEMM of gate and up, activated and quantised before it is stored | [`moe::GateUpSwiglu`] |
 //! | SwiGLU and quantise (MoE) | `silu(gate) * up`, BF16 to E4M3 | [`moe::SwigluQuantize`] |
 //! | combine (MoE) | weighted sum of the experts' rows of a token | [`moe::Combine`] |
 //! | absorb MLA's up-projection | queries into the latent space of the cache, attention's results out of it | [`mla::MlaAbsorb`] |

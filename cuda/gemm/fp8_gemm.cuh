@@ -9,6 +9,7 @@
 // the tensor core keeps only 13 fraction bits. The order of the sum is fixed, so no tile shape changes a bit of D.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
 #include "gemm/fp8_gemm_store.cuh"
 #include "gemm/fp8_gemm_tile.cuh"
@@ -75,8 +76,9 @@ PTX_DEVICE void load_stage(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem
   ptx::mbarrier_arrive_expect_tx(full, params.a_box_rows * Tile::kRowBytes + Tile::kBBytes);
   ptx::tma_load_2d(params.map_a, smem.a(stage), full, k, tile.row);
   ptx::tma_load_2d(params.map_sfa, smem.sfa(stage), full, tile.row, g);
-  load_together<Config::kCluster, Config::kBlockN, Tile::kBBytes>(params.map_b, smem.b(stage), full, k, tile.column,
-                                                                  tile.expert);
+  const uint32_t step = Config::kPanels == 1 ? Config::kBlockN / Tile::kBBoxes : params.n;
+  load_together<Config::kCluster, Config::kBlockN, Tile::kBBytes, Tile::kBBoxes>(
+      params.map_b, smem.b(stage), full, k, tile.column, tile.expert, step);
 }
 
 // The producer thread: keeps the ring full, over all tiles of this CTA.
@@ -111,7 +113,7 @@ PTX_DEVICE void mma(float (&rPartial)[Fp8GemmTile<Config>::kRegisters], uint32_t
 
 // ------------------------------------------------------------------------------------------------------- promote
 
-// The scales of B of one K block: of the tile's first columns, and of those among the next 128.
+// The scales of B of one K block: of the tile's first columns, and of those among the next 128, or of its second panel.
 struct ScaleOfB {
   float first, next;
 };
@@ -120,15 +122,23 @@ struct ScaleOfB {
 template <class Config>
 struct ScalesOfB {
   using Tile = Fp8GemmTile<Config>;
+  // With the other width ptxas would have something wait between two wgmmas.
+  using Next = std::conditional_t<Config::kPanels == 1, uint32_t, uint64_t>;
+
   const float* gSfb;     // of the tile's first column
-  uint32_t next;         // from there to those of the next 128 columns; 0 where there are none
+  Next next;             // from there to those of the next 128 columns, or of the second panel; 0 where there are none
   uint32_t first_spans;  // spans of the tile that have the first scale, if it has so many
 
   PTX_DEVICE ScalesOfB(const Fp8GemmParams& params, const GemmTile& tile) {
     const uint32_t row = tile.column / Config::kScaleColumns;
     gSfb = params.sfb + tile.expert * params.sfb_expert_stride + static_cast<uint64_t>(row) * params.sfb_pitch;
-    next = (row + 1) * Config::kScaleColumns < params.n ? params.sfb_pitch : 0;
-    first_spans = Tile::kSpansOfScale - tile.column % Config::kScaleColumns / Tile::kSpanColumns;
+    if constexpr (Config::kPanels == 1) {
+      next = (row + 1) * Config::kScaleColumns < params.n ? params.sfb_pitch : 0;
+      first_spans = Tile::kSpansOfScale - tile.column % Config::kScaleColumns / Tile::kSpanColumns;
+    } else {
+      next = static_cast<Next>(params.n / Config::kScaleColumns) * params.sfb_pitch;
+      first_spans = 1;
+    }
   }
 
   // Of the `g`-th K block from here.

@@ -14,6 +14,7 @@ struct Fp8GemmConfig {
   enum class Output { kBf16, kF32 };
   static constexpr int kBlockK = 128;  // one scale, one 128-byte swizzle row, four wgmma of K = 32
   static constexpr int kScaleColumns = 128;  // columns of B that share a scale
+  static constexpr int kPanels = 1;          // a tile of B is one, or two: half of its columns n after the others
   static constexpr int kWgmmaM = 64;
   static constexpr int kWgmmaK = 32;
 };
@@ -21,7 +22,8 @@ struct Fp8GemmConfig {
 // Constants that follow from an instance.
 template <class Config>
 struct Fp8GemmTile : Config {
-  using Config::kBlockK, Config::kBlockM, Config::kBlockN, Config::kCluster, Config::kScaleColumns, Config::kWgmmaM;
+  using Config::kBlockK, Config::kBlockM, Config::kBlockN, Config::kCluster, Config::kPanels, Config::kScaleColumns,
+      Config::kWgmmaM;
   static constexpr bool kOutputBf16 = Config::kOutput == Config::Output::kBf16;
   static constexpr int kMathWarpgroups = kBlockM == 64 ? 1 : 2;
   static constexpr int kClusterRows = kBlockM * kCluster;              // of the tiles that a cluster takes at a time
@@ -33,10 +35,11 @@ struct Fp8GemmTile : Config {
   static constexpr int kChunkBytes = kChunkColumns * kElementBytes;
   static constexpr int kABytes = kBlockM * kBlockK;
   static constexpr int kBBytes = kBlockN * kBlockK;
+  static constexpr int kBBoxes = kCluster > kPanels ? kCluster : kPanels;  // of B: one a CTA, one a panel
   static constexpr int kSfaBytes = kBlockM * static_cast<int>(sizeof(float));
   static constexpr int kRowBytes = kBlockK + static_cast<int>(sizeof(float));  // a row of A and its scale
   // Tiles and scales of B both start at whole spans, so that a span has one scale.
-  static constexpr int kSpanColumns = std::gcd(kBlockN, kScaleColumns);
+  static constexpr int kSpanColumns = std::gcd(kBlockN / kPanels, kScaleColumns);
   static constexpr int kSpans = kBlockN / kSpanColumns;
   static constexpr int kSpansOfScale = kScaleColumns / kSpanColumns;
   // Two K blocks are in flight where there are registers for two partial sums beside the sum.
@@ -47,6 +50,7 @@ struct Fp8GemmTile : Config {
   static_assert(kBlockN % 16 == 0, "stmatrix.x4 stores 16 columns");
   static_assert(kBlockM % (kWgmmaM * kMathWarpgroups) == 0, "warpgroups own whole 64-row slices");
   static_assert(kCluster == 1 || kCluster == 2, "B is shared by pairs of CTAs");
+  static_assert(kPanels == 1 || (kPanels == 2 && kSpans == 2), "of two panels, each has one scale of B");
 };
 
 template <class Config, class Tile = Fp8GemmTile<Config>>

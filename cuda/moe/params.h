@@ -3,6 +3,7 @@
 #pragma once
 #include <stdint.h>
 
+#include "gemm/params.h"
 #include "indices.h"
 #include "router/params.h"
 
@@ -68,6 +69,16 @@ typedef struct SwigluQuantizeParams {
   uint32_t k_blocks;         // intermediate / 128
   uint32_t scale_format;     // ScaleFormat
 } SwigluQuantizeParams;
+
+// q, sf = quantised silu(gate) * up of the GEMM of each expert's rows; gate is the left half of a row of its D, up the right one.
+typedef struct GateUpSwigluParams {
+  GroupedFp8GemmParams grouped;  // B [experts, 2 n, k], boxes of 64 rows; no D; n: intermediate, a multiple of 128
+  uint8_t* q;                    // E4M3 [m, q_pitch], 16-byte aligned
+  float* sf;                     // FP32 [n/128, sf_pitch]
+  uint64_t q_pitch, sf_pitch;
+  float clamp;                   // gate <= clamp, |up| <= clamp; Inf: not clamped
+  uint32_t scale_format;         // ScaleFormat
+} GateUpSwigluParams;
 
 // out[t] = sum over k of weights[t, k] * y[route_row[t, k]] (+ shared[t]) (+ residual[t]), rounded once.
 typedef struct CombineParams {

@@ -1077,6 +1077,45 @@ impl Default for SwigluQuantizeParams {
     }
 }
 #[repr(C)]
+#[repr(align(128))]
+#[derive(Debug, Copy, Clone)]
+pub struct GateUpSwigluParams {
+    pub grouped: GroupedFp8GemmParams,
+    pub q: *mut u8,
+    pub sf: *mut f32,
+    pub q_pitch: u64,
+    pub sf_pitch: u64,
+    pub clamp: f32,
+    pub scale_format: u32,
+    pub __bindgen_padding_0: [u8; 88usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GateUpSwigluParams"][::core::mem::size_of::<GateUpSwigluParams>() - 896usize];
+    ["Alignment of GateUpSwigluParams"][::core::mem::align_of::<GateUpSwigluParams>() - 128usize];
+    ["Offset of field: GateUpSwigluParams::grouped"]
+        [::core::mem::offset_of!(GateUpSwigluParams, grouped) - 0usize];
+    ["Offset of field: GateUpSwigluParams::q"][::core::mem::offset_of!(GateUpSwigluParams, q) - 768usize];
+    ["Offset of field: GateUpSwigluParams::sf"][::core::mem::offset_of!(GateUpSwigluParams, sf) - 776usize];
+    ["Offset of field: GateUpSwigluParams::q_pitch"]
+        [::core::mem::offset_of!(GateUpSwigluParams, q_pitch) - 784usize];
+    ["Offset of field: GateUpSwigluParams::sf_pitch"]
+        [::core::mem::offset_of!(GateUpSwigluParams, sf_pitch) - 792usize];
+    ["Offset of field: GateUpSwigluParams::clamp"]
+        [::core::mem::offset_of!(GateUpSwigluParams, clamp) - 800usize];
+    ["Offset of field: GateUpSwigluParams::scale_format"]
+        [::core::mem::offset_of!(GateUpSwigluParams, scale_format) - 804usize];
+};
+impl Default for GateUpSwigluParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct CombineParams {
     pub y: *const u16,
@@ -1545,6 +1584,7 @@ macro_rules! every_params {
             GateMapParams
             GatherQuantizeParams
             SwigluQuantizeParams
+            GateUpSwigluParams
             CombineParams
             MlaScheduleParams
             MlaDecodeParams

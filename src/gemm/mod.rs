@@ -4,8 +4,8 @@
 mod fp8_gemm;
 mod grouped_fp8_gemm;
 mod model;
-mod operands;
-mod planner;
+pub(crate) mod operands;
+pub(crate) mod planner;
 mod segments;
 
 pub use crate::table::MAX_EXPERTS;

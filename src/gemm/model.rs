@@ -17,7 +17,7 @@
 use std::fmt;
 
 use super::planner::GemmProblem;
-use crate::table::gemm::{OutputType, SLICE_ROWS};
+use crate::table::gemm::{GemmInstance, OutputType, SLICE_ROWS, Schedule};
 use crate::table::quant::BLOCK;
 
 #[cfg(test)]
@@ -41,6 +41,8 @@ const IN_FLIGHT_COLUMNS: u32 = 128;
 /// Cycles of a tile's end, and of them those of each sum that a thread converts and stores: counted.
 const ENDS_CYCLES: f64 = 380.0;
 const ENDS_CYCLES_PER_SUM: f64 = 2.5;
+/// What a sum of gate or of up takes besides, for SwiGLU and a code: counted.
+const SWIGLU_CYCLES_PER_SUM: f64 = 28.0;
 /// What two math warpgroups lose where they use the same things by turns, as a part of a K block. Fitted.
 const DRIFT: f64 = 0.07;
 
@@ -61,8 +63,10 @@ pub(super) struct Loop {
     pub drift: f64,
     /// Cycles of a tile that no product fills: from its last product to the next tile's first.
     pub ends: f64,
-    /// Size of an element of D.
-    pub output_bytes: u32,
+    /// Tiles that a CTA takes together.
+    pub together: u32,
+    /// What goes to memory of an element of D.
+    pub output_bytes: f64,
 }
 
 impl Loop {
@@ -78,13 +82,30 @@ impl Loop {
         let drift = if alone { 0.0 } else { DRIFT };
         let ends = ENDS_CYCLES + ENDS_CYCLES_PER_SUM * f64::from(sums(block_m, block_n));
         let fetched = [1.0, 1.0 / f64::from(cluster)];
-        Self { block_m, block_n, cluster, fetched, cycles, drift, ends, output_bytes: output.bytes() }
+        let output_bytes = f64::from(output.bytes());
+        Self { block_m, block_n, cluster, fetched, cycles, drift, ends, together: 1, output_bytes }
     }
 
-    /// Tiles of D for `rows` rows of each expert, those past the edge that complete a cluster included.
+    /// Of a compiled instance.
+    pub fn of(instance: &GemmInstance) -> Self {
+        let GemmInstance { block_m, block_n, cluster, output, schedule } = *instance;
+        let kernel = Self::new(block_m, block_n, cluster, output);
+        match schedule {
+            Schedule::Dense | Schedule::Grouped => kernel,
+            Schedule::GateUp => Self {
+                ends: kernel.ends + SWIGLU_CYCLES_PER_SUM * f64::from(sums(block_m, block_n)),
+                together: instance.tiles_together(),
+                output_bytes: (1.0 + size_of::<f32>() as f64 / f64::from(BLOCK)) / 2.0,
+                ..kernel
+            },
+        }
+    }
+
+    /// Tiles of D for `rows` rows of each expert, those past the edge that complete a cluster included; those that a CTA takes
+    /// together are one.
     pub fn tiles(&self, problem: &GemmProblem, rows: usize) -> u64 {
         let clusters = rows.div_ceil((self.block_m * self.cluster) as usize) as u64;
-        let columns = problem.n.div_ceil(self.block_n as usize) as u64;
+        let columns = problem.n.div_ceil((self.block_n * self.together) as usize) as u64;
         problem.experts as u64 * clusters * u64::from(self.cluster) * columns
     }
 }
@@ -174,8 +195,9 @@ impl Machine {
         let shared = tensor.max(smem).max(l2);
         let waited = (kernel.cycles - shared).max(0.0) + kernel.drift * shared;
 
-        let blocks = (problem.k / BLOCK as usize) as f64;
-        let cycles = waves * (blocks * (shared + waited) + kernel.ends);
+        let together = f64::from(kernel.together);
+        let (blocks, ends) = (together * (problem.k / BLOCK as usize) as f64, together * kernel.ends);
+        let cycles = waves * (blocks * (shared + waited) + ends);
         let busy = tiles * blocks * tensor / (f64::from(self.multiprocessors) * cycles);
         let ghz = self.idle_ghz + busy.min(1.0) * (self.busy_ghz - self.idle_ghz);
         let us = |cycles: f64| cycles / ghz / 1000.0;
@@ -183,7 +205,7 @@ impl Machine {
         let dram = problem.bytes(rows, kernel.output_bytes) / self.dram_bytes_per_us;
         let overlapped = us(cycles).powf(self.overlap) + dram.powf(self.overlap);
         let [tensor, smem, l2] = [tensor, smem, l2].map(|cycles| us(waves * blocks * cycles));
-        let latency = self.start_us + us(waves * (blocks * waited + kernel.ends));
+        let latency = self.start_us + us(waves * (blocks * waited + ends));
         let us = self.start_us + overlapped.powf(self.overlap.recip());
         Estimate { us, parts: [tensor, smem, l2, dram, latency] }
     }

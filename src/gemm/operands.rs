@@ -99,14 +99,13 @@ impl GemmProblem {
         instance: &GemmInstance,
         operands: &GemmOperands,
     ) -> Result<Fp8GemmParams> {
-        let GemmInstance { block_m, block_n, cluster, .. } = *instance;
         let GemmOperands { a, b, sfa, sfb } = operands;
         // TMA fills the rows of a box that lie outside of A too.
-        let a_box_rows = self.rows.next_multiple_of(ATOM_ROWS).min(block_m as usize) as u32;
+        let a_box_rows = self.rows.next_multiple_of(ATOM_ROWS).min(instance.block_m as usize) as u32;
         let codes = |operand: &Operand<*const u8>, box_rows| {
             Dimension::rows(&operand.extent, MapElement::U8, box_rows)
         };
-        let b_rows = Dimension { size: self.n as u64, ..codes(b, block_n / cluster) };
+        let b_rows = Dimension { size: self.n as u64, ..codes(b, instance.b_box_rows()) };
         let b_experts =
             Dimension { size: self.experts as u64, stride: b_rows.stride * self.n as u64, box_size: 1 };
         let sfa_rows = Dimension::rows(&sfa.extent, MapElement::F32, 1);

@@ -35,7 +35,7 @@ pub(crate) struct GemmChoice {
     pub instance: GemmInstance,
     /// CTAs launched: at most one per multiprocessor, each walks its tiles.
     pub grid: u32,
-    /// Tiles of D, those past the edge that complete a cluster included.
+    /// Tiles of D, those past the edge that complete a cluster included; those that a CTA takes together are one.
     pub tiles: u32,
     /// Tiles of the busiest CTA.
     pub waves: u32,
@@ -96,9 +96,8 @@ pub(crate) struct GemmProblem {
 impl GemmProblem {
     /// The launch of one instance for `rows` rows per expert.
     pub fn launch(&self, instance: &GemmInstance, rows: usize, multiprocessors: u32) -> Result<GemmChoice> {
-        let GemmInstance { block_m, block_n, cluster, output, .. } = *instance;
-        let (kernel, machine) =
-            (Loop::new(block_m, block_n, cluster, output), Machine::h100(multiprocessors));
+        let GemmInstance { cluster, .. } = *instance;
+        let (kernel, machine) = (Loop::of(instance), Machine::h100(multiprocessors));
         let tiles = kernel.tiles(self, rows);
         check_limit("tiles of D", tiles, u64::from(u32::MAX / 2))?;
         let tiles = tiles as u32;
@@ -109,10 +108,10 @@ impl GemmProblem {
     }
 
     /// What has to come from memory or go there: weights, `rows` rows of A with their scales, and of D, for each expert.
-    pub fn bytes(&self, rows: usize, output_bytes: u32) -> f64 {
+    pub fn bytes(&self, rows: usize, output_bytes: f64) -> f64 {
         let [experts, rows, n, k] = [self.experts, rows, self.n, self.k].map(|size| size as f64);
         let scale = size_of::<f32>() as f64 / BLOCK as f64;
-        experts * (n * k + rows * (k * (1.0 + scale) + n * f64::from(output_bytes)))
+        experts * (n * k + rows * (k * (1.0 + scale) + n * output_bytes))
     }
 
     /// The rows of experts, each with an `[n, k]` matrix B; fails as [`Self::check_sizes`] does.

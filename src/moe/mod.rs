@@ -4,6 +4,7 @@
 mod combine;
 mod expert_map;
 mod gate_map;
+mod gate_up_swiglu;
 mod gather_quantize;
 mod layer;
 mod swiglu_quantize;
@@ -12,6 +13,7 @@ mod used_rows;
 pub use combine::{Combine, CombineArgs, CombineSpec};
 pub use expert_map::{ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec, Mapping};
 pub use gate_map::{GateMap, GateMapArgs, GateMapSpec};
+pub use gate_up_swiglu::{GateUpSwiglu, GateUpSwigluArgs, GateUpSwigluSpec};
 pub use gather_quantize::{GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec};
 pub use layer::{ExpertWeights, MoeLayer, MoeLayerArgs, MoeLayerSpec};
 pub use swiglu_quantize::{RoutingWeights, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec};

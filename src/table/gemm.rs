@@ -29,9 +29,11 @@ pub enum Schedule {
     Dense,
     /// Those of each expert's rows, which the device finds in its own memory.
     Grouped,
+    /// The same with as many columns of the left half of D as of the right one: those of gate and of up that belong together.
+    GateUp,
 }
 
-/// One compiled configuration of `cuda/gemm/fp8_gemm.cuh` or `grouped_fp8_gemm.cuh`.
+/// One compiled configuration of `cuda/gemm/fp8_gemm.cuh` or `grouped_fp8_gemm.cuh`, or of `cuda/moe/gate_up_swiglu.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GemmInstance {
     /// Rows of D per CTA: 64 (one math warpgroup), 128 or 256 (two).
@@ -70,6 +72,22 @@ impl GemmInstance {
         128 * (1 + self.math_warpgroups())
     }
 
+    /// Rows of a box of B: what a CTA of a cluster loads, or the columns of one half of D.
+    pub const fn b_box_rows(&self) -> u32 {
+        match self.schedule {
+            Schedule::Dense | Schedule::Grouped => self.block_n / self.cluster,
+            Schedule::GateUp => self.block_n / 2,
+        }
+    }
+
+    /// Tiles that a CTA takes together: of gate and up as many as have a block of 128 columns of their activation.
+    pub const fn tiles_together(&self) -> u32 {
+        match self.schedule {
+            Schedule::Dense | Schedule::Grouped => 1,
+            Schedule::GateUp => 2 * BLOCK / self.block_n,
+        }
+    }
+
     /// Columns of a box of D: whole boxes make a tile, and a swizzled row of at most 128 bytes holds one's.
     pub const fn d_box_columns(&self) -> u32 {
         let (row, whole) = (128 / self.output.bytes(), 1 << self.block_n.trailing_zeros());
@@ -87,7 +105,7 @@ impl GemmInstance {
         let ring = (stages * self.stage_bytes() + d + barriers).next_multiple_of(1024);
         let table = match self.schedule {
             Schedule::Dense => 0,
-            Schedule::Grouped => 4 * (3 * MAX_EXPERTS + 1),
+            Schedule::Grouped | Schedule::GateUp => 4 * (3 * MAX_EXPERTS + 1),
         };
         (ring + table).next_multiple_of(1024)
     }
@@ -112,11 +130,17 @@ impl GemmInstance {
             OutputType::Bf16 => "bf16",
             OutputType::F32 => "f32",
         };
-        let schedule = match self.schedule {
-            Schedule::Dense => "",
-            Schedule::Grouped => "grouped_",
-        };
-        format!("{schedule}fp8_gemm_m{}_n{}_c{}_{output}", self.block_m, self.block_n, self.cluster)
+        let function = self.function();
+        format!("{function}_m{}_n{}_c{}_{output}", self.block_m, self.block_n, self.cluster)
+    }
+
+    /// Name of its function and of the file it stands in.
+    const fn function(&self) -> &'static str {
+        match self.schedule {
+            Schedule::Dense => "fp8_gemm",
+            Schedule::Grouped => "grouped_fp8_gemm",
+            Schedule::GateUp => "gate_up_swiglu",
+        }
     }
 
     /// Name of its parameter struct.
@@ -124,6 +148,7 @@ impl GemmInstance {
         match self.schedule {
             Schedule::Dense => "Fp8GemmParams",
             Schedule::Grouped => "GroupedFp8GemmParams",
+            Schedule::GateUp => "GateUpSwigluParams",
         }
     }
 
@@ -140,14 +165,16 @@ impl GemmInstance {
             ("int", "kCluster", self.cluster.to_string()),
             ("Output", "kOutput", output.to_owned()),
         ];
-        config(name, " : gemm::Fp8GemmConfig", members)
+        let panels = (self.schedule == Schedule::GateUp).then(|| ("int", "kPanels", "2".to_owned()));
+        config(name, " : gemm::Fp8GemmConfig", members.into_iter().chain(panels))
     }
 
-    fn kernel(&self) -> Kernel {
-        let smem_bytes = self.smem_bytes();
-        let (function, storage, experts) = match self.schedule {
-            Schedule::Dense => ("fp8_gemm", "Fp8GemmStorage", &[][..]),
-            Schedule::Grouped => ("grouped_fp8_gemm", "GroupedFp8GemmStorage", EXPERTS),
+    pub(super) fn kernel(&self) -> Kernel {
+        let (smem_bytes, function) = (self.smem_bytes(), self.function());
+        let (family, storage, experts) = match self.schedule {
+            Schedule::Dense => ("gemm", "Fp8GemmStorage", &[][..]),
+            Schedule::Grouped => ("gemm", "GroupedFp8GemmStorage", EXPERTS),
+            Schedule::GateUp => ("moe", "GroupedFp8GemmStorage", EXPERTS),
         };
         let storage = format!("sizeof(gemm::{storage}<Config>)");
         let own = [
@@ -158,12 +185,12 @@ impl GemmInstance {
         let code = self.config("Config") + &agreement(BLOCKS) + &agreement(experts) + &agreement(&own);
         let entry = Entry {
             name: &self.name(),
-            function: &format!("gemm::{function}<Config>"),
+            function: &format!("{family}::{function}<Config>"),
             params: self.params(),
             threads: self.threads(),
             cluster: self.cluster,
         };
-        entry.kernel("gemm", &format!("gemm/{function}.cuh"), &code, smem_bytes)
+        entry.kernel(family, &format!("{family}/{function}.cuh"), &code, smem_bytes)
     }
 }
 

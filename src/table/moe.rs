@@ -1,6 +1,7 @@
 //! The kernels of `cuda/moe`.
 
-use super::quant::BLOCKS;
+use super::gemm::{GemmInstance, OutputType, Schedule};
+use super::quant::{BLOCK, BLOCKS};
 use super::{EXPERTS, FixedKernel, Kernel, MAX_EXPERTS, PIECES, WARP};
 
 /// Routes of a block, which a CTA sorts: a thread each.
@@ -49,6 +50,15 @@ pub const GATHER_QUANTIZE: FixedKernel =
 pub const SWIGLU_QUANTIZE: FixedKernel =
     FixedKernel::new("moe", "swiglu_quantize", "SwigluQuantizeParams", 256, BLOCKS);
 
+const fn gate_up(block_m: u32, cluster: u32) -> GemmInstance {
+    let (output, schedule) = (OutputType::Bf16, Schedule::GateUp);
+    GemmInstance { block_m, block_n: BLOCK, cluster, output, schedule }
+}
+
+/// Every compiled GEMM of gate and up with SwiGLU behind it: sums are rounded to BF16, then activated and quantised. All give
+/// the same bits.
+pub const GATE_UP_INSTANCES: &[GemmInstance] = &[gate_up(64, 1), gate_up(128, 1), gate_up(128, 2)];
+
 /// Weighted sum of the experts' rows of a token.
 pub const COMBINE: FixedKernel = FixedKernel::new("moe", "combine", "CombineParams", 256, PIECES);
 
@@ -65,4 +75,5 @@ pub fn kernels() -> impl Iterator<Item = Kernel> {
     ]
     .map(FixedKernel::kernel)
     .into_iter()
+    .chain(GATE_UP_INSTANCES.iter().map(GemmInstance::kernel))
 }

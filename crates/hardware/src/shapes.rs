@@ -6,7 +6,7 @@ use check::families::{self, Extent};
 use check::gemm::{timed_gemm, timed_grouped};
 use check::mla::decode::{MlaDecodeCase, instances};
 use check::mla::{timed_around, timed_decode};
-use check::moe::timed_layer;
+use check::moe::{timed_gate_up, timed_layer};
 use deepseek_kernels::mla::KvFormat;
 use deepseek_kernels::router::GateSpec;
 use deepseek_kernels::table::gemm::{GEMM_INSTANCES, GemmInstance, OutputType};
@@ -53,6 +53,8 @@ pub fn first() -> Cases {
         .map(timed_gemm),
     );
     cases.extend(grouped([(8, 4096), (32, 192)]));
+    let gate_up = |experts| timed_gate_up(experts, (INTERMEDIATE, HIDDEN));
+    cases.extend(boxed([(8, 4096), (32, 192), (32, 20)].map(gate_up)));
     for format in FORMATS {
         let decode = |batch, length| decode(format, batch, length);
         cases.extend(boxed([

@@ -55,15 +55,20 @@ struct Pipeline {
   PTX_DEVICE void release(Ring<Stages> ring) const { warp_release<Cluster>(empty(ring.stage)); }
 };
 
-// sBox <- `Rows` rows, `Bytes` in all, from (x, y, z) on, which every CTA of the cluster wants: each fetches its share of
-// them, which is the map's box, and multicasts it to both. `full` counts all bytes.
-template <int Cluster, int Rows, int Bytes>
-PTX_DEVICE void load_together(const TensorMap& map, uint32_t sBox, uint32_t full, uint32_t x, uint32_t y, uint32_t z) {
-  static_assert(Cluster == 1 || Cluster == 2, "pairs of CTAs");
+// sBoxes <- `Rows` rows, `Bytes` in all, which every CTA of the cluster wants, as so many boxes of the map: the first from
+// (x, y, z) on, each next one `step` rows further. A pair of CTAs fetches one each and multicasts it to both. `full` counts all
+// bytes.
+template <int Cluster, int Rows, int Bytes, int Boxes = Cluster>
+PTX_DEVICE void load_together(const TensorMap& map, uint32_t sBoxes, uint32_t full, uint32_t x, uint32_t y, uint32_t z,
+                              uint32_t step = Rows / Boxes) {
+  static_assert(Cluster == 1 || (Cluster == 2 && Boxes == 2), "pairs of CTAs");
   if constexpr (Cluster == 1) {
-    ptx::tma_load_3d(map, sBox, full, x, y, z);
+#pragma unroll
+    for (uint32_t box = 0; box < Boxes; ++box) {
+      ptx::tma_load_3d(map, sBoxes + box * (Bytes / Boxes), full, x, y + box * step, z);
+    }
   } else {
     const uint32_t rank = ptx::cluster_rank();
-    ptx::tma_load_3d_multicast(map, sBox + rank * (Bytes / 2), full, x, y + rank * (Rows / 2), z, 0b11);
+    ptx::tma_load_3d_multicast(map, sBoxes + rank * (Bytes / Boxes), full, x, y + rank * step, z, 0b11);
   }
 }

@@ -47,7 +47,8 @@ pub(super) fn deepgemm(tile: &str, rows: usize) -> Loop {
         cycles: products(block_m, block_n) + between,
         drift: 0.0,
         ends: DEEPGEMM_ENDS + DEEPGEMM_ENDS_PER_SUM * f64::from(sums(block_m, block_n)),
-        output_bytes: OutputType::Bf16.bytes(),
+        together: 1,
+        output_bytes: f64::from(OutputType::Bf16.bytes()),
     }
 }
 
@@ -197,8 +198,8 @@ impl Numbers {
             kernel.drift = self.drift;
         }
         if row.waits_for_store {
-            let bytes = kernel.block_m * kernel.block_n * kernel.output_bytes;
-            kernel.ends += DEEPGEMM_WAIT + f64::from(bytes) / self.store;
+            let bytes = f64::from(kernel.block_m * kernel.block_n) * kernel.output_bytes;
+            kernel.ends += DEEPGEMM_WAIT + bytes / self.store;
         }
         time(machine, &kernel, &row.problem).us
     }

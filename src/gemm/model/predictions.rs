@@ -84,7 +84,7 @@ impl Shape {
         let machine = Machine::h100(MULTIPROCESSORS);
         let theirs = time(&machine, &deepgemm(&self.deepgemm, self.run.rows), &self.run);
 
-        let bytes = self.run.bytes(self.run.rows, instance.output.bytes()) / machine.dram_bytes_per_us;
+        let bytes = self.run.bytes(self.run.rows, instance.output.bytes().into()) / machine.dram_bytes_per_us;
         let products =
             2.0 * (self.run.experts * self.run.rows * self.run.n) as f64 * self.run.k as f64 / PEAK;
         let (floor, of) = if bytes > products { (bytes, "DRAM") } else { (products, "tensor") };

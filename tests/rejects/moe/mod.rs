@@ -3,5 +3,6 @@
 mod combine;
 mod expert_map;
 mod gate_map;
+mod gate_up_swiglu;
 mod moe_layer;
 mod rows;

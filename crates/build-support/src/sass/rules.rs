@@ -49,6 +49,9 @@ impl fmt::Display for Violation {
 const WAIT: &str = "ACQBULK";
 const TRIGGER: &str = "PREEXIT";
 
+/// How the names of the kernels begin that activate what they have multiplied.
+const GATE_UP: &str = "gate_up_swiglu_";
+
 /// What reads or writes global memory, or may: generic addresses, bulk copies.
 const GLOBAL: [&str; 16] = [
     "LD", "LDG", "LDGSTS", "ST", "STG", "RED", "REDG", "ATOM", "ATOMG", "UTMALDG", "UTMASTG", "UTMAREDG",
@@ -69,7 +72,7 @@ pub fn examine(name: &str, kernel: &Kernel) -> Result<Findings> {
         }
     }
     violations.extend(too_early(kernel)?);
-    let waits = waits_in_groups(kernel)?;
+    let waits = waits_in_groups(name, kernel)?;
     let rule = "waits between two wgmmas of a group: the later ones wait with it";
     violations.extend(waits.iter().map(|waiting| Violation::by(waiting, rule)));
     let mut overlapped = None;
@@ -94,8 +97,9 @@ fn wrong_contents(name: &str, kernel: &Kernel) -> Vec<Violation> {
         }
     }
     let is_missing = |required: &&str| !kernel.instructions.iter().any(|i| i.base() == *required);
+    let multiplies = name.contains("fp8_gemm_") || name.starts_with(GATE_UP);
     let required: &[&str] = match name {
-        _ if name.contains("fp8_gemm_") => &["QGMMA", "UTMALDG", "UTMACCTL"],
+        _ if multiplies => &["QGMMA", "UTMALDG", "UTMACCTL"],
         _ if name.starts_with("mla_decode_") => &["HGMMA", "UTMALDG", "UTMACCTL"],
         _ => &[],
     };
@@ -149,11 +153,11 @@ fn is_fence(instruction: &Instruction) -> bool {
 
 /// The instructions behind the first wgmma of a group, up to the last one, that wait. The last one names `gsb0`, which
 /// counts finished groups.
-fn waits_in_groups(kernel: &Kernel) -> Result<Vec<&Instruction>> {
+fn waits_in_groups<'k>(name: &str, kernel: &'k Kernel) -> Result<Vec<&'k Instruction>> {
     let mut in_group = false;
     let mut waiting = Vec::new();
     for (index, instruction) in kernel.instructions.iter().enumerate() {
-        if in_group && waits(instruction) && is_in_block_loop(kernel, index)? {
+        if in_group && waits(instruction) && is_in_block_loop(name, kernel, index)? {
             waiting.push(instruction);
         }
         if is_wgmma(instruction) {
@@ -163,10 +167,12 @@ fn waits_in_groups(kernel: &Kernel) -> Result<Vec<&Instruction>> {
     Ok(waiting)
 }
 
-/// Whether it runs for every block of K or of keys, and not just once for a tile: between tiles the warpgroup meets.
-fn is_in_block_loop(kernel: &Kernel, index: usize) -> Result<bool> {
-    let waits_itself = kernel.instructions[index].base() == "BAR";
-    kernel.is_in_loop_without(index, |instruction| instruction.base() == "BAR" && !waits_itself)
+/// Whether it runs for every block of K or of keys, and not just once for a tile: between tiles the warpgroup meets. That of
+/// gate and up does not, and writes to shared memory between tiles only.
+fn is_in_block_loop(name: &str, kernel: &Kernel, index: usize) -> Result<bool> {
+    let of_tile: &[&str] = if name.starts_with(GATE_UP) { &["BAR", "STS", "STSM"] } else { &["BAR"] };
+    let itself = of_tile.contains(&kernel.instructions[index].base());
+    kernel.is_in_loop_without(index, |instruction| of_tile.contains(&instruction.base()) && !itself)
 }
 
 fn waits(instruction: &Instruction) -> bool {
@@ -304,6 +310,9 @@ pub(super) mod tests {
             .replace("BETWEEN", "wait 36 FMUL R12, R13, R12")
             .replace("@P0 BRA", "BAR.SYNC 0x1\n@P0 BRA");
         assert_eq!(texts(&examined("k", &once)), [""; 0]);
+        let stored = once.replace("BAR.SYNC 0x1", "UTMALDG\nSTS [R2], R3");
+        assert_eq!(texts(&examined("gate_up_swiglu_m64", &stored)), [""; 0]);
+        assert_eq!(texts(&examined("fp8_gemm_m64", &stored)).len(), 1);
         // The last of the group may not wait for anything but the tensor core either.
         let last = GROUP.replace("BETWEEN\n", "wait 1 ");
         assert_eq!(texts(&examined("k", &last)).len(), 1);

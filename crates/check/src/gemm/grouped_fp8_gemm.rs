@@ -122,7 +122,7 @@ impl GroupedFp8GemmCase {
         }
     }
 
-    fn spec(&self) -> GroupedFp8GemmSpec {
+    pub(crate) fn spec(&self) -> GroupedFp8GemmSpec {
         let experts = self.assignment.experts();
         let busiest = || experts.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
         let expected_rows = self.expected_rows.unwrap_or_else(busiest);

@@ -4,6 +4,7 @@ pub mod batch;
 pub mod combine;
 pub mod expert_map;
 pub mod gate_map;
+pub mod gate_up_swiglu;
 pub mod gather_quantize;
 pub mod moe_layer;
 mod routing;
@@ -16,15 +17,21 @@ use std::mem::offset_of;
 use std::num::NonZeroU32;
 
 use deepseek_kernels::moe::ExpertLayout;
+use deepseek_kernels::quant::ScaleFormat;
 use deepseek_kernels::router::GateSpec;
+use deepseek_kernels::table::gemm::GemmInstance;
+use deepseek_kernels::table::moe::GATE_UP_INSTANCES;
 
 use crate::case::{Cases, boxed};
 use crate::deepseek_v3::{EXPERTS, HIDDEN, INTERMEDIATE, TOP_K, tokens};
 use crate::families::Extent;
+use crate::gemm::grouped_fp8_gemm::Assignment;
+use crate::gemm::timed_grouped;
 use crate::router::gate::GateCase;
 use combine::CombineCase;
 use expert_map::ExpertMapCase;
 use gate_map::GateMapCase;
+use gate_up_swiglu::GateUpSwigluCase;
 use gather_quantize::GatherQuantizeCase;
 use moe_layer::MoeLayerCase;
 pub use routing::{ROUTINGS, Routing, strangers};
@@ -50,6 +57,12 @@ pub fn smoke() -> Cases {
         weighted: true,
         ..SwigluQuantizeCase::new(map, 256)
     })));
+    let gate_up = |&instance: &GemmInstance| {
+        let m = instance.block_m as usize;
+        let assignment = Assignment::ragged(&[m + 3, 0, 1, m - 1], 2);
+        GateUpSwigluCase { clamp: Some(0.5), ..GateUpSwigluCase::new(assignment, (256, 640)) }.with(instance)
+    };
+    cases.extend(boxed(GATE_UP_INSTANCES.iter().map(gate_up)));
     cases.extend(boxed(maps.map(|map| CombineCase::new(map, 136))));
     let (experts, top_k, groups, kept_groups) = (8, 2, 4, 2);
     let gate = GateSpec::new(5, 512, experts, top_k).groups(groups).kept_groups(kept_groups).route_scale(2.5);
@@ -83,7 +96,19 @@ pub fn timed(extent: Extent) -> Cases {
         cases.extend(boxed([timed_layer(gate, width)]));
         cases
     };
-    tokens.iter().flat_map(of_tokens).collect()
+    let mut cases: Cases = tokens.iter().flat_map(of_tokens).collect();
+    let experts: &[_] = match extent {
+        Extent::Full => &[(8, 4096), (32, 192), (32, 20)],
+        Extent::Reduced => &[(4, 80)],
+    };
+    cases.extend(boxed(experts.iter().map(|&experts| timed_gate_up(experts, (width, hidden)))));
+    cases
+}
+
+/// So many experts with 0.7 to 1.3 times so many rows, of this intermediate size and hidden one.
+pub fn timed_gate_up(experts: (usize, usize), (width, hidden): (usize, usize)) -> GateUpSwigluCase {
+    let gemm = timed_grouped(experts, (2 * width, hidden));
+    GateUpSwigluCase { gemm, clamp: None, format: ScaleFormat::PowerOfTwo }
 }
 
 /// A layer of experts with repeated weights, and nothing added to what they compute.
@@ -128,6 +153,7 @@ pub fn traced() -> Vec<Launch> {
     [
         expert_map::traced(),
         gate_map::traced(),
+        gate_up_swiglu::traced(),
         gather_quantize::traced(),
         swiglu_quantize::traced(),
         combine::traced(),
@@ -137,6 +163,13 @@ pub fn traced() -> Vec<Launch> {
 
 /// Faults in its kernels.
 pub fn faults() -> Vec<Fault> {
-    [expert_map::FAULTS, gate_map::FAULTS, gather_quantize::FAULTS, swiglu_quantize::FAULTS, combine::FAULTS]
-        .concat()
+    [
+        expert_map::FAULTS,
+        gate_map::FAULTS,
+        gate_up_swiglu::FAULTS,
+        gather_quantize::FAULTS,
+        swiglu_quantize::FAULTS,
+        combine::FAULTS,
+    ]
+    .concat()
 }

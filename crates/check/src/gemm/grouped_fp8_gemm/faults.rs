@@ -35,7 +35,7 @@ fn multiply_segments() -> Cases {
 faults! {
     // Experts.
     weights_of_the_first_expert: GROUPED,
-        "full, k, tile.column, tile.expert" => "full, k, tile.column, 0", ["elements are wrong"];
+        "full, k, tile.column, tile.expert, step" => "full, k, tile.column, 0, step", ["elements are wrong"];
     scales_of_the_first_expert: GROUPED,
         "tile.expert * params.sfb_expert_stride" => "0 * params.sfb_expert_stride", ["elements are wrong"];
     tile_spans_two_experts: GROUPED,

@@ -1,0 +1,208 @@
+//! The first GEMM of the experts with the activation behind it: gate and up never lie in memory.
+//!
+//! The result has the bits of [`GroupedFp8Gemm`](crate::gemm::GroupedFp8Gemm), which rounds gate and up to BF16, and
+//! [`SwigluQuantize`](crate::moe::SwigluQuantize) after it.
+
+use std::fmt;
+
+use float8::F8E4M3;
+
+use crate::device::bindings::{Fp8GemmParams, GateUpSwigluParams};
+use crate::device::{Device, Stream, TensorMaps};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+use crate::gemm::operands::{GemmAxes, GemmViews};
+use crate::gemm::planner::{GemmChoice, GemmProblem, named};
+use crate::gemm::{GroupedFp8GemmSpec, Segments};
+use crate::launch::{Kernel, Launch, Layout, MAX_DIM, check_limit, check_multiple};
+use crate::quant::ScaleFormat;
+use crate::quant::{BLOCK, MMajor, Scales1x128, Scales1x128Mut, scales_1x128};
+use crate::setters::setters;
+use crate::table::gemm::GemmInstance;
+use crate::table::moe::GATE_UP_INSTANCES;
+use crate::tensor::{Matrix, MatrixMut, Vector};
+use crate::tuning::Tuning;
+
+/// Shape of gate, up and SwiGLU.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct GateUpSwigluSpec {
+    /// At most [`MAX_EXPERTS`](crate::gemm::MAX_EXPERTS).
+    pub experts: usize,
+    /// Columns of the result: a multiple of 128.
+    pub intermediate: usize,
+    /// Columns of A and B: a multiple of 128.
+    pub hidden: usize,
+    /// Whose rows are whose.
+    pub segments: Segments,
+    /// Rows that an expert typically has: the planner chooses tiles for them. Any number is correct.
+    pub expected_rows: usize,
+    /// `gate <= clamp` and `|up| <= clamp`, before anything else; not negative.
+    pub clamp: Option<f32>,
+    /// How scales are chosen.
+    pub format: ScaleFormat,
+}
+
+impl GateUpSwigluSpec {
+    /// Not clamped, with scales as they are, and with as many expected rows as there are for each expert, if all of them are
+    /// used.
+    pub const fn new(experts: usize, intermediate: usize, hidden: usize, segments: Segments) -> Self {
+        let GroupedFp8GemmSpec { expected_rows, .. } =
+            GroupedFp8GemmSpec::new(experts, intermediate, hidden, segments);
+        let format = ScaleFormat::Fp32;
+        Self { experts, intermediate, hidden, segments, expected_rows, clamp: None, format }
+    }
+}
+
+setters!(GateUpSwigluSpec { expected_rows: usize, clamp: Option<f32>, format: ScaleFormat });
+
+/// Operands of gate, up and SwiGLU. Addresses and pitches of a, b, sfa and q are multiples of 16 bytes.
+#[derive(Debug)]
+pub struct GateUpSwigluArgs<'a> {
+    /// `[rows, hidden]`; masked: `rows = experts * max_rows`.
+    pub a: Matrix<'a, F8E4M3>,
+    /// `[hidden/128, rows]`.
+    pub sfa: Scales1x128<'a, MMajor>,
+    /// `[experts * 2 * intermediate, hidden]`: the experts' matrices below each other, each gate first.
+    pub b: Matrix<'a, F8E4M3>,
+    /// `[experts * 2 * intermediate/128, hidden/128]`.
+    pub sfb: Matrix<'a, f32>,
+    /// On the device: `[experts + 1]` (ragged) or `[experts]` (masked), see [`Segments`].
+    pub segments: Vector<'a, i32>,
+    /// `[rows, intermediate]`; rows of no expert keep what they hold.
+    pub q: MatrixMut<'a, F8E4M3>,
+    /// `[intermediate/128, rows]`; likewise.
+    pub sf: Scales1x128Mut<'a, MMajor>,
+}
+
+const AXES: GemmAxes = GemmAxes {
+    a: "a [rows, hidden]",
+    b: "b [experts * 2 * intermediate, hidden]",
+    sfb: "sfb [experts * 2 * intermediate/128, hidden/128]",
+};
+
+/// A planned product of gate and up with SwiGLU: make it once per shape, run it any number of times.
+#[derive(Debug)]
+pub struct GateUpSwiglu {
+    device: Device,
+    maps: TensorMaps,
+    kernel: Kernel<GateUpSwigluParams>,
+    spec: GateUpSwigluSpec,
+    problem: GemmProblem,
+    choice: GemmChoice,
+}
+
+impl GateUpSwiglu {
+    /// Chooses a tuning for the shape.
+    ///
+    /// # Errors
+    /// [`Error::Spec`] for sizes.
+    pub fn plan(device: &Device, spec: GateUpSwigluSpec) -> Result<Self> {
+        let problem = problem(&spec)?;
+        let choice = Self::fastest(&problem, spec.expected_rows, device.multiprocessors())?;
+        Self::with_choice(device, spec, problem, choice)
+    }
+
+    /// Uses a given tuning instead.
+    ///
+    /// # Errors
+    /// As [`GateUpSwiglu::plan`]; [`Error::Spec`] when it is none of [`GateUpSwiglu::tunings`].
+    pub fn plan_with(device: &Device, spec: GateUpSwigluSpec, tuning: &Tuning) -> Result<Self> {
+        let problem = problem(&spec)?;
+        let instance = named(GATE_UP_INSTANCES.iter(), tuning, "one of GateUpSwiglu::tunings()")?;
+        let choice = problem.launch(instance, spec.expected_rows.max(1), device.multiprocessors())?;
+        Self::with_choice(device, spec, problem, choice)
+    }
+
+    /// Every tuning.
+    pub fn tunings() -> impl Iterator<Item = Tuning> {
+        GATE_UP_INSTANCES.iter().map(GemmInstance::tuning)
+    }
+
+    /// The tuning that [`GateUpSwiglu::plan`] takes on a device of `multiprocessors`. No device is asked.
+    ///
+    /// # Errors
+    /// As [`GateUpSwiglu::plan`].
+    pub fn tuning_for(spec: &GateUpSwigluSpec, multiprocessors: u32) -> Result<Tuning> {
+        let choice = Self::fastest(&problem(spec)?, spec.expected_rows, multiprocessors)?;
+        Ok(choice.instance.tuning())
+    }
+
+    fn fastest(problem: &GemmProblem, expected_rows: usize, multiprocessors: u32) -> Result<GemmChoice> {
+        problem.fastest(GATE_UP_INSTANCES.iter(), expected_rows.max(1), multiprocessors)
+    }
+
+    fn with_choice(
+        device: &Device,
+        spec: GateUpSwigluSpec,
+        problem: GemmProblem,
+        choice: GemmChoice,
+    ) -> Result<Self> {
+        let choice = choice.for_any_routing(&problem, device.multiprocessors());
+        let kernel = Kernel::load(device, &choice.instance)?;
+        Ok(Self { device: device.clone(), maps: TensorMaps::new(device), kernel, spec, problem, choice })
+    }
+
+    /// The tuning it runs with.
+    pub fn tuning(&self) -> Tuning {
+        self.choice.instance.tuning()
+    }
+
+    /// What the planner chose for the expected rows, in words, with the time that its model expects of them. The two tiles of a
+    /// block of 128 columns are one there.
+    pub fn choice(&self) -> impl fmt::Display {
+        self.choice
+    }
+
+    /// Enqueues it on `stream` and returns; on the emulator, computes it. Allocates nothing on the device, and waits for nothing.
+    ///
+    /// Segments that overlap, run backwards or leave the rows there are end at the nearest row that makes them a
+    /// segment, and set a bit that [`Device::poll_error`] returns; so do Inf and NaN in what is quantised.
+    ///
+    /// Order and captures: [`Stream`].
+    ///
+    /// # Errors
+    /// [`Error::Operand`], and [`Error::Spec`] for a pitch of sfb beyond 32 bits; then nothing was launched. Launch errors.
+    pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: GateUpSwigluArgs<'_>) -> Result<()> {
+        let (rows, intermediate) = (self.problem.rows, self.spec.intermediate);
+        let codes = Layout::matrix("q [rows, intermediate]", [rows, intermediate]).aligned(16);
+        let scales = scales_1x128::<MMajor>(rows, intermediate / BLOCK).called("sf");
+        let GateUpSwigluArgs { a, sfa, b, sfb, segments, q, sf } = &mut args;
+        let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
+        let operands = self.problem.operands(&mut launch, &AXES, GemmViews { a, sfa, b, sfb })?;
+        let segments = launch.read(segments, self.spec.segments.layout(self.spec.experts))?;
+        let q = launch.write(q, codes)?;
+        let sf = launch.write(sf, scales)?;
+        let GemmChoice { instance, grid, .. } = &self.choice;
+        if *grid == 0 {
+            return Ok(());
+        }
+        // The kernel counts columns of the result.
+        let gemm = self.problem.products(&self.maps, instance, &operands)?;
+        let gemm = Fp8GemmParams { n: intermediate as u32, ..gemm };
+        let error_words = launch.error_words();
+        let params = GateUpSwigluParams {
+            grouped: self.spec.segments.params(gemm, self.spec.experts, segments, error_words),
+            q: q.pointer,
+            sf: sf.pointer,
+            q_pitch: q.pitch(),
+            sf_pitch: sf.pitch(),
+            clamp: self.spec.clamp.unwrap_or(f32::INFINITY),
+            scale_format: self.spec.format.code(),
+            ..Default::default()
+        };
+        launch.run(*grid, &params)
+    }
+}
+
+fn problem(spec: &GateUpSwigluSpec) -> Result<GemmProblem> {
+    let GateUpSwigluSpec { experts, intermediate, hidden, segments, .. } = *spec;
+    check_multiple("intermediate", intermediate, BLOCK)?;
+    check_multiple("hidden", hidden, BLOCK)?;
+    check_limit("hidden", hidden as u64, MAX_DIM)?;
+    check_limit("intermediate", intermediate as u64, MAX_DIM / 2)?;
+    let columns = experts.saturating_mul(2 * intermediate);
+    check_limit("experts * 2 * intermediate", columns as u64, MAX_DIM)?;
+    GemmProblem::of_experts(experts, segments, [2 * intermediate, hidden])
+}
