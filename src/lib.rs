@@ -14,7 +14,7 @@
 //! | SwiGLU and quantise (MoE) | `silu(gate) * up`, BF16 to E4M3 | [`moe::SwigluQuantize`] |
 //! | combine (MoE) | weighted sum of the experts' rows of a token | [`moe::Combine`] |
 //! | absorb MLA's up-projection | queries into the latent space of the cache, attention's results out of it | [`mla::MlaAbsorb`] |
-//! | experts of a layer (MoE) | route, gather, both grouped GEMMs, SwiGLU, combine, in one stream | [`moe::MoeLayer`] |
+//! | experts of a layer (MoE) | route, gather, gate and up with SwiGLU, down, combine, in one stream | [`moe::MoeLayer`] |
 //! | merge attention states | attention over two parts of the keys, as one softmax gives it | [`mla::MergeStates`] |
 //! | transpose scales | `[m, k/128]` to the layout the GEMM reads | [`quant::TransposeScales`] |
 //! | route tokens | scores, groups, the best K experts and their weights | [`router::Gate`] |

@@ -1,10 +1,10 @@
 //! One layer of routed experts, from hidden states to their combined output:
 //!
 //! ```text
-//! gate -> expert map -> gather + cast -> grouped GEMM -> SwiGLU + cast -> grouped GEMM -> combine
+//! gate -> expert map -> gather + cast -> grouped GEMM + SwiGLU + cast -> grouped GEMM -> combine
 //! ```
 //!
-//! Seven launches in one stream, of many tokens ten ([`GateMap`]); sizes that depend on the routing stay on the device.
+//! Six launches in one stream, of many tokens nine ([`GateMap`]); sizes that depend on the routing stay on the device.
 
 use float8::F8E4M3;
 use half::bf16;
@@ -12,8 +12,8 @@ use half::bf16;
 use super::combine::{Combine, CombineArgs, CombineSpec};
 use super::expert_map::Mapping;
 use super::gate_map::{GateMap, GateMapArgs, GateMapSpec};
+use super::gate_up_swiglu::{GateUpSwiglu, GateUpSwigluArgs, GateUpSwigluSpec};
 use super::gather_quantize::{GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec};
-use super::swiglu_quantize::{SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec};
 use crate::device::{Device, Stream};
 use crate::error::{Error, Result};
 use crate::gemm::{GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec};
@@ -33,7 +33,7 @@ pub struct MoeLayerSpec {
     pub gate: GateSpec,
     /// Width of an expert: a multiple of 128.
     pub intermediate: usize,
-    /// Clamp of the SwiGLU, see [`SwigluQuantizeSpec`].
+    /// Clamp of the SwiGLU, see [`GateUpSwigluSpec`].
     pub clamp: Option<f32>,
     /// Scales of the activations.
     pub format: ScaleFormat,
@@ -86,8 +86,7 @@ pub struct MoeLayer {
     spec: MoeLayerSpec,
     route: GateMap,
     gather: GatherQuantize,
-    gate_up: GroupedFp8Gemm,
-    swiglu: SwigluQuantize,
+    gate_up: GateUpSwiglu,
     down: GroupedFp8Gemm,
     combine: Combine,
     scratch_bytes: usize,
@@ -107,8 +106,6 @@ struct Memory<'a> {
     /// `[rows, hidden]` and its scales.
     x: SliceMut<'a, F8E4M3>,
     sfx: SliceMut<'a, f32>,
-    /// `[rows, 2 * intermediate]`.
-    gate_up: SliceMut<'a, bf16>,
     /// `[rows, intermediate]` and its scales.
     h: SliceMut<'a, F8E4M3>,
     sfh: SliceMut<'a, f32>,
@@ -132,20 +129,19 @@ impl MoeLayer {
         let route = GateMap::plan(device, GateMapSpec::new(spec.gate))?;
         let (rows, segments) = (route.map().rows(), route.map().segments());
         let expected_rows = rows.div_ceil(experts.max(1));
-        let gemm = |n, k| {
-            GroupedFp8Gemm::plan(device, GroupedFp8GemmSpec { experts, n, k, segments, expected_rows })
-        };
         let mut layer = Self {
             gather: GatherQuantize::plan(
                 device,
                 GatherQuantizeSpec { tokens, top_k, hidden, experts, segments, format },
             )?,
-            gate_up: gemm(2 * intermediate, hidden)?,
-            swiglu: SwigluQuantize::plan(
+            gate_up: GateUpSwiglu::plan(
                 device,
-                SwigluQuantizeSpec { intermediate, experts, segments, clamp, format },
+                GateUpSwigluSpec { experts, intermediate, hidden, segments, expected_rows, clamp, format },
             )?,
-            down: gemm(hidden, intermediate)?,
+            down: GroupedFp8Gemm::plan(
+                device,
+                GroupedFp8GemmSpec { experts, n: hidden, k: intermediate, segments, expected_rows },
+            )?,
             combine: Combine::plan(device, CombineSpec { tokens, top_k, hidden, rows })?,
             scratch_bytes: 0,
             route,
@@ -159,8 +155,8 @@ impl MoeLayer {
 
     /// Launches of a run.
     pub fn launches(&self) -> usize {
-        // Gather, SwiGLU and combine, and the two GEMMs.
-        self.route.launches().len() + 5
+        // Gather and combine, and the two GEMMs.
+        self.route.launches().len() + 4
     }
 
     /// Bytes of scratch, from a multiple of [`SCRATCH_ALIGN`](crate::SCRATCH_ALIGN) on: what the steps hand on. What it holds
@@ -184,7 +180,6 @@ impl MoeLayer {
             demand: pieces.take(experts + 1)?,
             x: pieces.take(rows * hidden)?,
             sfx: pieces.take(scales(hidden)?)?,
-            gate_up: pieces.take(rows * 2 * width)?,
             h: pieces.take(rows * width)?,
             sfh: pieces.take(scales(width)?)?,
             y: pieces.take(rows * hidden)?,
@@ -303,24 +298,16 @@ impl MoeLayer {
         };
         self.gather.run(stream, gathered)?;
 
-        let first = GroupedFp8GemmArgs {
+        let first = GateUpSwigluArgs {
             a: Matrix::new(&m.x, rows, hidden)?,
             sfa: Scales1x128::<MMajor>::new(&m.sfx, rows, hidden)?,
             b: gate_up.weight,
             sfb: gate_up.scales,
             segments: segments.clone(),
-            d: MatrixMut::new(&mut m.gate_up, rows, 2 * width)?,
-        };
-        self.gate_up.run(stream, first)?;
-
-        let activated = SwigluQuantizeArgs {
-            x: Matrix::new(&m.gate_up, rows, 2 * width)?,
-            segments: segments.clone(),
-            routing: None,
             q: MatrixMut::new(&mut m.h, rows, width)?,
             sf: Scales1x128Mut::<MMajor>::new(&mut m.sfh, rows, width)?,
         };
-        self.swiglu.run(stream, activated)?;
+        self.gate_up.run(stream, first)?;
 
         let second = GroupedFp8GemmArgs {
             a: Matrix::new(&m.h, rows, width)?,

@@ -37,9 +37,9 @@ rejects! {
     bias_of_fewer_experts: |args, spare| args.bias = Some(Vector::new(&spare.floats, 3)?)
         => "expected bias [experts] [4], got [3]";
     no_scratch: |args, spare| args.scratch = (&mut spare.bytes[..0]).into()
-        => "scratch must have at least 2400 bytes, got 0";
-    scratch_too_short: |args, spare| args.scratch = (&mut spare.bytes[..2399]).into()
-        => "scratch must have at least 2400 bytes, got 2399";
+        => "scratch must have at least 1376 bytes, got 0";
+    scratch_too_short: |args, spare| args.scratch = (&mut spare.bytes[..1375]).into()
+        => "scratch must have at least 1376 bytes, got 1375";
     scratch_at_an_odd_address: |args, spare| args.scratch = (&mut spare.bytes[8..]).into()
         => "scratch: address must be a multiple of 16 bytes, got 8";
     weights_of_fewer_experts: |args, spare| args.down.weight = Matrix::new(&spare.codes, 384, 128)?

@@ -1,10 +1,12 @@
-//! A layer of routed experts: gate, map, gather, two grouped GEMMs, SwiGLU, combine.
+//! A layer of routed experts: gate, map, gather, two grouped GEMMs with SwiGLU between, combine.
 
 use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::gemm::{GroupedFp8Gemm, GroupedFp8GemmSpec, Segments};
-use deepseek_kernels::moe::{ExpertWeights, MoeLayer, MoeLayerArgs, MoeLayerSpec};
+use deepseek_kernels::moe::{
+    ExpertWeights, GateUpSwiglu, GateUpSwigluSpec, MoeLayer, MoeLayerArgs, MoeLayerSpec,
+};
 use deepseek_kernels::quant::ScaleFormat;
 use deepseek_kernels::router::GateSpec;
 use deepseek_kernels::{Device, Error, F8E4M3, Stream, bf16};
@@ -73,14 +75,13 @@ impl MoeLayerCase {
     /// The kernels behind them.
     fn behind_choice(&self, device: &Device) -> Result<Vec<String>> {
         let GateSpec { tokens, hidden, experts, top_k, .. } = self.gate;
-        let rows = tokens * top_k;
-        let gemm = |n, k| -> Result<String> {
-            let spec = GroupedFp8GemmSpec::new(experts, n, k, Segments::Ragged { rows });
-            Ok(GroupedFp8Gemm::plan(device, spec)?.tuning().to_string())
-        };
-        let around = ["gather_quantize", "swiglu_quantize", "combine"].map(str::to_owned);
-        let gemms = [gemm(2 * self.width, hidden)?, gemm(hidden, self.width)?];
-        Ok(around.into_iter().chain(gemms).collect())
+        let segments = Segments::Ragged { rows: tokens * top_k };
+        let gate_up = GateUpSwigluSpec::new(experts, self.width, hidden, segments);
+        let down = GroupedFp8GemmSpec::new(experts, hidden, self.width, segments);
+        let around = ["gather_quantize", "combine"].map(str::to_owned);
+        let gemms =
+            [GateUpSwiglu::plan(device, gate_up)?.tuning(), GroupedFp8Gemm::plan(device, down)?.tuning()];
+        Ok(around.into_iter().chain(gemms.map(|tuning| tuning.to_string())).collect())
     }
 
     /// With its inputs.
