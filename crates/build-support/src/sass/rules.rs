@@ -310,7 +310,7 @@ pub(super) mod tests {
             .replace("BETWEEN", "wait 36 FMUL R12, R13, R12")
             .replace("@P0 BRA", "BAR.SYNC 0x1\n@P0 BRA");
         assert_eq!(texts(&examined("k", &once)), [""; 0]);
-        let stored = once.replace("BAR.SYNC 0x1", "UTMALDG\nSTS [R2], R3");
+        let stored = once.replace("BAR.SYNC 0x1", "UTMALDG\nUTMACCTL.PF [UR4]\nSTS [R2], R3");
         assert_eq!(texts(&examined("gate_up_swiglu_m64", &stored)), [""; 0]);
         assert_eq!(texts(&examined("fp8_gemm_m64", &stored)).len(), 1);
         // The last of the group may not wait for anything but the tensor core either.
