@@ -83,12 +83,13 @@ impl GemmProblem {
         operands: &GemmOperands,
         d: &Operand<*mut D::Raw>,
     ) -> Result<Fp8GemmParams> {
+        let products = self.products(maps, instance, operands)?;
         let rows = Dimension::rows(&d.extent, D::MAP, SLICE_ROWS);
         Ok(Fp8GemmParams {
             d: d.pointer.cast(),
             d_pitch: d.pitch(),
             map_d: map(maps, &d.cast_const(), D::MAP, instance.d_box_columns(), &[rows])?,
-            ..self.products(maps, instance, operands)?
+            ..products
         })
     }
 
