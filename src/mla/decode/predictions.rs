@@ -341,11 +341,12 @@ leaves out.
 |---|---|---|---|---|
 "
     .to_owned();
+    let (run_4, flash_mla_loop) = (Loop::of_run_4(), Loop::flash_mla());
     let [mut of_ours, mut of_theirs] = [vec![], vec![]];
     for &Measured { numbers, keys, split_keys, us, flash_mla } in MEASURED {
         let shape = Shape::new("", numbers, keys);
-        let ours = shape.time(&Loop::of_run_4(), &shape.ours(split_keys)).us;
-        let theirs = shape.time(&Loop::flash_mla(), &shape.flash_mla()).us;
+        let ours = shape.time(&run_4, &shape.ours(split_keys)).us;
+        let theirs = shape.time(&flash_mla_loop, &shape.flash_mla()).us;
         of_ours.push((ours / us).ln());
         of_theirs.extend(flash_mla.map(|us| (theirs / us).ln()));
         let flash_mla = flash_mla.map_or("-".to_owned(), |us| format!("{us:.1}"));
@@ -357,6 +358,7 @@ leaves out.
 }
 
 fn predicted() -> String {
+    let (our_loop, flash_mla_loop) = (Loop::ours(), Loop::flash_mla());
     let shapes = Shape::all();
     let (mut means, mut lists, mut all) = (String::new(), String::new(), Vec::new());
     for of_list in shapes.chunk_by(|a, b| a.list == b.list) {
@@ -368,8 +370,8 @@ fn predicted() -> String {
         let mut ratios = vec![];
         for shape in of_list {
             let split_keys = shape.fastest_split();
-            let ours = shape.time(&Loop::ours(), &shape.ours(split_keys));
-            let theirs = shape.time(&Loop::flash_mla(), &shape.flash_mla());
+            let ours = shape.time(&our_loop, &shape.ours(split_keys));
+            let theirs = shape.time(&flash_mla_loop, &shape.flash_mla());
             let ratio = ours.us / theirs.us;
             let (name, us, floor) = (&shape.name, ours.us, ours.floor);
             let _ = writeln!(
