@@ -41,7 +41,7 @@ fn linear(device: &Device, x: &[bf16], w: &[bf16]) -> Result<Vec<f32>, Box<dyn E
     let (x, w) = (device.upload(x)?, device.upload(w)?);
     let mut a = device.zeros::<F8E4M3>(M * K)?;
     let mut b = device.zeros::<F8E4M3>(N * K)?;
-    let mut sfa = device.zeros(Scales1x128::<MMajor>::elements(M, K)?)?;
+    let mut sfa = device.zeros(Scales1x128::<MMajor>::elements(M, K))?;
     let mut sfb = device.zeros(N.div_ceil(128) * (K / 128))?;
     let mut y = device.zeros(M * N)?;
 

@@ -40,7 +40,7 @@
 //! let device = Device::emulated()?; // or Device::gpu(&context)?
 //! let (m, n, k) = (3, 16, 128);
 //! let (a, b) = (vec![F8E4M3::ONE; m * k], vec![F8E4M3::ONE; n * k]);
-//! let (sfa, sfb) = (vec![0.5; Scales1x128::<MMajor>::elements(m, k)?], vec![2.0]);
+//! let (sfa, sfb) = (vec![0.5; Scales1x128::<MMajor>::elements(m, k)], vec![2.0]);
 //! let mut d = vec![0.0_f32; m * n];
 //!
 //! let gemm = Fp8Gemm::<f32>::plan(&device, Fp8GemmSpec::new(m, n, k))?;

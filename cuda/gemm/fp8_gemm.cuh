@@ -76,9 +76,8 @@ PTX_DEVICE void load_stage(const Fp8GemmParams& params, Fp8GemmSmem<Config> smem
   ptx::mbarrier_arrive_expect_tx(full, params.a_box_rows * Tile::kRowBytes + Tile::kBBytes);
   ptx::tma_load_2d(params.map_a, smem.a(stage), full, k, tile.row);
   ptx::tma_load_2d(params.map_sfa, smem.sfa(stage), full, tile.row, g);
-  const uint32_t step = Config::kPanels == 1 ? Config::kBlockN / Tile::kBBoxes : params.n;
-  load_together<Config::kCluster, Config::kBlockN, Tile::kBBytes, Tile::kBBoxes>(
-      params.map_b, smem.b(stage), full, k, tile.column, tile.expert, step);
+  load_together<Config::kCluster, Config::kBlockN, Tile::kBBytes, Tile::kBBoxes, Config::kPanels - 1>(
+      params.map_b, smem.b(stage), full, k, tile.column, tile.expert * Config::kPanels);
 }
 
 // The producer thread: keeps the ring full, over all tiles of this CTA.
@@ -131,12 +130,12 @@ struct ScalesOfB {
 
   PTX_DEVICE ScalesOfB(const Fp8GemmParams& params, const GemmTile& tile) {
     const uint32_t row = tile.column / Config::kScaleColumns;
-    gSfb = params.sfb + tile.expert * params.sfb_expert_stride + static_cast<uint64_t>(row) * params.sfb_pitch;
+    gSfb = params.sfb + tile.expert * Config::kPanels * params.sfb_stride + static_cast<uint64_t>(row) * params.sfb_pitch;
     if constexpr (Config::kPanels == 1) {
       next = (row + 1) * Config::kScaleColumns < params.n ? params.sfb_pitch : 0;
       first_spans = Tile::kSpansOfScale - tile.column % Config::kScaleColumns / Tile::kSpanColumns;
     } else {
-      next = static_cast<Next>(params.n / Config::kScaleColumns) * params.sfb_pitch;
+      next = static_cast<Next>(ceil_div(params.n, Config::kScaleColumns)) * params.sfb_pitch;
       first_spans = 1;
     }
   }

@@ -8,16 +8,16 @@
 // D = sum over K blocks g of sfa[:, g] * sfb[:, g] * (A_g . B_g^T), optionally added to what D holds.
 typedef struct Fp8GemmParams {
   TensorMap map_a;      // E4M3 [m, k], box [a_box_rows, 128], 128-byte swizzle
-  TensorMap map_b;      // E4M3 [experts, n, k] (dense: one), box [1, block_n / cluster, 128], 128-byte swizzle
-  TensorMap map_sfa;    // FP32 [k/128, m], box [1, a_box_rows]
+  TensorMap map_b;      // E4M3 [matrices, n, k]: one an expert (dense: one), or two, gate and up; box [1, block_n / cluster, 128], 128-byte swizzle
+  TensorMap map_sfa;    // FP32 [ceil(k/128), m], box [1, a_box_rows]
   TensorMap map_d;      // BF16 or FP32 [m, n], box [64, up to 128 bytes], swizzled by the box width
-  const float* sfb;     // FP32 [experts, ceil(n/128), sfb_pitch], one scale per 128x128 block of B
+  const float* sfb;     // FP32 [matrices, ceil(n/128), sfb_pitch], one scale per 128x128 block of B
   void* d;              // [m, d_pitch]; read when `accumulate`, written where a map cannot clip
   uint64_t d_pitch;     // elements
-  uint64_t sfb_expert_stride;  // elements from one expert's scales to the next
+  uint64_t sfb_stride;   // elements from one matrix's scales to the next
   uint32_t sfb_pitch;   // elements
   uint32_t m, n;
-  uint32_t k_blocks;    // k / 128; 0 writes zeros (or leaves D when accumulating)
+  uint32_t k_blocks;    // ceil(k/128); 0 writes zeros (or leaves D when accumulating)
   uint32_t accumulate;  // 0 or 1: out = round(sum + D)
   uint32_t a_box_rows;  // block_m, or where A has fewer rows, those, in whole swizzle atoms of 8
 } Fp8GemmParams;

@@ -3,8 +3,8 @@
 //   gate, up = bf16(D[r, c]), bf16(D[r, n + c])      D: of grouped_fp8_gemm, never written      for every row r of expert e
 //   q, sf    = quantised swiglu(gate, up), as swiglu_quantize does to the bit
 //
-//   A [rows, k], B [experts, 2 n, k] E4M3 · sfa FP32 [k/128, rows] · sfb FP32 [experts, 2 n/128, k/128]
-//   q E4M3 [rows, n] · sf FP32 [n/128, rows]
+//   A [rows, k], B [experts, 2, n, k] E4M3 · sfa FP32 [ceil(k/128), rows] · sfb FP32 [experts, 2, ceil(n/128), ceil(k/128)]
+//   q E4M3 [rows, n] · sf FP32 [ceil(n/128), rows]; n a multiple of 16
 //
 // Schedule: the roles of grouped_fp8_gemm.cuh. A tile of B is 64 columns of gate and the 64 of up that belong to them, so that
 // a thread has both of an element. A block of 128 columns of h is two such tiles, one after the other in the same CTA: h of the
@@ -87,7 +87,8 @@ struct StoreActivated {
 
   PTX_DEVICE void end() const {}
 
-  // The second halves of h <- what the sums of gate and up give, rounded to BF16 as a D in memory is.
+  // The second halves of h <- what the sums of gate and up give, rounded to BF16 as a D in memory is. Columns past the last
+  // are zero: boxes end with their matrix.
   PTX_DEVICE void activate(const float (&rD)[kSums], Rows& h) const {
 #pragma unroll
     for (int r = 0; r < kSums / 2; r += 2) {
@@ -138,9 +139,9 @@ struct StoreActivated {
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
       const float amax = warp_reduce<4>(quant::finite_amax(h[i]), quant::max_of);
-      const quant::BlockScale of_row = quant::block_scale(amax, params.scale_format);
+      const quant::BlockScale of_row = quant::block_scale(amax, params.rule);
       scale[i] = of_row.scale;
-      encode(h[i], of_row.multiplier, codes[i]);
+      encode(h[i], of_row, codes[i]);
     }
     ptx::syncwarp();  // every lane has what it had parked
     write_codes(codes);
@@ -157,14 +158,12 @@ struct StoreActivated {
   }
 
   // Codes of a lane's columns of a row, in pairs: a word has one pair of eight columns and that of the next eight.
-  PTX_DEVICE void encode(const float (&h)[kOwn], float multiplier, uint32_t (&codes)[kOwn / 4]) const {
+  PTX_DEVICE void encode(const float (&h)[kOwn], quant::BlockScale scale, uint32_t (&codes)[kOwn / 4]) const {
+    float x[kOwn];
 #pragma unroll
-    for (uint32_t i = 0; i < kOwn / 4; ++i) {
-      const float* x = h + 4 * i;
-      const uint32_t low = ptx::cvt_e4m3x2(x[1] * multiplier, x[0] * multiplier);
-      const uint32_t high = ptx::cvt_e4m3x2(x[3] * multiplier, x[2] * multiplier);
-      codes[i] = low | high << 16;
-    }
+    for (uint32_t i = 0; i < kOwn; ++i) x[i] = h[i] * scale.factor;
+#pragma unroll
+    for (uint32_t i = 0; i < kOwn / 4; ++i) codes[i] = quant::four_codes(x + 4 * i);
   }
 
   // sQ <- the warp's 16 rows of codes. stmatrix takes a word for two neighbouring pairs, and so puts the pairs of each 16 columns
@@ -181,15 +180,15 @@ struct StoreActivated {
   // gQ <- sQ for the rows that exist, 16 columns a lane, in their order.
   PTX_DEVICE void copy_codes(gemm::GemmTile tile, uint32_t warp_row) const {
     const uint32_t lane = ptx::thread_idx() % 32;
-    const uint32_t column = lane % 8 * 16;
+    const uint32_t first = tile.column / kBlock * kBlock, column = lane % 8 * 16;
     const auto low = [](uint32_t a, uint32_t b) { return (a & 0xffffu) | b << 16; };
     const auto high = [](uint32_t a, uint32_t b) { return a >> 16 | (b & 0xffff0000u); };
 #pragma unroll
     for (uint32_t row = lane / 8; row < kWarpRows; row += 4) {
       const ptx::U32x4 v = ptx::lds_v4_u32(swizzle<kBlock>(own() + row * kBlock + column));
       const uint64_t to = tile.row + warp_row + row;
-      if (!tile.has(to)) continue;
-      ptx::stg_v4_u32(params.q + to * params.q_pitch + tile.column / kBlock * kBlock + column,
+      if (!tile.has(to) || first + column >= params.grouped.gemm.n) continue;
+      ptx::stg_v4_u32(params.q + to * params.q_pitch + first + column,
                       {low(v.x, v.y), low(v.z, v.w), high(v.x, v.y), high(v.z, v.w)});
     }
   }

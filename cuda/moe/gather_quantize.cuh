@@ -2,7 +2,7 @@
 //
 //   sf[g, row], q[row] = quantised x[row_route[row] / top_k] for every row in use; zeros where that is -1
 //
-//   x BF16 [tokens, h] · row_route int32 [rows] · q E4M3 [rows, h] · sf FP32 [h/128, rows]
+//   x BF16 [tokens, h] · row_route int32 [rows] · q E4M3 [rows, h] · sf FP32 [ceil(h/128), rows]
 //
 // Schedule: as quantize_1x128, sixteen lanes per block. Rows that no expert uses are left alone.
 #pragma once

@@ -5,6 +5,7 @@
 
 #include "gemm/params.h"
 #include "indices.h"
+#include "quant/params.h"
 #include "router/params.h"
 
 // Top-k expert ids -> rows sorted by (expert, token, k); a route is token * top_k + k.
@@ -46,38 +47,38 @@ typedef struct GatherQuantizeParams {
   const int32_t* row_route;  // [rows]
   UsedRows used;
   uint8_t* q;                // E4M3 [rows, q_pitch]
-  float* sf;                 // FP32 [k_blocks, sf_pitch]
+  float* sf;                 // FP32 [ceil(k/128), sf_pitch]
   uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t x_pitch, q_pitch, sf_pitch;
   uint32_t routes, top_k;
-  uint32_t k_blocks;         // hidden / 128
-  uint32_t scale_format;     // ScaleFormat
+  uint32_t k;                // hidden: a multiple of 8
+  QuantizeRule rule;
 } GatherQuantizeParams;
 
 // q, sf = quantised silu(gate) * up, for every row in use; gate is the left half of a row of x, up the right one.
 typedef struct SwigluQuantizeParams {
-  const uint16_t* x;         // BF16 [rows, x_pitch], gate and up of 128 * k_blocks columns each
+  const uint16_t* x;         // BF16 [rows, x_pitch], gate and up of k columns each
   const float* weights;      // FP32 [tokens, top_k], or null: not multiplied
   const int32_t* row_route;  // [rows], read when there are weights
   UsedRows used;
   uint8_t* q;                // E4M3 [rows, q_pitch]
-  float* sf;                 // FP32 [k_blocks, sf_pitch]
+  float* sf;                 // FP32 [ceil(k/128), sf_pitch]
   uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t x_pitch, weights_pitch, q_pitch, sf_pitch;
   float clamp;               // gate <= clamp, |up| <= clamp; Inf: not clamped
   uint32_t routes, top_k;    // routes: tokens * top_k
-  uint32_t k_blocks;         // intermediate / 128
-  uint32_t scale_format;     // ScaleFormat
+  uint32_t k;                // intermediate: a multiple of 8
+  QuantizeRule rule;
 } SwigluQuantizeParams;
 
 // q, sf = quantised silu(gate) * up of the GEMM of each expert's rows; gate is the left half of a row of its D, up the right one.
 typedef struct GateUpSwigluParams {
-  GroupedFp8GemmParams grouped;  // B [experts, 2 n, k], boxes of 64 rows; no D; n: intermediate, a multiple of 128
+  GroupedFp8GemmParams grouped;  // B [experts, 2, n, k], boxes of 64 rows; no D; n: intermediate, a multiple of 16
   uint8_t* q;                    // E4M3 [m, q_pitch], 16-byte aligned
-  float* sf;                     // FP32 [n/128, sf_pitch]
+  float* sf;                     // FP32 [ceil(n/128), sf_pitch]
   uint64_t q_pitch, sf_pitch;
   float clamp;                   // gate <= clamp, |up| <= clamp; Inf: not clamped
-  uint32_t scale_format;         // ScaleFormat
+  QuantizeRule rule;
 } GateUpSwigluParams;
 
 // out[t] = sum over k of weights[t, k] * y[route_row[t, k]] (+ shared[t]) (+ residual[t]), rounded once.

@@ -3,7 +3,7 @@
 //   h = gate / (1 + exp(-gate)) * up (* weight of the row)      sf[g, row], q[row] = quantised h, for every row in use
 //
 //   x BF16 [rows, 2 i], gate the left half, up the right one · weights FP32 [tokens, top_k] · row_route int32 [rows]
-//   q E4M3 [rows, i] · sf FP32 [i/128, rows]
+//   q E4M3 [rows, i] · sf FP32 [ceil(i/128), rows]
 //
 // Schedule: as quantize_1x128, sixteen lanes per block; h never leaves FP32 registers. Rows that no expert uses are
 // neither read nor written.
@@ -36,7 +36,7 @@ PTX_DEVICE Piece swiglu_piece(const SwigluQuantizeParams& params, uint64_t row, 
   }
   const uint16_t* gX = params.x + row * params.x_pitch + column;
   const Piece gate = load_bf16_piece(gX);
-  const Piece up = load_bf16_piece(gX + static_cast<uint64_t>(params.k_blocks) * quant::kQuantizeBlock);
+  const Piece up = load_bf16_piece(gX + params.k);
   Piece h;
 #pragma unroll
   for (uint32_t i = 0; i < kPieceElements; ++i) h.x[i] = swiglu(gate.x[i], up.x[i], params.clamp) * weight;

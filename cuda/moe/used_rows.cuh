@@ -33,16 +33,18 @@ PTX_DEVICE void quantize_used_rows(const Params& params, PieceAt piece) {
   constexpr uint32_t kBlocksPerCta = Config::kThreads / quant::kLanesPerRow;
   const uint32_t thread = ptx::thread_idx();
   const uint32_t block = ptx::cta_idx() * kBlocksPerCta + thread / quant::kLanesPerRow;
-  const uint64_t row = block / params.k_blocks;
-  const uint64_t g = block % params.k_blocks;
+  const uint32_t blocks = quant::quantize_blocks(params.k);
+  const uint64_t row = block / blocks;
+  const uint64_t g = block % blocks;
   const uint64_t column = g * quant::kQuantizeBlock + thread % quant::kLanesPerRow * kPieceElements;
   const bool used =
       row < params.used.total && row_in_use(params.used, static_cast<uint32_t>(row), params.error_words);
 
   Piece x = {};
-  if (used) x = piece(row, column);
-  const quant::BlockScale scale = quant::scale_of_block(x, params.scale_format);
-  if (!used) return;
+  const bool exists = used && column < params.k;
+  if (exists) x = piece(row, column);
+  const quant::BlockScale scale = quant::scale_of_block(x, params.rule);
+  if (!exists) return;
   quant::store_block(params.q + row * params.q_pitch + column, params.sf + g * params.sf_pitch + row, x, scale,
                      params.error_words);
 }

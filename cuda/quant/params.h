@@ -9,6 +9,21 @@ typedef enum ScaleFormat {
   SCALE_POWER_OF_TWO = 1,  // rounded up to the next power of two
 } ScaleFormat;
 
+// What the codes of a block are computed from: the formulas that are in use round differently.
+typedef enum CodeFormula {
+  CODES_BY_RATIO = 0,       // x * (448 / amax)
+  CODES_BY_RECIPROCAL = 1,  // x * (1 / scale)
+  CODES_BY_QUOTIENT = 2,    // x / scale
+  CODES_BY_INVERSE = 3,     // x * (448 / amax), and the scale is the reciprocal of that
+} CodeFormula;
+
+// Scale and codes of a block.
+typedef struct QuantizeRule {
+  uint32_t formula;       // CodeFormula
+  uint32_t scale_format;  // ScaleFormat
+  float amax_floor;       // blocks of less are quantised as if they had this
+} QuantizeRule;
+
 // x [m, k] -> q [m, k] with one scale per 1x128 (activations).
 typedef struct Quantize1x128Params {
   const uint16_t* x;      // BF16 [m, x_pitch]
@@ -18,8 +33,8 @@ typedef struct Quantize1x128Params {
   uint64_t x_pitch, q_pitch;
   uint64_t sf_row_stride, sf_group_stride;
   uint32_t m;
-  uint32_t k_blocks;      // k / 128
-  uint32_t scale_format;  // ScaleFormat
+  uint32_t k;             // a multiple of 8
+  QuantizeRule rule;
 } Quantize1x128Params;
 
 // x [n, k] -> q [n, k] with one scale per 128x128 (weights); ragged edges count as zero.
@@ -30,8 +45,8 @@ typedef struct Quantize128x128Params {
   uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t x_pitch, q_pitch, sf_pitch;
   uint32_t n;
-  uint32_t k_blocks;      // k / 128
-  uint32_t scale_format;  // ScaleFormat
+  uint32_t k;             // a multiple of 8
+  QuantizeRule rule;
 } Quantize128x128Params;
 
 // When RMSNorm rounds to BF16.
@@ -50,10 +65,10 @@ typedef struct RmsNormParams {
   float* sf;               // FP32 [hidden/128, sf_pitch]
   uint32_t* error_words;   // [FAULT_KINDS]
   uint64_t x_pitch, residual_pitch, out_pitch, q_pitch, sf_pitch;
-  uint32_t hidden;        // a multiple of 128
+  uint32_t hidden;         // a multiple of 8
   float eps;
-  uint32_t rounding;      // NormRounding
-  uint32_t scale_format;  // ScaleFormat
+  uint32_t rounding;       // NormRounding
+  QuantizeRule rule;
 } RmsNormParams;
 
 // sf [m, k/128] row-major -> out [k/128, m]: the layout the GEMM's TMA wants.

@@ -19,6 +19,9 @@ namespace quant {
 constexpr uint32_t kQuantizeBlock = 128;  // elements of K under one scale
 constexpr uint32_t kLanesPerRow = kQuantizeBlock / kPieceElements;
 
+// Blocks of a row; the last one may be short.
+constexpr uint32_t quantize_blocks(uint32_t k) { return k / kQuantizeBlock + (k % kQuantizeBlock != 0); }
+
 constexpr float max_of(float a, float b) { return a > b ? a : b; }
 
 // The greatest of the magnitudes as integers, which have the order of the numbers; Inf and NaN lie above.
@@ -44,17 +47,29 @@ PTX_DEVICE float finite_amax(const float (&x)[Elements]) {
   return amax;
 }
 
-// gQ <- E4M3 [8]: an Inf saturates, a NaN stays NaN, each alone.
-PTX_DEVICE void store_piece(uint8_t* gQ, const Piece& piece, float multiplier) {
-  uint32_t words[2];
+// x <- what its codes are rounded from.
+template <uint32_t Elements>
+PTX_DEVICE void scale_elements(float (&x)[Elements], BlockScale scale) {
 #pragma unroll
-  for (uint32_t w = 0; w < 2; ++w) {
-    const float* x = piece.x + 4 * w;
-    const uint32_t low = ptx::cvt_e4m3x2(x[1] * multiplier, x[0] * multiplier);
-    const uint32_t high = ptx::cvt_e4m3x2(x[3] * multiplier, x[2] * multiplier);
-    words[w] = low | high << 16;
+  for (uint32_t i = 0; i < Elements; ++i) {
+    const float product = x[i] * scale.factor;
+    // x / scale, rounded once: the product with the rounded reciprocal, corrected by what it leaves (Markstein). Nothing
+    // underflows that a code could tell.
+    const float left = ptx::fma_rn(-product, scale.scale, x[i]);
+    const bool corrected = scale.divides && magnitude_bits(product) < kInfinityBits;
+    x[i] = corrected ? ptx::fma_rn(left, scale.factor, product) : product;
   }
-  ptx::stg_v2_u32(gQ, words[0], words[1]);
+}
+
+// The codes of four elements, the first one lowest: an Inf saturates, a NaN stays NaN, each alone.
+PTX_DEVICE uint32_t four_codes(const float* x) {
+  return ptx::cvt_e4m3x2(x[1], x[0]) | ptx::cvt_e4m3x2(x[3], x[2]) << 16;
+}
+
+// gQ <- E4M3 [8].
+PTX_DEVICE void store_piece(uint8_t* gQ, Piece piece, BlockScale scale) {
+  scale_elements(piece.x, scale);
+  ptx::stg_v2_u32(gQ, four_codes(piece.x), four_codes(piece.x + 4));
 }
 
 template <uint32_t Elements>
@@ -63,13 +78,13 @@ PTX_DEVICE void report_nonfinite(uint32_t* error_words, const float (&x)[Element
 }
 
 // The scale of the 1x128 block that sixteen neighbouring lanes hold; every lane of the warp comes here.
-PTX_DEVICE BlockScale scale_of_block(const Piece& piece, uint32_t scale_format) {
-  return block_scale(warp_reduce<kLanesPerRow>(finite_amax(piece.x), max_of), scale_format);
+PTX_DEVICE BlockScale scale_of_block(const Piece& piece, const QuantizeRule& rule) {
+  return block_scale(warp_reduce<kLanesPerRow>(finite_amax(piece.x), max_of), rule);
 }
 
-// The lane's eight codes to gQ, the block's scale to gSf.
+// The lane's eight codes to gQ, the block's scale to gSf. Every block has elements of its first lane.
 PTX_DEVICE void store_block(uint8_t* gQ, float* gSf, const Piece& piece, BlockScale scale, uint32_t* error_words) {
-  store_piece(gQ, piece, scale.multiplier);
+  store_piece(gQ, piece, scale);
   if (ptx::thread_idx() % kLanesPerRow == 0) ptx::stg_f32(gSf, scale.scale);
   report_nonfinite(error_words, piece.x);
 }

@@ -3,7 +3,7 @@
 //   h = x + residual, rounded to BF16 and written back      y = h / sqrt(mean(h^2) + eps) * weight
 //   out = y      or      sf[row, g] = scale(amax of the finite y of block g), q = e4m3(y * multiplier(row, g))
 //
-//   x, residual, out BF16 [rows, hidden] · weight BF16 [hidden] · q E4M3 [rows, hidden] · sf FP32 [hidden/128, rows]
+//   x, residual, out BF16 [rows, hidden] · weight BF16 [hidden] · q E4M3 [rows, hidden] · sf FP32 [ceil(hidden/128), rows]
 //
 // Schedule: a CTA per row, which stays in registers between the sum and the result: memory is read once. The order of the
 // sum is fixed (docs/numerics.md): pieces of a thread ascending, lanes in pairs, warps ascending.
@@ -61,7 +61,7 @@ PTX_DEVICE void store_y(const RmsNormParams& params, const Piece& y, uint64_t ro
     if (exists) store_bf16_piece(params.out + row * params.out_pitch + column, y);
     return;
   }
-  const BlockScale scale = scale_of_block(y, params.scale_format);
+  const BlockScale scale = scale_of_block(y, params.rule);
   if (!exists) return;
   float* gSf = params.sf + column / kQuantizeBlock * params.sf_pitch + row;
   store_block(params.q + row * params.q_pitch + column, gSf, y, scale, params.error_words);

@@ -311,7 +311,7 @@ pub struct Fp8GemmParams {
     pub sfb: *const f32,
     pub d: *mut core::ffi::c_void,
     pub d_pitch: u64,
-    pub sfb_expert_stride: u64,
+    pub sfb_stride: u64,
     pub sfb_pitch: u32,
     pub m: u32,
     pub n: u32,
@@ -331,8 +331,8 @@ const _: () = {
     ["Offset of field: Fp8GemmParams::sfb"][::core::mem::offset_of!(Fp8GemmParams, sfb) - 512usize];
     ["Offset of field: Fp8GemmParams::d"][::core::mem::offset_of!(Fp8GemmParams, d) - 520usize];
     ["Offset of field: Fp8GemmParams::d_pitch"][::core::mem::offset_of!(Fp8GemmParams, d_pitch) - 528usize];
-    ["Offset of field: Fp8GemmParams::sfb_expert_stride"]
-        [::core::mem::offset_of!(Fp8GemmParams, sfb_expert_stride) - 536usize];
+    ["Offset of field: Fp8GemmParams::sfb_stride"]
+        [::core::mem::offset_of!(Fp8GemmParams, sfb_stride) - 536usize];
     ["Offset of field: Fp8GemmParams::sfb_pitch"]
         [::core::mem::offset_of!(Fp8GemmParams, sfb_pitch) - 544usize];
     ["Offset of field: Fp8GemmParams::m"][::core::mem::offset_of!(Fp8GemmParams, m) - 548usize];
@@ -393,6 +393,27 @@ impl Default for GroupedFp8GemmParams {
 pub const SCALE_FP32: ScaleFormat = 0;
 pub const SCALE_POWER_OF_TWO: ScaleFormat = 1;
 pub type ScaleFormat = core::ffi::c_uint;
+pub const CODES_BY_RATIO: CodeFormula = 0;
+pub const CODES_BY_RECIPROCAL: CodeFormula = 1;
+pub const CODES_BY_QUOTIENT: CodeFormula = 2;
+pub const CODES_BY_INVERSE: CodeFormula = 3;
+pub type CodeFormula = core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct QuantizeRule {
+    pub formula: u32,
+    pub scale_format: u32,
+    pub amax_floor: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of QuantizeRule"][::core::mem::size_of::<QuantizeRule>() - 12usize];
+    ["Alignment of QuantizeRule"][::core::mem::align_of::<QuantizeRule>() - 4usize];
+    ["Offset of field: QuantizeRule::formula"][::core::mem::offset_of!(QuantizeRule, formula) - 0usize];
+    ["Offset of field: QuantizeRule::scale_format"]
+        [::core::mem::offset_of!(QuantizeRule, scale_format) - 4usize];
+    ["Offset of field: QuantizeRule::amax_floor"][::core::mem::offset_of!(QuantizeRule, amax_floor) - 8usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct Quantize1x128Params {
@@ -405,13 +426,13 @@ pub struct Quantize1x128Params {
     pub sf_row_stride: u64,
     pub sf_group_stride: u64,
     pub m: u32,
-    pub k_blocks: u32,
-    pub scale_format: u32,
+    pub k: u32,
+    pub rule: QuantizeRule,
     pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Quantize1x128Params"][::core::mem::size_of::<Quantize1x128Params>() - 80usize];
+    ["Size of Quantize1x128Params"][::core::mem::size_of::<Quantize1x128Params>() - 88usize];
     ["Alignment of Quantize1x128Params"][::core::mem::align_of::<Quantize1x128Params>() - 8usize];
     ["Offset of field: Quantize1x128Params::x"][::core::mem::offset_of!(Quantize1x128Params, x) - 0usize];
     ["Offset of field: Quantize1x128Params::q"][::core::mem::offset_of!(Quantize1x128Params, q) - 8usize];
@@ -427,10 +448,9 @@ const _: () = {
     ["Offset of field: Quantize1x128Params::sf_group_stride"]
         [::core::mem::offset_of!(Quantize1x128Params, sf_group_stride) - 56usize];
     ["Offset of field: Quantize1x128Params::m"][::core::mem::offset_of!(Quantize1x128Params, m) - 64usize];
-    ["Offset of field: Quantize1x128Params::k_blocks"]
-        [::core::mem::offset_of!(Quantize1x128Params, k_blocks) - 68usize];
-    ["Offset of field: Quantize1x128Params::scale_format"]
-        [::core::mem::offset_of!(Quantize1x128Params, scale_format) - 72usize];
+    ["Offset of field: Quantize1x128Params::k"][::core::mem::offset_of!(Quantize1x128Params, k) - 68usize];
+    ["Offset of field: Quantize1x128Params::rule"]
+        [::core::mem::offset_of!(Quantize1x128Params, rule) - 72usize];
 };
 impl Default for Quantize1x128Params {
     fn default() -> Self {
@@ -452,13 +472,13 @@ pub struct Quantize128x128Params {
     pub q_pitch: u64,
     pub sf_pitch: u64,
     pub n: u32,
-    pub k_blocks: u32,
-    pub scale_format: u32,
+    pub k: u32,
+    pub rule: QuantizeRule,
     pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Quantize128x128Params"][::core::mem::size_of::<Quantize128x128Params>() - 72usize];
+    ["Size of Quantize128x128Params"][::core::mem::size_of::<Quantize128x128Params>() - 80usize];
     ["Alignment of Quantize128x128Params"][::core::mem::align_of::<Quantize128x128Params>() - 8usize];
     ["Offset of field: Quantize128x128Params::x"][::core::mem::offset_of!(Quantize128x128Params, x) - 0usize];
     ["Offset of field: Quantize128x128Params::q"][::core::mem::offset_of!(Quantize128x128Params, q) - 8usize];
@@ -474,10 +494,10 @@ const _: () = {
         [::core::mem::offset_of!(Quantize128x128Params, sf_pitch) - 48usize];
     ["Offset of field: Quantize128x128Params::n"]
         [::core::mem::offset_of!(Quantize128x128Params, n) - 56usize];
-    ["Offset of field: Quantize128x128Params::k_blocks"]
-        [::core::mem::offset_of!(Quantize128x128Params, k_blocks) - 60usize];
-    ["Offset of field: Quantize128x128Params::scale_format"]
-        [::core::mem::offset_of!(Quantize128x128Params, scale_format) - 64usize];
+    ["Offset of field: Quantize128x128Params::k"]
+        [::core::mem::offset_of!(Quantize128x128Params, k) - 60usize];
+    ["Offset of field: Quantize128x128Params::rule"]
+        [::core::mem::offset_of!(Quantize128x128Params, rule) - 64usize];
 };
 impl Default for Quantize128x128Params {
     fn default() -> Self {
@@ -509,11 +529,11 @@ pub struct RmsNormParams {
     pub hidden: u32,
     pub eps: f32,
     pub rounding: u32,
-    pub scale_format: u32,
+    pub rule: QuantizeRule,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RmsNormParams"][::core::mem::size_of::<RmsNormParams>() - 112usize];
+    ["Size of RmsNormParams"][::core::mem::size_of::<RmsNormParams>() - 120usize];
     ["Alignment of RmsNormParams"][::core::mem::align_of::<RmsNormParams>() - 8usize];
     ["Offset of field: RmsNormParams::x"][::core::mem::offset_of!(RmsNormParams, x) - 0usize];
     ["Offset of field: RmsNormParams::residual"][::core::mem::offset_of!(RmsNormParams, residual) - 8usize];
@@ -533,8 +553,7 @@ const _: () = {
     ["Offset of field: RmsNormParams::hidden"][::core::mem::offset_of!(RmsNormParams, hidden) - 96usize];
     ["Offset of field: RmsNormParams::eps"][::core::mem::offset_of!(RmsNormParams, eps) - 100usize];
     ["Offset of field: RmsNormParams::rounding"][::core::mem::offset_of!(RmsNormParams, rounding) - 104usize];
-    ["Offset of field: RmsNormParams::scale_format"]
-        [::core::mem::offset_of!(RmsNormParams, scale_format) - 108usize];
+    ["Offset of field: RmsNormParams::rule"][::core::mem::offset_of!(RmsNormParams, rule) - 108usize];
 };
 impl Default for RmsNormParams {
     fn default() -> Self {
@@ -970,12 +989,12 @@ pub struct GatherQuantizeParams {
     pub sf_pitch: u64,
     pub routes: u32,
     pub top_k: u32,
-    pub k_blocks: u32,
-    pub scale_format: u32,
+    pub k: u32,
+    pub rule: QuantizeRule,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of GatherQuantizeParams"][::core::mem::size_of::<GatherQuantizeParams>() - 104usize];
+    ["Size of GatherQuantizeParams"][::core::mem::size_of::<GatherQuantizeParams>() - 112usize];
     ["Alignment of GatherQuantizeParams"][::core::mem::align_of::<GatherQuantizeParams>() - 8usize];
     ["Offset of field: GatherQuantizeParams::x"][::core::mem::offset_of!(GatherQuantizeParams, x) - 0usize];
     ["Offset of field: GatherQuantizeParams::row_route"]
@@ -997,10 +1016,9 @@ const _: () = {
         [::core::mem::offset_of!(GatherQuantizeParams, routes) - 88usize];
     ["Offset of field: GatherQuantizeParams::top_k"]
         [::core::mem::offset_of!(GatherQuantizeParams, top_k) - 92usize];
-    ["Offset of field: GatherQuantizeParams::k_blocks"]
-        [::core::mem::offset_of!(GatherQuantizeParams, k_blocks) - 96usize];
-    ["Offset of field: GatherQuantizeParams::scale_format"]
-        [::core::mem::offset_of!(GatherQuantizeParams, scale_format) - 100usize];
+    ["Offset of field: GatherQuantizeParams::k"][::core::mem::offset_of!(GatherQuantizeParams, k) - 96usize];
+    ["Offset of field: GatherQuantizeParams::rule"]
+        [::core::mem::offset_of!(GatherQuantizeParams, rule) - 100usize];
 };
 impl Default for GatherQuantizeParams {
     fn default() -> Self {
@@ -1028,13 +1046,13 @@ pub struct SwigluQuantizeParams {
     pub clamp: f32,
     pub routes: u32,
     pub top_k: u32,
-    pub k_blocks: u32,
-    pub scale_format: u32,
+    pub k: u32,
+    pub rule: QuantizeRule,
     pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of SwigluQuantizeParams"][::core::mem::size_of::<SwigluQuantizeParams>() - 128usize];
+    ["Size of SwigluQuantizeParams"][::core::mem::size_of::<SwigluQuantizeParams>() - 136usize];
     ["Alignment of SwigluQuantizeParams"][::core::mem::align_of::<SwigluQuantizeParams>() - 8usize];
     ["Offset of field: SwigluQuantizeParams::x"][::core::mem::offset_of!(SwigluQuantizeParams, x) - 0usize];
     ["Offset of field: SwigluQuantizeParams::weights"]
@@ -1062,10 +1080,9 @@ const _: () = {
         [::core::mem::offset_of!(SwigluQuantizeParams, routes) - 108usize];
     ["Offset of field: SwigluQuantizeParams::top_k"]
         [::core::mem::offset_of!(SwigluQuantizeParams, top_k) - 112usize];
-    ["Offset of field: SwigluQuantizeParams::k_blocks"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, k_blocks) - 116usize];
-    ["Offset of field: SwigluQuantizeParams::scale_format"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, scale_format) - 120usize];
+    ["Offset of field: SwigluQuantizeParams::k"][::core::mem::offset_of!(SwigluQuantizeParams, k) - 116usize];
+    ["Offset of field: SwigluQuantizeParams::rule"]
+        [::core::mem::offset_of!(SwigluQuantizeParams, rule) - 120usize];
 };
 impl Default for SwigluQuantizeParams {
     fn default() -> Self {
@@ -1086,8 +1103,8 @@ pub struct GateUpSwigluParams {
     pub q_pitch: u64,
     pub sf_pitch: u64,
     pub clamp: f32,
-    pub scale_format: u32,
-    pub __bindgen_padding_0: [u8; 88usize],
+    pub rule: QuantizeRule,
+    pub __bindgen_padding_0: [u8; 80usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1103,8 +1120,8 @@ const _: () = {
         [::core::mem::offset_of!(GateUpSwigluParams, sf_pitch) - 792usize];
     ["Offset of field: GateUpSwigluParams::clamp"]
         [::core::mem::offset_of!(GateUpSwigluParams, clamp) - 800usize];
-    ["Offset of field: GateUpSwigluParams::scale_format"]
-        [::core::mem::offset_of!(GateUpSwigluParams, scale_format) - 804usize];
+    ["Offset of field: GateUpSwigluParams::rule"]
+        [::core::mem::offset_of!(GateUpSwigluParams, rule) - 804usize];
 };
 impl Default for GateUpSwigluParams {
     fn default() -> Self {

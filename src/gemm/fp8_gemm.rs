@@ -32,7 +32,7 @@ pub struct Fp8GemmSpec {
     pub m: usize,
     /// Rows of B, columns of D: a multiple of 8, 0 included.
     pub n: usize,
-    /// Columns of A and B: a multiple of 128; 0 writes zeros.
+    /// Columns of A and B: any number, the last block of 128 may be short; 0 writes zeros.
     pub k: usize,
     /// `D = round(sum + D)` instead of `D = round(sum)`: D is added in FP32, after the sum.
     pub accumulate: bool,
@@ -163,7 +163,7 @@ impl<D: GemmOutput> Fp8Gemm<D> {
 
 /// One expert has all rows.
 fn problem(spec: &Fp8GemmSpec) -> Result<GemmProblem> {
-    let problem = GemmProblem { experts: 1, rows: spec.m, n: spec.n, k: spec.k };
+    let problem = GemmProblem { experts: 1, rows: spec.m, n: spec.n, k: spec.k, parts: 1 };
     problem.check_sizes("m")?;
     Ok(problem)
 }

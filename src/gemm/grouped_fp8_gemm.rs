@@ -36,7 +36,7 @@ pub struct GroupedFp8GemmSpec {
     pub experts: usize,
     /// Rows of one expert's B: a multiple of 8.
     pub n: usize,
-    /// Columns of A and B: a multiple of 128.
+    /// Columns of A and B: any number, the last block of 128 may be short.
     pub k: usize,
     /// Whose rows are whose.
     pub segments: Segments,
@@ -63,11 +63,11 @@ setters!(GroupedFp8GemmSpec { expected_rows: usize });
 pub struct GroupedFp8GemmArgs<'a> {
     /// `[rows, k]`; masked: `rows = experts * max_rows`.
     pub a: Matrix<'a, F8E4M3>,
-    /// `[k/128, rows]`.
+    /// `[ceil(k/128), rows]`.
     pub sfa: Scales1x128<'a, MMajor>,
     /// `[experts * n, k]`: the experts' matrices below each other.
     pub b: Matrix<'a, F8E4M3>,
-    /// `[experts * ceil(n/128), k/128]`.
+    /// `[experts * ceil(n/128), ceil(k/128)]`.
     pub sfb: Matrix<'a, f32>,
     /// On the device: `[experts + 1]` (ragged) or `[experts]` (masked), see [`Segments`].
     pub segments: Vector<'a, i32>,
@@ -76,7 +76,7 @@ pub struct GroupedFp8GemmArgs<'a> {
 }
 
 const AXES: GemmAxes =
-    GemmAxes { a: "a [rows, k]", b: "b [experts * n, k]", sfb: "sfb [experts * ceil(n/128), k/128]" };
+    GemmAxes { a: "a [rows, k]", b: "b [experts * n, k]", sfb: "sfb [experts * ceil(n/128), ceil(k/128)]" };
 
 /// A planned grouped GEMM: make it once per shape, run it any number of times.
 #[derive(Debug)]

@@ -17,6 +17,7 @@
 use std::fmt;
 
 use super::planner::GemmProblem;
+use crate::quant::blocks;
 use crate::table::gemm::{GemmInstance, OutputType, SLICE_ROWS, Schedule};
 use crate::table::quant::BLOCK;
 
@@ -196,7 +197,7 @@ impl Machine {
         let waited = (kernel.cycles - shared).max(0.0) + kernel.drift * shared;
 
         let together = f64::from(kernel.together);
-        let (blocks, ends) = (together * (problem.k / BLOCK as usize) as f64, together * kernel.ends);
+        let (blocks, ends) = (together * blocks(problem.k) as f64, together * kernel.ends);
         let cycles = waves * (blocks * (shared + waited) + ends);
         let busy = tiles * blocks * tensor / (f64::from(self.multiprocessors) * cycles);
         let ghz = self.idle_ghz + busy.min(1.0) * (self.busy_ghz - self.idle_ghz);
@@ -250,7 +251,7 @@ mod tests {
     use crate::table::gemm::GEMM_INSTANCES;
 
     fn dense(rows: usize, n: usize, k: usize) -> GemmProblem {
-        GemmProblem { experts: 1, rows, n, k }
+        GemmProblem { experts: 1, rows, n, k, parts: 1 }
     }
 
     /// The time of each compiled instance.
@@ -285,7 +286,7 @@ mod tests {
     /// A pair is of one expert, so that its second tile may be empty; it is walked all the same.
     #[test]
     fn pairs_are_whole() {
-        let experts = |rows| GemmProblem { experts: 8, rows, n: 4096, k: 7168 };
+        let experts = |rows| GemmProblem { experts: 8, rows, n: 4096, k: 7168, parts: 1 };
         let [alone, pairs] = [1, 2].map(|cluster| Loop::new(128, 128, cluster, OutputType::Bf16));
         for (rows, of_one) in [(1, [1, 2]), (128, [1, 2]), (129, [2, 2]), (300, [3, 4])] {
             let tiles = [alone, pairs].map(|kernel| kernel.tiles(&experts(rows), rows));

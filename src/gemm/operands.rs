@@ -7,7 +7,7 @@ use crate::device::TensorMaps;
 use crate::device::bindings::{Fp8GemmParams, TensorMap};
 use crate::error::Result;
 use crate::launch::{KernelParams, Launch, Layout, Operand, check_limit};
-use crate::quant::{BLOCK, MMajor, Scales1x128, scales_1x128};
+use crate::quant::{BLOCK, MMajor, Scales1x128, blocks, scales_1x128};
 use crate::table::gemm::{GemmInstance, SLICE_ROWS};
 use crate::tensor::tensor_map::{Dimension, Swizzle, TensorMapSpec};
 use crate::tensor::{Element, MapElement, Matrix, MatrixMut, View};
@@ -53,12 +53,12 @@ impl GemmProblem {
         axes: &GemmAxes,
         views: GemmViews<'l, '_, S>,
     ) -> Result<GemmOperands> {
-        let Self { experts, rows, n, k } = *self;
-        let sfb_shape = [experts * n.div_ceil(BLOCK), k / BLOCK];
+        let Self { experts, rows, n, k, .. } = *self;
+        let sfb_shape = [experts * self.scale_rows(), blocks(k)];
         let operands = GemmOperands {
             a: launch.read(views.a, Layout::matrix(axes.a, [rows, k]).aligned(16))?,
             b: launch.read(views.b, Layout::matrix(axes.b, [experts * n, k]).aligned(16))?,
-            sfa: launch.read(views.sfa, scales_1x128::<MMajor>(rows, k / BLOCK).aligned(16))?,
+            sfa: launch.read(views.sfa, scales_1x128::<MMajor>(rows, blocks(k)).aligned(16))?,
             sfb: launch.read(views.sfb, Layout::matrix(axes.sfb, sfb_shape))?,
         };
         check_limit("pitch of sfb", operands.sfb_pitch(), u64::from(u32::MAX))?;
@@ -106,24 +106,28 @@ impl GemmProblem {
         let codes = |operand: &Operand<*const u8>, box_rows| {
             Dimension::rows(&operand.extent, MapElement::U8, box_rows)
         };
-        let b_rows = Dimension { size: self.n as u64, ..codes(b, instance.b_box_rows()) };
-        let b_experts =
-            Dimension { size: self.experts as u64, stride: b_rows.stride * self.n as u64, box_size: 1 };
+        let rows_of_part = (self.n / self.parts) as u64;
+        let b_rows = Dimension { size: rows_of_part, ..codes(b, instance.b_box_rows()) };
+        let b_matrices = Dimension {
+            size: (self.experts * self.parts) as u64,
+            stride: b_rows.stride * rows_of_part,
+            box_size: 1,
+        };
         let sfa_rows = Dimension::rows(&sfa.extent, MapElement::F32, 1);
         let mut params = Fp8GemmParams {
             sfb: sfb.pointer,
-            sfb_expert_stride: (self.n.div_ceil(BLOCK) * sfb.extent.pitch) as u64,
+            sfb_stride: (blocks(self.n / self.parts) * sfb.extent.pitch) as u64,
             sfb_pitch: operands.sfb_pitch() as u32,
             m: self.rows as u32,
             n: self.n as u32,
-            k_blocks: (self.k / BLOCK) as u32,
+            k_blocks: blocks(self.k) as u32,
             a_box_rows,
             ..Default::default()
         };
         // Without K blocks there is nothing to describe, and the kernel does not look.
         if self.k > 0 {
             params.map_a = map(maps, a, MapElement::U8, BLOCK as u32, &[codes(a, a_box_rows)])?;
-            params.map_b = map(maps, b, MapElement::U8, BLOCK as u32, &[b_rows, b_experts])?;
+            params.map_b = map(maps, b, MapElement::U8, BLOCK as u32, &[b_rows, b_matrices])?;
             params.map_sfa = map(maps, sfa, MapElement::F32, a_box_rows, &[sfa_rows])?;
         }
         Ok(params)

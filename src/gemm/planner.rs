@@ -8,7 +8,7 @@ use super::model::{Estimate, Loop, Machine};
 use super::segments::Segments;
 use crate::error::{Error, Result};
 use crate::launch::{MAX_DIM, check_limit, check_multiple};
-use crate::quant::BLOCK;
+use crate::quant::{BLOCK, blocks};
 use crate::table::MAX_EXPERTS;
 use crate::table::gemm::{GemmInstance, OutputType};
 use crate::tensor::Element;
@@ -91,9 +91,16 @@ pub(crate) struct GemmProblem {
     pub rows: usize,
     pub n: usize,
     pub k: usize,
+    /// B is so many matrices below each other, each with rows of scales of its own.
+    pub parts: usize,
 }
 
 impl GemmProblem {
+    /// Rows of scales of an expert's B.
+    pub fn scale_rows(&self) -> usize {
+        self.parts * blocks(self.n / self.parts)
+    }
+
     /// The launch of one instance for `rows` rows per expert.
     pub fn launch(&self, instance: &GemmInstance, rows: usize, multiprocessors: u32) -> Result<GemmChoice> {
         let GemmInstance { cluster, .. } = *instance;
@@ -124,7 +131,7 @@ impl GemmProblem {
                 experts * max_rows
             }
         };
-        let problem = Self { experts, rows, n, k };
+        let problem = Self { experts, rows, n, k, parts: 1 };
         problem.check_sizes("rows")?;
         check_limit("experts * n", (experts * n) as u64, MAX_DIM)?;
         Ok(problem)
@@ -133,7 +140,6 @@ impl GemmProblem {
     /// Fails unless the kernels can index the sizes. `rows` is what the rows are called.
     pub fn check_sizes(&self, rows: &'static str) -> Result<()> {
         check_multiple("n", self.n, 8)?;
-        check_multiple("k", self.k, BLOCK)?;
         for (what, got) in [(rows, self.rows), ("n", self.n), ("k", self.k)] {
             check_limit(what, got as u64, MAX_DIM)?;
         }

@@ -9,20 +9,21 @@ use float8::F8E4M3;
 
 use crate::device::bindings::{Fp8GemmParams, GateUpSwigluParams};
 use crate::device::{Device, Stream, TensorMaps};
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gemm::operands::{GemmAxes, GemmViews};
 use crate::gemm::planner::{GemmChoice, GemmProblem, named};
 use crate::gemm::{GroupedFp8GemmSpec, Segments};
 use crate::launch::{Kernel, Launch, Layout, MAX_DIM, check_limit, check_multiple};
-use crate::quant::ScaleFormat;
-use crate::quant::{BLOCK, MMajor, Scales1x128, Scales1x128Mut, scales_1x128};
+use crate::quant::QuantizeRule;
+use crate::quant::{MMajor, Scales1x128, Scales1x128Mut, blocks, scales_1x128};
 use crate::setters::setters;
 use crate::table::gemm::GemmInstance;
 use crate::table::moe::GATE_UP_INSTANCES;
 use crate::tensor::{Matrix, MatrixMut, Vector};
 use crate::tuning::Tuning;
+
+/// Codes that a lane stores at once.
+const CODES_AT_ONCE: usize = 16;
 
 /// Shape of gate, up and SwiGLU.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,9 +31,9 @@ use crate::tuning::Tuning;
 pub struct GateUpSwigluSpec {
     /// At most [`MAX_EXPERTS`](crate::gemm::MAX_EXPERTS).
     pub experts: usize,
-    /// Columns of the result: a multiple of 128.
+    /// Columns of the result: a multiple of 16.
     pub intermediate: usize,
-    /// Columns of A and B: a multiple of 128.
+    /// Columns of A and B: any number, the last block of 128 may be short.
     pub hidden: usize,
     /// Whose rows are whose.
     pub segments: Segments,
@@ -40,46 +41,47 @@ pub struct GateUpSwigluSpec {
     pub expected_rows: usize,
     /// `gate <= clamp` and `|up| <= clamp`, before anything else; not negative.
     pub clamp: Option<f32>,
-    /// How scales are chosen.
-    pub format: ScaleFormat,
+    /// How a block becomes a scale and codes: any but [`QuantizeRule::DEEPSEEK`] with FP32 scales, whose quotients the steps
+    /// apart can do.
+    pub rule: QuantizeRule,
 }
 
 impl GateUpSwigluSpec {
-    /// Not clamped, with scales as they are, and with as many expected rows as there are for each expert, if all of them are
+    /// Not clamped, quantised by TileKernels' rule, and with as many expected rows as there are for each expert, if all of them are
     /// used.
     pub const fn new(experts: usize, intermediate: usize, hidden: usize, segments: Segments) -> Self {
         let GroupedFp8GemmSpec { expected_rows, .. } =
             GroupedFp8GemmSpec::new(experts, intermediate, hidden, segments);
-        let format = ScaleFormat::Fp32;
-        Self { experts, intermediate, hidden, segments, expected_rows, clamp: None, format }
+        let rule = QuantizeRule::TILE_KERNELS;
+        Self { experts, intermediate, hidden, segments, expected_rows, clamp: None, rule }
     }
 }
 
-setters!(GateUpSwigluSpec { expected_rows: usize, clamp: Option<f32>, format: ScaleFormat });
+setters!(GateUpSwigluSpec { expected_rows: usize, clamp: Option<f32>, rule: QuantizeRule });
 
 /// Operands of gate, up and SwiGLU. Addresses and pitches of a, b, sfa and q are multiples of 16 bytes.
 #[derive(Debug)]
 pub struct GateUpSwigluArgs<'a> {
     /// `[rows, hidden]`; masked: `rows = experts * max_rows`.
     pub a: Matrix<'a, F8E4M3>,
-    /// `[hidden/128, rows]`.
+    /// `[ceil(hidden/128), rows]`.
     pub sfa: Scales1x128<'a, MMajor>,
     /// `[experts * 2 * intermediate, hidden]`: the experts' matrices below each other, each gate first.
     pub b: Matrix<'a, F8E4M3>,
-    /// `[experts * 2 * intermediate/128, hidden/128]`.
+    /// `[experts * 2 * ceil(intermediate/128), ceil(hidden/128)]`: gate and up have rows of their own.
     pub sfb: Matrix<'a, f32>,
     /// On the device: `[experts + 1]` (ragged) or `[experts]` (masked), see [`Segments`].
     pub segments: Vector<'a, i32>,
     /// `[rows, intermediate]`; rows of no expert keep what they hold.
     pub q: MatrixMut<'a, F8E4M3>,
-    /// `[intermediate/128, rows]`; likewise.
+    /// `[ceil(intermediate/128), rows]`; likewise.
     pub sf: Scales1x128Mut<'a, MMajor>,
 }
 
 const AXES: GemmAxes = GemmAxes {
     a: "a [rows, hidden]",
     b: "b [experts * 2 * intermediate, hidden]",
-    sfb: "sfb [experts * 2 * intermediate/128, hidden/128]",
+    sfb: "sfb [experts * 2 * ceil(intermediate/128), ceil(hidden/128)]",
 };
 
 /// A planned product of gate and up with SwiGLU: make it once per shape, run it any number of times.
@@ -167,7 +169,7 @@ impl GateUpSwiglu {
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: GateUpSwigluArgs<'_>) -> Result<()> {
         let (rows, intermediate) = (self.problem.rows, self.spec.intermediate);
         let codes = Layout::matrix("q [rows, intermediate]", [rows, intermediate]).aligned(16);
-        let scales = scales_1x128::<MMajor>(rows, intermediate / BLOCK).called("sf");
+        let scales = scales_1x128::<MMajor>(rows, blocks(intermediate)).called("sf");
         let GateUpSwigluArgs { a, sfa, b, sfb, segments, q, sf } = &mut args;
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
         let operands = self.problem.operands(&mut launch, &AXES, GemmViews { a, sfa, b, sfb })?;
@@ -189,7 +191,7 @@ impl GateUpSwiglu {
             q_pitch: q.pitch(),
             sf_pitch: sf.pitch(),
             clamp: self.spec.clamp.unwrap_or(f32::INFINITY),
-            scale_format: self.spec.format.code(),
+            rule: self.spec.rule.parameter(),
             ..Default::default()
         };
         launch.run(*grid, &params)
@@ -198,11 +200,17 @@ impl GateUpSwiglu {
 
 fn problem(spec: &GateUpSwigluSpec) -> Result<GemmProblem> {
     let GateUpSwigluSpec { experts, intermediate, hidden, segments, .. } = *spec;
-    check_multiple("intermediate", intermediate, BLOCK)?;
-    check_multiple("hidden", hidden, BLOCK)?;
+    check_multiple("intermediate", intermediate, CODES_AT_ONCE)?;
+    spec.rule.check()?;
+    if spec.rule.divides() {
+        let expected =
+            "one without quotients; GroupedFp8Gemm and SwigluQuantize take x / scale with FP32 scales";
+        return Err(Error::out_of_range("rule of a fused SwiGLU", expected, "DEEPSEEK"));
+    }
     check_limit("hidden", hidden as u64, MAX_DIM)?;
     check_limit("intermediate", intermediate as u64, MAX_DIM / 2)?;
     let columns = experts.saturating_mul(2 * intermediate);
     check_limit("experts * 2 * intermediate", columns as u64, MAX_DIM)?;
-    GemmProblem::of_experts(experts, segments, [2 * intermediate, hidden])
+    let problem = GemmProblem::of_experts(experts, segments, [2 * intermediate, hidden])?;
+    Ok(GemmProblem { parts: 2, ..problem })
 }

@@ -11,41 +11,41 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::gemm::Segments;
 use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit, check_multiple};
-use crate::quant::ScaleFormat;
-use crate::quant::{BLOCK, MMajor, Scales1x128Mut, scales_1x128};
+use crate::quant::QuantizeRule;
+use crate::quant::{MMajor, Scales1x128Mut, blocks, scales_1x128};
 use crate::setters::setters;
-use crate::table::moe;
 use crate::table::quant::{blocks_per_cta, max_ctas};
+use crate::table::{self, moe};
 use crate::tensor::{Matrix, MatrixMut, Vector};
 
 const GATHER_QUANTIZE: KernelRow<GatherQuantizeParams> = KernelRow::of(moe::GATHER_QUANTIZE);
 
 /// Shape of a gather.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct GatherQuantizeSpec {
     /// Rows of x.
     pub tokens: usize,
     /// Routes of a token.
     pub top_k: usize,
-    /// Columns of x: a multiple of 128.
+    /// Columns of x: a multiple of 8.
     pub hidden: usize,
     /// At most [`MAX_EXPERTS`](crate::gemm::MAX_EXPERTS).
     pub experts: usize,
     /// The rows to fill.
     pub segments: Segments,
-    /// How scales are chosen.
-    pub format: ScaleFormat,
+    /// How a block becomes a scale and codes.
+    pub rule: QuantizeRule,
 }
 
 impl GatherQuantizeSpec {
-    /// With scales as they are.
+    /// By TileKernels' rule, with FP32 scales.
     pub const fn new(tokens: usize, top_k: usize, hidden: usize, experts: usize, segments: Segments) -> Self {
-        Self { tokens, top_k, hidden, experts, segments, format: ScaleFormat::Fp32 }
+        Self { tokens, top_k, hidden, experts, segments, rule: QuantizeRule::TILE_KERNELS }
     }
 }
 
-setters!(GatherQuantizeSpec { format: ScaleFormat });
+setters!(GatherQuantizeSpec { rule: QuantizeRule });
 
 /// Operands of a gather. Addresses and pitches: x 16 bytes, q 8 bytes.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ pub struct GatherQuantizeArgs<'a> {
     pub segments: Vector<'a, i32>,
     /// `[rows, hidden]`. Rows that no expert uses are not touched; padding within a segment becomes 0.
     pub q: MatrixMut<'a, F8E4M3>,
-    /// `[hidden/128, rows]`; padding gets the scale of a block of zeros.
+    /// `[ceil(hidden/128), rows]`; padding gets the scale of a block of zeros.
     pub sf: Scales1x128Mut<'a, MMajor>,
 }
 
@@ -78,12 +78,13 @@ impl GatherQuantize {
     /// # Errors
     /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: GatherQuantizeSpec) -> Result<Self> {
-        check_multiple("hidden", spec.hidden, BLOCK)?;
+        check_multiple("hidden", spec.hidden, table::PIECE as usize)?;
+        spec.rule.check()?;
         check_limit("hidden", spec.hidden as u64, MAX_DIM)?;
         check_limit("tokens * top_k", spec.tokens.saturating_mul(spec.top_k) as u64, MAX_DIM)?;
         let rows = ExpertRows::new(spec.experts, spec.segments)?;
-        let grid = (rows.total() as u64 * (spec.hidden / BLOCK) as u64)
-            .div_ceil(blocks_per_cta(moe::GATHER_QUANTIZE));
+        let grid =
+            (rows.total() as u64 * blocks(spec.hidden) as u64).div_ceil(blocks_per_cta(moe::GATHER_QUANTIZE));
         check_limit("CTAs of the gather", grid, max_ctas(moe::GATHER_QUANTIZE))?;
         let kernel = GATHER_QUANTIZE.load(device)?;
         Ok(Self { device: device.clone(), kernel, spec, rows, grid: grid as u32 })
@@ -97,9 +98,9 @@ impl GatherQuantize {
     /// # Errors
     /// [`Error::Operand`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: GatherQuantizeArgs<'_>) -> Result<()> {
-        let GatherQuantizeSpec { tokens, top_k, hidden, format, .. } = self.spec;
+        let GatherQuantizeSpec { tokens, top_k, hidden, rule, .. } = self.spec;
         let rows = self.rows.total();
-        let k_blocks = hidden / BLOCK;
+        let k_blocks = blocks(hidden);
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
         let x = launch.read(&args.x, Layout::matrix("x [tokens, hidden]", [tokens, hidden]).aligned(16))?;
         let row_route = launch.read(&args.row_route, Layout::vector("row_route [rows]", rows))?;
@@ -118,8 +119,8 @@ impl GatherQuantize {
             sf_pitch: sf.pitch(),
             routes: (tokens * top_k) as u32,
             top_k: top_k as u32,
-            k_blocks: k_blocks as u32,
-            scale_format: format.code(),
+            k: hidden as u32,
+            rule: rule.parameter(),
         };
         launch.run(self.grid, &params)
     }

@@ -18,42 +18,45 @@ use crate::device::{Device, Stream};
 use crate::error::{Error, Result};
 use crate::gemm::{GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec};
 use crate::launch::{Layout, Pieces, check_multiple, optional};
-use crate::quant::ScaleFormat;
-use crate::quant::{BLOCK, MMajor, Scales1x128, Scales1x128Mut};
+use crate::quant::QuantizeRule;
+use crate::quant::{MMajor, Scales1x128, Scales1x128Mut, blocks};
 use crate::router::{GateSpec, GateWeight, Routing};
 use crate::setters::setters;
 use crate::tensor::{Matrix, MatrixMut, SliceMut, Vector, VectorMut};
+
+/// Codes of a row between two steps lie without gaps, and a GEMM's rows start at multiples of 16 bytes.
+const CODE_ALIGN: usize = 16;
 
 /// A layer of routed experts and the tokens it sees at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct MoeLayerSpec {
     /// The router; `shared` is 0, for a shared expert is a dense layer and enters as [`MoeLayerArgs::shared`]. Its
-    /// hidden size is a multiple of 128.
+    /// hidden size is a multiple of 16.
     pub gate: GateSpec,
-    /// Width of an expert: a multiple of 128.
+    /// Width of an expert: a multiple of 16.
     pub intermediate: usize,
     /// Clamp of the SwiGLU, see [`GateUpSwigluSpec`].
     pub clamp: Option<f32>,
-    /// Scales of the activations.
-    pub format: ScaleFormat,
+    /// How activations are quantised, as in [`GateUpSwigluSpec`].
+    pub rule: QuantizeRule,
 }
 
 impl MoeLayerSpec {
-    /// Not clamped, with scales as they are.
+    /// Not clamped, activations quantised by TileKernels' rule.
     pub const fn new(gate: GateSpec, intermediate: usize) -> Self {
-        Self { gate, intermediate, clamp: None, format: ScaleFormat::Fp32 }
+        Self { gate, intermediate, clamp: None, rule: QuantizeRule::TILE_KERNELS }
     }
 }
 
-setters!(MoeLayerSpec { clamp: Option<f32>, format: ScaleFormat });
+setters!(MoeLayerSpec { clamp: Option<f32>, rule: QuantizeRule });
 
 /// The weights of one projection of all experts, quantised.
 #[derive(Debug, Clone)]
 pub struct ExpertWeights<'a> {
     /// `[experts * n, k]`: the experts' matrices below each other.
     pub weight: Matrix<'a, F8E4M3>,
-    /// `[experts * ceil(n/128), k/128]`.
+    /// `[experts * ceil(n/128), ceil(k/128)]`; gate and up have rows of their own: `2 * ceil(intermediate/128)`.
     pub scales: Matrix<'a, f32>,
 }
 
@@ -120,9 +123,9 @@ impl MoeLayer {
     /// [`Error::Spec`], driver errors.
     pub fn plan(device: &Device, spec: MoeLayerSpec) -> Result<Self> {
         let MoeLayerSpec { gate: GateSpec { tokens, hidden, experts, top_k, shared, .. }, .. } = spec;
-        let MoeLayerSpec { intermediate, clamp, format, .. } = spec;
-        check_multiple("hidden", hidden, BLOCK)?;
-        check_multiple("intermediate", intermediate, BLOCK)?;
+        let MoeLayerSpec { intermediate, clamp, rule, .. } = spec;
+        check_multiple("hidden", hidden, CODE_ALIGN)?;
+        check_multiple("intermediate", intermediate, CODE_ALIGN)?;
         if shared > 0 {
             return Err(Error::out_of_range("shared routes of a layer's gate", "0", shared));
         }
@@ -132,11 +135,11 @@ impl MoeLayer {
         let mut layer = Self {
             gather: GatherQuantize::plan(
                 device,
-                GatherQuantizeSpec { tokens, top_k, hidden, experts, segments, format },
+                GatherQuantizeSpec { tokens, top_k, hidden, experts, segments, rule },
             )?,
             gate_up: GateUpSwiglu::plan(
                 device,
-                GateUpSwigluSpec { experts, intermediate, hidden, segments, expected_rows, clamp, format },
+                GateUpSwigluSpec { experts, intermediate, hidden, segments, expected_rows, clamp, rule },
             )?,
             down: GroupedFp8Gemm::plan(
                 device,
@@ -179,9 +182,9 @@ impl MoeLayer {
             counts: pieces.take(experts)?,
             demand: pieces.take(experts + 1)?,
             x: pieces.take(rows * hidden)?,
-            sfx: pieces.take(scales(hidden)?)?,
+            sfx: pieces.take(scales(hidden))?,
             h: pieces.take(rows * width)?,
-            sfh: pieces.take(scales(width)?)?,
+            sfh: pieces.take(scales(width))?,
             y: pieces.take(rows * hidden)?,
         })
     }
@@ -219,13 +222,13 @@ impl MoeLayer {
     /// Fails unless every operand is what the steps ask of it: they would find out one after another.
     fn check<W: GateWeight>(&self, stream: Stream<'_>, args: &mut MoeLayerArgs<'_, W>) -> Result<()> {
         let GateSpec { tokens, hidden, experts, .. } = self.spec.gate;
-        let (width, blocks) = (self.spec.intermediate, |size: usize| size / BLOCK);
+        let width = self.spec.intermediate;
         let of_tokens = |axes| Layout::matrix(axes, [tokens, hidden]).aligned(16);
         let of_experts = |axes, n, k| Layout::matrix(axes, [experts * n, k]);
         let up = "gate_up.weight [experts * 2 * intermediate, hidden]";
-        let up_scales = "gate_up.scales [experts * 2 * intermediate/128, hidden/128]";
+        let up_scales = "gate_up.scales [experts * 2 * ceil(intermediate/128), ceil(hidden/128)]";
         let down = "down.weight [experts * hidden, intermediate]";
-        let down_scales = "down.scales [experts * hidden/128, intermediate/128]";
+        let down_scales = "down.scales [experts * ceil(hidden/128), ceil(intermediate/128)]";
 
         // A launch checks what it collects; this one goes no further.
         let mut launch = self.combine.launch(stream)?;

@@ -11,11 +11,11 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::gemm::Segments;
 use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit, check_multiple};
-use crate::quant::ScaleFormat;
-use crate::quant::{BLOCK, MMajor, Scales1x128Mut, scales_1x128};
+use crate::quant::QuantizeRule;
+use crate::quant::{MMajor, Scales1x128Mut, blocks, scales_1x128};
 use crate::setters::setters;
-use crate::table::moe;
 use crate::table::quant::{blocks_per_cta, max_ctas};
+use crate::table::{self, moe};
 use crate::tensor::{Matrix, MatrixMut, Vector};
 
 const SWIGLU_QUANTIZE: KernelRow<SwigluQuantizeParams> = KernelRow::of(moe::SWIGLU_QUANTIZE);
@@ -24,7 +24,7 @@ const SWIGLU_QUANTIZE: KernelRow<SwigluQuantizeParams> = KernelRow::of(moe::SWIG
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct SwigluQuantizeSpec {
-    /// Columns of the result: a multiple of 128.
+    /// Columns of the result: a multiple of 8.
     pub intermediate: usize,
     /// At most [`MAX_EXPERTS`](crate::gemm::MAX_EXPERTS).
     pub experts: usize,
@@ -32,18 +32,18 @@ pub struct SwigluQuantizeSpec {
     pub segments: Segments,
     /// `gate <= clamp` and `|up| <= clamp`, before anything else; not negative.
     pub clamp: Option<f32>,
-    /// How scales are chosen.
-    pub format: ScaleFormat,
+    /// How a block becomes a scale and codes.
+    pub rule: QuantizeRule,
 }
 
 impl SwigluQuantizeSpec {
-    /// Not clamped, with scales as they are.
+    /// Not clamped, quantised by TileKernels' rule.
     pub const fn new(intermediate: usize, experts: usize, segments: Segments) -> Self {
-        Self { intermediate, experts, segments, clamp: None, format: ScaleFormat::Fp32 }
+        Self { intermediate, experts, segments, clamp: None, rule: QuantizeRule::TILE_KERNELS }
     }
 }
 
-setters!(SwigluQuantizeSpec { clamp: Option<f32>, format: ScaleFormat });
+setters!(SwigluQuantizeSpec { clamp: Option<f32>, rule: QuantizeRule });
 
 /// Weights to multiply a row with, before it is quantised.
 #[derive(Debug, Clone)]
@@ -65,7 +65,7 @@ pub struct SwigluQuantizeArgs<'a> {
     pub routing: Option<RoutingWeights<'a>>,
     /// `[rows, intermediate]`. Rows that no expert uses are not touched.
     pub q: MatrixMut<'a, F8E4M3>,
-    /// `[intermediate/128, rows]`.
+    /// `[ceil(intermediate/128), rows]`.
     pub sf: Scales1x128Mut<'a, MMajor>,
 }
 
@@ -86,10 +86,11 @@ impl SwigluQuantize {
     /// # Errors
     /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: SwigluQuantizeSpec) -> Result<Self> {
-        check_multiple("intermediate", spec.intermediate, BLOCK)?;
+        check_multiple("intermediate", spec.intermediate, table::PIECE as usize)?;
+        spec.rule.check()?;
         check_limit("intermediate", spec.intermediate as u64, MAX_DIM / 2)?;
         let rows = ExpertRows::new(spec.experts, spec.segments)?;
-        let grid = (rows.total() as u64 * (spec.intermediate / BLOCK) as u64)
+        let grid = (rows.total() as u64 * blocks(spec.intermediate) as u64)
             .div_ceil(blocks_per_cta(moe::SWIGLU_QUANTIZE));
         check_limit("CTAs of the SwiGLU", grid, max_ctas(moe::SWIGLU_QUANTIZE))?;
         let kernel = SWIGLU_QUANTIZE.load(device)?;
@@ -105,7 +106,7 @@ impl SwigluQuantize {
     /// [`Error::Operand`], and [`Error::Spec`] for more weights than 32 bits can count; launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: SwigluQuantizeArgs<'_>) -> Result<()> {
         let (rows, intermediate) = (self.rows.total(), self.spec.intermediate);
-        let k_blocks = intermediate / BLOCK;
+        let k_blocks = blocks(intermediate);
         let x = Layout::matrix("x [rows, 2 * intermediate]", [rows, 2 * intermediate]).aligned(16);
         let q = Layout::matrix("q [rows, intermediate]", [rows, intermediate]).aligned(8);
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
@@ -123,8 +124,8 @@ impl SwigluQuantize {
             q_pitch: q.pitch(),
             sf_pitch: sf.pitch(),
             clamp: self.spec.clamp.unwrap_or(f32::INFINITY),
-            k_blocks: k_blocks as u32,
-            scale_format: self.spec.format.code(),
+            k: intermediate as u32,
+            rule: self.spec.rule.parameter(),
             ..Default::default()
         };
         if let Some(RoutingWeights { weights, row_route }) = &args.routing {

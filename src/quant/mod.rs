@@ -3,14 +3,14 @@
 
 mod quantize;
 mod rms_norm;
+mod rule;
 mod scales;
 mod transpose_scales;
 
-pub use quantize::{
-    Quantize1x128, Quantize1x128Args, Quantize128x128, Quantize128x128Args, QuantizeSpec, ScaleFormat,
-};
+pub use quantize::{Quantize1x128, Quantize1x128Args, Quantize128x128, Quantize128x128Args, QuantizeSpec};
 pub use rms_norm::{NormRounding, RmsNorm, RmsNormArgs, RmsNormOut, RmsNormSpec};
-pub(crate) use scales::{BLOCK, SFB_AXES, scales_1x128};
+pub use rule::{QuantizeRule, ScaleFormat};
+pub(crate) use scales::{BLOCK, SFB_AXES, blocks, scales_1x128};
 pub use scales::{
     MMajor, RowMajor, ScaleLayout, Scales1x128, Scales1x128Mut, Scales128x128, Scales128x128Mut,
 };

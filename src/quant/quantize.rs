@@ -1,17 +1,14 @@
-//! BF16 to E4M3 with scales, on the device. The rule is `docs/numerics.md`, "Quantiser":
-//!
-//! * amax is taken over the *finite* elements of a block and floored at 1e-4;
-//! * FP32 scales: `scale = amax / 448`, `code = e4m3(x * (448 / amax))`;
-//! * power-of-two scales: `scale` is rounded up to a power of two, `code = e4m3(x * (1 / scale))`;
-//! * `e4m3` rounds to nearest even and saturates at 448; -0 keeps its sign.
+//! BF16 to E4M3 with scales, on the device; a [`QuantizeRule`] says how (`docs/numerics.md`, "Quantiser"). E4M3 rounds to
+//! nearest even and saturates at 448; -0 keeps its sign.
 //!
 //! An Inf saturates, a NaN stays NaN, each in its own element only, and [`Device::poll_error`] tells of both.
 
 use float8::F8E4M3;
 use half::bf16;
 
-use super::scales::{BLOCK, SFB_AXES, ScaleLayout, Scales1x128Mut, Scales128x128Mut, scales_1x128};
-use crate::device::bindings::{Quantize1x128Params, Quantize128x128Params, SCALE_FP32, SCALE_POWER_OF_TWO};
+use super::rule::QuantizeRule;
+use super::scales::{BLOCK, SFB_AXES, ScaleLayout, Scales1x128Mut, Scales128x128Mut, blocks, scales_1x128};
+use crate::device::bindings::{Quantize1x128Params, Quantize128x128Params};
 use crate::device::{Device, Stream};
 #[cfg(doc)]
 use crate::error::Error;
@@ -20,50 +17,32 @@ use crate::launch::{
     Kernel, KernelParams, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit, check_multiple,
 };
 use crate::setters::setters;
-use crate::table::quant;
+use crate::table::{self, quant};
 use crate::tensor::{Matrix, MatrixMut};
 
 const QUANTIZE_1X128: KernelRow<Quantize1x128Params> = KernelRow::of(quant::QUANTIZE_1X128);
 const QUANTIZE_128X128: KernelRow<Quantize128x128Params> = KernelRow::of(quant::QUANTIZE_128X128);
 
-/// How a scale is chosen. Either way it is stored as FP32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ScaleFormat {
-    /// `amax / 448`.
-    Fp32,
-    /// The next power of two above it: requantising along the other axis then changes almost nothing.
-    PowerOfTwo,
-}
-
-impl ScaleFormat {
-    pub(crate) fn code(self) -> u32 {
-        match self {
-            Self::Fp32 => SCALE_FP32,
-            Self::PowerOfTwo => SCALE_POWER_OF_TWO,
-        }
-    }
-}
-
 /// What to quantise: a BF16 matrix `[rows, k]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct QuantizeSpec {
     /// Any number, 0 included.
     pub rows: usize,
-    /// A multiple of 128.
+    /// A multiple of 8. The last block of a row may be short.
     pub k: usize,
-    /// How scales are chosen.
-    pub format: ScaleFormat,
+    /// How a block becomes a scale and codes.
+    pub rule: QuantizeRule,
 }
 
 impl QuantizeSpec {
-    /// With scales as they are.
+    /// By TileKernels' rule, with FP32 scales.
     pub const fn new(rows: usize, k: usize) -> Self {
-        Self { rows, k, format: ScaleFormat::Fp32 }
+        Self { rows, k, rule: QuantizeRule::TILE_KERNELS }
     }
 }
 
-setters!(QuantizeSpec { format: ScaleFormat });
+setters!(QuantizeSpec { rule: QuantizeRule });
 
 /// Operands of [`Quantize1x128`]. Addresses and pitches: x 16 bytes, q 8 bytes.
 #[derive(Debug)]
@@ -72,7 +51,7 @@ pub struct Quantize1x128Args<'a, L> {
     pub x: Matrix<'a, bf16>,
     /// `[rows, k]`.
     pub q: MatrixMut<'a, F8E4M3>,
-    /// `[k/128, rows]` or `[rows, k/128]`, as the layout says.
+    /// `[ceil(k/128), rows]` or `[rows, ceil(k/128)]`, as the layout says.
     pub sf: Scales1x128Mut<'a, L>,
 }
 
@@ -83,7 +62,7 @@ pub struct Quantize128x128Args<'a> {
     pub x: Matrix<'a, bf16>,
     /// `[rows, k]`.
     pub q: MatrixMut<'a, F8E4M3>,
-    /// `[ceil(rows/128), k/128]`.
+    /// `[ceil(rows/128), ceil(k/128)]`.
     pub sf: Scales128x128Mut<'a>,
 }
 
@@ -91,7 +70,7 @@ pub struct Quantize128x128Args<'a> {
 #[derive(Debug)]
 pub struct Quantize1x128(Plan<Quantize1x128Params>);
 
-/// The quantiser of weights: one scale per 128x128; rows past the end count as zero.
+/// The quantiser of weights: one scale per 128x128; rows and columns past the end count as zero.
 #[derive(Debug)]
 pub struct Quantize128x128(Plan<Quantize128x128Params>);
 
@@ -111,10 +90,11 @@ impl<P: KernelParams> Plan<P> {
         ctas: fn(u64, u64) -> u64,
         max_ctas: u64,
     ) -> Result<Self> {
-        check_multiple("k", spec.k, BLOCK)?;
+        check_multiple("k", spec.k, table::PIECE as usize)?;
+        spec.rule.check()?;
         check_limit("rows", spec.rows as u64, MAX_DIM)?;
         check_limit("k", spec.k as u64, MAX_DIM)?;
-        let grid = ctas(spec.rows as u64, (spec.k / BLOCK) as u64);
+        let grid = ctas(spec.rows as u64, blocks(spec.k) as u64);
         check_limit("CTAs of the quantiser", grid, max_ctas)?;
         Ok(Self { device: device.clone(), kernel: row.load(device)?, spec, grid: grid as u32 })
     }
@@ -128,7 +108,7 @@ impl<P: KernelParams> Plan<P> {
     }
 
     fn k_blocks(&self) -> usize {
-        self.spec.k / BLOCK
+        blocks(self.spec.k)
     }
 }
 
@@ -173,8 +153,8 @@ impl Quantize1x128 {
             sf_row_stride,
             sf_group_stride,
             m: plan.spec.rows as u32,
-            k_blocks: plan.k_blocks() as u32,
-            scale_format: plan.spec.format.code(),
+            k: plan.spec.k as u32,
+            rule: plan.spec.rule.parameter(),
             ..Default::default()
         };
         launch.run(plan.grid, &params)
@@ -214,8 +194,8 @@ impl Quantize128x128 {
             q_pitch: q.pitch(),
             sf_pitch: sf.pitch(),
             n: plan.spec.rows as u32,
-            k_blocks: plan.k_blocks() as u32,
-            scale_format: plan.spec.format.code(),
+            k: plan.spec.k as u32,
+            rule: plan.spec.rule.parameter(),
             ..Default::default()
         };
         launch.run(plan.grid, &params)

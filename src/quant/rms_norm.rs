@@ -10,14 +10,14 @@
 use float8::F8E4M3;
 use half::bf16;
 
-use super::quantize::ScaleFormat;
-use super::scales::{BLOCK, MMajor, Scales1x128Mut, scales_1x128};
+use super::rule::QuantizeRule;
+use super::scales::{MMajor, Scales1x128Mut, blocks, scales_1x128};
 use crate::device::bindings::{NORM_ROUND_EACH_STEP, NORM_ROUND_ONCE, RmsNormParams};
 use crate::device::{Device, Stream};
 use crate::error::{Error, Result};
 use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit, check_multiple};
 use crate::setters::setters;
-use crate::table::quant;
+use crate::table::{self, quant};
 use crate::tensor::{Matrix, MatrixMut, Vector};
 
 const RMS_NORM: KernelRow<RmsNormParams> = KernelRow::of(quant::RMS_NORM);
@@ -37,24 +37,24 @@ pub enum NormRounding {
 pub struct RmsNormSpec {
     /// Any number, 0 included.
     pub rows: usize,
-    /// Elements of a row: a multiple of 128, at most 16384.
+    /// Elements of a row: a multiple of 8, at most 16384.
     pub hidden: usize,
     /// Added to the mean of squares: positive and finite, or 0.
     pub eps: f32,
     /// When there is rounding.
     pub rounding: NormRounding,
-    /// How scales are chosen, where codes are written.
-    pub format: ScaleFormat,
+    /// How a block becomes a scale and codes, where codes are written.
+    pub rule: QuantizeRule,
 }
 
 impl RmsNormSpec {
-    /// One rounding, scales as they are. There is no default of eps, because models differ in it: DeepSeek-V3 has 1e-6.
+    /// One rounding, codes by TileKernels' rule. There is no default of eps, because models differ in it: DeepSeek-V3 has 1e-6.
     pub const fn new(rows: usize, hidden: usize, eps: f32) -> Self {
-        Self { rows, hidden, eps, rounding: NormRounding::Once, format: ScaleFormat::Fp32 }
+        Self { rows, hidden, eps, rounding: NormRounding::Once, rule: QuantizeRule::TILE_KERNELS }
     }
 }
 
-setters!(RmsNormSpec { rounding: NormRounding, format: ScaleFormat });
+setters!(RmsNormSpec { rounding: NormRounding, rule: QuantizeRule });
 
 /// Operands of a norm. Addresses and pitches are multiples of 16 bytes.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ pub enum RmsNormOut<'a> {
     Fp8 {
         /// `[rows, hidden]`; address and pitch are multiples of 8 bytes.
         q: MatrixMut<'a, F8E4M3>,
-        /// `[hidden/128, rows]`.
+        /// `[ceil(hidden/128), rows]`.
         sf: Scales1x128Mut<'a, MMajor>,
     },
 }
@@ -97,7 +97,8 @@ impl RmsNorm {
     /// # Errors
     /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: RmsNormSpec) -> Result<Self> {
-        check_multiple("hidden", spec.hidden, BLOCK)?;
+        check_multiple("hidden", spec.hidden, table::PIECE as usize)?;
+        spec.rule.check()?;
         check_limit("hidden", spec.hidden as u64, quant::RMS_NORM_MAX_HIDDEN.into())?;
         check_limit("rows", spec.rows as u64, MAX_DIM)?;
         if !(spec.eps.is_finite() && spec.eps >= 0.0) {
@@ -113,7 +114,7 @@ impl RmsNorm {
     /// # Errors
     /// [`Error::Operand`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: RmsNormArgs<'_>) -> Result<()> {
-        let RmsNormSpec { rows, hidden, eps, rounding, format } = self.spec;
+        let RmsNormSpec { rows, hidden, eps, rounding, rule } = self.spec;
         let of_rows = |axes| Layout::matrix(axes, [rows, hidden]).aligned(16);
         let weight = Layout::vector("weight [hidden]", hidden).aligned(16);
 
@@ -130,7 +131,7 @@ impl RmsNorm {
                 NormRounding::Once => NORM_ROUND_ONCE,
                 NormRounding::EachStep => NORM_ROUND_EACH_STEP,
             },
-            scale_format: format.code(),
+            rule: rule.parameter(),
             error_words: launch.error_words(),
             ..Default::default()
         };
@@ -145,7 +146,7 @@ impl RmsNorm {
             }
             RmsNormOut::Fp8 { q, sf } => {
                 let q = launch.write(q, Layout::matrix("q [rows, hidden]", [rows, hidden]).aligned(8))?;
-                let sf = launch.write(sf, scales_1x128::<MMajor>(rows, hidden / BLOCK).called("sf"))?;
+                let sf = launch.write(sf, scales_1x128::<MMajor>(rows, blocks(hidden)).called("sf"))?;
                 (params.q, params.q_pitch) = (q.pointer, q.pitch());
                 (params.sf, params.sf_pitch) = (sf.pointer, sf.pitch());
             }

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::launch::{Layout, check_multiple};
+use crate::launch::Layout;
 use crate::tensor::{Extent, Matrix, MatrixMut, Slice, SliceMut, View, ViewMut};
 
 /// Elements of K, and rows of a weight, that share a scale.
@@ -27,11 +27,11 @@ mod sealed {
     }
 }
 
-/// `[k/128, m]`: the scales of one K block are contiguous along m. This is what the GEMM reads, rows from multiples of 16
+/// `[ceil(k/128), m]`: the scales of one K block are contiguous along m. This is what the GEMM reads, rows from multiples of 16
 /// bytes on.
 #[derive(Debug)]
 pub enum MMajor {}
-/// `[m, k/128]`: the scales of one row are contiguous, as most code produces them.
+/// `[m, ceil(k/128)]`: the scales of one row are contiguous, as most code produces them.
 #[derive(Debug)]
 pub enum RowMajor {}
 
@@ -39,7 +39,7 @@ impl ScaleLayout for MMajor {}
 impl ScaleLayout for RowMajor {}
 
 impl sealed::Layout for MMajor {
-    const AXES: &'static str = "sfa [k/128, m]";
+    const AXES: &'static str = "sfa [ceil(k/128), m]";
     fn shape(m: usize, k_blocks: usize) -> (usize, usize) {
         (k_blocks, m)
     }
@@ -51,7 +51,7 @@ impl sealed::Layout for MMajor {
     }
 }
 impl sealed::Layout for RowMajor {
-    const AXES: &'static str = "sfa [m, k/128]";
+    const AXES: &'static str = "sfa [m, ceil(k/128)]";
     fn shape(m: usize, k_blocks: usize) -> (usize, usize) {
         (m, k_blocks)
     }
@@ -63,8 +63,9 @@ impl sealed::Layout for RowMajor {
     }
 }
 
-pub(super) fn blocks(k: usize) -> Result<usize> {
-    check_multiple("k", k, BLOCK).map(|()| k / BLOCK)
+/// Blocks of a row of `k`; the last one may be short.
+pub(crate) const fn blocks(k: usize) -> usize {
+    k.div_ceil(BLOCK)
 }
 
 /// One scale per 1x128 of an `[m, k]` matrix, to be read.
@@ -89,20 +90,17 @@ impl<L> Clone for Scales1x128<'_, L> {
 
 impl<'a, L: ScaleLayout> Scales1x128<'a, L> {
     /// Elements that [`Scales1x128::new`] asks for at most: memory for the scales of an `[m, k]` matrix.
-    ///
-    /// # Errors
-    /// [`Error::Spec`] for a k that is no multiple of 128.
-    pub fn elements(m: usize, k: usize) -> Result<usize> {
-        let (rows, columns) = L::shape(m, blocks(k)?);
-        Ok(rows.saturating_mul(L::pitch(columns)))
+    pub fn elements(m: usize, k: usize) -> usize {
+        let (rows, columns) = L::shape(m, blocks(k));
+        rows.saturating_mul(L::pitch(columns))
     }
 
     /// Scales without gaps; of [`MMajor`], with rows of a multiple of four, as the GEMM reads them.
     ///
     /// # Errors
-    /// [`Error::Spec`] for a k that is no multiple of 128, [`Error::View`].
+    /// [`Error::View`].
     pub fn new(slice: impl Into<Slice<'a, f32>>, m: usize, k: usize) -> Result<Self> {
-        Self::with_pitch(slice, m, k, L::pitch(L::shape(m, blocks(k)?).1))
+        Self::with_pitch(slice, m, k, L::pitch(L::shape(m, blocks(k)).1))
     }
 
     /// Rows of the layout `pitch` elements apart. The GEMM wants a multiple of 4 (16 bytes).
@@ -110,7 +108,7 @@ impl<'a, L: ScaleLayout> Scales1x128<'a, L> {
     /// # Errors
     /// As [`Self::new`].
     pub fn with_pitch(slice: impl Into<Slice<'a, f32>>, m: usize, k: usize, pitch: usize) -> Result<Self> {
-        let (rows, columns) = L::shape(m, blocks(k)?);
+        let (rows, columns) = L::shape(m, blocks(k));
         Ok(Self { matrix: Matrix::with_pitch(slice, rows, columns, pitch)?, layout: PhantomData })
     }
 }
@@ -119,9 +117,9 @@ impl<'a, L: ScaleLayout> Scales1x128Mut<'a, L> {
     /// Scales without gaps; of [`MMajor`], with rows of a multiple of four, as the GEMM reads them.
     ///
     /// # Errors
-    /// [`Error::Spec`] for a k that is no multiple of 128, [`Error::View`].
+    /// [`Error::View`].
     pub fn new(slice: impl Into<SliceMut<'a, f32>>, m: usize, k: usize) -> Result<Self> {
-        Self::with_pitch(slice, m, k, L::pitch(L::shape(m, blocks(k)?).1))
+        Self::with_pitch(slice, m, k, L::pitch(L::shape(m, blocks(k)).1))
     }
 
     /// Rows of the layout `pitch` elements apart.
@@ -129,7 +127,7 @@ impl<'a, L: ScaleLayout> Scales1x128Mut<'a, L> {
     /// # Errors
     /// As [`Self::new`].
     pub fn with_pitch(slice: impl Into<SliceMut<'a, f32>>, m: usize, k: usize, pitch: usize) -> Result<Self> {
-        let (rows, columns) = L::shape(m, blocks(k)?);
+        let (rows, columns) = L::shape(m, blocks(k));
         Ok(Self { matrix: MatrixMut::with_pitch(slice, rows, columns, pitch)?, layout: PhantomData })
     }
 }
@@ -164,11 +162,11 @@ impl<'a, L> ViewMut<'a> for Scales1x128Mut<'a, L> {
     }
 }
 
-/// One scale per 128x128 of an `[n, k]` matrix: `[ceil(n/128), k/128]`, to be read.
+/// One scale per 128x128 of an `[n, k]` matrix: `[ceil(n/128), ceil(k/128)]`, to be read.
 #[derive(Debug, Clone)]
 pub struct Scales128x128<'a>(Matrix<'a, f32>);
 
-/// One scale per 128x128 of an `[n, k]` matrix: `[ceil(n/128), k/128]`, to be written.
+/// One scale per 128x128 of an `[n, k]` matrix: `[ceil(n/128), ceil(k/128)]`, to be written.
 #[derive(Debug)]
 pub struct Scales128x128Mut<'a>(MatrixMut<'a, f32>);
 
@@ -197,15 +195,15 @@ impl<'a> ViewMut<'a> for Scales128x128Mut<'a> {
 }
 
 /// Axes in messages.
-pub(crate) const SFB_AXES: &str = "sfb [ceil(n/128), k/128]";
+pub(crate) const SFB_AXES: &str = "sfb [ceil(n/128), ceil(k/128)]";
 
 impl<'a> Scales128x128<'a> {
     /// Scales without gaps.
     ///
     /// # Errors
-    /// [`Error::Spec`] for a k that is no multiple of 128, [`Error::View`].
+    /// [`Error::View`].
     pub fn new(slice: impl Into<Slice<'a, f32>>, n: usize, k: usize) -> Result<Self> {
-        Self::with_pitch(slice, n, k, blocks(k)?)
+        Self::with_pitch(slice, n, k, blocks(k))
     }
 
     /// Rows `pitch` elements apart.
@@ -213,7 +211,7 @@ impl<'a> Scales128x128<'a> {
     /// # Errors
     /// As [`Self::new`].
     pub fn with_pitch(slice: impl Into<Slice<'a, f32>>, n: usize, k: usize, pitch: usize) -> Result<Self> {
-        Ok(Self(Matrix::with_pitch(slice, n.div_ceil(BLOCK), blocks(k)?, pitch)?))
+        Ok(Self(Matrix::with_pitch(slice, n.div_ceil(BLOCK), blocks(k), pitch)?))
     }
 }
 
@@ -221,9 +219,9 @@ impl<'a> Scales128x128Mut<'a> {
     /// Scales without gaps.
     ///
     /// # Errors
-    /// [`Error::Spec`] for a k that is no multiple of 128, [`Error::View`].
+    /// [`Error::View`].
     pub fn new(slice: impl Into<SliceMut<'a, f32>>, n: usize, k: usize) -> Result<Self> {
-        Self::with_pitch(slice, n, k, blocks(k)?)
+        Self::with_pitch(slice, n, k, blocks(k))
     }
 
     /// Rows `pitch` elements apart.
@@ -231,6 +229,6 @@ impl<'a> Scales128x128Mut<'a> {
     /// # Errors
     /// As [`Self::new`].
     pub fn with_pitch(slice: impl Into<SliceMut<'a, f32>>, n: usize, k: usize, pitch: usize) -> Result<Self> {
-        Ok(Self(MatrixMut::with_pitch(slice, n.div_ceil(BLOCK), blocks(k)?, pitch)?))
+        Ok(Self(MatrixMut::with_pitch(slice, n.div_ceil(BLOCK), blocks(k), pitch)?))
     }
 }

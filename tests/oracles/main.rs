@@ -3,4 +3,5 @@
 mod codec;
 mod mla;
 mod mla_shapes;
+mod quantize;
 mod reference;

@@ -11,7 +11,7 @@ use oracles::gemm::{
 use oracles::gemm::{GemmClass, GemmInputs};
 use oracles::mla::calc_diff;
 use oracles::quant::quantizer_rows;
-use oracles::quant::{QuantizeScale, quantize_1x128, quantize_128x128};
+use oracles::quant::{QuantizeModel, QuantizeScale, quantize_1x128, quantize_128x128};
 use oracles::tensor_core::{NAN, fused_dot_bf16, fused_dot_e4m3};
 use oracles::verdict::Verdict;
 use oracles::{BLOCK, ShapeError};
@@ -353,17 +353,18 @@ fn shapes_are_checked() {
     let (a, sf) = ([F8E4M3::from_bits(0); 128], [1.0; 1]);
     let length = |operand, expected, got| Some(ShapeError::Length { operand, expected, got });
     assert_eq!(Operands::new((1, 1, 128), &a, &sf, &a, &sf).err(), None);
-    assert_eq!(Operands::new((1, 1, 100), &a[..100], &sf, &a, &sf).err(), Some(ShapeError::K(100)));
+    assert_eq!(Operands::new((1, 1, 100), &a[..100], &sf, &a[..100], &sf).err(), None);
+    assert_eq!(Operands::new((1, 1, 100), &a[..100], &[], &a[..100], &sf).err(), length("sfa", 1, 0));
     assert_eq!(Operands::new((2, 1, 128), &a, &sf, &a, &sf).err(), length("a", 256, 128));
     assert_eq!(Operands::new((1, 1, 128), &a, &[], &a, &sf).err(), length("sfa", 1, 0));
     assert_eq!(Operands::new((1, 129, 128), &a, &sf, &a, &sf).err(), length("b", 129 * 128, 128));
     assert_eq!(Operands::new((1, 1, 128), &a, &sf, &a, &[1.0; 2]).err(), length("sfb", 1, 2));
     let x = [bf16::ONE; 300];
-    let quantize = |m, k, pitch| quantize_1x128(&x, m, k, pitch, QuantizeScale::Fp32).err();
+    let quantize = |m, k, pitch| quantize_1x128(&x, m, k, pitch, MODELS[0]).err();
     assert_eq!(quantize(2, 128, 172), None);
     assert_eq!(quantize(2, 128, 173), length("x", 301, 300));
     assert_eq!(quantize(2, 128, 127), Some(ShapeError::Pitch { k: 128, pitch: 127 }));
-    assert_eq!(quantize(2, 64, 64), Some(ShapeError::K(64)));
+    assert_eq!(quantize(2, 64, 64), None);
 }
 
 // The bound
@@ -495,6 +496,7 @@ fn special_scales() -> TestResult {
             m: 1,
             n: 1,
             k: 128,
+            parts: 1,
             a: vec![e4m3(code); 128],
             sfa: vec![sfa],
             b: vec![e4m3(1.0); 128],
@@ -703,7 +705,8 @@ fn promotion_keeps_positive_data_accurate() -> TestResult {
     let mut rng = rng(10);
     let mut uniform = |len: usize| -> Vec<F8E4M3> { (0..len).map(|_| e4m3(rng.random())).collect() };
     let (a, b) = (uniform(m * k), uniform(n * k));
-    let inputs = GemmInputs { m, n, k, a, sfa: vec![1.0; m * k / BLOCK], b, sfb: vec![1.0; k / BLOCK] };
+    let inputs =
+        GemmInputs { m, n, k, a, sfa: vec![1.0; m * k / BLOCK], b, sfb: vec![1.0; k / BLOCK], parts: 1 };
     let (operands, sample) = (inputs.operands()?, Sample::all(m, n));
     let expected = reference(&operands, &sample);
     let worst =
@@ -750,20 +753,23 @@ fn plain_quantize(block: &[bf16], scale: QuantizeScale) -> (Vec<u8>, f32) {
     (block.iter().map(encode).collect(), sf)
 }
 
-const SCALES: [QuantizeScale; 2] = [QuantizeScale::Fp32, QuantizeScale::PowerOfTwo];
+const MODELS: [QuantizeModel; 2] = [
+    QuantizeModel::tile_kernels(QuantizeScale::Fp32),
+    QuantizeModel::tile_kernels(QuantizeScale::PowerOfTwo),
+];
 
 #[test]
 fn quantize_1x128_follows_the_rule() -> TestResult {
     let (m, k) = (60, 512);
     for x in [quantizer_rows(m, k, 1), normal_rows(m, k, 2)] {
-        for scale in SCALES {
-            let quantized = quantize_1x128(&x, m, k, k, scale)?;
+        for model in MODELS {
+            let quantized = quantize_1x128(&x, m, k, k, model)?;
             assert_eq!(quantized.nonfinite, x.iter().any(|x| !x.is_finite()));
             for (row, g) in (0..m).flat_map(|row| (0..k / BLOCK).map(move |g| (row, g))) {
                 let at = row * k + g * BLOCK;
-                let (q, sf) = plain_quantize(&x[at..][..BLOCK], scale);
+                let (q, sf) = plain_quantize(&x[at..][..BLOCK], model.scale);
                 let got: Vec<u8> = quantized.q[at..][..BLOCK].iter().map(|q| q.to_bits()).collect();
-                assert_eq!((got, quantized.sf[g * m + row]), (q, sf), "{scale:?}, row {row}, block {g}");
+                assert_eq!((got, quantized.sf[g * m + row]), (q, sf), "{model:?}, row {row}, block {g}");
             }
         }
     }
@@ -774,20 +780,20 @@ fn quantize_1x128_follows_the_rule() -> TestResult {
 fn quantize_128x128_follows_the_rule_and_pads_with_zeros() -> TestResult {
     let (n, k) = (150, 256);
     for x in [quantizer_rows(n, k, 3), normal_rows(n, k, 4)] {
-        for scale in SCALES {
-            let quantized = quantize_128x128(&x, n, k, k, scale)?;
+        for model in MODELS {
+            let quantized = quantize_128x128(&x, n, k, k, model)?;
             assert_eq!(quantized.sf.len(), 2 * k / BLOCK);
             for (row_block, g) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
                 let rows = (row_block * BLOCK..n).take(BLOCK);
                 let at = |row: usize| row * k + g * BLOCK;
                 let block: Vec<bf16> = rows.clone().flat_map(|row| x[at(row)..][..BLOCK].to_vec()).collect();
-                let (q, sf) = plain_quantize(&block, scale);
+                let (q, sf) = plain_quantize(&block, model.scale);
                 let got: Vec<u8> =
                     rows.flat_map(|row| &quantized.q[at(row)..][..BLOCK]).map(|q| q.to_bits()).collect();
                 assert_eq!(
                     (got, quantized.sf[row_block * (k / BLOCK) + g]),
                     (q, sf),
-                    "{scale:?} {row_block} {g}"
+                    "{model:?} {row_block} {g}"
                 );
             }
         }
@@ -804,10 +810,8 @@ fn quantizers_do_not_read_between_rows() -> TestResult {
         to[..k].copy_from_slice(from);
     }
     for quantize in [quantize_1x128, quantize_128x128] {
-        let (dense, pitched) = (
-            quantize(&dense, m, k, k, QuantizeScale::Fp32)?,
-            quantize(&pitched, m, k, pitch, QuantizeScale::Fp32)?,
-        );
+        let (dense, pitched) =
+            (quantize(&dense, m, k, k, MODELS[0])?, quantize(&pitched, m, k, pitch, MODELS[0])?);
         assert_eq!((dense.q, dense.sf, dense.nonfinite), (pitched.q, pitched.sf, pitched.nonfinite));
     }
     Ok(())
@@ -820,11 +824,11 @@ fn quantizers_handle_zero_inf_and_nan() -> TestResult {
     for (i, x) in x[128..256].iter_mut().enumerate() {
         *x = bf16::from_f32(i as f32 / 128.0);
     }
-    let clean = quantize_1x128(&x, 3, 128, 128, QuantizeScale::Fp32)?;
+    let clean = quantize_1x128(&x, 3, 128, 128, MODELS[0])?;
     x[128 + 3] = bf16::INFINITY;
     x[128 + 4] = bf16::NEG_INFINITY;
     x[128 + 5] = bf16::NAN;
-    let got = quantize_1x128(&x, 3, 128, 128, QuantizeScale::Fp32)?;
+    let got = quantize_1x128(&x, 3, 128, 128, MODELS[0])?;
 
     assert!(got.nonfinite && !clean.nonfinite);
     assert_eq!(got.sf, clean.sf, "amax is that of the finite elements");
@@ -848,8 +852,8 @@ fn quantizers_handle_zero_inf_and_nan() -> TestResult {
 fn the_formula_of_the_code_matters_only_with_fp32_scales() -> TestResult {
     let (m, k) = (256, 4096);
     let x = normal_rows(m, k, 6);
-    for scale in SCALES {
-        let quantized = quantize_1x128(&x, m, k, k, scale)?;
+    for model in MODELS {
+        let quantized = quantize_1x128(&x, m, k, k, model)?;
         let differing = |formula: fn(f32, f32) -> f32| {
             let codes = x.iter().zip(&quantized.q).enumerate();
             let differs = |(index, (x, q)): (usize, (&bf16, &F8E4M3))| {
@@ -859,8 +863,8 @@ fn the_formula_of_the_code_matters_only_with_fp32_scales() -> TestResult {
             codes.map(differs).filter(|&differs| differs).count() as f64 / (m * k) as f64
         };
         let (divided, inverted) = (differing(|x, s| x / s), differing(|x, s| x * (1.0 / s)));
-        println!("{scale:?}: {divided:.2e} of the codes differ for x / s, {inverted:.2e} for x * (1 / s)");
-        match scale {
+        println!("{model:?}: {divided:.2e} of the codes differ for x / s, {inverted:.2e} for x * (1 / s)");
+        match model.scale {
             QuantizeScale::Fp32 => {
                 assert!(divided.max(inverted) > 1e-5 && divided.max(inverted) < 2e-3)
             }
@@ -876,8 +880,8 @@ fn requantising_the_other_way_costs_nothing_with_power_of_two_scales() -> TestRe
     let size = 2048;
     let x = normal_rows(size, size, 7);
     let truth: Vec<f64> = x.iter().map(|x| x.to_f64()).collect();
-    let dequantised = |x: &[bf16], scale| -> Result<Vec<f32>, ShapeError> {
-        let quantized = quantize_1x128(x, size, size, size, scale)?;
+    let dequantised = |x: &[bf16], model| -> Result<Vec<f32>, ShapeError> {
+        let quantized = quantize_1x128(x, size, size, size, model)?;
         let codes = quantized.q.iter().enumerate();
         let value = |(i, q): (usize, &F8E4M3)| q.to_f32() * quantized.sf[i % size / BLOCK * size + i / size];
         Ok(codes.map(value).collect())
@@ -885,14 +889,14 @@ fn requantising_the_other_way_costs_nothing_with_power_of_two_scales() -> TestRe
     let transposed =
         |x: &[f32]| -> Vec<f32> { (0..size * size).map(|i| x[i % size * size + i / size]).collect() };
 
-    for scale in SCALES {
-        let once = dequantised(&x, scale)?;
+    for model in MODELS {
+        let once = dequantised(&x, model)?;
         let columns: Vec<bf16> = transposed(&once).into_iter().map(bf16::from_f32).collect();
-        let twice = transposed(&dequantised(&columns, scale)?);
+        let twice = transposed(&dequantised(&columns, model)?);
         let changed = once.iter().zip(&twice).filter(|(x, y)| x != y).count() as f64 / once.len() as f64;
         let (before, after) = (calc_diff(&truth, &once), calc_diff(&truth, &twice));
-        println!("{scale:?}: {changed:.2e} of the elements change, calc_diff {before:.3e} -> {after:.3e}");
-        match scale {
+        println!("{model:?}: {changed:.2e} of the elements change, calc_diff {before:.3e} -> {after:.3e}");
+        match model.scale {
             QuantizeScale::Fp32 => assert!(changed > 0.9 && after > 1.8 * before),
             QuantizeScale::PowerOfTwo => assert!(changed < 1e-4 && after < 1.001 * before),
         }

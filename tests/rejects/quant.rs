@@ -2,7 +2,7 @@
 
 use check::devices::emulated;
 use deepseek_kernels::quant::{
-    Quantize1x128, Quantize128x128, QuantizeSpec, TransposeScales, TransposeScalesSpec,
+    Quantize1x128, Quantize128x128, QuantizeRule, QuantizeSpec, TransposeScales, TransposeScalesSpec,
 };
 
 use crate::message;
@@ -10,15 +10,25 @@ use crate::message;
 #[test]
 fn plans() {
     let device = emulated(0);
-    let odd = QuantizeSpec::new(2, 64);
-    let expected = "k must be a multiple of 128, got 64";
+    let odd = QuantizeSpec::new(2, 68);
+    let expected = "k must be a multiple of 8, got 68";
     assert_eq!(message(Quantize1x128::plan(&device, odd)), expected);
     assert_eq!(message(Quantize128x128::plan(&device, odd)), expected);
     let huge = QuantizeSpec::new(1 << 31, 128);
     let expected = "rows must be at most 2147483647, got 2147483648";
     assert_eq!(message(Quantize1x128::plan(&device, huge)), expected);
-    let odd = TransposeScales::plan(&device, TransposeScalesSpec::new(4, 100));
-    assert_eq!(message(odd), "k must be a multiple of 128, got 100");
+    let least = "amax_floor must be finite and at least 448 * 2^-80 (QuantizeRule::LEAST_AMAX), got ";
+    for floor in [0.0, -1.0, 1e-30, f32::NAN, f32::INFINITY] {
+        for rule in [QuantizeRule::TILE_KERNELS, QuantizeRule::DEEP_GEMM, QuantizeRule::DEEPSEEK] {
+            let spec = QuantizeSpec::new(2, 128).rule(rule.amax_floor(floor));
+            assert_eq!(message(Quantize1x128::plan(&device, spec)), format!("{least}{floor}"));
+            assert_eq!(message(Quantize128x128::plan(&device, spec)), format!("{least}{floor}"));
+        }
+    }
+    let rule = QuantizeRule::TRANSFORMER_ENGINE;
+    let negative = QuantizeSpec::new(2, 128).rule(rule.amax_floor(-1.0));
+    let expected = "amax_floor must be finite and at least 0, got -1";
+    assert_eq!(message(Quantize1x128::plan(&device, negative)), expected);
     for (m, k, expected) in [
         (1 << 31, 128, "m must be at most 2147483647, got 2147483648"),
         (1, 1 << 31, "k must be at most 2147483647, got 2147483648"),
@@ -48,7 +58,7 @@ mod rows {
         quantize(), |plan, stream, args| args.run(plan, stream);
         sf_with_a_row_too_many: |args, spare|
             args.sf = ScalesOut::RowMajor(Scales1x128Mut::new(&mut spare.floats, 3, 128)?)
-            => "expected sf [m, k/128] [2, 1], got [3, 1]";
+            => "expected sf [m, ceil(k/128)] [2, 1], got [3, 1]";
         x_with_an_odd_pitch: |args, spare| args.x = Matrix::with_pitch(&spare.halves, 2, 128, 132)?
             => "x: pitch must be a multiple of 16 bytes, got 264";
         x_at_an_odd_address: |args, spare| args.x = Matrix::new(&spare.halves[1..], 2, 128)?
@@ -74,7 +84,7 @@ mod blocks {
     rejects! {
         quantize();
         sf_of_more_rows: |args, spare| args.sf = Scales128x128Mut::new(&mut spare.floats, 300, 128)?
-            => "expected sf [ceil(n/128), k/128] [1, 1], got [3, 1]";
+            => "expected sf [ceil(n/128), ceil(k/128)] [1, 1], got [3, 1]";
     }
 }
 
@@ -94,8 +104,8 @@ mod transposition {
     rejects! {
         transpose();
         sf_of_another_k: |args, spare| args.sf = Scales1x128::new(&spare.floats, 4, 128)?
-            => "expected sf [m, k/128] [4, 2], got [4, 1]";
+            => "expected sf [m, ceil(k/128)] [4, 2], got [4, 1]";
         out_with_a_column_too_many: |args, spare| args.out = Scales1x128Mut::new(&mut spare.floats, 5, 256)?
-            => "expected out [k/128, m] [2, 4], got [2, 5]";
+            => "expected out [ceil(k/128), m] [2, 4], got [2, 5]";
     }
 }

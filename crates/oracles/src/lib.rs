@@ -38,9 +38,6 @@ pub enum ShapeError {
         /// Elements in the slice.
         got: usize,
     },
-    /// K is not a multiple of [`BLOCK`].
-    #[error("expected k to be a multiple of {BLOCK}, got {0}")]
-    K(usize),
     /// Rows overlap.
     #[error("expected a pitch of at least k = {k} elements, got {pitch}")]
     Pitch {
@@ -55,8 +52,14 @@ fn check_length(operand: &'static str, expected: usize, got: usize) -> Result<()
     if got == expected { Ok(()) } else { Err(ShapeError::Length { operand, expected, got }) }
 }
 
-fn check_k(k: usize) -> Result<(), ShapeError> {
-    if k.is_multiple_of(BLOCK) { Ok(()) } else { Err(ShapeError::K(k)) }
+/// Blocks of a row of `k`; the last one may be short.
+pub const fn blocks(k: usize) -> usize {
+    k.div_ceil(BLOCK)
+}
+
+/// Block `g` of a row.
+fn block<T>(row: &[T], g: usize) -> &[T] {
+    &row[g * BLOCK..row.len().min((g + 1) * BLOCK)]
 }
 
 /// 2^`exponent` for an exponent of a normal `f64`.

@@ -56,19 +56,19 @@ struct Pipeline {
 };
 
 // sBoxes <- `Rows` rows, `Bytes` in all, which every CTA of the cluster wants, as so many boxes of the map: the first from
-// (x, y, z) on, each next one `step` rows further. A pair of CTAs fetches one each and multicasts it to both. `full` counts all
+// (x, y, z) on, each next one behind its rows, or `Layers` apart at the same rows. A pair of CTAs fetches one each and multicasts it to both. `full` counts all
 // bytes.
-template <int Cluster, int Rows, int Bytes, int Boxes = Cluster>
-PTX_DEVICE void load_together(const TensorMap& map, uint32_t sBoxes, uint32_t full, uint32_t x, uint32_t y, uint32_t z,
-                              uint32_t step = Rows / Boxes) {
+template <int Cluster, int Rows, int Bytes, int Boxes = Cluster, int Layers = 0>
+PTX_DEVICE void load_together(const TensorMap& map, uint32_t sBoxes, uint32_t full, uint32_t x, uint32_t y, uint32_t z) {
   static_assert(Cluster == 1 || (Cluster == 2 && Boxes == 2), "pairs of CTAs");
+  constexpr uint32_t kRows = Layers == 0 ? Rows / Boxes : 0;  // from box to box
   if constexpr (Cluster == 1) {
 #pragma unroll
     for (uint32_t box = 0; box < Boxes; ++box) {
-      ptx::tma_load_3d(map, sBoxes + box * (Bytes / Boxes), full, x, y + box * step, z);
+      ptx::tma_load_3d(map, sBoxes + box * (Bytes / Boxes), full, x, y + box * kRows, z + box * Layers);
     }
   } else {
     const uint32_t rank = ptx::cluster_rank();
-    ptx::tma_load_3d_multicast(map, sBoxes + rank * (Bytes / Boxes), full, x, y + rank * step, z, 0b11);
+    ptx::tma_load_3d_multicast(map, sBoxes + rank * (Bytes / Boxes), full, x, y + rank * kRows, z + rank * Layers, 0b11);
   }
 }

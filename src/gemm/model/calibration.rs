@@ -72,7 +72,7 @@ struct Row {
 
 impl Row {
     fn shape(&self) -> [usize; 4] {
-        let GemmProblem { experts, rows, n, k } = self.problem;
+        let GemmProblem { experts, rows, n, k, .. } = self.problem;
         [experts, rows, n, k]
     }
 }
@@ -80,7 +80,7 @@ impl Row {
 fn published() -> Vec<Row> {
     let row = |[source, store, experts, rows, n, k, tile, us]: [String; 8]| {
         let [experts, rows, n, k] = [experts, rows, n, k].map(|text| number(&text));
-        let (problem, kernel) = (GemmProblem { experts, rows, n, k }, deepgemm(&tile, rows));
+        let (problem, kernel) = (GemmProblem { experts, rows, n, k, parts: 1 }, deepgemm(&tile, rows));
         let waits_for_store = store == "waited";
         Row { source, instance: tile, kernel, waits_for_store, problem, us: number(&us) }
     };
@@ -125,7 +125,7 @@ fn measured(who: &str) -> Vec<Row> {
             "ours" => named(&instance),
             _ => deepgemm(measured_tile([experts, rows, n, k]), rows),
         };
-        let problem = GemmProblem { experts, rows, n, k };
+        let problem = GemmProblem { experts, rows, n, k, parts: 1 };
         Some(Row { source: run, instance, kernel, waits_for_store: false, problem, us: number(&us) })
     };
     table(MEASURED).into_iter().filter_map(row).collect()
@@ -325,7 +325,7 @@ fn the_planner_takes_the_fastest_that_was_measured() {
     for ((shape, of), times) in &rivals {
         let [experts, rows, n, k] = *shape;
         let candidates = || instances().filter(|instance| times.contains_key(&instance.name()));
-        let problem = GemmProblem { experts, rows, n, k };
+        let problem = GemmProblem { experts, rows, n, k, parts: 1 };
         let choice = problem.fastest(candidates(), rows, 132).expect("an instance").instance.name();
         let fastest = candidates().map(|instance| times[&instance.name()]).fold(f64::INFINITY, f64::min);
         assert!(times[&choice] <= 1.03 * fastest, "{shape:?} by {of}: {choice} of {times:?}");

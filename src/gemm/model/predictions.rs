@@ -61,8 +61,8 @@ impl Shape {
         let shape = |[list, experts, expected, active, rows, n, k, deepgemm]: [String; 8]| {
             let [experts, expected, active, rows, n, k] =
                 [experts, expected, active, rows, n, k].map(|text| number(&text));
-            let planned = GemmProblem { experts, rows: expected, n, k };
-            let run = GemmProblem { experts: active, rows, n, k };
+            let planned = GemmProblem { experts, rows: expected, n, k, parts: 1 };
+            let run = GemmProblem { experts: active, rows, n, k, parts: 1 };
             Self { list, planned, run, deepgemm }
         };
         table(SHAPES).into_iter().map(shape).collect()
@@ -73,7 +73,7 @@ impl Shape {
     }
 
     fn name(&self) -> String {
-        let GemmProblem { experts, rows, n, k } = self.run;
+        let GemmProblem { experts, rows, n, k, .. } = self.run;
         if self.is_dense() { format!("{rows}x{n}x{k}") } else { format!("{experts} x {rows}x{n}x{k}") }
     }
 

@@ -7,7 +7,7 @@ use check::devices::{devices, schedules, seeded};
 use check::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase, GroupedFp8GemmProblem};
 use check::memory::{Arena, Memory, Scalar};
 use check::moe::gate_up_swiglu::{GateUpSwigluCase, GateUpSwigluProblem};
-use check::quant::FORMATS;
+use check::quant::Rule;
 use deepseek_kernels::gemm::Segments;
 use deepseek_kernels::moe::{
     GateUpSwiglu, GateUpSwigluSpec, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec,
@@ -15,7 +15,7 @@ use deepseek_kernels::moe::{
 use deepseek_kernels::quant::{MMajor, Scales1x128, Scales1x128Mut};
 use deepseek_kernels::table::moe::GATE_UP_INSTANCES;
 use deepseek_kernels::{DataFaults, Device, Error, F8E4M3, Matrix, MatrixMut, Vector, bf16};
-use oracles::gemm::GemmClass;
+use oracles::gemm::{GemmClass, GemmInputs};
 use proptest::prelude::*;
 
 /// Sums of every size, NaN and Inf among them.
@@ -37,6 +37,8 @@ fn every_instance_at_the_edges_of_its_tiles() {
             for (assignment, layer) in [
                 (Assignment::ragged(&counts, 5), (128, 384)),
                 (Assignment::masked(&counts[3..], 2 * bm + 10), (256, 128)),
+                (Assignment::ragged(&counts, 2), (192, 576)),
+                (Assignment::ragged(&counts[..3], 0), (16, 64)),
             ] {
                 pass(&GateUpSwigluCase::new(assignment, layer).with(instance), &device);
             }
@@ -48,9 +50,9 @@ fn every_instance_at_the_edges_of_its_tiles() {
 fn every_option() {
     for device in devices() {
         for clamp in [None, Some(1.5), Some(0.3), Some(0.0)] {
-            for format in FORMATS {
+            for rule in Rule::multiplying() {
                 let case = GateUpSwigluCase::new(Assignment::ragged(&[5, 0, 66], 1), (256, 256));
-                pass(&GateUpSwigluCase { clamp, format, ..case }, &device);
+                pass(&GateUpSwigluCase { clamp, rule, ..case }, &device);
             }
         }
     }
@@ -82,22 +84,37 @@ fn every_way_to_route() {
     }
 }
 
-/// Codes and scales of the two operations on the same operands.
-fn unfused(problem: &GateUpSwigluProblem, device: &Device) -> (Vec<F8E4M3>, Vec<f32>) {
-    let GateUpSwigluCase { gemm, clamp, format } = &problem.case;
-    let (rows, width) = (gemm.assignment.rows(), gemm.n / 2);
-    let apart = GroupedFp8GemmCase { instance: None, ..gemm.clone() };
-    let apart = Arc::new(GroupedFp8GemmProblem { case: apart, ..problem.gemm.clone() });
-    let mut apart = apart.prepare(&mut Arena::new(device, memory_of("unfused"))).expect("operands");
+/// The products with every expert's gate, or with its up.
+fn product(problem: &GateUpSwigluProblem, part: usize, device: &Device) -> Vec<bf16> {
+    let GroupedFp8GemmCase { n, k, .. } = problem.gemm.case;
+    let width = n / 2;
+    let of_part = |own: &GemmInputs| GemmInputs {
+        n: width,
+        parts: 1,
+        b: own.b[part * width * k..][..width * k].to_vec(),
+        sfb: own.sfb[part * (own.sfb.len() / 2)..][..own.sfb.len() / 2].to_vec(),
+        ..own.clone()
+    };
+    let case = GroupedFp8GemmCase { instance: None, n: width, parts: 1, ..problem.gemm.case.clone() };
+    let apart = GroupedFp8GemmProblem { case, experts: problem.gemm.experts.iter().map(of_part).collect() };
+    let mut apart = Arc::new(apart).prepare(&mut Arena::new(device, memory_of("unfused"))).expect("operands");
     apart.launch(device.stream().expect("stream")).expect("launch");
-    let d = apart.outputs().expect("gate and up");
+    apart.outputs().expect("a product")[0].values()
+}
+
+/// Codes and scales of the operations apart on the same operands.
+fn unfused(problem: &GateUpSwigluProblem, device: &Device) -> (Vec<F8E4M3>, Vec<f32>) {
+    let GateUpSwigluCase { gemm, clamp, rule } = &problem.case;
+    let (rows, width) = (gemm.assignment.rows(), gemm.n / 2);
+    let [gate, up] = [0, 1].map(|part| product(problem, part, device));
+    let gate_up: Vec<bf16> = (0..rows).flat_map(|r| [&gate[r * width..][..width], &up[r * width..][..width]].concat()).collect();
 
     let experts = gemm.assignment.experts().len();
-    let spec = SwigluQuantizeSpec::new(width, experts, gemm.assignment.segments).clamp(*clamp).format(*format);
-    let x = device.upload(&d[0].values::<bf16>()).expect("gate and up");
+    let spec = SwigluQuantizeSpec::new(width, experts, gemm.assignment.segments).clamp(*clamp).rule(rule.rule());
+    let x = device.upload(&gate_up).expect("gate and up");
     let segments = device.upload(&gemm.assignment.values).expect("segments");
     let mut q = device.zeros::<F8E4M3>(rows * width).expect("codes");
-    let scales = Scales1x128::<MMajor>::elements(rows, width).expect("a size");
+    let scales = Scales1x128::<MMajor>::elements(rows, width);
     let mut sf = device.zeros::<f32>(scales).expect("scales");
     let args = SwigluQuantizeArgs {
         x: Matrix::new(&x, rows, 2 * width).expect("gate and up"),
@@ -109,7 +126,7 @@ fn unfused(problem: &GateUpSwigluProblem, device: &Device) -> (Vec<F8E4M3>, Vec<
     let swiglu = SwigluQuantize::plan(device, spec).expect("plan");
     swiglu.run(device.stream().expect("stream"), args).expect("launch");
     let sf = sf.to_vec().expect("scales");
-    let sf = (0..width / 128).flat_map(|g| &sf[g * rows.next_multiple_of(4)..][..rows]).copied().collect();
+    let sf = (0..width.div_ceil(128)).flat_map(|g| &sf[g * rows.next_multiple_of(4)..][..rows]).copied().collect();
     (q.to_vec().expect("codes"), sf)
 }
 
@@ -137,7 +154,7 @@ fn fused_is_unfused(case: GateUpSwigluCase, device: &Device) {
     for row in problem.case.gemm.assignment.experts().into_iter().flatten() {
         let codes = |q: &[F8E4M3]| q[row * width..][..width].iter().map(|x| x.bits()).collect::<Vec<_>>();
         assert_eq!(codes(&q), codes(&q_apart), "row {row} of {name}");
-        let scales = |sf: &[f32]| (0..width / 128).map(|g| sf[g * rows + row].to_bits()).collect::<Vec<_>>();
+        let scales = |sf: &[f32]| (0..width.div_ceil(128)).map(|g| sf[g * rows + row].to_bits()).collect::<Vec<_>>();
         assert_eq!(scales(&sf), scales(&sf_apart), "row {row} of {name}");
     }
 }
@@ -152,9 +169,10 @@ fn fused_equals_unfused() {
                 let masked = (i + j) % 2 == 1;
                 let assignment =
                     if masked { Assignment::masked(&counts, 132) } else { Assignment::ragged(&counts, 3) };
-                let mut case = GateUpSwigluCase::new(assignment, (128 * (1 + i % 2), 256)).with(instance);
+                let layer = [(128, 256), (256, 256), (192, 320), (208, 256), (16, 72)][i % 5];
+                let mut case = GateUpSwigluCase::new(assignment, layer).with(instance);
                 case.gemm.class = class;
-                case.format = FORMATS[j % 2];
+                case.rule = Rule::OWN[j % 2];
                 case.clamp = [None, Some(0.75)][i / 2 % 2];
                 fused_is_unfused(case, &device);
             }
@@ -223,7 +241,7 @@ proptest! {
     #[test]
     fn any_routing(
         counts in prop::collection::vec(prop_oneof![Just(0_usize), 0..20_usize, 60..140_usize], 1..6),
-        blocks in 1..3_usize, k_blocks in 1..4_usize, spare in 0..9_usize, seed in any::<u64>(),
+        width in 1..20_usize, hidden in 1..24_usize, spare in 0..9_usize, seed in any::<u64>(),
         pick in any::<prop::sample::Index>(), class in 0..CLASSES.len(), power in any::<bool>(),
         clamped in any::<bool>(), masked in any::<bool>(),
     ) {
@@ -231,9 +249,9 @@ proptest! {
         let assignment =
             if masked { Assignment::masked(&counts, most + spare) } else { Assignment::ragged(&counts, spare) };
         let instance = GATE_UP_INSTANCES[pick.index(GATE_UP_INSTANCES.len())];
-        let mut case = GateUpSwigluCase::new(assignment, (128 * blocks, 128 * k_blocks)).with(instance);
+        let mut case = GateUpSwigluCase::new(assignment, (16 * width, 16 * hidden)).with(instance);
         case.gemm.class = CLASSES[class];
-        case.format = FORMATS[usize::from(power)];
+        case.rule = Rule::OWN[usize::from(power)];
         case.clamp = clamped.then_some(0.5);
         for device in seeded([seed]) {
             pass_in(&case, &device, Memory::Poisoned(seed));

@@ -8,7 +8,7 @@ use check::memory::Memory;
 use check::moe::expert_map::ExpertMapCase;
 use check::moe::gather_quantize::GatherQuantizeCase;
 use check::moe::{LAYOUTS, ROUTINGS, Routing};
-use check::quant::FORMATS;
+use check::quant::Rule;
 use deepseek_kernels::bf16;
 use proptest::prelude::*;
 
@@ -18,8 +18,8 @@ fn gathered_rows_are_those_of_the_quantiser() {
         for layout in LAYOUTS {
             for (index, routing) in ROUTINGS.into_iter().enumerate() {
                 let map = ExpertMapCase { routing, ..ExpertMapCase::new((40, 3, 7)).laid_out(layout) };
-                let format = FORMATS[index % 2];
-                pass(&GatherQuantizeCase { format, ..GatherQuantizeCase::new(map, 384) }, &device);
+                let rule = Rule::OWN[index % 2];
+                pass(&GatherQuantizeCase { rule, ..GatherQuantizeCase::new(map, 384) }, &device);
             }
         }
     }
@@ -53,14 +53,14 @@ proptest! {
 
     #[test]
     fn any_batch(
-        tokens in 1..40_usize, top_k in 1..5_usize, experts in 1..12_usize, blocks in 1..4_usize, layout in 0..3_usize,
+        tokens in 1..40_usize, top_k in 1..5_usize, experts in 1..12_usize, pieces in 1..50_usize, layout in 0..3_usize,
         routing in 0..ROUTINGS.len(), power in any::<bool>(), seed in any::<u64>(),
     ) {
         let map = ExpertMapCase::new((tokens, top_k, experts)).laid_out(LAYOUTS[layout]);
         let map = ExpertMapCase { routing: ROUTINGS[routing], seed, ..map };
-        let format = FORMATS[usize::from(power)];
+        let rule = Rule::OWN[usize::from(power)];
         for device in seeded([seed]) {
-            let case = GatherQuantizeCase { format, ..GatherQuantizeCase::new(map, 128 * blocks) };
+            let case = GatherQuantizeCase { rule, ..GatherQuantizeCase::new(map, 8 * pieces) };
             pass_in(&case, &device, Memory::Poisoned(seed));
         }
     }

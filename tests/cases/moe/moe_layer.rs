@@ -40,6 +40,17 @@ fn passes(run: &mut MoeLayerRun, device: &Device) {
     }
 }
 
+/// Experts and tokens that are no whole blocks.
+#[test]
+fn short_blocks() {
+    for device in devices() {
+        for (hidden, width) in [(256, 192), (320, 128), (576, 208), (64, 16)] {
+            let case = MoeLayerCase { seed: 4, ..MoeLayerCase::new(gate(33, hidden), width) };
+            pass(&case, &device);
+        }
+    }
+}
+
 /// Twice with other tokens: nothing of the first run is left in the second.
 #[test]
 fn one_token_and_many() {
@@ -125,7 +136,7 @@ fn hugging_face_computes_the_same() {
     const EXACT: f32 = 1.0 / 64.0;
     let projection = |n: usize, k: usize, seed| Projection {
         weight: small(EXPERTS * n * k, seed).map(F8E4M3::from_f32).collect(),
-        scales: vec![EXACT; EXPERTS * n / 128 * (k / 128)],
+        scales: vec![EXACT; EXPERTS * n / 128 * k.div_ceil(128)],
     };
     let problem = MoeLayerProblem {
         case: MoeLayerCase { shared: false, residual: false, ..MoeLayerCase::new(gate(TOKENS, SIZE), SIZE) },

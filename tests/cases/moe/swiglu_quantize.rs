@@ -8,10 +8,9 @@ use check::memory::{Memory, Output};
 use check::moe::expert_map::ExpertMapCase;
 use check::moe::swiglu_quantize::{SwigluQuantizeCase, SwigluQuantizeProblem};
 use check::moe::{LAYOUTS, ROUTINGS, Routing};
-use check::quant::FORMATS;
+use check::quant::Rule;
 use deepseek_kernels::gemm::Segments;
 use deepseek_kernels::moe::{ExpertLayout, ExpertMapSpec};
-use deepseek_kernels::quant::ScaleFormat;
 use deepseek_kernels::{Device, F8E4M3, bf16};
 use oracles::exp_f32;
 use oracles::moe::swiglu;
@@ -32,14 +31,14 @@ fn every_option_on_every_layout() {
     for device in devices() {
         for layout in LAYOUTS {
             let case = SwigluQuantizeCase::new(map((30, 3, 7), layout, Routing::Strangers), 256);
-            for (clamp, weighted, format) in [
-                (None, false, ScaleFormat::Fp32),
-                (Some(7.0), false, ScaleFormat::PowerOfTwo),
-                (None, true, ScaleFormat::PowerOfTwo),
-                (Some(2.5), true, ScaleFormat::Fp32),
-                (Some(0.0), true, ScaleFormat::Fp32),
+            for (clamp, weighted, rule) in [
+                (None, false, Rule::FP32),
+                (Some(7.0), false, Rule::POWER_OF_TWO),
+                (None, true, Rule::POWER_OF_TWO),
+                (Some(2.5), true, Rule::FP32),
+                (Some(0.0), true, Rule::FP32),
             ] {
-                pass(&SwigluQuantizeCase { clamp, weighted, format, ..case }, &device);
+                pass(&SwigluQuantizeCase { clamp, weighted, rule, ..case }, &device);
             }
         }
     }
@@ -56,7 +55,7 @@ fn every_gate() {
     let case = SwigluQuantizeCase::new(map((512, 1, 1), ExpertLayout::Ragged, Routing::AllToOne), 128);
     for device in devices() {
         for clamp in [None, Some(10.0)] {
-            let case = SwigluQuantizeCase { clamp, format: ScaleFormat::Fp32, ..case };
+            let case = SwigluQuantizeCase { clamp, rule: Rule::FP32, ..case };
             outputs(SwigluQuantizeProblem { x: x.clone(), ..case.problem() }, &device);
         }
     }
@@ -181,12 +180,12 @@ proptest! {
 
     #[test]
     fn any_batch(
-        tokens in 1..40_usize, top_k in 1..5_usize, experts in 1..12_usize, blocks in 1..4_usize, layout in 0..3_usize,
+        tokens in 1..40_usize, top_k in 1..5_usize, experts in 1..12_usize, pieces in 1..50_usize, layout in 0..3_usize,
         routing in 0..ROUTINGS.len(), weighted in any::<bool>(), power in any::<bool>(), seed in any::<u64>(),
     ) {
         let map = ExpertMapCase { seed, ..map((tokens, top_k, experts), LAYOUTS[layout], ROUTINGS[routing]) };
-        let case = SwigluQuantizeCase::new(map, 128 * blocks);
-        let case = SwigluQuantizeCase { weighted, format: FORMATS[usize::from(power)], ..case };
+        let case = SwigluQuantizeCase::new(map, 8 * pieces);
+        let case = SwigluQuantizeCase { weighted, rule: Rule::OWN[usize::from(power)], ..case };
         for device in seeded([seed]) {
             pass_in(&case, &device, Memory::Poisoned(seed));
         }

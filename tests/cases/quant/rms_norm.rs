@@ -5,13 +5,14 @@ use std::sync::Arc;
 use check::case::{attempt, memory_of, pass, pass_in};
 use check::devices::{devices, emulators, schedules, seeded};
 use check::memory::{Memory, Output};
+use check::quant::Rule;
 use check::quant::rms_norm::{NormOutput, RmsNormCase, RmsNormProblem};
-use deepseek_kernels::quant::{NormRounding, RmsNorm, RmsNormSpec, ScaleFormat};
+use deepseek_kernels::quant::{NormRounding, RmsNorm, RmsNormSpec};
 use deepseek_kernels::{Device, EmulatorOptions, F8E4M3, bf16};
 use proptest::prelude::*;
 
 const OUTPUTS: [NormOutput; 3] =
-    [NormOutput::Bf16, NormOutput::Fp8(ScaleFormat::Fp32), NormOutput::Fp8(ScaleFormat::PowerOfTwo)];
+    [NormOutput::Bf16, NormOutput::Fp8(Rule::FP32), NormOutput::Fp8(Rule::POWER_OF_TWO)];
 const ROUNDINGS: [NormRounding; 2] = [NormRounding::Once, NormRounding::EachStep];
 
 fn ran(problem: RmsNormProblem, device: &Device) -> Vec<Output> {
@@ -22,7 +23,7 @@ fn ran(problem: RmsNormProblem, device: &Device) -> Vec<Output> {
 fn what_is_no_norm_is_refused() {
     for device in devices() {
         for (rows, hidden, eps, expected) in [
-            (2, 200, 1e-6, "hidden must be a multiple of 128, got 200"),
+            (2, 204, 1e-6, "hidden must be a multiple of 8, got 204"),
             (2, 16512, 1e-6, "hidden must be at most 16384, got 16512"),
             (1 << 31, 128, 1e-6, "rows must be at most 2147483647, got 2147483648"),
             (2, 128, -1e-6, "eps must be finite and not negative, got -0.000001"),
@@ -52,7 +53,7 @@ fn every_output_rounding_and_residual() {
 #[test]
 fn every_length_of_a_row() {
     for device in devices() {
-        for hidden in [128, 256, 384, 2048, 2176, 7168, 16384] {
+        for hidden in [8, 128, 192, 256, 384, 576, 2048, 2056, 2176, 7168, 16384] {
             let case = RmsNormCase::new((2, hidden));
             pass(&case, &device);
             pass(&RmsNormCase { output: OUTPUTS[1], ..case }, &device);

@@ -25,7 +25,6 @@ fn plans() {
     };
     assert_eq!(plan(&|spec| spec.experts = 513), "experts must be at most 512, got 513");
     assert_eq!(plan(&|spec| spec.n = 12), "n must be a multiple of 8, got 12");
-    assert_eq!(plan(&|spec| spec.k = 130), "k must be a multiple of 128, got 130");
     let masked = |max_rows| plan(&|spec| spec.segments = Segments::Masked { max_rows });
     assert_eq!(masked(1 << 31), "max_rows must be at most 2147483647, got 2147483648");
     assert_eq!(masked(1 << 30), "rows must be at most 2147483647, got 3221225472");
@@ -53,7 +52,7 @@ rejects! {
     a_with_an_odd_pitch: |args, spare| args.a = Matrix::with_pitch(&spare.codes, ROWS, K, K + 8)?
         => "a: pitch must be a multiple of 16 bytes, got 264";
     sfa_of_another_k: |args, spare| args.sfa = Scales1x128::new(&spare.floats, ROWS, 128)?
-        => "expected sfa [k/128, m] [2, 8], got [1, 8]";
+        => "expected sfa [ceil(k/128), m] [2, 8], got [1, 8]";
     sfa_with_an_odd_pitch: |args, spare| args.sfa = Scales1x128::with_pitch(&spare.floats, ROWS, K, ROWS + 1)?
         => "sfa: pitch must be a multiple of 16 bytes, got 36";
     b_of_one_expert: |args, spare| args.b = Matrix::new(&spare.codes, N, K)?
@@ -61,7 +60,7 @@ rejects! {
     b_with_an_odd_pitch: |args, spare| args.b = Matrix::with_pitch(&spare.codes, EXPERTS * N, K, K + 8)?
         => "b: pitch must be a multiple of 16 bytes, got 264";
     sfb_of_one_expert: |args, spare| args.sfb = Matrix::new(&spare.floats, 1, K / 128)?
-        => "expected sfb [experts * ceil(n/128), k/128] [3, 2], got [1, 2]";
+        => "expected sfb [experts * ceil(n/128), ceil(k/128)] [3, 2], got [1, 2]";
     segments_with_one_missing: |args, spare| args.segments = Vector::new(&spare.integers, EXPERTS)?
         => "expected segments [experts + 1] [4], got [3]";
     d_of_another_shape: |args, spare| args.d = MatrixMut::new(&mut spare.halves, ROWS, N + 8)?

@@ -8,7 +8,7 @@ use check::memory::{Arena, Memory};
 use check::moe::gate_up_swiglu::{GateUpSwigluCase, GateUpSwigluRun};
 use deepseek_kernels::gemm::{GroupedFp8Gemm, Segments};
 use deepseek_kernels::moe::{GateUpSwiglu, GateUpSwigluSpec};
-use deepseek_kernels::quant::{Scales1x128, Scales1x128Mut};
+use deepseek_kernels::quant::{QuantizeRule, Scales1x128, Scales1x128Mut};
 use deepseek_kernels::{Matrix, MatrixMut, Vector};
 
 use crate::{message, with};
@@ -21,8 +21,10 @@ fn plans() {
         message(GateUpSwiglu::plan(&emulated(0), with(SPEC, change)))
     };
     assert_eq!(plan(&|spec| spec.experts = 513), "experts must be at most 512, got 513");
-    assert_eq!(plan(&|spec| spec.intermediate = 64), "intermediate must be a multiple of 128, got 64");
-    assert_eq!(plan(&|spec| spec.hidden = 130), "hidden must be a multiple of 128, got 130");
+    assert_eq!(plan(&|spec| spec.intermediate = 72), "intermediate must be a multiple of 16, got 72");
+    let message = "rule of a fused SwiGLU must be one without quotients; GroupedFp8Gemm and SwigluQuantize take x / scale with \
+                   FP32 scales, got DEEPSEEK";
+    assert_eq!(plan(&|spec| spec.rule = QuantizeRule::DEEPSEEK), message);
     let message = "hidden must be at most 2147483647, got 2147483648";
     assert_eq!(plan(&|spec| spec.hidden = 1 << 31), message);
     let message = "intermediate must be at most 1073741823, got 1073741824";
@@ -52,9 +54,9 @@ rejects! {
     b_of_the_gate_alone: |args, spare| args.b = Matrix::new(&spare.codes, 3 * 128, 256)?
         => "expected b [experts * 2 * intermediate, hidden] [768, 256], got [384, 256]";
     sfa_of_fewer_rows: |args, spare| args.sfa = Scales1x128::new(&spare.floats, 7, 256)?
-        => "expected sfa [k/128, m] [2, 8], got [2, 7]";
+        => "expected sfa [ceil(k/128), m] [2, 8], got [2, 7]";
     sfb_of_the_gate_alone: |args, spare| args.sfb = Matrix::new(&spare.floats, 3, 2)?
-        => "expected sfb [experts * 2 * intermediate/128, hidden/128] [6, 2], got [3, 2]";
+        => "expected sfb [experts * 2 * ceil(intermediate/128), ceil(hidden/128)] [6, 2], got [3, 2]";
     ends_with_one_missing: |args, spare| args.segments = Vector::new(&spare.integers, 3)?
         => "expected segments [experts + 1] [4], got [3]";
     q_of_gate_and_up: |args, spare| args.q = MatrixMut::new(&mut spare.codes, 8, 256)?
@@ -62,7 +64,7 @@ rejects! {
     q_with_a_pitch_of_half_a_store: |args, spare| args.q = MatrixMut::with_pitch(&mut spare.codes, 8, 128, 136)?
         => "q: pitch must be a multiple of 16 bytes, got 136";
     sf_of_fewer_rows: |args, spare| args.sf = Scales1x128Mut::new(&mut spare.floats, 7, 128)?
-        => "expected sf [k/128, m] [1, 8], got [1, 7]";
+        => "expected sf [ceil(k/128), m] [1, 8], got [1, 7]";
 }
 
 rejects! {

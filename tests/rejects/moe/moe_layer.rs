@@ -16,7 +16,7 @@ const GATE: GateSpec = GateSpec::new(1, 128, 4, 2).groups(2).kept_groups(1).rout
 #[test]
 fn plans() {
     let plan = |spec| message(MoeLayer::plan(&emulated(0), spec));
-    assert_eq!(plan(MoeLayerSpec::new(GATE, 100)), "intermediate must be a multiple of 128, got 100");
+    assert_eq!(plan(MoeLayerSpec::new(GATE, 100)), "intermediate must be a multiple of 16, got 100");
     assert_eq!(
         plan(MoeLayerSpec::new(GATE.shared(1), 128)),
         "shared routes of a layer's gate must be 0, got 1"

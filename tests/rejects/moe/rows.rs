@@ -25,8 +25,8 @@ fn plans() {
     let device = emulated(0);
     let gather = |spec| message(GatherQuantize::plan(&device, spec));
     let swiglu = |spec| message(SwigluQuantize::plan(&device, spec));
-    let odd = "hidden must be a multiple of 128, got 64";
-    assert_eq!(gather(with(GATHER, |spec| spec.hidden = 64)), odd);
+    let odd = "hidden must be a multiple of 8, got 68";
+    assert_eq!(gather(with(GATHER, |spec| spec.hidden = 68)), odd);
     let many = "experts must be at most 512, got 513";
     assert_eq!(gather(with(GATHER, |spec| spec.experts = 513)), many);
     let segments = Segments::Masked { max_rows: 1 << 30 };
@@ -36,8 +36,8 @@ fn plans() {
     let segments = Segments::Ragged { rows: 1 << 30 };
     let message = "CTAs of the gather must be at most 268435455, got 3758096384";
     assert_eq!(gather(with(GATHER, |spec| (spec.segments, spec.hidden) = (segments, 7168))), message);
-    let message = "intermediate must be a multiple of 128, got 8";
-    assert_eq!(swiglu(with(SWIGLU, |spec| spec.intermediate = 8)), message);
+    let message = "intermediate must be a multiple of 8, got 12";
+    assert_eq!(swiglu(with(SWIGLU, |spec| spec.intermediate = 12)), message);
 }
 
 const MAP: ExpertMapCase = ExpertMapCase::new((2, 3, 4));
@@ -64,7 +64,7 @@ rejects! {
     q_with_an_odd_pitch: |args, spare| args.q = MatrixMut::with_pitch(&mut spare.codes, 6, 128, 132)?
         => "q: pitch must be a multiple of 8 bytes, got 132";
     sf_of_fewer_rows: |args, spare| args.sf = Scales1x128Mut::new(&mut spare.floats, 5, 128)?
-        => "expected sf [k/128, m] [1, 6], got [1, 5]";
+        => "expected sf [ceil(k/128), m] [1, 6], got [1, 5]";
 }
 
 fn swiglu(map: ExpertMapCase) -> SwigluQuantizeRun {

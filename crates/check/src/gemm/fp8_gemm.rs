@@ -79,10 +79,11 @@ impl Fp8GemmCase {
             m,
             n,
             k,
+            parts: 1,
             a: repeated(&drawn.a, k, m),
             sfa,
             b: repeated(&drawn.b, k, n),
-            sfb: repeated(&drawn.sfb, k / 128, n.div_ceil(128)),
+            sfb: repeated(&drawn.sfb, k.div_ceil(128), n.div_ceil(128)),
         })
     }
 
@@ -126,7 +127,7 @@ impl Case for Fp8GemmCase {
 
     fn work(&self) -> Work {
         let Self { m, n, k, .. } = *self;
-        let scales = 4 * (k / 128) * (m + n.div_ceil(128));
+        let scales = 4 * k.div_ceil(128) * (m + n.div_ceil(128));
         let d = m * n * self.output.bytes() as usize * if self.accumulate { 2 } else { 1 };
         Work { flops: 2 * (m * n * k) as u64, bytes: (m * k + n * k + scales + d) as u64 }
     }
@@ -215,8 +216,8 @@ pub struct Fp8GemmOperands<D> {
 
 impl<D: Element> Fp8GemmRun<D> {
     pub fn new(problem: Arc<Fp8GemmProblem>, arena: &mut Arena<'_>) -> Result<Self> {
-        let GemmInputs { m, n, k, a, sfa, b, sfb } = &problem.inputs;
-        let (m, n, k, k_blocks) = (*m, *n, *k, *k / 128);
+        let GemmInputs { m, n, k, a, sfa, b, sfb, .. } = &problem.inputs;
+        let (m, n, k, k_blocks) = (*m, *n, *k, k.div_ceil(128));
         let spec = problem.case.spec();
         let plan = match problem.case.instance {
             Some(instance) => Fp8Gemm::plan_with(arena.device(), spec, &Tuning::named(instance.name()))?,

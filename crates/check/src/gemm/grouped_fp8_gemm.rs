@@ -104,6 +104,8 @@ pub struct GroupedFp8GemmCase {
     pub class: GemmClass,
     /// As in [`Fp8GemmCase`], and the experts have the same weights, each its own memory.
     pub repeated: bool,
+    /// Matrices that B of an expert is, below each other, each with rows of scales of its own.
+    pub parts: usize,
     pub seed: u64,
 }
 
@@ -118,6 +120,7 @@ impl GroupedFp8GemmCase {
             expected_rows: None,
             class: GemmClass::SignedIntegers,
             repeated: false,
+            parts: 1,
             seed: 3,
         }
     }
@@ -139,8 +142,14 @@ impl GroupedFp8GemmCase {
 
     /// The inputs of every expert, as if each were a GEMM of its own.
     fn inputs(&self) -> Result<Vec<GemmInputs>> {
-        let Self { n, k, class, repeated, seed, .. } = *self;
-        let gemm = |m, seed| Fp8GemmCase { class, repeated, seed, ..Fp8GemmCase::new((m, n, k)) }.inputs();
+        let Self { n, k, class, repeated, parts, seed, .. } = *self;
+        let gemm = |m, seed| -> Result<GemmInputs> {
+            if repeated {
+                let drawn = Fp8GemmCase { class, repeated, seed, ..Fp8GemmCase::new((m, n, k)) }.inputs()?;
+                return Ok(GemmInputs { parts, ..drawn });
+            }
+            Ok(class.generate_in_parts((m, n, k), parts, seed)?)
+        };
         let experts = self.assignment.experts();
         if repeated {
             let all = gemm(experts.iter().map(ExactSizeIterator::len).max().unwrap_or(0), seed)?;
@@ -186,10 +195,10 @@ impl Case for GroupedFp8GemmCase {
     }
 
     fn work(&self) -> Work {
-        let Self { n, k, .. } = *self;
+        let Self { n, k, parts, .. } = *self;
         let experts = self.assignment.experts();
         let rows: usize = experts.iter().map(ExactSizeIterator::len).sum();
-        let scales = 4 * (k / 128) * (rows + experts.len() * n.div_ceil(128));
+        let scales = 4 * k.div_ceil(128) * (rows + experts.len() * parts * (n / parts).div_ceil(128));
         let bytes = rows * k + experts.len() * n * k + scales + 2 * rows * n;
         Work { flops: 2 * (rows * n * k) as u64, bytes: bytes as u64 }
     }
@@ -243,8 +252,8 @@ impl GroupedInputs {
     /// # Errors
     /// Of the device.
     pub fn new(problem: &GroupedFp8GemmProblem, arena: &mut Arena<'_>) -> Result<Self> {
-        let GroupedFp8GemmCase { n, k, ref assignment, .. } = problem.case;
-        let (rows, k_blocks, experts) = (assignment.rows(), k / 128, problem.experts.len());
+        let GroupedFp8GemmCase { n, k, parts, ref assignment, .. } = problem.case;
+        let (rows, k_blocks, experts) = (assignment.rows(), k.div_ceil(128), problem.experts.len());
         let mut a = vec![F8E4M3::POISON; rows * k];
         let mut sfa = vec![f32::POISON; k_blocks * rows];
         for (range, own) in assignment.experts().iter().zip(&problem.experts) {
@@ -260,7 +269,7 @@ impl GroupedInputs {
             a: arena.input(&a, (rows, k), aligned)?,
             sfa: arena.input(&sfa, (k_blocks, rows), aligned)?,
             b: arena.input(&b, (experts * n, k), aligned)?,
-            sfb: arena.input(&sfb, (experts * n.div_ceil(128), k_blocks), Align(4))?,
+            sfb: arena.input(&sfb, (experts * parts * (n / parts).div_ceil(128), k_blocks), Align(4))?,
             segments: arena.list(&assignment.values)?,
         })
     }
@@ -376,7 +385,7 @@ fn grouped(instance: &GemmInstance, ragged: u32) -> Launch {
         .u64(offset_of!(GroupedFp8GemmParams, gemm.sfb), region(0))
         .u64(offset_of!(GroupedFp8GemmParams, gemm.d), region(1))
         .u64(offset_of!(GroupedFp8GemmParams, gemm.d_pitch), u64::from(n) + 24)
-        .u64(offset_of!(GroupedFp8GemmParams, gemm.sfb_expert_stride), u64::from(2 * k_blocks + 9))
+        .u64(offset_of!(GroupedFp8GemmParams, gemm.sfb_stride), u64::from(2 * k_blocks + 9))
         .u32(offset_of!(GroupedFp8GemmParams, gemm.sfb_pitch), k_blocks + 3)
         .u32(offset_of!(GroupedFp8GemmParams, gemm.m), m)
         .u32(offset_of!(GroupedFp8GemmParams, gemm.n), n)

@@ -9,7 +9,7 @@ use oracles::mla::{Appended, kv_append_bf16, kv_append_fp8};
 use super::{KEY, LATENT};
 use crate::judge::Check;
 use crate::memory::{Align, Arena, Operand, Output, Scalar};
-use crate::quant::model;
+use crate::quant::scale_model;
 
 /// Rows on the host, `[_, 576]` or `[_, 656]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,7 +47,7 @@ impl CacheRows {
     ) -> Result<Appended> {
         Ok(match self {
             Self::Bf16(rows) => kv_append_bf16(latent, k_pe, slots, rows)?,
-            Self::Fp8(rows) => kv_append_fp8(latent, k_pe, slots, model(scales), rows)?,
+            Self::Fp8(rows) => kv_append_fp8(latent, k_pe, slots, scale_model(scales), rows)?,
         })
     }
 }

@@ -73,7 +73,7 @@ pub struct QuantizedRows {
 impl QuantizedRows {
     /// Rows of codes start as `codes` says.
     pub fn new(arena: &mut Arena<'_>, (rows, k): (usize, usize), codes: Align) -> Result<Self> {
-        Ok(Self { q: arena.output((rows, k), codes)?, sf: arena.output((k / 128, rows), Align(4))? })
+        Ok(Self { q: arena.output((rows, k), codes)?, sf: arena.output((k.div_ceil(128), rows), Align(4))? })
     }
 
     pub fn outputs(&self) -> Result<Vec<Output>> {
@@ -92,7 +92,7 @@ impl QuantizedRows {
         let (q, sf) = (self.q.values()?, self.sf.values()?);
         let (mut spare, mut written) = (0, None);
         for row in (0..rows).filter(|&row| !used(row)) {
-            let scales = || (0..k / 128).map(|g| g * rows + row);
+            let scales = || (0..k.div_ceil(128)).map(|g| g * rows + row);
             let codes = row * k..(row + 1) * k;
             let held = q[codes.clone()].iter().all(|x| x.bits() == F8E4M3::SENTINEL.bits())
                 && scales().all(|i| sf[i].bits() == f32::SENTINEL.bits());

@@ -8,9 +8,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::bindings::{GateUpSwigluParams, SCALE_POWER_OF_TWO};
+use deepseek_kernels::bindings::GateUpSwigluParams;
 use deepseek_kernels::moe::{GateUpSwiglu, GateUpSwigluArgs, GateUpSwigluSpec};
-use deepseek_kernels::quant::ScaleFormat;
 use deepseek_kernels::table::gemm::GemmInstance;
 use deepseek_kernels::table::moe::GATE_UP_INSTANCES;
 use deepseek_kernels::{DataFaults, Device, Error, Stream, Tuning, bf16};
@@ -23,7 +22,7 @@ use crate::case::{Case, Expected, Prepared, Problem, Work, fault_if};
 use crate::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase, GroupedFp8GemmProblem, GroupedInputs};
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, Output};
-use crate::quant::{model, suffix};
+use crate::quant::Rule;
 use crate::trace::{Launch, Params, region};
 
 /// Experts that multiply their own rows with their own gate and up.
@@ -32,7 +31,7 @@ pub struct GateUpSwigluCase {
     /// Without the activation: n is of gate and up together.
     pub gemm: GroupedFp8GemmCase,
     pub clamp: Option<f32>,
-    pub format: ScaleFormat,
+    pub rule: Rule,
 }
 
 impl GateUpSwigluCase {
@@ -40,7 +39,8 @@ impl GateUpSwigluCase {
     pub const fn new(assignment: Assignment, (intermediate, hidden): (usize, usize)) -> Self {
         let mut gemm = GroupedFp8GemmCase::new(assignment, (2 * intermediate, hidden));
         gemm.class = GemmClass::Normal;
-        Self { gemm, clamp: None, format: ScaleFormat::PowerOfTwo }
+        gemm.parts = 2;
+        Self { gemm, clamp: None, rule: Rule::POWER_OF_TWO }
     }
 
     /// By this instance.
@@ -58,7 +58,7 @@ impl GateUpSwigluCase {
         GateUpSwigluSpec::new(gemm.experts, self.intermediate(), gemm.k, gemm.segments)
             .expected_rows(gemm.expected_rows)
             .clamp(self.clamp)
-            .format(self.format)
+            .rule(self.rule.rule())
     }
 
     fn plan(&self, device: &Device) -> deepseek_kernels::Result<GateUpSwiglu> {
@@ -92,7 +92,7 @@ impl Case for GateUpSwigluCase {
 
     fn label(&self) -> String {
         let clamp = self.clamp.map_or_else(String::new, |clamp| format!("_clamp{clamp}"));
-        format!("{}{}{clamp}", self.gemm.label(), suffix(self.format))
+        format!("{}{}{clamp}", self.gemm.label(), self.rule.suffix())
     }
 
     fn data(&self) -> String {
@@ -133,9 +133,9 @@ impl GateUpSwigluProblem {
     }
 
     fn quantized(&self, gate_up: &[bf16], rows: usize) -> Result<Quantized> {
-        let GateUpSwigluCase { clamp, format, .. } = self.case;
+        let GateUpSwigluCase { clamp, rule, .. } = self.case;
         let width = self.case.intermediate();
-        Ok(swiglu_quantize(gate_up, rows, width, clamp, &|_| Some(1.0), model(format))?)
+        Ok(swiglu_quantize(gate_up, rows, width, clamp, &|_| Some(1.0), rule.model())?)
     }
 
     /// Rows of no expert are zero.
@@ -253,10 +253,11 @@ pub fn traced() -> Vec<Launch> {
 
 /// The segments come from made-up memory, and so do the tiles: few, of any expert.
 fn traced_of(instance: &GemmInstance, ragged: u32) -> Launch {
-    let (m, n, k_blocks) = (400, 256, instance.stages() + 1);
+    // The last block has a tile that is half there, and one that is not.
+    let (m, n, k_blocks) = (400, 304, instance.stages() + 1);
     let params = Params::of::<GateUpSwigluParams>()
         .u64(offset_of!(GateUpSwigluParams, grouped.gemm.sfb), region(0))
-        .u64(offset_of!(GateUpSwigluParams, grouped.gemm.sfb_expert_stride), u64::from(4 * k_blocks + 9))
+        .u64(offset_of!(GateUpSwigluParams, grouped.gemm.sfb_stride), u64::from(3 * k_blocks + 9))
         .u32(offset_of!(GateUpSwigluParams, grouped.gemm.sfb_pitch), k_blocks + 3)
         .u32(offset_of!(GateUpSwigluParams, grouped.gemm.m), m)
         .u32(offset_of!(GateUpSwigluParams, grouped.gemm.n), n)
@@ -271,7 +272,7 @@ fn traced_of(instance: &GemmInstance, ragged: u32) -> Launch {
         .u64(offset_of!(GateUpSwigluParams, sf), region(4))
         .u64(offset_of!(GateUpSwigluParams, q_pitch), u64::from(n) + 48)
         .u64(offset_of!(GateUpSwigluParams, sf_pitch), u64::from(m) + 7)
-        .u32(offset_of!(GateUpSwigluParams, clamp), 100.0_f32.to_bits())
-        .u32(offset_of!(GateUpSwigluParams, scale_format), SCALE_POWER_OF_TWO);
+        .u32(offset_of!(GateUpSwigluParams, clamp), 100.0_f32.to_bits());
+    let params = Rule::POWER_OF_TWO.trace(params, offset_of!(GateUpSwigluParams, rule));
     params.launch(instance.name(), 60, instance.smem_bytes())
 }

@@ -1,8 +1,8 @@
 //! Rows of tokens, gathered by expert and quantised.
 
-use super::{TRACED_K_BLOCKS, TRACED_ROWS, traced_rows};
+use super::{TRACED_K, TRACED_ROWS, traced_rows};
 use crate::trace::{Launch, Params, fixed, region};
-use deepseek_kernels::bindings::{GatherQuantizeParams, SCALE_FP32};
+use deepseek_kernels::bindings::GatherQuantizeParams;
 use deepseek_kernels::table::moe::GATHER_QUANTIZE;
 pub use faults::FAULTS;
 use std::mem::offset_of;
@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::moe::{ExpertMapSpec, GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec};
-use deepseek_kernels::quant::ScaleFormat;
 use deepseek_kernels::{DataFaults, Error, Stream, bf16};
 use oracles::quant::{Quantized, quantize_1x128};
 
@@ -19,14 +18,14 @@ use super::expert_map::ExpertMapCase;
 use crate::case::{Case, Expected, Prepared, Problem, Work};
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, Operand, Output};
-use crate::quant::{QuantizerClass, model, suffix};
+use crate::quant::{QuantizerClass, Rule};
 
 /// The hidden states of routed tokens: rows that show what a quantiser does.
 #[derive(Debug, Clone, Copy)]
 pub struct GatherQuantizeCase {
     pub map: ExpertMapCase,
     pub hidden: usize,
-    pub format: ScaleFormat,
+    pub rule: Rule,
     /// Few tokens differ: large operands are drawn in no time.
     pub repeated: bool,
 }
@@ -34,13 +33,13 @@ pub struct GatherQuantizeCase {
 impl GatherQuantizeCase {
     /// Powers of two.
     pub const fn new(map: ExpertMapCase, hidden: usize) -> Self {
-        Self { map, hidden, format: ScaleFormat::PowerOfTwo, repeated: false }
+        Self { map, hidden, rule: Rule::POWER_OF_TWO, repeated: false }
     }
 
     fn spec(&self) -> GatherQuantizeSpec {
-        let Self { map: ExpertMapCase { spec, .. }, hidden, format, .. } = *self;
+        let Self { map: ExpertMapCase { spec, .. }, hidden, rule, .. } = *self;
         let ExpertMapSpec { tokens, top_k, experts, .. } = spec;
-        GatherQuantizeSpec::new(tokens, top_k, hidden, experts, spec.segments()).format(format)
+        GatherQuantizeSpec::new(tokens, top_k, hidden, experts, spec.segments()).rule(rule.rule())
     }
 
     /// With its inputs.
@@ -65,7 +64,7 @@ impl Case for GatherQuantizeCase {
     }
 
     fn label(&self) -> String {
-        format!("{}_{}{}", self.map.rows_label(), self.hidden, suffix(self.format))
+        format!("{}_{}{}", self.map.rows_label(), self.hidden, self.rule.suffix())
     }
 
     fn data(&self) -> String {
@@ -94,14 +93,14 @@ pub struct GatherQuantizeProblem {
 impl GatherQuantizeProblem {
     /// Rows without a route, and rows of no expert, are zero.
     fn expected(&self) -> Result<Quantized> {
-        let Self { case: GatherQuantizeCase { hidden, format, .. }, ref batch, ref x } = *self;
+        let Self { case: GatherQuantizeCase { hidden, rule, .. }, ref batch, ref x } = *self;
         let mut gathered = vec![bf16::ZERO; batch.rows() * hidden];
         for (row, values) in gathered.chunks_exact_mut(hidden.max(1)).enumerate() {
             if let Some(route) = batch.route(row).filter(|_| batch.used(row)) {
                 values.copy_from_slice(&x[route / batch.spec.top_k * hidden..][..hidden]);
             }
         }
-        Ok(quantize_1x128(&gathered, batch.rows(), hidden, hidden, model(format))?)
+        Ok(quantize_1x128(&gathered, batch.rows(), hidden, hidden, rule.model())?)
     }
 }
 
@@ -201,10 +200,10 @@ fn traced_in(max_rows: u32) -> Launch {
         .u64(offset_of!(GatherQuantizeParams, sf_pitch), 161)
         .u32(offset_of!(GatherQuantizeParams, routes), 150)
         .u32(offset_of!(GatherQuantizeParams, top_k), 6)
-        .u32(offset_of!(GatherQuantizeParams, k_blocks), TRACED_K_BLOCKS)
-        .u32(offset_of!(GatherQuantizeParams, scale_format), SCALE_FP32);
+        .u32(offset_of!(GatherQuantizeParams, k), TRACED_K);
+    let params = Rule::FP32.trace(params, offset_of!(GatherQuantizeParams, rule));
     let params = traced_rows(params, offset_of!(GatherQuantizeParams, used), max_rows);
-    fixed(&GATHER_QUANTIZE, TRACED_ROWS * TRACED_K_BLOCKS / 16, params)
+    fixed(&GATHER_QUANTIZE, TRACED_ROWS * TRACED_K.div_ceil(128) / 16, params)
 }
 
 mod faults {
@@ -213,13 +212,13 @@ mod faults {
     use crate::moe::gather_quantize::GatherQuantizeCase;
     use crate::moe::{LAYOUTS, Routing};
     use crate::planted::{Trial, faults};
-    use deepseek_kernels::quant::ScaleFormat;
+    use crate::quant::Rule;
 
     const GATHER: Trial = Trial::Cases(|| {
         boxed(LAYOUTS.map(|layout| {
             let map = ExpertMapCase::new((23, 3, 5)).laid_out(layout);
             let map = ExpertMapCase { routing: Routing::Strangers, seed: 2, ..map };
-            GatherQuantizeCase { format: ScaleFormat::Fp32, ..GatherQuantizeCase::new(map, 256) }
+            GatherQuantizeCase { rule: Rule::FP32, ..GatherQuantizeCase::new(map, 256) }
         }))
     });
 

@@ -11,13 +11,13 @@ mod routing;
 pub mod swiglu_quantize;
 
 use crate::planted::Fault;
+use crate::quant::Rule;
 use crate::trace::{Launch, Params, region};
 use deepseek_kernels::bindings::UsedRows;
 use std::mem::offset_of;
 use std::num::NonZeroU32;
 
 use deepseek_kernels::moe::ExpertLayout;
-use deepseek_kernels::quant::ScaleFormat;
 use deepseek_kernels::router::GateSpec;
 use deepseek_kernels::table::gemm::GemmInstance;
 use deepseek_kernels::table::moe::GATE_UP_INSTANCES;
@@ -108,7 +108,7 @@ pub fn timed(extent: Extent) -> Cases {
 /// So many experts with 0.7 to 1.3 times so many rows, of this intermediate size and hidden one.
 pub fn timed_gate_up(experts: (usize, usize), (width, hidden): (usize, usize)) -> GateUpSwigluCase {
     let gemm = timed_grouped(experts, (2 * width, hidden));
-    GateUpSwigluCase { gemm, clamp: None, format: ScaleFormat::PowerOfTwo }
+    GateUpSwigluCase { gemm, clamp: None, rule: Rule::POWER_OF_TWO }
 }
 
 /// A layer of experts with repeated weights, and nothing added to what they compute.
@@ -135,9 +135,9 @@ pub fn layer(extent: Extent, seed: u64) -> Cases {
     cases
 }
 
-/// Rows and K blocks of the traced launches of what works row by row.
+/// Rows and columns of the traced launches of what works row by row.
 const TRACED_ROWS: u32 = 160;
-const TRACED_K_BLOCKS: u32 = 3;
+const TRACED_K: u32 = 344;
 
 /// The rows of eight experts, at `offset` in the parameters.
 fn traced_rows(params: Params, offset: usize, max_rows: u32) -> Params {

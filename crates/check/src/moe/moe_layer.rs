@@ -7,12 +7,11 @@ use deepseek_kernels::gemm::{GroupedFp8Gemm, GroupedFp8GemmSpec, Segments};
 use deepseek_kernels::moe::{
     ExpertWeights, GateUpSwiglu, GateUpSwigluSpec, MoeLayer, MoeLayerArgs, MoeLayerSpec,
 };
-use deepseek_kernels::quant::ScaleFormat;
 use deepseek_kernels::router::GateSpec;
 use deepseek_kernels::{Device, Error, F8E4M3, Stream, bf16};
 use oracles::mla::calc_diff;
 use oracles::moe::{ExpertMatrices, MoeLayerModel, MoeLayerOutput, moe_layer};
-use oracles::quant::{QuantizeScale, quantize_128x128};
+use oracles::quant::{QuantizeModel, QuantizeScale, quantize_128x128};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
@@ -21,7 +20,7 @@ use crate::case::{Case, Prepared, Problem, Work};
 use crate::data::repeated;
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, Operand, Output};
-use crate::quant::model;
+use crate::quant::Rule;
 use crate::router::gate::GateCase;
 use crate::router::gate_model;
 
@@ -32,7 +31,7 @@ pub struct MoeLayerCase {
     pub width: usize,
     pub clamp: Option<f32>,
     /// Of the scales of activations.
-    pub format: ScaleFormat,
+    pub rule: Rule,
     /// Whether the output of shared experts is added.
     pub shared: bool,
     /// Whether a residual is added.
@@ -54,7 +53,7 @@ impl MoeLayerCase {
             gate,
             width,
             clamp: None,
-            format: ScaleFormat::PowerOfTwo,
+            rule: Rule::POWER_OF_TWO,
             shared: true,
             residual: true,
             repeated: false,
@@ -63,8 +62,8 @@ impl MoeLayerCase {
     }
 
     fn spec(&self) -> MoeLayerSpec {
-        let Self { gate, width: intermediate, clamp, format, .. } = *self;
-        MoeLayerSpec::new(gate, intermediate).clamp(clamp).format(format)
+        let Self { gate, width: intermediate, clamp, rule, .. } = *self;
+        MoeLayerSpec::new(gate, intermediate).clamp(clamp).rule(rule.rule())
     }
 
     /// Gate and map by themselves.
@@ -91,23 +90,26 @@ impl MoeLayerCase {
         let uniform = |rng: &mut Xoshiro256PlusPlus, len: usize, size: f32| {
             (0..len).map(|_| bf16::from_f32(size * rng.random_range(-1.0..1.0))).collect::<Vec<_>>()
         };
-        let mut projection = |n: usize, k: usize| {
+        let mut projection = |matrices: usize, n: usize, k: usize| {
             // Sums of k products have the size of one.
             let size = (3.0 / k as f32).sqrt();
-            let (alike, of_expert) = if self.repeated { (experts, n.min(DRAWN)) } else { (1, n) };
+            let (alike, rows) = if self.repeated { (matrices, n.min(DRAWN)) } else { (1, n) };
             let mut drawn = Projection::default();
-            for _ in 0..experts.div_ceil(alike.max(1)) {
-                let x = uniform(&mut rng, of_expert * k, size);
-                let quantised = quantize_128x128(&x, of_expert, k, k, QuantizeScale::Fp32)?;
+            for _ in 0..matrices.div_ceil(alike.max(1)) {
+                let x = uniform(&mut rng, rows * k, size);
+                let quantised =
+                    quantize_128x128(&x, rows, k, k, QuantizeModel::tile_kernels(QuantizeScale::Fp32))?;
                 drawn.weight.extend(quantised.q);
                 drawn.scales.extend(quantised.sf);
             }
             Ok::<_, anyhow::Error>(Projection {
-                weight: repeated(&drawn.weight, k, experts * n),
-                scales: repeated(&drawn.scales, k / 128, experts * n.div_ceil(128)),
+                weight: repeated(&drawn.weight, k, matrices * n),
+                scales: repeated(&drawn.scales, k.div_ceil(128), matrices * n.div_ceil(128)),
             })
         };
-        let (gate_up, down) = (projection(2 * self.width, hidden)?, projection(hidden, self.width)?);
+        // Gate and up are matrices of their own.
+        let gate_up = projection(2 * experts, self.width, hidden)?;
+        let down = projection(experts, hidden, self.width)?;
         let size = 3.0 / (hidden as f32).sqrt();
         Ok(MoeLayerProblem {
             gate: (0..experts * hidden).map(|_| rng.random_range(-size..size)).collect(),
@@ -194,7 +196,7 @@ pub struct MoeLayerProblem {
 impl MoeLayerProblem {
     /// Tokens from `first` on.
     fn expected(&self, first: usize) -> Result<MoeLayerOutput> {
-        let MoeLayerCase { gate, width, clamp, format, .. } = self.case;
+        let MoeLayerCase { gate, width, clamp, rule, .. } = self.case;
         let model = MoeLayerModel {
             gate: gate_model(&gate),
             gate_weight: &self.gate,
@@ -204,7 +206,7 @@ impl MoeLayerProblem {
             gate_up: self.gate_up.model(),
             down: self.down.model(),
             clamp,
-            scale: model(format),
+            quantize: rule.model(),
         };
         let from = |x: &[bf16]| x[first * gate.hidden..].to_vec();
         let (shared, residual) = (self.shared.as_deref().map(from), self.residual.as_deref().map(from));
@@ -243,10 +245,10 @@ struct Weights {
 }
 
 impl Weights {
-    fn new(arena: &mut Arena<'_>, of: &Projection, experts: usize, (n, k): (usize, usize)) -> Result<Self> {
-        let scales = (experts * n.div_ceil(128), k / 128);
+    fn new(arena: &mut Arena<'_>, of: &Projection, matrices: usize, (n, k): (usize, usize)) -> Result<Self> {
+        let scales = (matrices * n.div_ceil(128), k.div_ceil(128));
         Ok(Self {
-            weight: arena.input(&of.weight, (experts * n, k), Align(16))?,
+            weight: arena.input(&of.weight, (matrices * n, k), Align(16))?,
             scales: arena.input(&of.scales, scales, Align(4))?,
         })
     }
@@ -262,7 +264,7 @@ impl MoeLayerRun {
         let GateSpec { tokens, hidden, experts, .. } = case.gate;
         let plan = MoeLayer::plan(arena.device(), case.spec())?;
         let (gate_up, down) = (
-            Weights::new(arena, gate_up, experts, (2 * case.width, hidden))?,
+            Weights::new(arena, gate_up, 2 * experts, (case.width, hidden))?,
             Weights::new(arena, down, experts, (hidden, case.width))?,
         );
         let (rows, aligned) = ((tokens, hidden), Align(16));

@@ -1,8 +1,8 @@
 //! The activation between an expert's two GEMMs, quantised for the second one.
 
-use super::{TRACED_K_BLOCKS, TRACED_ROWS, traced_rows};
+use super::{TRACED_K, TRACED_ROWS, traced_rows};
 use crate::trace::{Launch, Params, fixed, region};
-use deepseek_kernels::bindings::{SCALE_POWER_OF_TWO, SwigluQuantizeParams};
+use deepseek_kernels::bindings::SwigluQuantizeParams;
 use deepseek_kernels::table::moe::SWIGLU_QUANTIZE;
 pub use faults::FAULTS;
 use std::mem::offset_of;
@@ -12,7 +12,6 @@ use anyhow::Result;
 use deepseek_kernels::moe::{
     ExpertMapSpec, RoutingWeights, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec,
 };
-use deepseek_kernels::quant::ScaleFormat;
 use deepseek_kernels::{DataFaults, Error, Stream, bf16};
 use oracles::moe::swiglu_quantize;
 use oracles::quant::Quantized;
@@ -23,7 +22,7 @@ use crate::case::{Case, Expected, Prepared, Problem, Work};
 use crate::data::repeated;
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, Operand, Output};
-use crate::quant::{QuantizerClass, model, suffix};
+use crate::quant::{QuantizerClass, Rule};
 
 /// Rows of routed tokens: of three, one shows what a quantiser does, and two have gates on both sides of 0, where silu
 /// bends. Rows of no route hold NaN.
@@ -34,7 +33,7 @@ pub struct SwigluQuantizeCase {
     pub clamp: Option<f32>,
     /// Whether rows are multiplied with the weights of their routes.
     pub weighted: bool,
-    pub format: ScaleFormat,
+    pub rule: Rule,
     /// Few rows differ: large operands are drawn in no time.
     pub repeated: bool,
 }
@@ -45,14 +44,14 @@ const DRAWN: usize = 252;
 impl SwigluQuantizeCase {
     /// Without a clamp and weights, powers of two.
     pub const fn new(map: ExpertMapCase, intermediate: usize) -> Self {
-        let format = ScaleFormat::PowerOfTwo;
-        Self { map, intermediate, clamp: None, weighted: false, format, repeated: false }
+        let rule = Rule::POWER_OF_TWO;
+        Self { map, intermediate, clamp: None, weighted: false, rule, repeated: false }
     }
 
     fn spec(&self) -> SwigluQuantizeSpec {
-        let Self { map: ExpertMapCase { spec, .. }, intermediate, clamp, format, .. } = *self;
+        let Self { map: ExpertMapCase { spec, .. }, intermediate, clamp, rule, .. } = *self;
         let ExpertMapSpec { experts, .. } = spec;
-        SwigluQuantizeSpec::new(intermediate, experts, spec.segments()).clamp(clamp).format(format)
+        SwigluQuantizeSpec::new(intermediate, experts, spec.segments()).clamp(clamp).rule(rule.rule())
     }
 
     fn x(&self, batch: &Batch) -> Vec<bf16> {
@@ -94,8 +93,8 @@ impl Case for SwigluQuantizeCase {
     fn label(&self) -> String {
         let weighted = if self.weighted { "_weighted" } else { "" };
         let clamp = self.clamp.map_or_else(String::new, |clamp| format!("_clamp{clamp}"));
-        let (map, format) = (self.map.rows_label(), suffix(self.format));
-        format!("{map}_{}{format}{weighted}{clamp}", self.intermediate)
+        let (map, rule) = (self.map.rows_label(), self.rule.suffix());
+        format!("{map}_{}{rule}{weighted}{clamp}", self.intermediate)
     }
 
     fn data(&self) -> String {
@@ -125,14 +124,13 @@ pub struct SwigluQuantizeProblem {
 impl SwigluQuantizeProblem {
     /// Rows of no expert are zero, and with weights those without a route.
     fn expected(&self) -> Result<Quantized> {
-        let Self { case: SwigluQuantizeCase { intermediate, clamp, format, .. }, ref batch, ref x, .. } =
-            *self;
+        let Self { case: SwigluQuantizeCase { intermediate, clamp, rule, .. }, ref batch, ref x, .. } = *self;
         let weight = |row: usize| match &self.weights {
             _ if !batch.used(row) => None,
             None => Some(1.0),
             Some(weights) => batch.route(row).map(|route| weights[route]),
         };
-        Ok(swiglu_quantize(x, batch.rows(), intermediate, clamp, &weight, model(format))?)
+        Ok(swiglu_quantize(x, batch.rows(), intermediate, clamp, &weight, rule.model())?)
     }
 }
 
@@ -250,10 +248,10 @@ fn traced_in(max_rows: u32, weighted: bool) -> Launch {
         .u32(offset_of!(SwigluQuantizeParams, clamp), 100.0_f32.to_bits())
         .u32(offset_of!(SwigluQuantizeParams, routes), 150)
         .u32(offset_of!(SwigluQuantizeParams, top_k), 6)
-        .u32(offset_of!(SwigluQuantizeParams, k_blocks), TRACED_K_BLOCKS)
-        .u32(offset_of!(SwigluQuantizeParams, scale_format), SCALE_POWER_OF_TWO);
+        .u32(offset_of!(SwigluQuantizeParams, k), TRACED_K);
+    let params = Rule::POWER_OF_TWO.trace(params, offset_of!(SwigluQuantizeParams, rule));
     let params = traced_rows(params, offset_of!(SwigluQuantizeParams, used), max_rows);
-    fixed(&SWIGLU_QUANTIZE, TRACED_ROWS * TRACED_K_BLOCKS / 16, params)
+    fixed(&SWIGLU_QUANTIZE, TRACED_ROWS * TRACED_K.div_ceil(128) / 16, params)
 }
 
 mod faults {
@@ -262,7 +260,7 @@ mod faults {
     use crate::moe::swiglu_quantize::SwigluQuantizeCase;
     use crate::moe::{LAYOUTS, Routing};
     use crate::planted::{Trial, faults};
-    use deepseek_kernels::quant::ScaleFormat;
+    use crate::quant::Rule;
 
     const SWIGLU: Trial = Trial::Cases(activate);
 
@@ -271,7 +269,7 @@ mod faults {
             let map = ExpertMapCase::new((23, 3, 5)).laid_out(layout);
             let map = ExpertMapCase { routing: Routing::Strangers, seed: 2, ..map };
             let case = SwigluQuantizeCase::new(map, 256);
-            SwigluQuantizeCase { clamp: Some(6.0), weighted: true, format: ScaleFormat::Fp32, ..case }
+            SwigluQuantizeCase { clamp: Some(6.0), weighted: true, rule: Rule::FP32, ..case }
         };
         boxed(LAYOUTS.map(case))
     }

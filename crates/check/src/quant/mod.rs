@@ -3,13 +3,14 @@
 pub mod quantize_128x128;
 pub mod quantize_1x128;
 pub mod rms_norm;
+mod rule;
 pub mod transpose_scales;
 
 use crate::planted::Fault;
 use crate::trace::Launch;
-use deepseek_kernels::quant::{NormRounding, ScaleFormat};
+use deepseek_kernels::quant::NormRounding;
 use deepseek_kernels::{DataFaults, bf16};
-use oracles::quant::{QuantizeScale, quantizer_rows};
+use oracles::quant::quantizer_rows;
 
 use crate::case::{Cases, boxed, fault_if};
 use crate::data::{repeated, weights};
@@ -18,10 +19,9 @@ use crate::families::Extent;
 use quantize_1x128::{Layout, Quantize1x128Case};
 use quantize_128x128::Quantize128x128Case;
 use rms_norm::{NormOutput, RmsNormCase};
+pub use rule::Rule;
+pub(crate) use rule::scale_model;
 use transpose_scales::TransposeScalesCase;
-
-/// Both ways to choose a scale.
-pub const FORMATS: [ScaleFormat; 2] = [ScaleFormat::Fp32, ScaleFormat::PowerOfTwo];
 
 /// Classes of inputs of a quantiser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,33 +62,9 @@ fn ordinary(row: usize, column: usize) -> bf16 {
     bf16::from_f32((column as f32 * 0.37).sin() * (row as f32 + 0.7))
 }
 
-/// The same scale for the references.
-pub fn model(format: ScaleFormat) -> QuantizeScale {
-    match format {
-        ScaleFormat::Fp32 => QuantizeScale::Fp32,
-        ScaleFormat::PowerOfTwo => QuantizeScale::PowerOfTwo,
-    }
-}
-
 /// What a quantiser has to report of its input.
 fn nonfinite(x: &[bf16]) -> DataFaults {
     fault_if(!x.iter().all(|x| x.is_finite()), DataFaults::NONFINITE_INPUT)
-}
-
-/// The scale as people call it.
-fn title(format: ScaleFormat) -> &'static str {
-    match format {
-        ScaleFormat::Fp32 => "FP32",
-        ScaleFormat::PowerOfTwo => "2^i",
-    }
-}
-
-/// What tells the format in a label, where it is not the usual one.
-pub(crate) fn suffix(format: ScaleFormat) -> &'static str {
-    match format {
-        ScaleFormat::Fp32 => "_fp32",
-        ScaleFormat::PowerOfTwo => "",
-    }
 }
 
 /// Every kernel, with blocks that end within a CTA and a tile.
@@ -99,7 +75,7 @@ pub fn smoke() -> Cases {
     cases.extend(boxed([TransposeScalesCase::new((70, 40 * 128))]));
     // More pieces than the threads of a CTA, and fewer.
     let norm = RmsNormCase::new((5, 2176));
-    let fp8 = RmsNormCase { output: NormOutput::Fp8(ScaleFormat::PowerOfTwo), ..RmsNormCase::new((3, 640)) };
+    let fp8 = RmsNormCase { output: NormOutput::Fp8(Rule::POWER_OF_TWO), ..RmsNormCase::new((3, 640)) };
     cases.extend(boxed([norm, RmsNormCase { residual: false, ..fp8 }]));
     cases
 }
@@ -114,7 +90,7 @@ pub fn timed(extent: Extent) -> Cases {
     cases.extend(boxed([Quantize128x128Case { repeated: true, ..Quantize128x128Case::new(shape) }]));
     cases.extend(boxed([TransposeScalesCase::new(shape)]));
     let norm = RmsNormCase { repeated: true, ..RmsNormCase::new(shape) };
-    cases.extend(boxed([norm, RmsNormCase { output: NormOutput::Fp8(ScaleFormat::PowerOfTwo), ..norm }]));
+    cases.extend(boxed([norm, RmsNormCase { output: NormOutput::Fp8(Rule::POWER_OF_TWO), ..norm }]));
     cases
 }
 
@@ -122,8 +98,8 @@ pub fn timed(extent: Extent) -> Cases {
 pub fn layer(extent: Extent, seed: u64) -> Cases {
     let case = RmsNormCase { seed, ..RmsNormCase::new((tokens(extent), HIDDEN)) };
     let each_step = RmsNormCase { rounding: NormRounding::EachStep, residual: false, ..case };
-    let fp8 = |format| RmsNormCase { output: NormOutput::Fp8(format), ..case };
-    boxed([case, each_step, fp8(FORMATS[0]), fp8(FORMATS[1])])
+    let fp8 = |rule| RmsNormCase { output: NormOutput::Fp8(rule), ..case };
+    boxed([case, each_step, fp8(Rule::FP32), fp8(Rule::POWER_OF_TWO)])
 }
 
 /// Launches of every kernel, for the operand trace.

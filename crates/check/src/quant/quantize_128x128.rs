@@ -1,18 +1,18 @@
 //! The quantiser of weights.
 
 use crate::trace::{Launch, Params, fixed, region};
-use deepseek_kernels::bindings::{Quantize128x128Params, SCALE_FP32, SCALE_POWER_OF_TWO};
+use deepseek_kernels::bindings::Quantize128x128Params;
 use deepseek_kernels::table::quant::QUANTIZE_128X128;
 pub use faults::FAULTS;
 use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::quant::{Quantize128x128, Quantize128x128Args, QuantizeSpec, ScaleFormat};
+use deepseek_kernels::quant::{Quantize128x128, Quantize128x128Args, QuantizeSpec};
 use deepseek_kernels::{DataFaults, Error, F8E4M3, Stream, bf16};
 use oracles::quant::quantize_128x128;
 
-use super::{QuantizerClass, model, suffix, title};
+use super::{QuantizerClass, Rule};
 use crate::case::{Case, Prepared, Problem, Work};
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, Operand, Output};
@@ -22,7 +22,7 @@ use crate::memory::{Align, Arena, Operand, Output};
 pub struct Quantize128x128Case {
     pub rows: usize,
     pub k: usize,
-    pub format: ScaleFormat,
+    pub rule: Rule,
     pub class: QuantizerClass,
     /// Few rows differ: large operands are drawn in no time.
     pub repeated: bool,
@@ -32,14 +32,7 @@ pub struct Quantize128x128Case {
 impl Quantize128x128Case {
     /// Special rows, powers of two.
     pub const fn new((rows, k): (usize, usize)) -> Self {
-        Self {
-            rows,
-            k,
-            format: ScaleFormat::PowerOfTwo,
-            class: QuantizerClass::Special,
-            repeated: false,
-            seed: 1,
-        }
+        Self { rows, k, rule: Rule::POWER_OF_TWO, class: QuantizerClass::Special, repeated: false, seed: 1 }
     }
 
     /// With its inputs.
@@ -57,7 +50,7 @@ impl Case for Quantize128x128Case {
     }
 
     fn title(&self) -> String {
-        format!("quantise 128x128, {}", title(self.format))
+        format!("quantise 128x128, {}", self.rule.title())
     }
 
     fn shape(&self) -> String {
@@ -65,7 +58,7 @@ impl Case for Quantize128x128Case {
     }
 
     fn label(&self) -> String {
-        format!("{}x{}{}", self.rows, self.k, suffix(self.format))
+        format!("{}x{}{}", self.rows, self.k, self.rule.suffix())
     }
 
     fn data(&self) -> String {
@@ -73,7 +66,7 @@ impl Case for Quantize128x128Case {
     }
 
     fn work(&self) -> Work {
-        let scales = self.rows.div_ceil(128) * (self.k / 128);
+        let scales = self.rows.div_ceil(128) * self.k.div_ceil(128);
         Work { flops: 0, bytes: (3 * self.rows * self.k + 4 * scales) as u64 }
     }
 
@@ -110,12 +103,12 @@ pub struct Quantize128x128Operands {
 
 impl Quantize128x128Run {
     pub fn new(problem: Arc<Quantize128x128Problem>, arena: &mut Arena<'_>) -> Result<Self> {
-        let Quantize128x128Case { rows, k, format, .. } = problem.case;
-        let plan = Quantize128x128::plan(arena.device(), QuantizeSpec::new(rows, k).format(format))?;
+        let Quantize128x128Case { rows, k, rule, .. } = problem.case;
+        let plan = Quantize128x128::plan(arena.device(), QuantizeSpec::new(rows, k).rule(rule.rule()))?;
         let operands = Quantize128x128Operands {
             x: arena.input(&problem.x, (rows, k), Align(16))?,
             q: arena.output((rows, k), Align(8))?,
-            sf: arena.output((rows.div_ceil(128), k / 128), Align(4))?,
+            sf: arena.output((rows.div_ceil(128), k.div_ceil(128)), Align(4))?,
         };
         Ok(Self { problem, plan, operands })
     }
@@ -145,9 +138,8 @@ impl Prepared for Quantize128x128Run {
     }
 
     fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
-        let Quantize128x128Problem { case: Quantize128x128Case { rows, k, format, .. }, ref x } =
-            *self.problem;
-        let expected = quantize_128x128(x, rows, k, k, model(format))?;
+        let Quantize128x128Problem { case: Quantize128x128Case { rows, k, rule, .. }, ref x } = *self.problem;
+        let expected = quantize_128x128(x, rows, k, k, rule.model())?;
         Ok(vec![
             self.operands.sf.equals("scales", "sf", &expected.sf)?,
             self.operands.q.equals("codes", "q", &expected.q)?,
@@ -161,11 +153,11 @@ impl Prepared for Quantize128x128Run {
 
 /// What the operand trace launches.
 pub fn traced() -> Vec<Launch> {
-    [SCALE_FP32, SCALE_POWER_OF_TWO].map(traced_in).into()
+    Rule::ALL.map(traced_in).into()
 }
 
-fn traced_in(scale_format: u32) -> Launch {
-    let (n, k_blocks) = (150_u32, 2);
+fn traced_in(rule: Rule) -> Launch {
+    let (n, k) = (150_u32, 200_u32);
     let params = Params::of::<Quantize128x128Params>()
         .u64(offset_of!(Quantize128x128Params, x), region(0))
         .u64(offset_of!(Quantize128x128Params, q), region(1))
@@ -175,17 +167,16 @@ fn traced_in(scale_format: u32) -> Launch {
         .u64(offset_of!(Quantize128x128Params, q_pitch), 272)
         .u64(offset_of!(Quantize128x128Params, sf_pitch), 5)
         .u32(offset_of!(Quantize128x128Params, n), n)
-        .u32(offset_of!(Quantize128x128Params, k_blocks), k_blocks)
-        .u32(offset_of!(Quantize128x128Params, scale_format), scale_format);
-    fixed(&QUANTIZE_128X128, n.div_ceil(128) * k_blocks, params)
+        .u32(offset_of!(Quantize128x128Params, k), k);
+    let params = rule.trace(params, offset_of!(Quantize128x128Params, rule));
+    fixed(&QUANTIZE_128X128, n.div_ceil(128) * k.div_ceil(128), params)
 }
 
 mod faults {
     use super::Quantize128x128Case;
     use crate::case::boxed;
     use crate::planted::{Trial, faults};
-    use crate::quant::QuantizerClass;
-    use deepseek_kernels::quant::ScaleFormat;
+    use crate::quant::{QuantizerClass, Rule};
 
     const BLOCKS: Trial = Trial::Cases(|| boxed(CLASSES.map(blocks)));
 
@@ -193,12 +184,12 @@ mod faults {
     const CLASSES: [QuantizerClass; 2] = [QuantizerClass::Special, QuantizerClass::Ordinary];
 
     fn blocks(class: QuantizerClass) -> Quantize128x128Case {
-        let format = ScaleFormat::Fp32;
-        Quantize128x128Case { class, format, seed: 6, ..Quantize128x128Case::new((150, 384)) }
+        let rule = Rule::FP32;
+        Quantize128x128Case { class, rule, seed: 6, ..Quantize128x128Case::new((150, 384)) }
     }
 
     faults! {
-        rows_past_the_end: BLOCKS, "ldg_v4_u32_if(row < params.n" => "ldg_v4_u32_if(true", ["outside", "scales: ", "read-only load of q"];
+        rows_past_the_end: BLOCKS, "ldg_v4_u32_if(row < rows" => "ldg_v4_u32_if(true", ["outside", "scales: ", "read-only load of q"];
         no_barrier_before_amax_is_shared: BLOCKS, "ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
         amax_of_one_warp: BLOCKS,
             "value = op(value, ptx::lds_f32(smem + warp * sizeof(float)))" => "", ["scales: "];

@@ -1,7 +1,7 @@
 //! The quantiser of activations, with scales in either layout.
 
 use crate::trace::{Launch, Params, fixed, region};
-use deepseek_kernels::bindings::{Quantize1x128Params, SCALE_FP32, SCALE_POWER_OF_TWO};
+use deepseek_kernels::bindings::Quantize1x128Params;
 use deepseek_kernels::table::quant::QUANTIZE_1X128;
 pub use faults::FAULTS;
 use std::mem::offset_of;
@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::quant::{
-    MMajor, Quantize1x128, Quantize1x128Args, QuantizeSpec, RowMajor, ScaleFormat, Scales1x128Mut,
+    MMajor, Quantize1x128, Quantize1x128Args, QuantizeSpec, RowMajor, Scales1x128Mut,
 };
 use deepseek_kernels::{DataFaults, Error, F8E4M3, Matrix, MatrixMut, Stream, bf16};
 use oracles::quant::quantize_1x128;
 
-use super::{QuantizerClass, model, suffix, title};
+use super::{QuantizerClass, Rule};
 use crate::case::{Case, Prepared, Problem, Work};
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, Operand, Output};
@@ -33,7 +33,7 @@ pub enum Layout {
 pub struct Quantize1x128Case {
     pub rows: usize,
     pub k: usize,
-    pub format: ScaleFormat,
+    pub rule: Rule,
     pub layout: Layout,
     pub class: QuantizerClass,
     /// Few rows differ: large operands are drawn in no time.
@@ -47,7 +47,7 @@ impl Quantize1x128Case {
         Self {
             rows,
             k,
-            format: ScaleFormat::PowerOfTwo,
+            rule: Rule::POWER_OF_TWO,
             layout: Layout::MMajor,
             class: QuantizerClass::Special,
             repeated: false,
@@ -71,7 +71,7 @@ impl Case for Quantize1x128Case {
             Layout::MMajor => "[k/128, m]",
             Layout::RowMajor => "[m, k/128]",
         };
-        format!("quantise 1x128, {} {axes}", title(self.format))
+        format!("quantise 1x128, {} {axes}", self.rule.title())
     }
 
     fn shape(&self) -> String {
@@ -80,7 +80,7 @@ impl Case for Quantize1x128Case {
 
     fn label(&self) -> String {
         let layout = if self.layout == Layout::RowMajor { "_row_major" } else { "" };
-        format!("{}x{}{}{layout}", self.rows, self.k, suffix(self.format))
+        format!("{}x{}{}{layout}", self.rows, self.k, self.rule.suffix())
     }
 
     fn data(&self) -> String {
@@ -153,11 +153,11 @@ impl Quantize1x128Call<'_> {
 
 impl Quantize1x128Run {
     pub fn new(problem: Arc<Quantize1x128Problem>, arena: &mut Arena<'_>) -> Result<Self> {
-        let Quantize1x128Case { rows, k, format, layout, .. } = problem.case;
-        let plan = Quantize1x128::plan(arena.device(), QuantizeSpec::new(rows, k).format(format))?;
+        let Quantize1x128Case { rows, k, rule, layout, .. } = problem.case;
+        let plan = Quantize1x128::plan(arena.device(), QuantizeSpec::new(rows, k).rule(rule.rule()))?;
         let scales = match layout {
-            Layout::MMajor => (k / 128, rows),
-            Layout::RowMajor => (rows, k / 128),
+            Layout::MMajor => (k.div_ceil(128), rows),
+            Layout::RowMajor => (rows, k.div_ceil(128)),
         };
         let operands = Quantize1x128Operands {
             layout,
@@ -197,9 +197,9 @@ impl Prepared for Quantize1x128Run {
     }
 
     fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
-        let Quantize1x128Problem { case: Quantize1x128Case { rows, k, format, layout, .. }, x } =
+        let Quantize1x128Problem { case: Quantize1x128Case { rows, k, rule, layout, .. }, x } =
             &*self.problem;
-        let mut expected = quantize_1x128(x, *rows, *k, *k, model(*format))?;
+        let mut expected = quantize_1x128(x, *rows, *k, *k, rule.model())?;
         if *layout == Layout::RowMajor {
             let lines = expected.sf;
             expected.sf = (0..*rows).flat_map(|row| lines.iter().skip(row).step_by(*rows)).copied().collect();
@@ -217,11 +217,11 @@ impl Prepared for Quantize1x128Run {
 
 /// What the operand trace launches.
 pub fn traced() -> Vec<Launch> {
-    [SCALE_FP32, SCALE_POWER_OF_TWO].map(traced_in).into()
+    Rule::ALL.map(traced_in).into()
 }
 
-fn traced_in(scale_format: u32) -> Launch {
-    let (m, k_blocks) = (5, 7);
+fn traced_in(rule: Rule) -> Launch {
+    let (m, k) = (5, 872_u32);
     let params = Params::of::<Quantize1x128Params>()
         .u64(offset_of!(Quantize1x128Params, x), region(0))
         .u64(offset_of!(Quantize1x128Params, q), region(1))
@@ -232,9 +232,9 @@ fn traced_in(scale_format: u32) -> Launch {
         .u64(offset_of!(Quantize1x128Params, sf_row_stride), 1)
         .u64(offset_of!(Quantize1x128Params, sf_group_stride), 8)
         .u32(offset_of!(Quantize1x128Params, m), m)
-        .u32(offset_of!(Quantize1x128Params, k_blocks), k_blocks)
-        .u32(offset_of!(Quantize1x128Params, scale_format), scale_format);
-    let grid = (m * k_blocks).div_ceil(QUANTIZE_1X128.threads / 16);
+        .u32(offset_of!(Quantize1x128Params, k), k);
+    let params = rule.trace(params, offset_of!(Quantize1x128Params, rule));
+    let grid = (m * k.div_ceil(128)).div_ceil(QUANTIZE_1X128.threads / 16);
     fixed(&QUANTIZE_1X128, grid, params)
 }
 
@@ -242,7 +242,7 @@ mod faults {
     use super::{Layout, Quantize1x128Case};
     use crate::case::boxed;
     use crate::planted::{Trial, faults};
-    use crate::quant::{FORMATS, QuantizerClass};
+    use crate::quant::{QuantizerClass, Rule};
 
     const ROWS: Trial = Trial::Cases(|| boxed(CLASSES.into_iter().flat_map(rows)));
 
@@ -256,7 +256,7 @@ mod faults {
             seed: 5,
             ..Quantize1x128Case::new((75, 384))
         };
-        let cases = FORMATS.map(|format| Quantize1x128Case { format, ..case });
+        let cases = Rule::ALL.map(|rule| Quantize1x128Case { rule, ..case });
         cases.into_iter().chain([Quantize1x128Case { layout: Layout::MMajor, ..case }])
     }
 
@@ -267,16 +267,16 @@ mod faults {
             ["global load before griddepcontrol.wait: a grid ahead"];
         amax_over_half_the_lanes: ROWS, "warp_reduce<kLanesPerRow>" => "warp_reduce<kLanesPerRow / 2>", ["scales: "];
         amax_over_two_rows: ROWS, "warp_reduce<kLanesPerRow>" => "warp_reduce<2 * kLanesPerRow>", ["scales: "];
-        blocks_past_the_end: ROWS, "if (row >= params.m) continue;" => "", ["not ordered", "outside", "scales: ", "codes: "];
-        no_floor_under_amax: ROWS, "amax < kAmaxFloor ? kAmaxFloor : amax" => "amax", ["scales: "];
+        blocks_past_the_end: ROWS, "if (row >= rows) continue;" => "", ["not ordered", "outside", "scales: ", "codes: "];
+        no_floor_under_amax: ROWS, "amax < rule.amax_floor ? rule.amax_floor : amax" => "amax", ["scales: "];
         amax_over_infinities: ROWS, "magnitude < kInfinityBits ?" => "magnitude <= kInfinityBits ?", ["scales: "];
         an_infinity_is_the_amax: ROWS, "greatest < kInfinityBits" => "greatest <= kInfinityBits", ["scales: "];
-        rows_past_the_end_read: ROWS, "ldg_v4_u32_if(first + i < params.m" => "ldg_v4_u32_if(true", ["outside"];
-        rows_of_the_next_lane: ROWS, "params.k_blocks) * kRows" => "params.k_blocks)", ["not ordered", "scales: ", "codes: "];
+        rows_past_the_end_read: ROWS, "ldg_v4_u32_if(first + i < rows" => "ldg_v4_u32_if(true", ["outside"];
+        rows_of_the_next_lane: ROWS, "block / blocks) * kRows" => "block / blocks)", ["not ordered", "scales: ", "codes: "];
         power_of_two_rounded_down: ROWS, "+ 0x007fffffu" => "", ["scales: "];
-        multiplier_of_the_wrong_formula: ROWS, "kE4m3Max / floored" => "1.0f / scale", ["codes: "];
+        multiplier_of_the_wrong_formula: ROWS, "? kE4m3Max / floored : 1.0f / scale" => "? 1.0f / scale : kE4m3Max / floored", ["codes: "];
         codes_exchanged_in_a_pair: ROWS,
-            "x[1] * multiplier, x[0] * multiplier" => "x[0] * multiplier, x[1] * multiplier", ["codes: "];
+            "cvt_e4m3x2(x[1], x[0])" => "cvt_e4m3x2(x[0], x[1])", ["codes: "];
         infinities_unreported: ROWS, "if (greatest_magnitude(x) >= kInfinityBits) report_fault" => "if (false) report_fault", ["got one of nothing"];
         report_by_an_ordinary_store: ROWS,
             "ptx::st_relaxed_sys_u32" => "ptx::stg_u32", ["host memory that the host uses meanwhile"];

@@ -1,29 +1,29 @@
 //! RMSNorm, with and without a residual, to BF16 and to codes.
 
 use crate::trace::{Launch, Params, fixed, region};
-use deepseek_kernels::bindings::{NORM_ROUND_EACH_STEP, NORM_ROUND_ONCE, RmsNormParams, SCALE_POWER_OF_TWO};
+use deepseek_kernels::bindings::{NORM_ROUND_EACH_STEP, NORM_ROUND_ONCE, RmsNormParams};
 use deepseek_kernels::table::quant::RMS_NORM;
 pub use faults::FAULTS;
 use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::quant::{NormRounding, RmsNorm, RmsNormArgs, RmsNormOut, RmsNormSpec, ScaleFormat};
+use deepseek_kernels::quant::{NormRounding, RmsNorm, RmsNormArgs, RmsNormOut, RmsNormSpec};
 use deepseek_kernels::{DataFaults, Error, F8E4M3, Stream, bf16};
 use oracles::quant::{self as model, quantize_values};
 
-use super::{model as model_scale, suffix};
+use super::Rule;
 use crate::case::{Case, Prepared, Problem, Work};
 use crate::data::{activations, repeated, weights};
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, Operand, Output};
 
 /// What a norm writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum NormOutput {
     Bf16,
     /// Codes, with scales chosen so.
-    Fp8(ScaleFormat),
+    Fp8(Rule),
 }
 
 /// Rows behind a layer, normalised.
@@ -66,7 +66,7 @@ impl RmsNormCase {
         let spec = RmsNormSpec::new(self.rows, self.hidden, self.eps).rounding(self.rounding);
         match self.output {
             NormOutput::Bf16 => spec,
-            NormOutput::Fp8(format) => spec.format(format),
+            NormOutput::Fp8(rule) => spec.rule(rule.rule()),
         }
     }
 
@@ -97,7 +97,7 @@ impl Case for RmsNormCase {
         let residual = if self.residual { ", residual" } else { "" };
         let output = match self.output {
             NormOutput::Bf16 => "BF16".to_owned(),
-            NormOutput::Fp8(format) => format!("FP8, {}", super::title(format)),
+            NormOutput::Fp8(rule) => format!("FP8, {}", rule.title()),
         };
         format!("RMSNorm{residual} to {output}")
     }
@@ -109,7 +109,7 @@ impl Case for RmsNormCase {
     fn label(&self) -> String {
         let output = match self.output {
             NormOutput::Bf16 => "_bf16".to_owned(),
-            NormOutput::Fp8(format) => format!("_fp8{}", suffix(format)),
+            NormOutput::Fp8(rule) => format!("_fp8{}", rule.suffix()),
         };
         let residual = if self.residual { "_residual" } else { "" };
         let rounding = if self.rounding == NormRounding::EachStep { "_each_step" } else { "" };
@@ -186,7 +186,7 @@ pub struct RmsNormOperands {
 
 enum Out {
     Bf16(Operand<bf16>),
-    Fp8 { q: Operand<F8E4M3>, sf: Operand<f32>, format: ScaleFormat },
+    Fp8 { q: Operand<F8E4M3>, sf: Operand<f32>, rule: Rule },
 }
 
 impl RmsNormRun {
@@ -200,10 +200,10 @@ impl RmsNormRun {
             weight: arena.input(&problem.weight, (1, hidden), aligned)?,
             out: match output {
                 NormOutput::Bf16 => Out::Bf16(arena.output(shape, aligned)?),
-                NormOutput::Fp8(format) => Out::Fp8 {
-                    format,
+                NormOutput::Fp8(rule) => Out::Fp8 {
+                    rule,
                     q: arena.output(shape, Align(8))?,
-                    sf: arena.output((hidden / 128, rows), Align(4))?,
+                    sf: arena.output((hidden.div_ceil(128), rows), Align(4))?,
                 },
             },
         };
@@ -226,15 +226,11 @@ impl RmsNormRun {
         Ok(checks)
     }
 
-    fn judge_codes(
-        &self,
-        (q, sf): (&Operand<F8E4M3>, &Operand<f32>),
-        format: ScaleFormat,
-    ) -> Result<Vec<Check>> {
+    fn judge_codes(&self, (q, sf): (&Operand<F8E4M3>, &Operand<f32>), rule: Rule) -> Result<Vec<Check>> {
         let RmsNormCase { rows, hidden, .. } = self.problem.case;
         let y = self.problem.model().values(&self.problem.sum(), &self.problem.weight)?;
         let row = |row: usize| y[row * hidden..][..hidden].to_vec();
-        let expected = quantize_values(rows, hidden, model_scale(format), row)?;
+        let expected = quantize_values(rows, hidden, rule.model(), row);
         Ok(vec![sf.equals("scales", "sf", &expected.sf)?, q.equals("codes", "q", &expected.q)?])
     }
 }
@@ -280,7 +276,7 @@ impl Prepared for RmsNormRun {
     fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
         let mut checks = match &self.operands.out {
             Out::Bf16(out) => self.judge_bf16(out, scrutiny)?,
-            Out::Fp8 { q, sf, format } => self.judge_codes((q, sf), *format)?,
+            Out::Fp8 { q, sf, rule } => self.judge_codes((q, sf), *rule)?,
         };
         if let Some(residual) = &self.operands.residual {
             checks.push(residual.equals("residual", "residual", &self.problem.sum())?);
@@ -319,8 +315,8 @@ fn traced_to(bf16: bool) -> Launch {
         .u64(offset_of!(RmsNormParams, sf_pitch), 9)
         .u32(offset_of!(RmsNormParams, hidden), 3072)
         .u32(offset_of!(RmsNormParams, eps), 1e-6_f32.to_bits())
-        .u32(offset_of!(RmsNormParams, rounding), if bf16 { NORM_ROUND_ONCE } else { NORM_ROUND_EACH_STEP })
-        .u32(offset_of!(RmsNormParams, scale_format), SCALE_POWER_OF_TWO);
+        .u32(offset_of!(RmsNormParams, rounding), if bf16 { NORM_ROUND_ONCE } else { NORM_ROUND_EACH_STEP });
+    let params = Rule::POWER_OF_TWO.trace(params, offset_of!(RmsNormParams, rule));
     fixed(&RMS_NORM, 2, params)
 }
 
@@ -328,12 +324,13 @@ mod faults {
     use super::{NormOutput, RmsNormCase};
     use crate::case::boxed;
     use crate::planted::{Trial, faults};
-    use deepseek_kernels::quant::{NormRounding, ScaleFormat};
+    use crate::quant::Rule;
+    use deepseek_kernels::quant::NormRounding;
 
     /// More pieces than a CTA has threads, and codes whose last block ends within a warp.
     const NORM: Trial = Trial::Cases(|| {
         let case = RmsNormCase { eps: 0.25, ..RmsNormCase::new((3, 2176)) };
-        let fp8 = RmsNormCase { output: NormOutput::Fp8(ScaleFormat::PowerOfTwo), residual: false, ..case };
+        let fp8 = RmsNormCase { output: NormOutput::Fp8(Rule::POWER_OF_TWO), residual: false, ..case };
         boxed([case, RmsNormCase { rounding: NormRounding::EachStep, ..case }, fp8])
     });
 

@@ -29,7 +29,7 @@ impl TransposeScalesCase {
 
     /// With its inputs.
     pub fn problem(self) -> TransposeScalesProblem {
-        let sf = (0..self.rows * (self.k / 128)).map(|i| i as f32).collect();
+        let sf = (0..self.rows * (self.k.div_ceil(128))).map(|i| i as f32).collect();
         TransposeScalesProblem { case: self, sf }
     }
 }
@@ -52,7 +52,7 @@ impl Case for TransposeScalesCase {
     }
 
     fn work(&self) -> Work {
-        Work { flops: 0, bytes: (8 * self.rows * (self.k / 128)) as u64 }
+        Work { flops: 0, bytes: (8 * self.rows * (self.k.div_ceil(128))) as u64 }
     }
 
     fn draw(&self) -> Result<Arc<dyn Problem>> {
@@ -90,8 +90,8 @@ impl TransposeScalesRun {
         let TransposeScalesCase { rows, k } = problem.case;
         let plan = TransposeScales::plan(arena.device(), TransposeScalesSpec::new(rows, k))?;
         let operands = TransposeScalesOperands {
-            sf: arena.input(&problem.sf, (rows, k / 128), Align(4))?,
-            out: arena.output((k / 128, rows), Align(4))?,
+            sf: arena.input(&problem.sf, (rows, k.div_ceil(128)), Align(4))?,
+            out: arena.output((k.div_ceil(128), rows), Align(4))?,
         };
         Ok(Self { problem, plan, operands })
     }
@@ -122,7 +122,7 @@ impl Prepared for TransposeScalesRun {
 
     fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
         let TransposeScalesProblem { case, sf } = &*self.problem;
-        let columns = case.k / 128;
+        let columns = case.k.div_ceil(128);
         let of_column = |column| sf.iter().skip(column).step_by(columns);
         let expected: Vec<f32> = (0..columns).flat_map(of_column).copied().collect();
         Ok(vec![self.operands.out.equals("scales", "out", &expected)?])

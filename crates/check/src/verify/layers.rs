@@ -1,7 +1,6 @@
 //! Which checks a list of layers gets.
 
 use deepseek_kernels::DeviceKind;
-use deepseek_kernels::quant::ScaleFormat;
 use deepseek_kernels::table::gemm::OutputType;
 use oracles::gemm::GemmClass;
 
@@ -15,7 +14,7 @@ use crate::gemm::fp8_gemm::Fp8GemmCase;
 use crate::quant::quantize_1x128::{Layout, Quantize1x128Case};
 use crate::quant::quantize_128x128::Quantize128x128Case;
 use crate::quant::transpose_scales::TransposeScalesCase;
-use crate::quant::{FORMATS, QuantizerClass};
+use crate::quant::{QuantizerClass, Rule};
 
 /// Integers that only one result is right for, and normal data with outlier channels.
 const CLASSES: [GemmClass; 2] = [GemmClass::Integers, GemmClass::Outliers];
@@ -30,7 +29,7 @@ pub fn everything(layers: &[Layer], rows: &[usize], seed: u64) -> Vec<Box<dyn Jo
         }
     }
     jobs.extend(activation_jobs(layers, rows, seed));
-    let formats = |layer| FORMATS.map(|format| weight_job(layer, format, seed));
+    let formats = |layer| Rule::OWN.map(|rule| weight_job(layer, rule, seed));
     jobs.extend(layers.iter().copied().flat_map(formats));
     jobs
 }
@@ -46,7 +45,7 @@ pub fn rotating(layers: &[Layer], seed: u64) -> Vec<Box<dyn Job>> {
         }
     }
     jobs.extend(activation_jobs(layers, &EMULATED_ROWS, seed));
-    jobs.extend(layers.iter().enumerate().map(|(i, &layer)| weight_job(layer, FORMATS[i % 2], seed)));
+    jobs.extend(layers.iter().enumerate().map(|(i, &layer)| weight_job(layer, Rule::OWN[i % 2], seed)));
     jobs
 }
 
@@ -98,7 +97,7 @@ fn activation_jobs(layers: &[Layer], rows: &[usize], seed: u64) -> Vec<Box<dyn J
     for k in widths {
         for &rows in rows {
             let as_read = Quantize1x128Case { seed, ..Quantize1x128Case::new((rows, k)) };
-            jobs.push(job(Quantize1x128Case { format: ScaleFormat::Fp32, ..as_read }, seed));
+            jobs.push(job(Quantize1x128Case { rule: Rule::FP32, ..as_read }, seed));
             jobs.push(job(Quantize1x128Case { layout: Layout::RowMajor, ..as_read }, seed));
             jobs.push(job(TransposeScalesCase::new((rows, k)), seed));
         }
@@ -106,7 +105,7 @@ fn activation_jobs(layers: &[Layer], rows: &[usize], seed: u64) -> Vec<Box<dyn J
     jobs
 }
 
-fn weight_job(layer: Layer, format: ScaleFormat, seed: u64) -> Box<dyn Job> {
+fn weight_job(layer: Layer, rule: Rule, seed: u64) -> Box<dyn Job> {
     let case = Quantize128x128Case::new((layer.n, layer.k));
-    job(Quantize128x128Case { class: QuantizerClass::Weights, format, seed, ..case }, seed)
+    job(Quantize128x128Case { class: QuantizerClass::Weights, rule, seed, ..case }, seed)
 }

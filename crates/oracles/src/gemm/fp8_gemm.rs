@@ -5,16 +5,16 @@ use float8::F8E4M3;
 use rayon::prelude::*;
 
 use super::{Epilogue, Operands, Sample};
-use crate::BLOCK;
 use crate::codec::decode_e4m3;
 use crate::tensor_core::{Parts, fused_dot_parts};
+use crate::{BLOCK, block, blocks};
 
 /// Rows and columns of the tiles that [`fold_blocks`] hands to a thread: their decoded blocks stay in its
 /// cache.
 const TILE: usize = 32;
 
 /// Folds every sampled element over its K blocks, in ascending order. `load` decodes one row's block, once
-/// per tile.
+/// per tile; the last one may be short.
 pub(super) fn fold_blocks<B: Send + Sync, S: Copy + Send + Sync>(
     operands: &Operands,
     sample: &Sample,
@@ -23,11 +23,11 @@ pub(super) fn fold_blocks<B: Send + Sync, S: Copy + Send + Sync>(
     step: impl Fn(&mut S, &B, &B, f32, f32) + Sync,
 ) -> Vec<S> {
     let load_tile = |matrix: &[F8E4M3], rows: &[usize], g: usize| -> Vec<B> {
-        rows.iter().map(|row| load(&matrix[row * operands.k + g * BLOCK..][..BLOCK])).collect()
+        rows.iter().map(|row| load(block(&matrix[row * operands.k..][..operands.k], g))).collect()
     };
     let fold_tile = |rows: &[usize], columns: &[usize]| -> Vec<S> {
         let mut tile = vec![start; rows.len() * columns.len()];
-        for g in 0..operands.k / BLOCK {
+        for g in 0..blocks(operands.k) {
             let a = load_tile(operands.a, rows, g);
             let b = load_tile(operands.b, columns, g);
             let pairs = (0..rows.len()).flat_map(|i| (0..columns.len()).map(move |j| (i, j)));
@@ -61,8 +61,9 @@ pub(super) fn fold_blocks<B: Send + Sync, S: Copy + Send + Sync>(
     result
 }
 
+/// What a short block lacks is zero.
 pub(super) fn decode_block(codes: &[F8E4M3]) -> [f64; BLOCK] {
-    std::array::from_fn(|i| f64::from(DECODED[usize::from(codes[i].to_bits())]))
+    std::array::from_fn(|i| codes.get(i).map_or(0.0, |code| f64::from(DECODED[usize::from(code.to_bits())])))
 }
 
 pub(super) static DECODED: [f32; 256] = {
@@ -104,7 +105,7 @@ pub fn bit_model(operands: &Operands, epilogue: &Epilogue, sample: &Sample) -> V
         nan: bool,
     }
     let load = |codes: &[F8E4M3]| Block {
-        parts: std::array::from_fn(|i| Parts::of_e4m3(codes[i])),
+        parts: std::array::from_fn(|i| Parts::of_e4m3(codes.get(i).copied().unwrap_or(F8E4M3::from_bits(0)))),
         nan: codes.iter().any(F8E4M3::is_nan),
     };
 

@@ -7,11 +7,12 @@ use std::str::FromStr;
 use float8::F8E4M3;
 use rand::{RngExt, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
 
+use super::operands::scale_rows;
 use super::{Operands, Oracle};
 use crate::codec::{E4M3_NAN, encode_e4m3};
-use crate::quant::{QuantizeScale, Quantized, quantize_1x128, quantize_128x128};
+use crate::quant::{QuantizeModel, QuantizeScale, Quantized, quantize_1x128, quantize_128x128};
 use crate::random::{RowFill, Seed, Shape, Stream};
-use crate::{BLOCK, ShapeError, check_k};
+use crate::{BLOCK, ShapeError, blocks};
 
 /// A class of GEMM inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,10 +72,18 @@ impl GemmClass {
     }
 
     /// Operands of this class.
-    pub fn generate(self, (m, n, k): (usize, usize, usize), seed: u64) -> Result<GemmInputs, ShapeError> {
-        check_k(k)?;
-        let k_blocks = k / BLOCK;
-        let n_blocks = n.div_ceil(BLOCK);
+    pub fn generate(self, shape: (usize, usize, usize), seed: u64) -> Result<GemmInputs, ShapeError> {
+        self.generate_in_parts(shape, 1, seed)
+    }
+
+    /// Operands whose B is `parts` matrices below each other, each with rows of scales of its own.
+    pub fn generate_in_parts(
+        self,
+        (m, n, k): (usize, usize, usize),
+        parts: usize,
+        seed: u64,
+    ) -> Result<GemmInputs, ShapeError> {
+        let (k_blocks, n_blocks) = (blocks(k), scale_rows(n, parts));
         let seed = Seed(seed);
         let exact_scales = || {
             let sfa = distinct_neighbours(k_blocks, m, seed.rng(Stream::ScaleA, 0));
@@ -85,7 +94,7 @@ impl GemmClass {
             let sfa = scale(Stream::ScaleA).take(k_blocks * m).collect();
             (sfa, scale(Stream::ScaleB).take(n_blocks * k_blocks).collect())
         };
-        let inputs = |a, b, (sfa, sfb)| GemmInputs { m, n, k, a, sfa, b, sfb };
+        let inputs = |a, b, (sfa, sfb)| GemmInputs { m, n, k, parts, a, sfa, b, sfb };
         let codes = |stream, rows, fill: &RowFill| seed.matrix(stream, rows, k, fill);
         let integers = |range: std::ops::RangeInclusive<i8>| {
             let fill = move |rng: &mut Xoshiro256PlusPlus, _, row: &mut [F8E4M3]| {
@@ -108,14 +117,14 @@ impl GemmClass {
                 };
                 inputs(codes(Stream::A, m, &one_hot), codes(Stream::B, n, &every_code), exact_scales())
             }
-            Self::Normal => quantised((m, n, k), &|x, _| x, &|x, _| x, seed)?,
-            Self::Positive => quantised((m, n, k), &|x, _| x.abs(), &|x, _| x.abs(), seed)?,
+            Self::Normal => quantised((m, n, k), parts, &|x, _| x, &|x, _| x, seed)?,
+            Self::Positive => quantised((m, n, k), parts, &|x, _| x.abs(), &|x, _| x.abs(), seed)?,
             Self::Outliers => {
                 let outlier = outlier_columns(k, seed);
-                quantised((m, n, k), &|x, column| x * outlier[column], &|x, _| x, seed)?
+                quantised((m, n, k), parts, &|x, column| x * outlier[column], &|x, _| x, seed)?
             }
             Self::Cancelling => {
-                let mut inputs = quantised((m, n, k), &|x, _| x, &|x, _| x, seed)?;
+                let mut inputs = quantised((m, n, k), parts, &|x, _| x, &|x, _| x, seed)?;
                 inputs.cancel();
                 inputs
             }
@@ -192,24 +201,27 @@ pub struct GemmInputs {
     pub n: usize,
     /// Elements of a sum.
     pub k: usize,
+    /// Matrices that B is, below each other.
+    pub parts: usize,
     /// E4M3 `[m, k]`.
     pub a: Vec<F8E4M3>,
-    /// Scales of `a` `[k/128, m]`.
+    /// Scales of `a` `[ceil(k/128), m]`.
     pub sfa: Vec<f32>,
     /// E4M3 `[n, k]`.
     pub b: Vec<F8E4M3>,
-    /// Scales of `b` `[ceil(n/128), k/128]`.
+    /// Scales of `b` `[parts * ceil(n/parts/128), ceil(k/128)]`.
     pub sfb: Vec<f32>,
 }
 
 impl GemmInputs {
     /// Some rows of A alone.
     pub fn rows(&self, rows: Range<usize>) -> Self {
-        let Self { m, n, k, .. } = *self;
+        let Self { m, n, k, parts, .. } = *self;
         Self {
             m: rows.len(),
             n,
             k,
+            parts,
             a: self.a[rows.start * k..rows.end * k].to_vec(),
             sfa: self.sfa.chunks_exact(m.max(1)).flat_map(|line| &line[rows.clone()]).copied().collect(),
             b: self.b.clone(),
@@ -219,7 +231,8 @@ impl GemmInputs {
 
     /// A repeats itself 64 elements on and B repeats itself negated: products cancel two k steps later.
     fn cancel(&mut self) {
-        let cancels = |i: &usize| i % BLOCK < 64 && i % 16 != 5;
+        let k = self.k;
+        let cancels = |i: &usize| i % k % BLOCK < 64 && i % k % 16 != 5 && i % k + 64 < k;
         for i in (0..self.a.len()).filter(cancels) {
             self.a[i + 64] = self.a[i];
         }
@@ -245,7 +258,7 @@ impl GemmInputs {
     /// Special scales in one K block, on every other stretch of rows above zeros.
     fn plant_special_scales(&mut self, seed: Seed) {
         let Self { m, k, .. } = *self;
-        let k_blocks = k / BLOCK;
+        let k_blocks = blocks(k);
         if k_blocks == 0 {
             return;
         }
@@ -253,7 +266,7 @@ impl GemmInputs {
         for row in 0..m {
             self.sfa[g * m + row] = SPECIAL_SCALES[row % SPECIAL_SCALES.len()];
             if row / SPECIAL_SCALES.len() % 2 == 1 {
-                self.a[row * k + g * BLOCK..][..BLOCK].fill(F8E4M3::from_bits(0));
+                self.a[row * k + g * BLOCK..row * k + k.min((g + 1) * BLOCK)].fill(F8E4M3::from_bits(0));
             }
         }
         for (block, scales) in self.sfb.chunks_mut(k_blocks).enumerate() {
@@ -263,13 +276,14 @@ impl GemmInputs {
 
     /// A view for the references and oracles; an error if a vector no longer fits the shape.
     pub fn operands(&self) -> Result<Operands<'_>, ShapeError> {
-        Operands::new((self.m, self.n, self.k), &self.a, &self.sfa, &self.b, &self.sfb)
+        Operands::in_parts((self.m, self.n, self.k), self.parts, &self.a, &self.sfa, &self.b, &self.sfb)
     }
 }
 
 /// The data of a layer: activations in 1x128, weights in 128x128.
 fn quantised(
     (m, n, k): (usize, usize, usize),
+    parts: usize,
     shape_a: &Shape,
     shape_b: &Shape,
     seed: Seed,
@@ -278,9 +292,15 @@ fn quantised(
     const WEIGHT: f32 = 0.02;
     let activations = seed.normal(Stream::A, m, k, shape_a);
     let weights = seed.normal(Stream::B, n, k, &|x, column| WEIGHT * shape_b(x, column));
-    let Quantized { q: a, sf: sfa, .. } = quantize_1x128(&activations, m, k, k, QuantizeScale::Fp32)?;
-    let Quantized { q: b, sf: sfb, .. } = quantize_128x128(&weights, n, k, k, QuantizeScale::Fp32)?;
-    Ok(GemmInputs { m, n, k, a, sfa, b, sfb })
+    let model = QuantizeModel::tile_kernels(QuantizeScale::Fp32);
+    let Quantized { q: a, sf: sfa, .. } = quantize_1x128(&activations, m, k, k, model)?;
+    let (mut b, mut sfb, rows) = (Vec::new(), Vec::new(), n / parts);
+    for part in 0..parts {
+        let Quantized { q, sf, .. } = quantize_128x128(&weights[part * rows * k..], rows, k, k, model)?;
+        b.extend(q);
+        sfb.extend(sf);
+    }
+    Ok(GemmInputs { m, n, k, parts, a, sfa, b, sfb })
 }
 
 fn code(x: f32) -> F8E4M3 {

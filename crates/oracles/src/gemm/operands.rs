@@ -4,7 +4,7 @@ use float8::F8E4M3;
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use crate::codec::{decode_bf16, encode_bf16};
-use crate::{BLOCK, ShapeError, check_k, check_length};
+use crate::{BLOCK, ShapeError, blocks, check_length};
 
 /// The operands of one GEMM, densely packed.
 #[derive(Clone, Copy)]
@@ -12,6 +12,7 @@ pub struct Operands<'a> {
     pub(super) m: usize,
     pub(super) n: usize,
     pub(super) k: usize,
+    pub(super) parts: usize,
     pub(super) a: &'a [F8E4M3],
     pub(super) sfa: &'a [f32],
     pub(super) b: &'a [F8E4M3],
@@ -19,20 +20,32 @@ pub struct Operands<'a> {
 }
 
 impl<'a> Operands<'a> {
-    /// `a` `[m, k]`, `sfa` `[k/128, m]`, `b` `[n, k]`, `sfb` `[ceil(n/128), k/128]`.
+    /// `a` `[m, k]`, `sfa` `[ceil(k/128), m]`, `b` `[n, k]`, `sfb` `[ceil(n/128), ceil(k/128)]`.
     pub fn new(
-        (m, n, k): (usize, usize, usize),
+        shape: (usize, usize, usize),
         a: &'a [F8E4M3],
         sfa: &'a [f32],
         b: &'a [F8E4M3],
         sfb: &'a [f32],
     ) -> Result<Self, ShapeError> {
-        check_k(k)?;
+        Self::in_parts(shape, 1, a, sfa, b, sfb)
+    }
+
+    /// With a `b` of `parts` matrices below each other, each with rows of scales of its own: `sfb`
+    /// `[parts * ceil(n/parts/128), ceil(k/128)]`.
+    pub fn in_parts(
+        (m, n, k): (usize, usize, usize),
+        parts: usize,
+        a: &'a [F8E4M3],
+        sfa: &'a [f32],
+        b: &'a [F8E4M3],
+        sfb: &'a [f32],
+    ) -> Result<Self, ShapeError> {
         check_length("a", m * k, a.len())?;
-        check_length("sfa", k / BLOCK * m, sfa.len())?;
+        check_length("sfa", blocks(k) * m, sfa.len())?;
         check_length("b", n * k, b.len())?;
-        check_length("sfb", n.div_ceil(BLOCK) * (k / BLOCK), sfb.len())?;
-        Ok(Self { m, n, k, a, sfa, b, sfb })
+        check_length("sfb", scale_rows(n, parts) * blocks(k), sfb.len())?;
+        Ok(Self { m, n, k, parts, a, sfa, b, sfb })
     }
 
     /// `(m, n, k)`.
@@ -45,8 +58,15 @@ impl<'a> Operands<'a> {
     }
 
     pub(super) fn sfb(&self, g: usize, column: usize) -> f32 {
-        self.sfb[column / BLOCK * (self.k / BLOCK) + g]
+        let rows = self.n / self.parts;
+        let row = column / rows * blocks(rows) + column % rows / BLOCK;
+        self.sfb[row * blocks(self.k) + g]
     }
+}
+
+/// Rows of scales of `n` rows in `parts`.
+pub(super) fn scale_rows(n: usize, parts: usize) -> usize {
+    parts * blocks(n / parts)
 }
 
 /// The elements of D that are looked at: every pair of a row and a column. Results come in this order,

@@ -3,16 +3,16 @@ use half::bf16;
 
 use crate::gemm::{Epilogue, Operands, Output, Sample, bit_model, reference};
 use crate::moe::{Combined, combine, swiglu_quantize};
-use crate::quant::{QuantizeScale, Quantized, quantize_1x128};
+use crate::quant::{QuantizeModel, Quantized, quantize_1x128};
 use crate::router::{GateModel, GateOptions, gate_logits, gate_select};
-use crate::{BLOCK, ShapeError, check_k, check_length};
+use crate::{ShapeError, blocks, check_length};
 
 /// The quantised matrices of one projection of all experts: `[experts, n, k]` and their scales.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpertMatrices<'a> {
     /// `[experts, n, k]`.
     pub weight: &'a [F8E4M3],
-    /// `[experts, ceil(n/128), k/128]`.
+    /// `[experts, ceil(n/128), ceil(k/128)]`; of gate and up, either has rows of its own.
     pub scales: &'a [f32],
 }
 
@@ -35,8 +35,8 @@ pub struct MoeLayerModel<'a> {
     pub down: ExpertMatrices<'a>,
     /// Clamp of the SwiGLU.
     pub clamp: Option<f32>,
-    /// Scales of the activations.
-    pub scale: QuantizeScale,
+    /// How activations are quantised.
+    pub quantize: QuantizeModel,
 }
 
 /// What a layer makes of its tokens.
@@ -56,8 +56,6 @@ pub fn moe_layer(
     residual: Option<&[bf16]>,
 ) -> Result<MoeLayerOutput, ShapeError> {
     let MoeLayerModel { gate: GateModel { experts, top_k, .. }, hidden, .. } = *model;
-    check_k(hidden)?;
-    check_k(model.intermediate)?;
     let tokens = x.len() / hidden.max(1);
     check_length("x", tokens * hidden, x.len())?;
     let logits = gate_logits(x, model.gate_weight, tokens, experts, hidden)?;
@@ -100,25 +98,26 @@ pub fn moe_layer(
 fn run_expert(model: &MoeLayerModel, expert: usize, x: &[bf16]) -> Result<(Vec<bf16>, Vec<f64>), ShapeError> {
     let MoeLayerModel { hidden, intermediate, .. } = *model;
     let rows = x.len() / hidden.max(1);
-    let x = quantize_1x128(x, rows, hidden, hidden, model.scale)?;
-    let (gate_up, _) = multiply(&model.gate_up, expert, (rows, 2 * intermediate, hidden), &x)?;
-    let h = swiglu_quantize(&gate_up, rows, intermediate, model.clamp, &|_| Some(1.0), model.scale)?;
-    multiply(&model.down, expert, (rows, hidden, intermediate), &h)
+    let x = quantize_1x128(x, rows, hidden, hidden, model.quantize)?;
+    let (gate_up, _) = multiply(&model.gate_up, expert, (rows, 2 * intermediate, hidden), 2, &x)?;
+    let h = swiglu_quantize(&gate_up, rows, intermediate, model.clamp, &|_| Some(1.0), model.quantize)?;
+    multiply(&model.down, expert, (rows, hidden, intermediate), 1, &h)
 }
 
 fn multiply(
     matrices: &ExpertMatrices,
     expert: usize,
     (rows, n, k): (usize, usize, usize),
+    parts: usize,
     x: &Quantized,
 ) -> Result<(Vec<bf16>, Vec<f64>), ShapeError> {
-    let blocks = n.div_ceil(BLOCK) * (k / BLOCK);
+    let blocks = parts * blocks(n / parts) * blocks(k);
     let of_expert = |operand, data: usize, size: usize| {
         check_length(operand, (expert + 1) * size, data.min((expert + 1) * size)).map(|()| expert * size)
     };
     let weight = &matrices.weight[of_expert("weight", matrices.weight.len(), n * k)?..][..n * k];
     let scales = &matrices.scales[of_expert("scales", matrices.scales.len(), blocks)?..][..blocks];
-    let operands = Operands::new((rows, n, k), &x.q, &x.sf, weight, scales)?;
+    let operands = Operands::in_parts((rows, n, k), parts, &x.q, &x.sf, weight, scales)?;
     let all = Sample::all(rows, n);
     let bits = bit_model(&operands, &Epilogue::store(Output::Bf16), &all);
     Ok((bits.into_iter().map(bf16::from_f32).collect(), reference(&operands, &all)))

@@ -1,7 +1,7 @@
 use half::bf16;
 
 use crate::quant::quantize_values;
-use crate::quant::{QuantizeScale, Quantized};
+use crate::quant::{QuantizeModel, Quantized};
 use crate::{ShapeError, check_length, exp_f32};
 
 /// `gate / (1 + exp(-gate)) * up` in FP32, each operation rounded once; before it `gate <= clamp` and `|up| <= clamp`.
@@ -21,15 +21,15 @@ pub fn swiglu_quantize(
     intermediate: usize,
     clamp: Option<f32>,
     weight: &(dyn Fn(usize) -> Option<f32> + Sync),
-    scale: QuantizeScale,
+    model: QuantizeModel,
 ) -> Result<Quantized, ShapeError> {
     check_length("x", rows * 2 * intermediate, x.len())?;
-    quantize_values(rows, intermediate, scale, |row| {
+    Ok(quantize_values(rows, intermediate, model, |row| {
         let (gate, up) = x[2 * intermediate * row..][..2 * intermediate].split_at(intermediate);
         let value = |(gate, up): (&bf16, &bf16)| match weight(row) {
             Some(weight) => swiglu(gate.to_f32(), up.to_f32(), clamp) * weight,
             None => 0.0,
         };
         gate.iter().zip(up).map(value).collect()
-    })
+    }))
 }

@@ -38,8 +38,8 @@ pub fn quantizer_rows(m: usize, k: usize, seed: u64) -> Vec<bf16> {
             let place = rng.random_range(0..block.len());
             block[place] = largest(amax);
             if amax == -448.0 {
-                block[(place + 1) % BLOCK] = bf16::NEG_INFINITY;
-                block[(place + 2) % BLOCK] = bf16::NAN;
+                block[(place + 1) % block.len()] = bf16::NEG_INFINITY;
+                block[(place + 2) % block.len()] = bf16::NAN;
             }
         }
     };

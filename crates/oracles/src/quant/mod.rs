@@ -5,5 +5,7 @@ mod quantize;
 mod rms_norm;
 
 pub use inputs::quantizer_rows;
-pub use quantize::{QuantizeScale, Quantized, quantize_1x128, quantize_128x128, quantize_values};
+pub use quantize::{
+    CodeFormula, QuantizeModel, QuantizeScale, Quantized, quantize_1x128, quantize_128x128, quantize_values,
+};
 pub use rms_norm::{NormRounding, RmsNorm};

@@ -37,7 +37,7 @@ faults! {
     weights_of_the_first_expert: GROUPED,
         "full, k, tile.column, tile.expert, step" => "full, k, tile.column, 0, step", ["elements are wrong"];
     scales_of_the_first_expert: GROUPED,
-        "tile.expert * params.sfb_expert_stride" => "0 * params.sfb_expert_stride", ["elements are wrong"];
+        "tile.expert * Config::kPanels * params.sfb_stride" => "0 * params.sfb_stride", ["elements are wrong"];
     tile_spans_two_experts: GROUPED,
         "row + Config::kWgmmaM <= tile.row_end" => "row < tile.row_end",
         ["elements are wrong", "is nobody's and was written", "not ordered after the write"];

@@ -5,7 +5,7 @@ use crate::case::{Cases, boxed};
 use crate::gemm::grouped_fp8_gemm::Assignment;
 use crate::moe::gate_up_swiglu::GateUpSwigluCase;
 use crate::planted::{Trial, faults};
-use deepseek_kernels::quant::ScaleFormat;
+use crate::quant::Rule;
 use deepseek_kernels::table::moe::GATE_UP_INSTANCES;
 use oracles::gemm::GemmClass;
 
@@ -26,7 +26,7 @@ const NAN: Trial = Trial::Cases(|| {
 fn activate(block_m: u32, cluster: u32) -> Cases {
     let instance = GATE_UP_INSTANCES.iter().find(|i| (i.block_m, i.cluster) == (block_m, cluster));
     let case = GateUpSwigluCase::new(Assignment::ragged(&[130, 0, 1, 67], 3), (256, 384));
-    let case = GateUpSwigluCase { clamp: Some(0.5), format: ScaleFormat::Fp32, ..case };
+    let case = GateUpSwigluCase { clamp: Some(0.5), rule: Rule::FP32, ..case };
     boxed([case.with(*instance.expect("an instance"))])
 }
 

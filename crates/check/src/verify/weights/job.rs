@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use deepseek_kernels::quant::ScaleFormat;
 use deepseek_kernels::{Device, F8E4M3, bf16};
 use oracles::gemm::{GemmClass, GemmInputs, Operands, Sample, reference};
 use rayon::prelude::*;
@@ -14,6 +13,7 @@ use crate::data::activations;
 use crate::gemm::fp8_gemm::{Fp8GemmCase, Fp8GemmProblem};
 use crate::judge::{Check, sample};
 use crate::memory::Memory;
+use crate::quant::Rule;
 use crate::quant::quantize_1x128::{Quantize1x128Case, Quantize1x128Problem};
 use crate::quant::quantize_128x128::{Quantize128x128Case, Quantize128x128Problem};
 use crate::verify::machine::text;
@@ -99,13 +99,13 @@ impl MatrixJob {
     fn measure(&self, device: &Device, original: &Original) -> Result<Measured, String> {
         let ((n, k), m) = (self.matrix.padded(), self.m);
         let x = activations(m, self.matrix.k, k, self.seed);
-        let case = Quantize1x128Case { format: ScaleFormat::Fp32, ..Quantize1x128Case::new((m, k)) };
+        let case = Quantize1x128Case { rule: Rule::FP32, ..Quantize1x128Case::new((m, k)) };
         let quantize = Arc::new(Quantize1x128Problem { case, x });
         let a = self.quantised("codes of a", quantize.clone(), device)?;
         let weights = self.weights(device, original)?;
         let mut checks: Vec<Check> = a.check.into_iter().chain(weights.check).collect();
 
-        let inputs = GemmInputs { m, n, k, a: a.q, sfa: a.sf, b: weights.q, sfb: weights.sf };
+        let inputs = GemmInputs { m, n, k, parts: 1, a: a.q, sfa: a.sf, b: weights.q, sfb: weights.sf };
         let case = Fp8GemmCase { class: GemmClass::Normal, seed: self.seed, ..Fp8GemmCase::new((m, n, k)) };
         let problem = Arc::new(Fp8GemmProblem { case, inputs });
         let ran = self.run(problem.clone(), device)?;
@@ -126,7 +126,7 @@ impl MatrixJob {
             let (q, sf) = original.to_fp8((n, k));
             return Ok(Quantised { q, sf, check: None });
         }
-        let case = Quantize128x128Case { format: ScaleFormat::Fp32, ..Quantize128x128Case::new((n, k)) };
+        let case = Quantize128x128Case { rule: Rule::FP32, ..Quantize128x128Case::new((n, k)) };
         let problem = Quantize128x128Problem { case, x: original.to_bf16((n, k)) };
         self.quantised("codes of b", Arc::new(problem), device)
     }
