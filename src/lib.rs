@@ -16,6 +16,7 @@
 //! | absorb MLA's up-projection | queries into the latent space of the cache, attention's results out of it | [`mla::MlaAbsorb`] |
 //! | experts of a layer (MoE) | route, gather, gate and up with SwiGLU, down, combine, in one stream | [`moe::MoeLayer`] |
 //! | merge attention states | attention over two parts of the keys, as one softmax gives it | [`mla::MergeStates`] |
+//! | dequantise | E4M3 and its scales to BF16 | [`quant::Dequantize1x128`], [`quant::Dequantize128x128`] |
 //! | transpose scales | `[m, k/128]` to the layout the GEMM reads | [`quant::TransposeScales`] |
 //! | route tokens | scores, groups, the best K experts and their weights | [`router::Gate`] |
 //! | MLA decode | attention over the paged latent cache, BF16 or FP8, split-KV | [`mla::MlaDecode`] |

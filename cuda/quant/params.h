@@ -49,6 +49,18 @@ typedef struct Quantize128x128Params {
   QuantizeRule rule;
 } Quantize128x128Params;
 
+// q [m, k] and its scales -> x [m, k].
+typedef struct DequantizeParams {
+  const uint8_t* q;     // E4M3 [m, q_pitch]
+  const float* sf;      // FP32, that of (row, g) at row / scale_rows * sf_row_stride + g * sf_group_stride
+  uint16_t* x;          // BF16 [m, x_pitch]
+  uint64_t q_pitch, x_pitch;
+  uint64_t sf_row_stride, sf_group_stride;
+  uint32_t m;
+  uint32_t k;           // a multiple of 16
+  uint32_t scale_rows;  // rows that share a scale: 1 or 128
+} DequantizeParams;
+
 // When RMSNorm rounds to BF16.
 typedef enum NormRounding {
   NORM_ROUND_ONCE = 0,       // at the end: y = h * scale * weight in FP32

@@ -53,10 +53,10 @@ PTX_DEVICE void scale_elements(float (&x)[Elements], BlockScale scale) {
 #pragma unroll
   for (uint32_t i = 0; i < Elements; ++i) {
     const float product = x[i] * scale.factor;
-    // x / scale, rounded once: the product with the rounded reciprocal, corrected by what it leaves (Markstein). Nothing
-    // underflows that a code could tell.
+    // x / scale, rounded once: the product with the rounded reciprocal, corrected by what it leaves (Markstein), but for zeros,
+    // whose sign stays, and Inf. Nothing underflows that a code could tell.
     const float left = ptx::fma_rn(-product, scale.scale, x[i]);
-    const bool corrected = scale.divides && magnitude_bits(product) < kInfinityBits;
+    const bool corrected = scale.divides && magnitude_bits(product) - 1 < kInfinityBits - 1;
     x[i] = corrected ? ptx::fma_rn(left, scale.factor, product) : product;
   }
 }

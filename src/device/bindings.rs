@@ -508,6 +508,50 @@ impl Default for Quantize128x128Params {
         }
     }
 }
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct DequantizeParams {
+    pub q: *const u8,
+    pub sf: *const f32,
+    pub x: *mut u16,
+    pub q_pitch: u64,
+    pub x_pitch: u64,
+    pub sf_row_stride: u64,
+    pub sf_group_stride: u64,
+    pub m: u32,
+    pub k: u32,
+    pub scale_rows: u32,
+    pub __bindgen_padding_0: [u8; 4usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DequantizeParams"][::core::mem::size_of::<DequantizeParams>() - 72usize];
+    ["Alignment of DequantizeParams"][::core::mem::align_of::<DequantizeParams>() - 8usize];
+    ["Offset of field: DequantizeParams::q"][::core::mem::offset_of!(DequantizeParams, q) - 0usize];
+    ["Offset of field: DequantizeParams::sf"][::core::mem::offset_of!(DequantizeParams, sf) - 8usize];
+    ["Offset of field: DequantizeParams::x"][::core::mem::offset_of!(DequantizeParams, x) - 16usize];
+    ["Offset of field: DequantizeParams::q_pitch"]
+        [::core::mem::offset_of!(DequantizeParams, q_pitch) - 24usize];
+    ["Offset of field: DequantizeParams::x_pitch"]
+        [::core::mem::offset_of!(DequantizeParams, x_pitch) - 32usize];
+    ["Offset of field: DequantizeParams::sf_row_stride"]
+        [::core::mem::offset_of!(DequantizeParams, sf_row_stride) - 40usize];
+    ["Offset of field: DequantizeParams::sf_group_stride"]
+        [::core::mem::offset_of!(DequantizeParams, sf_group_stride) - 48usize];
+    ["Offset of field: DequantizeParams::m"][::core::mem::offset_of!(DequantizeParams, m) - 56usize];
+    ["Offset of field: DequantizeParams::k"][::core::mem::offset_of!(DequantizeParams, k) - 60usize];
+    ["Offset of field: DequantizeParams::scale_rows"]
+        [::core::mem::offset_of!(DequantizeParams, scale_rows) - 64usize];
+};
+impl Default for DequantizeParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 pub const NORM_ROUND_ONCE: NormRounding = 0;
 pub const NORM_ROUND_EACH_STEP: NormRounding = 1;
 pub type NormRounding = core::ffi::c_uint;
@@ -1590,6 +1634,7 @@ macro_rules! every_params {
             GroupedFp8GemmParams
             Quantize1x128Params
             Quantize128x128Params
+            DequantizeParams
             RmsNormParams
             TransposeScalesParams
             GateLogitsParams

@@ -28,20 +28,30 @@ pub struct YarnRope {
     pub beta_slow: f64,
     /// Positions of the original context.
     pub original_positions: usize,
-    /// Of the softmax scale: 1 for DeepSeek-V3, 0.707 for V2.
+    /// Of cos and sin, which are scaled by `m(mscale) / m(mscale_all_dim)`, m as [`RopeTable::softmax_scale`] has it; 0: m is 1.
     pub mscale: f64,
+    /// Of the softmax scale: 1 for DeepSeek-V3, 0.707 for V2; 0, where a configuration has none: it is not scaled.
+    pub mscale_all_dim: f64,
 }
 
 impl YarnRope {
     /// A context of `original_positions` stretched `factor` times, with the ramp and the base of DeepSeek's models.
     pub const fn new(factor: f64, original_positions: usize) -> Self {
-        Self { theta: 10_000.0, factor, beta_fast: 32.0, beta_slow: 1.0, original_positions, mscale: 1.0 }
+        Self {
+            theta: 10_000.0,
+            factor,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            original_positions,
+            mscale: 1.0,
+            mscale_all_dim: 1.0,
+        }
     }
 
     /// DeepSeek-V3, V3.1, R1: 4096 positions stretched to 163840.
     pub const DEEPSEEK_V3: Self = Self::new(40.0, 4096);
     /// DeepSeek-V2 as its paper has it. Its released code leaves mscale at 1 for the model of 236B.
-    pub const DEEPSEEK_V2: Self = Self::DEEPSEEK_V3.mscale(0.707);
+    pub const DEEPSEEK_V2: Self = Self::DEEPSEEK_V3.mscale(0.707).mscale_all_dim(0.707);
 
     /// The pair that turns `rotations` times within the original context, as a real number.
     fn pair_of(&self, rotations: f64) -> f64 {
@@ -79,21 +89,35 @@ impl YarnRope {
         require(fast, "beta_fast", "finite and at least beta_slow", self.beta_fast)?;
         let length = self.original_positions as f64;
         require(self.original_positions > 0, "original_positions", "more than 0", length)?;
-        require(finite_from(self.mscale, 0.0), "mscale", "finite and at least 0", self.mscale)
+        require(finite_from(self.mscale, 0.0), "mscale", "finite and at least 0", self.mscale)?;
+        let all = self.mscale_all_dim;
+        require(finite_from(all, 0.0), "mscale_all_dim", "finite and at least 0", all)
+    }
+
+    /// How much attention is sharpened.
+    fn sharpened(&self, mscale: f64) -> f64 {
+        0.1 * mscale * self.factor.ln() + 1.0
     }
 }
 
-setters!(YarnRope { theta: f64, beta_fast: f64, beta_slow: f64, mscale: f64 });
+setters!(YarnRope { theta: f64, beta_fast: f64, beta_slow: f64, mscale: f64, mscale_all_dim: f64 });
+
+/// Where torch's FP32 power is the next one to the nearest, it may be off by an ulp: the base, the pair, and whether it is above. Of
+/// the bases in `tests/goldens/rope.txt`.
+const TORCH_POWERS: [(f64, usize, bool); 3] = [(50_000.0, 5, true), (2.5e7, 24, true), (1e8, 22, false)];
 
 /// Frequencies of the 32 pairs of a head, and the softmax scale that goes with them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RopeTable {
     frequencies: [f32; PAIRS],
+    /// Of cos and sin.
+    attention_scale: f32,
     softmax_scale: f64,
 }
 
 impl RopeTable {
-    /// `theta^(-i/32)` for pair i: a context that was not stretched.
+    /// `theta^(-i/32)` for pair i, as torch on a CPU computes it in FP32 for the bases that models have: a context that was not
+    /// stretched.
     ///
     /// # Errors
     /// [`Error::Spec`] unless theta is more than 1 and an FP32 number.
@@ -102,12 +126,35 @@ impl RopeTable {
             return Err(Error::out_of_range("theta", "more than 1 and within FP32", theta));
         }
         // Rounded where DeepSeek's code rounds: the power, then its reciprocal.
-        let frequencies = std::array::from_fn(|pair| 1.0 / theta.powf(pair as f64 / PAIRS as f64) as f32);
-        Ok(Self { frequencies, softmax_scale: ((NOPE + ROPE) as f64).powf(-0.5) })
+        let power = |pair: usize| match theta.powf(pair as f64 / PAIRS as f64) as f32 {
+            power if TORCH_POWERS.contains(&(theta, pair, true)) => power.next_up(),
+            power if TORCH_POWERS.contains(&(theta, pair, false)) => power.next_down(),
+            power => power,
+        };
+        Ok(Self::of(std::array::from_fn(|pair| 1.0 / power(pair))))
     }
 
-    /// The frequencies of a stretched context, in FP32 as DeepSeek's code computes them. Cosines and sines are not scaled:
-    /// [`RopeTable::softmax_scale`] has all of it.
+    /// Frequencies that a model was run with, wherever they were computed: a power in FP32 is not the same on every machine, and
+    /// an ulp of a frequency is a quarter of a degree after 100,000 positions.
+    ///
+    /// # Errors
+    /// [`Error::Spec`] for one that is negative or not finite.
+    pub fn with_frequencies(frequencies: [f32; 32]) -> Result<Self> {
+        for frequency in frequencies {
+            if !(frequency.is_finite() && frequency >= 0.0) {
+                return Err(Error::out_of_range("frequency", "finite and not negative", frequency));
+            }
+        }
+        Ok(Self::of(frequencies))
+    }
+
+    /// Not stretched.
+    fn of(frequencies: [f32; PAIRS]) -> Self {
+        Self { frequencies, attention_scale: 1.0, softmax_scale: ((NOPE + ROPE) as f64).powf(-0.5) }
+    }
+
+    /// The frequencies of a stretched context, in FP32 as DeepSeek's code computes them. Of DeepSeek's models cosines and sines
+    /// are not scaled: [`RopeTable::softmax_scale`] has all of it.
     ///
     /// # Errors
     /// [`Error::Spec`] for a parameter that makes no sense.
@@ -115,7 +162,8 @@ impl RopeTable {
         yarn.check()?;
         let mut table = Self::plain(yarn.theta)?;
         yarn.stretch(&mut table.frequencies);
-        let m = 0.1 * yarn.mscale * yarn.factor.ln() + 1.0;
+        let m = yarn.sharpened(yarn.mscale_all_dim);
+        table.attention_scale = (yarn.sharpened(yarn.mscale) / m) as f32;
         table.softmax_scale *= m * m;
         Ok(table)
     }
@@ -125,14 +173,15 @@ impl RopeTable {
         &self.frequencies
     }
 
-    /// What scores are multiplied with before the softmax: `192^-0.5`, times `(0.1 * mscale * ln(factor) + 1)^2` when the
-    /// context was stretched.
+    /// What scores are multiplied with before the softmax: `192^-0.5`, times `m(mscale_all_dim)^2` when the context was
+    /// stretched, `m(s) = 0.1 * s * ln(factor) + 1`.
     pub fn softmax_scale(&self) -> f64 {
         self.softmax_scale
     }
 
     /// The table that [`Rope`](crate::mla::Rope) reads, `[positions, 64]` without gaps: cos and sin of
-    /// `position * frequency`, the product rounded to FP32, for each pair in turn.
+    /// `position * frequency`, the product rounded to FP32, for each pair in turn; rounded to FP32 before and after they are
+    /// scaled.
     ///
     /// # Errors
     /// [`Error::Spec`] beyond 2^24 positions, which FP32 could not tell apart.
@@ -140,7 +189,7 @@ impl RopeTable {
         check_limit("positions", positions as u64, MAX_POSITIONS)?;
         let pair = |position: usize, frequency: f32| {
             let (sin, cos) = f64::from(position as f32 * frequency).sin_cos();
-            [cos as f32, sin as f32]
+            [cos as f32 * self.attention_scale, sin as f32 * self.attention_scale]
         };
         let row = |position| self.frequencies.iter().flat_map(move |&frequency| pair(position, frequency));
         Ok((0..positions).flat_map(row).collect())
@@ -182,6 +231,35 @@ mod tests {
                 assert!((f64::from(got) / exact - 1.0).abs() < 4e-7, "pair {pair}: {got}, not {exact}");
             }
         }
+    }
+
+    #[test]
+    fn given_frequencies_are_kept() {
+        let plain = RopeTable::plain(10_000.0).expect("sensible");
+        assert_eq!(RopeTable::with_frequencies(*plain.frequencies()), Ok(plain));
+        for bad in [f32::NAN, f32::INFINITY, -1.0] {
+            let mut frequencies = *plain.frequencies();
+            frequencies[31] = bad;
+            let message = format!("frequency must be finite and not negative, got {bad}");
+            let refused = RopeTable::with_frequencies(frequencies);
+            assert_eq!(refused.map_err(|error| error.to_string()), Err(message));
+        }
+    }
+
+    /// Hugging Face's `attention_factor`, and its scaling of the softmax.
+    #[test]
+    fn cos_and_sin_have_what_the_softmax_has_not() {
+        let table = |mscale, all| {
+            let yarn = YarnRope::DEEPSEEK_V3.mscale(mscale).mscale_all_dim(all);
+            RopeTable::yarn(yarn).expect("sensible")
+        };
+        let m = 0.1 * 40f64.ln() + 1.0;
+        assert_eq!(table(1.0, 1.0).cos_sin(1).expect("one")[0], 1.0);
+        let unset = table(1.0, 0.0);
+        assert_eq!(unset.cos_sin(1).expect("one")[..2], [m as f32, 0.0]);
+        assert_eq!(unset.softmax_scale(), RopeTable::plain(10_000.0).expect("sensible").softmax_scale());
+        let half = table(0.707, 1.0).cos_sin(1).expect("one")[0];
+        assert_eq!(half, ((0.0707 * 40f64.ln() + 1.0) / m) as f32);
     }
 
     #[test]

@@ -100,11 +100,7 @@ impl QuantizeRule {
             _ => (Self::LEAST_AMAX, "finite and at least 448 * 2^-80 (QuantizeRule::LEAST_AMAX)"),
         };
         let fits = self.amax_floor.is_finite() && self.amax_floor >= least;
-        if fits {
-            Ok(())
-        } else {
-            Err(Error::out_of_range("amax_floor", expected, f64::from(self.amax_floor)))
-        }
+        if fits { Ok(()) } else { Err(Error::out_of_range("amax_floor", expected, self.amax_floor)) }
     }
 
     /// Whether codes are quotients, and no product gives the same: a power of two divides exactly.

@@ -31,6 +31,11 @@ pub const QUANTIZE_128X128: FixedKernel =
     FixedKernel::new("quant", "quantize_128x128", "Quantize128x128Params", QUANTIZE_128X128_THREADS, BLOCKS)
         .with_storage("Quantize128x128Storage", QUANTIZE_128X128_THREADS / WARP * 4);
 
+/// Elements of a row that a thread dequantises.
+pub const DEQUANTIZE_ELEMENTS: u32 = 2 * PIECE;
+/// E4M3 with either kind of scales to BF16.
+pub const DEQUANTIZE: FixedKernel = FixedKernel::new("quant", "dequantize", "DequantizeParams", 256, BLOCKS);
+
 /// Rows and columns of a tile that a CTA transposes.
 pub const TRANSPOSE_TILE: u32 = 32;
 /// Scales `[m, k/128]` to the layout `[k/128, m]`.
@@ -52,5 +57,7 @@ pub const RMS_NORM: FixedKernel =
 
 /// Every kernel of the family.
 pub fn kernels() -> impl Iterator<Item = Kernel> {
-    [QUANTIZE_1X128, QUANTIZE_128X128, TRANSPOSE_SCALES, RMS_NORM].map(FixedKernel::kernel).into_iter()
+    [QUANTIZE_1X128, QUANTIZE_128X128, DEQUANTIZE, TRANSPOSE_SCALES, RMS_NORM]
+        .map(FixedKernel::kernel)
+        .into_iter()
 }

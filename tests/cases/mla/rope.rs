@@ -139,3 +139,18 @@ proptest! {
         }
     }
 }
+
+const TORCH: &str = include_str!("../../goldens/rope.txt");
+
+/// Of every base that a model has.
+#[test]
+fn frequencies_are_those_of_torch() {
+    for line in TORCH.lines() {
+        let mut words = line.split(' ');
+        let theta: f64 = words.next().and_then(|word| word.parse().ok()).expect("a base");
+        let table = RopeTable::plain(theta).expect("sensible");
+        for (pair, word) in words.enumerate() {
+            assert_eq!(format!("{:08x}", table.frequencies()[pair].to_bits()), word, "pair {pair} of {theta}");
+        }
+    }
+}

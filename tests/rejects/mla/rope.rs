@@ -82,7 +82,7 @@ fn parameters_of_tables() {
     assert_eq!(theta(f64::NAN), "theta must be more than 1 and within FP32, got NaN");
     assert_eq!(theta(f64::INFINITY), "theta must be more than 1 and within FP32, got inf");
 
-    let cases: [(Change<YarnRope>, &str); 8] = [
+    let cases: [(Change<YarnRope>, &str); 9] = [
         (|yarn| yarn.theta = -1.0, "theta must be more than 1 and within FP32, got -1"),
         (|yarn| yarn.factor = 0.5, "factor must be finite and at least 1, got 0.5"),
         (|yarn| yarn.factor = f64::NAN, "factor must be finite and at least 1, got NaN"),
@@ -90,6 +90,7 @@ fn parameters_of_tables() {
         (|yarn| yarn.beta_fast = 0.5, "beta_fast must be finite and at least beta_slow, got 0.5"),
         (|yarn| yarn.beta_fast = f64::INFINITY, "beta_fast must be finite and at least beta_slow, got inf"),
         (|yarn| yarn.original_positions = 0, "original_positions must be more than 0, got 0"),
+        (|yarn| yarn.mscale_all_dim = f64::NAN, "mscale_all_dim must be finite and at least 0, got NaN"),
         (|yarn| yarn.mscale = -0.1, "mscale must be finite and at least 0, got -0.1"),
     ];
     for (change, expected) in cases {

@@ -218,7 +218,7 @@ mod faults {
         boxed(LAYOUTS.map(|layout| {
             let map = ExpertMapCase::new((23, 3, 5)).laid_out(layout);
             let map = ExpertMapCase { routing: Routing::Strangers, seed: 2, ..map };
-            GatherQuantizeCase { rule: Rule::FP32, ..GatherQuantizeCase::new(map, 256) }
+            GatherQuantizeCase { rule: Rule::FP32, ..GatherQuantizeCase::new(map, 232) }
         }))
     });
 
@@ -226,11 +226,12 @@ mod faults {
         padding_used_as_a_route: GATHER, "route < params.routes" => "route != 12345", ["outside"];
         token_of_the_next_route: GATHER, "route / params.top_k" => "(route + 1) / params.top_k", ["q[", "sf[", "outside"];
         route_taken_for_a_token: GATHER, "route / params.top_k" => "route", ["q[", "sf[", "outside"];
-        rows_of_no_expert_written: GATHER, "if (!used) return;" => "", ["outside", "of no expert was written", "q["];
+        rows_of_no_expert_written: GATHER, "if (!exists) return;" => "", ["outside", "of no expert was written", "not ordered", "q["];
         one_row_of_a_segment_missing: GATHER, "row < segment.row_end" => "row + 1 < segment.row_end", ["q[", "sf["];
         one_row_beyond_a_segment: GATHER,
             "row < segment.row_end" => "row <= segment.row_end", ["of no expert was written", "sf["];
+        columns_past_the_end: GATHER, "used && column < params.k" => "used", ["outside", "read-only load of q", "not ordered"];
         scales_of_the_wrong_layout: GATHER,
-            "params.sf + g * params.sf_pitch + row" => "params.sf + row * params.k_blocks + g", ["sf[", "was written"];
+            "params.sf + g * params.sf_pitch + row" => "params.sf + row * blocks + g", ["sf[", "was written"];
     }
 }

@@ -277,7 +277,7 @@ mod faults {
     faults! {
         halves_exchanged: SWIGLU,
             "swiglu(gate.x[i], up.x[i], params.clamp)" => "swiglu(up.x[i], gate.x[i], params.clamp)", ["q[", "sf["];
-        up_of_the_next_block: SWIGLU, "gX + static_cast<uint64_t>(params.k_blocks) *" => "gX +", ["q[", "sf["];
+        up_of_the_next_block: SWIGLU, "load_bf16_piece(gX + params.k)" => "load_bf16_piece(gX + params.k + 8)", ["q[", "sf["];
         weight_of_the_row_not_of_its_route: SWIGLU,
             "pitched(route," => "pitched(static_cast<uint32_t>(row),", ["q[", "sf[", "outside"];
         weights_of_another_pitch: SWIGLU,

@@ -1,5 +1,6 @@
 //! Cases of the quantisers and of the transposition of scales.
 
+pub mod dequantize;
 pub mod quantize_128x128;
 pub mod quantize_1x128;
 pub mod rms_norm;
@@ -16,6 +17,7 @@ use crate::case::{Cases, boxed, fault_if};
 use crate::data::{repeated, weights};
 use crate::deepseek_v3::{HIDDEN, tokens};
 use crate::families::Extent;
+use dequantize::{Blocks, DequantizeCase};
 use quantize_1x128::{Layout, Quantize1x128Case};
 use quantize_128x128::Quantize128x128Case;
 use rms_norm::{NormOutput, RmsNormCase};
@@ -72,6 +74,8 @@ pub fn smoke() -> Cases {
     let rows = Quantize1x128Case::new((150, 384));
     let mut cases = boxed([rows, Quantize1x128Case { layout: Layout::RowMajor, ..rows }]);
     cases.extend(boxed([Quantize128x128Case::new((150, 384))]));
+    let codes = DequantizeCase::new((150, 304));
+    cases.extend(boxed([codes, DequantizeCase { blocks: Blocks::MMajor, ..codes }]));
     cases.extend(boxed([TransposeScalesCase::new((70, 40 * 128))]));
     // More pieces than the threads of a CTA, and fewer.
     let norm = RmsNormCase::new((5, 2176));
@@ -88,27 +92,43 @@ pub fn timed(extent: Extent) -> Cases {
     };
     let mut cases = boxed([Quantize1x128Case { repeated: true, ..Quantize1x128Case::new(shape) }]);
     cases.extend(boxed([Quantize128x128Case { repeated: true, ..Quantize128x128Case::new(shape) }]));
+    cases.extend(boxed([DequantizeCase::new(shape)]));
     cases.extend(boxed([TransposeScalesCase::new(shape)]));
     let norm = RmsNormCase { repeated: true, ..RmsNormCase::new(shape) };
     cases.extend(boxed([norm, RmsNormCase { output: NormOutput::Fp8(Rule::POWER_OF_TWO), ..norm }]));
     cases
 }
 
-/// Before a layer: the norm of hidden states, to both of its outputs and with both of its roundings.
+/// Around a layer: the norm of hidden states, to both of its outputs and with both of its roundings, and codes back to BF16.
 pub fn layer(extent: Extent, seed: u64) -> Cases {
     let case = RmsNormCase { seed, ..RmsNormCase::new((tokens(extent), HIDDEN)) };
     let each_step = RmsNormCase { rounding: NormRounding::EachStep, residual: false, ..case };
     let fp8 = |rule| RmsNormCase { output: NormOutput::Fp8(rule), ..case };
-    boxed([case, each_step, fp8(Rule::FP32), fp8(Rule::POWER_OF_TWO)])
+    let mut cases = boxed([case, each_step, fp8(Rule::FP32), fp8(Rule::POWER_OF_TWO)]);
+    cases.extend(boxed([DequantizeCase { seed, ..DequantizeCase::new((tokens(extent), HIDDEN)) }]));
+    cases
 }
 
 /// Launches of every kernel, for the operand trace.
 pub fn traced() -> Vec<Launch> {
-    [quantize_1x128::traced(), quantize_128x128::traced(), transpose_scales::traced(), rms_norm::traced()]
-        .concat()
+    [
+        quantize_1x128::traced(),
+        quantize_128x128::traced(),
+        dequantize::traced(),
+        transpose_scales::traced(),
+        rms_norm::traced(),
+    ]
+    .concat()
 }
 
 /// Faults in its kernels.
 pub fn faults() -> Vec<Fault> {
-    [quantize_1x128::FAULTS, quantize_128x128::FAULTS, transpose_scales::FAULTS, rms_norm::FAULTS].concat()
+    [
+        quantize_1x128::FAULTS,
+        quantize_128x128::FAULTS,
+        dequantize::FAULTS,
+        transpose_scales::FAULTS,
+        rms_norm::FAULTS,
+    ]
+    .concat()
 }

@@ -185,11 +185,12 @@ mod faults {
 
     fn blocks(class: QuantizerClass) -> Quantize128x128Case {
         let rule = Rule::FP32;
-        Quantize128x128Case { class, rule, seed: 6, ..Quantize128x128Case::new((150, 384)) }
+        Quantize128x128Case { class, rule, seed: 6, ..Quantize128x128Case::new((150, 344)) }
     }
 
     faults! {
         rows_past_the_end: BLOCKS, "ldg_v4_u32_if(row < rows" => "ldg_v4_u32_if(true", ["outside", "scales: ", "read-only load of q"];
+        columns_past_the_end: BLOCKS, "column < params.k ? params.n : 0" => "params.n", ["outside", "scales: ", "not ordered"];
         no_barrier_before_amax_is_shared: BLOCKS, "ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
         amax_of_one_warp: BLOCKS,
             "value = op(value, ptx::lds_f32(smem + warp * sizeof(float)))" => "", ["scales: "];

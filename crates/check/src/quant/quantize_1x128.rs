@@ -254,7 +254,7 @@ mod faults {
             class,
             layout: Layout::RowMajor,
             seed: 5,
-            ..Quantize1x128Case::new((75, 384))
+            ..Quantize1x128Case::new((75, 344))
         };
         let cases = Rule::ALL.map(|rule| Quantize1x128Case { rule, ..case });
         cases.into_iter().chain([Quantize1x128Case { layout: Layout::MMajor, ..case }])
@@ -273,6 +273,12 @@ mod faults {
         an_infinity_is_the_amax: ROWS, "greatest < kInfinityBits" => "greatest <= kInfinityBits", ["scales: "];
         rows_past_the_end_read: ROWS, "ldg_v4_u32_if(first + i < rows" => "ldg_v4_u32_if(true", ["outside"];
         rows_of_the_next_lane: ROWS, "block / blocks) * kRows" => "block / blocks)", ["not ordered", "scales: ", "codes: "];
+        columns_past_the_end: ROWS, "column < params.k ? params.m : 0" => "params.m", ["outside", "scales: ", "not ordered"];
+        quotients_as_products: ROWS, "scale.divides && magnitude_bits" => "false && magnitude_bits", ["codes: "];
+        zeros_without_their_sign: ROWS, "magnitude_bits(product) - 1 < kInfinityBits - 1" => "magnitude_bits(product) < kInfinityBits", ["codes: "];
+        an_infinity_corrected: ROWS, "magnitude_bits(product) - 1 < kInfinityBits - 1" => "product != 0.0f", ["codes: "];
+        a_scale_that_is_no_reciprocal: ROWS, "return {1.0f / factor, factor, false};" => "return {amax / kE4m3Max, factor, false};", ["scales: "];
+        a_factor_of_zeros: ROWS, "if (amax == 0.0f) return {1.0f, 1.0f, false};" => "", ["scales: "];
         power_of_two_rounded_down: ROWS, "+ 0x007fffffu" => "", ["scales: "];
         multiplier_of_the_wrong_formula: ROWS, "? kE4m3Max / floored : 1.0f / scale" => "? 1.0f / scale : kE4m3Max / floored", ["codes: "];
         codes_exchanged_in_a_pair: ROWS,

@@ -15,6 +15,9 @@ const TWO_WARPGROUPS: Trial = Trial::Cases(|| activate(128, 1));
 const PAIRS: Trial = Trial::Cases(|| activate(128, 2));
 /// No products between a block's codes and the next one's h.
 const NO_K: Trial = Trial::Cases(|| boxed([GateUpSwigluCase::new(Assignment::ragged(&[40], 0), (1280, 0))]));
+/// A last block that is half a tile.
+const SHORT: Trial =
+    Trial::Cases(|| boxed([GateUpSwigluCase::new(Assignment::ragged(&[70, 3], 1), (160, 200))]));
 /// NaN in some rows.
 const NAN: Trial = Trial::Cases(|| {
     let mut case = GateUpSwigluCase::new(Assignment::ragged(&[11, 3], 1), (128, 256));
@@ -33,10 +36,10 @@ fn activate(block_m: u32, cluster: u32) -> Cases {
 faults! {
     // Columns of gate and of up.
     up_where_the_gate_is: ONE,
-        "Config::kBlockN / Tile::kBBoxes : params.n" => "Config::kBlockN / Tile::kBBoxes : 0", ["q[", "sf["];
+        "Tile::kBBoxes, Config::kPanels - 1>" => "Tile::kBBoxes, 0>", ["q[", "sf["];
     gate_and_up_of_a_pair_exchanged: PAIRS, "sBoxes + rank * (Bytes / Boxes)" => "sBoxes + (1 - rank) * (Bytes / Boxes)", ["q[", "sf["];
     scale_of_up_missing: ONE,
-        "static_cast<Next>(params.n / Config::kScaleColumns)" => "0", ["q[", "sf["];
+        "static_cast<Next>(ceil_div(params.n, Config::kScaleColumns))" => "0", ["q[", "sf["];
     scale_of_gate_everywhere: ONE, "first_spans = 1;" => "first_spans = 2;", ["q[", "sf["];
     second_tile_is_the_first_again: ONE,
         "tile.column += second *" => "tile.column += 0 *", ["q[", "sf[", "nothing has written"];
@@ -74,10 +77,11 @@ faults! {
         "{low(v.x, v.y), low(v.z, v.w), high(v.x, v.y), high(v.z, v.w)}" => "v", ["q["];
     codes_without_their_swizzle: ONE, "swizzle<kBlock>(own() + row * kBlock + column)" => "own() + row * kBlock + column", ["q["];
     codes_of_rows_of_nobody: ONE,
-        "if (!tile.has(to)) continue;" => "", ["was written", "not ordered", "outside", "q["];
+        "if (!tile.has(to) || first" => "if (first", ["was written", "not ordered", "outside", "q["];
     scales_of_rows_of_nobody: ONE,
         "if (!tile.has(row)) continue; if (thread % 4 == 0)" => "if (thread % 4 == 0)", ["was written", "not ordered", "outside", "sf["];
-    codes_of_the_first_block: ONE, "+ tile.column / kBlock * kBlock + column" => "+ column", ["q[", "not ordered"];
+    columns_of_nobody: SHORT, "|| first + column >= params.grouped.gemm.n" => "", ["was written", "not ordered", "outside", "q["];
+    codes_of_the_first_block: ONE, "params.q_pitch + first + column" => "params.q_pitch + column", ["q[", "not ordered"];
     nan_unreported: NAN,
         "quant::report_nonfinite(params.grouped.error_words, h[i]);" => "", ["got one of nothing"];
 
