@@ -54,7 +54,10 @@ Options from_environment() {
     const std::string variable = std::string("FAKE_CUDA_") + name;
     const char* value = std::getenv(variable.c_str());
     if (value == nullptr || *value == '\0') continue;
-    if (!set_option(read, name, value)) read.wrong += variable + "=" + value + " is not understood; ";
+    if (set_option(read, name, value)) continue;
+    read.wrong += variable + "=";
+    for (const char* c = value; *c != '\0'; ++c) read.wrong += *c == '\n' ? std::string("\\n") : std::string(1, *c);
+    read.wrong += " is not understood; ";
   }
   return read;
 }

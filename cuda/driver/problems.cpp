@@ -25,10 +25,21 @@ std::vector<Problem>& problems() {
 
 constexpr int kStrictStatus = 86;
 
+// Names and values of others are in it: a terminal obeys none of them. Lines are the emulator's own.
 std::string text_of(const char* format, va_list arguments) {
   char text[4096];
   std::vsnprintf(text, sizeof text, format, arguments);
-  return text;
+  std::string shown;
+  for (const char* c = text; *c != '\0'; ++c) {
+    if (*c == '\n' || (*c >= ' ' && *c <= '~')) {
+      shown += *c;
+      continue;
+    }
+    char escape[8];
+    std::snprintf(escape, sizeof escape, "\\x%02x", static_cast<unsigned char>(*c));
+    shown += escape;
+  }
+  return shown;
 }
 
 void add(uint64_t thread, std::string text) {

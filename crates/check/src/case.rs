@@ -95,9 +95,10 @@ pub struct Work {
 }
 
 impl Work {
-    /// Rough amount of work for the emulator, which takes about as long for a byte as for sixteen operations of a product.
+    /// Rough amount of work for the emulator and the judges, who take about as long for a byte as for 256 operations of a
+    /// product.
     pub fn emulated_cost(&self) -> u64 {
-        self.flops.saturating_add(self.bytes.saturating_mul(16))
+        self.flops.saturating_add(self.bytes.saturating_mul(256))
     }
 }
 

@@ -1,11 +1,21 @@
 //! The command line.
 
+use std::env;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use regex::Regex;
 
+use crate::escape::escaped;
 use crate::verify::shapes::Layer;
+
+/// The command line, or the end of the process with what is wrong with it. What an argument holds is shown escaped.
+pub fn parse<T: Parser>() -> T {
+    T::try_parse().unwrap_or_else(|error| {
+        let shown = env::args_os().map(|argument| escaped(&argument.to_string_lossy()));
+        T::try_parse_from(shown).err().unwrap_or(error).exit()
+    })
+}
 
 /// Hand-written Hopper kernels for DeepSeek-style models.
 #[derive(Parser)]
@@ -20,7 +30,8 @@ pub enum Command {
     /// Run every operation and judge its results: on DeepSeek-V3 layers, or on a model of yours
     ///
     /// Every result is compared with a CPU reference, element by element. Exit code: 0 when all checks pass, 1 when
-    /// one fails, 2 when nothing could be checked (no such device, a file that cannot be used, a wrong option).
+    /// one fails, 2 when nothing could be checked (no such device, a file that cannot be used, a wrong option), 3 when
+    /// all that was checked passed but some FP8 matrix of a model could not be checked.
     Verify(VerifyArgs),
     /// Write a CUDA driver that needs no GPU: it checks every call and runs this crate's kernels on the emulated Hopper
     ///
@@ -31,7 +42,8 @@ pub enum Command {
 
 #[derive(Args)]
 pub struct DriverArgs {
-    /// The folder to write libcuda.so.1 into; it must exist, and a file of that name is replaced
+    /// The folder to write libcuda.so.1 into; it must exist, and a file of that name is replaced unless it is another
+    /// driver
     #[arg(long, value_name = "DIR")]
     pub into: PathBuf,
 }
@@ -55,19 +67,20 @@ pub struct VerifyArgs {
     pub shapes: Vec<Layer>,
 
     /// Check the matrices of a model instead: quantise them, multiply them with activations of real scale, and report
-    /// the error of the kernels and the error of FP8 apart
-    #[arg(long, value_name = "FILE.safetensors")]
+    /// the error of the kernels and the error of FP8 apart. A safetensors file, a model's folder, or its
+    /// model.safetensors.index.json
+    #[arg(long, value_name = "MODEL")]
     pub weights: Option<PathBuf>,
 
     /// Take only tensors whose name matches
-    #[arg(long, value_name = "REGEX", requires = "weights")]
+    #[arg(long, value_name = "REGEX", requires = "weights", value_parser = pattern)]
     pub tensor: Option<Regex>,
 
     /// Chooses inputs and samples; the same seed gives the same run
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 
-    /// Write the results to a file too
+    /// Write the results to a file too; with `-` to standard output, and the table to standard error
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
@@ -81,6 +94,15 @@ pub enum DeviceChoice {
     Gpu,
     /// A Hopper emulated on the CPU
     Emulated,
+}
+
+/// A pattern, or in one line why it is none.
+fn pattern(text: &str) -> Result<Regex, String> {
+    Regex::new(text).map_err(|error| {
+        let text = error.to_string();
+        let last = text.lines().last().unwrap_or_default();
+        last.strip_prefix("error: ").unwrap_or(last).to_owned()
+    })
 }
 
 #[cfg(test)]

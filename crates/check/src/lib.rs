@@ -7,6 +7,7 @@ pub mod data;
 pub mod deepseek_v3;
 pub mod devices;
 pub mod driver;
+pub mod escape;
 pub mod families;
 pub mod gemm;
 pub mod goldens;
@@ -14,6 +15,7 @@ pub mod judge;
 pub mod memory;
 pub mod mla;
 pub mod moe;
+pub mod output;
 pub mod planted;
 #[cfg(feature = "probes")]
 pub mod probes;

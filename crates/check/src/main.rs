@@ -3,25 +3,29 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use deepseek_kernels_check::cli::{Cli, Command};
-use deepseek_kernels_check::{driver, verify};
+use deepseek_kernels_check::cli::{self, Cli, Command};
+use deepseek_kernels_check::driver;
+use deepseek_kernels_check::escape::escaped;
+use deepseek_kernels_check::verify::{self, Verdict};
 
 /// A check failed.
 const FAILED: u8 = 1;
 /// Nothing was judged: no such device, no such file, nothing to do. Clap uses the same for a wrong command line.
 const UNUSABLE: u8 = 2;
+/// What was judged is right; some of what was asked for could not be.
+const INCOMPLETE: u8 = 3;
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = match cli::parse::<Cli>().command {
         Command::Verify(args) => verify::verify(&args),
-        Command::Driver(args) => driver::write(&args).map(|()| true),
+        Command::Driver(args) => driver::write(&args).map(|()| Verdict::Passed),
     };
     match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(FAILED),
+        Ok(Verdict::Passed) => ExitCode::SUCCESS,
+        Ok(Verdict::Failed) => ExitCode::from(FAILED),
+        Ok(Verdict::Incomplete) => ExitCode::from(INCOMPLETE),
         Err(message) => {
-            eprintln!("error: {message}");
+            eprintln!("error: {}", escaped(&message));
             ExitCode::from(UNUSABLE)
         }
     }

@@ -4,6 +4,7 @@ mod case_job;
 mod json;
 mod layers;
 mod machine;
+mod progress;
 mod report;
 mod runner;
 pub mod shapes;
@@ -11,21 +12,35 @@ mod table;
 mod weights;
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use deepseek_kernels::{Device, DeviceKind};
 
 use crate::cli::VerifyArgs;
-use json::JsonFile;
+use crate::escape::escaped;
+use crate::output::OutputFile;
 use machine::Machine;
 use report::{DeviceReport, Report, Unused};
 use runner::{Job, Outcome};
 use shapes::{DEEPSEEK_V3, GPU_ROWS};
 
-/// Whether every check passed; the message says why none was made.
-pub fn verify(args: &VerifyArgs) -> Result<bool, String> {
+/// What came of the checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Passed,
+    Failed,
+    /// What was checked passed, and some FP8 matrix could not be checked.
+    Incomplete,
+}
+
+/// Judges what was asked for; the message says why nothing was.
+pub fn verify(args: &VerifyArgs) -> Result<Verdict, String> {
     let selection =
-        args.weights.as_deref().map(|file| weights::select(file, args.tensor.as_ref())).transpose()?;
-    let json = args.json.as_deref().map(JsonFile::create).transpose()?;
+        args.weights.as_deref().map(|model| weights::select(model, args.tensor.as_ref())).transpose()?;
+    let inputs = selection.iter().flat_map(|selection| &selection.files).map(PathBuf::as_path);
+    let json = args.json.as_deref().map(|path| OutputFile::open(path, inputs)).transpose()?;
+    let console =
+        if json.as_ref().is_some_and(OutputFile::is_stdout) { Console::Stderr } else { Console::Stdout };
     let machine =
         Machine::open(args.device, args.seed).map_err(|error| format!("no device to run on: {error}"))?;
     let Work { jobs, unused, notes } = match selection {
@@ -44,23 +59,29 @@ pub fn verify(args: &VerifyArgs) -> Result<bool, String> {
         unused,
         passed: 0,
         failed: 0,
+        fp8_matrices: 0,
+        fp8_checked: 0,
     };
     report.notes.extend(machine.fallback.as_ref().map(|error| format!("not on a GPU: {error}")));
-    announce(&report)?;
+    console.print(&announcement(&report))?;
     for outcome in runner::run(&jobs, &machine.devices) {
         match outcome {
             Outcome::Rows(rows) => report.rows.extend(rows),
-            Outcome::Unused(tensor) => report.unused.push(tensor),
+            Outcome::Unused(unused) => report.add_unused(unused),
         }
     }
 
     report.count();
-    print(&table::render(&report))?;
-    json.map_or(Ok(()), |json| json.commit(&report))?;
+    console.print(&table::render(&report))?;
+    json.map_or(Ok(()), |json| json.write(json::render(&report)?.as_bytes()))?;
     if report.passed + report.failed == 0 {
         return Err("nothing was checked: no tensor can be used, for the reasons above".to_owned());
     }
-    Ok(report.failed == 0)
+    Ok(match (report.failed, report.fp8_checked == report.fp8_matrices) {
+        (1.., _) => Verdict::Failed,
+        (0, false) => Verdict::Incomplete,
+        (0, true) => Verdict::Passed,
+    })
 }
 
 /// What to do, and what to say of it beforehand.
@@ -73,10 +94,10 @@ struct Work {
 fn weights_work(args: &VerifyArgs, selection: weights::Selection) -> Work {
     /// A tile of the kernels.
     const ROWS: usize = 64;
-    let (matrices, unused) = (selection.matrices, selection.unused);
+    let (matrices, unused, notes) = (selection.matrices, selection.unused, selection.notes);
     let rows = rows(args).unwrap_or(vec![ROWS]);
     let jobs = matrices.into_iter().flat_map(|matrix| weights::jobs(matrix, &rows, args.seed)).collect();
-    Work { jobs, unused, notes: Vec::new() }
+    Work { jobs, unused, notes }
 }
 
 fn layers_work(args: &VerifyArgs, kind: DeviceKind) -> Work {
@@ -104,23 +125,36 @@ fn describe(device: &Device) -> DeviceReport {
     DeviceReport { name: device.name().to_owned(), kind, multiprocessors: device.multiprocessors() }
 }
 
-/// Says where and what, before the long wait.
-fn announce(report: &Report) -> Result<(), String> {
+/// Where and what, before the long wait.
+fn announcement(report: &Report) -> String {
     let DeviceReport { name, multiprocessors, .. } = &report.device;
-    let mut text =
-        format!("{} {} on {name}, {multiprocessors} multiprocessors\n", report.package, report.version);
+    let (package, version, name) = (report.package, report.version, escaped(name));
+    let mut text = format!("{package} {version} on {name}, {multiprocessors} multiprocessors\n");
     for note in &report.notes {
-        text += &format!("{note}\n");
+        text += &format!("{}\n", escaped(note));
     }
-    print(&text)
+    text
 }
 
-/// A reader that has seen enough, as `head` has, is no error.
-fn print(text: &str) -> Result<(), String> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(format!("cannot write to stdout: {error}"))
+/// Where people read the results.
+#[derive(Clone, Copy)]
+enum Console {
+    Stdout,
+    Stderr,
+}
+
+impl Console {
+    /// A reader that has seen enough, as `head` has, is no error.
+    fn print(self, text: &str) -> Result<(), String> {
+        let written = match self {
+            Self::Stdout => io::stdout().lock().write_all(text.as_bytes()),
+            Self::Stderr => io::stderr().lock().write_all(text.as_bytes()),
+        };
+        match written {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(format!("cannot write the results: {error}"))
+            }
+            _ => Ok(()),
         }
-        _ => Ok(()),
     }
 }

@@ -1,5 +1,7 @@
 //! What was found.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
 use crate::case::{Case, Ran};
@@ -15,10 +17,13 @@ pub struct Report {
     pub seed: u64,
     pub notes: Vec<String>,
     pub rows: Vec<Row>,
-    /// Tensors of the file that were asked for and not used.
+    /// Tensors of the model that were asked for and not used.
     pub unused: Vec<Unused>,
     pub passed: usize,
     pub failed: usize,
+    /// FP8 matrices that were asked for, those of stacks each, and how many of them something was checked of.
+    pub fp8_matrices: usize,
+    pub fp8_checked: usize,
 }
 
 #[derive(Serialize)]
@@ -67,6 +72,8 @@ impl Row {
 #[derive(Serialize)]
 pub struct MatrixReport {
     pub tensor: String,
+    /// Its place in a stack.
+    pub expert: Option<usize>,
     pub dtype: String,
     /// Shape in the file.
     pub tensor_shape: [usize; 2],
@@ -75,20 +82,54 @@ pub struct MatrixReport {
     pub note: Option<String>,
 }
 
-/// A tensor that was not used.
-#[derive(Serialize)]
+/// A tensor that was not used, or some matrices of a stack.
+#[derive(Clone, Serialize)]
 pub struct Unused {
     pub tensor: String,
     pub dtype: String,
     pub shape: Vec<usize>,
+    /// Which ones of a stack, where it is not all of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub experts: Vec<usize>,
     pub reason: String,
+    /// How many FP8 matrices these are.
+    pub fp8_matrices: usize,
+}
+
+/// A matrix as people write it: `w[3]` for one of a stack.
+pub fn matrix_name(tensor: &str, expert: Option<usize>) -> String {
+    expert.map_or(tensor.to_owned(), |expert| format!("{tensor}[{expert}]"))
 }
 
 impl Report {
-    /// Counts the checks.
+    /// A matrix that was not used, once for all rows of activations and with the others of its stack.
+    pub fn add_unused(&mut self, unused: Unused) {
+        let mut of_tensor = self.unused.iter_mut().rev().take_while(|other| other.tensor == unused.tensor);
+        match of_tensor.find(|other| other.reason == unused.reason) {
+            None => self.unused.push(unused),
+            Some(other) if unused.experts.iter().all(|expert| other.experts.contains(expert)) => {}
+            Some(other) => {
+                other.experts.extend(unused.experts);
+                other.fp8_matrices += unused.fp8_matrices;
+            }
+        }
+    }
+
+    /// Counts the checks, and the FP8 matrices.
     pub fn count(&mut self) {
         let checks = || self.rows.iter().flat_map(|row| &row.checks);
         self.failed = checks().filter(|check| check.failure.is_some()).count();
         self.passed = checks().count() - self.failed;
+
+        let matrices = |checked: bool| {
+            let rows =
+                self.rows.iter().filter(|row| !checked || row.checks.iter().any(|check| check.checked > 0));
+            let fp8 =
+                rows.filter_map(|row| row.matrix.as_ref()).filter(|matrix| matrix.dtype.starts_with("F8_"));
+            fp8.map(|matrix| (&matrix.tensor, matrix.expert)).collect::<HashSet<_>>().len()
+        };
+        self.fp8_checked = matrices(true);
+        self.fp8_matrices =
+            matrices(false) + self.unused.iter().map(|unused| unused.fp8_matrices).sum::<usize>();
     }
 }

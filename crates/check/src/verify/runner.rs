@@ -1,13 +1,13 @@
 //! Runs jobs on all devices of a machine.
 
 use std::cmp::Reverse;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{OnceLock, mpsc};
 use std::thread;
 
 use deepseek_kernels::Device;
-use indicatif::{ProgressBar, ProgressStyle};
 
+use super::progress::Progress;
 use super::report::{Row, Unused};
 
 /// Work that is independent of all other work.
@@ -31,58 +31,36 @@ pub fn run(jobs: &[Box<dyn Job>], devices: &[Device]) -> Vec<Outcome> {
     let mut order: Vec<usize> = (0..jobs.len()).collect();
     order.sort_by_key(|&index| Reverse(jobs[index].cost()));
     let outcomes: Vec<OnceLock<Outcome>> = jobs.iter().map(|_| OnceLock::new()).collect();
-    let progress = Progress::new(jobs.len());
+    let progress = Progress::new(jobs.iter().map(|job| job.cost()).sum(), jobs.len());
+    let work = |index: usize, device: &Device| {
+        progress.start(&*jobs[index]);
+        outcomes[index].get_or_init(|| jobs[index].run(device));
+        progress.finish(&*jobs[index]);
+    };
+    // One job alone, not a long one, tells how long the others will take.
+    if let (Some(first), Some(device)) =
+        (order.iter().position(|&i| progress.is_short(&*jobs[i])), devices.first())
+    {
+        work(order.remove(first), device);
+        let longest = order.first().map_or(0, |&index| jobs[index].cost());
+        progress.foretell(longest, devices.len());
+    }
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
-        for device in devices {
-            scope.spawn(|| {
+        let (ended, end) = mpsc::channel::<()>();
+        scope.spawn(|| progress.tell_until(end));
+        let workers = devices.iter().map(|device| {
+            let (order, next, work, ended) = (&order, &next, &work, ended.clone());
+            scope.spawn(move || {
+                let _ended = ended;
                 while let Some(&index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    progress.bar.set_message(jobs[index].label());
-                    outcomes[index].get_or_init(|| jobs[index].run(device));
-                    progress.tell();
+                    work(index, device);
                 }
-            });
-        }
+            })
+        });
+        workers.for_each(drop);
+        drop(ended);
     });
-    progress.bar.finish_and_clear();
+    progress.end();
     outcomes.into_iter().filter_map(OnceLock::into_inner).collect()
-}
-
-/// Where no terminal shows a bar: seconds between lines that say how far the work is.
-const SILENCE: u64 = 10;
-
-/// How far the work is: a bar on a terminal, elsewhere a line every few seconds.
-struct Progress {
-    bar: ProgressBar,
-    jobs: usize,
-    done: AtomicUsize,
-    /// When the last line was written, in seconds.
-    told: AtomicU64,
-}
-
-impl Progress {
-    fn new(jobs: usize) -> Self {
-        Self { bar: progress_bar(jobs), jobs, done: AtomicUsize::new(0), told: AtomicU64::new(0) }
-    }
-
-    /// One more job is done.
-    fn tell(&self) {
-        self.bar.inc(1);
-        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
-        let (told, now) = (self.told.load(Ordering::Relaxed), self.bar.elapsed().as_secs());
-        let due = self.bar.is_hidden() && now >= told + SILENCE;
-        // Of threads that find it due at once, one writes.
-        if due && self.told.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            eprintln!("{done} of {} jobs done in {now} s", self.jobs);
-        }
-    }
-}
-
-/// On stderr, hidden unless that is a terminal.
-fn progress_bar(jobs: usize) -> ProgressBar {
-    let bar = ProgressBar::new(jobs as u64);
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}") {
-        bar.set_style(style);
-    }
-    bar
 }

@@ -35,7 +35,9 @@ impl FromStr for Layer {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = text.split_once('x').and_then(|(n, k)| Some((n.parse().ok()?, k.parse().ok()?)));
+        let parsed = text
+            .split_once(['x', 'X', '\u{d7}'])
+            .and_then(|(n, k)| Some((n.trim().parse().ok()?, k.trim().parse().ok()?)));
         let (n, k): (usize, usize) = parsed.ok_or("expected NxK, as in 2112x7168")?;
         if n == 0 || !n.is_multiple_of(8) {
             return Err(format!("n must be a multiple of 8 above 0, got {n}"));
@@ -73,7 +75,9 @@ mod tests {
 
     #[test]
     fn layers_are_parsed_and_checked() {
-        assert_eq!("576x7168".parse(), Ok(Layer { n: 576, k: 7168 }));
+        for text in ["576x7168", "576X7168", "576 x 7168", "576×7168"] {
+            assert_eq!(text.parse(), Ok(Layer { n: 576, k: 7168 }), "{text}");
+        }
         for (text, message) in [
             ("576", "expected NxK, as in 2112x7168"),
             ("4x128", "n must be a multiple of 8 above 0, got 4"),

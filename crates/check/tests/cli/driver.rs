@@ -4,9 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-fn program() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_deepseek-kernels"))
-}
+use crate::program::program;
 
 fn write(into: &Path) -> Output {
     program().arg("driver").arg("--into").arg(into).output().expect("the program starts")
@@ -114,4 +112,26 @@ fn folders_that_cannot_take_it_are_named() {
         assert!(stderr.starts_with("error: ") && stderr.contains(into.to_str().expect("text")), "{stderr}");
     }
     assert_eq!(others(folder.path()), ["file"]);
+}
+
+/// A driver's library without its functions, where cudarc would panic.
+#[cfg(unix)]
+#[test]
+fn a_driver_without_its_functions_is_an_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = Command::new("cc")
+        .args(["-shared", "-x", "c", "/dev/null", "-o"])
+        .arg(folder.path().join("libcuda.so"))
+        .status();
+    assert!(made.expect("the tests need a C compiler").success());
+    let output = program()
+        .args(["verify", "--device", "gpu"])
+        .env("LD_LIBRARY_PATH", folder.path())
+        .output()
+        .expect("the program starts");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "error: no device to run on: the NVIDIA driver libcuda.so has no cuCtxGetCurrent: expected one for CUDA 12.8 \
+         or newer\n"
+    );
 }

@@ -1,4 +1,9 @@
 //! The program, as its users start it.
 
 mod driver;
-mod verify;
+mod layers;
+mod options;
+mod output;
+mod program;
+mod terminal;
+mod weights;

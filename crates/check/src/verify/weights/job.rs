@@ -6,8 +6,9 @@ use deepseek_kernels::{Device, F8E4M3, bf16};
 use oracles::gemm::{GemmClass, GemmInputs, Operands, Sample, reference};
 use rayon::prelude::*;
 
-use super::matrix::Original;
-use super::select::{Stored, unused};
+use super::matrix::{Original, Trouble};
+use super::scales::BLOCK;
+use super::select::Stored;
 use crate::case::{self, Problem, Ran};
 use crate::data::activations;
 use crate::gemm::fp8_gemm::{Fp8GemmCase, Fp8GemmProblem};
@@ -17,7 +18,7 @@ use crate::quant::Rule;
 use crate::quant::quantize_1x128::{Quantize1x128Case, Quantize1x128Problem};
 use crate::quant::quantize_128x128::{Quantize128x128Case, Quantize128x128Problem};
 use crate::verify::machine::text;
-use crate::verify::report::{MatrixReport, Row};
+use crate::verify::report::{MatrixReport, Row, matrix_name};
 use crate::verify::runner::{Job, Outcome};
 use crate::verify::shapes::Shape;
 
@@ -50,7 +51,7 @@ struct Measured {
 
 impl Job for MatrixJob {
     fn label(&self) -> String {
-        format!("{} {}", self.matrix.name, self.shape())
+        format!("{} {}", matrix_name(&self.matrix.name, self.matrix.expert), self.shape())
     }
 
     fn cost(&self) -> u128 {
@@ -59,19 +60,19 @@ impl Job for MatrixJob {
     }
 
     fn run(&self, device: &Device) -> Outcome {
-        let measured = Original::read(&self.matrix).and_then(|original| match self.unfit(&original) {
-            Some(reason) => Ok(Err(reason)),
-            None => self.measure(device, &original).map(Ok),
+        let measured = Original::read(&self.matrix).and_then(|original| {
+            let measured = self.measure(device, &original).map_err(Trouble::Failed)?;
+            Ok((measured, self.note(&original)))
         });
         match measured {
-            Ok(Ok(measured)) => Outcome::Rows(vec![self.row(measured)]),
-            Ok(Err(reason)) => Outcome::Unused(unused(&self.matrix.name, &self.matrix.info, reason)),
-            Err(failure) => Outcome::Rows(vec![self.row(Measured {
-                instance: String::new(),
-                seconds: None,
-                checks: vec![Check::failed("run", failure)],
-                quantisation_error: None,
-            })]),
+            Ok((measured, note)) => Outcome::Rows(vec![self.row(measured, note)]),
+            Err(Trouble::Unfit(reason)) => Outcome::Unused(self.matrix.unused(reason)),
+            Err(Trouble::Failed(failure)) => {
+                let checks = vec![Check::failed("run", failure)];
+                let nothing =
+                    Measured { instance: String::new(), seconds: None, checks, quantisation_error: None };
+                Outcome::Rows(vec![self.row(nothing, None)])
+            }
         }
     }
 }
@@ -80,20 +81,6 @@ impl MatrixJob {
     fn shape(&self) -> Shape {
         let (n, k) = self.matrix.padded();
         Shape { m: self.m, n: Some(n), k }
-    }
-
-    /// Why the values cannot be used, if they cannot.
-    fn unfit(&self, original: &Original) -> Option<String> {
-        let worst = (0..self.matrix.n).into_par_iter().map(|row| {
-            original
-                .row(row)
-                .into_iter()
-                .map(f64::abs)
-                .fold(0.0, |a, b| if b.is_nan() || b > a { b } else { a })
-        });
-        let bad = |&x: &f64| x.is_nan() || x > bf16::MAX.to_f64();
-        let bad = worst.find_any(bad)?;
-        Some(if bad.is_finite() { "a value beyond the range of BF16" } else { "holds Inf or NaN" }.to_owned())
     }
 
     fn measure(&self, device: &Device, original: &Original) -> Result<Measured, String> {
@@ -122,8 +109,7 @@ impl MatrixJob {
     /// FP8 is used as stored; anything else is quantised on the device.
     fn weights(&self, device: &Device, original: &Original) -> Result<Quantised, String> {
         let (n, k) = self.matrix.padded();
-        if self.matrix.scales.is_some() {
-            let (q, sf) = original.to_fp8((n, k));
+        if let Some((q, sf)) = original.to_fp8((n, k)) {
             return Ok(Quantised { q, sf, check: None });
         }
         let case = Quantize128x128Case { rule: Rule::FP32, ..Quantize128x128Case::new((n, k)) };
@@ -170,11 +156,24 @@ impl MatrixJob {
         if norm == 0.0 { 0.0 } else { (error / norm).sqrt() }
     }
 
-    fn row(&self, measured: Measured) -> Row {
-        let Stored { name, info, n, k, scales, .. } = &*self.matrix;
-        let padded = (self.matrix.padded() != (*n, *k)).then(|| format!("padded from [{n}, {k}]"));
-        let stored = scales.is_some().then(|| "FP8 as stored".to_owned());
+    /// What was done to the matrix, or was not.
+    fn note(&self, original: &Original) -> Option<String> {
+        let Stored { n, k, .. } = *self.matrix;
+        let padded = (self.matrix.padded() != (n, k)).then(|| format!("padded from [{n}, {k}]"));
+        let stored = original.block().map(|block| {
+            let [rows, columns] = block;
+            match block == [n, k].map(|length| length.min(BLOCK)) || block == [BLOCK; 2] {
+                true => "FP8 as stored".to_owned(),
+                false if block == [n, k] => "FP8 as stored, one scale".to_owned(),
+                false => format!("FP8 as stored, scales of {rows}x{columns}"),
+            }
+        });
         let notes: Vec<String> = padded.into_iter().chain(stored).collect();
+        (!notes.is_empty()).then(|| notes.join("; "))
+    }
+
+    fn row(&self, measured: Measured, note: Option<String>) -> Row {
+        let Stored { name, info, expert, n, k, .. } = &*self.matrix;
         Row {
             operation: "quantise and multiply".to_owned(),
             shape: self.shape().to_string(),
@@ -184,10 +183,11 @@ impl MatrixJob {
             seconds: measured.seconds,
             matrix: Some(MatrixReport {
                 tensor: name.clone(),
+                expert: *expert,
                 dtype: info.dtype.to_string(),
                 tensor_shape: [*n, *k],
                 quantisation_error: measured.quantisation_error,
-                note: (!notes.is_empty()).then(|| notes.join("; ")),
+                note,
             }),
         }
     }
