@@ -1,4 +1,6 @@
-//! Hand-written Hopper kernels for DeepSeek-style models, behind safe wrappers.
+#![doc = include_str!("README.md")]
+//!
+//! ## Operations
 //!
 //! | operation | computes | plan |
 //! |---|---|---|
@@ -30,39 +32,7 @@
 //! besides its operands is one of them: `scratch`, of the plan's `scratch_bytes()`.
 //!
 //! Slices are of the host for the emulator, of this crate's [`cudarc`] for a GPU, or by address ([`RawSlice`]).
-//!
-//! ```
-//! use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec};
-//! use deepseek_kernels::quant::{MMajor, Scales128x128, Scales1x128};
-//! use deepseek_kernels::{Device, F8E4M3, Matrix, MatrixMut, Stream};
-//!
-//! # fn main() -> Result<(), deepseek_kernels::Error> {
-//! # if Device::emulated().is_err() { return Ok(()); }
-//! let device = Device::emulated()?; // or Device::gpu(&context)?
-//! let (m, n, k) = (3, 16, 128);
-//! let (a, b) = (vec![F8E4M3::ONE; m * k], vec![F8E4M3::ONE; n * k]);
-//! let (sfa, sfb) = (vec![0.5; Scales1x128::<MMajor>::elements(m, k)], vec![2.0]);
-//! let mut d = vec![0.0_f32; m * n];
-//!
-//! let gemm = Fp8Gemm::<f32>::plan(&device, Fp8GemmSpec::new(m, n, k))?;
-//! let args = Fp8GemmArgs {
-//!     a: Matrix::new(&a, m, k)?,
-//!     sfa: Scales1x128::<MMajor>::new(&sfa, m, k)?,
-//!     b: Matrix::new(&b, n, k)?,
-//!     sfb: Scales128x128::new(&sfb, n, k)?,
-//!     d: MatrixMut::new(&mut d, m, n)?,
-//! };
-//! gemm.run(Stream::Emulated, args)?;
-//! assert!(d.iter().all(|&x| x == 128.0));
-//! # Ok(())
-//! # }
-//! ```
 #![deny(missing_docs, missing_debug_implementations)]
-
-/// README's examples, as tests.
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
 
 mod device;
 pub mod error;

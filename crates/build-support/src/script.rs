@@ -74,9 +74,10 @@ fn announce() {
 fn find_nvcc(root: &Path) -> Result<Option<nvcc::Nvcc>, String> {
     match nvcc::find(root) {
         Ok(nvcc) => Ok(Some(nvcc)),
-        Err(reason) if env::var_os(REQUIRE_CUDA).is_some() => {
-            Err(format!("{REQUIRE_CUDA} is set, but there is {reason}; `cargo xtask toolkit` fetches one"))
-        }
+        Err(reason) if env::var_os(REQUIRE_CUDA).is_some() => Err(format!(
+            "{REQUIRE_CUDA} is set, but there is {reason}; in the repository \
+                 `cargo xtask toolkit` fetches one"
+        )),
         Err(reason) => {
             println!("cargo:warning=built without GPU kernels: {reason}");
             println!("cargo:rerun-if-env-changed=PATH");

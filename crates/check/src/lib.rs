@@ -23,3 +23,8 @@ pub mod quant;
 pub mod router;
 pub mod trace;
 pub mod verify;
+
+/// The repository's examples, as tests; those of the package are the library's.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

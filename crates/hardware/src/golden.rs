@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde::Serialize;
 
 use check::judge::Check;
 use check::memory::Output;
+use check::output::OutputFile;
 
 /// Outputs of every case, as bytes; `CASE/OUTPUT` is the key.
 pub struct Goldens(HashMap<String, Vec<u8>>);
@@ -137,13 +138,14 @@ fn difference(output: &Output, expected: &[u8]) -> Option<Difference> {
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write(path: &Path, outputs: &[(String, Output)]) -> Result<()> {
+pub fn write(file: OutputFile, outputs: &[(String, Output)]) -> Result<()> {
     let views = outputs.iter().map(|(case, output)| {
         let view = TensorView::new(output.dtype, vec![output.elements()], &output.bytes)?;
         anyhow::Ok((key(case, output.name), view))
     });
     let views = views.collect::<Result<Vec<_>>>()?;
-    safetensors::serialize_to_file(views, None, path).with_context(|| path.display().to_string())
+    let bytes = safetensors::serialize(views, None)?;
+    file.write(&bytes).map_err(Error::msg)
 }
 
 #[cfg(test)]
@@ -187,7 +189,8 @@ mod tests {
     fn a_difference_is_found_and_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("goldens.safetensors");
-        write(&path, &[("gemm/1x2".to_owned(), output(&[1, 0, 2, 0]))]).unwrap();
+        write(OutputFile::open(&path, []).unwrap(), &[("gemm/1x2".to_owned(), output(&[1, 0, 2, 0]))])
+            .unwrap();
         let goldens = Goldens::read(&path).unwrap();
         assert_eq!(goldens.compare("gemm/1x2", &[output(&[1, 0, 2, 0])]).unwrap(), []);
         let difference = Difference {

@@ -169,7 +169,11 @@ impl Csv {
     pub fn append(&mut self, row: &Row) -> Result<()> {
         // One write: a line is there whole or not at all.
         self.file.write_all(format!("{}\n", row.fields().join(",")).as_bytes())?;
-        self.file.sync_data()?;
+        match self.file.sync_data() {
+            // A pipe or a device: nothing of it is on a disk.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+            synced => synced?,
+        }
         self.done.insert(row.key());
         Ok(())
     }
@@ -214,6 +218,15 @@ mod tests {
         std::fs::write(&first, "a,b\n").unwrap();
         let error = Csv::open(&second, &[&first]).err().unwrap().to_string();
         assert!(error.contains("expected the columns who,") && error.ends_with("got a,b"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_file_is_appended_to() {
+        let none: [&Path; 0] = [];
+        let mut csv = Csv::open(Path::new("/dev/null"), &none).unwrap();
+        csv.append(&row("1x2")).unwrap();
+        let error = Csv::open(Path::new("/dev/full"), &none).err().unwrap().to_string();
+        assert!(error.contains("No space left"), "{error}");
     }
 
     #[test]

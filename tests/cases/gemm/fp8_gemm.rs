@@ -2,11 +2,13 @@
 //! a-priori bound.
 
 use check::case::{attempt, memory_of, pass, pass_in};
-use check::devices::{devices, emulators, schedules, seeded};
+use check::devices::{devices, emulated, emulators, schedules, seeded};
 use check::gemm::fp8_gemm::{Fp8GemmCase, Fp8GemmProblem};
 use check::memory::{Memory, Output};
 use deepseek_kernels::table::gemm::{GEMM_INSTANCES, GemmInstance, OutputType};
-use deepseek_kernels::{Device, EmulatorOptions};
+use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec};
+use deepseek_kernels::quant::{MMajor, Scales1x128, Scales128x128};
+use deepseek_kernels::{Device, EmulatorOptions, F8E4M3, Matrix, MatrixMut, bf16};
 use oracles::gemm::GemmClass;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -179,4 +181,32 @@ proptest! {
             pass_in(&case, &device, Memory::Poisoned(seed));
         }
     }
+}
+
+/// The calls of README's first example, on plain buffers of the lengths that it asks for.
+#[test]
+fn the_first_example_holds_for_every_m() {
+    let device = emulated(0);
+    for m in (1..=70).chain([127, 128, 129, 133, 255, 257]) {
+        multiply_ones(&device, m).unwrap_or_else(|error| panic!("m = {m}: {error}"));
+    }
+}
+
+fn multiply_ones(device: &Device, m: usize) -> Result<(), deepseek_kernels::Error> {
+    let (n, k) = (16, 256);
+    let a = device.upload(&vec![F8E4M3::ONE; m * k])?;
+    let b = device.upload(&vec![F8E4M3::ONE; n * k])?;
+    let sfa = device.upload(&vec![0.5; Scales1x128::<MMajor>::elements(m, k)])?;
+    let sfb = device.upload(&vec![2.0; n.div_ceil(128) * (k / 128)])?;
+    let mut d = device.zeros::<bf16>(m * n)?;
+    let args = Fp8GemmArgs {
+        a: Matrix::new(&a, m, k)?,
+        sfa: Scales1x128::new(&sfa, m, k)?,
+        b: Matrix::new(&b, n, k)?,
+        sfb: Scales128x128::new(&sfb, n, k)?,
+        d: MatrixMut::new(&mut d, m, n)?,
+    };
+    Fp8Gemm::<bf16>::plan(device, Fp8GemmSpec::new(m, n, k))?.run(device.stream()?, args)?;
+    assert!(d.to_vec()?.iter().all(|x| x.to_f32() == 256.0), "m = {m}");
+    Ok(())
 }

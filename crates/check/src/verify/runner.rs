@@ -7,7 +7,7 @@ use std::thread;
 
 use deepseek_kernels::Device;
 
-use super::progress::Progress;
+use super::progress::{Progress, SILENCE};
 use super::report::{Row, Unused};
 
 /// Work that is independent of all other work.
@@ -37,18 +37,18 @@ pub fn run(jobs: &[Box<dyn Job>], devices: &[Device]) -> Vec<Outcome> {
         outcomes[index].get_or_init(|| jobs[index].run(device));
         progress.finish(&*jobs[index]);
     };
-    // One job alone, not a long one, tells how long the others will take.
-    if let (Some(first), Some(device)) =
-        (order.iter().position(|&i| progress.is_short(&*jobs[i])), devices.first())
-    {
+    // One job alone, a short one or the shortest of many, tells how long the others will take.
+    let short = order.iter().position(|&index| progress.is_short(&*jobs[index]));
+    let first = short.or_else(|| order.len().checked_sub(1).filter(|&last| last > 2 * devices.len()));
+    if let (Some(first), Some(device)) = (first, devices.first()) {
         work(order.remove(first), device);
         let longest = order.first().map_or(0, |&index| jobs[index].cost());
-        progress.foretell(longest, devices.len());
+        progress.forecast(longest, devices.len()).iter().for_each(|line| progress.say(line));
     }
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         let (ended, end) = mpsc::channel::<()>();
-        scope.spawn(|| progress.tell_until(end));
+        scope.spawn(|| progress.tell_until(end, SILENCE, |line| progress.say(line)));
         let workers = devices.iter().map(|device| {
             let (order, next, work, ended) = (&order, &next, &work, ended.clone());
             scope.spawn(move || {

@@ -1,6 +1,7 @@
 //! `driver`: the fake driver in a process of its own, as engines' CI has it.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -97,6 +98,50 @@ fn a_value_that_is_none_is_not_taken_for_another() {
         let stderr = text(&run.stderr);
         assert_eq!(run.status.code(), Some(2), "{variable}={value}: {stderr}");
         assert!(stderr.contains(&format!("{variable}={value} is not understood")), "{stderr}");
+    }
+}
+
+/// A GPU's driver has the same names; so have links to it, and to an older driver of this program.
+#[test]
+fn what_stands_there_stays_what_it_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let refused = |message: &str| {
+        let run = write(folder.path());
+        assert_eq!(run.status.code(), Some(2));
+        let stderr = text(&run.stderr);
+        assert!(stderr.contains(message) && stderr.lines().count() == 1, "{stderr}");
+    };
+    let real = b"\x7fELF of somebody else";
+    for name in ["libcuda.so.1", "libcuda.so"] {
+        fs::write(at("real"), real).expect("a file");
+        symlink("real", at(name)).expect("a link");
+        refused(
+            "is a library that this program did not write, perhaps a GPU's driver: choose another folder",
+        );
+        assert_eq!(fs::read(at("real")).expect("the file"), real);
+        fs::remove_file(at(name)).expect("the link");
+        fs::rename(at("real"), at(name)).expect("the file");
+        refused("is a library that this program did not write");
+        assert_eq!(fs::read(at(name)).expect("the file"), real);
+        fs::remove_file(at(name)).expect("the file");
+        assert_eq!(others(folder.path()), [""; 0], "nothing was written");
+        assert!(Command::new("mkfifo").arg(at(name)).status().expect("mkfifo starts").success());
+        refused("expected a file or nothing, got something else");
+        fs::remove_file(at(name)).expect("the pipe");
+    }
+    for (link, to) in [("libcuda.so.1", "first"), ("libcuda.so", "second")] {
+        fs::write(at(to), "an older one").expect("a file");
+        symlink(to, at(link)).expect("a link");
+    }
+    let hook = b"fake_cuda_live";
+    for _ in 0..2 {
+        assert!(write(folder.path()).status.success());
+        for (link, to) in [("libcuda.so.1", "first"), ("libcuda.so", "second")] {
+            assert_eq!(fs::read_link(at(link)).expect("a link"), Path::new(to));
+            let library = fs::read(at(to)).expect("the library");
+            assert!(library.windows(hook.len()).any(|bytes| bytes == hook));
+        }
     }
 }
 

@@ -7,6 +7,8 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use check::cli;
+use check::escape::escaped;
 use check::probes::Effort;
 use check::probes::Findings;
 use check::probes::catalogue::{ENTRIES, Entry};
@@ -62,7 +64,7 @@ impl Question {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = cli::parse::<Arguments>();
     let questions = if arguments.alone { launches() } else { entries() };
     let outcome = match arguments.ask {
         Some(index) => ask(&questions, index, &arguments),
@@ -75,7 +77,7 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", escaped(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

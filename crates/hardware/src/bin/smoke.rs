@@ -10,9 +10,12 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use check::bench::timing;
 use check::case::{Case, Prepared, reported};
+use check::cli;
+use check::escape::escaped;
 use check::families;
 use check::judge::Scrutiny;
 use check::memory::{Arena, Memory, Output};
+use check::output::OutputFile;
 use clap::Parser;
 use deepseek_kernels::cudarc::driver::{CudaContext, CudaStream};
 use deepseek_kernels::quant::{MMajor, Quantize1x128, Quantize1x128Args, QuantizeSpec, Scales1x128Mut};
@@ -49,14 +52,14 @@ struct Arguments {
 const TURNS: usize = 20;
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    match run(&cli::parse::<Arguments>()) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(failed) => {
             eprintln!("{failed} checks failed");
             ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", escaped(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
@@ -102,6 +105,7 @@ fn run(arguments: &Arguments) -> Result<usize> {
 
 /// Computes the goldens, each of which its reference must accept.
 fn bless(file: &std::path::Path, cases: &[Box<dyn Case>]) -> Result<()> {
+    let file = OutputFile::open(file, []).map_err(anyhow::Error::msg)?;
     // The planner sees an H100: the kernels that run there are those that ran here.
     let device = Device::emulated_with(EmulatorOptions { multiprocessors: 132, ..Default::default() })?;
     let mut outputs = Vec::new();

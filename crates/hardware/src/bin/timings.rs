@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use check::bench::timing;
 use check::case::{Case, Cases};
+use check::cli;
+use check::escape::escaped;
 use check::judge::Scrutiny;
 use check::memory::{Arena, Memory};
 use clap::{Parser, ValueEnum};
@@ -93,7 +95,7 @@ impl Effort {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    match run(&cli::parse::<Arguments>()) {
         Ok(Outcome { unfinished: 0, failed: 0, .. }) => ExitCode::SUCCESS,
         Ok(Outcome { unfinished, failed: 0, .. }) => {
             eprintln!("{unfinished} cases are left for another time");
@@ -104,7 +106,7 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", escaped(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
