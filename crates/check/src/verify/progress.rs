@@ -13,6 +13,9 @@ use crate::escape::shortened;
 /// Between lines where no terminal shows a bar; what takes less is not foretold.
 pub const SILENCE: Duration = Duration::from_secs(10);
 
+/// Work of less time says nothing of other work.
+const TELLING: Duration = Duration::from_secs(1);
+
 /// A part of all work: a job that takes no more is short.
 const SHORT: u128 = 64;
 
@@ -63,12 +66,17 @@ impl Progress {
         self.costs().done += job.cost();
     }
 
+    /// Whether the work so far tells how long other work takes.
+    pub fn tells(&self) -> bool {
+        self.start.elapsed() >= TELLING
+    }
+
     /// How long the rest will take on so many threads, if it goes as what is done; nothing where that is no long wait.
     pub fn forecast(&self, longest: u128, threads: usize) -> Option<String> {
         let Costs { done, .. } = *self.costs();
         let expected = self.seconds(((self.cost - done) / threads as u128).max(longest), done);
-        let long = expected >= SILENCE.as_secs_f64();
-        long.then(|| format!("{} jobs, about {} at the rate of the first one", self.jobs, rounded(expected)))
+        let long = self.tells() && expected >= SILENCE.as_secs_f64();
+        long.then(|| format!("{} jobs, about {} at the rate of the first", self.jobs, rounded(expected)))
     }
 
     /// Says from time to time how far the work is, where no bar does, until the other end is gone.
@@ -173,7 +181,7 @@ mod tests {
         progress.finish(&Costs(1 << 14));
         // 63 times as much is left, for two; but one job is more than half of it.
         let forecast = progress.forecast(0, 2).unwrap();
-        assert_eq!(forecast, "9 jobs, about 64 s at the rate of the first one");
+        assert_eq!(forecast, "9 jobs, about 64 s at the rate of the first");
         assert!(progress.forecast(40 << 14, 2).unwrap().contains("about 81 s"));
         assert!(progress.line().starts_with("1 of 9 jobs done in 2 s, about "), "{}", progress.line());
         progress.start = Instant::now();

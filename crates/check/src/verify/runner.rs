@@ -37,11 +37,13 @@ pub fn run(jobs: &[Box<dyn Job>], devices: &[Device]) -> Vec<Outcome> {
         outcomes[index].get_or_init(|| jobs[index].run(device));
         progress.finish(&*jobs[index]);
     };
-    // One job alone, a short one or the shortest of many, tells how long the others will take.
+    // Jobs one by one, short ones or the shortest of many, until they tell how long the others will take.
     let short = order.iter().position(|&index| progress.is_short(&*jobs[index]));
     let first = short.or_else(|| order.len().checked_sub(1).filter(|&last| last > 2 * devices.len()));
     if let (Some(first), Some(device)) = (first, devices.first()) {
-        work(order.remove(first), device);
+        while first < order.len() && !progress.tells() {
+            work(order.remove(first), device);
+        }
         let longest = order.first().map_or(0, |&index| jobs[index].cost());
         progress.forecast(longest, devices.len()).iter().for_each(|line| progress.say(line));
     }

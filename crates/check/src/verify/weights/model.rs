@@ -42,6 +42,8 @@ struct Files {
     folder: PathBuf,
     shards: Vec<PathBuf>,
     index: Option<(PathBuf, Index)>,
+    /// Safetensors files beside an index that it does not name.
+    others: usize,
 }
 
 impl Model {
@@ -50,7 +52,7 @@ impl Model {
     /// # Errors
     /// Of files that are missing, broken, or something else.
     pub fn open(path: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<Self, String> {
-        let Files { folder, shards, index } = Files::find(path)?;
+        let Files { folder, shards, index, others } = Files::find(path)?;
         let mut model = Self {
             tensors: Vec::new(),
             positions: HashMap::new(),
@@ -66,6 +68,11 @@ impl Model {
         match config::block_size(&folder) {
             Ok(block) => model.block = block,
             Err(note) => model.notes.push(note),
+        }
+        if others > 0 {
+            model
+                .notes
+                .push(format!("{others} safetensors files of the folder are not in its index, and not used"));
         }
         match index {
             None => shards.iter().try_for_each(|shard| model.add_file(shard))?,
@@ -169,25 +176,32 @@ impl Files {
             let folder = path.parent().unwrap_or(Path::new(""));
             return match index_of(path).map_err(in_path)? {
                 Some(index) => Ok(Self::of_index(folder, path, index)),
-                None => Ok(Self { folder: folder.to_owned(), shards: vec![path.to_owned()], index: None }),
+                None => Ok(Self {
+                    folder: folder.to_owned(),
+                    shards: vec![path.to_owned()],
+                    index: None,
+                    others: 0,
+                }),
             };
         }
         let entries = fs::read_dir(path).map_err(|error| in_path(error.to_string()))?;
         let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         files.sort();
+        let is_model = |file: &&PathBuf| file.extension().is_some_and(|ending| ending == "safetensors");
+        let shards: Vec<PathBuf> = files.iter().filter(is_model).cloned().collect();
         match index::among(&files)[..] {
             [] => {}
             [file] => {
                 let index = index_of(file).map_err(|reason| format!("{}: {reason}", file.display()))?;
                 let index = index.ok_or_else(|| format!("{}: no JSON", file.display()))?;
-                return Ok(Self::of_index(path, file, index));
+                let model = Self::of_index(path, file, index);
+                let others = shards.iter().filter(|file| !model.shards.contains(file)).count();
+                return Ok(Self { others, ..model });
             }
             [one, other, ..] => {
                 return Err(in_path(format!("holds {} and {}: name one", one.display(), other.display())));
             }
         }
-        let is_model = |file: &&PathBuf| file.extension().is_some_and(|ending| ending == "safetensors");
-        let shards: Vec<PathBuf> = files.iter().filter(is_model).cloned().collect();
         if shards.is_empty() {
             return Err(in_path(format!(
                 "a folder without safetensors files: expected model.safetensors, or {} and its shards{}",
@@ -195,12 +209,12 @@ impl Files {
                 others(&files)
             )));
         }
-        Ok(Self { folder: path.to_owned(), shards, index: None })
+        Ok(Self { folder: path.to_owned(), shards, index: None, others: 0 })
     }
 
     fn of_index(folder: &Path, path: &Path, index: Index) -> Self {
         let shards = index.files().into_iter().map(|file| folder.join(file)).collect();
-        Self { folder: folder.to_owned(), shards, index: Some((path.to_owned(), index)) }
+        Self { folder: folder.to_owned(), shards, index: Some((path.to_owned(), index)), others: 0 }
     }
 }
 

@@ -143,6 +143,15 @@ fn what_an_index_says_is_compared_with_its_shards() {
 }
 
 #[test]
+fn files_beside_an_index_are_mentioned() {
+    let folder = model();
+    fs::write(folder.path().join("consolidated.safetensors"), "").unwrap();
+    let out = TempDir::new().unwrap();
+    let report = verified(out.path(), &["--weights", text(folder.path()), "--m", "2"]);
+    assert_eq!(report["notes"][0], "1 safetensors files of the folder are not in its index, and not used");
+}
+
+#[test]
 fn indices_that_lead_elsewhere_or_nowhere() {
     let folder = model();
     let index: PathBuf = folder.path().join(INDEX);
