@@ -11,5 +11,6 @@ typedef enum DeviceFault {
   FAULT_PAGE_ID,          // a page table names a page that the cache does not have
   FAULT_SEQUENCE_LENGTH,  // a sequence is longer than its pages, or all are longer than said, or a length is negative
   FAULT_POSITION,         // a position is not in the table of angles
+  FAULT_NONFINITE_SCORE,  // a router met Inf or NaN in what it chooses by, or attention a row of nothing but -Inf
   FAULT_KINDS,
 } DeviceFault;

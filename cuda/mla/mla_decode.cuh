@@ -14,9 +14,11 @@
 #include <bit>
 #include <cstdint>
 
+#include "faults.h"
 #include "hopper/cta/cta_sync.cuh"
 #include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/fragment_store.cuh"
+#include "hopper/cta/report_fault.cuh"
 #include "hopper/tile/descriptor.h"
 #include "hopper/tile/fragment.h"
 #include "hopper/tile/pitch.h"
@@ -176,7 +178,8 @@ PTX_DEVICE void attend_left(const MlaDecodeParams& params, MlaDecodeSmem<Config>
   ptx::wgmma_wait_group<0>(rO, rP);
 }
 
-// m, l or lse of the thread's rows, which the four threads of a row share.
+// m, l or lse of the thread's rows, which the four threads of a row share. A row that sees keys and has no sum of weights has
+// scores of -Inf alone: it counts as one without keys, and is reported.
 template <class Config>
 PTX_DEVICE void store_rows(const MlaDecodeParams& params, const MlaWork& work, MlaPart part, const MlaRows& rows,
                            const float (&l)[2]) {
@@ -185,6 +188,7 @@ PTX_DEVICE void store_rows(const MlaDecodeParams& params, const MlaWork& work, M
   for (uint32_t r = 0; r < 2; ++r) {
     const uint32_t row = work.first_row + fragment_row(thread) + 8 * r;
     if (thread % 4 != 0 || row >= params.rows) continue;
+    if (l[r] == 0.0f && rows.visible[r] > work.first_key) report_fault(params.error_words, FAULT_NONFINITE_SCORE);
     if (part.splits == 1) {
       ptx::stg_f32(params.lse + pitched(work.sequence * params.rows + row, params.heads, params.lse_pitch),
                    log_sum_exp(rows.m[r], l[r], params.empty_lse));

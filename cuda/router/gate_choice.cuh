@@ -7,7 +7,8 @@
 //
 //   logits FP32 [chunks, t, experts] · bias FP32 [experts] · ids int32 [t, K + shared] · weights FP32 [t, K + shared]
 //
-// Equals go to the lowest index. NaN and -Inf are never chosen; where fewer than K are left, id -1 with weight 0.
+// Equals go to the lowest index. NaN and -Inf are never chosen; where fewer than K are left, id -1 with weight 0. Inf and
+// NaN of a token that is not padding are told of, but for a bias of -Inf, which is how an expert is left out.
 //
 // Lane l holds experts l, l + 32, ....
 #pragma once
@@ -54,6 +55,16 @@ PTX_DEVICE void load_logits(const GateSelectParams& params, uint64_t t, GateScor
   }
 }
 
+PTX_DEVICE bool is_finite(float x) { return x - x == 0.0f; }
+
+// Whether the logits of the lane's experts are finite.
+PTX_DEVICE bool are_finite(const GateSelectParams& params, const GateScores& rS) {
+  bool finite = true;
+#pragma unroll
+  for (uint32_t i = 0; i < kGateRows; ++i) finite = finite && (gate_expert(i) >= params.experts || is_finite(rS[i]));
+  return finite;
+}
+
 // Over the logits that are numbers, with the largest subtracted; its own share is 1 even when it is infinite.
 PTX_DEVICE void softmax(GateScores& rS) {
   uint32_t key = 0;
@@ -71,19 +82,22 @@ PTX_DEVICE void softmax(GateScores& rS) {
   for (uint32_t i = 0; i < kGateRows; ++i) rS[i] = rS[i] / sum;
 }
 
-PTX_DEVICE void make_scores(const GateSelectParams& params, uint64_t t, GateScores& rS) {
+// Returns whether the logits of the lane's experts are finite.
+PTX_DEVICE bool make_scores(const GateSelectParams& params, uint64_t t, GateScores& rS) {
   load_logits(params, t, rS);
+  const bool finite = are_finite(params, rS);
   if (params.scoring == GATE_SOFTMAX) {
     softmax(rS);
   } else {
 #pragma unroll
     for (uint32_t i = 0; i < kGateRows; ++i) rS[i] = sigmoid_f32(rS[i]);
   }
-  if (params.scores == nullptr) return;
+  if (params.scores == nullptr) return finite;
 #pragma unroll
   for (uint32_t i = 0; i < kGateRows; ++i) {
     if (gate_expert(i) < params.experts) ptx::stg_f32(params.scores + t * params.scores_pitch + gate_expert(i), rS[i]);
   }
+  return finite;
 }
 
 // The key of the score of group `g`.
@@ -120,15 +134,19 @@ PTX_DEVICE void keep_groups(const GateSelectParams& params, GateKeys& rKey) {
   }
 }
 
-// What may be chosen: c > -Inf, in a group that is kept.
-PTX_DEVICE void make_keys(const GateSelectParams& params, const GateScores& rS, GateKeys& rKey) {
+// What may be chosen: c > -Inf, in a group that is kept. Returns whether the biases of the lane's experts are finite or -Inf.
+PTX_DEVICE bool make_keys(const GateSelectParams& params, const GateScores& rS, GateKeys& rKey) {
+  bool sane = true;
 #pragma unroll
   for (uint32_t i = 0; i < kGateRows; ++i) {
-    float c = rS[i];
-    if (params.bias != nullptr && gate_expert(i) < params.experts) c += ptx::ldg_f32(params.bias + gate_expert(i));
+    float bias = 0.0f;
+    if (params.bias != nullptr && gate_expert(i) < params.experts) bias = ptx::ldg_f32(params.bias + gate_expert(i));
+    sane = sane && bias < kGateInfinity;
+    const float c = rS[i] + bias;
     rKey[i] = c > -kGateInfinity ? order_key(c) : 0;
   }
   if (params.kept_groups < params.groups) keep_groups(params, rKey);
+  return sane;
 }
 
 // A choice made elsewhere; -1 for what is no expert.
@@ -175,11 +193,15 @@ PTX_DEVICE GateRoute choose(const GateSelectParams& params, uint64_t t, const Ga
 PTX_DEVICE GateRoute route_token(const GateSelectParams& params, uint64_t t) {
   const uint32_t lane = ptx::thread_idx() % 32;
   GateScores rS;
-  make_scores(params, t, rS);
+  bool sane = make_scores(params, t, rS);
   GateKeys rKey = {};
-  if (params.fixed_ids.words == nullptr) make_keys(params, rS, rKey);
+  if (params.fixed_ids.words == nullptr) sane = make_keys(params, rS, rKey) && sane;
   GateRoute route = choose(params, t, rS, rKey);
-  if (params.mask != nullptr && ptx::ldg_u32(params.mask + t) == 0) route = {-1, 0.0f};
+  if (params.mask != nullptr && ptx::ldg_u32(params.mask + t) == 0) {
+    route = {-1, 0.0f};
+  } else if (!sane) {
+    report_fault(params.error_words, FAULT_NONFINITE_SCORE);
+  }
   if (lane < params.top_k + params.shared) {
     ptx::stg_u32(params.ids + t * params.ids_pitch + lane, static_cast<uint32_t>(route.id));
     ptx::stg_f32(params.weights + t * params.weights_pitch + lane, route.weight);

@@ -4,8 +4,8 @@ use std::fmt;
 use std::ops::BitOr;
 
 use super::bindings::{
-    FAULT_CACHE_SLOT, FAULT_EXPERT_ID, FAULT_KINDS, FAULT_NONFINITE_INPUT, FAULT_PAGE_ID, FAULT_POSITION,
-    FAULT_SEGMENT, FAULT_SEQUENCE_LENGTH,
+    FAULT_CACHE_SLOT, FAULT_EXPERT_ID, FAULT_KINDS, FAULT_NONFINITE_INPUT, FAULT_NONFINITE_SCORE,
+    FAULT_PAGE_ID, FAULT_POSITION, FAULT_SEGMENT, FAULT_SEQUENCE_LENGTH,
 };
 
 /// Bad data that kernels met and that the host cannot see without waiting: `DeviceFault` in `cuda/faults.h`, a bit each.
@@ -44,6 +44,10 @@ faults! {
     CACHE_SLOT, cache_slot, FAULT_CACHE_SLOT, "slots that are no rows of the cache";
     /// A position was not in the table of angles; what it belongs to became zeros.
     POSITION, position, FAULT_POSITION, "positions beyond the table of angles";
+    /// A router met Inf or NaN in the logits of a token that is not padding, or in its bias, where only -Inf means something;
+    /// or attention met a row of a split whose every visible score is -Inf. The choice, and the row, follow their rule.
+    NONFINITE_SCORE, nonfinite_score, FAULT_NONFINITE_SCORE,
+        "Inf or NaN in the scores of a router or of attention";
 }
 
 impl DataFaults {

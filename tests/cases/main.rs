@@ -6,6 +6,7 @@ mod gemm;
 mod indices;
 mod mla;
 mod moe;
+mod nonfinite;
 mod quant;
 mod raw;
 mod router;

@@ -195,6 +195,59 @@ fn a_row_may_have_more_parts_than_a_warp_has_lanes() {
     }
 }
 
+/// A row whose every score is -Inf counts as one without keys, and is reported, whichever of its splits it is in; no other row
+/// has other bits. Causal rows see fewer keys, and the first of them none.
+#[test]
+fn rows_of_nothing_but_negative_infinity() {
+    for device in devices() {
+        for format in FORMATS {
+            for split_keys in [64, 192] {
+                let lengths = [100, 3, 150, 0];
+                let case = MlaDecodeCase { q_tokens: 4, heads: 5, causal: true, ..step(format, &lengths) };
+                let case = MlaDecodeCase { split_keys: Some(split_keys), ..case };
+                let mut good = case.problem().expect("inputs");
+                good.finite = false;
+                // The first column of the position is 1 in every key.
+                match &mut good.cache {
+                    CacheRows::Bf16(rows) => rows.chunks_exact_mut(KEY).for_each(|row| row[LATENT] = bf16::ONE),
+                    CacheRows::Fp8(rows) => rows
+                        .chunks_exact_mut(format.columns())
+                        .for_each(|row| row[LATENT + 16..][..2].copy_from_slice(&bf16::ONE.to_le_bytes())),
+                }
+                let mut bad = good.clone();
+                let rows = [0, 7, 2 * 20 + 19];
+                rows.iter().for_each(|row| bad.q[row * KEY + LATENT] = bf16::NEG_INFINITY);
+                let (before, after) = (passed(&good, &device), passed(&bad, &device));
+                for (before, after) in before.iter().zip(&after) {
+                    let (before, after) = (before.widened(), after.widened());
+                    let columns = before.len() / 80;
+                    let none = if columns == 1 { f32::NEG_INFINITY } else { 0.0 };
+                    for (row, (before, after)) in before.chunks(columns).zip(after.chunks(columns)).enumerate() {
+                        if rows.contains(&row) {
+                            assert!(after.iter().all(|&x| x == none), "row {row}: {after:?}");
+                        } else {
+                            assert!(before.iter().zip(after).all(|(a, b)| a.to_bits() == b.to_bits()), "row {row}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Scores of a million of either sign, of query tokens that see fewer keys than there are in a block, or none.
+#[test]
+fn far_scores_of_masked_rows() {
+    for device in devices() {
+        for format in FORMATS {
+            let case = MlaDecodeCase { q_tokens: 4, heads: 5, causal: true, ..step(format, &[1, 3, 0, 64, 129]) };
+            let mut problem = case.problem().expect("inputs");
+            problem.q.iter_mut().for_each(|q| *q = bf16::from_f32(q.to_f32() * 2.0_f32.powi(25)));
+            passed(&problem, &device);
+        }
+    }
+}
+
 /// Every finite code, and scales of every kind; a NaN among them spoils its own sequence only.
 #[test]
 fn every_code_and_scale_of_an_fp8_cache() {

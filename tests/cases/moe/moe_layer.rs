@@ -121,6 +121,46 @@ fn every_schedule_gives_the_same_bits() {
     }
 }
 
+/// Shared experts and residual alone: what a token has that no expert serves.
+fn unserved(problem: &MoeLayerProblem) -> Vec<bf16> {
+    let addends = problem.shared.iter().flatten().zip(problem.residual.iter().flatten());
+    addends.map(|(shared, residual)| bf16::from_f32(shared.to_f32() + residual.to_f32())).collect()
+}
+
+/// Hidden states of NaN choose nobody, those of Inf are quantised as 448: both are reported, and no other token has other bits.
+#[test]
+fn a_token_that_is_not_finite_spoils_no_other() {
+    // By one launch behind the logits, and by many.
+    for tokens in [9, 130] {
+        let good = case(tokens, 9).problem().expect("inputs");
+        let mut bad = good.clone();
+        bad.x[3 * HIDDEN + 7] = bf16::NAN;
+        bad.x[5 * HIDDEN + 200] = bf16::NEG_INFINITY;
+        for device in devices() {
+            let before = out(good.clone(), &device);
+            let after = out(bad.clone(), &device);
+            let row = |out: &[bf16], token: usize| out[token * HIDDEN..][..HIDDEN].to_vec();
+            assert!(row(&after, 3) == row(&unserved(&good), 3), "of NaN");
+            assert!((0..tokens).all(|t| [3, 5].contains(&t) || row(&before, t) == row(&after, t)), "others");
+            // Nothing of it is left.
+            assert!(out(good.clone(), &device) == before, "after NaN");
+        }
+    }
+}
+
+/// A bias of -Inf leaves every expert out, as was asked for, one of NaN too, which is reported.
+#[test]
+fn a_bias_that_serves_nobody() {
+    for device in devices() {
+        for bias in [f32::NEG_INFINITY, f32::NAN] {
+            let mut problem = case(9, 10).problem().expect("inputs");
+            problem.bias.fill(bias);
+            let expected = unserved(&problem);
+            assert!(out(problem, &device) == expected, "{bias}");
+        }
+    }
+}
+
 /// In [-8, 8): exact in E4M3.
 fn small(count: usize, seed: u32) -> impl Iterator<Item = f32> {
     integers(count, seed).map(|x| (x / 16.0).floor())

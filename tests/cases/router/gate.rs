@@ -134,7 +134,8 @@ fn every_number_of_experts() {
             for (scoring, group_score) in
                 [(Scoring::Sigmoid, GroupScore::TopTwoSum), (Scoring::Softmax, GroupScore::Max)]
             {
-                for top_k in [1, 6, 32] {
+                let most = (experts / groups * kept_groups).min(32);
+                for top_k in [1, 6, 32].map(|top_k: usize| top_k.min(most)) {
                     let normalize = scoring == Scoring::Sigmoid;
                     let spec = GateSpec::new(9, 7168, experts, top_k)
                         .groups(groups)
@@ -174,6 +175,7 @@ fn nonfinite_logits_and_biases() {
             assert!(got.ids[..spec.top_k].iter().all(|&id| id == -1), "{name}: {:?}", &got.ids[..spec.top_k]);
             assert!(got.weights.iter().all(|w| !w.is_nan()), "{name}");
 
+            logits.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = 0.0);
             let mut bias = normal(experts, 0.1, 7);
             bias.iter_mut().step_by(3).enumerate().for_each(|(i, b)| *b = special[i % 4]);
             select(&device, &spec, &logits, GateOptions { bias: Some(&bias), ..Default::default() });
@@ -219,6 +221,32 @@ fn fixed_routing() {
         ids[10] = 3;
         ids[16..24].fill(-1);
         assert_eq!(fixed(&ids).weights[18..26], [0.0; 8]);
+    }
+}
+
+/// What makes a score or a choice by no number is told, unless it is padding's or leaves an expert out; a bias that is not
+/// read is nobody's.
+#[test]
+fn what_is_not_finite_is_reported() {
+    let spec = GateSpec::deepseek_v3(3);
+    let good = normal(3 * 256, 1.0, 10);
+    let ids: Vec<i32> = (0..24).collect();
+    for device in devices() {
+        let run = |at: usize, value, options: GateOptions<'_>| {
+            let mut logits = good.clone();
+            logits[at] = value;
+            select(&device, &spec, &logits, options);
+        };
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            run(2 * 256 + 255, value, GateOptions::default());
+            run(256 + 33, value, GateOptions { mask: Some(&[1, 0, 1]), ..Default::default() });
+            let mut bias = vec![-0.5; 256];
+            bias[200] = value;
+            for fixed_ids in [None, Some(&ids[..])] {
+                run(0, 0.0, GateOptions { bias: Some(&bias), mask: None, fixed_ids });
+            }
+            run(0, 0.0, GateOptions { bias: Some(&[value; 256]), ..Default::default() });
+        }
     }
 }
 
@@ -294,7 +322,7 @@ fn the_router_of_deepseek_v3() {
 #[test]
 fn nothing_to_do() {
     for device in devices() {
-        for spec in [small(0, 64, 8), small(3, 0, 8), GateSpec::new(3, 32, 8, 0)] {
+        for spec in [small(0, 64, 8), small(3, 0, 8)] {
             pass(&GateCase::new(spec), &device);
         }
     }

@@ -10,6 +10,8 @@ mod scales;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+
 use anyhow::Result;
 #[cfg(doc)]
 use deepseek_kernels::RawSlice;
@@ -82,6 +84,16 @@ pub enum Flaw {
     Pitch,
 }
 
+/// An element of an input that is to hold something else than it does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spoilt {
+    /// The input among those of floating point, counted from 0.
+    pub input: usize,
+    /// Modulo the elements there are.
+    pub element: usize,
+    pub value: f32,
+}
+
 /// Puts operands on a device.
 pub struct Arena<'d> {
     device: &'d Device,
@@ -90,6 +102,11 @@ pub struct Arena<'d> {
     flaw: Option<(usize, Flaw)>,
     /// Operands so far.
     placed: usize,
+    /// Whether what is not finite is replaced in inputs of floating point.
+    finite: bool,
+    spoilt: Option<Spoilt>,
+    /// Inputs of floating point so far.
+    inputs: usize,
     /// Draws where poisoned operands lie.
     rng: Option<Xoshiro256PlusPlus>,
     footprint: Option<Footprint>,
@@ -102,7 +119,17 @@ impl<'d> Arena<'d> {
             Memory::Plain => None,
             Memory::Poisoned(seed) | Memory::Raw(seed) => Some(Xoshiro256PlusPlus::seed_from_u64(seed)),
         };
-        Self { device, memory, flaw: None, placed: 0, rng, footprint: None }
+        Self {
+            device,
+            memory,
+            flaw: None,
+            placed: 0,
+            finite: false,
+            spoilt: None,
+            inputs: 0,
+            rng,
+            footprint: None,
+        }
     }
 
     /// For the operands of one problem in plain memory of a GPU, whose [`footprint`](Self::footprint) is kept.
@@ -113,6 +140,21 @@ impl<'d> Arena<'d> {
     /// For operands in plain memory of which one is wrong, unless that is none that a kernel could mind.
     pub fn flawed(device: &'d Device, operand: usize, flaw: Flaw) -> Self {
         Self { flaw: Some((operand, flaw)), ..Self::new(device, Memory::Plain) }
+    }
+
+    /// For the operands of one problem in plain memory, of which every element is made finite, but for one that may be spoilt.
+    pub fn finite(device: &'d Device, spoilt: Option<Spoilt>) -> Self {
+        Self { finite: true, spoilt, ..Self::new(device, Memory::Plain) }
+    }
+
+    /// Inputs of floating point that it has put there and made finite, empty ones left out.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Whether the element that is to be spoilt was none, or of a type without such a value.
+    pub fn is_unspoilt(&self) -> bool {
+        self.spoilt.is_some()
     }
 
     /// Operands that it has put there.
@@ -169,7 +211,8 @@ impl<'d> Arena<'d> {
         align: Align,
     ) -> Result<Operand<T>> {
         assert!(data.len().is_multiple_of(shape.1.max(1)), "rows of {} columns", shape.1);
-        self.place(data, shape, align, self.behind(), false)
+        let data = self.spoil(data);
+        self.place(&data, shape, align, self.behind(), false)
     }
 
     /// A list to be read: one row.
@@ -221,7 +264,27 @@ impl<'d> Arena<'d> {
         align: Align,
     ) -> Result<Operand<T>> {
         assert_eq!(data.len(), shape.0 * shape.1, "elements of {shape:?}");
-        self.place(data, shape, align, BEHIND, false)
+        let data = self.spoil(data);
+        self.place(&data, shape, align, BEHIND, false)
+    }
+
+    /// What an input is to hold.
+    fn spoil<'t, T: Scalar>(&mut self, data: &'t [T]) -> Cow<'t, [T]> {
+        let Some(instead) = T::narrowed(0.5).filter(|_| self.finite && !data.is_empty()) else {
+            return Cow::Borrowed(data);
+        };
+        let next = self.inputs;
+        self.inputs += 1;
+        let finite = |x: &T| if x.widened().is_some_and(f32::is_finite) { *x } else { instead };
+        let mut data: Vec<T> = data.iter().map(finite).collect();
+        if let Some(Spoilt { element, value, .. }) = self.spoilt.filter(|spoilt| spoilt.input == next)
+            && let Some(value) = T::narrowed(value)
+        {
+            let element = element % data.len();
+            data[element] = value;
+            self.spoilt = None;
+        }
+        Cow::Owned(data)
     }
 
     /// A matrix of sentinels, to be overwritten.

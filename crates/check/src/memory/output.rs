@@ -1,7 +1,7 @@
 //! What a run wrote, copied back.
 
 use anyhow::Result;
-use deepseek_kernels::bf16;
+use deepseek_kernels::{F8E4M3, bf16};
 use safetensors::Dtype;
 
 use super::{Operand, Scalar};
@@ -47,6 +47,19 @@ impl Output {
         match self.dtype {
             Dtype::BF16 => self.values::<bf16>().into_iter().map(bf16::to_f32).collect(),
             _ => self.values(),
+        }
+    }
+
+    /// Which of its elements are Inf or NaN; none of integers. Bytes are rows of a cache, and count as BF16 in pairs.
+    pub fn nonfinite(&self) -> Vec<bool> {
+        match self.dtype {
+            Dtype::F8_E4M3 => self.values::<F8E4M3>().iter().map(|x| x.is_nan()).collect(),
+            Dtype::F32 => self.values::<f32>().iter().map(|x| !x.is_finite()).collect(),
+            Dtype::BF16 | Dtype::U8 => {
+                let pair = |pair: &[u8]| !bf16::from_le_bytes([pair[0], pair[1]]).is_finite();
+                self.bytes.chunks_exact(2).map(pair).collect()
+            }
+            _ => vec![],
         }
     }
 

@@ -18,6 +18,14 @@ pub trait Scalar: DeviceRepr + Copy + Debug + PartialEq + Send + Sync + 'static 
     fn bits(self) -> u32;
     /// Of the bits in the low end of a word.
     fn from_bits(bits: u32) -> Self;
+    /// The nearest value, of floating point; none where there is no such infinity.
+    fn narrowed(_: f32) -> Option<Self> {
+        None
+    }
+    /// The value, of floating point.
+    fn widened(self) -> Option<f32> {
+        None
+    }
     /// The bits, where all NaN count as one: neither PTX nor IEEE 754 promises which NaN an operation gives.
     fn canonical_bits(self) -> u32 {
         self.bits()
@@ -25,7 +33,8 @@ pub trait Scalar: DeviceRepr + Copy + Debug + PartialEq + Send + Sync + 'static 
 }
 
 macro_rules! scalar {
-    ($type:ty, $dtype:ident, $poison:expr, $sentinel:expr, $bits:expr, $from_bits:expr $(, $nan:expr)?) => {
+    ($type:ty, $dtype:ident, $poison:expr, $sentinel:expr, $bits:expr, $from_bits:expr
+        $(, $nan:expr, $narrowed:expr, $widened:expr)?) => {
         impl Scalar for $type {
             const DTYPE: Dtype = Dtype::$dtype;
             const POISON: Self = $poison;
@@ -38,6 +47,12 @@ macro_rules! scalar {
             }
             $(fn canonical_bits(self) -> u32 {
                 if self.is_nan() { $nan } else { self.bits() }
+            }
+            fn narrowed(x: f32) -> Option<Self> {
+                $narrowed(x)
+            }
+            fn widened(self) -> Option<f32> {
+                Some($widened(self))
             })?
         }
     };
@@ -55,7 +70,9 @@ scalar!(
     f32::from_bits(0x7fe5_a5e5),
     f32::to_bits,
     f32::from_bits,
-    0x7fff_ffff
+    0x7fff_ffff,
+    Some,
+    |x| x
 );
 scalar!(
     bf16,
@@ -64,7 +81,9 @@ scalar!(
     bf16::from_bits(0x7fe5),
     |x: bf16| x.to_bits().into(),
     |x| bf16::from_bits(x as u16),
-    0x7fff
+    0x7fff,
+    |x| Some(bf16::from_f32(x)),
+    bf16::to_f32
 );
 // Every NaN code counts as one, so that no NaN can say that nothing was written.
 scalar!(
@@ -74,5 +93,7 @@ scalar!(
     F8E4M3::from_bits(0x01),
     |x: F8E4M3| x.to_bits().into(),
     |x| F8E4M3::from_bits(x as u8),
-    0x7f
+    0x7f,
+    |x: f32| (!x.is_infinite()).then(|| F8E4M3::from_f32(x)),
+    |x: F8E4M3| x.to_f32()
 );

@@ -8,7 +8,7 @@ use deepseek_kernels::moe::{
     ExpertWeights, GateUpSwiglu, GateUpSwigluSpec, MoeLayer, MoeLayerArgs, MoeLayerSpec,
 };
 use deepseek_kernels::router::GateSpec;
-use deepseek_kernels::{Device, Error, F8E4M3, Stream, bf16};
+use deepseek_kernels::{DataFaults, Device, Error, F8E4M3, Stream, bf16};
 use oracles::mla::calc_diff;
 use oracles::moe::{ExpertMatrices, MoeLayerModel, MoeLayerOutput, moe_layer};
 use oracles::quant::{QuantizeModel, QuantizeScale, quantize_128x128};
@@ -16,7 +16,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 use super::gate_map::GateMapCase;
-use crate::case::{Case, Prepared, Problem, Work};
+use crate::case::{Case, Prepared, Problem, Work, fault_if};
 use crate::data::repeated;
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, Operand, Output};
@@ -194,6 +194,19 @@ pub struct MoeLayerProblem {
 }
 
 impl MoeLayerProblem {
+    /// What a run has to report: of the router all hidden states that are not finite, and a bias that does not merely leave an
+    /// expert out; of the quantiser Inf, for a NaN goes to no expert. The weights are finite.
+    fn faults(&self) -> DataFaults {
+        let rows = || self.x.chunks_exact(self.case.gate.hidden.max(1));
+        let finite = |row: &[bf16]| row.iter().all(|x| x.is_finite());
+        let routed = |row: &[bf16]| !row.iter().any(|x| x.is_nan());
+        let sane = self.x.is_empty() || self.bias.iter().all(|&bias| bias < f32::INFINITY);
+        let served = self.bias.iter().any(|&bias| bias > f32::NEG_INFINITY);
+        let quantised = served && rows().any(|row| !finite(row) && routed(row));
+        fault_if(!sane || !rows().all(finite), DataFaults::NONFINITE_SCORE)
+            | fault_if(quantised, DataFaults::NONFINITE_INPUT)
+    }
+
     /// Tokens from `first` on.
     fn expected(&self, first: usize) -> Result<MoeLayerOutput> {
         let MoeLayerCase { gate, width, clamp, rule, .. } = self.case;
@@ -322,6 +335,10 @@ impl Prepared for MoeLayerRun {
         let mut written = self.outputs()?;
         written.push(Output::read("scratch", &self.operands.scratch)?);
         Ok(written)
+    }
+
+    fn faults(&self) -> DataFaults {
+        self.problem.faults()
     }
 
     /// Briefly, the last token by f64: the references take seconds for each of a large layer, and none depends on another.

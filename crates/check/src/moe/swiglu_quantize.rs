@@ -259,10 +259,25 @@ mod faults {
     use crate::moe::expert_map::ExpertMapCase;
     use crate::moe::swiglu_quantize::SwigluQuantizeCase;
     use crate::moe::{LAYOUTS, Routing};
-    use crate::planted::{Trial, faults};
+    use crate::planted::{Changed, Trial, faults};
     use crate::quant::Rule;
+    use deepseek_kernels::bf16;
+    use std::sync::Arc;
 
     const SWIGLU: Trial = Trial::Cases(activate);
+    /// An infinite gate, and an infinite up of either sign, which a clamp leaves as it is.
+    const GATE: Trial = Trial::Changed(|| infinite(0, bf16::INFINITY));
+    const UP: Trial = Trial::Changed(|| infinite(256, bf16::INFINITY));
+    const MINUS_UP: Trial = Trial::Changed(|| infinite(256, bf16::NEG_INFINITY));
+
+    fn infinite(column: usize, value: bf16) -> Vec<Changed> {
+        let map = ExpertMapCase { routing: Routing::Uniform, ..ExpertMapCase::new((5, 1, 2)) };
+        let case = SwigluQuantizeCase { clamp: Some(6.0), ..SwigluQuantizeCase::new(map, 256) };
+        let mut problem = case.problem();
+        problem.x.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = bf16::ONE);
+        problem.x[2 * 512 + column + 77] = value;
+        vec![(Box::new(problem.case), Arc::new(problem))]
+    }
 
     fn activate() -> Cases {
         let case = |layout| {
@@ -286,8 +301,11 @@ mod faults {
             "params.top_k, params.weights_pitch" => "params.top_k, params.top_k", ["q[", "sf["];
         weight_left_out: SWIGLU, "params.clamp) * weight" => "params.clamp)", ["q[", "sf["];
         padding_row_read: SWIGLU, "route >= params.routes" => "route >= params.routes && route != kPadding", ["outside"];
-        gate_not_clamped: SWIGLU, "gate > clamp ? clamp : gate" => "gate", ["q[", "sf["];
-        up_clamped_from_above_only: SWIGLU, "up < -clamp ? -clamp : up" => "up", ["q[", "sf["];
+        gate_not_clamped: SWIGLU, "gate > clamp && gate <= kMax ? clamp : gate" => "gate", ["q[", "sf["];
+        up_clamped_from_above_only: SWIGLU, "up < -clamp && up >= -kMax ? -clamp : up" => "up", ["q[", "sf["];
+        infinite_gate_clamped: GATE, "gate > clamp && gate <= kMax" => "gate > clamp", ["q[", "sf["];
+        infinite_up_clamped: UP, "up > clamp && up <= kMax" => "up > clamp", ["q[", "sf["];
+        negative_infinite_up_clamped: MINUS_UP, "up < -clamp && up >= -kMax" => "up < -clamp", ["q[", "sf["];
         sigmoid_of_the_wrong_sign: SWIGLU, "float swiglu ... exp_f32(-x)" => "exp_f32(x)", ["q[", "sf["];
         masked_rows_ignored: SWIGLU, "used.max_rows != 0" => "false", ["q[", "sf[", "was written", "outside"];
     }

@@ -4,12 +4,12 @@ use crate::quant::quantize_values;
 use crate::quant::{QuantizeModel, Quantized};
 use crate::{ShapeError, check_length, exp_f32};
 
-/// `gate / (1 + exp(-gate)) * up` in FP32, each operation rounded once; before it `gate <= clamp` and `|up| <= clamp`.
+/// `gate / (1 + exp(-gate)) * up` in FP32, each operation rounded once; before it `gate <= clamp` and `|up| <= clamp`, as far as
+/// they are finite.
 pub fn swiglu(gate: f32, up: f32, clamp: Option<f32>) -> f32 {
-    let limit = clamp.unwrap_or(f32::INFINITY);
-    // Unlike `min` and `clamp`, these keep a NaN.
-    let gate = if gate > limit { limit } else { gate };
-    let up = if up.abs() > limit { limit.copysign(up) } else { up };
+    let limit = clamp.map_or(f32::INFINITY, f32::abs);
+    let gate = if gate.is_finite() && gate > limit { limit } else { gate };
+    let up = if up.is_finite() && up.abs() > limit { limit.copysign(up) } else { up };
     gate / (1.0 + exp_f32(-gate)) * up
 }
 

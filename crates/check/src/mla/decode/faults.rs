@@ -1,7 +1,9 @@
 //! Faults in MLA decode: schedule, producers, softmax, products, stores, combine.
 
 use crate::mla::decode::{MlaDecodeCase, MlaDecodeProblem, STALE_PAGE};
+use crate::mla::{CacheRows, KEY, LATENT};
 use crate::planted::{Changed, Trial, faults};
+use deepseek_kernels::bf16;
 use deepseek_kernels::mla::KvFormat;
 use oracles::mla::AttentionClass;
 use std::sync::Arc;
@@ -15,6 +17,17 @@ const CLUSTER: Trial = Trial::Changed(|| decode(KvFormat::Bf16, 64));
 const FP8: Trial = Trial::Changed(|| decode(KvFormat::Fp8, 21));
 /// Two tiles of rows, whose CTAs dequantise half of the keys each.
 const FP8_CLUSTER: Trial = Trial::Changed(|| decode(KvFormat::Fp8, 64));
+
+/// A row whose every score is -Inf: the first column of the position is 1 in every key.
+const LOST: Trial = Trial::Changed(|| {
+    let mut problem = MlaDecodeCase::new(KvFormat::Bf16, vec![70, 0]).problem().expect("inputs");
+    problem.finite = false;
+    if let CacheRows::Bf16(rows) = &mut problem.cache {
+        rows.chunks_exact_mut(KEY).for_each(|row| row[LATENT] = bf16::ONE);
+    }
+    problem.q[5 * KEY + LATENT] = bf16::NEG_INFINITY;
+    vec![(Box::new(problem.case.clone()), Arc::new(problem))]
+});
 
 /// Empty sequences, several splits, borders, rows that see no key of a split, and pages that do not exist.
 fn decode(format: KvFormat, heads: usize) -> Vec<Changed> {
@@ -47,6 +60,11 @@ fn decode(format: KvFormat, heads: usize) -> Vec<Changed> {
 }
 
 faults! {
+    row_of_negative_infinity_unreported: LOST,
+        "if (l[r] == 0.0f && rows.visible[r] > work.first_key)" => "if (false)", ["got one of nothing"];
+    rows_without_keys_reported: BF16,
+        "l[r] == 0.0f && rows.visible[r] > work.first_key" => "l[r] == 0.0f", ["expected a report of nothing"];
+
     // Which keys a row sees.
     no_tail_mask: BF16,
         "if (first_key + Config::kBlockKeys > all_see)" => "",

@@ -155,15 +155,20 @@ impl MlaDecodeProblem {
         rows_of(rows, width, &(0..self.read(sequence)).map(row).collect::<Vec<_>>())
     }
 
-    /// Attention of some heads of a sequence, as the kernel is to understand its keys.
+    /// The keys of a sequence, as the kernel is to understand them.
+    fn keys(&self, sequence: usize) -> Result<Vec<bf16>> {
+        Ok(match &self.cache {
+            CacheRows::Bf16(rows) => self.gathered(rows, sequence),
+            CacheRows::Fp8(rows) => dequantize_kv_fp8(&self.gathered(rows, sequence))?,
+        })
+    }
+
+    /// Attention of some heads of a sequence.
     ///
     /// # Errors
     /// Of the shapes.
     pub fn reference(&self, sequence: usize, heads: &[usize]) -> Result<MlaBounded> {
-        let keys = match &self.cache {
-            CacheRows::Bf16(rows) => self.gathered(rows, sequence),
-            CacheRows::Fp8(rows) => dequantize_kv_fp8(&self.gathered(rows, sequence))?,
-        };
+        let keys = self.keys(sequence)?;
         let q = rows_of(&self.q, KEY, &self.rows(sequence, heads));
         let MlaDecodeSpec { q_tokens, softmax_scale: scale, causal, split_keys, .. } = self.spec;
         let heads = heads.len();
@@ -177,7 +182,8 @@ impl MlaDecodeProblem {
         (0..q_tokens).flat_map(token).collect()
     }
 
-    /// What a run has to report: lengths that no pages hold, more of them than said, and pages that there are not among those that are read.
+    /// What a run has to report: lengths that no pages hold, more of them than said, pages that there are not among those that
+    /// are read, and rows of nothing but -Inf.
     pub(super) fn faults(&self) -> DataFaults {
         let fits = |sequence: usize| self.read(sequence) as i64 == i64::from(self.lengths[sequence]);
         let strange_page = match self.spec.paging {
@@ -189,6 +195,27 @@ impl MlaDecodeProblem {
         };
         fault_if(!(0..self.spec.batch).all(fits), DataFaults::SEQUENCE_LENGTH)
             | fault_if(strange_page, DataFaults::PAGE_ID)
+            | fault_if(self.has_lost_row(), DataFaults::NONFINITE_SCORE)
+    }
+
+    /// Whether a row sees keys of a split, and every one with a score of -Inf.
+    fn has_lost_row(&self) -> bool {
+        !self.finite && (0..self.spec.batch).any(|sequence| self.loses_row(sequence))
+    }
+
+    fn loses_row(&self, sequence: usize) -> bool {
+        let Ok(keys) = self.keys(sequence) else { return false };
+        let MlaDecodeSpec { q_tokens, heads, causal, split_keys, .. } = self.spec;
+        let lost = |q: &[bf16], keys: &[bf16]| {
+            let score = |k: &[bf16]| q.iter().zip(k).map(|(q, k)| q.to_f64() * k.to_f64()).sum::<f64>();
+            keys.chunks(KEY * split_keys)
+                .any(|split| split.chunks(KEY).all(|k| score(k) == f64::NEG_INFINITY))
+        };
+        (0..q_tokens * heads).any(|row| {
+            let hidden = if causal { q_tokens - 1 - row / heads } else { 0 };
+            let visible = (keys.len() / KEY).saturating_sub(hidden);
+            lost(&self.q[(sequence * q_tokens * heads + row) * KEY..][..KEY], &keys[..visible * KEY])
+        })
     }
 
     /// Sequences and heads that are judged: all, or a few of a large or briefly judged step.

@@ -8,6 +8,7 @@ use crate::planted::{Trial, faults};
 use crate::quant::Rule;
 use deepseek_kernels::table::moe::GATE_UP_INSTANCES;
 use oracles::gemm::GemmClass;
+use std::sync::Arc;
 
 const ONE: Trial = Trial::Cases(|| activate(64, 1));
 const TWO_WARPGROUPS: Trial = Trial::Cases(|| activate(128, 1));
@@ -23,6 +24,14 @@ const NAN: Trial = Trial::Cases(|| {
     let mut case = GateUpSwigluCase::new(Assignment::ragged(&[11, 3], 1), (128, 256));
     case.gemm.class = GemmClass::NanCodes;
     boxed([case])
+});
+/// An infinite up, which the clamp leaves as it is.
+const INFINITE_UP: Trial = Trial::Changed(|| {
+    let case = GateUpSwigluCase::new(Assignment::ragged(&[11, 3], 1), (128, 128));
+    let mut problem = GateUpSwigluCase { clamp: Some(0.5), ..case }.problem().expect("inputs");
+    problem.gemm.experts[1].sfb[1] = f32::INFINITY;
+    problem.case.gemm.class = GemmClass::SpecialScales;
+    vec![(Box::new(problem.case.clone()), Arc::new(problem))]
 });
 
 /// Several blocks of several tiles, segments of any length; clamped.
@@ -84,6 +93,8 @@ faults! {
     codes_of_the_first_block: ONE, "params.q_pitch + first + column" => "params.q_pitch + column", ["q[", "not ordered"];
     nan_unreported: NAN,
         "quant::report_nonfinite(params.grouped.error_words, h[i]);" => "", ["got one of nothing"];
+    infinite_up_clamped: INFINITE_UP,
+        "up > clamp && up <= kMax" => "up > clamp", "up < -clamp && up >= -kMax" => "up < -clamp", ["q[", "sf["];
 
     segments_read_before_the_roles_of_gate_and_up: ONE,
         "gemm::enter_segments(params.grouped, smem);" => "gemm::init_barriers<Config>(smem.ring); enter_grid(); ptx::syncthreads();",

@@ -1,8 +1,8 @@
 //! Faults in the gate: logits, choice of experts.
 
 use crate::case::{Cases, boxed};
-use crate::planted::{Trial, faults};
-use crate::router::gate::GateCase;
+use crate::planted::{Changed, Trial, faults};
+use crate::router::gate::{GateCase, GateInputs};
 use deepseek_kernels::router::{GateSpec, GroupScore, Scoring};
 use std::sync::Arc;
 
@@ -11,6 +11,24 @@ const SELECT: Trial = Trial::Cases(select);
 const WIDE: Trial = Trial::Wide(|| {
     let mut problem = GateCase { fixed: true, ..GateCase::select(SPEC) }.problem();
     problem.fixed_ids.iter_mut().for_each(|ids| ids[9] = i32::MIN);
+    vec![(Box::new(problem.case), Arc::new(problem))]
+});
+/// Biases that nothing can be compared with, in a router that is otherwise good.
+const BIASES: Trial = Trial::Changed(|| {
+    let changed = |bias: f32| -> Changed {
+        let mut problem = GateCase { bias: true, ..GateCase::new(spec(5)) }.problem();
+        problem.bias.iter_mut().for_each(|biases| biases[41] = bias);
+        (Box::new(problem.case), Arc::new(problem))
+    };
+    [f32::NAN, f32::INFINITY].map(changed).into()
+});
+/// What is not finite and yet nothing to tell of: an expert that is left out, padding.
+const LEFT_OUT: Trial = Trial::Changed(|| {
+    let mut problem = GateCase { bias: true, mask: true, ..GateCase::select(spec(5)) }.problem();
+    problem.bias.iter_mut().for_each(|biases| biases[41] = f32::NEG_INFINITY);
+    if let GateInputs::Logits(logits) = &mut problem.inputs {
+        logits[3] = f32::NAN;
+    }
     vec![(Box::new(problem.case), Arc::new(problem))]
 });
 const ROUTE: Trial = Trial::Cases(|| boxed([GateCase::new(SPEC)]));
@@ -49,7 +67,7 @@ faults! {
     bias_in_the_weights: SELECT,
         "const float share" => "mine.weight += params.bias != nullptr ? 0.01f : 0.0f; const float share",
         ["weights: weights["];
-    no_bias: SELECT, "c += ptx::ldg_f32(params.bias + gate_expert(i))" => "c += 0.0f", ["experts: ids["];
+    no_bias: SELECT, "bias = ptx::ldg_f32(params.bias + gate_expert(i))" => "bias = 0.0f", ["experts: ids["];
     scale_before_the_division: SELECT,
         "mine.weight / (sum + 1e-20f)" => "mine.weight * params.route_scale / (sum + 1e-20f) / params.route_scale",
         ["weights: weights["];
@@ -59,7 +77,15 @@ faults! {
     nan_in_the_softmax: SELECT, "if (rS[i] == rS[i]) sum +=" => "sum +=", ["scores: scores["];
     softmax_without_the_largest: SELECT, "exp_f32(rS[i] - largest)" => "exp_f32(rS[i])", ["scores: scores["];
     padding_is_routed: SELECT, "params.mask != nullptr &&" => "false &&", ["experts: ids["];
-    bad_id_unreported: SELECT, "if (id != -1 &&" => "if (false &&", ["got one of nothing"];
+    logits_unreported: SELECT,
+        "finite && (gate_expert(i) >= params.experts || is_finite(rS[i]))" => "finite", ["got one of nothing"];
+    logits_of_no_expert_reported: ROUTE,
+        "gate_expert(i) >= params.experts || is_finite(rS[i])" => "is_finite(rS[i])", ["expected a report of nothing"];
+    biases_unreported: BIASES, "sane && bias < kGateInfinity" => "sane", ["got one of nothing"];
+    experts_left_out_reported: LEFT_OUT,
+        "sane && bias < kGateInfinity" => "sane && is_finite(bias)", ["expected a report of nothing"];
+    padding_reported: LEFT_OUT, "} else if (!sane) {" => "} if (!sane) {", ["expected a report of nothing"];
+    bad_id_unreported: SELECT, "if (id != -1 &&" => "if (false &&", ["got one of Inf or NaN"];
     bad_id_is_kept: SELECT, "static_cast<uint32_t>(id) < params.experts" => "true", ["experts: ids["];
     narrow_ids_read_as_wide: SELECT, "indices.words_per_index - 1" => "1", ["outside"];
     high_word_ignored: WIDE, "high == low >> 31 ? low : INT32_MIN" => "low", ["experts: ids[", "got one of nothing"];

@@ -197,7 +197,27 @@ impl GateProblem {
     pub fn faults(&self) -> DataFaults {
         let experts = self.case.spec.experts as i32;
         let good = self.fixed_ids.iter().flatten().all(|id| (-1..experts).contains(id));
-        fault_if(!good, DataFaults::EXPERT_ID)
+        fault_if(!good, DataFaults::EXPERT_ID) | fault_if(self.is_nonfinite(), DataFaults::NONFINITE_SCORE)
+    }
+
+    /// Whether a token that is no padding has a logit, or meets a bias, that is not finite; an expert may be left out by -Inf.
+    /// No finite inputs that are drawn have logits that overflow.
+    fn is_nonfinite(&self) -> bool {
+        let GateSpec { tokens, hidden, experts, .. } = self.case.spec;
+        let live = |t: &usize| self.mask.as_ref().is_none_or(|mask| mask[*t] != 0);
+        let nonfinite = |x: &[bf16]| !x.iter().all(|x| x.is_finite());
+        let of_token = |x: &[bf16]| (0..tokens).filter(live).any(|t| nonfinite(&x[t * hidden..][..hidden]));
+        let met = match &self.inputs {
+            GateInputs::Logits(logits) => {
+                let of_token = |t: usize| !logits[t * experts..][..experts].iter().all(|x| x.is_finite());
+                (0..tokens).filter(live).any(of_token)
+            }
+            GateInputs::F32 { x, weight } => of_token(x) || !weight.iter().all(|w| w.is_finite()),
+            GateInputs::Bf16 { x, weight } => of_token(x) || nonfinite(weight),
+        };
+        let sane = |bias: &f32| *bias < f32::INFINITY;
+        let biased = self.fixed_ids.is_none() && !self.bias.iter().flatten().all(sane);
+        (0..tokens).any(|t| live(&t)) && (met || biased)
     }
 }
 
