@@ -107,7 +107,8 @@ impl GroupedFp8Gemm {
     pub fn plan_with(device: &Device, spec: GroupedFp8GemmSpec, tuning: &Tuning) -> Result<Self> {
         let problem = problem(&spec)?;
         let instance = named(GROUPED_GEMM_INSTANCES.iter(), tuning, "one of GroupedFp8Gemm::tunings()")?;
-        let choice = problem.launch(instance, spec.expected_rows.max(1), device.multiprocessors())?;
+        let rows = problem.planned_rows(spec.expected_rows);
+        let choice = problem.launch(instance, rows, device.multiprocessors())?;
         Self::with_choice(device, spec, problem, choice)
     }
 
@@ -126,7 +127,7 @@ impl GroupedFp8Gemm {
     }
 
     fn fastest(problem: &GemmProblem, expected_rows: usize, multiprocessors: u32) -> Result<GemmChoice> {
-        problem.fastest(GROUPED_GEMM_INSTANCES.iter(), expected_rows.max(1), multiprocessors)
+        problem.fastest(GROUPED_GEMM_INSTANCES.iter(), problem.planned_rows(expected_rows), multiprocessors)
     }
 
     fn with_choice(

@@ -137,6 +137,11 @@ impl GemmProblem {
         Ok(problem)
     }
 
+    /// The rows of an expert that a plan is made for: those that are expected, one at least, and no more than there are.
+    pub fn planned_rows(&self, expected: usize) -> usize {
+        expected.clamp(1, self.rows.max(1))
+    }
+
     /// Fails unless the kernels can index the sizes. `rows` is what the rows are called.
     pub fn check_sizes(&self, rows: &'static str) -> Result<()> {
         check_multiple("n", self.n, 8)?;

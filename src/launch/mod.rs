@@ -42,11 +42,32 @@ pub(crate) fn check_multiple(what: &'static str, got: usize, multiple: usize) ->
     Err(Error::Spec { what, problem: SpecProblem::NotAMultiple { multiple, got } })
 }
 
-pub(crate) fn check_at_least_one(what: &'static str, got: usize) -> Result<()> {
+fn check_at_least_one(what: &'static str, got: usize) -> Result<()> {
     if got == 0 {
         return Err(Error::out_of_range(what, "at least 1", got));
     }
     Ok(())
+}
+
+/// Fails unless there is one at least, and no more than the limit.
+pub(crate) fn check_range(what: &'static str, got: usize, limit: u64) -> Result<()> {
+    check_at_least_one(what, got).and_then(|()| check_limit(what, got as u64, limit))
+}
+
+/// Fails unless a factor is one: positive, and far above any model's still such that what it multiplies stays within FP32.
+pub(crate) fn check_factor(what: &'static str, got: f32) -> Result<()> {
+    if got > 0.0 && got <= 65536.0 {
+        return Ok(());
+    }
+    Err(Error::out_of_range(what, "positive and at most 65536", got))
+}
+
+/// Fails unless a parameter is a number, and none below 0.
+pub(crate) fn check_not_negative(what: &'static str, got: f32) -> Result<()> {
+    if (0.0..=f32::MAX).contains(&got) {
+        return Ok(());
+    }
+    Err(Error::out_of_range(what, "finite and not negative", got))
 }
 
 /// A launch of a kernel that takes a `P`.

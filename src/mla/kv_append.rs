@@ -20,9 +20,9 @@ const KV_APPEND: KernelRow<KvAppendParams> = KernelRow::of(mla::KV_APPEND);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct KvAppendSpec {
-    /// New tokens, of any number of sequences.
+    /// New tokens, of any number of sequences; 0 included.
     pub tokens: usize,
-    /// Rows of the cache: pages * page_size.
+    /// Rows of the cache, pages * page_size: any number, 0 included.
     pub rows: usize,
     /// What a row holds.
     pub format: KvFormat,

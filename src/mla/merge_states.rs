@@ -25,9 +25,9 @@ const THREADS_PER_ROW: usize = LATENT / PIECE as usize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct MergeStatesSpec {
-    /// Rows of lse.
+    /// Rows of lse: any number, 0 included.
     pub tokens: usize,
-    /// Columns of lse.
+    /// Columns of lse: any number, 0 included.
     pub heads: usize,
     /// Whether an lse of +Inf also means that the part has no key, as some libraries have it.
     pub infinity_is_empty: bool,
@@ -89,6 +89,8 @@ impl<T: GemmOutput> MergeStates<T> {
     /// # Errors
     /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: MergeStatesSpec) -> Result<Self> {
+        check_limit("tokens", spec.tokens as u64, MAX_DIM)?;
+        check_limit("heads", spec.heads as u64, MAX_DIM)?;
         let rows = spec.tokens.saturating_mul(spec.heads) as u64;
         check_limit("tokens * heads", rows, MAX_DIM)?;
         let grid = (rows * THREADS_PER_ROW as u64).div_ceil(MERGE_STATES.threads().into());

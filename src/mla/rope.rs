@@ -100,11 +100,11 @@ impl HeadsShape {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct RopeSpec {
-    /// Tokens, of any number of sequences.
+    /// Tokens, of any number of sequences; 0 included.
     pub tokens: usize,
-    /// Heads of a token, all turned alike.
+    /// Heads of a token, all turned alike: any number, 0 included.
     pub heads: usize,
-    /// Rows of the table.
+    /// Rows of the table: any number, 0 included.
     pub positions: usize,
 }
 

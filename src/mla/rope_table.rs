@@ -18,19 +18,21 @@ const MAX_POSITIONS: u64 = 1 << 24;
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct YarnRope {
-    /// Base of the frequencies.
+    /// Base of the frequencies: more than 1, and an FP32 number.
     pub theta: f64,
-    /// Context length over the original one, at least 1.
+    /// Context length over the original one: finite and at least 1.
     pub factor: f64,
-    /// Pairs that turn more often than this within the original context are fast.
+    /// Pairs that turn more often than this within the original context are fast. Finite, and at least `beta_slow`.
     pub beta_fast: f64,
-    /// Pairs that turn less often are slow.
+    /// Pairs that turn less often are slow. Finite and more than 0.
     pub beta_slow: f64,
-    /// Positions of the original context.
+    /// Positions of the original context: 1 at least.
     pub original_positions: usize,
     /// Of cos and sin, which are scaled by `m(mscale) / m(mscale_all_dim)`, m as [`RopeTable::softmax_scale`] has it; 0: m is 1.
+    /// Not negative, and such that their scale is within FP32.
     pub mscale: f64,
-    /// Of the softmax scale: 1 for DeepSeek-V3, 0.707 for V2; 0, where a configuration has none: it is not scaled.
+    /// Of the softmax scale: 1 for DeepSeek-V3, 0.707 for V2; 0, where a configuration has none: it is not
+    /// scaled. Not negative, and such that the scale is within FP32.
     pub mscale_all_dim: f64,
 }
 
@@ -165,6 +167,12 @@ impl RopeTable {
         let m = yarn.sharpened(yarn.mscale_all_dim);
         table.attention_scale = (yarn.sharpened(yarn.mscale) / m) as f32;
         table.softmax_scale *= m * m;
+        let within = |what, scale: f64, expected, got| {
+            if (scale as f32).is_finite() { Ok(()) } else { Err(Error::out_of_range(what, expected, got)) }
+        };
+        let (mscale, all) = (yarn.mscale, yarn.mscale_all_dim);
+        within("mscale_all_dim", table.softmax_scale, "such that the softmax scale is within FP32", all)?;
+        within("mscale", f64::from(table.attention_scale), "such that cos and sin stay within FP32", mscale)?;
         Ok(table)
     }
 

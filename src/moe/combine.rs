@@ -2,6 +2,7 @@
 
 use half::bf16;
 
+use super::used_rows::check_routes;
 use crate::device::bindings::CombineParams;
 use crate::device::{Device, Stream};
 #[cfg(doc)]
@@ -19,13 +20,13 @@ const COMBINE: KernelRow<CombineParams> = KernelRow::of(moe::COMBINE);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct CombineSpec {
-    /// Rows of the result.
+    /// Rows of the result: any number, 0 included.
     pub tokens: usize,
-    /// Routes of a token.
+    /// Routes of a token: any number, 0 included.
     pub top_k: usize,
-    /// Columns: a multiple of 8.
+    /// Columns: a multiple of 8, 0 included.
     pub hidden: usize,
-    /// Rows of y.
+    /// Rows of y: any number, 0 included.
     pub rows: usize,
 }
 
@@ -75,8 +76,7 @@ impl Combine {
         check_multiple("hidden", spec.hidden, PIECE)?;
         check_limit("hidden", spec.hidden as u64, MAX_DIM)?;
         check_limit("rows", spec.rows as u64, MAX_DIM)?;
-        check_limit("tokens", spec.tokens as u64, MAX_DIM)?;
-        check_limit("tokens * top_k", spec.tokens.saturating_mul(spec.top_k) as u64, MAX_DIM)?;
+        check_routes(spec.tokens, spec.top_k)?;
         let pieces = spec.tokens as u64 * (spec.hidden / PIECE) as u64;
         let grid = pieces.div_ceil(COMBINE.threads().into());
         check_limit("CTAs of the combine", grid, MAX_GRID)?;

@@ -8,6 +8,7 @@
 
 use std::num::NonZeroU32;
 
+use super::used_rows::check_routes;
 use crate::device::bindings::ExpertMapParams;
 use crate::device::{Device, Stream};
 #[cfg(doc)]
@@ -47,9 +48,9 @@ pub enum ExpertLayout {
 pub struct ExpertMapSpec {
     /// Any number, 0 included.
     pub tokens: usize,
-    /// Experts that a token chooses.
+    /// Experts that a token chooses: any number, 0 included.
     pub top_k: usize,
-    /// At most [`MAX_EXPERTS`].
+    /// At most [`MAX_EXPERTS`], 0 included.
     pub experts: usize,
     /// Where the rows of an expert lie.
     pub layout: ExpertLayout,
@@ -133,7 +134,10 @@ impl ExpertMap {
     /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: ExpertMapSpec) -> Result<Self> {
         check_limit("experts", spec.experts as u64, MAX_EXPERTS.into())?;
-        check_limit("tokens * top_k", spec.tokens.saturating_mul(spec.top_k) as u64, MAX_DIM)?;
+        check_routes(spec.tokens, spec.top_k)?;
+        if let ExpertLayout::Masked { max_rows } = spec.layout {
+            check_limit("max_rows", max_rows as u64, MAX_DIM)?;
+        }
         check_limit("rows", spec.rows() as u64, MAX_DIM)?;
         let blocks = (spec.tokens * spec.top_k).div_ceil(BLOCK_ROUTES).max(1) as u32;
         // The first launch clears the rows, of which a masked layout may have many more than routes.

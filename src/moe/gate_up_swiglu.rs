@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::gemm::operands::{GemmAxes, GemmViews};
 use crate::gemm::planner::{GemmChoice, GemmProblem, named};
 use crate::gemm::{GroupedFp8GemmSpec, Segments};
-use crate::launch::{Kernel, Launch, Layout, MAX_DIM, check_limit, check_multiple};
+use crate::launch::{Kernel, Launch, Layout, MAX_DIM, check_limit, check_multiple, check_not_negative};
 use crate::quant::QuantizeRule;
 use crate::quant::{MMajor, Scales1x128, Scales1x128Mut, blocks, scales_1x128};
 use crate::setters::setters;
@@ -39,7 +39,7 @@ pub struct GateUpSwigluSpec {
     pub segments: Segments,
     /// Rows that an expert typically has: the planner chooses tiles for them. Any number is correct.
     pub expected_rows: usize,
-    /// `gate <= clamp` and `|up| <= clamp`, before anything else; not negative.
+    /// `gate <= clamp` and `|up| <= clamp`, before anything else, as far as they are finite; itself finite and not negative.
     pub clamp: Option<f32>,
     /// How a block becomes a scale and codes: any but [`QuantizeRule::DEEPSEEK`] with FP32 scales, whose quotients the steps
     /// apart can do.
@@ -113,7 +113,8 @@ impl GateUpSwiglu {
     pub fn plan_with(device: &Device, spec: GateUpSwigluSpec, tuning: &Tuning) -> Result<Self> {
         let problem = problem(&spec)?;
         let instance = named(GATE_UP_INSTANCES.iter(), tuning, "one of GateUpSwiglu::tunings()")?;
-        let choice = problem.launch(instance, spec.expected_rows.max(1), device.multiprocessors())?;
+        let rows = problem.planned_rows(spec.expected_rows);
+        let choice = problem.launch(instance, rows, device.multiprocessors())?;
         Self::with_choice(device, spec, problem, choice)
     }
 
@@ -132,7 +133,7 @@ impl GateUpSwiglu {
     }
 
     fn fastest(problem: &GemmProblem, expected_rows: usize, multiprocessors: u32) -> Result<GemmChoice> {
-        problem.fastest(GATE_UP_INSTANCES.iter(), expected_rows.max(1), multiprocessors)
+        problem.fastest(GATE_UP_INSTANCES.iter(), problem.planned_rows(expected_rows), multiprocessors)
     }
 
     fn with_choice(
@@ -190,7 +191,8 @@ impl GateUpSwiglu {
             sf: sf.pointer,
             q_pitch: q.pitch(),
             sf_pitch: sf.pitch(),
-            clamp: self.spec.clamp.unwrap_or(f32::INFINITY),
+            // Of 0 the sign does not matter.
+            clamp: self.spec.clamp.map_or(f32::INFINITY, f32::abs),
             rule: self.spec.rule.parameter(),
             ..Default::default()
         };
@@ -199,7 +201,7 @@ impl GateUpSwiglu {
 }
 
 fn problem(spec: &GateUpSwigluSpec) -> Result<GemmProblem> {
-    let GateUpSwigluSpec { experts, intermediate, hidden, segments, .. } = *spec;
+    let GateUpSwigluSpec { experts, intermediate, hidden, segments, clamp, .. } = *spec;
     check_multiple("intermediate", intermediate, CODES_AT_ONCE)?;
     spec.rule.check()?;
     if spec.rule.divides() {
@@ -209,6 +211,7 @@ fn problem(spec: &GateUpSwigluSpec) -> Result<GemmProblem> {
     }
     check_limit("hidden", hidden as u64, MAX_DIM)?;
     check_limit("intermediate", intermediate as u64, MAX_DIM / 2)?;
+    clamp.map_or(Ok(()), |clamp| check_not_negative("clamp", clamp))?;
     let columns = experts.saturating_mul(2 * intermediate);
     check_limit("experts * 2 * intermediate", columns as u64, MAX_DIM)?;
     let problem = GemmProblem::of_experts(experts, segments, [2 * intermediate, hidden])?;

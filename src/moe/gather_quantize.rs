@@ -3,7 +3,7 @@
 use float8::F8E4M3;
 use half::bf16;
 
-use super::used_rows::ExpertRows;
+use super::used_rows::{ExpertRows, check_routes};
 use crate::device::bindings::GatherQuantizeParams;
 use crate::device::{Device, Stream};
 #[cfg(doc)]
@@ -24,13 +24,13 @@ const GATHER_QUANTIZE: KernelRow<GatherQuantizeParams> = KernelRow::of(moe::GATH
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct GatherQuantizeSpec {
-    /// Rows of x.
+    /// Rows of x: any number, 0 included.
     pub tokens: usize,
-    /// Routes of a token.
+    /// Routes of a token: any number, 0 included.
     pub top_k: usize,
-    /// Columns of x: a multiple of 8.
+    /// Columns of x: a multiple of 8, 0 included.
     pub hidden: usize,
-    /// At most [`MAX_EXPERTS`](crate::gemm::MAX_EXPERTS).
+    /// At most [`MAX_EXPERTS`](crate::gemm::MAX_EXPERTS), 0 included.
     pub experts: usize,
     /// The rows to fill.
     pub segments: Segments,
@@ -81,7 +81,7 @@ impl GatherQuantize {
         check_multiple("hidden", spec.hidden, table::PIECE as usize)?;
         spec.rule.check()?;
         check_limit("hidden", spec.hidden as u64, MAX_DIM)?;
-        check_limit("tokens * top_k", spec.tokens.saturating_mul(spec.top_k) as u64, MAX_DIM)?;
+        check_routes(spec.tokens, spec.top_k)?;
         let rows = ExpertRows::new(spec.experts, spec.segments)?;
         let grid =
             (rows.total() as u64 * blocks(spec.hidden) as u64).div_ceil(blocks_per_cta(moe::GATHER_QUANTIZE));

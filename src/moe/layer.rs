@@ -36,7 +36,7 @@ pub struct MoeLayerSpec {
     pub gate: GateSpec,
     /// Width of an expert: a multiple of 16.
     pub intermediate: usize,
-    /// Clamp of the SwiGLU, see [`GateUpSwigluSpec`].
+    /// Clamp of the SwiGLU, finite and not negative, see [`GateUpSwigluSpec`].
     pub clamp: Option<f32>,
     /// How activations are quantised, as in [`GateUpSwigluSpec`].
     pub rule: QuantizeRule,
@@ -190,7 +190,8 @@ impl MoeLayer {
     }
 
     /// Enqueues the layer on `stream` and returns: nothing is allocated, nothing waits, and a captured graph follows the
-    /// routing of whatever hidden states it finds.
+    /// routing of whatever hidden states it finds. [`Device::poll_error`] tells of those that are not finite: a NaN goes to no
+    /// expert.
     ///
     /// Order and captures: [`Stream`].
     ///

@@ -10,7 +10,9 @@ use crate::device::{Device, Stream};
 use crate::error::Error;
 use crate::error::Result;
 use crate::gemm::Segments;
-use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit, check_multiple};
+use crate::launch::{
+    Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit, check_multiple, check_not_negative,
+};
 use crate::quant::QuantizeRule;
 use crate::quant::{MMajor, Scales1x128Mut, blocks, scales_1x128};
 use crate::setters::setters;
@@ -30,7 +32,7 @@ pub struct SwigluQuantizeSpec {
     pub experts: usize,
     /// The rows to work on.
     pub segments: Segments,
-    /// `gate <= clamp` and `|up| <= clamp`, before anything else; not negative.
+    /// `gate <= clamp` and `|up| <= clamp`, before anything else, as far as they are finite; itself finite and not negative.
     pub clamp: Option<f32>,
     /// How a block becomes a scale and codes.
     pub rule: QuantizeRule,
@@ -89,6 +91,7 @@ impl SwigluQuantize {
         check_multiple("intermediate", spec.intermediate, table::PIECE as usize)?;
         spec.rule.check()?;
         check_limit("intermediate", spec.intermediate as u64, MAX_DIM / 2)?;
+        spec.clamp.map_or(Ok(()), |clamp| check_not_negative("clamp", clamp))?;
         let rows = ExpertRows::new(spec.experts, spec.segments)?;
         let grid = (rows.total() as u64 * blocks(spec.intermediate) as u64)
             .div_ceil(blocks_per_cta(moe::SWIGLU_QUANTIZE));
@@ -123,7 +126,8 @@ impl SwigluQuantize {
             x_pitch: x.pitch(),
             q_pitch: q.pitch(),
             sf_pitch: sf.pitch(),
-            clamp: self.spec.clamp.unwrap_or(f32::INFINITY),
+            // Of 0 the sign does not matter.
+            clamp: self.spec.clamp.map_or(f32::INFINITY, f32::abs),
             k: intermediate as u32,
             rule: self.spec.rule.parameter(),
             ..Default::default()

@@ -6,6 +6,13 @@ use crate::gemm::Segments;
 use crate::launch::{Layout, MAX_DIM, Operand, check_limit};
 use crate::table::MAX_EXPERTS;
 
+/// Fails unless kernels can count tokens, the routes of a token, and all routes.
+pub(crate) fn check_routes(tokens: usize, top_k: usize) -> Result<()> {
+    check_limit("tokens", tokens as u64, MAX_DIM)?;
+    check_limit("top_k", top_k as u64, MAX_DIM)?;
+    check_limit("tokens * top_k", tokens.saturating_mul(top_k) as u64, MAX_DIM)
+}
+
 /// Rows of `experts` experts; how many are in use stands on the device.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ExpertRows {
@@ -19,7 +26,10 @@ impl ExpertRows {
         check_limit("experts", experts as u64, MAX_EXPERTS.into())?;
         let total = match segments {
             Segments::Ragged { rows } => rows,
-            Segments::Masked { max_rows } => experts.saturating_mul(max_rows),
+            Segments::Masked { max_rows } => {
+                check_limit("max_rows", max_rows as u64, MAX_DIM)?;
+                experts.saturating_mul(max_rows)
+            }
         };
         check_limit("rows", total as u64, MAX_DIM)?;
         Ok(Self { experts, segments, total })

@@ -14,8 +14,12 @@ use super::rule::QuantizeRule;
 use super::scales::{MMajor, Scales1x128Mut, blocks, scales_1x128};
 use crate::device::bindings::{NORM_ROUND_EACH_STEP, NORM_ROUND_ONCE, RmsNormParams};
 use crate::device::{Device, Stream};
-use crate::error::{Error, Result};
-use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit, check_multiple};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+use crate::launch::{
+    Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit, check_multiple, check_not_negative,
+};
 use crate::setters::setters;
 use crate::table::{self, quant};
 use crate::tensor::{Matrix, MatrixMut, Vector};
@@ -72,7 +76,7 @@ pub struct RmsNormArgs<'a> {
 /// What a norm writes.
 #[derive(Debug)]
 pub enum RmsNormOut<'a> {
-    /// `[rows, hidden]`. Inf or NaN in a row make all of it NaN, or 0, and nothing is reported.
+    /// `[rows, hidden]`. A NaN makes all of its row NaN; an Inf becomes one, and the rest of the row 0. Nothing is reported.
     Bf16(MatrixMut<'a, bf16>),
     /// Codes and scales. What is not finite is reported, as the quantiser does.
     Fp8 {
@@ -101,9 +105,7 @@ impl RmsNorm {
         spec.rule.check()?;
         check_limit("hidden", spec.hidden as u64, quant::RMS_NORM_MAX_HIDDEN.into())?;
         check_limit("rows", spec.rows as u64, MAX_DIM)?;
-        if !(spec.eps.is_finite() && spec.eps >= 0.0) {
-            return Err(Error::out_of_range("eps", "finite and not negative", spec.eps));
-        }
+        check_not_negative("eps", spec.eps)?;
         Ok(Self { device: device.clone(), kernel: RMS_NORM.load(device)?, spec })
     }
 

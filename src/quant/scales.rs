@@ -44,7 +44,8 @@ impl sealed::Layout for MMajor {
         (k_blocks, m)
     }
     fn pitch(m: usize) -> usize {
-        m.next_multiple_of(16 / size_of::<f32>())
+        // No slice holds rows so long that there is no such multiple.
+        m.checked_next_multiple_of(16 / size_of::<f32>()).unwrap_or(m)
     }
     fn strides(pitch: u64) -> (u64, u64) {
         (1, pitch)

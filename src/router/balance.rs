@@ -9,7 +9,10 @@ use crate::device::{Device, Stream};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit};
+use crate::launch::{
+    Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_factor, check_limit, check_not_negative,
+    check_range,
+};
 use crate::table::router;
 use crate::tensor::{Indices, Matrix, Vector, VectorMut};
 
@@ -24,9 +27,9 @@ const SEQUENCE_BALANCE_LOSS: KernelRow<SequenceBalanceLossParams> =
 pub struct ExpertLoadSpec {
     /// Any number, 0 included.
     pub tokens: usize,
-    /// Routed experts of a token.
+    /// Routed experts of a token: at most 32, 0 included.
     pub routes: usize,
-    /// At most 512.
+    /// At most 512, 0 included.
     pub experts: usize,
 }
 
@@ -97,9 +100,10 @@ impl ExpertLoad {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct BiasUpdateSpec {
-    /// At most 512.
+    /// At most 512, 0 included.
     pub experts: usize,
-    /// What is added or subtracted: 0.001 for most of DeepSeek-V3's training, 0 at its end.
+    /// What is added or subtracted: 0.001 for most of DeepSeek-V3's training, 0 at its end. Finite and not negative: the
+    /// load would run away.
     pub speed: f32,
 }
 
@@ -136,6 +140,7 @@ impl BiasUpdate {
     /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: BiasUpdateSpec) -> Result<Self> {
         check_limit("experts", spec.experts as u64, MAX_EXPERTS.into())?;
+        check_not_negative("speed", spec.speed)?;
         Ok(Self { device: device.clone(), kernel: BIAS_UPDATE.load(device)?, spec })
     }
 
@@ -168,11 +173,11 @@ pub struct SequenceBalanceLossSpec {
     pub sequences: usize,
     /// Tokens of a sequence; 0 gives a loss of 0.
     pub length: usize,
-    /// At most 512.
+    /// 1 to 512.
     pub experts: usize,
-    /// Routed experts of a token, at most 32.
+    /// Routed experts of a token: 1 to 32, and no more than there are.
     pub top_k: usize,
-    /// Factor of the loss: 0.0001 in DeepSeek-V3.
+    /// Factor of the loss: 0.0001 in DeepSeek-V3. Not negative, at most 65536; 0 makes it 0.
     pub alpha: f32,
 }
 
@@ -206,12 +211,17 @@ impl SequenceBalanceLoss {
     /// # Errors
     /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: SequenceBalanceLossSpec) -> Result<Self> {
-        let SequenceBalanceLossSpec { sequences, length, experts, top_k, .. } = spec;
+        let SequenceBalanceLossSpec { sequences, length, experts, top_k, alpha } = spec;
         check_limit("sequences", sequences as u64, MAX_GRID)?;
         check_limit("tokens of a sequence", length as u64, MAX_DIM)?;
         check_limit("tokens", (sequences as u64).saturating_mul(length as u64), MAX_DIM)?;
         check_limit("experts", experts as u64, MAX_EXPERTS.into())?;
-        check_limit("routed experts of a token", top_k as u64, MAX_GATE_ROUTES.into())?;
+        check_range("routed experts of a token", top_k, MAX_GATE_ROUTES.into())?;
+        check_limit("top_k, of the experts,", top_k as u64, experts as u64)?;
+        check_not_negative("alpha", alpha)?;
+        if alpha > 0.0 {
+            check_factor("alpha", alpha)?;
+        }
         Ok(Self { device: device.clone(), kernel: SEQUENCE_BALANCE_LOSS.load(device)?, spec })
     }
 

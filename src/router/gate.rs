@@ -8,6 +8,7 @@
 //!   outside the best groups are out.
 //! * Of equals, experts or groups, the lowest index wins. NaN and -Inf are never chosen. Where fewer than K experts are
 //!   left, the remaining ids are -1 and their weights 0.
+//! * Logits that are not finite, but for padding's, and a bias of NaN or +Inf are reported; one of -Inf leaves an expert out.
 //! * A token's weights are `s / (sum of its K scores + 1e-20) * route_scale`, summed in the order of the routes, or
 //!   `s * route_scale` without normalisation.
 
@@ -22,8 +23,8 @@ use crate::device::{Device, Stream};
 use crate::error::Error;
 use crate::error::Result;
 use crate::launch::{
-    Kernel, KernelParams, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_at_least_one, check_limit,
-    check_multiple, optional,
+    Kernel, KernelParams, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_factor, check_limit,
+    check_multiple, check_range, optional,
 };
 use crate::setters::setters;
 use crate::table::router::{self, GATE_BLOCK_K, GATE_SELECT_TOKENS, gate_logits};
@@ -58,13 +59,13 @@ pub struct GateSpec {
     pub tokens: usize,
     /// Length of a token's hidden state, a multiple of 32.
     pub hidden: usize,
-    /// Routed experts, at most 512.
+    /// Routed experts: 1 to 512.
     pub experts: usize,
-    /// Routed experts of a token. With the shared ones at most 32.
+    /// Routed experts of a token: 1 at least, and no more than the kept groups have. With the shared ones at most 32.
     pub top_k: usize,
     /// Groups of neighbouring experts, at most 32; they divide the experts evenly. 1: no groups.
     pub groups: usize,
-    /// Groups whose experts may be chosen.
+    /// Groups whose experts may be chosen: 1 at least.
     pub kept_groups: usize,
     /// Experts that every token has, as its last routes: ids from `experts` on, weight 1.
     pub shared: usize,
@@ -74,7 +75,7 @@ pub struct GateSpec {
     pub group_score: GroupScore,
     /// Whether the weights of a token are divided by the sum of its K scores.
     pub normalize: bool,
-    /// Factor of the weights.
+    /// Factor of the weights: positive, at most 65536. 0 would leave out what was chosen, a negative one turn it round.
     pub route_scale: f32,
 }
 
@@ -125,17 +126,15 @@ impl GateSpec {
         check_multiple("hidden", self.hidden, HIDDEN_MULTIPLE)?;
         check_limit("tokens", self.tokens as u64, MAX_DIM)?;
         check_limit("hidden", self.hidden as u64, MAX_DIM)?;
-        check_limit("experts", self.experts as u64, MAX_EXPERTS.into())?;
-        check_limit(
-            "groups",
-            self.groups as u64,
-            u64::from(MAX_GATE_GROUPS).min(self.experts.max(1) as u64),
-        )?;
-        check_at_least_one("groups", self.groups)?;
+        check_range("experts", self.experts, MAX_EXPERTS.into())?;
+        check_range("groups", self.groups, u64::from(MAX_GATE_GROUPS).min(self.experts as u64))?;
         check_multiple("experts", self.experts, self.groups)?;
-        check_limit("kept groups", self.kept_groups as u64, self.groups as u64)?;
-        check_limit("routed experts of a token", self.top_k as u64, MAX_GATE_ROUTES.into())?;
-        check_limit("experts of a token", self.routes() as u64, MAX_GATE_ROUTES.into())
+        check_range("kept groups", self.kept_groups, self.groups as u64)?;
+        check_range("routed experts of a token", self.top_k, MAX_GATE_ROUTES.into())?;
+        check_limit("experts of a token", self.routes() as u64, MAX_GATE_ROUTES.into())?;
+        let kept = self.experts / self.groups * self.kept_groups;
+        check_limit("top_k, of the experts of the kept groups,", self.top_k as u64, kept as u64)?;
+        check_factor("route_scale", self.route_scale)
     }
 
     /// Columns of ids and weights: `top_k + shared`.
@@ -201,7 +200,7 @@ pub struct GateSelectArgs<'a> {
 /// Where the choice goes, and what it depends on besides the logits.
 #[derive(Debug)]
 pub struct Routing<'a> {
-    /// `[experts]`: added to the scores for the choice only.
+    /// `[experts]`: added to the scores for the choice only. -Inf leaves an expert out.
     pub bias: Option<Vector<'a, f32>>,
     /// `[tokens]`; a token whose word is 0 is padding: its ids are -1, its weights 0, shared experts included.
     pub mask: Option<Vector<'a, u32>>,
@@ -256,7 +255,8 @@ impl Gate {
         tokens.div_ceil(block_tokens as usize) * experts.div_ceil(block_experts as usize) * self.spec.chunks()
     }
 
-    /// Enqueues `hidden . weight^T -> ids, weights`: two launches, the second of which sums the chunks.
+    /// Enqueues `hidden . weight^T -> ids, weights`: two launches, the second of which sums the chunks. [`Device::poll_error`]
+    /// tells of scores that are not finite.
     ///
     /// Order and captures: [`Stream`].
     ///

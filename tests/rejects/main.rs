@@ -40,6 +40,7 @@ mod gemm;
 mod mla;
 mod moe;
 mod quant;
+mod ranges;
 mod router;
 
 use deepseek_kernels::{Error, F8E4M3, bf16};

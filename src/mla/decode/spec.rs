@@ -4,8 +4,8 @@ use std::fmt;
 
 #[cfg(doc)]
 use crate::device::Device;
-use crate::error::{Error, Result};
-use crate::launch::{MAX_DIM, check_at_least_one, check_limit, check_multiple};
+use crate::error::Result;
+use crate::launch::{MAX_DIM, check_factor, check_limit, check_multiple, check_range};
 use crate::mla::cache::{KvFormat, LATENT, ROPE};
 use crate::setters::setters;
 use crate::table::mla::{MLA_BLOCK_KEYS, MLA_BLOCK_ROWS, MLA_INSTANCES, MlaInstance};
@@ -63,15 +63,15 @@ pub struct MlaDecodeSpec {
     pub format: KvFormat,
     /// Where the keys lie.
     pub paging: KvPaging,
-    /// What scores are multiplied with: positive and finite. There is no default, because the width of a key is not
+    /// What scores are multiplied with: positive, at most 65536. There is no default, because the width of a key is not
     /// what models divide by: DeepSeek-V3 has 0.1352337788608801.
     pub softmax_scale: f32,
     /// Query token t sees the first `length - (q_tokens - 1 - t)` keys only.
     pub causal: bool,
-    /// Keys per split: a multiple of 64. Part of the bits of a result. Long splits write fewer partial results; short ones
+    /// Keys per split: a multiple of 64, at least one. Part of the bits of a result. Long splits write fewer partial results; short ones
     /// let few sequences fill a GPU. [`fastest_split`](Self::fastest_split) weighs them.
     pub split_keys: usize,
-    /// Most keys of all sequences together, where that is less than `batch * capacity`: such as what the cache holds, if
+    /// Most keys of all sequences together, any number, where that is less than `batch * capacity`: such as what the cache holds, if
     /// sequences share no pages. Room for partial results is needed for so many only. Of a batch with more, the last
     /// sequences, those that with all before them have more, count as empty, and [`Device::poll_error`] tells of it.
     pub total_keys: Option<usize>,
@@ -130,6 +130,7 @@ impl MlaDecodeSpec {
     ///
     /// Splits are part of the bits of a result: choose once per deployment, not per step.
     pub fn fastest_split(&self, keys: usize, multiprocessors: u32) -> usize {
+        let keys = keys.min(MAX_DIM as usize / BLOCK_KEYS * BLOCK_KEYS);
         let whole = keys.max(1).next_multiple_of(BLOCK_KEYS);
         let halves = std::iter::successors(Some(whole.next_power_of_two() / 2), |split| Some(split / 2));
         let candidates = halves.take_while(|&split| split >= BLOCK_KEYS);
@@ -155,17 +156,19 @@ impl MlaDecodeSpec {
             KvFormat::Bf16 => 2.3,
             KvFormat::Fp8 => 3.6,
         };
-        let tiles = self.rows().div_ceil(BLOCK_ROWS).max(1);
+        let rows = self.q_tokens.saturating_mul(self.heads);
+        let tiles = rows.div_ceil(BLOCK_ROWS).max(1);
         let workers = (multiprocessors as usize / tiles).max(1);
         let splits = keys.div_ceil(split_keys).max(1);
-        let rounds = (self.batch * splits).div_ceil(workers) as f64;
+        let rounds = self.batch.saturating_mul(splits).div_ceil(workers) as f64;
         let blocks = split_keys.min(keys).div_ceil(BLOCK_KEYS) as f64;
         let attend = rounds * (START + block * blocks);
         if splits == 1 {
             return attend;
         }
         // Every part is written and read.
-        let bytes = (self.batch * self.rows() * splits * LATENT * 2 * size_of::<f32>()) as f64;
+        let parts = self.batch as f64 * rows as f64 * splits as f64;
+        let bytes = parts * (LATENT * 2 * size_of::<f32>()) as f64;
         attend + LAUNCH + PART * splits as f64 + bytes / BYTES_PER_MICROSECOND
     }
 
@@ -205,15 +208,13 @@ impl MlaDecodeSpec {
     }
 
     pub(super) fn check(&self) -> Result<()> {
-        check_range("q_tokens", self.q_tokens, MAX_Q_TOKENS)?;
-        check_range("heads", self.heads, MAX_HEADS)?;
+        check_range("q_tokens", self.q_tokens, MAX_Q_TOKENS as u64)?;
+        check_range("heads", self.heads, MAX_HEADS as u64)?;
         check_keys("split_keys", self.split_keys)?;
         if let KvPaging::Paged { page_size, .. } = self.paging {
             check_keys("page_size", page_size)?;
         }
-        if !(self.softmax_scale.is_finite() && self.softmax_scale > 0.0) {
-            return Err(Error::out_of_range("softmax_scale", "positive and finite", self.softmax_scale));
-        }
+        check_factor("softmax_scale", self.softmax_scale)?;
         let (pages, page_size) = self.pages();
         check_limit("rows of the cache", pages.saturating_mul(page_size) as u64, MAX_DIM)?;
         check_limit("keys of a sequence", self.capacity() as u64, MAX_DIM)?;
@@ -236,14 +237,9 @@ pub(super) fn instances(format: KvFormat) -> impl Iterator<Item = &'static MlaIn
     MLA_INSTANCES.iter().filter(move |instance| instance.fp8_cache == (format == KvFormat::Fp8))
 }
 
-/// Fails unless `1 <= got <= most`.
-fn check_range(what: &'static str, got: usize, most: usize) -> Result<()> {
-    check_at_least_one(what, got).and_then(|()| check_limit(what, got as u64, most as u64))
-}
-
-/// Fails unless there are whole blocks of keys, and one at least.
+/// Fails unless there are whole blocks of keys, one at least, and no more than a sequence can have.
 fn check_keys(what: &'static str, got: usize) -> Result<()> {
-    check_at_least_one(what, got).and_then(|()| check_multiple(what, got, BLOCK_KEYS))
+    check_range(what, got, MAX_DIM).and_then(|()| check_multiple(what, got, BLOCK_KEYS))
 }
 
 impl fmt::Display for SplitShape {

@@ -68,7 +68,7 @@ fn softmax_scales() {
         (f32::INFINITY, "inf"),
         (f32::NEG_INFINITY, "-inf"),
     ] {
-        let expected = format!("softmax_scale must be positive and finite, got {text}");
+        let expected = format!("softmax_scale must be positive and at most 65536, got {text}");
         assert_eq!(plan(with(SPEC, |spec| spec.softmax_scale = softmax_scale)), expected);
     }
 }

@@ -15,7 +15,8 @@ fn plans() {
     let merge =
         |tokens, heads| message(MergeStates::<bf16>::plan(&emulated(0), MergeStatesSpec::new(tokens, heads)));
     assert_eq!(merge(1 << 24, 128), "tokens * heads must be at most 2147483647, got 2147483648");
-    assert_eq!(merge(usize::MAX, 2), format!("tokens * heads must be at most 2147483647, got {}", u64::MAX));
+    assert_eq!(merge(usize::MAX, 2), format!("tokens must be at most 2147483647, got {}", u64::MAX));
+    assert_eq!(merge(0, 1 << 31), "heads must be at most 2147483647, got 2147483648");
 }
 
 fn merge() -> MergeStatesRun<bf16> {

@@ -20,12 +20,12 @@ fn plans() {
     let huge = with(MAP.spec, |spec| (spec.tokens, spec.top_k) = (1 << 30, 2));
     assert_eq!(plan(huge), "tokens * top_k must be at most 2147483647, got 2147483648");
     let endless = with(MAP.spec, |spec| spec.tokens = usize::MAX);
-    assert_eq!(plan(endless), format!("tokens * top_k must be at most 2147483647, got {}", u64::MAX));
+    assert_eq!(plan(endless), format!("tokens must be at most 2147483647, got {}", u64::MAX));
     let alignment = NonZeroU32::new(u32::MAX).expect("not 0");
     let padded = MAP.laid_out(ExpertLayout::Aligned { alignment }).spec;
     assert_eq!(plan(padded), "rows must be at most 2147483647, got 17179869180");
     let roomy = MAP.laid_out(ExpertLayout::Masked { max_rows: usize::MAX }).spec;
-    assert_eq!(plan(roomy), format!("rows must be at most 2147483647, got {}", u64::MAX));
+    assert_eq!(plan(roomy), format!("max_rows must be at most 2147483647, got {}", u64::MAX));
 }
 
 fn map() -> ExpertMapRun {

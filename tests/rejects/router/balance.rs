@@ -18,12 +18,19 @@ fn plans() {
     assert_eq!(load(1, 8, 513), "experts must be at most 512, got 513");
     let update = BiasUpdate::plan(&device, BiasUpdateSpec::new(513, 1e-3));
     assert_eq!(message(update), "experts must be at most 512, got 513");
+    let backwards = BiasUpdate::plan(&device, BiasUpdateSpec::new(8, -1e-3));
+    assert_eq!(message(backwards), "speed must be finite and not negative, got -0.001");
     let loss = |length, top_k| {
         let spec = SequenceBalanceLossSpec::new(2, length, 8, top_k, 1.0);
         message(SequenceBalanceLoss::plan(&device, spec))
     };
     assert_eq!(loss(1 << 30, 2), "tokens must be at most 2147483647, got 2147483648");
     assert_eq!(loss(3, 33), "routed experts of a token must be at most 32, got 33");
+    assert_eq!(loss(3, 0), "routed experts of a token must be at least 1, got 0");
+    assert_eq!(loss(3, 9), "top_k, of the experts, must be at most 8, got 9");
+    let spec = SequenceBalanceLossSpec::new(2, 3, 8, 2, f32::INFINITY);
+    let endless = message(SequenceBalanceLoss::plan(&device, spec));
+    assert_eq!(endless, "alpha must be finite and not negative, got inf");
 }
 
 mod load {

@@ -16,16 +16,24 @@ const GATE: GateSpec = GateSpec::new(4, 64, 8, 2).groups(4).kept_groups(2).share
 #[test]
 fn routers_that_cannot_be() {
     let device = emulated(0);
-    let cases: [(Change<GateSpec>, &str); 11] = [
+    let cases: [(Change<GateSpec>, &str); 19] = [
         (|spec| spec.hidden = 65, "hidden must be a multiple of 32, got 65"),
         (|spec| spec.tokens = 1 << 31, "tokens must be at most 2147483647, got 2147483648"),
         (|spec| spec.hidden = 1 << 31, "hidden must be at most 2147483647, got 2147483648"),
         (|spec| spec.experts = 520, "experts must be at most 512, got 520"),
         (|spec| (spec.experts, spec.groups) = (99, 33), "groups must be at most 32, got 33"),
-        (|spec| (spec.experts, spec.groups) = (0, 2), "groups must be at most 1, got 2"),
+        (|spec| (spec.experts, spec.groups) = (1, 2), "groups must be at most 1, got 2"),
+        (|spec| spec.experts = 0, "experts must be at least 1, got 0"),
         (|spec| spec.experts = 9, "experts must be a multiple of 4, got 9"),
         (|spec| spec.groups = 0, "groups must be at least 1, got 0"),
         (|spec| spec.kept_groups = 5, "kept groups must be at most 4, got 5"),
+        (|spec| spec.kept_groups = 0, "kept groups must be at least 1, got 0"),
+        (|spec| spec.top_k = 0, "routed experts of a token must be at least 1, got 0"),
+        (|spec| spec.top_k = 5, "top_k, of the experts of the kept groups, must be at most 4, got 5"),
+        (|spec| spec.route_scale = 0.0, "route_scale must be positive and at most 65536, got 0"),
+        (|spec| spec.route_scale = -2.5, "route_scale must be positive and at most 65536, got -2.5"),
+        (|spec| spec.route_scale = f32::NAN, "route_scale must be positive and at most 65536, got NaN"),
+        (|spec| spec.route_scale = 65537.0, "route_scale must be positive and at most 65536, got 65537"),
         (|spec| spec.top_k = 33, "routed experts of a token must be at most 32, got 33"),
         (|spec| (spec.top_k, spec.shared) = (30, 3), "experts of a token must be at most 32, got 33"),
     ];
