@@ -2,10 +2,11 @@
 //! tensor core, and not for the mistakes that it is there to find.
 use half::bf16;
 use oracles::ShapeError;
-use oracles::mla::{AttentionClass, AttentionInputs};
 use oracles::mla::{
-    ExpandedKv, FlashMlaBar, MlaSequence, MlaStep, dequantize_kv_fp8, gather_pages, mla_decode,
+    Approximations, ExpandedKv, FlashMlaBar, MlaSequence, MlaStep, dequantize_kv_fp8, gather_pages,
+    mla_decode, mla_decode_bits,
 };
+use oracles::mla::{AttentionClass, AttentionInputs};
 use oracles::tensor_core::fused_dot_bf16;
 use rayon::prelude::*;
 
@@ -105,7 +106,13 @@ fn attend(q: &[bf16], keys: &[bf16], sequence: &MlaSequence, fault: Fault) -> (V
     (o.iter().map(|o| bf16::from_f32(o / sum)).collect(), (max + sum.log2()) * base)
 }
 
-fn emulate(sequence: &MlaSequence, fault: Fault) -> (Vec<bf16>, Vec<f32>) {
+/// The bit model itself, on a machine whose `ex2` is as wrong as it may be; or what a kernel with a mistake gives.
+fn emulate(sequence: &MlaSequence, fault: Fault) -> Result<(Vec<bf16>, Vec<f32>), ShapeError> {
+    if fault == Fault::None {
+        let rows: Vec<usize> = (0..sequence.q_tokens * sequence.heads).collect();
+        let bits = mla_decode_bits(sequence, &rows, Approximations { ex2, lg2: f32::log2 })?;
+        return Ok((bits.out, bits.lse));
+    }
     let MlaSequence { q, keys, q_tokens, heads, causal, .. } = *sequence;
     let n = keys.len() / WIDTH;
     let row = |(index, q): (usize, &[bf16])| {
@@ -115,7 +122,7 @@ fn emulate(sequence: &MlaSequence, fault: Fault) -> (Vec<bf16>, Vec<f32>) {
     };
     let rows: Vec<_> = q.par_chunks(WIDTH).enumerate().map(row).collect();
     let (out, lse): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
-    (out.concat(), lse)
+    Ok((out.concat(), lse))
 }
 
 struct Problem {
@@ -142,7 +149,7 @@ impl Problem {
     fn worst(&self, fault: Fault) -> Result<(f64, f64), ShapeError> {
         let inputs = self.inputs();
         let sequence = self.sequence(&inputs);
-        let (out, lse) = emulate(&sequence, fault);
+        let (out, lse) = emulate(&sequence, fault)?;
         let bounded = mla_decode(&sequence)?;
         Ok((bounded.check_out(&out)?.worst, bounded.check_lse(&lse)?.worst))
     }
@@ -220,7 +227,7 @@ fn exact_classes_are_exact() -> Result<(), ShapeError> {
     for problem in problems() {
         let inputs = problem.inputs();
         let sequence = problem.sequence(&inputs);
-        let (out, _) = emulate(&sequence, Fault::None);
+        let (out, _) = emulate(&sequence, Fault::None)?;
         let expected = mla_decode(&sequence)?.out;
         for (row, (out, expected)) in out.chunks(LATENT).zip(expected.chunks(LATENT)).enumerate() {
             let hidden = if problem.causal { problem.q_tokens - 1 - row / problem.heads } else { 0 };
@@ -379,7 +386,7 @@ fn flash_mla_bars() -> Result<(), ShapeError> {
     };
     let inputs = problem.inputs();
     let sequence = problem.sequence(&inputs);
-    let (out, lse) = emulate(&sequence, Fault::None);
+    let (out, lse) = emulate(&sequence, Fault::None)?;
     let expected = mla_decode(&sequence)?;
     let out: Vec<f32> = out.iter().map(|x| x.to_f32()).collect();
     let (out, lse) =

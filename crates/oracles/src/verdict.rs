@@ -55,6 +55,13 @@ impl Verdict {
             self.first_bad.get_or_insert_with(mismatch);
         }
     }
+
+    /// The bits are to be the same; one NaN is as good as another.
+    pub(crate) fn add_bits(&mut self, (row, column): (usize, usize), expected: f32, got: f32) {
+        let same = got.to_bits() == expected.to_bits() || got.is_nan() && expected.is_nan();
+        let mismatch = || Mismatch { row, column, expected: expected.into(), got, bound: 0.0 };
+        self.add(if same { 0.0 } else { f64::INFINITY }, mismatch);
+    }
 }
 
 impl fmt::Display for Verdict {

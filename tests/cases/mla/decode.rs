@@ -362,7 +362,7 @@ proptest! {
         splits in 1_usize..3,
         fp8: bool,
         causal: bool,
-        class in 0_usize..6,
+        class in 0..AttentionClass::ALL.len(),
         seed: u32,
     ) {
         let seed = u64::from(seed);

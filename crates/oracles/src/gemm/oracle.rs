@@ -36,15 +36,7 @@ fn same_bits(expected: &[f32], sample: &Sample, got: &Elements) -> Verdict {
     let mut verdict = NOTHING;
     for (index, &expected) in expected.iter().enumerate() {
         let (row, column) = sample.at(index);
-        let got = got(row, column);
-        let same = got.to_bits() == expected.to_bits() || got.is_nan() && expected.is_nan();
-        verdict.add(if same { 0.0 } else { f64::INFINITY }, || Mismatch {
-            row,
-            column,
-            expected: expected.into(),
-            got,
-            bound: 0.0,
-        });
+        verdict.add_bits((row, column), expected, got(row, column));
     }
     verdict
 }

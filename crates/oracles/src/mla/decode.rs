@@ -8,17 +8,17 @@ use crate::verdict::{Verdict, within};
 use crate::{BLOCK, ShapeError, check_length, pow2};
 
 /// Elements of a key that are the latent, and with it the value.
-const LATENT: usize = 512;
+pub(super) const LATENT: usize = 512;
 /// Elements of a key that carry the position.
 const ROPE: usize = 64;
 /// Elements of a key and of a query.
-const KEY: usize = LATENT + ROPE;
+pub(super) const KEY: usize = LATENT + ROPE;
 /// Bytes of a key in an FP8 cache: codes, one FP32 scale per block of them, and the rope part in BF16.
 const FP8_ROW: usize = LATENT + LATENT / BLOCK * 4 + ROPE * 2;
 /// Keys between two updates of the running maximum.
-const KEY_BLOCK: usize = 64;
+pub(super) const KEY_BLOCK: usize = 64;
 /// Elements of one k step of BF16.
-const STEP: usize = 16;
+pub(super) const STEP: usize = 16;
 
 /// The queries of one sequence and all its keys.
 #[derive(Clone, Copy, Debug)]
@@ -70,13 +70,13 @@ impl MlaBounded {
 }
 
 impl MlaSequence<'_> {
-    fn check(&self) -> Result<(), ShapeError> {
+    pub(super) fn check(&self) -> Result<(), ShapeError> {
         check_length("q", self.q_tokens * self.heads * KEY, self.q.len())?;
         check_length("keys", self.keys.len() / KEY * KEY, self.keys.len())
     }
 
     /// Keys that a query token sees.
-    fn visible(&self, token: usize) -> usize {
+    pub(super) fn visible(&self, token: usize) -> usize {
         let n = self.keys.len() / KEY;
         if self.causal { (n + token + 1).saturating_sub(self.q_tokens) } else { n }
     }

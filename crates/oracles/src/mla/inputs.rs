@@ -17,6 +17,8 @@ pub enum AttentionClass {
     Peaked,
     /// All logits below -5e4, values positive: no stand-in for -inf may be larger.
     VeryNegative,
+    /// Values that are large and nearly cancel, a key of the second half with one of the first: the order of their sum shows.
+    Cancelling,
     /// Queries of zeros, values small integers. From a power of two of keys the mean comes out to the bit.
     Uniform,
     /// For each query another key counts alone, and its value comes out to the bit: order, and every border.
@@ -34,8 +36,15 @@ pub struct AttentionInputs {
 
 impl AttentionClass {
     /// Every class.
-    pub const ALL: [Self; 6] =
-        [Self::Normal, Self::Positive, Self::Peaked, Self::VeryNegative, Self::Uniform, Self::OneKey];
+    pub const ALL: [Self; 7] = [
+        Self::Normal,
+        Self::Positive,
+        Self::Peaked,
+        Self::VeryNegative,
+        Self::Cancelling,
+        Self::Uniform,
+        Self::OneKey,
+    ];
 
     /// Whether every correct kernel gives the nearest BF16 to every output of a query that sees `keys` keys.
     pub const fn is_exact(self, keys: usize) -> bool {
@@ -76,6 +85,22 @@ impl AttentionClass {
                     _ => 256.0,
                 };
                 (normal(Stream::A, queries, &q), normal(Stream::B, keys, &key))
+            }
+            Self::Cancelling => {
+                // The position alone scores, so that the keys of a pair have the same weight. One of three has no partner.
+                let rope = |x, column| if column < LATENT { 0.0 } else { x };
+                let mut keys = normal(Stream::B, keys, &|x, _| x);
+                let count = keys.len() / WIDTH;
+                let (first, second) = keys.split_at_mut(count / 2 * WIDTH);
+                let pairs = first.chunks_exact_mut(WIDTH).zip(second.chunks_exact_mut(WIDTH)).enumerate();
+                for (_, (key, partner)) in pairs.filter(|(index, _)| index % 3 != 0) {
+                    for value in &mut key[..LATENT] {
+                        *value = bf16::from_f32(value.to_f32() * 1_048_576.0);
+                    }
+                    partner.copy_from_slice(key);
+                    partner[..LATENT].iter_mut().for_each(|value| *value = -*value);
+                }
+                (normal(Stream::A, queries, &rope), keys)
             }
             Self::Uniform => {
                 let key =

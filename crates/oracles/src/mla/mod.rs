@@ -2,6 +2,7 @@
 
 mod absorb;
 mod decode;
+mod decode_bits;
 mod flash_mla;
 mod inputs;
 mod kv_append;
@@ -11,6 +12,7 @@ mod step;
 
 pub use absorb::{HeadProduct, Side};
 pub use decode::{MlaBounded, MlaSequence, dequantize_kv_fp8, gather_pages, mla_decode};
+pub use decode_bits::{Approximations, MlaBits, mla_decode_bits};
 pub use flash_mla::{FlashMlaBar, FlashMlaVerdict, calc_diff};
 pub use inputs::{AttentionClass, AttentionInputs};
 pub use kv_append::{Appended, kv_append_bf16, kv_append_fp8};

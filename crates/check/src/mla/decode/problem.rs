@@ -1,12 +1,14 @@
 //! The inputs of a step, and what the reference makes of them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::mla::{EmptyLse, KvPaging, MlaDecodeSpec};
 use deepseek_kernels::{DataFaults, bf16};
 use oracles::mla::{
-    AttentionClass, FlashMlaBar, MlaBounded, MlaSequence, dequantize_kv_fp8, gather_pages, mla_decode,
+    Approximations, AttentionClass, FlashMlaBar, MlaBounded, MlaSequence, dequantize_kv_fp8, gather_pages,
+    mla_decode, mla_decode_bits,
 };
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -25,6 +27,8 @@ pub const STALE_PAGE: i32 = 2_147_480_000;
 
 /// Pairs of a query and a key that are judged at most; of more, the first and the last sequence are, and three heads.
 const JUDGED: usize = 1 << 21;
+/// Pairs whose bits are: of more, rows drawn from all.
+const JUDGED_BITS: usize = 1 << 14;
 
 /// A step with its inputs.
 #[derive(Debug, Clone)]
@@ -168,11 +172,14 @@ impl MlaDecodeProblem {
     /// # Errors
     /// Of the shapes.
     pub fn reference(&self, sequence: usize, heads: &[usize]) -> Result<MlaBounded> {
-        let keys = self.keys(sequence)?;
-        let q = rows_of(&self.q, KEY, &self.rows(sequence, heads));
+        let (q, keys) = (rows_of(&self.q, KEY, &self.rows(sequence, heads)), self.keys(sequence)?);
+        Ok(mla_decode(&self.sequence(&q, &keys, heads.len()))?)
+    }
+
+    /// As the oracles take it.
+    fn sequence<'a>(&self, q: &'a [bf16], keys: &'a [bf16], heads: usize) -> MlaSequence<'a> {
         let MlaDecodeSpec { q_tokens, softmax_scale: scale, causal, split_keys, .. } = self.spec;
-        let heads = heads.len();
-        Ok(mla_decode(&MlaSequence { q: &q, keys: &keys, q_tokens, heads, scale, causal, split_keys })?)
+        MlaSequence { q, keys, q_tokens, heads, scale, causal, split_keys }
     }
 
     /// Rows of the step.
@@ -260,6 +267,57 @@ impl MlaDecodeProblem {
                 }
             }
             joined = Check::join(joined, checks);
+        }
+        Ok(joined)
+    }
+
+    /// Rows whose bits are judged, of each sequence: all, or some of a large step, drawn from all of them.
+    fn judged_bits(&self) -> Vec<(usize, Vec<usize>)> {
+        let (batch, rows) = (self.spec.batch, self.case.rows());
+        let mut all: Vec<usize> = (0..batch * rows).collect();
+        all.shuffle(&mut Xoshiro256PlusPlus::seed_from_u64(self.case.seed));
+        let mut pairs = 0;
+        let affordable = |row: &usize| {
+            // One at least. A row without keys takes time too.
+            let before = pairs;
+            pairs += self.read(row / rows) + 64;
+            before == 0 || pairs <= JUDGED_BITS
+        };
+        let few: BTreeSet<usize> = all.into_iter().take_while(affordable).collect();
+        let of =
+            |sequence| (sequence, few.range(sequence * rows..(sequence + 1) * rows).map(|row| row % rows));
+        let some = (0..batch).map(of).map(|(sequence, rows)| (sequence, rows.collect::<Vec<_>>()));
+        some.filter(|(_, rows)| !rows.is_empty()).collect()
+    }
+
+    /// The bits of a machine with these approximations, whatever the operands.
+    pub(super) fn judge_bits(
+        &self,
+        out: &[bf16],
+        lse: &[f32],
+        machine: Approximations,
+    ) -> Result<Vec<Check>> {
+        let rows = self.case.rows();
+        let judged = self.judged_bits();
+        let count: usize = judged.iter().map(|(_, some)| some.len()).sum();
+        let sample = (count < self.spec.batch * rows).then_some([count, LATENT]);
+        let mut joined: Vec<Check> = vec![];
+        for (sequence, some) in judged {
+            let (q, keys) = (&self.q[sequence * rows * KEY..][..rows * KEY], self.keys(sequence)?);
+            let bits = mla_decode_bits(&self.sequence(q, &keys, self.spec.heads), &some, machine)?;
+            let places: Vec<usize> = some.iter().map(|row| sequence * rows + row).collect();
+            let lse: Vec<f32> = places.iter().map(|&row| self.logarithm(lse[row])).collect();
+            let verdicts = [
+                ("bit model", bits.check_out(&rows_of(out, LATENT, &places))?),
+                ("bit model of lse", bits.check_lse(&lse)?),
+            ];
+            let checks = verdicts.map(|(oracle, verdict)| {
+                let failure = verdict
+                    .first_bad
+                    .map(|first| format!("sequence {sequence}, row {} of q: {verdict}", some[first.row]));
+                Check { failure, ..Check::of(oracle, &verdict, sample) }
+            });
+            joined = Check::join(joined, checks.into());
         }
         Ok(joined)
     }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use anyhow::Result;
 use deepseek_kernels::mla::{KvPaging, MlaAttendArgs, MlaDecode, MlaDecodeArgs, MlaScheduleArgs};
 use deepseek_kernels::{DataFaults, Device, Error, Stream, bf16};
+use oracles::mla::Approximations;
 
 use super::{Launches, MlaDecodeProblem};
 use crate::case::Prepared;
+use crate::devices::runs_emulated;
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, IndexOperand, Memory, Operand, Output};
 use crate::mla::cache::CacheOperand;
@@ -144,7 +146,12 @@ impl Prepared for MlaDecodeRun {
 
     fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
         let MlaDecodeOperands { tables, scratch, out, lse, .. } = &self.operands;
-        let mut checks = self.problem.judge(&out.values()?, &lse.values()?, scrutiny)?;
+        let (out_values, lse_values) = (out.values()?, lse.values()?);
+        let mut checks = self.problem.judge(&out_values, &lse_values, scrutiny)?;
+        // Of a GPU's approximations not every bit is known: there the bound alone holds.
+        if scrutiny == Scrutiny::Thorough && runs_emulated(&self.device) {
+            checks.extend(self.problem.judge_bits(&out_values, &lse_values, Approximations::ROUNDED)?);
+        }
         checks.push(out.written("out")?.and(lse.written("lse")?));
         checks.push(tables.guarded("tables")?.and(scratch.guarded("the scratch")?));
         if self.problem.case.alone && scrutiny == Scrutiny::Thorough {

@@ -49,7 +49,7 @@ fn a_wrong_element_fails_every_oracle_of_its_class() {
             assert_eq!(rejecting(&case, |_, _| ()), (3 * q_tokens * 4 * (LATENT + 1), vec![]), "{class}");
             let (_, wrong) = rejecting(&case, |out, _| out[LATENT + 5] += bf16::ONE);
             let oracles: Vec<_> = wrong.iter().map(|(oracle, _)| *oracle).collect();
-            assert_eq!(oracles, ["bound", name, "batch invariance"], "{class}");
+            assert_eq!(oracles, ["bound", name, "bit model", "batch invariance"], "{class}");
             assert!(wrong.iter().all(|(_, failure)| failure.starts_with("sequence 0")), "{wrong:?}");
             let (_, wrong) = rejecting(&case, |_, lse| *lse.last_mut().unwrap() += 0.1);
             assert!(wrong[0].0 == "bound of lse" && wrong[0].1.starts_with("sequence 2: "), "{wrong:?}");
