@@ -148,8 +148,42 @@ fn segments_that_are_none() {
     assert_eq!(ragged[1].experts(), [0..0, 0..50, 50..100]);
 }
 
+/// An end that falls back behind an earlier one gives nobody a row twice: for as many experts as there are, whichever it is
+/// among those that a lane reads, and however many follow it, up to several lanes' and all there are.
+#[test]
+fn segments_that_fall_back() {
+    for device in devices() {
+        for experts in [40, 512] {
+            let places = (0..=17).chain([30, 31, 32, 33, 255, 256, 335, 479, 494, 495, 496, 509, 510]);
+            for expert in places.filter(|expert| expert + 1 < experts) {
+                for fallen in [1, 2, 14, 15, 16, 17, 33, 150, 300].into_iter().chain([experts - expert - 2]) {
+                    if expert + fallen + 1 < experts {
+                        let assignment = Assignment::fallen_back(experts, expert, fallen);
+                        pass(&GroupedFp8GemmCase::new(assignment, (8, 128)), &device);
+                    }
+                }
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_segments(
+        start in -2..20_i32, ends in prop::collection::vec(-3..130_i32, 1..70), sorted in 0..70_usize,
+        seed in any::<u64>(),
+    ) {
+        // In order up to some expert, and from there on in none.
+        let mut values = [vec![start], ends].concat();
+        let sorted = sorted.min(values.len());
+        values[..sorted].sort_unstable();
+        let assignment = Assignment { segments: Segments::Ragged { rows: 100 }, values };
+        for device in seeded([seed]) {
+            pass_in(&GroupedFp8GemmCase::new(assignment.clone(), (16, 128)), &device, Memory::Poisoned(seed));
+        }
+    }
 
     #[test]
     fn any_routing(

@@ -209,6 +209,17 @@ fn segments_that_are_none() {
     }
 }
 
+/// Nobody has a row twice, though an end falls back behind an earlier one: within a lane's experts, and over some lanes.
+#[test]
+fn segments_that_fall_back() {
+    for device in devices() {
+        for (expert, fallen) in [(0, 1), (0, 38), (3, 5), (14, 1), (15, 1), (15, 20), (16, 22), (37, 1)] {
+            let assignment = Assignment::fallen_back(40, expert, fallen);
+            pass(&GateUpSwigluCase::new(assignment, (128, 128)), &device);
+        }
+    }
+}
+
 #[test]
 fn every_schedule_gives_the_same_bits() {
     for &instance in GATE_UP_INSTANCES {

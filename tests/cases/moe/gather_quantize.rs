@@ -40,6 +40,19 @@ fn routes_that_do_not_exist_are_zero() {
     }
 }
 
+/// Ragged rows are used up to the last end, whatever stands before it.
+#[test]
+fn the_last_end_alone_counts() {
+    let map = ExpertMapCase { routing: Routing::Uniform, ..ExpertMapCase::new((6, 2, 3)) };
+    for device in devices() {
+        for (last, ends) in [(7, [0, 12, 3]), (7, [9, -1, 12]), (0, [0, 5, 6]), (12, [3, i32::MAX, i32::MIN])] {
+            let mut problem = GatherQuantizeCase::new(map, 128).problem();
+            problem.batch.map.offsets = [&ends[..], &[last]].concat();
+            attempt(Arc::new(problem), &device, memory_of("ends")).expect("right");
+        }
+    }
+}
+
 #[test]
 fn nothing_to_do() {
     for device in devices() {

@@ -101,6 +101,20 @@ fn bad_segments_are_cut() {
     }
 }
 
+/// Ragged rows are used up to the last end, whatever stands before it.
+#[test]
+fn the_last_end_alone_counts() {
+    for device in devices() {
+        for (last, ends) in [(7, [0, 12, 3]), (7, [9, -1, 12]), (0, [0, 5, 6]), (12, [3, i32::MAX, i32::MIN])] {
+            let case = SwigluQuantizeCase::new(map((6, 2, 3), ExpertLayout::Ragged, Routing::AllToOne), 128);
+            let mut problem = case.problem();
+            problem.x.fill(bf16::ONE);
+            problem.batch.map.offsets = [&ends[..], &[last]].concat();
+            outputs(problem, &device);
+        }
+    }
+}
+
 /// A route that does not exist is padding; the judge knows that it is told of.
 #[test]
 fn routes_that_do_not_exist_are_zero() {

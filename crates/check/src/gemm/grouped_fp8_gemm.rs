@@ -39,6 +39,19 @@ impl Assignment {
         Self { segments: Segments::Ragged { rows: counts.iter().sum::<usize>() + spare }, values }
     }
 
+    /// Segments of which `expert`'s ends at row 9, and the next `fallen` end before it, or before row 0; then one expert has
+    /// the rest of 12 rows. No row is anybody's twice.
+    pub fn fallen_back(experts: usize, expert: usize, fallen: usize) -> Self {
+        let end = |e: usize| match e.checked_sub(expert) {
+            None => 2,
+            Some(0) => 9,
+            Some(behind) if behind <= fallen => 8 - (behind % 10) as i32,
+            Some(_) => 12,
+        };
+        let values = std::iter::once(0).chain((0..experts).map(end)).collect();
+        Self { segments: Segments::Ragged { rows: 13 }, values }
+    }
+
     /// Room for as many rows for each expert.
     pub fn masked(counts: &[usize], max_rows: usize) -> Self {
         let values = counts.iter().map(|&count| count as i32).collect();

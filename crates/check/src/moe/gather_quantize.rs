@@ -231,6 +231,8 @@ mod faults {
         one_row_beyond_a_segment: GATHER,
             "row < segment.row_end" => "row <= segment.row_end", ["of no expert was written", "sf["];
         columns_past_the_end: GATHER, "used && column < params.k" => "used", ["outside", "read-only load of q", "not ordered"];
+        rows_up_to_the_last_but_one_end: GATHER,
+            "row / used.max_rows : used.experts" => "row / used.max_rows : used.experts - 1", ["q[", "sf["];
         scales_of_the_wrong_layout: GATHER,
             "params.sf + g * params.sf_pitch + row" => "params.sf + row * blocks + g", ["sf[", "was written"];
     }

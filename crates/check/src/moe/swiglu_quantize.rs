@@ -307,6 +307,8 @@ mod faults {
         infinite_up_clamped: UP, "up > clamp && up <= kMax" => "up > clamp", ["q[", "sf["];
         negative_infinite_up_clamped: MINUS_UP, "up < -clamp && up >= -kMax" => "up < -clamp", ["q[", "sf["];
         sigmoid_of_the_wrong_sign: SWIGLU, "float swiglu ... exp_f32(-x)" => "exp_f32(x)", ["q[", "sf["];
+        rows_up_to_the_last_but_one_end: SWIGLU,
+            "row / used.max_rows : used.experts" => "row / used.max_rows : used.experts - 1", ["q[", "sf["];
         masked_rows_ignored: SWIGLU, "used.max_rows != 0" => "false", ["q[", "sf[", "was written", "outside"];
     }
 }

@@ -15,6 +15,15 @@ const PAIRS: Trial = Trial::Cases(|| {
     boxed([GroupedFp8GemmCase { instance, seed: 7, ..case }])
 });
 
+/// Ends that fall back behind an earlier one, which is first, last or between among a lane's, or some lanes away.
+const FALLEN_BACK: Trial = Trial::Cases(|| {
+    let places = [(3, 5), (15, 1), (14, 3), (16, 40), (0, 90), (33, 300), (100, 400), (5, 505)];
+    let assignments = places.map(|(expert, fallen)| Assignment::fallen_back(512, expert, fallen));
+    let late = Assignment { segments: Segments::Ragged { rows: 20 }, values: vec![9, 3, 12, 1, 20] };
+    let case = |assignment| GroupedFp8GemmCase::new(assignment, (8, 128));
+    boxed(assignments.into_iter().chain([late]).map(case))
+});
+
 /// Segments of any length, none included; then segments that are none.
 fn multiply_segments() -> Cases {
     // More experts than one lane of the scans handles.
@@ -67,6 +76,29 @@ faults! {
         ["was not written", "was written", "not ordered"];
     tiles_of_the_last_expert_only: GROUPED,
         "exclusive_scan(own" => "exclusive_scan(own / 2", ["was not written", "not ordered"];
+
+    // Ends that are in no order.
+    larger_end_forgotten_within_a_lane: FALLEN_BACK,
+        "furthest = value[i] > furthest ? value[i] : furthest;" => "furthest = value[i];",
+        ["elements are wrong", "was not written", "not ordered"];
+    first_of_a_lane_alone_is_the_furthest: FALLEN_BACK,
+        "furthest = value[i] > furthest ? value[i] : furthest;" => "furthest = i == 0 && value[i] > furthest ? value[i] : furthest;",
+        ["elements are wrong", "was not written", "not ordered"];
+    larger_end_forgotten_for_the_next_expert: FALLEN_BACK,
+        "before = value[i] > before ? value[i] : before;" => "before = value[i];",
+        ["elements are wrong", "was not written", "not ordered"];
+    larger_end_of_the_lane_before_alone: FALLEN_BACK,
+        "exclusive_scan(static_cast<uint32_t>(furthest), larger)"
+            => "exclusive_scan(static_cast<uint32_t>(furthest), [](uint32_t, uint32_t b) { return b; })",
+        ["elements are wrong", "was not written", "not ordered"];
+    larger_end_of_sixteen_lanes_before: FALLEN_BACK,
+        "distance < 32; distance *= 2" => "distance < 16; distance *= 2",
+        ["elements are wrong", "was not written", "not ordered"];
+    ends_before_the_start: FALLEN_BACK,
+        "before = start > before ? start : before;" => "",
+        "furthest = start > 0 ? start : 0" => "furthest = 0",
+        ["elements are wrong", "was written", "not ordered"];
+    ends_that_fall_back_unreported: FALLEN_BACK, "row_end != end" => "end > limit", ["got one of nothing"];
 
     segments_read_before_the_grids_ahead_have_ended: GROUPED,
         "void enter_segments ... enter_grid();" => "",
