@@ -1,6 +1,7 @@
 //! One instruction, one layout at a time, on every machine there is.
 
 mod convert;
+mod hardware_data;
 mod layout;
 mod mbarrier;
 mod product;
