@@ -28,7 +28,7 @@ fn by_blocks(shape: (usize, usize), rule: Rule) -> Quantize128x128Case {
 #[test]
 fn every_class_of_inputs() {
     for device in devices() {
-        for class in [QuantizerClass::Special, QuantizerClass::Ordinary, QuantizerClass::Weights] {
+        for class in [QuantizerClass::Special, QuantizerClass::Ordinary, QuantizerClass::Borders, QuantizerClass::Weights] {
             for rule in Rule::ALL {
                 for case in by_rows((300, 384), rule) {
                     pass(&Quantize1x128Case { class, ..case }, &device);

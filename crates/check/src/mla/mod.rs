@@ -177,7 +177,15 @@ pub fn traced() -> Vec<Launch> {
 
 /// Faults in its kernels.
 pub fn faults() -> Vec<Fault> {
-    [absorb::FAULTS, decode::FAULTS, kv_append::FAULTS, merge_states::FAULTS, rope::FAULTS].concat()
+    [
+        absorb::FAULTS,
+        decode::FAULTS,
+        decode::ORDER_FAULTS,
+        kv_append::FAULTS,
+        merge_states::FAULTS,
+        rope::FAULTS,
+    ]
+    .concat()
 }
 
 #[cfg(test)]

@@ -275,8 +275,10 @@ mod faults {
             table: vec![std::f32::consts::FRAC_1_SQRT_2; ROPE],
             ..drawn(RopeCase::new(1, 3, 1))
         };
+        let mut other_sum = cancelling.clone();
+        other_sum.x.iter_mut().skip(1).step_by(2).for_each(|x| *x = -*x);
         let changed = |problem: RopeProblem| -> Changed { (Box::new(problem.case), Arc::new(problem)) };
-        [good, strange, cancelling].map(changed).into()
+        [good, strange, cancelling, other_sum].map(changed).into()
     }
 
     faults! {
@@ -287,6 +289,9 @@ mod faults {
         cos_and_sin_exchanged: ROTATE,
             "uint32_t cos_bits, uint32_t sin_bits" => "uint32_t sin_bits, uint32_t cos_bits", ["out["];
         fused: ROTATE, "x * cos - y * sin" => "ptx::fma_rn(x, cos, -(y * sin))", ["out["];
+        second_fused_onto_y: ROTATE, "x * sin + y * cos" => "ptx::fma_rn(x, sin, y * cos)", ["out["];
+        second_fused_onto_x: ROTATE, "x * sin + y * cos" => "ptx::fma_rn(y, cos, x * sin)", ["out["];
+        fused_onto_x: ROTATE, "x * cos - y * sin" => "ptx::fma_rn(-y, sin, x * cos)", ["out["];
         halves_as_pairs: ROTATE,
             "rotate(x.y, a.z, a.w), rotate(x.z, b.x, b.y)" => "rotate(x.z, a.z, a.w), rotate(x.y, b.x, b.y)", ["out["];
         angles_of_the_next_position: ROTATE,

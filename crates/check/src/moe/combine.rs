@@ -29,7 +29,8 @@ pub struct CombineCase {
     pub shared: bool,
     /// Whether a residual is added.
     pub residual: bool,
-    /// Whether routes take back what others add, and rounding errors are left: the order of routes and each fma show.
+    /// Whether routes, or the shared experts and the residual, take back what others add, and rounding errors are left: the
+    /// order of all of them and each fma show.
     pub cancelling: bool,
     /// Whether the first route has a row that does not exist.
     pub astray: bool,
@@ -68,9 +69,12 @@ impl CombineCase {
         repeated(&drawn, self.hidden, rows)
     }
 
-    /// Rows that add up to next to nothing, by the route of each.
+    /// Rows that add up to next to nothing, by the route of each; or, where shared experts and a residual do so, small ones.
     fn cancelling(&self, row_route: &[i32]) -> Vec<bf16> {
-        let of_route = |k: usize| [1.0, 3e8, -3e8].get(k).copied().unwrap_or(0.5);
+        let of_route = |k: usize| match self.shared {
+            true => 3.0,
+            false => [1.0, 3e8, -3e8].get(k).copied().unwrap_or(0.5),
+        };
         let value = |route: i32| of_route(route.max(0) as usize % self.map.spec.top_k);
         let row = |&route: &i32| vec![bf16::from_f32(value(route)); self.hidden];
         row_route.iter().flat_map(row).collect()
@@ -90,13 +94,21 @@ impl CombineCase {
             true => 1.234_567_8,
             false => 0.01 + (i as f32 * 0.917).sin().abs() * 2.5,
         };
+        // 2^28: powers of two lie closer together below than above.
+        let addend = |which| match self.cancelling {
+            true => vec![
+                bf16::from_f32(if which == 1 { 268_435_456.0 } else { -268_435_456.0 });
+                tokens * self.hidden
+            ],
+            false => self.values(tokens, seed + which),
+        };
         CombineProblem {
             case: self,
             y: if self.cancelling { self.cancelling(&row_route) } else { self.values(rows, seed) },
             route_row,
             weights: self.weighted.then(|| (0..tokens * top_k).map(weight).collect()),
-            shared: self.shared.then(|| self.values(tokens, seed + 1)),
-            residual: self.residual.then(|| self.values(tokens, seed + 2)),
+            shared: self.shared.then(|| addend(1)),
+            residual: self.residual.then(|| addend(2)),
         }
     }
 }
@@ -291,14 +303,16 @@ mod faults {
 
     const COMBINE: Trial = Trial::Cases(combine);
 
-    /// All that may be added; then a row that does not exist; then sums that the order of routes and each fma decide.
+    /// All that may be added; then a row that does not exist; then sums that the order of routes and of what else is added, and
+    /// each fma, decide.
     fn combine() -> Cases {
         let map = ExpertMapCase { routing: Routing::Strangers, seed: 4, ..ExpertMapCase::new((21, 6, 9)) };
         let case = CombineCase::new(map, 72);
         let routed = ExpertMapCase { routing: Routing::Uniform, ..map };
         let cancelling =
             CombineCase { map: routed, shared: false, residual: false, cancelling: true, ..case };
-        boxed([case, CombineCase { astray: true, ..case }, cancelling])
+        let addends = CombineCase { shared: true, residual: true, ..cancelling };
+        boxed([case, CombineCase { astray: true, ..case }, cancelling, addends])
     }
 
     faults! {
@@ -319,8 +333,26 @@ mod faults {
         routes_after_the_fourth_lost: COMBINE, "k0 < params.top_k" => "k0 < 1", ["out["];
         routes_beyond_the_last: COMBINE,
             "k0 + i < params.top_k ?" => "", "row0 + k0 + i) : kDropped" => "row0 + k0 + i)", ["out[", "outside"];
-        residual_before_shared: COMBINE,
-            "params.shared + token * params.shared_pitch" => "params.residual + token * params.residual_pitch", ["out["];
+        residual_instead_of_the_shared: COMBINE,
+            "params.shared + token * params.shared_pitch" => "params.residual + token * params.residual_pitch",
+            ["out["];
+        shared_before_the_routes: COMBINE,
+            "Piece sum = {}; add_routes(params, token, column, sum);" => "Piece sum = {};",
+            "if (params.residual != nullptr)"
+                => "add_routes(params, token, column, sum); if (params.residual != nullptr)",
+            ["out["];
+        residual_before_the_shared: COMBINE,
+            "if (params.shared != nullptr) {"
+                => "if (params.residual != nullptr) add_piece(sum, 1.0f, ptx::ldg_v4_u32(params.residual + token * params.residual_pitch + column)); if (params.shared != nullptr) {",
+            "} if (params.residual != nullptr) {" => "} if (false) {",
+            ["out["];
+        residual_added_to_the_shared: COMBINE,
+            "if (params.shared != nullptr) {" => "Piece addends = {}; if (params.shared != nullptr) {",
+            "sum, 1.0f, ptx::ldg_v4_u32(params.shared" => "addends, 1.0f, ptx::ldg_v4_u32(params.shared",
+            "sum, 1.0f, ptx::ldg_v4_u32(params.residual" => "addends, 1.0f, ptx::ldg_v4_u32(params.residual",
+            "store_bf16_piece(params.out"
+                => "for (uint32_t i = 0; i < kPieceElements; ++i) sum.x[i] += addends.x[i]; store_bf16_piece(params.out",
+            ["out["];
         columns_exchanged_in_a_pair: COMBINE,
             "ptx::cvt_bf16x2(x[1], x[0])" => "ptx::cvt_bf16x2(x[0], x[1])", ["out["];
         two_roundings: COMBINE,

@@ -24,8 +24,8 @@ use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, Operand, Output};
 use crate::quant::{QuantizerClass, Rule};
 
-/// Rows of routed tokens: of three, one shows what a quantiser does, and two have gates on both sides of 0, where silu
-/// bends. Rows of no route hold NaN.
+/// Rows of routed tokens: of three, one shows what a quantiser does, one has gates on both sides of 0, where silu bends, and
+/// one has negative gates alone, of which every bit of the exponential counts. Rows of no route hold NaN.
 #[derive(Debug, Clone, Copy)]
 pub struct SwigluQuantizeCase {
     pub map: ExpertMapCase,
@@ -61,6 +61,11 @@ impl SwigluQuantizeCase {
         let bend = |row: usize, i: usize| bf16::from_f32((i as f32 * 0.37 + row as f32).sin() * 9.0);
         for (row, x) in x.chunks_exact_mut(columns.max(1)).enumerate().filter(|(row, _)| row % 3 != 0) {
             x.iter_mut().enumerate().for_each(|(i, x)| *x = bend(row, i));
+            if row % 3 == 2 {
+                x[..self.intermediate]
+                    .iter_mut()
+                    .for_each(|gate| *gate = bf16::from_f32(-gate.to_f32().abs()));
+            }
         }
         let mut x = repeated(&x, columns, rows);
         let lines = x.chunks_exact_mut(columns.max(1)).enumerate();
@@ -286,7 +291,9 @@ mod faults {
             let case = SwigluQuantizeCase::new(map, 256);
             SwigluQuantizeCase { clamp: Some(6.0), weighted: true, rule: Rule::FP32, ..case }
         };
-        boxed(LAYOUTS.map(case))
+        // Without a clamp the largest h of a block has all its bits, and so have scales in FP32.
+        let plain = |layout| SwigluQuantizeCase { clamp: None, ..case(layout) };
+        boxed(LAYOUTS.map(case).into_iter().chain([plain(LAYOUTS[0])]))
     }
 
     faults! {
@@ -309,6 +316,18 @@ mod faults {
         sigmoid_of_the_wrong_sign: SWIGLU, "float swiglu ... exp_f32(-x)" => "exp_f32(x)", ["q[", "sf["];
         rows_up_to_the_last_but_one_end: SWIGLU,
             "row / used.max_rows : used.experts" => "row / used.max_rows : used.experts - 1", ["q[", "sf["];
+        up_before_the_quotient: SWIGLU, "x / (1.0f + exp_f32(-x)) * y" => "x * y / (1.0f + exp_f32(-x))", ["sf["];
+        gate_times_the_sigmoid: SWIGLU,
+            "x / (1.0f + exp_f32(-x)) * y" => "x * (1.0f / (1.0f + exp_f32(-x))) * y", ["sf["];
+        weight_in_up: SWIGLU,
+            "swiglu(gate.x[i], up.x[i], params.clamp) * weight" => "swiglu(gate.x[i], up.x[i] * weight, params.clamp)",
+            ["sf["];
+        h_rounded_to_bf16: SWIGLU,
+            "h.x[i] = swiglu(gate.x[i], up.x[i], params.clamp) * weight"
+                => "h.x[i] = ptx::bf16_lo_f32(ptx::cvt_bf16x2(0.0f, swiglu(gate.x[i], up.x[i], params.clamp) * weight))",
+            ["sf["];
+        exponential_of_the_hardware: SWIGLU,
+            "x / (1.0f + exp_f32(-x)) * y" => "x / (1.0f + ptx::ex2_approx(-x * 1.442695041f)) * y", ["sf["];
         masked_rows_ignored: SWIGLU, "used.max_rows != 0" => "false", ["q[", "sf[", "was written", "outside"];
     }
 }

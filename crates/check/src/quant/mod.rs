@@ -32,6 +32,8 @@ pub enum QuantizerClass {
     Special,
     /// Each row has an amax of its own, so that formulas of a scale that differ in few codes do differ.
     Ordinary,
+    /// Values on the border between two codes, for one formula of the scale and not for another.
+    Borders,
     /// Normal weights of a layer.
     Weights,
 }
@@ -41,6 +43,7 @@ impl QuantizerClass {
         match self {
             Self::Special => "special",
             Self::Ordinary => "ordinary",
+            Self::Borders => "borders",
             Self::Weights => "weights",
         }
     }
@@ -51,6 +54,7 @@ impl QuantizerClass {
         let x = match self {
             Self::Special => quantizer_rows(drawn, k, seed),
             Self::Ordinary => (0..drawn * k).map(|i| ordinary(i / k, i % k)).collect(),
+            Self::Borders => (0..drawn * k).map(|i| border(i / k, i % k)).collect(),
             Self::Weights => weights(drawn, k, seed),
         };
         if few { repeated(&x, k, rows) } else { x }
@@ -62,6 +66,16 @@ const DRAWN: usize = 256;
 
 fn ordinary(row: usize, column: usize) -> bf16 {
     bf16::from_f32((column as f32 * 0.37).sin() * (row as f32 + 0.7))
+}
+
+/// An amax, and a BF16 whose code is one with `448 / amax` and its neighbour with `1 / (amax / 448)`. There are no others, but
+/// for powers of two.
+const BORDERS: [(f32, f32); 3] = [(1.078_125, 0.808_593_75), (1.187_5, 0.890_625), (1.296_875, 0.972_656_25)];
+
+/// Each block has one such pair, whether it is 128 columns of a row or of 128 rows.
+fn border(row: usize, column: usize) -> bf16 {
+    let (amax, value) = BORDERS[(row / 128 + column / 128) % BORDERS.len()];
+    bf16::from_f32(if row % 128 == column % 128 { amax } else { value })
 }
 
 /// What a quantiser has to report of its input.

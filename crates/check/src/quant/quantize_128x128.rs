@@ -180,8 +180,8 @@ mod faults {
 
     const BLOCKS: Trial = Trial::Cases(|| boxed(CLASSES.map(blocks)));
 
-    /// The formulas of a scale differ in few codes only: rows that have an amax of their own show them.
-    const CLASSES: [QuantizerClass; 2] = [QuantizerClass::Special, QuantizerClass::Ordinary];
+    /// The formulas of a scale differ in few codes only.
+    const CLASSES: [QuantizerClass; 2] = [QuantizerClass::Special, QuantizerClass::Borders];
 
     fn blocks(class: QuantizerClass) -> Quantize128x128Case {
         let rule = Rule::FP32;
@@ -192,6 +192,11 @@ mod faults {
         rows_past_the_end: BLOCKS, "ldg_v4_u32_if(row < rows" => "ldg_v4_u32_if(true", ["outside", "scales: ", "read-only load of q"];
         columns_past_the_end: BLOCKS, "column < params.k ? params.n : 0" => "params.n", ["outside", "scales: ", "not ordered"];
         no_barrier_before_amax_is_shared: BLOCKS, "ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
+        multiplier_of_the_wrong_formula: BLOCKS,
+            "? kE4m3Max / floored : 1.0f / scale" => "? 1.0f / scale : kE4m3Max / floored", ["codes: "];
+        amax_of_the_last_rows: BLOCKS,
+            "amax = max_of(amax, finite_amax(bf16_piece(x[i]).x));" => "amax = finite_amax(bf16_piece(x[i]).x);",
+            ["scales: "];
         amax_of_one_warp: BLOCKS,
             "value = op(value, ptx::lds_f32(smem + warp * sizeof(float)))" => "", ["scales: "];
     }

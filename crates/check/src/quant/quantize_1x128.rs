@@ -246,8 +246,8 @@ mod faults {
 
     const ROWS: Trial = Trial::Cases(|| boxed(CLASSES.into_iter().flat_map(rows)));
 
-    /// The formulas of a scale differ in few codes only: rows that have an amax of their own show them.
-    const CLASSES: [QuantizerClass; 2] = [QuantizerClass::Special, QuantizerClass::Ordinary];
+    /// The formulas of a scale differ in few codes only.
+    const CLASSES: [QuantizerClass; 2] = [QuantizerClass::Special, QuantizerClass::Borders];
 
     fn rows(class: QuantizerClass) -> impl Iterator<Item = Quantize1x128Case> {
         let case = Quantize1x128Case {
@@ -279,6 +279,11 @@ mod faults {
         an_infinity_corrected: ROWS, "magnitude_bits(product) - 1 < kInfinityBits - 1" => "product != 0.0f", ["codes: "];
         a_scale_that_is_no_reciprocal: ROWS, "return {1.0f / factor, factor, false};" => "return {amax / kE4m3Max, factor, false};", ["scales: "];
         a_factor_of_zeros: ROWS, "if (amax == 0.0f) return {1.0f, 1.0f, false};" => "", ["scales: "];
+        scale_by_the_inverse_of_448: ROWS,
+            "const float scale = floored / kE4m3Max;" => "const float scale = floored * (1.0f / kE4m3Max);",
+            ["scales: "];
+        multiplier_of_fp32_for_a_power_of_two: ROWS,
+            "return {power, 1.0f / power, false};" => "return {power, kE4m3Max / floored, false};", ["codes: "];
         power_of_two_rounded_down: ROWS, "+ 0x007fffffu" => "", ["scales: "];
         multiplier_of_the_wrong_formula: ROWS, "? kE4m3Max / floored : 1.0f / scale" => "? 1.0f / scale : kE4m3Max / floored", ["codes: "];
         codes_exchanged_in_a_pair: ROWS,

@@ -325,13 +325,24 @@ mod faults {
     use crate::case::boxed;
     use crate::planted::{Trial, faults};
     use crate::quant::Rule;
+    use deepseek_kernels::bf16;
     use deepseek_kernels::quant::NormRounding;
+    use std::sync::Arc;
 
     /// More pieces than a CTA has threads, and codes whose last block ends within a warp.
     const NORM: Trial = Trial::Cases(|| {
         let case = RmsNormCase { eps: 0.25, ..RmsNormCase::new((3, 2176)) };
         let fp8 = RmsNormCase { output: NormOutput::Fp8(Rule::POWER_OF_TWO), residual: false, ..case };
         boxed([case, RmsNormCase { rounding: NormRounding::EachStep, ..case }, fp8])
+    });
+    /// Scales in FP32, which have every bit of what they are the largest of, and elements of many magnitudes.
+    const ORDER: Trial = Trial::Changed(|| {
+        let output = NormOutput::Fp8(Rule::FP32);
+        let case = RmsNormCase { eps: 0.25, output, residual: false, ..RmsNormCase::new((24, 7168)) };
+        let mut problem = case.problem();
+        let value = |i: usize| (i as f32 * 1.37).sin() * ((i as f32 * 0.77).cos() * 6.0 - 4.0).exp2();
+        problem.x.iter_mut().enumerate().for_each(|(i, x)| *x = bf16::from_f32(value(i)));
+        vec![(Box::new(case), Arc::new(problem))]
     });
 
     faults! {
@@ -350,6 +361,35 @@ mod faults {
         one_rounding_for_both: NORM, "params.rounding == NORM_ROUND_EACH_STEP" => "false", ["bits: out["];
         pieces_past_the_row_are_stored: NORM,
             "column(i) < params.hidden;" => "true;", ["outside", "not ordered", "around"];
+        lanes_added_nearest_first: ORDER,
+            "mask = Lanes / 2; mask > 0; mask /= 2" => "mask = 1; mask < Lanes; mask *= 2", ["scales: "];
+        warps_added_descending: ORDER,
+            "value = ptx::lds_f32(smem);" => "value = ptx::lds_f32(smem + (Threads / 32 - 1) * sizeof(float));",
+            "ptx::lds_f32(smem + warp * sizeof(float))"
+                => "ptx::lds_f32(smem + (Threads / 32 - 1 - warp) * sizeof(float))",
+            ["scales: "];
+        elements_of_a_piece_descending: ORDER,
+            "squares = ptx::fma_rn(h[i].x[e], h[i].x[e], squares)"
+                => "squares = ptx::fma_rn(h[i].x[7 - e], h[i].x[7 - e], squares)",
+            ["scales: "];
+        pieces_summed_apart: ORDER,
+            "h[i] = load_h(params, row, column(i));" => "h[i] = load_h(params, row, column(i)); float own = 0.0f;",
+            "squares = ptx::fma_rn(h[i].x[e], h[i].x[e], squares);"
+                => "{ own = ptx::fma_rn(h[i].x[e], h[i].x[e], own); if (e + 1 == kPieceElements) squares += own; }",
+            ["scales: "];
+        root_of_the_inverse: ORDER,
+            "1.0f / ptx::sqrt_rn(mean + params.eps)" => "ptx::sqrt_rn(1.0f / (mean + params.eps))", ["scales: "];
+        weight_times_scale_first: ORDER,
+            "y.x[i] = h.x[i] * scale;" => "y.x[i] = each_step ? h.x[i] * scale : h.x[i] * (scale * weight.x[i]);",
+            "y.x[i] = y.x[i] * weight.x[i];" => "if (each_step) y.x[i] = y.x[i] * weight.x[i];",
+            ["scales: "];
+        mean_by_the_inverse_of_the_width: ORDER,
+            "squares / static_cast<float>(params.hidden)" => "squares * (1.0f / static_cast<float>(params.hidden))",
+            ["scales: "];
+        eps_added_to_the_sum: ORDER,
+            "squares / static_cast<float>(params.hidden)"
+                => "(squares + params.eps * params.hidden) / static_cast<float>(params.hidden) - params.eps",
+            ["scales: "];
         scales_of_the_first_block: NORM,
             "column / kQuantizeBlock * params.sf_pitch" => "0", ["scales: ", "not ordered"];
     }

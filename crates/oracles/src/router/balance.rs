@@ -1,3 +1,4 @@
+use super::gate::sum_of_warp;
 use crate::{ShapeError, check_length};
 
 /// Adds to `counts` `[experts]` how often `ids` name each expert; returns whether an id was neither -1 nor an expert.
@@ -46,12 +47,9 @@ pub fn sequence_balance_loss(
 ) -> Result<(f64, f64), ShapeError> {
     let tokens = scores.len() / experts.max(1);
     check_length("scores", tokens * experts, scores.len())?;
-    let mut counts = vec![0_u64; experts];
+    let counts = choices(scores, experts, top_k);
     let mut shares = vec![0.0; experts];
     for row in scores.chunks(experts.max(1)) {
-        let mut order: Vec<usize> = (0..experts).collect();
-        order.sort_by(|&i, &j| row[j].total_cmp(&row[i]).then(i.cmp(&j)));
-        order.iter().take(top_k).for_each(|&i| counts[i] += 1);
         let sum: f64 = row.iter().map(|&s| f64::from(s)).sum();
         shares.iter_mut().zip(row).for_each(|(share, &s)| *share += f64::from(s) / sum);
     }
@@ -62,4 +60,45 @@ pub fn sequence_balance_loss(
     let sum_over_experts = experts.div_ceil(32) + 5;
     let roundings = sum_over_experts + 1 + tokens.div_ceil(chains) + chains + 3 + 2 + sum_over_experts + 1;
     Ok((loss, roundings as f64 / (1 << 24) as f64 * 1.01 * loss))
+}
+
+/// `alpha` times the same in FP32, operation by operation as the kernel computes it, which adds the tokens in `chains`
+/// chains.
+pub fn sequence_balance_loss_bits(
+    scores: &[f32],
+    (experts, top_k): (usize, usize),
+    chains: usize,
+    alpha: f32,
+) -> Result<f32, ShapeError> {
+    let tokens = scores.len() / experts.max(1);
+    check_length("scores", tokens * experts, scores.len())?;
+    if tokens * top_k == 0 {
+        return Ok(0.0);
+    }
+    let rows: Vec<&[f32]> = scores.chunks_exact(experts).collect();
+    let sums: Vec<f32> = rows.iter().map(|row| sum_of_warp(row)).collect();
+    let share = |expert: usize| {
+        let chain = |first: usize| {
+            let tokens = (first..tokens).step_by(chains);
+            tokens.fold(0.0_f32, |share, t| share + rows[t][expert] / sums[t])
+        };
+        (0..chains).map(chain).fold(0.0, |share: f32, chain| share + chain)
+    };
+    let term = |(expert, count): (usize, u64)| {
+        let f = (count * experts as u64) as f32 / (top_k * tokens) as f32;
+        f * (share(expert) / tokens as f32)
+    };
+    let terms: Vec<f32> = choices(scores, experts, top_k).into_iter().enumerate().map(term).collect();
+    Ok(alpha * sum_of_warp(&terms))
+}
+
+/// How many tokens would choose each expert: those of the K best scores; of equals, the lowest index.
+fn choices(scores: &[f32], experts: usize, top_k: usize) -> Vec<u64> {
+    let mut counts = vec![0; experts];
+    for row in scores.chunks(experts.max(1)) {
+        let mut order: Vec<usize> = (0..experts).collect();
+        order.sort_by(|&i, &j| row[j].total_cmp(&row[i]).then(i.cmp(&j)));
+        order.iter().take(top_k).for_each(|&i| counts[i] += 1);
+    }
+    counts
 }

@@ -144,15 +144,14 @@ fn scores(model: &GateModel, logits: &[f32]) -> Vec<f32> {
     let largest = logits.iter().copied().filter(|x| !x.is_nan()).fold(f32::NEG_INFINITY, f32::max);
     let share = |&x: &f32| if x == largest { 1.0 } else { exp_f32(x - largest) };
     let shares: Vec<f32> = logits.iter().map(share).collect();
-    let sum = sum_of_warp(&shares);
+    let numbers: Vec<f32> = shares.iter().map(|&share| if share.is_nan() { 0.0 } else { share }).collect();
+    let sum = sum_of_warp(&numbers);
     shares.iter().map(|share| share / sum).collect()
 }
 
-/// The numbers among `values`, in the order of a warp: lane l adds every 32nd from l on, then lanes add pairwise, those
-/// 16 apart first.
-fn sum_of_warp(values: &[f32]) -> f32 {
-    let lane =
-        |l: usize| values.iter().skip(l).step_by(32).filter(|x| !x.is_nan()).fold(0.0, |sum: f32, x| sum + x);
+/// In the order of a warp: lane l adds every 32nd value from l on, then lanes add pairwise, those 16 apart first.
+pub(super) fn sum_of_warp(values: &[f32]) -> f32 {
+    let lane = |l: usize| values.iter().skip(l).step_by(32).fold(0.0, |sum: f32, x| sum + x);
     let mut lanes: Vec<f32> = (0..32).map(lane).collect();
     while lanes.len() > 1 {
         let upper = lanes.split_off(lanes.len() / 2);

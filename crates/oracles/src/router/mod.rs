@@ -3,7 +3,7 @@
 mod balance;
 mod gate;
 
-pub use balance::{bias_update, expert_load, max_vio, sequence_balance_loss};
+pub use balance::{bias_update, expert_load, max_vio, sequence_balance_loss, sequence_balance_loss_bits};
 pub use gate::{
     GateModel, GateOptions, Routed, gate_logits, gate_logits_bound, gate_select, gate_weights_bound,
 };

@@ -3,7 +3,8 @@
 use crate::case::{Cases, boxed};
 use crate::gemm::fp8_gemm::Fp8GemmCase;
 use crate::planted::{Trial, faults};
-use deepseek_kernels::table::gemm::GEMM_INSTANCES;
+use deepseek_kernels::table::gemm::{GEMM_INSTANCES, OutputType};
+use oracles::gemm::GemmClass;
 
 const ONE: Trial = Trial::Cases(|| multiply((128, 1), false));
 /// A cluster of two CTAs.
@@ -19,6 +20,14 @@ const ACCUMULATE: Trial = Trial::Cases(|| multiply((128, 1), true));
 const FEW: Trial = Trial::Cases(|| {
     let instance = |block_m| GEMM_INSTANCES.iter().find(|i| i.block_m == block_m).expect("an instance");
     boxed([64, 128].map(|block_m| Fp8GemmCase::new((9, 136, 1664)).with(*instance(block_m))))
+});
+
+/// FP32 results of normal data, and of data that cancel: they show the order of every sum, and each rounding.
+const ORDER: Trial = Trial::Cases(|| {
+    let instance = GEMM_INSTANCES.iter().find(|i| (i.block_m, i.output) == (128, OutputType::F32));
+    let instance = *instance.expect("an instance");
+    let case = |class| Fp8GemmCase { class, ..Fp8GemmCase::new((66, 136, 640)) }.with(instance);
+    boxed([GemmClass::Normal, GemmClass::Cancelling].map(case))
 });
 
 /// Several ragged tiles per CTA, more K blocks than stages.
@@ -102,6 +111,34 @@ faults! {
         "kGroupBytes = 8 * 128" => "kGroupBytes = 8 * 64", ["elements are wrong", "swizzle"];
     no_promotion: ONE,
         "ptx::fma_rn(scale[i * kSpans / Registers][i % 4 / 2], rPartial[i], rD[i])" => "rPartial[i]",
+        ["elements are wrong"];
+    product_and_sum_rounded_apart: ORDER,
+        "ptx::fma_rn(scale[i * kSpans / Registers][i % 4 / 2], rPartial[i], rD[i])"
+            => "scale[i * kSpans / Registers][i % 4 / 2] * rPartial[i] + rD[i]",
+        ["bit model: "];
+    scales_applied_one_after_the_other: ORDER,
+        "ptx::fma_rn(scale[i * kSpans / Registers][i % 4 / 2], rPartial[i], rD[i])"
+            => "ptx::fma_rn(sfa[i % 4 / 2], sfb.first * rPartial[i], rD[i])",
+        ["bit model: "];
+    scale_of_b_applied_last: ORDER,
+        "ptx::fma_rn(scale[i * kSpans / Registers][i % 4 / 2], rPartial[i], rD[i])"
+            => "ptx::fma_rn(sfb.first, sfa[i % 4 / 2] * rPartial[i], rD[i])",
+        ["bit model: "];
+    steps_of_a_block_descending: ORDER,
+        "descriptor_advance(desc_a, k), descriptor_advance(desc_b, k)"
+            => "descriptor_advance(desc_a, Config::kBlockK - 32 - k), descriptor_advance(desc_b, Config::kBlockK - 32 - k)",
+        ["bit model: "];
+    blocks_descending: ORDER,
+        "load_stage(params, smem, ring.stage, tile, g)"
+            => "load_stage(params, smem, ring.stage, tile, params.k_blocks - 1 - g)",
+        "row) * params.sfb_pitch;" => "row) * params.sfb_pitch + params.k_blocks - 1;",
+        "scales.gSfb += 2;" => "scales.gSfb -= 2;",
+        "{ptx::ldg_f32(gSfb + g), Tile::kSpans == 1 ? 0.0f : ptx::ldg_f32(gSfb + next + g)}"
+            => "{ptx::ldg_f32(gSfb - g), Tile::kSpans == 1 ? 0.0f : ptx::ldg_f32(gSfb + next - g)}",
+        ["bit model: "];
+    sum_rounded_before_d_is_added: ACCUMULATE,
+        "rD[i] += ptx::bf16_lo_f32(pair);"
+            => "rD[i] = ptx::bf16_lo_f32(ptx::cvt_bf16x2(0.0f, rD[i])) + ptx::bf16_lo_f32(pair);",
         ["elements are wrong"];
     scales_of_the_other_row: ONE, "[i % 4 / 2], rPartial" => "[1 - i % 4 / 2], rPartial", ["elements are wrong"];
     scale_row_shifted: ONE,

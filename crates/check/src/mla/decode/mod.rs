@@ -1,6 +1,7 @@
 //! MLA decode: sequences in a cache with pages in no order, whatever is nobody's key poisoned.
 
 mod faults;
+mod order_faults;
 mod problem;
 mod run;
 mod traced;
@@ -16,6 +17,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 pub use faults::FAULTS;
+pub use order_faults::FAULTS as ORDER_FAULTS;
 pub use problem::{MlaDecodeProblem, STALE_PAGE};
 pub use run::{MlaDecodeOperands, MlaDecodePlan, MlaDecodeRun};
 pub use traced::traced;

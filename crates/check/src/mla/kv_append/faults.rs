@@ -48,6 +48,12 @@ faults! {
         "scale < kCacheScaleFloor ? kCacheScaleFloor" => "amax < kAmaxFloor ? kAmaxFloor / kE4m3Max", ["code", "scale"];
     no_floor: APPEND, "scale < kCacheScaleFloor ? kCacheScaleFloor : scale" => "scale", ["code", "scale"];
     product_with_the_reciprocal: APPEND, "piece.x[i] / scale" => "piece.x[i] * reciprocal", ["code"];
+    scale_by_the_inverse_of_448: APPEND,
+        "const float scale = amax / kE4m3Max;" => "const float scale = amax * (1.0f / kE4m3Max);", ["scale"];
+    floor_under_the_power_of_two: APPEND,
+        "ceil_power_of_two(floored) : floored"
+            => "scale < kCacheScaleFloor ? kCacheScaleFloor : ceil_power_of_two(scale) : floored",
+        ["scale"];
     power_of_two_rounded_down: APPEND, "+ 0x007fffffu" => "", ["code", "scale"];
     scales_always_powers_of_two: APPEND, ": floored" => ": ceil_power_of_two(floored)", ["code", "scale"];
     codes_exchanged_in_a_pair: APPEND, "ptx::cvt_e4m3x2(x[1], x[0])" => "ptx::cvt_e4m3x2(x[0], x[1])", ["code"];

@@ -40,6 +40,14 @@ faults! {
     fma_instead_of_two_products: MERGE,
         "(w0 * o0.x[i] + w1 * o1.x[i])" => "ptx::fma_rn(w0, o0.x[i], w1 * o1.x[i])", ["o["];
     reciprocal_instead_of_a_division: MERGE, "w1 * o1.x[i]) / sum" => "w1 * o1.x[i]) * (1.0f / sum)", ["o["];
+    weights_divided_instead_of_the_sum: MERGE,
+        "(w0 * o0.x[i] + w1 * o1.x[i]) / sum" => "w0 / sum * o0.x[i] + w1 / sum * o1.x[i]", ["o["];
+    fma_onto_the_first_product: MERGE,
+        "(w0 * o0.x[i] + w1 * o1.x[i])" => "ptx::fma_rn(w1, o1.x[i], w0 * o0.x[i])", ["o["];
+    logarithm_added_to_the_smaller: MERGE,
+        "largest + log1p_f32(weight)" => "least + (log1p_f32(weight) + (largest - least))", ["lse["];
+    logarithm_of_the_hardware: MERGE,
+        "largest + log1p_f32(weight)" => "largest + ptx::lg2_approx(1.0f + weight) * 0x1.62e43p-1f", ["lse["];
     not_normalised: MERGE, "w1 * o1.x[i]) / sum" => "w1 * o1.x[i])", ["o["];
     logarithm_forgotten: MERGE, "largest + log1p_f32(weight)" => "largest", ["lse["];
     empty_part_is_merged: MERGE, "has0 && has1" => "has0 || has1", ["o[", "lse["];

@@ -6,8 +6,10 @@ use crate::gemm::grouped_fp8_gemm::Assignment;
 use crate::moe::gate_up_swiglu::GateUpSwigluCase;
 use crate::planted::{Trial, faults};
 use crate::quant::Rule;
+use deepseek_kernels::F8E4M3;
 use deepseek_kernels::table::moe::GATE_UP_INSTANCES;
-use oracles::gemm::GemmClass;
+use oracles::codec::encode_e4m3;
+use oracles::gemm::{GemmClass, GemmInputs};
 use std::sync::Arc;
 
 const ONE: Trial = Trial::Cases(|| activate(64, 1));
@@ -19,6 +21,28 @@ const NO_K: Trial = Trial::Cases(|| boxed([GateUpSwigluCase::new(Assignment::rag
 /// A last block that is half a tile.
 const SHORT: Trial =
     Trial::Cases(|| boxed([GateUpSwigluCase::new(Assignment::ragged(&[70, 3], 1), (160, 200))]));
+/// h on the border between two codes: gates so large that they are their own silu, and an up of two elements.
+const BORDERS: Trial = Trial::Changed(|| {
+    let case = GateUpSwigluCase::new(Assignment::ragged(&[3], 0), (128, 128));
+    let case = GateUpSwigluCase { rule: Rule::FP32, ..case };
+    let mut problem = case.clone().problem().expect("inputs");
+    let GemmInputs { a, sfa, b, sfb, .. } = &mut problem.gemm.experts[0];
+    let code = |x: f32| F8E4M3::from_bits(encode_e4m3(x));
+    a.iter_mut().enumerate().for_each(|(i, x)| *x = code(if i % 128 < 2 { 1.0 } else { 0.0 }));
+    b.iter_mut().enumerate().for_each(|(i, x)| {
+        *x = code(match (i / 128, i % 128) {
+            (0..128, 0) => 32.0,
+            // The pair of 1.078125 and 0.80859375, times 256.
+            (128, 0) => 256.0,
+            (128, 1) => 20.0,
+            (_, 0) => 192.0,
+            (_, 1) => 15.0,
+            _ => 0.0,
+        });
+    });
+    [sfa, sfb].into_iter().flatten().for_each(|scale| *scale = 1.0);
+    vec![(Box::new(case), Arc::new(problem))]
+});
 /// NaN in some rows.
 const NAN: Trial = Trial::Cases(|| {
     let mut case = GateUpSwigluCase::new(Assignment::ragged(&[11, 3], 1), (128, 256));
@@ -60,6 +84,12 @@ faults! {
         ["q[", "sf["];
     gate_not_rounded: ONE, "swiglu(ptx::bf16_lo_f32(gate)" => "swiglu(rD[r]", ["q[", "sf["];
     clamp_left_out: ONE, "ptx::bf16_hi_f32(up), params.clamp" => "ptx::bf16_hi_f32(up), 1e30f", ["q[", "sf["];
+    up_before_the_quotient: ONE, "x / (1.0f + exp_f32(-x)) * y" => "x * y / (1.0f + exp_f32(-x))", ["sf["];
+    up_not_rounded: ONE,
+        "swiglu(ptx::bf16_lo_f32(gate), ptx::bf16_lo_f32(up)" => "swiglu(ptx::bf16_lo_f32(gate), rD[kSums / 2 + r]",
+        ["sf["];
+    multiplier_of_the_wrong_formula: BORDERS,
+        "encode(h[i], of_row," => "encode(h[i], {of_row.scale, 1.0f / of_row.scale, false},", ["q["];
     columns_of_the_other_row: ONE, "h[r % 4 / 2] + kOwn" => "h[1 - r % 4 / 2] + kOwn", ["q[", "sf["];
 
     // h that waits.

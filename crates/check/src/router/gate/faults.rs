@@ -71,7 +71,36 @@ faults! {
     scale_before_the_division: SELECT,
         "mine.weight / (sum + 1e-20f)" => "mine.weight * params.route_scale / (sum + 1e-20f) / params.route_scale",
         ["weights: weights["];
-    weights_of_a_sum_in_another_order: SELECT, "sum += score" => "sum = score + sum * 1.0000001f", ["weights: weights["];
+    weights_summed_in_two_chains: SELECT,
+        "float sum = 0.0f; for (uint32_t route" => "float sum = 0.0f, odd = 0.0f; for (uint32_t route",
+        "sum += score;" => "(route % 2 != 0 ? odd : sum) += score;",
+        "(sum + 1e-20f)" => "(sum + odd + 1e-20f)",
+        ["weights: weights["];
+    route_scale_divided_first: SELECT,
+        "share * params.route_scale"
+            => "(params.normalize != 0 ? mine.weight * (params.route_scale / (sum + 1e-20f)) : share * params.route_scale)",
+        ["weights: weights["];
+    inverse_of_the_sum: SELECT,
+        "mine.weight / (sum + 1e-20f)" => "mine.weight * (1.0f / (sum + 1e-20f))", ["weights: weights["];
+    sum_of_weights_without_its_floor: SELECT, "sum + 1e-20f" => "sum", ["weights: weights["];
+    sigmoid_of_the_other_exponential: SELECT,
+        "sigmoid_f32(float x) { return 1.0f / (1.0f + exp_f32(-x)); }"
+            => "sigmoid_f32(float x) { const float e = exp_f32(x); return e / (1.0f + e); }",
+        ["scores: scores["];
+    softmax_by_the_inverse_of_its_sum: SELECT,
+        "rS[i] = rS[i] / sum" => "rS[i] = rS[i] * (1.0f / sum)", ["scores: scores["];
+    softmax_of_the_nearest_lanes_first: SELECT,
+        "mask = Lanes / 2; mask > 0; mask /= 2" => "mask = 1; mask < Lanes; mask *= 2", ["scores: scores["];
+    four_elements_descending: ROUTE,
+        "ptx::fma_rn(x[i].value[step], w[j].value[step], rSum[i][j])"
+            => "ptx::fma_rn(x[i].value[3 - step], w[j].value[3 - step], rSum[i][j])",
+        ["logits: logits["];
+    elements_of_a_step_descending: ROUTE,
+        "gate_row<Config>(ty + i * Tile::kTokenThreads) + k * sizeof(float)"
+            => "gate_row<Config>(ty + i * Tile::kTokenThreads) + (Config::kBlockK - 4 - k) * sizeof(float)",
+        "gate_row<Config>(Config::kBlockTokens + tx + j * Tile::kExpertThreads) + k * sizeof(float)"
+            => "gate_row<Config>(Config::kBlockTokens + tx + j * Tile::kExpertThreads) + (Config::kBlockK - 4 - k) * sizeof(float)",
+        ["logits: logits["];
     nan_is_chosen: SELECT,
         "c > -kGateInfinity ? order_key(c) : 0" => "c == c ? order_key(c) : UINT32_MAX", ["experts: ids["];
     nan_in_the_softmax: SELECT, "if (rS[i] == rS[i]) sum +=" => "sum +=", ["scores: scores["];

@@ -28,7 +28,7 @@ pub use traced::{FIXED, GROUPED, SOFTMAX, Selection, traced, traced_selection};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// They are given: normal ones; then, in one token of three, few values, so that most decisions are ties, in one token
-    /// equals alone, and NaN here and there.
+    /// equals alone, in one scores of 0, and NaN here and there.
     Logits,
     /// Hidden states and a weight in FP32.
     F32,
@@ -97,6 +97,8 @@ fn mixed(mut logits: Vec<f32>, experts: usize) -> Vec<f32> {
     let tokens = logits.chunks_mut(experts.max(1)).enumerate();
     tokens.for_each(|(t, logits)| match t {
         4 => logits.fill(0.0),
+        // Scores of 0, whose sum nothing is divided by.
+        7 => logits.fill(-200.0),
         _ if t % 3 == 0 => logits.iter_mut().for_each(|x| *x = (3.0 * *x).round()),
         _ if t > 4 => logits.iter_mut().skip(t % 31).step_by(31).for_each(|x| *x = f32::NAN),
         _ => {}
