@@ -173,7 +173,7 @@ faults! {
     coordinates_swapped: ONE,
         "smem.a(stage), full, k, tile.row" => "smem.a(stage), full, tile.row, k", ["elements are wrong", "map"];
     tile_of_b_shifted: ONE,
-        "full, k, tile.column, tile.expert, step" => "full, k, tile.column + 8, tile.expert, step", ["elements are wrong"];
+        "tile.column, tile.expert * Config::kPanels" => "tile.column + 8, tile.expert * Config::kPanels", ["elements are wrong"];
     box_of_d_beside_its_columns: NARROW_SPANS,
         "smem.d(chunk, slice_row), tile.column + chunk" => "smem.d(chunk, slice_row), tile.column + (chunk ^ 1)",
         ["elements are wrong", "was not written", "not ordered"];
@@ -219,7 +219,7 @@ faults! {
         "ptx::mbarrier_arrive_cluster(bar, lane)" => "ptx::mbarrier_arrive_cluster(bar, ptx::cluster_rank())",
         ["not ordered", "in flight", "empty[", "full["];
     multicast_to_one_cta_only: TWO, "0b11" => "0b01", ["bytes missing", "expect_tx", "in flight"];
-    both_ctas_fetch_the_same_half: TWO, "y + rank * step" => "y", ["elements are wrong"];
+    both_ctas_fetch_the_same_half: TWO, "y + rank * kRows" => "y", ["elements are wrong"];
     ctas_of_a_cluster_take_the_same_tile: TWO,
         "m * Config::kCluster + ptx::cluster_rank()" => "m * Config::kCluster",
         ["is not ordered after the write by the TMA store of CTA"];

@@ -44,7 +44,7 @@ fn multiply_segments() -> Cases {
 faults! {
     // Experts.
     weights_of_the_first_expert: GROUPED,
-        "full, k, tile.column, tile.expert, step" => "full, k, tile.column, 0, step", ["elements are wrong"];
+        "tile.column, tile.expert * Config::kPanels" => "tile.column, 0", ["elements are wrong"];
     scales_of_the_first_expert: GROUPED,
         "tile.expert * Config::kPanels * params.sfb_stride" => "0 * params.sfb_stride", ["elements are wrong"];
     tile_spans_two_experts: GROUPED,

@@ -264,7 +264,7 @@ faults! {
     output_copied_before_all_have_written: BF16,
         "void store_out ... warpgroup_fence_async(half);" => "ptx::fence_proxy_async_shared();",
         ["not ordered", "TMA store"];
-    cluster_keys_of_one_half_twice: CLUSTER, "y + rank * step" => "y", ["elements are wrong"];
+    cluster_keys_of_one_half_twice: CLUSTER, "y + rank * kRows" => "y", ["elements are wrong"];
     cluster_released_to_one_producer_only: CLUSTER, "if (lane < Cluster)" => "if (lane < 1)", ["kv_empty"];
     cluster_leaves_before_its_peer: CLUSTER,
         "leave_cluster<Config>();" => "", ["exited", "exits", "gone", "may exit before"];

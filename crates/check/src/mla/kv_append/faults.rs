@@ -45,7 +45,7 @@ faults! {
         "quant::max_of(quant::finite_amax(left.x), quant::finite_amax(right.x))" => "quant::finite_amax(left.x)",
         ["code", "scale"];
     floor_under_amax: APPEND,
-        "scale < kCacheScaleFloor ? kCacheScaleFloor" => "amax < kAmaxFloor ? kAmaxFloor / kE4m3Max", ["code", "scale"];
+        "scale < kCacheScaleFloor ? kCacheScaleFloor" => "amax < kCacheScaleFloor ? kCacheScaleFloor / kE4m3Max", ["code", "scale"];
     no_floor: APPEND, "scale < kCacheScaleFloor ? kCacheScaleFloor : scale" => "scale", ["code", "scale"];
     product_with_the_reciprocal: APPEND, "piece.x[i] / scale" => "piece.x[i] * reciprocal", ["code"];
     scale_by_the_inverse_of_448: APPEND,
@@ -56,7 +56,7 @@ faults! {
         ["scale"];
     power_of_two_rounded_down: APPEND, "+ 0x007fffffu" => "", ["code", "scale"];
     scales_always_powers_of_two: APPEND, ": floored" => ": ceil_power_of_two(floored)", ["code", "scale"];
-    codes_exchanged_in_a_pair: APPEND, "ptx::cvt_e4m3x2(x[1], x[0])" => "ptx::cvt_e4m3x2(x[0], x[1])", ["code"];
+    codes_exchanged_in_a_pair: APPEND, "uint64_t encode_piece ... ptx::cvt_e4m3x2(x[1], x[0])" => "ptx::cvt_e4m3x2(x[0], x[1])", ["code"];
     words_exchanged: APPEND, "(high) << 32 | low" => "(low) << 32 | high", ["code"];
     scale_of_the_wrong_place: APPEND,
         "block = lane / kLanesPerBlock" => "block = lane % kLanesPerBlock", ["scale", "not ordered"];
