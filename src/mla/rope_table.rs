@@ -137,7 +137,7 @@ impl RopeTable {
     }
 
     /// Frequencies that a model was run with, wherever they were computed: a power in FP32 is not the same on every machine, and
-    /// an ulp of a frequency is a quarter of a degree after 100,000 positions.
+    /// an ulp of a frequency is up to a third of a degree after 100,000 positions.
     ///
     /// # Errors
     /// [`Error::Spec`] for one that is negative or not finite.

@@ -13,8 +13,7 @@ use crate::gemm::Segments;
 use crate::launch::{
     Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit, check_multiple, check_not_negative,
 };
-use crate::quant::QuantizeRule;
-use crate::quant::{MMajor, Scales1x128Mut, blocks, scales_1x128};
+use crate::quant::{MMajor, QuantizeRule, Scales1x128Mut, blocks, scales_1x128};
 use crate::setters::setters;
 use crate::table::quant::{blocks_per_cta, max_ctas};
 use crate::table::{self, moe};
