@@ -18,7 +18,6 @@
 #include "indices.cuh"
 #include "mla/kv_row.h"
 #include "mla/params.h"
-#include "ptx/convert.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
 #include "ptx/target.h"
@@ -48,9 +47,7 @@ PTX_DEVICE uint64_t encode_piece(const Piece& piece, float scale, uint32_t scale
   for (uint32_t i = 0; i < kPieceElements; ++i) {
     x[i] = scale_format == SCALE_POWER_OF_TWO ? piece.x[i] * reciprocal : piece.x[i] / scale;
   }
-  const uint32_t low = ptx::cvt_e4m3x2(x[1], x[0]) | ptx::cvt_e4m3x2(x[3], x[2]) << 16;
-  const uint32_t high = ptx::cvt_e4m3x2(x[5], x[4]) | ptx::cvt_e4m3x2(x[7], x[6]) << 16;
-  return static_cast<uint64_t>(high) << 32 | low;
+  return static_cast<uint64_t>(quant::four_codes(x + 4)) << 32 | quant::four_codes(x);
 }
 
 // gRow <- E4M3 [512] and FP32 [4] of gLatent BF16 [512].

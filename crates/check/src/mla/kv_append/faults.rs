@@ -56,8 +56,8 @@ faults! {
         ["scale"];
     power_of_two_rounded_down: APPEND, "+ 0x007fffffu" => "", ["code", "scale"];
     scales_always_powers_of_two: APPEND, ": floored" => ": ceil_power_of_two(floored)", ["code", "scale"];
-    codes_exchanged_in_a_pair: APPEND, "uint64_t encode_piece ... ptx::cvt_e4m3x2(x[1], x[0])" => "ptx::cvt_e4m3x2(x[0], x[1])", ["code"];
-    words_exchanged: APPEND, "(high) << 32 | low" => "(low) << 32 | high", ["code"];
+    codes_exchanged_in_a_pair: APPEND, "cvt_e4m3x2(x[1], x[0])" => "cvt_e4m3x2(x[0], x[1])", ["code"];
+    words_exchanged: APPEND, "(quant::four_codes(x + 4)) << 32 | quant::four_codes(x)" => "(quant::four_codes(x)) << 32 | quant::four_codes(x + 4)", ["code"];
     scale_of_the_wrong_place: APPEND,
         "block = lane / kLanesPerBlock" => "block = lane % kLanesPerBlock", ["scale", "not ordered"];
     scale_of_one_block_only: APPEND, "lane % kLanesPerBlock == 0" => "lane == 0", ["scale"];
