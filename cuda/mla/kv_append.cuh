@@ -88,7 +88,8 @@ PTX_DEVICE void kv_append_kernel(const KvAppendParams& params) {
     return;
   }
 
-  uint8_t* gRow = params.cache + slot * params.cache_pitch;
+  uint8_t* gRow =
+      params.cache + slot / params.page_size * params.page_stride + slot % params.page_size * params.cache_pitch;
   const uint16_t* gLatent = params.latent + token * params.latent_pitch;
   const uint16_t* gKey = params.k_pe + token * params.k_pe_pitch;
   if (params.format == KV_FP8) {

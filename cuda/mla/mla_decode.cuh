@@ -125,7 +125,7 @@ PTX_DEVICE void publish(MlaDecodeSmem<Config> smem, Ring<1>& p, const uint32_t (
 template <class Config>
 PTX_DEVICE void softmax(float (&rS)[Config::kScoreRegisters], const MlaDecodeParams& params, const MlaWork& work,
                         uint32_t j, MlaRows& rows, float (&rescale)[2]) {
-  const uint32_t first_key = work.first_key + j * Config::kBlockKeys;
+  const uint32_t first_key = work.key(j);
   const uint32_t all_see = visible_keys(work.length, 0, params.q_tokens, params.causal != 0);
   if (first_key + Config::kBlockKeys > all_see) mask_scores(rS, rows, first_key);
   softmax_block(rS, rows, params.scale_log2, rescale);
@@ -308,7 +308,7 @@ PTX_DEVICE void run_roles(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
   if constexpr (Config::kCache == Config::Cache::kBf16) {
     if (warp / 4 == 2) {
       ptx::setmaxnreg_dec<40>();
-      if (warp % 4 == 0 && ptx::elect_one()) load_bf16(params, smem);
+      if (warp % 4 == 0) load_bf16(params, smem);
       ptx::syncwarp();
       return;
     }

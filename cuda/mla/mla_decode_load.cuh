@@ -24,22 +24,32 @@
 
 namespace mla {
 
-// Where a block of 64 keys lies in the cache: it never straddles pages.
-struct MlaPageBlock {
-  uint32_t page, key;  // first key within the page
+// Keys of a block that each CTA of a cluster fetches, for both.
+template <class Config>
+constexpr uint32_t kOwnKeys = Config::kBlockKeys / Config::kCluster;
+
+// Where a key lies in the cache, and those that follow it within the page.
+struct MlaPlace {
+  uint32_t page, key;  // of the page
 };
 
-// The page table's entry of block `j`; a contiguous cache has none.
-PTX_DEVICE IndexWords page_words(const MlaDecodeParams& params, const MlaWork& work, uint32_t j) {
-  if (params.page_table.words == nullptr) return {};
-  const uint32_t key = work.first_key + j * MLA_BLOCK_KEYS;
+// Of what a lane fetches of a block: one key or two, or boxes of keys, from each of these on.
+template <class Config>
+struct MlaPlaces {
+  static constexpr uint32_t kCount = kOwnKeys<Config> / 32;
+  MlaPlace at[kCount];
+};
+
+// The page table's entry of a sequence's `key`. A contiguous cache has none, nor has a key past the end.
+PTX_DEVICE IndexWords page_words(const MlaDecodeParams& params, const MlaWork& work, uint32_t key) {
+  if (params.page_table.words == nullptr || key >= work.length) return {};
   return load_index_words(params.page_table, work.sequence, key / params.page_size);
 }
 
-// Where block `j` lies, whose entry `words` are: in a contiguous cache sequence b is page b. Page ids come from the device's
-// memory and may be anything: one that does not exist reads as zeros, and is reported.
-PTX_DEVICE MlaPageBlock page_block(const MlaDecodeParams& params, const MlaWork& work, uint32_t j, IndexWords words) {
-  const uint32_t key = work.first_key + j * MLA_BLOCK_KEYS;
+// Where a sequence's `key` lies, whose entry `words` are: in a contiguous cache sequence b is page b. Page ids come from the
+// device's memory and may be anything: one that does not exist reads as zeros, and is reported. Keys past the end lie nowhere.
+PTX_DEVICE MlaPlace place_of(const MlaDecodeParams& params, const MlaWork& work, uint32_t key, IndexWords words) {
+  if (key >= work.length) return {params.pages, 0};
   if (params.page_table.words == nullptr) return {work.sequence, key};
   const uint32_t page = static_cast<uint32_t>(index_of(params.page_table, words));
   if (page >= params.pages) report_fault(params.error_words, FAULT_PAGE_ID);
@@ -59,14 +69,23 @@ PTX_DEVICE void load_q(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem
   q.advance();
 }
 
-// sKV tile <- 64 keys x 128 bytes, from `column` of the cache on. The CTAs of a cluster load them together.
+// sKV tile, from `key` of the block on <- a box of keys that lie in one page, 128 bytes of each, from `column` of the cache on.
+// The CTAs of a cluster load different boxes, for both.
 template <class Config>
-PTX_DEVICE void load_tile(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t tile,
-                          uint32_t column, MlaPageBlock at) {
-  const uint32_t full = smem.kv_full(stage, tile);
-  ptx::mbarrier_arrive_expect_tx(full, Config::kTileBytes);
-  load_together<Config::kCluster, Config::kBlockKeys, Config::kTileBytes>(params.map_kv, smem.kv(stage, tile), full,
-                                                                          column, at.key, at.page);
+PTX_DEVICE void load_box(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t tile,
+                         uint32_t column, uint32_t key, MlaPlace at) {
+  const uint32_t sKeys = smem.kv(stage, tile) + key * 128, full = smem.kv_full(stage, tile);
+  if constexpr (Config::kCluster == 1) {
+    ptx::tma_load_3d(params.map_kv, sKeys, full, column, at.key, at.page);
+  } else {
+    ptx::tma_load_3d_multicast(params.map_kv, sKeys, full, column, at.key, at.page, 0b11);
+  }
+}
+
+// The first of the keys of a block that this CTA fetches.
+template <class Config>
+PTX_DEVICE uint32_t first_own_key() {
+  return Config::kCluster == 1 ? 0 : ptx::cluster_rank() * kOwnKeys<Config>;
 }
 
 // Waits until nobody reads these tiles any more, in a cluster neither here nor in the peer.
@@ -77,28 +96,63 @@ PTX_DEVICE void await_free(MlaDecodeSmem<Config> smem, Ring<Config::kStages> kv,
 
 // ----------------------------------------------------------------------------------------------------- BF16 cache
 
-// Tiles in the order in which they become free, which is the order in which the scores need them.
+// The key of a block with which box i of this lane begins: pages decide how many keys a box has. Of a lane without that box, it
+// is no key of this CTA.
 template <class Config>
-PTX_DEVICE void load_block(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, Ring<Config::kStages> kv,
-                           MlaPageBlock at) {
-  await_free(smem, kv, kRope);
-  load_tile(params, smem, kv.stage, Config::kRopeTile, MLA_LATENT, at);
-  await_free(smem, kv, kLeftValues);
-#pragma unroll 1
-  for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) {
-    load_tile(params, smem, kv.stage, tile, tile * Config::kTileColumns, at);
+PTX_DEVICE uint32_t box_key(const MlaDecodeParams& params, uint32_t i) {
+  return first_own_key<Config>() + (i * 32 + ptx::thread_idx() % 32) * params.box_keys;
+}
+
+template <class Config>
+PTX_DEVICE bool has_box(const MlaDecodeParams& params, uint32_t i) {
+  return box_key<Config>(params, i) < first_own_key<Config>() + kOwnKeys<Config>;
+}
+
+// Of block `j`.
+template <class Config>
+PTX_DEVICE MlaPlaces<Config> box_places(const MlaDecodeParams& params, const MlaWork& work, uint32_t j) {
+  MlaPlaces<Config> places;
+#pragma unroll
+  for (uint32_t i = 0; i < places.kCount; ++i) {
+    const uint32_t key = work.key(j) + box_key<Config>(params, i);
+    if (has_box<Config>(params, i)) places.at[i] = place_of(params, work, key, page_words(params, work, key));
   }
-  await_free(smem, kv, kRightValues);
-#pragma unroll 1
-  for (uint32_t tile = Config::kHalfTiles; tile < Config::kRopeTile; ++tile) {
-    load_tile(params, smem, kv.stage, tile, tile * Config::kTileColumns, at);
+  return places;
+}
+
+// A tile of a block, by all lanes that have boxes of it.
+template <class Config>
+PTX_DEVICE void load_tile(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t tile,
+                          const MlaPlaces<Config>& places) {
+  if (ptx::thread_idx() % 32 == 0) ptx::mbarrier_arrive_expect_tx(smem.kv_full(stage, tile), Config::kTileBytes);
+#pragma unroll
+  for (uint32_t i = 0; i < places.kCount; ++i) {
+    if (!has_box<Config>(params, i)) continue;
+    load_box(params, smem, stage, tile, tile * Config::kTileColumns, box_key<Config>(params, i), places.at[i]);
   }
 }
 
-// The producer thread of a BF16 cache. The first block and Q do not wait for the previous output, which lies where the
-// second block goes.
+// Tiles in the order in which they become free, which is the order in which the scores need them.
+template <class Config>
+PTX_DEVICE void load_block(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, Ring<Config::kStages> kv,
+                           const MlaPlaces<Config>& places) {
+  await_free(smem, kv, kRope);
+  load_tile(params, smem, kv.stage, Config::kRopeTile, places);
+  await_free(smem, kv, kLeftValues);
+#pragma unroll 1
+  for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) load_tile(params, smem, kv.stage, tile, places);
+  await_free(smem, kv, kRightValues);
+#pragma unroll 1
+  for (uint32_t tile = Config::kHalfTiles; tile < Config::kRopeTile; ++tile) {
+    load_tile(params, smem, kv.stage, tile, places);
+  }
+}
+
+// The producer warp of a BF16 cache; lanes without a box have nothing to do. The first block and Q do not wait for the previous
+// output, which lies where the second block goes.
 template <class Config>
 PTX_DEVICE void load_bf16(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem) {
+  if (!has_box<Config>(params, 0)) return;
   Ring<Config::kStages> kv;
   Ring<1> q;
 #pragma unroll 1
@@ -106,38 +160,33 @@ PTX_DEVICE void load_bf16(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
     const MlaWork work = list.work();
 #pragma unroll 1
     for (uint32_t j = 0; j < work.blocks; ++j, kv.advance()) {
-      load_block(params, smem, kv, page_block(params, work, j, page_words(params, work, j)));
-      if (j == 0) load_q(params, smem, work, q);
+      load_block(params, smem, kv, box_places<Config>(params, work, j));
+      if (j == 0 && ptx::thread_idx() % 32 == 0) load_q(params, smem, work, q);
     }
   }
 }
 
 // ------------------------------------------------------------------------------------------------------ FP8 cache
 
-// Keys of a block whose codes a thread dequantises: the CTAs of a cluster share the 64.
-template <class Config>
-constexpr uint32_t kFp8Keys = 2 / Config::kCluster;
-
 // A thread's part of half a block: 16 codes of each of four tiles.
 template <class Config>
 struct MlaCodes {
-  ptx::U32x4 codes[Config::kHalfTiles][kFp8Keys<Config>];
+  ptx::U32x4 codes[Config::kHalfTiles][MlaPlaces<Config>::kCount];
 };
 
 // Where a thread's keys lie: eight keys per warp and access, four lanes for the 64 codes of a tile, so that neither
 // loads nor swizzled stores conflict.
 template <class Config>
 struct MlaFp8Rows {
-  const uint8_t* row[kFp8Keys<Config>];
-  bool exists[kFp8Keys<Config>];         // otherwise its codes and scales are zeros
-  ptx::U32x4 scales[kFp8Keys<Config>];   // FP32 [4]
+  const uint8_t* row[MlaPlaces<Config>::kCount];
+  bool exists[MlaPlaces<Config>::kCount];         // otherwise its codes and scales are zeros
+  ptx::U32x4 scales[MlaPlaces<Config>::kCount];   // FP32 [4]
 };
 
 // The first key of a warp. Its keys follow one another, and so do those of a CTA.
 template <class Config>
 PTX_DEVICE uint32_t fp8_first_key() {
-  const uint32_t warp = ptx::thread_idx() % 128 / 32 + (Config::kCluster == 1 ? 0 : ptx::cluster_rank() * 4);
-  return warp * kFp8Keys<Config> * 8;
+  return first_own_key<Config>() + ptx::thread_idx() % 128 / 32 * MlaPlaces<Config>::kCount * 8;
 }
 
 // The i-th key of a thread.
@@ -146,16 +195,42 @@ PTX_DEVICE uint32_t fp8_key(uint32_t i) {
   return fp8_first_key<Config>() + i * 8 + ptx::thread_idx() % 32 / 4;
 }
 
-// Of the block at `at`, in which the sequence has `keys` keys.
+// What the table says of a thread's keys, not looked at yet.
 template <class Config>
-PTX_DEVICE MlaFp8Rows<Config> fp8_rows(const MlaDecodeParams& params, MlaPageBlock at, uint32_t keys) {
+struct MlaPageWords {
+  IndexWords of[MlaPlaces<Config>::kCount];
+};
+
+// Of block `j`.
+template <class Config>
+PTX_DEVICE MlaPageWords<Config> fp8_words(const MlaDecodeParams& params, const MlaWork& work, uint32_t j) {
+  MlaPageWords<Config> words;
+#pragma unroll
+  for (uint32_t i = 0; i < MlaPlaces<Config>::kCount; ++i) {
+    words.of[i] = page_words(params, work, work.key(j) + fp8_key<Config>(i));
+  }
+  return words;
+}
+
+template <class Config>
+PTX_DEVICE MlaPlaces<Config> fp8_places(const MlaDecodeParams& params, const MlaWork& work, uint32_t j,
+                                        const MlaPageWords<Config>& words) {
+  MlaPlaces<Config> places;
+#pragma unroll
+  for (uint32_t i = 0; i < MlaPlaces<Config>::kCount; ++i) {
+    places.at[i] = place_of(params, work, work.key(j) + fp8_key<Config>(i), words.of[i]);
+  }
+  return places;
+}
+
+template <class Config>
+PTX_DEVICE MlaFp8Rows<Config> fp8_rows(const MlaDecodeParams& params, const MlaPlaces<Config>& places, bool wanted) {
   MlaFp8Rows<Config> rows;
 #pragma unroll
-  for (uint32_t i = 0; i < kFp8Keys<Config>; ++i) {
-    const uint32_t key = fp8_key<Config>(i);
-    const uint64_t row = static_cast<uint64_t>(at.page) * params.page_size + at.key + key;
-    rows.exists[i] = at.page < params.pages && key < keys;
-    rows.row[i] = params.kv + row * params.kv_pitch;
+  for (uint32_t i = 0; i < MlaPlaces<Config>::kCount; ++i) {
+    const auto [page, key] = places.at[i];
+    rows.exists[i] = wanted && page < params.pages;
+    rows.row[i] = params.kv + page * params.page_stride + key * params.kv_pitch;
     rows.scales[i] = ptx::ldg_v4_u32_if(rows.exists[i], rows.row[i] + kKvFp8Scales);
   }
   return rows;
@@ -168,7 +243,7 @@ PTX_DEVICE MlaCodes<Config> load_codes(const MlaFp8Rows<Config>& rows, uint32_t 
 #pragma unroll
   for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) {
 #pragma unroll
-    for (uint32_t i = 0; i < kFp8Keys<Config>; ++i) {
+    for (uint32_t i = 0; i < MlaPlaces<Config>::kCount; ++i) {
       half.codes[tile][i] = ptx::ldg_v4_u32_if(
           rows.exists[i], rows.row[i] + (first_tile + tile) * Config::kTileColumns + lane_codes);
     }
@@ -200,7 +275,7 @@ PTX_DEVICE void publish_keys(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_
   if constexpr (Config::kCluster == 1) {
     warp_arrive(full);
   } else {
-    constexpr uint32_t kBytes = kFp8Keys<Config> * 8 * 128;  // whole swizzle atoms: the same bytes in both CTAs
+    constexpr uint32_t kBytes = MlaPlaces<Config>::kCount * 8 * 128;  // whole swizzle atoms: the same bytes in both CTAs
     ptx::syncwarp();
     if (!ptx::elect_one()) return;
     const uint32_t sKeys = smem.kv(stage, tile) + fp8_first_key<Config>() * 128;
@@ -218,7 +293,7 @@ PTX_DEVICE void store_codes(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t
   for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) {
     const uint32_t group = (first_tile + tile) * Config::kTileColumns / kKvScaleBlock;
 #pragma unroll
-    for (uint32_t i = 0; i < kFp8Keys<Config>; ++i) {
+    for (uint32_t i = 0; i < MlaPlaces<Config>::kCount; ++i) {
       const ptx::U32x4 s = rows.scales[i];
       const float scale = std::bit_cast<float>(group == 0 ? s.x : group == 1 ? s.y : group == 2 ? s.z : s.w);
       const ptx::U32x4 c = half.codes[tile][i];
@@ -231,35 +306,48 @@ PTX_DEVICE void store_codes(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t
   }
 }
 
+// The position of a block, which is BF16 already: the first lane of every key with which a box begins fetches it.
+template <class Config>
+PTX_DEVICE void load_rope(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, Ring<Config::kStages> kv,
+                          const MlaPlaces<Config>& places) {
+  const auto begins_box = [&](uint32_t key) { return (key & (params.box_keys - 1)) == 0; };
+  if (ptx::thread_idx() % 4 != 0 || !begins_box(fp8_key<Config>(0))) return;
+  await_free(smem, kv, kRope);
+  if (ptx::thread_idx() % 128 == 0) {
+    ptx::mbarrier_arrive_expect_tx(smem.kv_full(kv.stage, Config::kRopeTile), Config::kTileBytes);
+  }
+#pragma unroll
+  for (uint32_t i = 0; i < places.kCount; ++i) {
+    const uint32_t key = fp8_key<Config>(i);
+    if (begins_box(key)) load_box(params, smem, kv.stage, Config::kRopeTile, kKvFp8Rope, key, places.at[i]);
+  }
+}
+
 // The producer warpgroup of an FP8 cache: the position by TMA, the latent through registers. What a block needs is asked for
-// early, each step of the chain ahead of the next: its page two blocks before, its scales one, its codes half of one.
+// early, each step of the chain ahead of the next: its pages two blocks before, its scales one, its codes half of one.
 template <class Config>
 PTX_DEVICE void load_fp8(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem) {
-  const bool leader = ptx::thread_idx() % 128 == 0;
   Ring<Config::kStages> kv;
   Ring<1> q;
 #pragma unroll 1
   for (MlaWorkList list(params); list.has_work(); list.advance()) {
     const MlaWork work = list.work();
     if (work.blocks == 0) continue;
-    MlaPageBlock at = page_block(params, work, 0, page_words(params, work, 0));
-    IndexWords next_page = {};
-    if (work.blocks > 1) next_page = page_words(params, work, 1);
-    MlaFp8Rows<Config> rows = fp8_rows<Config>(params, at, work.keys(0));
+    MlaPlaces<Config> places = fp8_places(params, work, 0, fp8_words<Config>(params, work, 0));
+    MlaPageWords<Config> next_words = {};
+    if (work.blocks > 1) next_words = fp8_words<Config>(params, work, 1);
+    MlaFp8Rows<Config> rows = fp8_rows(params, places, true);
     MlaCodes<Config> left = load_codes<Config>(rows, 0);
 #pragma unroll 1
     for (uint32_t j = 0; j < work.blocks; ++j, kv.advance()) {
-      if (leader) {
-        await_free(smem, kv, kRope);
-        load_tile(params, smem, kv.stage, Config::kRopeTile, kKvFp8Rope, at);
-        if (j == 0) load_q(params, smem, work, q);
-      }
+      load_rope(params, smem, kv, places);
+      if (j == 0 && ptx::thread_idx() % 128 == 0) load_q(params, smem, work, q);
       ptx::syncwarp();
       const MlaCodes<Config> right = load_codes<Config>(rows, Config::kHalfTiles);
       const bool more = j + 1 < work.blocks;
-      if (more) at = page_block(params, work, j + 1, next_page);
-      const MlaFp8Rows<Config> next = fp8_rows<Config>(params, at, more ? work.keys(j + 1) : 0);
-      if (j + 2 < work.blocks) next_page = page_words(params, work, j + 2);
+      if (more) places = fp8_places(params, work, j + 1, next_words);
+      const MlaFp8Rows<Config> next = fp8_rows(params, places, more);
+      if (j + 2 < work.blocks) next_words = fp8_words<Config>(params, work, j + 2);
 
       await_free(smem, kv, kLeftValues);
       store_codes(smem, kv.stage, 0, left, rows);

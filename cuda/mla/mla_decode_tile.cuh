@@ -81,8 +81,11 @@ struct MlaWork {
   uint32_t split;      // of the sequence
   uint32_t blocks;     // of 64 keys; 0 only in an empty sequence
 
+  // The first key of block `j`, of the sequence.
+  PTX_DEVICE uint32_t key(uint32_t j) const { return first_key + j * MLA_BLOCK_KEYS; }
+
   // Keys of block `j` that exist: fewer than 64 only at the end of the sequence.
-  PTX_DEVICE uint32_t keys(uint32_t j) const { return length - (first_key + j * MLA_BLOCK_KEYS); }
+  PTX_DEVICE uint32_t keys(uint32_t j) const { return length - key(j); }
 };
 
 // Where the results of a split go.

@@ -43,13 +43,15 @@ typedef struct MlaDecodeParams {
   float* part_out;            // FP32 [splits, rows, 512], sums that are not divided yet
   float* part_state;          // FP32 [splits, rows, 2]: m in units of log2, l
   uint32_t* error_words;  // [FAULT_KINDS]
-  uint64_t kv_pitch;          // FP8 cache: bytes from row to row
+  uint64_t kv_pitch;          // FP8 cache: bytes from row to row,
+  uint64_t page_stride;       // and from page to page
   uint64_t lse_pitch;
   uint32_t batch;
   uint32_t rows;              // q_tokens * heads
   uint32_t row_tiles;         // of 64 rows, even in a cluster
   uint32_t q_tokens, heads;
   uint32_t pages, page_size;
+  uint32_t box_keys;          // a power of two that divides page_size, at most a CTA's share of 64: no box straddles pages
   uint32_t split_blocks;      // split_keys / MLA_BLOCK_KEYS
   uint32_t causal;            // 0 or 1: query token t does not see the last q_tokens - 1 - t keys
   float scale_log2;           // softmax scale * log2(e)
@@ -105,11 +107,13 @@ typedef struct KvAppendParams {
   const uint16_t* latent;  // BF16 [tokens, latent_pitch]
   const uint16_t* k_pe;    // BF16 [tokens, k_pe_pitch], rotated
   Indices slots;           // [tokens], rows of the cache; -1: none
-  uint8_t* cache;          // [rows, cache_pitch]
+  uint8_t* cache;          // [rows / page_size, page_size] rows, by their strides
   uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t latent_pitch, k_pe_pitch;
-  uint64_t cache_pitch;    // bytes
+  uint64_t cache_pitch;    // bytes from row to row of a page,
+  uint64_t page_stride;    // and from page to page
   uint32_t tokens, rows;
+  uint32_t page_size;      // rows of a page, at least 1
   uint32_t format;         // KvRowFormat
   uint32_t scale_format;   // ScaleFormat, for KV_FP8
 } KvAppendParams;

@@ -1321,6 +1321,7 @@ pub struct MlaDecodeParams {
     pub part_state: *mut f32,
     pub error_words: *mut u32,
     pub kv_pitch: u64,
+    pub page_stride: u64,
     pub lse_pitch: u64,
     pub batch: u32,
     pub rows: u32,
@@ -1329,11 +1330,12 @@ pub struct MlaDecodeParams {
     pub heads: u32,
     pub pages: u32,
     pub page_size: u32,
+    pub box_keys: u32,
     pub split_blocks: u32,
     pub causal: u32,
     pub scale_log2: f32,
     pub empty_lse: f32,
-    pub __bindgen_padding_0: [u8; 108usize],
+    pub __bindgen_padding_0: [u8; 96usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1356,25 +1358,29 @@ const _: () = {
         [::core::mem::offset_of!(MlaDecodeParams, error_words) - 464usize];
     ["Offset of field: MlaDecodeParams::kv_pitch"]
         [::core::mem::offset_of!(MlaDecodeParams, kv_pitch) - 472usize];
+    ["Offset of field: MlaDecodeParams::page_stride"]
+        [::core::mem::offset_of!(MlaDecodeParams, page_stride) - 480usize];
     ["Offset of field: MlaDecodeParams::lse_pitch"]
-        [::core::mem::offset_of!(MlaDecodeParams, lse_pitch) - 480usize];
-    ["Offset of field: MlaDecodeParams::batch"][::core::mem::offset_of!(MlaDecodeParams, batch) - 488usize];
-    ["Offset of field: MlaDecodeParams::rows"][::core::mem::offset_of!(MlaDecodeParams, rows) - 492usize];
+        [::core::mem::offset_of!(MlaDecodeParams, lse_pitch) - 488usize];
+    ["Offset of field: MlaDecodeParams::batch"][::core::mem::offset_of!(MlaDecodeParams, batch) - 496usize];
+    ["Offset of field: MlaDecodeParams::rows"][::core::mem::offset_of!(MlaDecodeParams, rows) - 500usize];
     ["Offset of field: MlaDecodeParams::row_tiles"]
-        [::core::mem::offset_of!(MlaDecodeParams, row_tiles) - 496usize];
+        [::core::mem::offset_of!(MlaDecodeParams, row_tiles) - 504usize];
     ["Offset of field: MlaDecodeParams::q_tokens"]
-        [::core::mem::offset_of!(MlaDecodeParams, q_tokens) - 500usize];
-    ["Offset of field: MlaDecodeParams::heads"][::core::mem::offset_of!(MlaDecodeParams, heads) - 504usize];
-    ["Offset of field: MlaDecodeParams::pages"][::core::mem::offset_of!(MlaDecodeParams, pages) - 508usize];
+        [::core::mem::offset_of!(MlaDecodeParams, q_tokens) - 508usize];
+    ["Offset of field: MlaDecodeParams::heads"][::core::mem::offset_of!(MlaDecodeParams, heads) - 512usize];
+    ["Offset of field: MlaDecodeParams::pages"][::core::mem::offset_of!(MlaDecodeParams, pages) - 516usize];
     ["Offset of field: MlaDecodeParams::page_size"]
-        [::core::mem::offset_of!(MlaDecodeParams, page_size) - 512usize];
+        [::core::mem::offset_of!(MlaDecodeParams, page_size) - 520usize];
+    ["Offset of field: MlaDecodeParams::box_keys"]
+        [::core::mem::offset_of!(MlaDecodeParams, box_keys) - 524usize];
     ["Offset of field: MlaDecodeParams::split_blocks"]
-        [::core::mem::offset_of!(MlaDecodeParams, split_blocks) - 516usize];
-    ["Offset of field: MlaDecodeParams::causal"][::core::mem::offset_of!(MlaDecodeParams, causal) - 520usize];
+        [::core::mem::offset_of!(MlaDecodeParams, split_blocks) - 528usize];
+    ["Offset of field: MlaDecodeParams::causal"][::core::mem::offset_of!(MlaDecodeParams, causal) - 532usize];
     ["Offset of field: MlaDecodeParams::scale_log2"]
-        [::core::mem::offset_of!(MlaDecodeParams, scale_log2) - 524usize];
+        [::core::mem::offset_of!(MlaDecodeParams, scale_log2) - 536usize];
     ["Offset of field: MlaDecodeParams::empty_lse"]
-        [::core::mem::offset_of!(MlaDecodeParams, empty_lse) - 528usize];
+        [::core::mem::offset_of!(MlaDecodeParams, empty_lse) - 540usize];
 };
 impl Default for MlaDecodeParams {
     fn default() -> Self {
@@ -1541,14 +1547,17 @@ pub struct KvAppendParams {
     pub latent_pitch: u64,
     pub k_pe_pitch: u64,
     pub cache_pitch: u64,
+    pub page_stride: u64,
     pub tokens: u32,
     pub rows: u32,
+    pub page_size: u32,
     pub format: u32,
     pub scale_format: u32,
+    pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of KvAppendParams"][::core::mem::size_of::<KvAppendParams>() - 96usize];
+    ["Size of KvAppendParams"][::core::mem::size_of::<KvAppendParams>() - 112usize];
     ["Alignment of KvAppendParams"][::core::mem::align_of::<KvAppendParams>() - 8usize];
     ["Offset of field: KvAppendParams::latent"][::core::mem::offset_of!(KvAppendParams, latent) - 0usize];
     ["Offset of field: KvAppendParams::k_pe"][::core::mem::offset_of!(KvAppendParams, k_pe) - 8usize];
@@ -1562,11 +1571,15 @@ const _: () = {
         [::core::mem::offset_of!(KvAppendParams, k_pe_pitch) - 64usize];
     ["Offset of field: KvAppendParams::cache_pitch"]
         [::core::mem::offset_of!(KvAppendParams, cache_pitch) - 72usize];
-    ["Offset of field: KvAppendParams::tokens"][::core::mem::offset_of!(KvAppendParams, tokens) - 80usize];
-    ["Offset of field: KvAppendParams::rows"][::core::mem::offset_of!(KvAppendParams, rows) - 84usize];
-    ["Offset of field: KvAppendParams::format"][::core::mem::offset_of!(KvAppendParams, format) - 88usize];
+    ["Offset of field: KvAppendParams::page_stride"]
+        [::core::mem::offset_of!(KvAppendParams, page_stride) - 80usize];
+    ["Offset of field: KvAppendParams::tokens"][::core::mem::offset_of!(KvAppendParams, tokens) - 88usize];
+    ["Offset of field: KvAppendParams::rows"][::core::mem::offset_of!(KvAppendParams, rows) - 92usize];
+    ["Offset of field: KvAppendParams::page_size"]
+        [::core::mem::offset_of!(KvAppendParams, page_size) - 96usize];
+    ["Offset of field: KvAppendParams::format"][::core::mem::offset_of!(KvAppendParams, format) - 100usize];
     ["Offset of field: KvAppendParams::scale_format"]
-        [::core::mem::offset_of!(KvAppendParams, scale_format) - 92usize];
+        [::core::mem::offset_of!(KvAppendParams, scale_format) - 104usize];
 };
 impl Default for KvAppendParams {
     fn default() -> Self {

@@ -8,7 +8,7 @@ use half::bf16;
 use crate::error::{Error, Result};
 use crate::launch::{KernelParams, Launch, Layout, Operand};
 use crate::table::mla::{KV_SCALE_BLOCK, MLA_LATENT, MLA_ROPE};
-use crate::tensor::{Matrix, MatrixMut};
+use crate::tensor::{Extent, Matrix, MatrixMut};
 
 /// Elements of a token's latent vector, from which keys and values come.
 pub(crate) const LATENT: usize = MLA_LATENT as usize;
@@ -49,29 +49,71 @@ impl KvFormat {
         self.columns() * self.element_bytes()
     }
 
-    /// Bytes from one row of an operand to the next. Saturates: the pitch of a single row is moot, however large.
-    pub(super) fn pitch_bytes<A>(self, cache: &Operand<A>) -> u64 {
-        cache.pitch().saturating_mul(self.element_bytes() as u64)
-    }
-
     const fn element_bytes(self) -> usize {
         match self {
             Self::Bf16 => size_of::<bf16>(),
             Self::Fp8 => size_of::<u8>(),
         }
     }
+}
 
-    /// Of a cache of this format with `rows` rows, where a plan expects another format perhaps.
-    fn layout(self, expected: Self, rows: usize) -> Result<Layout> {
-        if self != expected {
-            return Err(Error::other_kind("cache", expected, self));
+/// The rows of a cache, as a plan knows them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CacheRows {
+    pub format: KvFormat,
+    pub rows: usize,
+    /// Keys of a page; none: whatever the operand has.
+    pub page_size: Option<usize>,
+}
+
+impl CacheRows {
+    /// Fails if the operand's rows are of another format.
+    fn layout(self, format: KvFormat, got: Extent) -> Result<Layout> {
+        if format != self.format {
+            return Err(Error::other_kind("cache", self.format, format));
         }
-        let axes = match self {
-            Self::Bf16 => "cache [pages * page_size, 576]",
-            Self::Fp8 => "cache [pages * page_size, 656]",
+        let axes = match format {
+            KvFormat::Bf16 => "cache [pages * page_size, 576] or [pages, page_size * 576]",
+            KvFormat::Fp8 => "cache [pages * page_size, 656] or [pages, page_size * 656]",
         };
-        Ok(Layout::matrix(axes, [rows, self.columns()]).aligned(ROW_ALIGN))
+        let keys = self.keys_of_a_row(got);
+        let shape = [self.rows / keys, keys.saturating_mul(format.columns())];
+        Ok(Layout::matrix(axes, shape).aligned(ROW_ALIGN))
     }
+
+    /// Those of a page, if a matrix of pages fits as well as one of keys.
+    fn keys_of_a_row(self, got: Extent) -> usize {
+        let keys = got.columns / self.format.columns();
+        let fits = keys > 1 && got.rows.saturating_mul(keys) == self.rows;
+        if fits && self.page_size.is_none_or(|page_size| page_size == keys) { keys } else { 1 }
+    }
+
+    fn operand<A>(self, operand: Operand<A>) -> CacheOperand<A> {
+        let Extent { pitch, .. } = operand.extent;
+        let columns = self.format.columns();
+        let stride = |elements: usize| (elements as u64).saturating_mul(self.format.element_bytes() as u64);
+        match self.keys_of_a_row(operand.extent) {
+            1 => {
+                let page_size = self.page_size.unwrap_or(self.rows).max(1);
+                let page_stride = stride(pitch).saturating_mul(page_size as u64);
+                CacheOperand { operand, page_size, page_stride, pitch: stride(pitch) }
+            }
+            page_size => {
+                CacheOperand { operand, page_size, page_stride: stride(pitch), pitch: stride(columns) }
+            }
+        }
+    }
+}
+
+/// A cache as an operand. Strides are bytes; they saturate, because that of a single row or page is moot, however large.
+pub(super) struct CacheOperand<A> {
+    pub operand: Operand<A>,
+    /// Keys of a page, one at least.
+    pub page_size: usize,
+    /// From page to page.
+    pub page_stride: u64,
+    /// From key to key of a page.
+    pub pitch: u64,
 }
 
 impl fmt::Display for KvFormat {
@@ -83,55 +125,61 @@ impl fmt::Display for KvFormat {
     }
 }
 
-/// A cache that a kernel reads. Key `j` of page `p` is row `p * page_size + j`; address and row pitch are multiples of
-/// 16 bytes.
+/// A cache that a kernel reads: a matrix of keys, in which key `j` of page `p` is row `p * page_size + j`, or one whose rows are
+/// pages, each of keys that follow one another. Its pitch is then what lies between pages: of a pool
+/// `[pages, layers, page_size, 576]` a layer is the slice from its first key on, with a pitch of
+/// `layers * page_size * 576`. Address and pitch are multiples of 16 bytes.
 #[derive(Debug, Clone)]
 pub enum KvCache<'a> {
-    /// `[pages * page_size, 576]`.
+    /// `[pages * page_size, 576]`, or `[pages, page_size * 576]`.
     Bf16(Matrix<'a, bf16>),
-    /// `[pages * page_size, 656]` bytes.
+    /// `[pages * page_size, 656]` bytes, or `[pages, page_size * 656]`.
     Fp8(Matrix<'a, u8>),
 }
 
 impl KvCache<'_> {
-    /// As an operand of a launch, which has `rows` rows of `format`. The pitch is in elements of the format.
+    /// As an operand of a launch.
     pub(super) fn read<'l, P: KernelParams>(
         &'l self,
         launch: &mut Launch<'l, P>,
-        format: KvFormat,
-        rows: usize,
-    ) -> Result<Operand<*const u8>> {
-        match self {
+        rows: CacheRows,
+    ) -> Result<CacheOperand<*const u8>> {
+        let operand = match self {
             Self::Bf16(matrix) => {
-                Ok(launch.read(matrix, KvFormat::Bf16.layout(format, rows)?)?.map(<*const u16>::cast))
+                launch.read(matrix, rows.layout(KvFormat::Bf16, matrix.extent)?)?.map(<*const u16>::cast)
             }
-            Self::Fp8(matrix) => launch.read(matrix, KvFormat::Fp8.layout(format, rows)?),
-        }
+            Self::Fp8(matrix) => launch.read(matrix, rows.layout(KvFormat::Fp8, matrix.extent)?)?,
+        };
+        Ok(rows.operand(operand))
     }
 }
 
 /// A cache that a kernel writes; otherwise as [`KvCache`].
 #[derive(Debug)]
 pub enum KvCacheMut<'a> {
-    /// `[pages * page_size, 576]`.
+    /// `[pages * page_size, 576]`, or `[pages, page_size * 576]`.
     Bf16(MatrixMut<'a, bf16>),
-    /// `[pages * page_size, 656]` bytes.
+    /// `[pages * page_size, 656]` bytes, or `[pages, page_size * 656]`.
     Fp8(MatrixMut<'a, u8>),
 }
 
 impl KvCacheMut<'_> {
-    /// As an operand of a launch, which has `rows` rows of `format`. The pitch is in elements of the format.
+    /// As an operand of a launch.
     pub(super) fn write<'l, P: KernelParams>(
         &'l mut self,
         launch: &mut Launch<'l, P>,
-        format: KvFormat,
-        rows: usize,
-    ) -> Result<Operand<*mut u8>> {
-        match self {
+        rows: CacheRows,
+    ) -> Result<CacheOperand<*mut u8>> {
+        let operand = match self {
             Self::Bf16(matrix) => {
-                Ok(launch.write(matrix, KvFormat::Bf16.layout(format, rows)?)?.map(<*mut u16>::cast))
+                let layout = rows.layout(KvFormat::Bf16, matrix.extent)?;
+                launch.write(matrix, layout)?.map(<*mut u16>::cast)
             }
-            Self::Fp8(matrix) => launch.write(matrix, KvFormat::Fp8.layout(format, rows)?),
-        }
+            Self::Fp8(matrix) => {
+                let layout = rows.layout(KvFormat::Fp8, matrix.extent)?;
+                launch.write(matrix, layout)?
+            }
+        };
+        Ok(rows.operand(operand))
     }
 }

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::cache::{KvCacheMut, KvFormat, LATENT, ROPE};
+use super::cache::{CacheRows, KvCacheMut, KvFormat, LATENT, ROPE};
 use crate::device::bindings::{KV_BF16, KV_FP8, KvAppendParams};
 use crate::device::{Device, Stream};
 #[cfg(doc)]
@@ -46,7 +46,7 @@ pub struct KvAppendArgs<'a> {
     pub latent: Matrix<'a, bf16>,
     /// `[tokens, 64]`, rotated. Both may be columns of one matrix of 576.
     pub k_pe: Matrix<'a, bf16>,
-    /// `[tokens]`: the row of every token, -1 for none.
+    /// `[tokens]`: the row of every token, `page * page_size + key`, -1 for none.
     ///
     /// No row may be named twice. If one is, nothing outside it suffers, but it holds bytes of both tokens; the emulator
     /// fails with [`Error::Emulated`](crate::Error::Emulated), because the order of the writes is left to chance.
@@ -97,23 +97,26 @@ impl KvAppend {
         let k_pe =
             launch.read(&args.k_pe, Layout::matrix("k_pe [tokens, 64]", [tokens, ROPE]).aligned(16))?;
         let slots = launch.indices(&args.slots, Layout::vector("slots [tokens]", tokens))?;
-        let cache = args.cache.write(&mut launch, format, rows)?;
+        let cache = args.cache.write(&mut launch, CacheRows { format, rows, page_size: None })?;
         let params = KvAppendParams {
             latent: latent.pointer,
             k_pe: k_pe.pointer,
             slots,
-            cache: cache.pointer,
+            cache: cache.operand.pointer,
             error_words: launch.error_words(),
             latent_pitch: latent.pitch(),
             k_pe_pitch: k_pe.pitch(),
-            cache_pitch: format.pitch_bytes(&cache),
+            cache_pitch: cache.pitch,
+            page_stride: cache.page_stride,
             tokens: tokens as u32,
             rows: rows as u32,
+            page_size: cache.page_size as u32,
             format: match format {
                 KvFormat::Bf16 => KV_BF16,
                 KvFormat::Fp8 => KV_FP8,
             },
             scale_format: scale_format.code(),
+            ..Default::default()
         };
         launch.run(self.grid, &params)
     }

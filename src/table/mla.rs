@@ -6,7 +6,7 @@ use super::{Constant, Entry, FixedKernel, Kernel, PIECE, WARP, agreement, config
 pub const MLA_LATENT: u32 = 512;
 /// Numbers of a key that carry the position.
 pub const MLA_ROPE: u32 = 64;
-/// Keys that MLA decode takes at a time: splits and pages are multiples of it.
+/// Keys that MLA decode takes at a time: splits are multiples of it.
 pub const MLA_BLOCK_KEYS: u32 = 64;
 /// Rows of Q (heads of query tokens) of a CTA.
 pub const MLA_BLOCK_ROWS: u32 = 64;

@@ -57,11 +57,15 @@ impl Dimension {
         Self::every(extent.pitch, extent.rows, element, box_size)
     }
 
-    /// An index every `pitch` elements. The descriptor wants strides in multiples of 16 bytes, and below 2^40, even where a
-    /// single index makes the stride moot.
+    /// An index every `pitch` elements.
     pub fn every(pitch: usize, size: usize, element: MapElement, box_size: u32) -> Self {
+        Self::spaced((pitch as u64).saturating_mul(element.bytes()), size, box_size)
+    }
+
+    /// An index every so many bytes. The descriptor wants strides in multiples of 16 bytes, and below 2^40, even where a
+    /// single index makes the stride moot.
+    pub fn spaced(bytes: u64, size: usize, box_size: u32) -> Self {
         const LARGEST: u64 = (1 << 40) - 16;
-        let bytes = (pitch as u64).saturating_mul(element.bytes());
         let stride = if size > 1 { bytes } else { bytes.min(LARGEST).next_multiple_of(16) };
         Self { size: size as u64, stride, box_size }
     }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use check::devices::{FEW_MULTIPROCESSORS, emulators};
 use check::probes::catalogue::ENTRIES;
-use check::probes::tma::{Copy, Model};
+use check::probes::tma::Model;
+use check::probes::tma_copy::Copy;
 use check::probes::{ask, assert_clean, machines};
 use deepseek_kernels::EmulatorOptions;
 
@@ -24,6 +25,7 @@ questions! {
     a_bulk_copy_reaches_the_peer: "tma/copy_to_peer";
     a_multicast_reaches_its_mask: "tma/multicast";
     every_byte_of_a_load_is_in_its_place: "tma/load";
+    every_byte_of_a_low_box_is_in_its_place: "tma/load_low";
     stores_write_their_box_alone: "tma/store";
     where_there_is_no_page_a_load_gives_zeros: "tma/no_such_page/load";
     where_there_is_no_page_a_store_writes_nothing: "tma/no_such_page/store";

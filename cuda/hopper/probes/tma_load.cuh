@@ -1,8 +1,8 @@
 // One TMA load per CTA.
 //
 //   input      coordinates x, y, z, unused  [grid, 4]
-//   arguments  rank (2 or 3), bytes of the box, words to write out
-//   output     shared memory afterwards: the box and what follows it  [grid, words]
+//   arguments  rank (2 or 3), bytes of the box, words to write out, bytes before the box
+//   output     shared memory afterwards: what is before the box, the box and what follows it  [grid, words]
 #pragma once
 #include "hopper/cta/enter_grid.cuh"
 #include "hopper/probes/words.cuh"
@@ -14,10 +14,11 @@ PTX_DEVICE void probe_tma_load_kernel(const ProbeParams& params) {
   constexpr uint32_t kThreads = 64;
   enter_grid();
   const uint32_t rank = params.arguments[0], bytes = params.arguments[1], words = params.arguments[2];
-  const uint32_t box = ptx::smem_base();
-  const uint32_t bar = box + 4 * words;
+  const uint32_t base = ptx::smem_base();
+  const uint32_t box = base + params.arguments[3];
+  const uint32_t bar = base + 4 * words;
   const bool leader = ptx::thread_idx() == 0;
-  fill_shared(box, words, kThreads);
+  fill_shared(base, words, kThreads);
   if (leader) {
     ptx::prefetch_tensormap(params.map_load[0]);
     ptx::mbarrier_init(bar, 1);
@@ -39,5 +40,5 @@ PTX_DEVICE void probe_tma_load_kernel(const ProbeParams& params) {
     }
   }
   ptx::mbarrier_wait(bar, 0);
-  copy_from_shared(params.output + static_cast<uint64_t>(ptx::cta_idx()) * words, box, words, kThreads);
+  copy_from_shared(params.output + static_cast<uint64_t>(ptx::cta_idx()) * words, base, words, kThreads);
 }

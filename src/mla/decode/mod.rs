@@ -17,7 +17,7 @@ pub use args::{MlaAttendArgs, MlaDecodeArgs, MlaScheduleArgs, MlaSplits};
 use spec::{BLOCK_KEYS, BLOCK_ROWS, KEY, MlaChoice, instances};
 pub use spec::{DEFAULT_SPLIT_KEYS, EmptyLse, KvPaging, MAX_HEADS, MAX_Q_TOKENS, MlaDecodeSpec};
 
-use super::cache::{KvFormat, LATENT};
+use super::cache::{CacheOperand, CacheRows, KvFormat, LATENT};
 use crate::device::bindings::{
     MlaCombineParams, MlaDecodeParams, MlaPlanTables, MlaScheduleParams, TensorMap,
 };
@@ -249,7 +249,8 @@ impl MlaDecode {
 
         let mut launch = Launch::new(&self.device, &self.attend, stream)?;
         let q = launch.read(&args.q, q_layout)?;
-        let cache = args.cache.read(&mut launch, spec.format, pages * page_size)?;
+        let rows = CacheRows { format: spec.format, rows: pages * page_size, page_size: Some(page_size) };
+        let cache = args.cache.read(&mut launch, rows)?;
         let page_table = args.page_table.as_ref();
         let page_table = page_table.map(|table| launch.indices(table, table_layout)).transpose()?;
         let out = launch.write(&mut args.out, self.out_layout())?;
@@ -260,14 +261,15 @@ impl MlaDecode {
             map_q: self.map_rows(&q)?,
             map_kv: self.map_cache(&cache)?,
             map_out: self.map_rows(&out.cast_const())?,
-            kv: cache.pointer,
+            kv: cache.operand.pointer,
             page_table: page_table.unwrap_or_default(),
             tables: MlaPlanTables::default(),
             lse: lse.pointer,
             part_out,
             part_state,
             error_words: launch.error_words(),
-            kv_pitch: spec.format.pitch_bytes(&cache),
+            kv_pitch: cache.pitch,
+            page_stride: cache.page_stride,
             lse_pitch: lse.pitch(),
             batch: spec.batch as u32,
             rows: spec.rows() as u32,
@@ -276,6 +278,7 @@ impl MlaDecode {
             heads: spec.heads as u32,
             pages: pages as u32,
             page_size: page_size as u32,
+            box_keys: self.box_keys(),
             split_blocks: (spec.split_keys / BLOCK_KEYS) as u32,
             causal: u32::from(spec.causal),
             scale_log2: spec.softmax_scale * std::f32::consts::LOG2_E,
@@ -353,8 +356,17 @@ impl MlaDecode {
         })
     }
 
+    /// Keys of a box of the cache's map: those that a CTA fetches of a block, or as many as surely lie in one page.
+    fn box_keys(&self) -> u32 {
+        let own = MLA_BLOCK_KEYS / self.choice.instance.cluster;
+        match self.spec.paging {
+            KvPaging::Paged { page_size, .. } => own.min(1 << page_size.trailing_zeros().min(31)),
+            KvPaging::Contiguous { .. } => own,
+        }
+    }
+
     /// Pages are a dimension of their own: one that does not exist reads as zeros.
-    fn map_cache(&self, cache: &Operand<*const u8>) -> Result<TensorMap> {
+    fn map_cache(&self, cache: &CacheOperand<*const u8>) -> Result<TensorMap> {
         let (pages, page_size) = self.spec.pages();
         if pages * page_size == 0 {
             return Ok(TensorMap::default()); // without keys nobody looks
@@ -363,14 +375,12 @@ impl MlaDecode {
             KvFormat::Bf16 => (MapElement::Bf16, MLA_TILE_COLUMNS),
             KvFormat::Fp8 => (MapElement::U8, 2 * MLA_TILE_COLUMNS),
         };
-        let pitch = cache.extent.pitch;
-        let box_size = MLA_BLOCK_KEYS / self.choice.instance.cluster;
-        let keys = Dimension::every(pitch, page_size, element, box_size);
-        let pages = Dimension::every(pitch.saturating_mul(page_size), pages, element, 1);
+        let keys = Dimension::spaced(cache.pitch, page_size, self.box_keys());
+        let pages = Dimension::spaced(cache.page_stride, pages, 1);
         self.maps.encode(&TensorMapSpec {
-            operand: cache.name,
+            operand: cache.operand.name,
             element,
-            base: cache.pointer.cast(),
+            base: cache.operand.pointer.cast(),
             columns: self.spec.format.columns() as u64,
             box_columns,
             outer: &[keys, pages],

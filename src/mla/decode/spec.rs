@@ -27,7 +27,8 @@ pub enum KvPaging {
     Paged {
         /// Pages of the cache.
         pages: usize,
-        /// Keys of a page: a multiple of 64.
+        /// Keys of a page: any number from 1 on. The more of the powers of two up to 64 divide it, the fewer copies fetch
+        /// the keys.
         page_size: usize,
         /// Columns of the page table.
         pages_per_sequence: usize,
@@ -210,9 +211,10 @@ impl MlaDecodeSpec {
     pub(super) fn check(&self) -> Result<()> {
         check_range("q_tokens", self.q_tokens, MAX_Q_TOKENS as u64)?;
         check_range("heads", self.heads, MAX_HEADS as u64)?;
-        check_keys("split_keys", self.split_keys)?;
+        check_range("split_keys", self.split_keys, MAX_DIM)?;
+        check_multiple("split_keys", self.split_keys, BLOCK_KEYS)?;
         if let KvPaging::Paged { page_size, .. } = self.paging {
-            check_keys("page_size", page_size)?;
+            check_range("page_size", page_size, MAX_DIM)?;
         }
         check_factor("softmax_scale", self.softmax_scale)?;
         let (pages, page_size) = self.pages();
@@ -235,11 +237,6 @@ setters!(MlaDecodeSpec {
 /// The compiled kernels that read rows of this format.
 pub(super) fn instances(format: KvFormat) -> impl Iterator<Item = &'static MlaInstance> {
     MLA_INSTANCES.iter().filter(move |instance| instance.fp8_cache == (format == KvFormat::Fp8))
-}
-
-/// Fails unless there are whole blocks of keys, one at least, and no more than a sequence can have.
-fn check_keys(what: &'static str, got: usize) -> Result<()> {
-    check_range(what, got, MAX_DIM).and_then(|()| check_multiple(what, got, BLOCK_KEYS))
 }
 
 impl fmt::Display for SplitShape {

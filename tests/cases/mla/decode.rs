@@ -40,9 +40,26 @@ fn lengths_at_every_border() {
     let lengths = [0, 1, 63, 64, 65, 0, 127, 128, 129, 191, 192, 193, 255, 256, 257, 384, 0];
     for device in devices() {
         for format in FORMATS {
-            for (page_size, split_keys) in [(64, 64), (64, 128), (128, 64), (192, 128), (192, 192)] {
+            for (page_size, split_keys) in [(64, 64), (64, 128), (128, 64), (192, 128), (192, 192), (1, 64), (40, 128)]
+            {
                 let (page_size, split_keys) = (Some(page_size), Some(split_keys));
                 pass(&MlaDecodeCase { page_size, split_keys, heads: 2, ..step(format, &lengths) }, &device);
+            }
+        }
+    }
+}
+
+/// Pages that end anywhere, so that every box there is is loaded, by one CTA and by two.
+#[test]
+fn pages_of_any_size() {
+    for device in devices() {
+        for format in FORMATS {
+            for instance in instances(format) {
+                for page_size in [1, 2, 3, 4, 8, 12, 16, 32, 48, 80, 96, 200] {
+                    let case = step(format, &[130, 1, 0, 77]);
+                    let case = MlaDecodeCase { heads: 3, instance: Some(instance), ..case };
+                    pass(&MlaDecodeCase { page_size: Some(page_size), ..case }, &device);
+                }
             }
         }
     }

@@ -142,6 +142,20 @@ fn a_row_depends_on_its_token_alone() {
     }
 }
 
+/// Pages with something between them: other rows are not touched, and the bytes are those of one matrix of keys.
+#[test]
+fn pages_that_lie_apart() {
+    for device in devices() {
+        for format in FORMATS {
+            let whole = run(case(format, 23, 48).problem().expect("inputs"), &device);
+            for page_size in [2, 16, 48] {
+                let case = KvAppendCase { page_size: Some(page_size), ..case(format, 23, 48) };
+                assert_eq!(run(case.problem().expect("inputs"), &device), whole, "pages of {page_size}");
+            }
+        }
+    }
+}
+
 /// Named twice, a row holds bytes of both tokens: the emulator says so instead of choosing.
 #[test]
 fn a_slot_named_twice_is_a_race() {

@@ -53,10 +53,10 @@ rejects! {
         => "expected slots [tokens] [2], got [2, 1]";
 
     cache_with_a_row_too_many: |args, spare| args.cache = KvCacheMut::Fp8(MatrixMut::new(&mut spare.bytes, 4, 656)?)
-        => "expected cache [pages * page_size, 656] [3, 656], got [4, 656]";
+        => "expected cache [pages * page_size, 656] or [pages, page_size * 656] [3, 656], got [4, 656]";
     cache_of_narrow_rows: |args, spare|
         args.cache = KvCacheMut::Fp8(MatrixMut::with_pitch(&mut spare.bytes, 3, 576, 656)?)
-        => "expected cache [pages * page_size, 656] [3, 656], got [3, 576]";
+        => "expected cache [pages * page_size, 656] or [pages, page_size * 656] [3, 656], got [3, 576]";
     cache_with_an_odd_pitch: |args, spare|
         args.cache = KvCacheMut::Fp8(MatrixMut::with_pitch(&mut spare.bytes, 3, 656, 664)?)
         => "cache: pitch must be a multiple of 16 bytes, got 664";
@@ -73,7 +73,7 @@ rejects! {
     append(FORMATS[0]);
     bf16_cache_of_narrow_rows: |args, spare|
         args.cache = KvCacheMut::Bf16(MatrixMut::with_pitch(&mut spare.halves, 3, 512, 576)?)
-        => "expected cache [pages * page_size, 576] [3, 576], got [3, 512]";
+        => "expected cache [pages * page_size, 576] or [pages, page_size * 576] [3, 576], got [3, 512]";
     bf16_cache_with_an_odd_pitch: |args, spare|
         args.cache = KvCacheMut::Bf16(MatrixMut::with_pitch(&mut spare.halves, 3, 576, 580)?)
         => "cache: pitch must be a multiple of 16 bytes, got 1160";

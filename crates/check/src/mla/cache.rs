@@ -61,27 +61,31 @@ pub enum CacheOperand {
 impl CacheOperand {
     const ALIGN: Align = Align(16);
 
-    /// To be read: so many rows, which repeat those there are.
-    pub(super) fn input(arena: &mut Arena<'_>, rows: usize, data: &CacheRows) -> Result<Self> {
+    /// To be read: so many rows, which repeat those there are, `together` of them in a row of the matrix.
+    pub(super) fn input(
+        arena: &mut Arena<'_>,
+        rows: usize,
+        together: usize,
+        data: &CacheRows,
+    ) -> Result<Self> {
+        let shape = |format: KvFormat| (rows / together, together * format.columns());
         Ok(match data {
-            CacheRows::Bf16(data) => {
-                Self::Bf16(arena.repeated(data, (rows, KvFormat::Bf16.columns()), Self::ALIGN)?)
-            }
-            CacheRows::Fp8(data) => {
-                Self::Fp8(arena.repeated(data, (rows, KvFormat::Fp8.columns()), Self::ALIGN)?)
-            }
+            CacheRows::Bf16(data) => Self::Bf16(arena.repeated(data, shape(KvFormat::Bf16), Self::ALIGN)?),
+            CacheRows::Fp8(data) => Self::Fp8(arena.repeated(data, shape(KvFormat::Fp8), Self::ALIGN)?),
         })
     }
 
-    /// To be written.
-    pub(super) fn in_out(arena: &mut Arena<'_>, rows: usize, data: &CacheRows) -> Result<Self> {
+    /// To be written; otherwise as [`Self::input`].
+    pub(super) fn in_out(
+        arena: &mut Arena<'_>,
+        rows: usize,
+        together: usize,
+        data: &CacheRows,
+    ) -> Result<Self> {
+        let shape = |format: KvFormat| (rows / together, together * format.columns());
         Ok(match data {
-            CacheRows::Bf16(data) => {
-                Self::Bf16(arena.in_out(data, (rows, KvFormat::Bf16.columns()), Self::ALIGN)?)
-            }
-            CacheRows::Fp8(data) => {
-                Self::Fp8(arena.in_out(data, (rows, KvFormat::Fp8.columns()), Self::ALIGN)?)
-            }
+            CacheRows::Bf16(data) => Self::Bf16(arena.in_out(data, shape(KvFormat::Bf16), Self::ALIGN)?),
+            CacheRows::Fp8(data) => Self::Fp8(arena.in_out(data, shape(KvFormat::Fp8), Self::ALIGN)?),
         })
     }
 

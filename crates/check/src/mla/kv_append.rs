@@ -59,6 +59,8 @@ pub struct KvAppendCase {
     pub tokens: usize,
     /// Of the cache. Tokens beyond them have no row.
     pub rows: usize,
+    /// Rows of a page, where something lies between pages and not between rows: as many as divide them.
+    pub page_size: Option<usize>,
     pub class: TokenClass,
     /// Latent vector and key are columns of one matrix of 576.
     pub one_matrix: bool,
@@ -68,7 +70,8 @@ pub struct KvAppendCase {
 impl KvAppendCase {
     /// Activations into every second row or so.
     pub const fn new(format: (KvFormat, ScaleFormat), tokens: usize) -> Self {
-        Self { format, tokens, rows: 2 * tokens, class: TokenClass::Activations, one_matrix: true, seed: 1 }
+        let class = TokenClass::Activations;
+        Self { format, tokens, rows: 2 * tokens, page_size: None, class, one_matrix: true, seed: 1 }
     }
 
     /// With its inputs.
@@ -221,7 +224,8 @@ enum Tokens {
 
 impl KvAppendRun {
     pub fn new(problem: Arc<KvAppendProblem>, arena: &mut Arena<'_>) -> Result<Self> {
-        let KvAppendCase { format: (format, scale_format), tokens, rows, one_matrix, .. } = problem.case;
+        let KvAppendCase { format: (format, scale_format), tokens, rows, page_size, one_matrix, .. } =
+            problem.case;
         let plan = KvAppend::plan(
             arena.device(),
             KvAppendSpec::new(tokens, rows, format).scale_format(scale_format),
@@ -238,7 +242,7 @@ impl KvAppendRun {
                 Tokens::Apart(latent, arena.input(k_pe, (tokens, ROPE), aligned)?)
             },
             slots: arena.indices(&problem.slots, (1, tokens))?,
-            cache: CacheOperand::in_out(arena, rows, &problem.before())?,
+            cache: CacheOperand::in_out(arena, rows, page_size.unwrap_or(1), &problem.before())?,
         };
         Ok(Self { problem, expected: Expected::default(), plan, operands })
     }
@@ -347,8 +351,10 @@ fn traced_in((format, scale_format): (u32, u32), words_per_index: u32) -> Launch
         .u64(offset_of!(KvAppendParams, latent_pitch), 576)
         .u64(offset_of!(KvAppendParams, k_pe_pitch), 72)
         .u64(offset_of!(KvAppendParams, cache_pitch), 1168)
+        .u64(offset_of!(KvAppendParams, page_stride), 1168 * 13)
         .u32(offset_of!(KvAppendParams, tokens), 21)
         .u32(offset_of!(KvAppendParams, rows), 200)
+        .u32(offset_of!(KvAppendParams, page_size), 12)
         .u32(offset_of!(KvAppendParams, format), format)
         .u32(offset_of!(KvAppendParams, scale_format), scale_format);
     fixed(&KV_APPEND, 3, params)

@@ -5,7 +5,8 @@ use std::array::from_fn;
 use rand::{Rng, RngExt};
 
 use super::convert::{self, Nearness};
-use super::tma::{self, Copy, Model, NO_SUCH_PAGES};
+use super::tma::{self, Model, NO_SUCH_PAGES};
+use super::tma_copy::Copy;
 use super::wgmma::{Case, Operands, ROW, WIDTHS};
 use super::wgmma_inputs::{any_subnormal, integer_case, random_case, rng, uniform_case};
 use super::{Difference, Effort, Findings};
@@ -107,6 +108,19 @@ pub const ENTRIES: &[Entry] = &[
     relied("tma/load", "every byte of a box lands in its place, zeros outside the tensor", |device, _| {
         Findings::all(Model::all().iter().map(|model| model.check_loads(device, &model.coordinates())))
     }),
+    relied(
+        "tma/load_low",
+        "the swizzle of a low box goes by its address, between rows of another",
+        |device, _| {
+            Findings::all(Model::low().flat_map(|model| {
+                let rows = model.rows();
+                (0..16)
+                    .step_by(rows)
+                    .map(move |behind| model.check_loads_behind(device, &model.coordinates(), behind))
+                    .collect::<Vec<_>>()
+            }))
+        },
+    ),
     relied("tma/store", "a store writes the units of 16 bytes that begin inside the tensor", |device, _| {
         let each = |model: &Model| {
             Findings::all(

@@ -6,6 +6,7 @@ mod faults;
 mod findings;
 pub mod product;
 pub mod tma;
+pub mod tma_copy;
 pub mod wgmma;
 pub mod wgmma_inputs;
 

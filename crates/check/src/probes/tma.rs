@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 use super::{Difference, Findings};
 use deepseek_kernels::Device;
 use deepseek_kernels::Result;
-use deepseek_kernels::probe::kernels::{TMA_COPY, TMA_LOAD, TMA_MULTICAST, TMA_STORE};
+use deepseek_kernels::probe::kernels::{TMA_LOAD, TMA_MULTICAST, TMA_STORE};
 use deepseek_kernels::probe::{MapElement, Probe, Swizzle, Tensor};
 
 /// What shared memory holds before a probe writes to it.
@@ -61,6 +61,16 @@ impl Model {
         Self { tensor, element_bytes, span }
     }
 
+    /// Boxes of fewer rows than a swizzle permutes.
+    pub fn low() -> impl Iterator<Item = Self> {
+        [1, 2, 4].into_iter().map(|rows| Self::new(MapElement::Bf16, 128, &[131, 21], 0, &[rows]))
+    }
+
+    /// Rows of a box.
+    pub fn rows(&self) -> usize {
+        self.tensor.box_sizes[1..].iter().product::<u32>() as usize
+    }
+
     /// One of each kind: every element type, every swizzle, two and three dimensions, boxes whose rows are no
     /// multiple of eight.
     pub fn all() -> Vec<Self> {
@@ -95,9 +105,9 @@ impl Model {
         self.tensor.box_sizes.iter().product::<u32>() as usize * self.element_bytes
     }
 
-    /// Every element of the box at `at`. A store writes whole units of 16 bytes: where a row of the tensor ends inside one,
+    /// Every element of the box at `at`, before which there are `behind` rows in shared memory. A store writes whole units of 16 bytes: where a row of the tensor ends inside one,
     /// what follows is written too.
-    fn places(&self, at: &[i32; 3], store: bool) -> Vec<Place> {
+    fn places(&self, at: &[i32; 3], behind: usize, store: bool) -> Vec<Place> {
         let Tensor { dims, strides, box_sizes, .. } = &self.tensor;
         let (columns, rows, pages) = (box_sizes[0], box_sizes[1], box_sizes.get(2).copied().unwrap_or(1));
         let row_bytes = columns as usize * self.element_bytes;
@@ -112,7 +122,7 @@ impl Model {
             let memory = index.iter().zip(&strides).map(|(i, &stride)| i * stride as i64).sum::<i64>();
             let offset = row as usize * row_bytes + x as usize * self.element_bytes;
             Place {
-                in_box: self.swizzled(offset, row as usize),
+                in_box: self.swizzled(offset, row as usize + behind),
                 in_memory: inside.then_some(memory as usize),
             }
         };
@@ -132,10 +142,10 @@ impl Model {
         (chunk ^ permuted) * 16 + byte
     }
 
-    /// The box as it lies in shared memory: zeros where there is no tensor.
-    fn loaded(&self, at: &[i32; 3]) -> Vec<u8> {
+    /// The box as it lies in shared memory behind so many rows: zeros where there is no tensor.
+    fn loaded(&self, at: &[i32; 3], behind: usize) -> Vec<u8> {
         let mut image = vec![0; self.box_bytes()];
-        for Place { in_box, in_memory } in self.places(at, false) {
+        for Place { in_box, in_memory } in self.places(at, behind, false) {
             if let Some(from) = in_memory {
                 let element = &self.tensor.memory[from..from + self.element_bytes];
                 image[in_box..in_box + self.element_bytes].copy_from_slice(element);
@@ -146,7 +156,7 @@ impl Model {
 
     /// Puts the box into `memory`, as far as there is a tensor.
     fn store(&self, at: &[i32; 3], image: &[u8], memory: &mut [u8]) {
-        for Place { in_box, in_memory } in self.places(at, true) {
+        for Place { in_box, in_memory } in self.places(at, 0, true) {
             if let Some(to) = in_memory {
                 memory[to..to + self.element_bytes]
                     .copy_from_slice(&image[in_box..in_box + self.element_bytes]);
@@ -234,20 +244,35 @@ impl Model {
     /// # Errors
     /// As [`Probe::run`].
     pub fn check_loads(&self, device: &Device, coordinates: &[[i32; 3]]) -> Result<Findings> {
-        let dumped = self.box_bytes() / 4 + GUARD;
+        self.check_loads_behind(device, coordinates, 0)
+    }
+
+    /// The same where `rows` rows of 128 bytes are before the box: a swizzle goes by the address.
+    ///
+    /// # Errors
+    /// As [`Probe::run`].
+    pub fn check_loads_behind(
+        &self,
+        device: &Device,
+        coordinates: &[[i32; 3]],
+        rows: usize,
+    ) -> Result<Findings> {
+        let before = rows * 128 / 4;
+        let dumped = before + self.box_bytes() / 4 + GUARD;
         let probe = Probe {
-            arguments: &[self.rank() as u32, self.box_bytes() as u32, dumped as u32],
+            arguments: &[self.rank() as u32, self.box_bytes() as u32, dumped as u32, 4 * before as u32],
             input: &flat(coordinates),
             output_words: coordinates.len() * dumped,
             loads: std::slice::from_ref(&self.tensor),
             ..Probe::new(TMA_LOAD, coordinates.len() as u32)
         };
-        let expected: Vec<u32> = coordinates
-            .iter()
-            .flat_map(|at| [words(&self.loaded(at)), vec![UNTOUCHED; GUARD]].concat())
-            .collect();
-        let place =
-            |i: usize| format!("{} at {:?}, word {}", self.name(), coordinates[i / dumped], i % dumped);
+        let shared =
+            |at| [vec![UNTOUCHED; before], words(&self.loaded(at, rows)), vec![UNTOUCHED; GUARD]].concat();
+        let expected: Vec<u32> = coordinates.iter().flat_map(shared).collect();
+        let place = |i: usize| {
+            let at = coordinates[i / dumped];
+            format!("{} at {at:?}, behind {rows} rows, word {}", self.name(), i % dumped)
+        };
         Ok(Findings::of_words(&expected, &probe.run(device)?.output, place))
     }
 
@@ -312,7 +337,7 @@ pub fn check_multicast(device: &Device) -> Result<Findings> {
             ..Probe::new(TMA_MULTICAST, 2)
         };
         let landed = |rank: usize, from: usize| match masks[from] >> rank & 1 {
-            1 => words(&model.loaded(&at[from])),
+            1 => words(&model.loaded(&at[from], 0)),
             _ => vec![UNTOUCHED; box_words],
         };
         let expected: Vec<u32> = (0..2)
@@ -321,66 +346,4 @@ pub fn check_multicast(device: &Device) -> Result<Findings> {
         let place = |i: usize| format!("masks {masks:?}, rank {}, word {}", i / dumped, i % dumped);
         Ok(Findings::of_words(&expected, &probe.run(device)?.output, place))
     }))
-}
-
-/// Words that each CTA of a pair copies, and how.
-#[derive(Clone, Copy)]
-pub struct Copy {
-    /// Words that are copied.
-    pub words: u32,
-    /// Offset of the first, in bytes.
-    pub source: u32,
-    /// Offset where it goes to, in bytes.
-    pub target: u32,
-    /// 1: into the peer; 0: within the CTA.
-    pub peer: u32,
-    /// Bytes that the barrier expects.
-    pub expected: u32,
-    /// Whether the source is made visible to the copy.
-    pub fence: bool,
-}
-
-impl Copy {
-    /// Words of shared memory that are looked at.
-    pub const DUMPED: u32 = 2048;
-
-    /// To the same bytes of the peer.
-    pub fn new(words: u32) -> Self {
-        Self { words, source: 64, target: 2048, peer: 1, expected: 4 * words, fence: true }
-    }
-
-    fn data(&self) -> Vec<u32> {
-        (0..2 * self.words).map(|i| i.wrapping_mul(0x9e37_79b9)).collect()
-    }
-
-    /// What lies in the shared memory of both CTAs afterwards.
-    ///
-    /// # Errors
-    /// As [`Probe::run`].
-    pub fn run(&self, device: &Device) -> Result<Vec<u32>> {
-        let Self { words, source, target, peer, expected, fence } = *self;
-        let probe = Probe {
-            arguments: &[words, source, target, peer, expected, u32::from(fence), Self::DUMPED],
-            input: &self.data(),
-            output_words: 2 * Self::DUMPED as usize,
-            ..Probe::new(TMA_COPY, 2)
-        };
-        Ok(probe.run(device)?.output)
-    }
-
-    /// The words are where they should be in the shared memory of both CTAs, and nothing else has changed.
-    ///
-    /// # Errors
-    /// As [`Probe::run`].
-    pub fn check(&self, device: &Device) -> Result<Findings> {
-        let (words, dumped) = (self.words as usize, Self::DUMPED as usize);
-        let mut expected = vec![UNTOUCHED; 2 * dumped];
-        for (rank, image) in expected.chunks_mut(dumped).enumerate() {
-            let from = rank ^ self.peer as usize;
-            image[self.target as usize / 4..][..words].copy_from_slice(&self.data()[from * words..][..words]);
-        }
-        let place =
-            |i: usize| format!("{words} words, peer {}, rank {}, word {}", self.peer, i / dumped, i % dumped);
-        Ok(Findings::of_words(&expected, &self.run(device)?, place))
-    }
 }

@@ -1,5 +1,7 @@
 // Tensor maps: the emulator's own encoding inside the 128 opaque bytes.
 #pragma once
+#include <algorithm>
+#include <bit>
 #include <cstdint>
 
 #include "hopper/emulated/machine/emu.h"
@@ -19,7 +21,8 @@ struct TensorMapCode {
   uint32_t row_bytes() const { return box[0] * element_bytes; }
   uint32_t rows() const;
   uint32_t bytes() const { return rows() * row_bytes(); }
-  uint32_t alignment() const { return span == 0 ? 128 : 8 * span; }
+  // Of a box in shared memory. A swizzle goes by the address, eight rows at a time: a box of fewer rows lies within those.
+  uint32_t alignment() const { return span == 0 ? 128 : span * std::min(8u, std::bit_ceil(rows())); }
   // Where the byte at `addr`, before swizzling, lies.
   uint32_t swizzled(uint32_t addr) const { return span == 0 ? addr : addr ^ (addr >> 3 & (span - 16)); }
 };

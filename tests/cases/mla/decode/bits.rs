@@ -68,13 +68,19 @@ fn the_place_of_a_key_changes_no_bit() {
     for device in devices() {
         for format in FORMATS {
             // No split is shorter than the longest page.
-            let at = |page_size| {
-                let case = MlaDecodeCase { page_size, split_keys: Some(192), ..step(format, &[333, 64, 1]) };
-                case.problem().expect("inputs")
+            let at = |page_size, pages_apart| {
+                let case = MlaDecodeCase { page_size, pages_apart, ..step(format, &[333, 64, 1]) };
+                MlaDecodeCase { split_keys: Some(192), ..case }.problem().expect("inputs")
             };
-            let bits = passed(&at(Some(64)), &device);
-            for problem in [reversed(at(Some(64))), at(Some(192)), at(None)] {
+            let bits = passed(&at(Some(64), false), &device);
+            for problem in [reversed(at(Some(64), false)), at(None, false), at(None, true)] {
                 assert_eq!(passed(&problem, &device), bits, "{:?}", problem.spec.paging);
+            }
+            for page_size in [1, 3, 16, 32, 64, 192] {
+                for pages_apart in [false, true] {
+                    let problem = at(Some(page_size), pages_apart);
+                    assert_eq!(passed(&problem, &device), bits, "pages of {page_size}");
+                }
             }
             let mut twice = step(format, &[128, 128]).problem().expect("inputs");
             let columns = twice.table.len() / 2;
@@ -84,6 +90,25 @@ fn the_place_of_a_key_changes_no_bit() {
             twice.q.copy_within(..half, half);
             let bits = passed(&twice, &device);
             assert_eq!(twice.part(&bits, 0), twice.part(&bits, 1), "a shared prefix");
+        }
+    }
+}
+
+/// What a table says past the end of a sequence is not looked at, within the page of its last key or not.
+#[test]
+fn pages_past_the_end_are_not_looked_up() {
+    for device in devices() {
+        for format in FORMATS {
+            for page_size in [1, 16, 64] {
+                let case = MlaDecodeCase { page_size: Some(page_size), ..step(format, &[70, 5, 128]) };
+                let problem = case.problem().expect("inputs");
+                let bits = passed(&problem, &device);
+                let mut other = problem.clone();
+                let exists = other.table.iter().position(|&page| page != STALE_PAGE).expect("a page");
+                let page = other.table[exists];
+                other.table.iter_mut().filter(|page| **page == STALE_PAGE).for_each(|stale| *stale = page);
+                assert_eq!(passed(&other, &device), bits, "pages of {page_size}");
+            }
         }
     }
 }
@@ -168,6 +193,15 @@ fn pages_that_do_not_exist_read_as_zeros_and_are_reported() {
                 for other in [0, 2] {
                     assert_eq!(problem.part(&got, other), problem.part(&before, other), "sequence {other}");
                 }
+            }
+            // One key of a block, two neighbours, the last key.
+            let case = MlaDecodeCase { page_size: Some(1), ..step(format, &[100, 128, 100]) };
+            let mut problem = case.problem().expect("inputs");
+            let columns = problem.table.len() / 3;
+            problem.case.class = AttentionClass::Positive;
+            for key in [3, 64, 65, 127] {
+                problem.table[columns + key] = STALE_PAGE;
+                passed(&problem, &device);
             }
         }
     }

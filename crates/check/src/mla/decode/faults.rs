@@ -18,6 +18,11 @@ const FP8: Trial = Trial::Changed(|| decode(KvFormat::Fp8, 21));
 /// Two tiles of rows, whose CTAs dequantise half of the keys each.
 const FP8_CLUSTER: Trial = Trial::Changed(|| decode(KvFormat::Fp8, 64));
 
+/// Pages in boxes of four keys, and of one: more boxes than a warp has lanes. Something lies between the pages.
+const PAGES: Trial = Trial::Changed(|| pages(KvFormat::Bf16, 21));
+const CLUSTER_PAGES: Trial = Trial::Changed(|| pages(KvFormat::Bf16, 64));
+const FP8_PAGES: Trial = Trial::Changed(|| pages(KvFormat::Fp8, 21));
+
 /// A row whose every score is -Inf: the first column of the position is 1 in every key.
 const LOST: Trial = Trial::Changed(|| {
     let mut problem = MlaDecodeCase::new(KvFormat::Bf16, vec![70, 0]).problem().expect("inputs");
@@ -61,6 +66,16 @@ fn decode(format: KvFormat, heads: usize) -> Vec<Changed> {
     problems.map(changed).into()
 }
 
+fn pages(format: KvFormat, heads: usize) -> Vec<Changed> {
+    let drawn = |page_size| {
+        let case = MlaDecodeCase::new(format, vec![67, 0, 330]);
+        let case = MlaDecodeCase { heads, q_tokens: 2, split_keys: Some(1024), ..case };
+        let case = MlaDecodeCase { page_size: Some(page_size), pages_apart: true, ..case };
+        changed(case.problem().expect("inputs"))
+    };
+    vec![drawn(12), drawn(1)]
+}
+
 faults! {
     row_of_negative_infinity_unreported: LOST,
         "if (l[r] == 0.0f && rows.visible[r] > work.first_key)" => "if (false)", ["got one of nothing"];
@@ -84,9 +99,6 @@ faults! {
         "clear_values(smem, kv.stage, 1, work.keys(j));" => "", ["elements are wrong"];
     cleared_values_without_a_fence: BF16,
         "void clear_values ... warpgroup_fence_async(half);" => "warpgroup_sync(half);", ["fence.proxy.async"];
-    empty_sequence_reads_the_table: BF16,
-        "ceil_div(w.length - w.first_key, MLA_BLOCK_KEYS)" => "w.length / MLA_BLOCK_KEYS + 1",
-        ["expected a report of nothing", "elements are wrong"];
 
     // The grids ahead.
     only_those_that_multiply_wait_for_the_grids_ahead: BF16,
@@ -264,7 +276,8 @@ faults! {
     output_copied_before_all_have_written: BF16,
         "void store_out ... warpgroup_fence_async(half);" => "ptx::fence_proxy_async_shared();",
         ["not ordered", "TMA store"];
-    cluster_keys_of_one_half_twice: CLUSTER, "y + rank * kRows" => "y", ["elements are wrong"];
+    cluster_keys_of_one_half_twice: CLUSTER,
+        "ptx::cluster_rank() * kOwnKeys<Config>" => "0", ["in flight", "kv_full"];
     cluster_released_to_one_producer_only: CLUSTER, "if (lane < Cluster)" => "if (lane < 1)", ["kv_empty"];
     cluster_leaves_before_its_peer: CLUSTER,
         "leave_cluster<Config>();" => "", ["exited", "exits", "gone", "may exit before"];
@@ -290,21 +303,38 @@ faults! {
         "ptx::cvt_bf16x2(x.hi * scale, x.lo * scale)" => "ptx::cvt_bf16x2(x.lo * scale, x.hi * scale)",
         ["elements are wrong"];
     codes_of_the_next_key: FP8,
-        "key = fp8_key<Config>(i)" => "key = fp8_key<Config>(i) + 1", ["elements are wrong"];
+        "fp8_key<Config>(i), words.of[i]" => "fp8_key<Config>(i) + 1, words.of[i]", ["elements are wrong"];
     codes_without_a_fence: FP8, "void store_codes ... ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
-    codes_past_the_end_stay: FP8, "&& key < keys" => "", ["elements are wrong"];
+    codes_past_the_end_stay: FP8,
+        "MlaPlace place_of ... if (key >= work.length) return {params.pages, 0};" => "", ["elements are wrong"];
     codes_over_left_values: FP8, "void load_fp8 ... await_free(smem, kv, kLeftValues);" => "", ["not ordered"];
     codes_over_right_values: FP8, "void load_fp8 ... await_free(smem, kv, kRightValues);" => "", ["not ordered"];
-    position_of_a_wrong_byte: FP8, "kKvFp8Rope, at" => "kKvFp8Rope - 16, at", ["elements are wrong"];
-    bad_page_is_read: FP8, "at.page < params.pages &&" => "", ["outside", "out of bounds", "race"];
-    page_of_the_block_before: FP8, "page_words(params, work, j + 2)" => "page_words(params, work, j + 1)",
+    position_of_a_wrong_byte: FP8, "kKvFp8Rope, key" => "kKvFp8Rope - 16, key", ["elements are wrong"];
+    bad_page_is_read: FP8, "wanted && page < params.pages" => "wanted", ["outside", "out of bounds", "race"];
+    page_of_the_block_before: FP8,
+        "fp8_words<Config>(params, work, j + 2)" => "fp8_words<Config>(params, work, j + 1)",
         ["elements are wrong", "expected a report of nothing"];
     scales_of_the_next_block: FP8,
         "Config::kHalfTiles, right, rows" => "Config::kHalfTiles, right, next", ["elements are wrong"];
+    page_past_the_end_looked_up: PAGES,
+        "params.page_table.words == nullptr || key >= work.length" => "params.page_table.words == nullptr", ["outside"];
+    key_of_two_pages: PAGES, "key % params.page_size" => "key % (2 * params.page_size)", ["elements are wrong"];
+    boxes_that_end_behind_the_page: PAGES,
+        "ptx::thread_idx() % 32) * params.box_keys" => "ptx::thread_idx() % 32) * 4", ["in flight", "kv_full"];
+    boxes_of_a_warp_only: PAGES, "(i * 32 + ptx::thread_idx() % 32)" => "(ptx::thread_idx() % 32)", ["in flight", "kv_full"];
+    boxes_of_the_peer: CLUSTER_PAGES, "ptx::cluster_rank() * kOwnKeys<Config>" => "0", ["in flight", "kv_full"];
+    every_lane_announces_the_tile: PAGES,
+        "if (ptx::thread_idx() % 32 == 0) ptx::mbarrier_arrive_expect_tx" => "ptx::mbarrier_arrive_expect_tx", ["kv_full"];
+    page_of_the_first_key_for_all: FP8_PAGES, "key, places.at[i]" => "key, places.at[0]", ["elements are wrong"];
+    position_of_the_first_box_only: FP8_PAGES, "(key & (params.box_keys - 1)) == 0" => "key == 0", ["kv_full"];
+    position_over_the_one_in_use: FP8_PAGES, "void load_rope ... await_free(smem, kv, kRope);" => "",
+        ["not ordered", "in flight", "kv_full"];
+    pages_without_their_stride: FP8_PAGES,
+        "page * params.page_stride" => "page * (params.page_size * params.kv_pitch)", ["elements are wrong", "outside"];
 
     // Dequantised keys handed to the peer.
     both_ctas_dequantise_the_same_half: FP8_CLUSTER,
-        "ptx::cluster_rank() * 4" => "0", ["bulk copy", "in flight", "not ordered"];
+        "ptx::cluster_rank() * kOwnKeys<Config>" => "0", ["bulk copy", "in flight", "not ordered"];
     codes_copied_over_the_peers_own: FP8_CLUSTER,
         "bulk_copy_to_cta(sKeys" => "bulk_copy_to_cta(smem.kv(stage, tile) + (fp8_first_key<Config>() ^ 32) * 128",
         ["bulk copy", "in flight", "not ordered"];

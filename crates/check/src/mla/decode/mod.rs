@@ -51,6 +51,8 @@ pub struct MlaDecodeCase {
     pub causal: bool,
     /// Keys of a page; none: the cache is contiguous.
     pub page_size: Option<usize>,
+    /// Something lies between pages, as the other layers do in a pool of all; otherwise between keys.
+    pub pages_apart: bool,
     /// Keys of a split; none: those that suit an H100 best.
     pub split_keys: Option<usize>,
     pub empty_lse: EmptyLse,
@@ -79,6 +81,7 @@ impl MlaDecodeCase {
             heads: 16,
             causal: false,
             page_size: Some(64),
+            pages_apart: false,
             split_keys: Some(128),
             empty_lse: EmptyLse::NegativeInfinity,
             instance: None,

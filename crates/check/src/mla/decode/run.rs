@@ -63,19 +63,20 @@ impl MlaDecodeRun {
         let decode = case.plan(arena.device(), *spec)?;
         let tokens = spec.batch * spec.q_tokens;
         let (rows, aligned) = (tokens * spec.heads, Align(16));
-        let (cache_rows, columns) = match spec.paging {
+        let (pages, page_size, columns) = match spec.paging {
             KvPaging::Paged { pages, page_size, pages_per_sequence } => {
-                (pages * page_size, Some(pages_per_sequence))
+                (pages, page_size, Some(pages_per_sequence))
             }
-            KvPaging::Contiguous { capacity } => (spec.batch * capacity, None),
+            KvPaging::Contiguous { capacity } => (spec.batch, capacity, None),
         };
+        let together = if case.pages_apart { page_size } else { 1 };
         let table = |columns| arena.indices(&problem.table, (spec.batch, columns));
         let operands = MlaDecodeOperands {
             page_table: columns.map(table).transpose()?,
             lengths: arena.indices(&problem.lengths, (1, spec.batch))?,
             tables: arena.output((1, decode.tables()), Align(8))?,
             q: arena.input(&problem.q, (rows, KEY), aligned)?,
-            cache: CacheOperand::input(arena, cache_rows, &problem.cache)?,
+            cache: CacheOperand::input(arena, pages * page_size, together, &problem.cache)?,
             scratch: arena.scratch(decode.scratch_bytes())?,
             out: arena.output((rows, LATENT), aligned)?,
             lse: arena.output((tokens, spec.heads), Align(4))?,

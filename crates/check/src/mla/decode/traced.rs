@@ -8,7 +8,10 @@ use std::mem::offset_of;
 /// What the operand trace launches.
 pub fn traced() -> Vec<Launch> {
     // A page table of either width, or none.
-    let decodes = MLA_INSTANCES.iter().flat_map(|instance| [1, 2, 0].map(|words| decode(instance, words)));
+    let decodes = MLA_INSTANCES.iter().flat_map(|instance| {
+        let tables = [1, 2, 0].map(|words| decode(instance, words, 128));
+        tables.into_iter().chain([decode(instance, 1, 12)])
+    });
     decodes.chain(WORDS_PER_INDEX.map(schedule)).chain([combine()]).collect()
 }
 
@@ -30,8 +33,9 @@ fn schedule(words_per_index: u32) -> Launch {
 ///
 /// `split_blocks` makes every split begin at key 0, modulo 2^32: what lengths are made up then decides the number of
 /// blocks and the tail. The offsets begin where there are four items, the second of them the only split of a sequence.
-fn decode(instance: &MlaInstance, words_per_page: u32) -> Launch {
+fn decode(instance: &MlaInstance, words_per_page: u32, page_size: u32) -> Launch {
     let row_tiles = 2 * instance.cluster;
+    let box_keys = (1 << page_size.trailing_zeros()).min(64 / instance.cluster);
     let page_table = if words_per_page == 0 { 0 } else { region(1) };
     let params = Params::of::<MlaDecodeParams>()
         .u64(offset_of!(MlaDecodeParams, kv), region(0))
@@ -44,6 +48,7 @@ fn decode(instance: &MlaInstance, words_per_page: u32) -> Launch {
         .u64(offset_of!(MlaDecodeParams, part_state), region(7))
         .u64(offset_of!(MlaDecodeParams, error_words), region(8))
         .u64(offset_of!(MlaDecodeParams, kv_pitch), 672)
+        .u64(offset_of!(MlaDecodeParams, page_stride), 672 * 130)
         .u64(offset_of!(MlaDecodeParams, lse_pitch), 150)
         .u32(offset_of!(MlaDecodeParams, batch), 127)
         .u32(offset_of!(MlaDecodeParams, rows), row_tiles * 64 - 20)
@@ -51,7 +56,8 @@ fn decode(instance: &MlaInstance, words_per_page: u32) -> Launch {
         .u32(offset_of!(MlaDecodeParams, q_tokens), 2)
         .u32(offset_of!(MlaDecodeParams, heads), row_tiles * 32 - 10)
         .u32(offset_of!(MlaDecodeParams, pages), 100)
-        .u32(offset_of!(MlaDecodeParams, page_size), 128)
+        .u32(offset_of!(MlaDecodeParams, page_size), page_size)
+        .u32(offset_of!(MlaDecodeParams, box_keys), box_keys)
         .u32(offset_of!(MlaDecodeParams, split_blocks), 1 << 26)
         .u32(offset_of!(MlaDecodeParams, causal), 1)
         .u32(offset_of!(MlaDecodeParams, scale_log2), 0.03_f32.to_bits())

@@ -16,6 +16,11 @@ fn slots(slot: i32) -> Changed {
     (Box::new(problem.case), Arc::new(problem))
 }
 
+const PAGES: Trial = Trial::Changed(|| {
+    let case = KvAppendCase { rows: 24, page_size: Some(6), ..KvAppendCase::new(FORMATS[0], 10) };
+    vec![(Box::new(case), Arc::new(case.problem().expect("inputs")))]
+});
+
 /// Each kind of data in a launch of its own, so that a report comes from the one it belongs to.
 fn append() -> Vec<Changed> {
     let drawn = |class, format, tokens, rows| {
@@ -74,8 +79,12 @@ faults! {
         "copy_by_warp<kKvLatent * sizeof(uint16_t)>" => "copy_by_warp<kKvLatent>", ["value"];
     pieces_of_one_lane_skipped: APPEND, "piece += kWarpLanes" => "piece += 2 * kWarpLanes", ["value"];
     row_of_the_token: APPEND,
-        "params.cache + slot * params.cache_pitch" => "params.cache + token * params.cache_pitch",
+        "slot % params.page_size * params.cache_pitch" => "token % params.page_size * params.cache_pitch",
         ["row", "not ordered"];
+    row_of_another_page: PAGES, "slot / params.page_size" => "token / params.page_size", ["row", "not ordered"];
+    pages_without_their_stride: PAGES,
+        "slot / params.page_size * params.page_stride" => "slot / params.page_size * params.page_size * params.cache_pitch",
+        ["row", "not ordered", "outside", "around"];
     narrow_slots_read_as_wide: APPEND, "indices.words_per_index - 1" => "1", ["outside"];
     slot_not_checked: APPEND, "slot >= params.rows" => "slot == kNoSlot", ["outside"];
     one_row_too_many: APPEND, "slot >= params.rows" => "slot > params.rows", ["outside"];
