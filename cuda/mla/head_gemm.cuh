@@ -1,8 +1,8 @@
-// One BF16 GEMM per attention head, with the head's half of MLA's up-projection W.
+// One BF16 GEMM per attention head, with the head's rows for keys or for values of MLA's up-projection W.
 //
 //   D[t, h, n] = sum over k of  A[t, h, k] * B[h][k, n]
 //
-//   A BF16 [tokens, heads, K] · W BF16 [heads, 256, 512] · D BF16 [tokens, heads, N], rounded once
+//   A BF16 [tokens, heads, K] · W BF16 [heads, rows, 512] · D BF16 [tokens, heads, N], rounded once
 //   N-major: B[h] = W[h, first_row + k, n]    (a step's rows of K, columns contiguous)
 //   K-major: B[h] = W[h, first_row + n, k]^T
 //
@@ -31,8 +31,8 @@
 
 namespace mla {
 
-// What every configuration shares; one derives from it and adds kMajor, kK, kN, kFirstRow, and what its row of the table
-// says: kThreads, kBlockN, kStages.
+// What every configuration shares; one derives from it and adds kMajor, and what its row of the table says: kThreads,
+// kBlockN, kStages.
 struct HeadGemmConfig {
   enum class Major { kK, kN };
   static constexpr int kBlockM = 64;  // tokens: one wgmma
@@ -52,7 +52,6 @@ struct HeadGemmStorage {
   PipelineStorage<Config::kStages> pipeline;
 
   static_assert(Config::kThreads == Config::kMathThreads + 32, "a warpgroup that multiplies, and a producer's warp");
-  static_assert(Config::kN % Config::kBlockN == 0 && Config::kK % Config::kBlockK == 0, "tiles are whole but for tokens");
 };
 
 // Shared addresses of one CTA's storage; boxes are 128-byte swizzled.
@@ -76,10 +75,9 @@ struct HeadTile {
 
 template <class Config>
 PTX_DEVICE HeadTile head_tile(const HeadGemmParams& params) {
-  constexpr uint32_t kNTiles = Config::kN / Config::kBlockN;
-  const uint32_t m_tiles = ceil_div(params.tokens, Config::kBlockM);
+  const uint32_t m_tiles = ceil_div(params.tokens, Config::kBlockM), n_tiles = ceil_div(params.n, Config::kBlockN);
   const uint32_t rest = ptx::cta_idx() / m_tiles;
-  return {ptx::cta_idx() % m_tiles * Config::kBlockM, rest / kNTiles, rest % kNTiles * Config::kBlockN};
+  return {ptx::cta_idx() % m_tiles * Config::kBlockM, rest / n_tiles, rest % n_tiles * Config::kBlockN};
 }
 
 // ---------------------------------------------------------------------------------------------------------- load
@@ -96,9 +94,9 @@ PTX_DEVICE void load_stage(const HeadGemmParams& params, HeadGemmSmem<Config> sm
     const uint32_t sBox = smem.b(stage) + box * Config::kBoxBytes;
     const uint32_t n = tile.column + box * Config::kBox;
     if constexpr (Config::kMajor == Config::Major::kN) {
-      ptx::tma_load_3d(params.map_w, sBox, full, n, Config::kFirstRow + k, tile.head);
+      ptx::tma_load_3d(params.map_w, sBox, full, n, params.first_row + k, tile.head);
     } else {
-      ptx::tma_load_3d(params.map_w, sBox, full, k, Config::kFirstRow + n, tile.head);
+      ptx::tma_load_3d(params.map_w, sBox, full, k, params.first_row + n, tile.head);
     }
   }
 }
@@ -108,7 +106,7 @@ template <class Config>
 PTX_DEVICE void load(const HeadGemmParams& params, HeadGemmSmem<Config> smem, HeadTile tile) {
   Ring<Config::kStages> ring;
 #pragma unroll 1
-  for (uint32_t k = 0; k < Config::kK; k += Config::kBlockK, ring.advance()) {
+  for (uint32_t k = 0; k < params.k; k += Config::kBlockK, ring.advance()) {
     smem.pipeline().await_empty(ring);
     load_stage(params, smem, ring.stage, tile, k);
   }
@@ -138,7 +136,8 @@ PTX_DEVICE void mma(float (&rD)[Config::kBlockN / 2], uint32_t sA, uint32_t sB, 
 
 // --------------------------------------------------------------------------------------------------------- store
 
-// gD <- rD, rounded: registers -> shared memory -> TMA, which leaves out tokens that do not exist.
+// gD <- rD, rounded: registers -> shared memory -> TMA, which leaves out tokens and columns that do not
+// exist.
 template <class Config>
 PTX_DEVICE void store(const HeadGemmParams& params, HeadGemmSmem<Config> smem, HeadTile tile,
                       const float (&rD)[Config::kBlockN / 2]) {
@@ -161,7 +160,7 @@ PTX_DEVICE void math(const HeadGemmParams& params, HeadGemmSmem<Config> smem, He
   Ring<Config::kStages> ring;
   float rD[Config::kBlockN / 2];
 #pragma unroll 1
-  for (uint32_t k = 0; k < Config::kK; k += Config::kBlockK, ring.advance()) {
+  for (uint32_t k = 0; k < params.k; k += Config::kBlockK, ring.advance()) {
     smem.pipeline().await_full(ring);
     mma<Config>(rD, smem.a(ring.stage), smem.b(ring.stage), k != 0);
     smem.pipeline().release(ring);

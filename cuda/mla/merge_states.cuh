@@ -2,7 +2,7 @@
 //
 //   m = max(lse_0, lse_1) · w_i = exp(lse_i - m) · out = (w_0 o_0 + w_1 o_1) / (w_0 + w_1) · lse = m + log(w_0 + w_1)
 //
-//   o_0, o_1, out BF16 or FP32 [rows, 512] · lse FP32 [tokens, heads], natural logarithm, -Inf: the part has no key
+//   o_0, o_1, out BF16 or FP32 [rows, columns] · lse FP32 [tokens, heads], natural logarithm, -Inf: the part has no key
 //
 // Every operation is rounded to FP32, and nothing but the row decides its bits; the two parts may change places. The
 // larger weight is 1, so one exponential is enough. Schedule: a thread owns eight columns of a row.
@@ -22,7 +22,6 @@
 
 namespace mla {
 
-constexpr uint32_t kMergeThreadsPerRow = MLA_LATENT / kPieceElements;
 constexpr float kInfinity = std::bit_cast<float>(0x7f800000u);
 
 PTX_DEVICE Piece load_piece(const MergeStatesParams& params, const MergePart& part, uint64_t row, uint32_t column) {
@@ -51,7 +50,7 @@ PTX_DEVICE void copy_piece(const MergeStatesParams& params, const MergePart& par
 
 // -Inf for a part without keys, whichever infinity its maker writes then.
 PTX_DEVICE float part_lse(const MergeStatesParams& params, const MergePart& part, uint32_t row) {
-  const float lse = ptx::ldg_f32(part.lse + pitched(row, params.heads, part.lse_pitch));
+  const float lse = ptx::ldg_f32(part.lse + strided(row, params.heads, part.lse_token_stride, part.lse_head_stride));
   return params.infinity_is_empty != 0 && lse == kInfinity ? -kInfinity : lse;
 }
 
@@ -76,8 +75,9 @@ template <class Config>
 PTX_DEVICE void merge_states_kernel(const MergeStatesParams& params) {
   enter_grid();
   const uint64_t thread = static_cast<uint64_t>(ptx::cta_idx()) * Config::kThreads + ptx::thread_idx();
-  const uint32_t row = static_cast<uint32_t>(thread / kMergeThreadsPerRow);
-  const uint32_t column = static_cast<uint32_t>(thread % kMergeThreadsPerRow) * kPieceElements;
+  const uint32_t threads_per_row = params.columns / kPieceElements;
+  const uint32_t row = static_cast<uint32_t>(thread / threads_per_row);
+  const uint32_t column = static_cast<uint32_t>(thread % threads_per_row) * kPieceElements;
   if (row >= params.rows) return;
 
   const float lse0 = part_lse(params, params.part[0], row), lse1 = part_lse(params, params.part[1], row);
@@ -90,7 +90,8 @@ PTX_DEVICE void merge_states_kernel(const MergeStatesParams& params) {
   } else {
     store_piece(params, row, column, Piece{});
   }
-  if (column == 0) ptx::stg_f32(params.out_lse + pitched(row, params.heads, params.out_lse_pitch), lse);
+  if (column != 0) return;
+  ptx::stg_f32(params.out_lse + strided(row, params.heads, params.out_lse_token_stride, params.out_lse_head_stride), lse);
 }
 
 }  // namespace mla

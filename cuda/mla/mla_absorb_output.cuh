@@ -1,5 +1,5 @@
 // Attention over latents, back in the space of the heads' values:
-// out[t, h, 0:128] = latent[t, h, 0:512] . W[h, 128:256, 0:512]^T.
+// out[t, h, 0:n] = latent[t, h, 0:512] . W[h, first_row : first_row + n, 0:512]^T.
 #pragma once
 #include "mla/head_gemm.cuh"
 
@@ -8,7 +8,6 @@ namespace mla {
 template <class Config>
 struct MlaAbsorbOutput : HeadGemmConfig, Config {
   static constexpr Major kMajor = Major::kK;
-  static constexpr int kK = MLA_LATENT, kN = MLA_VALUE, kFirstRow = MLA_NOPE;
 };
 
 template <class Config>

@@ -90,7 +90,8 @@ PTX_DEVICE void combine_row(const MlaCombineParams& params, uint32_t row, uint32
   ptx::stg_v2_u32(params.out + row * params.out_pitch + column, ptx::cvt_bf16x2(o[1] * inverse, o[0] * inverse),
                   ptx::cvt_bf16x2(o[3] * inverse, o[2] * inverse));
   if (column == 0) {
-    ptx::stg_f32(params.lse + pitched(row, params.heads, params.lse_pitch), log_sum_exp(greatest, l, params.empty_lse));
+    const uint64_t at = strided(row, params.heads, params.lse_token_stride, params.lse_head_stride);
+    ptx::stg_f32(params.lse + at, log_sum_exp(greatest, l, params.empty_lse));
   }
 }
 

@@ -190,8 +190,9 @@ PTX_DEVICE void store_rows(const MlaDecodeParams& params, const MlaWork& work, M
     if (thread % 4 != 0 || row >= params.rows) continue;
     if (l[r] == 0.0f && rows.visible[r] > work.first_key) report_fault(params.error_words, FAULT_NONFINITE_SCORE);
     if (part.splits == 1) {
-      ptx::stg_f32(params.lse + pitched(work.sequence * params.rows + row, params.heads, params.lse_pitch),
-                   log_sum_exp(rows.m[r], l[r], params.empty_lse));
+      const uint64_t at = strided(work.sequence * params.rows + row, params.heads, params.lse_token_stride,
+                                  params.lse_head_stride);
+      ptx::stg_f32(params.lse + at, log_sum_exp(rows.m[r], l[r], params.empty_lse));
     } else {
       ptx::stg_v2_u32(params.part_state + (static_cast<uint64_t>(part.index) * params.rows + row) * 2,
                       std::bit_cast<uint32_t>(rows.m[r]), std::bit_cast<uint32_t>(l[r]));

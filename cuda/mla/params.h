@@ -7,8 +7,6 @@
 #include "indices.h"
 
 enum {
-  MLA_NOPE = 128,       // of a head's query: what is not rotated
-  MLA_VALUE = 128,      // of a head's output
   MLA_LATENT = 512,     // of a row of the cache: the compressed keys and values
   MLA_ROPE = 64,        // of a row of the cache: the rest of the key, which carries the position
   MLA_BLOCK_KEYS = 64,  // keys of one step of the attention
@@ -39,13 +37,13 @@ typedef struct MlaDecodeParams {
   const uint8_t* kv;          // FP8 cache: rows of 512 E4M3, 4 FP32 scales, 64 BF16
   Indices page_table;         // [batch, pages of a sequence]; words null: sequence b is page b
   MlaPlanTables tables;
-  float* lse;                 // FP32 [batch * q_tokens, heads], natural logarithm
+  float* lse;                 // FP32 [batch * q_tokens, heads] by its strides, natural logarithm
   float* part_out;            // FP32 [splits, rows, 512], sums that are not divided yet
   float* part_state;          // FP32 [splits, rows, 2]: m in units of log2, l
   uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t kv_pitch;          // FP8 cache: bytes from row to row,
   uint64_t page_stride;       // and from page to page
-  uint64_t lse_pitch;
+  uint64_t lse_token_stride, lse_head_stride;  // elements
   uint32_t batch;
   uint32_t rows;              // q_tokens * heads
   uint32_t row_tiles;         // of 64 rows, even in a cluster
@@ -64,8 +62,8 @@ typedef struct MlaCombineParams {
   const float* part_state;         // FP32 [splits, rows, 2]
   const uint32_t* split_offsets;   // [batch + 1]
   uint16_t* out;                   // BF16 [batch * rows, out_pitch]
-  float* lse;                      // FP32 [batch * q_tokens, heads]
-  uint64_t out_pitch, lse_pitch;
+  float* lse;                      // FP32 [batch * q_tokens, heads] by its strides
+  uint64_t out_pitch, lse_token_stride, lse_head_stride;
   uint32_t batch, rows, heads;
   float empty_lse;
 } MlaCombineParams;
@@ -73,25 +71,28 @@ typedef struct MlaCombineParams {
 // D[t, h] = A[t, h] . B[h], B[h] being rows of W[h] or their transpose: head_gemm.cuh.
 typedef struct HeadGemmParams {
   TensorMap map_a;  // BF16 [tokens, heads, k], box [64, 1, 64], 128-byte swizzle
-  TensorMap map_w;  // BF16 [heads, MLA_NOPE + MLA_VALUE, MLA_LATENT], box [1, 64, 64], 128-byte swizzle
+  TensorMap map_w;  // BF16 [heads, rows, MLA_LATENT], box [1, 64, 64], 128-byte swizzle
   TensorMap map_d;  // BF16 [tokens, heads, n], box [64, 1, 64], 128-byte swizzle
   uint32_t tokens;
+  uint32_t k, n;       // k: a multiple of 64
+  uint32_t first_row;  // of B[h] in W[h]
 } HeadGemmParams;
 
 // Attention over a part of the keys.
 typedef struct MergePart {
-  const void* o;     // BF16 or FP32 [rows, o_pitch], MLA_LATENT columns
-  const float* lse;  // FP32 [tokens, heads], natural logarithm; -Inf: no key
-  uint64_t o_pitch, lse_pitch;  // elements
+  const void* o;     // BF16 or FP32 [rows, o_pitch]
+  const float* lse;  // FP32 [tokens, heads] by its strides, natural logarithm; -Inf: no key
+  uint64_t o_pitch, lse_token_stride, lse_head_stride;  // elements
 } MergePart;
 
 // out, out_lse = attention over the keys of both parts.
 typedef struct MergeStatesParams {
   MergePart part[2];
   void* out;                   // BF16 or FP32, as o  [rows, out_pitch]
-  float* out_lse;              // FP32 [tokens, heads]
-  uint64_t out_pitch, out_lse_pitch;
+  float* out_lse;              // FP32 [tokens, heads] by its strides
+  uint64_t out_pitch, out_lse_token_stride, out_lse_head_stride;
   uint32_t rows, heads;        // rows: tokens * heads
+  uint32_t columns;            // of o: a multiple of 8
   uint32_t o_is_f32;           // 0 or 1
   uint32_t infinity_is_empty;  // 0 or 1: +Inf says the same as -Inf
 } MergeStatesParams;
@@ -118,14 +119,22 @@ typedef struct KvAppendParams {
   uint32_t scale_format;   // ScaleFormat, for KV_FP8
 } KvAppendParams;
 
-// out[t, h] = x[t, h], its 32 pairs of neighbours turned by the angles of positions[t].
+// Which columns of a head make a pair.
+typedef enum RopePairs {
+  ROPE_NEIGHBOURS = 0,  // 2 i and 2 i + 1
+  ROPE_HALVES = 1,      // i and columns / 2 + i
+} RopePairs;
+
+// out[t, h] = x[t, h], its pairs turned by the angles of positions[t].
 typedef struct RopeParams {
-  const uint16_t* x;         // BF16 [tokens, heads, 64] by its strides
+  const uint16_t* x;         // BF16 [tokens, heads, columns] by its strides
   Indices positions;         // [tokens], rows of the table
   const float* table;        // FP32 [table_rows, table_pitch]: cos, sin of pair 0, cos, sin of pair 1, ...
-  uint16_t* out;             // BF16 [tokens, heads, 64] by its strides
+  uint16_t* out;             // BF16 [tokens, heads, columns] by its strides
   uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t x_token_stride, x_head_stride, out_token_stride, out_head_stride, table_pitch;
   uint32_t tokens, heads;
   uint32_t table_rows;
+  uint32_t columns;          // even; of halves, a multiple of 4
+  uint32_t pairs;            // RopePairs
 } RopeParams;

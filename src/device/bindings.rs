@@ -1235,8 +1235,6 @@ impl Default for CombineParams {
         }
     }
 }
-pub const MLA_NOPE: _bindgen_ty_3 = 128;
-pub const MLA_VALUE: _bindgen_ty_3 = 128;
 pub const MLA_LATENT: _bindgen_ty_3 = 512;
 pub const MLA_ROPE: _bindgen_ty_3 = 64;
 pub const MLA_BLOCK_KEYS: _bindgen_ty_3 = 64;
@@ -1322,7 +1320,8 @@ pub struct MlaDecodeParams {
     pub error_words: *mut u32,
     pub kv_pitch: u64,
     pub page_stride: u64,
-    pub lse_pitch: u64,
+    pub lse_token_stride: u64,
+    pub lse_head_stride: u64,
     pub batch: u32,
     pub rows: u32,
     pub row_tiles: u32,
@@ -1335,7 +1334,7 @@ pub struct MlaDecodeParams {
     pub causal: u32,
     pub scale_log2: f32,
     pub empty_lse: f32,
-    pub __bindgen_padding_0: [u8; 96usize],
+    pub __bindgen_padding_0: [u8; 88usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1360,27 +1359,29 @@ const _: () = {
         [::core::mem::offset_of!(MlaDecodeParams, kv_pitch) - 472usize];
     ["Offset of field: MlaDecodeParams::page_stride"]
         [::core::mem::offset_of!(MlaDecodeParams, page_stride) - 480usize];
-    ["Offset of field: MlaDecodeParams::lse_pitch"]
-        [::core::mem::offset_of!(MlaDecodeParams, lse_pitch) - 488usize];
-    ["Offset of field: MlaDecodeParams::batch"][::core::mem::offset_of!(MlaDecodeParams, batch) - 496usize];
-    ["Offset of field: MlaDecodeParams::rows"][::core::mem::offset_of!(MlaDecodeParams, rows) - 500usize];
+    ["Offset of field: MlaDecodeParams::lse_token_stride"]
+        [::core::mem::offset_of!(MlaDecodeParams, lse_token_stride) - 488usize];
+    ["Offset of field: MlaDecodeParams::lse_head_stride"]
+        [::core::mem::offset_of!(MlaDecodeParams, lse_head_stride) - 496usize];
+    ["Offset of field: MlaDecodeParams::batch"][::core::mem::offset_of!(MlaDecodeParams, batch) - 504usize];
+    ["Offset of field: MlaDecodeParams::rows"][::core::mem::offset_of!(MlaDecodeParams, rows) - 508usize];
     ["Offset of field: MlaDecodeParams::row_tiles"]
-        [::core::mem::offset_of!(MlaDecodeParams, row_tiles) - 504usize];
+        [::core::mem::offset_of!(MlaDecodeParams, row_tiles) - 512usize];
     ["Offset of field: MlaDecodeParams::q_tokens"]
-        [::core::mem::offset_of!(MlaDecodeParams, q_tokens) - 508usize];
-    ["Offset of field: MlaDecodeParams::heads"][::core::mem::offset_of!(MlaDecodeParams, heads) - 512usize];
-    ["Offset of field: MlaDecodeParams::pages"][::core::mem::offset_of!(MlaDecodeParams, pages) - 516usize];
+        [::core::mem::offset_of!(MlaDecodeParams, q_tokens) - 516usize];
+    ["Offset of field: MlaDecodeParams::heads"][::core::mem::offset_of!(MlaDecodeParams, heads) - 520usize];
+    ["Offset of field: MlaDecodeParams::pages"][::core::mem::offset_of!(MlaDecodeParams, pages) - 524usize];
     ["Offset of field: MlaDecodeParams::page_size"]
-        [::core::mem::offset_of!(MlaDecodeParams, page_size) - 520usize];
+        [::core::mem::offset_of!(MlaDecodeParams, page_size) - 528usize];
     ["Offset of field: MlaDecodeParams::box_keys"]
-        [::core::mem::offset_of!(MlaDecodeParams, box_keys) - 524usize];
+        [::core::mem::offset_of!(MlaDecodeParams, box_keys) - 532usize];
     ["Offset of field: MlaDecodeParams::split_blocks"]
-        [::core::mem::offset_of!(MlaDecodeParams, split_blocks) - 528usize];
-    ["Offset of field: MlaDecodeParams::causal"][::core::mem::offset_of!(MlaDecodeParams, causal) - 532usize];
+        [::core::mem::offset_of!(MlaDecodeParams, split_blocks) - 536usize];
+    ["Offset of field: MlaDecodeParams::causal"][::core::mem::offset_of!(MlaDecodeParams, causal) - 540usize];
     ["Offset of field: MlaDecodeParams::scale_log2"]
-        [::core::mem::offset_of!(MlaDecodeParams, scale_log2) - 536usize];
+        [::core::mem::offset_of!(MlaDecodeParams, scale_log2) - 544usize];
     ["Offset of field: MlaDecodeParams::empty_lse"]
-        [::core::mem::offset_of!(MlaDecodeParams, empty_lse) - 540usize];
+        [::core::mem::offset_of!(MlaDecodeParams, empty_lse) - 548usize];
 };
 impl Default for MlaDecodeParams {
     fn default() -> Self {
@@ -1400,7 +1401,8 @@ pub struct MlaCombineParams {
     pub out: *mut u16,
     pub lse: *mut f32,
     pub out_pitch: u64,
-    pub lse_pitch: u64,
+    pub lse_token_stride: u64,
+    pub lse_head_stride: u64,
     pub batch: u32,
     pub rows: u32,
     pub heads: u32,
@@ -1408,7 +1410,7 @@ pub struct MlaCombineParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MlaCombineParams"][::core::mem::size_of::<MlaCombineParams>() - 72usize];
+    ["Size of MlaCombineParams"][::core::mem::size_of::<MlaCombineParams>() - 80usize];
     ["Alignment of MlaCombineParams"][::core::mem::align_of::<MlaCombineParams>() - 8usize];
     ["Offset of field: MlaCombineParams::part_out"]
         [::core::mem::offset_of!(MlaCombineParams, part_out) - 0usize];
@@ -1420,13 +1422,15 @@ const _: () = {
     ["Offset of field: MlaCombineParams::lse"][::core::mem::offset_of!(MlaCombineParams, lse) - 32usize];
     ["Offset of field: MlaCombineParams::out_pitch"]
         [::core::mem::offset_of!(MlaCombineParams, out_pitch) - 40usize];
-    ["Offset of field: MlaCombineParams::lse_pitch"]
-        [::core::mem::offset_of!(MlaCombineParams, lse_pitch) - 48usize];
-    ["Offset of field: MlaCombineParams::batch"][::core::mem::offset_of!(MlaCombineParams, batch) - 56usize];
-    ["Offset of field: MlaCombineParams::rows"][::core::mem::offset_of!(MlaCombineParams, rows) - 60usize];
-    ["Offset of field: MlaCombineParams::heads"][::core::mem::offset_of!(MlaCombineParams, heads) - 64usize];
+    ["Offset of field: MlaCombineParams::lse_token_stride"]
+        [::core::mem::offset_of!(MlaCombineParams, lse_token_stride) - 48usize];
+    ["Offset of field: MlaCombineParams::lse_head_stride"]
+        [::core::mem::offset_of!(MlaCombineParams, lse_head_stride) - 56usize];
+    ["Offset of field: MlaCombineParams::batch"][::core::mem::offset_of!(MlaCombineParams, batch) - 64usize];
+    ["Offset of field: MlaCombineParams::rows"][::core::mem::offset_of!(MlaCombineParams, rows) - 68usize];
+    ["Offset of field: MlaCombineParams::heads"][::core::mem::offset_of!(MlaCombineParams, heads) - 72usize];
     ["Offset of field: MlaCombineParams::empty_lse"]
-        [::core::mem::offset_of!(MlaCombineParams, empty_lse) - 68usize];
+        [::core::mem::offset_of!(MlaCombineParams, empty_lse) - 76usize];
 };
 impl Default for MlaCombineParams {
     fn default() -> Self {
@@ -1445,7 +1449,10 @@ pub struct HeadGemmParams {
     pub map_w: TensorMap,
     pub map_d: TensorMap,
     pub tokens: u32,
-    pub __bindgen_padding_0: [u8; 124usize],
+    pub k: u32,
+    pub n: u32,
+    pub first_row: u32,
+    pub __bindgen_padding_0: [u8; 112usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1455,6 +1462,10 @@ const _: () = {
     ["Offset of field: HeadGemmParams::map_w"][::core::mem::offset_of!(HeadGemmParams, map_w) - 128usize];
     ["Offset of field: HeadGemmParams::map_d"][::core::mem::offset_of!(HeadGemmParams, map_d) - 256usize];
     ["Offset of field: HeadGemmParams::tokens"][::core::mem::offset_of!(HeadGemmParams, tokens) - 384usize];
+    ["Offset of field: HeadGemmParams::k"][::core::mem::offset_of!(HeadGemmParams, k) - 388usize];
+    ["Offset of field: HeadGemmParams::n"][::core::mem::offset_of!(HeadGemmParams, n) - 392usize];
+    ["Offset of field: HeadGemmParams::first_row"]
+        [::core::mem::offset_of!(HeadGemmParams, first_row) - 396usize];
 };
 impl Default for HeadGemmParams {
     fn default() -> Self {
@@ -1471,16 +1482,20 @@ pub struct MergePart {
     pub o: *const core::ffi::c_void,
     pub lse: *const f32,
     pub o_pitch: u64,
-    pub lse_pitch: u64,
+    pub lse_token_stride: u64,
+    pub lse_head_stride: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MergePart"][::core::mem::size_of::<MergePart>() - 32usize];
+    ["Size of MergePart"][::core::mem::size_of::<MergePart>() - 40usize];
     ["Alignment of MergePart"][::core::mem::align_of::<MergePart>() - 8usize];
     ["Offset of field: MergePart::o"][::core::mem::offset_of!(MergePart, o) - 0usize];
     ["Offset of field: MergePart::lse"][::core::mem::offset_of!(MergePart, lse) - 8usize];
     ["Offset of field: MergePart::o_pitch"][::core::mem::offset_of!(MergePart, o_pitch) - 16usize];
-    ["Offset of field: MergePart::lse_pitch"][::core::mem::offset_of!(MergePart, lse_pitch) - 24usize];
+    ["Offset of field: MergePart::lse_token_stride"]
+        [::core::mem::offset_of!(MergePart, lse_token_stride) - 24usize];
+    ["Offset of field: MergePart::lse_head_stride"]
+        [::core::mem::offset_of!(MergePart, lse_head_stride) - 32usize];
 };
 impl Default for MergePart {
     fn default() -> Self {
@@ -1498,31 +1513,38 @@ pub struct MergeStatesParams {
     pub out: *mut core::ffi::c_void,
     pub out_lse: *mut f32,
     pub out_pitch: u64,
-    pub out_lse_pitch: u64,
+    pub out_lse_token_stride: u64,
+    pub out_lse_head_stride: u64,
     pub rows: u32,
     pub heads: u32,
+    pub columns: u32,
     pub o_is_f32: u32,
     pub infinity_is_empty: u32,
+    pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MergeStatesParams"][::core::mem::size_of::<MergeStatesParams>() - 112usize];
+    ["Size of MergeStatesParams"][::core::mem::size_of::<MergeStatesParams>() - 144usize];
     ["Alignment of MergeStatesParams"][::core::mem::align_of::<MergeStatesParams>() - 8usize];
     ["Offset of field: MergeStatesParams::part"][::core::mem::offset_of!(MergeStatesParams, part) - 0usize];
-    ["Offset of field: MergeStatesParams::out"][::core::mem::offset_of!(MergeStatesParams, out) - 64usize];
+    ["Offset of field: MergeStatesParams::out"][::core::mem::offset_of!(MergeStatesParams, out) - 80usize];
     ["Offset of field: MergeStatesParams::out_lse"]
-        [::core::mem::offset_of!(MergeStatesParams, out_lse) - 72usize];
+        [::core::mem::offset_of!(MergeStatesParams, out_lse) - 88usize];
     ["Offset of field: MergeStatesParams::out_pitch"]
-        [::core::mem::offset_of!(MergeStatesParams, out_pitch) - 80usize];
-    ["Offset of field: MergeStatesParams::out_lse_pitch"]
-        [::core::mem::offset_of!(MergeStatesParams, out_lse_pitch) - 88usize];
-    ["Offset of field: MergeStatesParams::rows"][::core::mem::offset_of!(MergeStatesParams, rows) - 96usize];
+        [::core::mem::offset_of!(MergeStatesParams, out_pitch) - 96usize];
+    ["Offset of field: MergeStatesParams::out_lse_token_stride"]
+        [::core::mem::offset_of!(MergeStatesParams, out_lse_token_stride) - 104usize];
+    ["Offset of field: MergeStatesParams::out_lse_head_stride"]
+        [::core::mem::offset_of!(MergeStatesParams, out_lse_head_stride) - 112usize];
+    ["Offset of field: MergeStatesParams::rows"][::core::mem::offset_of!(MergeStatesParams, rows) - 120usize];
     ["Offset of field: MergeStatesParams::heads"]
-        [::core::mem::offset_of!(MergeStatesParams, heads) - 100usize];
+        [::core::mem::offset_of!(MergeStatesParams, heads) - 124usize];
+    ["Offset of field: MergeStatesParams::columns"]
+        [::core::mem::offset_of!(MergeStatesParams, columns) - 128usize];
     ["Offset of field: MergeStatesParams::o_is_f32"]
-        [::core::mem::offset_of!(MergeStatesParams, o_is_f32) - 104usize];
+        [::core::mem::offset_of!(MergeStatesParams, o_is_f32) - 132usize];
     ["Offset of field: MergeStatesParams::infinity_is_empty"]
-        [::core::mem::offset_of!(MergeStatesParams, infinity_is_empty) - 108usize];
+        [::core::mem::offset_of!(MergeStatesParams, infinity_is_empty) - 136usize];
 };
 impl Default for MergeStatesParams {
     fn default() -> Self {
@@ -1590,6 +1612,9 @@ impl Default for KvAppendParams {
         }
     }
 }
+pub const ROPE_NEIGHBOURS: RopePairs = 0;
+pub const ROPE_HALVES: RopePairs = 1;
+pub type RopePairs = core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct RopeParams {
@@ -1606,11 +1631,13 @@ pub struct RopeParams {
     pub tokens: u32,
     pub heads: u32,
     pub table_rows: u32,
+    pub columns: u32,
+    pub pairs: u32,
     pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RopeParams"][::core::mem::size_of::<RopeParams>() - 112usize];
+    ["Size of RopeParams"][::core::mem::size_of::<RopeParams>() - 120usize];
     ["Alignment of RopeParams"][::core::mem::align_of::<RopeParams>() - 8usize];
     ["Offset of field: RopeParams::x"][::core::mem::offset_of!(RopeParams, x) - 0usize];
     ["Offset of field: RopeParams::positions"][::core::mem::offset_of!(RopeParams, positions) - 8usize];
@@ -1629,6 +1656,8 @@ const _: () = {
     ["Offset of field: RopeParams::tokens"][::core::mem::offset_of!(RopeParams, tokens) - 96usize];
     ["Offset of field: RopeParams::heads"][::core::mem::offset_of!(RopeParams, heads) - 100usize];
     ["Offset of field: RopeParams::table_rows"][::core::mem::offset_of!(RopeParams, table_rows) - 104usize];
+    ["Offset of field: RopeParams::columns"][::core::mem::offset_of!(RopeParams, columns) - 108usize];
+    ["Offset of field: RopeParams::pairs"][::core::mem::offset_of!(RopeParams, pairs) - 112usize];
 };
 impl Default for RopeParams {
     fn default() -> Self {

@@ -3,12 +3,16 @@
 use half::bf16;
 
 use super::cache::{LATENT, ROPE};
-use crate::device::bindings::{HeadGemmParams, MLA_NOPE, MLA_VALUE, TensorMap};
+use crate::device::bindings::{HeadGemmParams, TensorMap};
 use crate::device::{Device, Stream, TensorMaps};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, Operand, check_limit};
+use crate::launch::{
+    Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, Operand, check_limit, check_multiple, check_range,
+};
+use crate::setters::setters;
+use crate::table::PIECE;
 use crate::table::mla::{self, ABSORB_OUTPUT_BLOCK_N, ABSORB_QUERY_BLOCK_N, HEAD_GEMM_BOX};
 use crate::tensor::MapElement;
 use crate::tensor::tensor_map::{Dimension, Swizzle, TensorMapSpec};
@@ -16,9 +20,6 @@ use crate::tensor::{Matrix, MatrixMut};
 
 const QUERY: KernelRow<HeadGemmParams> = KernelRow::of(mla::MLA_ABSORB_QUERY);
 const OUTPUT: KernelRow<HeadGemmParams> = KernelRow::of(mla::MLA_ABSORB_OUTPUT);
-
-const NOPE: usize = MLA_NOPE as usize;
-const VALUE: usize = MLA_VALUE as usize;
 
 /// Tokens, and rows and columns of every TMA box.
 const BOX: usize = HEAD_GEMM_BOX as usize;
@@ -34,23 +35,50 @@ pub struct MlaAbsorbSpec {
     pub tokens: usize,
     /// Any number, 0 included.
     pub heads: usize,
+    /// Columns of a head's query that are absorbed: a multiple of 64, at least one.
+    pub nope: usize,
+    /// Columns of a head's query behind them, which are rotated instead: a multiple of 8, 0 included.
+    pub rope: usize,
+    /// Columns of a head's result: a multiple of 8, at least one.
+    pub value: usize,
 }
 
 impl MlaAbsorbSpec {
-    /// Of so many tokens.
+    /// Of heads as DeepSeek-V3 has them: 128 columns that are absorbed, 64 that are rotated, 128 of the value.
     pub const fn new(tokens: usize, heads: usize) -> Self {
-        Self { tokens, heads }
+        Self { tokens, heads, nope: 128, rope: ROPE, value: 128 }
+    }
+
+    /// Rows of W for a head: for its keys, then for its values.
+    const fn head_rows(&self) -> usize {
+        self.nope + self.value
+    }
+
+    fn check(&self) -> Result<()> {
+        check_range("nope", self.nope, MAX_DIM)?;
+        check_multiple("nope", self.nope, BOX)?;
+        check_limit("rope", self.rope as u64, MAX_DIM)?;
+        check_multiple("rope", self.rope, PIECE as usize)?;
+        check_range("value", self.value, MAX_DIM)?;
+        check_multiple("value", self.value, PIECE as usize)?;
+        let Self { tokens, heads, nope, rope, .. } = *self;
+        check_limit("rows of w", heads.saturating_mul(self.head_rows()) as u64, MAX_DIM)?;
+        check_limit("columns of q", heads.saturating_mul(nope + rope) as u64, MAX_DIM)?;
+        check_limit("tokens * heads", tokens.saturating_mul(heads) as u64, MAX_DIM)?;
+        check_limit("tokens", tokens as u64, MAX_DIM)
     }
 }
+
+setters!(MlaAbsorbSpec { nope: usize, rope: usize, value: usize });
 
 /// Operands of [`MlaAbsorb::run_query`]. Addresses and pitches are multiples of 16 bytes.
 #[derive(Debug)]
 pub struct MlaAbsorbQueryArgs<'a> {
-    /// `[tokens, heads * 192]`: of each head 128 columns to absorb, and 64 rotated ones that are not read.
+    /// `[tokens, heads * (nope + rope)]`: of each head columns to absorb, and rotated ones that are not read.
     pub q: Matrix<'a, bf16>,
-    /// `[heads * 256, 512]`: of each head 128 rows for the keys and 128 for the values, as checkpoints hold `kv_b_proj`.
+    /// `[heads * (nope + value), 512]`: of each head rows for the keys, then for the values, as checkpoints hold `kv_b_proj`.
     pub w: Matrix<'a, bf16>,
-    /// `[tokens * heads, 576]`: the first 512 columns are written, the last 64, for the rotated part, not touched.
+    /// `[tokens * heads, 512 + rope]`: the first 512 columns are written, those for the rotated part are not touched.
     pub q_latent: MatrixMut<'a, bf16>,
 }
 
@@ -61,7 +89,7 @@ pub struct MlaAbsorbOutputArgs<'a> {
     pub latent: Matrix<'a, bf16>,
     /// As in [`MlaAbsorbQueryArgs`].
     pub w: Matrix<'a, bf16>,
-    /// `[tokens, heads * 128]`.
+    /// `[tokens, heads * value]`.
     pub out: MatrixMut<'a, bf16>,
 }
 
@@ -85,12 +113,11 @@ impl MlaAbsorb {
     /// # Errors
     /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: MlaAbsorbSpec) -> Result<Self> {
-        let MlaAbsorbSpec { tokens, heads } = spec;
-        check_limit("rows of w", heads.saturating_mul(NOPE + VALUE) as u64, MAX_DIM)?;
-        check_limit("tokens * heads", tokens.saturating_mul(heads) as u64, MAX_DIM)?;
-        check_limit("tokens", tokens as u64, MAX_DIM)?;
-        let tiles = |n_tiles: usize| (tokens.div_ceil(BOX) * heads * n_tiles) as u64;
-        let (query_grid, output_grid) = (tiles(LATENT / QUERY_BLOCK_N), tiles(VALUE / OUTPUT_BLOCK_N));
+        spec.check()?;
+        let MlaAbsorbSpec { tokens, heads, value, .. } = spec;
+        let tiles = |n_tiles: usize| (tokens.div_ceil(BOX) * heads).saturating_mul(n_tiles) as u64;
+        let (query_grid, output_grid) =
+            (tiles(LATENT / QUERY_BLOCK_N), tiles(value.div_ceil(OUTPUT_BLOCK_N)));
         check_limit("CTAs of the absorption", query_grid.max(output_grid), MAX_GRID)?;
         Ok(Self {
             device: device.clone(),
@@ -110,16 +137,17 @@ impl MlaAbsorb {
     /// # Errors
     /// [`Error::Operand`], launch errors.
     pub fn run_query<'s>(&self, stream: impl Into<Stream<'s>>, args: MlaAbsorbQueryArgs<'_>) -> Result<()> {
-        let MlaAbsorbSpec { tokens, heads } = self.spec;
+        let MlaAbsorbSpec { tokens, heads, nope, rope, .. } = self.spec;
         let MlaAbsorbQueryArgs { q, w, mut q_latent } = args;
-        let columns = heads * (NOPE + ROPE);
+        let columns = heads * (nope + rope);
         let projection = Projection {
             kernel: &self.query,
             grid: self.query_grid,
-            a: Layout::matrix("q [tokens, heads * 192]", [tokens, columns]),
-            a_heads: Heads { columns: NOPE, apart: Some(NOPE + ROPE) },
-            d: Layout::matrix("q_latent [tokens * heads, 576]", [tokens * heads, LATENT + ROPE]),
+            a: Layout::matrix("q [tokens, heads * (nope + rope)]", [tokens, columns]),
+            a_heads: Heads { columns: nope, apart: Some(nope + rope) },
+            d: Layout::matrix("q_latent [tokens * heads, 512 + rope]", [tokens * heads, LATENT + rope]),
             d_heads: Heads { columns: LATENT, apart: None },
+            first_row: 0,
         };
         self.run(stream.into(), projection, &q, &w, &mut q_latent)
     }
@@ -131,15 +159,16 @@ impl MlaAbsorb {
     /// # Errors
     /// As [`MlaAbsorb::run_query`].
     pub fn run_output<'s>(&self, stream: impl Into<Stream<'s>>, args: MlaAbsorbOutputArgs<'_>) -> Result<()> {
-        let MlaAbsorbSpec { tokens, heads } = self.spec;
+        let MlaAbsorbSpec { tokens, heads, nope, value, .. } = self.spec;
         let MlaAbsorbOutputArgs { latent, w, mut out } = args;
         let projection = Projection {
             kernel: &self.output,
             grid: self.output_grid,
             a: Layout::matrix("latent [tokens * heads, 512]", [tokens * heads, LATENT]),
             a_heads: Heads { columns: LATENT, apart: None },
-            d: Layout::matrix("out [tokens, heads * 128]", [tokens, heads * VALUE]),
-            d_heads: Heads { columns: VALUE, apart: Some(VALUE) },
+            d: Layout::matrix("out [tokens, heads * value]", [tokens, heads.saturating_mul(value)]),
+            d_heads: Heads { columns: value, apart: Some(value) },
+            first_row: nope,
         };
         self.run(stream.into(), projection, &latent, &w, &mut out)
     }
@@ -147,14 +176,14 @@ impl MlaAbsorb {
     fn run(
         &self,
         stream: Stream<'_>,
-        Projection { kernel, grid, a, a_heads, d, d_heads }: Projection<'_>,
+        Projection { kernel, grid, a, a_heads, d, d_heads, first_row }: Projection<'_>,
         a_matrix: &Matrix<'_, bf16>,
         w_matrix: &Matrix<'_, bf16>,
         d_matrix: &mut MatrixMut<'_, bf16>,
     ) -> Result<()> {
         const ALIGN: u64 = 16;
-        let MlaAbsorbSpec { tokens, heads } = self.spec;
-        let w = Layout::matrix("w [heads * 256, 512]", [heads * (NOPE + VALUE), LATENT]);
+        let (MlaAbsorbSpec { tokens, heads, .. }, head_rows) = (self.spec, self.spec.head_rows());
+        let w = Layout::matrix("w [heads * (nope + value), 512]", [heads * head_rows, LATENT]);
         let mut launch = Launch::new(&self.device, kernel, stream)?;
         let a = launch.read(a_matrix, a.aligned(ALIGN))?;
         let w = launch.read(w_matrix, w.aligned(ALIGN))?;
@@ -167,12 +196,15 @@ impl MlaAbsorb {
             let pitches = apart.map_or([pitch, pitch.saturating_mul(heads)], |apart| [apart, pitch]);
             self.map(operand, columns, pitches, [(heads, 1), (tokens, BOX)])
         };
-        let w_pitches = [w.extent.pitch, w.extent.pitch.saturating_mul(NOPE + VALUE)];
+        let w_pitches = [w.extent.pitch, w.extent.pitch.saturating_mul(head_rows)];
         let params = HeadGemmParams {
             map_a: by_head(&a, a_heads)?,
-            map_w: self.map(&w, LATENT, w_pitches, [(NOPE + VALUE, BOX), (heads, 1)])?,
+            map_w: self.map(&w, LATENT, w_pitches, [(head_rows, BOX), (heads, 1)])?,
             map_d: by_head(&d, d_heads)?,
             tokens: tokens as u32,
+            k: a_heads.columns as u32,
+            n: d_heads.columns as u32,
+            first_row: first_row as u32,
             ..Default::default()
         };
         launch.run(grid, &params)
@@ -211,6 +243,8 @@ struct Projection<'a> {
     a_heads: Heads,
     d: Layout,
     d_heads: Heads,
+    /// Of a head in W.
+    first_row: usize,
 }
 
 /// How the heads lie in a matrix of `[tokens, heads]`.

@@ -3,13 +3,16 @@
 use std::marker::PhantomData;
 
 use super::cache::LATENT;
+use super::lse::LseOrder;
 use crate::device::bindings::{MergePart, MergeStatesParams};
 use crate::device::{Device, Stream};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
 use crate::gemm::GemmOutput;
-use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit};
+use crate::launch::{
+    Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit, check_multiple, check_range,
+};
 use crate::setters::setters;
 use crate::table::PIECE;
 use crate::table::gemm::OutputType;
@@ -17,9 +20,6 @@ use crate::table::mla;
 use crate::tensor::{Matrix, MatrixMut};
 
 const MERGE_STATES: KernelRow<MergeStatesParams> = KernelRow::of(mla::MERGE_STATES);
-
-/// Threads that share a row, of eight columns each.
-const THREADS_PER_ROW: usize = LATENT / PIECE as usize;
 
 /// Shape of a merge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,34 +29,39 @@ pub struct MergeStatesSpec {
     pub tokens: usize,
     /// Columns of lse: any number, 0 included.
     pub heads: usize,
+    /// Columns of o: a multiple of 8, at least one. 512 are latents, 128 values of a head.
+    pub columns: usize,
+    /// How every lse lies.
+    pub lse_order: LseOrder,
     /// Whether an lse of +Inf also means that the part has no key, as some libraries have it.
     pub infinity_is_empty: bool,
 }
 
 impl MergeStatesSpec {
-    /// Of parts of which only an lse of -Inf means that there is no key.
+    /// Of latents, and of parts of which only an lse of -Inf means that there is no key.
     pub const fn new(tokens: usize, heads: usize) -> Self {
-        Self { tokens, heads, infinity_is_empty: false }
+        let lse_order = LseOrder::TokensHeads;
+        Self { tokens, heads, columns: LATENT, lse_order, infinity_is_empty: false }
     }
 }
 
-setters!(MergeStatesSpec { infinity_is_empty: bool });
+setters!(MergeStatesSpec { columns: usize, lse_order: LseOrder, infinity_is_empty: bool });
 
 /// Attention over a part of the keys.
 #[derive(Debug, Clone)]
 pub struct AttentionState<'a, T> {
-    /// `[tokens * heads, 512]`. Address and pitch are multiples of 16 bytes.
+    /// `[tokens * heads, columns]`. Address and pitch are multiples of 16 bytes.
     pub o: Matrix<'a, T>,
-    /// `[tokens, heads]`: the logarithm of the sum of `exp(score)`, natural; -Inf for no key at all.
+    /// `[tokens, heads]`, or in the other order: the logarithm of the sum of `exp(score)`, natural; -Inf for no key at all.
     pub lse: Matrix<'a, f32>,
 }
 
 /// Where a merge puts its result.
 #[derive(Debug)]
 pub struct AttentionStateMut<'a, T> {
-    /// `[tokens * heads, 512]`. Address and pitch are multiples of 16 bytes.
+    /// `[tokens * heads, columns]`. Address and pitch are multiples of 16 bytes.
     pub o: MatrixMut<'a, T>,
-    /// `[tokens, heads]`.
+    /// `[tokens, heads]`, or in the other order.
     pub lse: MatrixMut<'a, f32>,
 }
 
@@ -93,7 +98,10 @@ impl<T: GemmOutput> MergeStates<T> {
         check_limit("heads", spec.heads as u64, MAX_DIM)?;
         let rows = spec.tokens.saturating_mul(spec.heads) as u64;
         check_limit("tokens * heads", rows, MAX_DIM)?;
-        let grid = (rows * THREADS_PER_ROW as u64).div_ceil(MERGE_STATES.threads().into());
+        check_range("columns", spec.columns, MAX_DIM)?;
+        check_multiple("columns", spec.columns, PIECE as usize)?;
+        let threads = rows.saturating_mul(spec.columns as u64 / u64::from(PIECE));
+        let grid = threads.div_ceil(MERGE_STATES.threads().into());
         check_limit("CTAs of the merge", grid, MAX_GRID)?;
         let kernel = MERGE_STATES.load(device)?;
         Ok(Self { device: device.clone(), kernel, spec, grid: grid as u32, element: PhantomData })
@@ -107,20 +115,24 @@ impl<T: GemmOutput> MergeStates<T> {
     /// [`Error::Operand`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, args: MergeStatesArgs<'_, T>) -> Result<()> {
         let MergeStatesArgs { parts, mut out } = args;
-        let MergeStatesSpec { tokens, heads, infinity_is_empty } = self.spec;
+        let MergeStatesSpec { tokens, heads, columns, lse_order, infinity_is_empty } = self.spec;
         let rows = tokens * heads;
-        let of_o = |name| Layout::matrix("o [tokens * heads, 512]", [rows, LATENT]).aligned(16).called(name);
-        let of_lse = |name| Layout::matrix("lse [tokens, heads]", [tokens, heads]).called(name);
+        let of_o =
+            |name| Layout::matrix("o [tokens * heads, columns]", [rows, columns]).aligned(16).called(name);
+        let of_lse = |name| lse_order.layout(tokens, heads).called(name);
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
         let o = launch.write(&mut out.o, of_o("out"))?;
         let lse = launch.write(&mut out.lse, of_lse("out_lse"))?;
+        let [out_lse_token_stride, out_lse_head_stride] = lse_order.strides(&lse);
         let mut params = MergeStatesParams {
             out: o.pointer.cast(),
             out_lse: lse.pointer,
             out_pitch: o.pitch(),
-            out_lse_pitch: lse.pitch(),
+            out_lse_token_stride,
+            out_lse_head_stride,
             rows: rows as u32,
             heads: heads as u32,
+            columns: columns as u32,
             o_is_f32: u32::from(T::OUTPUT == OutputType::F32),
             infinity_is_empty: u32::from(infinity_is_empty),
             ..Default::default()
@@ -129,12 +141,9 @@ impl<T: GemmOutput> MergeStates<T> {
         for ((part, names), into) in parts.iter().zip(names).zip(&mut params.part) {
             let o = launch.read(&part.o, of_o(names.0))?;
             let lse = launch.read(&part.lse, of_lse(names.1))?;
-            *into = MergePart {
-                o: o.pointer.cast(),
-                lse: lse.pointer,
-                o_pitch: o.pitch(),
-                lse_pitch: lse.pitch(),
-            };
+            let [lse_token_stride, lse_head_stride] = lse_order.strides(&lse);
+            let (o, o_pitch) = (o.pointer.cast(), o.pitch());
+            *into = MergePart { o, lse: lse.pointer, o_pitch, lse_token_stride, lse_head_stride };
         }
         launch.run(self.grid, &params)
     }

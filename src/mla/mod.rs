@@ -5,6 +5,7 @@ mod absorb;
 mod cache;
 mod decode;
 mod kv_append;
+mod lse;
 mod merge_states;
 mod rope;
 mod rope_table;
@@ -16,6 +17,7 @@ pub use decode::{
     MlaDecodeSpec, MlaScheduleArgs, MlaSplits,
 };
 pub use kv_append::{KvAppend, KvAppendArgs, KvAppendSpec};
+pub use lse::LseOrder;
 pub use merge_states::{AttentionState, AttentionStateMut, MergeStates, MergeStatesArgs, MergeStatesSpec};
-pub use rope::{Heads, HeadsMut, Rope, RopeArgs, RopeSpec};
+pub use rope::{Heads, HeadsMut, Rope, RopeArgs, RopePairs, RopeSpec};
 pub use rope_table::{RopeTable, YarnRope};

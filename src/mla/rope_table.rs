@@ -1,7 +1,6 @@
 //! The angles of a rotary position embedding, made on the host: YaRN's frequencies, and what YaRN does to the softmax.
 
 use super::cache::ROPE;
-use crate::device::bindings::MLA_NOPE;
 use crate::error::{Error, Result};
 use crate::launch::check_limit;
 use crate::setters::setters;
@@ -9,7 +8,8 @@ use crate::setters::setters;
 /// Pairs of a head.
 const PAIRS: usize = ROPE / 2;
 /// Columns of a query that are not rotated, in the form that is not absorbed: the softmax scale knows only that form.
-const NOPE: usize = MLA_NOPE as usize;
+/// Columns of a head of DeepSeek-V3 that are not rotated.
+const NOPE: usize = 128;
 /// Integers up to here are exact in FP32.
 const MAX_POSITIONS: u64 = 1 << 24;
 
@@ -71,7 +71,7 @@ impl YarnRope {
     }
 
     /// `frequency / factor` where the ramp is 1, `frequency` where it is 0; every operation rounded to FP32.
-    fn stretch(&self, frequencies: &mut [f32; PAIRS]) {
+    fn stretch(&self, frequencies: &mut [f32]) {
         let (low, high) = self.ramp();
         for (pair, frequency) in frequencies.iter_mut().enumerate() {
             let kept = 1.0 - ((pair as f32 - low) / (high - low)).clamp(0.0, 1.0);
@@ -108,10 +108,10 @@ setters!(YarnRope { theta: f64, beta_fast: f64, beta_slow: f64, mscale: f64, msc
 /// the bases in `tests/goldens/rope.txt`.
 const TORCH_POWERS: [(f64, usize, bool); 3] = [(50_000.0, 5, true), (2.5e7, 24, true), (1e8, 22, false)];
 
-/// Frequencies of the 32 pairs of a head, and the softmax scale that goes with them.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// Frequencies of the pairs of a head, 32 of DeepSeek's, and the softmax scale that goes with them.
+#[derive(Debug, Clone, PartialEq)]
 pub struct RopeTable {
-    frequencies: [f32; PAIRS],
+    frequencies: Vec<f32>,
     /// Of cos and sin.
     attention_scale: f32,
     softmax_scale: f64,
@@ -133,16 +133,18 @@ impl RopeTable {
             power if TORCH_POWERS.contains(&(theta, pair, false)) => power.next_down(),
             power => power,
         };
-        Ok(Self::of(std::array::from_fn(|pair| 1.0 / power(pair))))
+        Ok(Self::of((0..PAIRS).map(|pair| 1.0 / power(pair)).collect()))
     }
 
     /// Frequencies that a model was run with, wherever they were computed: a power in FP32 is not the same on every machine, and
-    /// an ulp of a frequency is up to a third of a degree after 100,000 positions.
+    /// an ulp of a frequency is up to a third of a degree after 100,000 positions. Any number of pairs, in the order of
+    /// [`RopePairs`](crate::mla::RopePairs).
     ///
     /// # Errors
     /// [`Error::Spec`] for one that is negative or not finite.
-    pub fn with_frequencies(frequencies: [f32; 32]) -> Result<Self> {
-        for frequency in frequencies {
+    pub fn with_frequencies(frequencies: impl Into<Vec<f32>>) -> Result<Self> {
+        let frequencies = frequencies.into();
+        for &frequency in &frequencies {
             if !(frequency.is_finite() && frequency >= 0.0) {
                 return Err(Error::out_of_range("frequency", "finite and not negative", frequency));
             }
@@ -151,7 +153,7 @@ impl RopeTable {
     }
 
     /// Not stretched.
-    fn of(frequencies: [f32; PAIRS]) -> Self {
+    fn of(frequencies: Vec<f32>) -> Self {
         Self { frequencies, attention_scale: 1.0, softmax_scale: ((NOPE + ROPE) as f64).powf(-0.5) }
     }
 
@@ -177,7 +179,7 @@ impl RopeTable {
     }
 
     /// Radians per position, of every pair.
-    pub fn frequencies(&self) -> &[f32; 32] {
+    pub fn frequencies(&self) -> &[f32] {
         &self.frequencies
     }
 
@@ -187,7 +189,7 @@ impl RopeTable {
         self.softmax_scale
     }
 
-    /// The table that [`Rope`](crate::mla::Rope) reads, `[positions, 64]` without gaps: cos and sin of
+    /// The table that [`Rope`](crate::mla::Rope) reads, `[positions, columns]` without gaps: cos and sin of
     /// `position * frequency`, the product rounded to FP32, for each pair in turn; rounded to FP32 before and after they are
     /// scaled.
     ///
@@ -244,9 +246,9 @@ mod tests {
     #[test]
     fn given_frequencies_are_kept() {
         let plain = RopeTable::plain(10_000.0).expect("sensible");
-        assert_eq!(RopeTable::with_frequencies(*plain.frequencies()), Ok(plain));
+        assert_eq!(RopeTable::with_frequencies(plain.frequencies()).as_ref(), Ok(&plain));
         for bad in [f32::NAN, f32::INFINITY, -1.0] {
-            let mut frequencies = *plain.frequencies();
+            let mut frequencies = plain.frequencies().to_vec();
             frequencies[31] = bad;
             let message = format!("frequency must be finite and not negative, got {bad}");
             let refused = RopeTable::with_frequencies(frequencies);

@@ -218,8 +218,8 @@ impl MlaDecode {
     }
 
     fn lse_layout(&self) -> Layout {
-        let MlaDecodeSpec { batch, q_tokens, heads, .. } = self.spec;
-        Layout::matrix("lse [batch * q_tokens, heads]", [batch * q_tokens, heads])
+        let MlaDecodeSpec { batch, q_tokens, heads, lse_order, .. } = self.spec;
+        lse_order.layout(batch * q_tokens, heads)
     }
 
     /// Items first: they are pairs, which the kernels move together.
@@ -255,6 +255,7 @@ impl MlaDecode {
         let page_table = page_table.map(|table| launch.indices(table, table_layout)).transpose()?;
         let out = launch.write(&mut args.out, self.out_layout())?;
         let lse = launch.write(&mut args.lse, self.lse_layout())?;
+        let [lse_token_stride, lse_head_stride] = spec.lse_order.strides(&lse);
         let scratch = launch.scratch(&mut args.scratch, self.scratch_bytes())?;
         let (part_out, part_state) = self.parts(scratch);
         let params = MlaDecodeParams {
@@ -270,7 +271,8 @@ impl MlaDecode {
             error_words: launch.error_words(),
             kv_pitch: cache.pitch,
             page_stride: cache.page_stride,
-            lse_pitch: lse.pitch(),
+            lse_token_stride,
+            lse_head_stride,
             batch: spec.batch as u32,
             rows: spec.rows() as u32,
             row_tiles: self.choice.row_tiles,
@@ -310,6 +312,7 @@ impl MlaDecode {
         let tables = launch.write(&mut splits.tables, self.tables_layout())?;
         let out = launch.write(&mut args.out, self.out_layout())?;
         let lse = launch.write(&mut args.lse, self.lse_layout())?;
+        let [lse_token_stride, lse_head_stride] = self.spec.lse_order.strides(&lse);
         let (part_out, part_state) = self.parts(scratch);
         let params = MlaCombineParams {
             part_out,
@@ -318,7 +321,8 @@ impl MlaDecode {
             out: out.pointer,
             lse: lse.pointer,
             out_pitch: out.pitch(),
-            lse_pitch: lse.pitch(),
+            lse_token_stride,
+            lse_head_stride,
             batch: self.spec.batch as u32,
             rows: self.spec.rows() as u32,
             heads: self.spec.heads as u32,

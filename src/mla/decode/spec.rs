@@ -7,11 +7,12 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::launch::{MAX_DIM, check_factor, check_limit, check_multiple, check_range};
 use crate::mla::cache::{KvFormat, LATENT, ROPE};
+use crate::mla::lse::LseOrder;
 use crate::setters::setters;
 use crate::table::mla::{MLA_BLOCK_KEYS, MLA_BLOCK_ROWS, MLA_INSTANCES, MlaInstance};
 
 /// Most query tokens of a sequence in one step.
-pub const MAX_Q_TOKENS: usize = 8;
+pub const MAX_Q_TOKENS: usize = 64;
 /// Most heads.
 pub const MAX_HEADS: usize = 128;
 /// Rows of Q that a CTA takes.
@@ -56,7 +57,7 @@ pub enum EmptyLse {
 pub struct MlaDecodeSpec {
     /// Sequences: any number, 0 included.
     pub batch: usize,
-    /// Query tokens of a sequence, the last of its keys: 1 to 8.
+    /// Query tokens of a sequence, the last of its keys: 1 to 64.
     pub q_tokens: usize,
     /// Query heads: 1 to 128. All share one latent key.
     pub heads: usize,
@@ -76,6 +77,8 @@ pub struct MlaDecodeSpec {
     /// sequences share no pages. Room for partial results is needed for so many only. Of a batch with more, the last
     /// sequences, those that with all before them have more, count as empty, and [`Device::poll_error`] tells of it.
     pub total_keys: Option<usize>,
+    /// How lse lies.
+    pub lse_order: LseOrder,
     /// What the LSE of a row without keys is.
     pub empty_lse: EmptyLse,
 }
@@ -112,6 +115,7 @@ impl MlaDecodeSpec {
             causal: true,
             split_keys: DEFAULT_SPLIT_KEYS,
             total_keys: None,
+            lse_order: LseOrder::TokensHeads,
             empty_lse: EmptyLse::NegativeInfinity,
         }
     }
@@ -231,6 +235,7 @@ setters!(MlaDecodeSpec {
     causal: bool,
     split_keys: usize,
     total_keys: Option<usize>,
+    lse_order: LseOrder,
     empty_lse: EmptyLse,
 });
 

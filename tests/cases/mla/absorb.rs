@@ -8,7 +8,7 @@ use check::memory::{Memory, Output};
 use check::mla::absorb::{AbsorbCase, AbsorbProblem};
 use check::mla::{KEY, LATENT, Values};
 use deepseek_kernels::{Device, bf16};
-use oracles::mla::Side;
+use oracles::mla::{HeadColumns, Side};
 use proptest::prelude::*;
 
 const SIDES: [Side; 2] = [Side::Query, Side::Output];
@@ -39,6 +39,20 @@ fn integers_are_exact_for_any_number_of_tokens() {
         for side in SIDES {
             for tokens in [1, 2, 7, 8, 63, 64, 65, 127, 128, 129, 300] {
                 pass(&AbsorbCase::new(side, tokens, 2), &device);
+            }
+        }
+    }
+}
+
+/// GLM-5's heads, others whose values end within a tile or a box, and heads without a rotated part.
+#[test]
+fn heads_of_other_models() {
+    let columns = |nope, rope, value| HeadColumns { nope, rope, value };
+    for device in devices() {
+        for columns in [columns(192, 64, 256), columns(64, 0, 8), columns(256, 8, 200), columns(128, 32, 136)] {
+            for side in SIDES {
+                pass(&AbsorbCase { columns, ..AbsorbCase::new(side, 67, 3) }, &device);
+                pass(&AbsorbCase { columns, ..magnitudes(side, 5, 2, 7) }, &device);
             }
         }
     }

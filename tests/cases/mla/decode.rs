@@ -12,7 +12,7 @@ use check::judge::Scrutiny;
 use check::memory::{Arena, Memory};
 use check::mla::decode::{MlaDecodeCase, MlaDecodeRun, instances, varied_lengths};
 use check::mla::{CacheRows, KEY, LATENT};
-use deepseek_kernels::mla::{EmptyLse, KvFormat, KvPaging};
+use deepseek_kernels::mla::{EmptyLse, KvFormat, KvPaging, LseOrder};
 use deepseek_kernels::{Device, DeviceKind, bf16};
 use oracles::mla::AttentionClass;
 use proptest::prelude::*;
@@ -86,6 +86,30 @@ fn any_number_of_heads_and_query_tokens() {
             for causal in [false, true] {
                 let case = step(KvFormat::Bf16, &[130, 2, q_tokens]);
                 pass(&MlaDecodeCase { heads, q_tokens, causal, ..case }, &device);
+            }
+        }
+    }
+}
+
+/// More query tokens than speculation has, causal: a chunk of a prompt.
+#[test]
+fn a_chunk_of_query_tokens() {
+    for device in devices() {
+        for (q_tokens, heads) in [(9, 16), (33, 5), (64, 3)] {
+            let case = step(KvFormat::Bf16, &[130, 20, 0]);
+            pass(&MlaDecodeCase { heads, q_tokens, causal: true, ..case }, &device);
+        }
+    }
+}
+
+/// Split or not, of one tile of rows or two.
+#[test]
+fn lse_in_the_order_of_heads() {
+    for device in devices() {
+        for format in FORMATS {
+            for heads in [3, 64] {
+                let case = MlaDecodeCase { heads, q_tokens: 2, causal: true, ..step(format, &[300, 0, 64]) };
+                pass(&MlaDecodeCase { lse_order: LseOrder::HeadsTokens, ..case }, &device);
             }
         }
     }

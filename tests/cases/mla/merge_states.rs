@@ -7,6 +7,7 @@ use check::devices::{devices, seeded};
 use check::memory::{Memory, Output};
 use check::mla::LATENT;
 use check::mla::merge_states::{MergeStatesCase, MergeStatesProblem};
+use deepseek_kernels::mla::LseOrder;
 use deepseek_kernels::table::gemm::OutputType;
 use deepseek_kernels::{Device, bf16};
 use oracles::log1p_f32;
@@ -48,6 +49,20 @@ fn any_number_of_rows() {
         for (tokens, heads) in [(1, 1), (1, 3), (2, 2), (5, 1), (3, 16), (1, 128), (67, 2)] {
             both(tokens, heads, 8.0).iter().for_each(|case| drop(pass(case, &device)));
             pass(&MergeStatesCase::new(tokens, heads), &device);
+        }
+    }
+}
+
+/// The values of a head, other widths, and lse in the other order.
+#[test]
+fn any_number_of_columns_in_either_order() {
+    for device in devices() {
+        for columns in [8, 128, 192, 520] {
+            for lse_order in [LseOrder::TokensHeads, LseOrder::HeadsTokens] {
+                let case = MergeStatesCase { columns, lse_order, ..MergeStatesCase::new(23, 5) };
+                pass(&case, &device);
+                pass(&MergeStatesCase { output: OutputType::F32, ..case }, &device);
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use check::devices::{devices, seeded};
 use check::memory::{Memory, Output};
 use check::mla::rope::{Columns, RopeCase, RopeProblem};
 use check::mla::{ROPE, Values};
-use deepseek_kernels::mla::{RopeTable, YarnRope};
+use deepseek_kernels::mla::{RopePairs, RopeTable, YarnRope};
 use deepseek_kernels::{Device, bf16};
 use proptest::prelude::*;
 
@@ -33,6 +33,44 @@ fn heads_in_any_place() {
                 }
             }
         }
+    }
+}
+
+/// Pieces, words and halves: every way in which a thread takes its pairs.
+#[test]
+fn any_even_number_of_columns() {
+    for device in devices() {
+        for columns in [2, 4, 6, 8, 24, 36, 64, 80, 90, 96, 128, 192] {
+            let neighbours = RopeCase::new(7, 3, 90).with_columns(columns, RopePairs::Neighbours);
+            pass(&neighbours, &device);
+            pass(&RopeCase { from: Columns { first: 8, of: columns + 14 }, heads: 1, ..neighbours }, &device);
+            if columns % 4 == 0 {
+                pass(&RopeCase { pairs: RopePairs::Halves, ..neighbours }, &device);
+            }
+        }
+        // The last columns of a query again.
+        pass(&RopeCase { pairs: RopePairs::Halves, ..RopeCase::new(5, 3, 90) }, &device);
+    }
+}
+
+/// Halves are neighbours in another order of the columns, bit for bit.
+#[test]
+fn halves_are_neighbours_that_were_taken_apart() {
+    for device in devices() {
+        let neighbours = RopeCase::new(3, 2, 40).with_columns(64, RopePairs::Neighbours);
+        let problem = neighbours.problem().expect("inputs");
+        let apart = |x: &[f32]| -> Vec<f32> {
+            let halves = |head: &[f32]| [0, 1].map(|i| head.iter().copied().skip(i).step_by(2).collect::<Vec<_>>()).concat();
+            x.chunks(64).flat_map(halves).collect()
+        };
+        let wide: Vec<f32> = problem.x.iter().map(|x| x.to_f32()).collect();
+        let halves = RopeProblem {
+            case: RopeCase { pairs: RopePairs::Halves, ..neighbours },
+            x: apart(&wide).into_iter().map(bf16::from_f32).collect(),
+            ..problem.clone()
+        };
+        let (neighbours, halves) = (run(problem, &device), run(halves, &device));
+        assert_eq!(apart(&neighbours[0].widened()), halves[0].widened());
     }
 }
 

@@ -134,7 +134,7 @@ fn halves(whole: &MlaDecodeProblem, pages: usize) -> [MlaDecodeProblem; 2] {
 }
 
 fn part(outputs: &[Output]) -> Part {
-    Part { o: outputs[0].widened(), lse: outputs[1].widened() }
+    Part { columns: LATENT, o: outputs[0].widened(), lse: outputs[1].widened() }
 }
 
 /// Both parts' states, and their merge.

@@ -19,6 +19,14 @@ fn plans() {
     assert_eq!(absorb(1 << 24, 128), "tokens * heads must be at most 2147483647, got 2147483648");
     assert_eq!(absorb(usize::MAX, 2), format!("tokens * heads must be at most 2147483647, got {}", u64::MAX));
     assert_eq!(absorb(1 << 31, 0), "tokens must be at most 2147483647, got 2147483648");
+    let of = |change: fn(MlaAbsorbSpec) -> MlaAbsorbSpec| {
+        message(MlaAbsorb::plan(&device, change(MlaAbsorbSpec::new(1, 1))))
+    };
+    assert_eq!(of(|spec| spec.nope(0)), "nope must be at least 1, got 0");
+    assert_eq!(of(|spec| spec.nope(96)), "nope must be a multiple of 64, got 96");
+    assert_eq!(of(|spec| spec.rope(20)), "rope must be a multiple of 8, got 20");
+    assert_eq!(of(|spec| spec.value(0)), "value must be at least 1, got 0");
+    assert_eq!(of(|spec| spec.value(12)), "value must be a multiple of 8, got 12");
 }
 
 fn absorb(side: Side, tokens: usize, heads: usize) -> AbsorbRun {
@@ -29,19 +37,19 @@ fn absorb(side: Side, tokens: usize, heads: usize) -> AbsorbRun {
 rejects! {
     absorb(Side::Query, 3, 2);
     q_of_narrow_rows: |args, spare| args.a = Matrix::new(&spare.halves, 3, 256)?
-        => "expected q [tokens, heads * 192] [3, 384], got [3, 256]";
+        => "expected q [tokens, heads * (nope + rope)] [3, 384], got [3, 256]";
     q_with_an_odd_pitch: |args, spare| args.a = Matrix::with_pitch(&spare.halves, 3, 384, 388)?
         => "q: pitch must be a multiple of 16 bytes, got 776";
     q_at_an_odd_address: |args, spare| args.a = Matrix::new(&spare.halves[1..], 3, 384)?
         => "q: address must be a multiple of 16 bytes, got 2";
     w_with_a_missing_head: |args, spare| args.w = Matrix::new(&spare.halves, 256, 512)?
-        => "expected w [heads * 256, 512] [512, 512], got [256, 512]";
+        => "expected w [heads * (nope + value), 512] [512, 512], got [256, 512]";
     w_with_an_odd_pitch: |args, spare| args.w = Matrix::with_pitch(&spare.halves, 512, 512, 516)?
         => "w: pitch must be a multiple of 16 bytes, got 1032";
     w_at_an_odd_address: |args, spare| args.w = Matrix::new(&spare.halves[4..], 512, 512)?
         => "w: address must be a multiple of 16 bytes, got 8";
     q_latent_of_narrow_rows: |args, spare| args.d = MatrixMut::new(&mut spare.halves, 6, 512)?
-        => "expected q_latent [tokens * heads, 576] [6, 576], got [6, 512]";
+        => "expected q_latent [tokens * heads, 512 + rope] [6, 576], got [6, 512]";
     q_latent_with_an_odd_pitch: |args, spare| args.d = MatrixMut::with_pitch(&mut spare.halves, 6, 576, 580)?
         => "q_latent: pitch must be a multiple of 16 bytes, got 1160";
     q_latent_at_an_odd_address: |args, spare| args.d = MatrixMut::new(&mut spare.halves[2..], 6, 576)?
@@ -57,9 +65,9 @@ rejects! {
     latent_at_an_odd_address: |args, spare| args.a = Matrix::new(&spare.halves[3..], 6, 512)?
         => "latent: address must be a multiple of 16 bytes, got 6";
     w_of_narrow_rows: |args, spare| args.w = Matrix::new(&spare.halves, 512, 256)?
-        => "expected w [heads * 256, 512] [512, 512], got [512, 256]";
+        => "expected w [heads * (nope + value), 512] [512, 512], got [512, 256]";
     out_with_a_missing_head: |args, spare| args.d = MatrixMut::new(&mut spare.halves, 3, 128)?
-        => "expected out [tokens, heads * 128] [3, 256], got [3, 128]";
+        => "expected out [tokens, heads * value] [3, 256], got [3, 128]";
     out_with_an_odd_pitch: |args, spare| args.d = MatrixMut::with_pitch(&mut spare.halves, 3, 256, 260)?
         => "out: pitch must be a multiple of 16 bytes, got 520";
     out_at_an_odd_address: |args, spare| args.d = MatrixMut::new(&mut spare.halves[1..], 3, 256)?

@@ -27,7 +27,7 @@ fn merge() -> MergeStatesRun<bf16> {
 rejects! {
     merge();
     first_o_with_missing_rows: |args, spare| args.parts[0].o = Matrix::new(&spare.halves, 3, 512)?
-        => "expected o_0 [tokens * heads, 512] [6, 512], got [3, 512]";
+        => "expected o_0 [tokens * heads, columns] [6, 512], got [3, 512]";
     first_o_with_an_odd_pitch: |args, spare| args.parts[0].o = Matrix::with_pitch(&spare.halves, 6, 512, 516)?
         => "o_0: pitch must be a multiple of 16 bytes, got 1032";
     first_o_at_an_odd_address: |args, spare| args.parts[0].o = Matrix::new(&spare.halves[1..], 6, 512)?
@@ -35,7 +35,7 @@ rejects! {
     first_lse_of_another_shape: |args, spare| args.parts[0].lse = Matrix::new(&spare.floats, 2, 3)?
         => "expected lse_0 [tokens, heads] [3, 2], got [2, 3]";
     second_o_with_missing_rows: |args, spare| args.parts[1].o = Matrix::new(&spare.halves, 3, 512)?
-        => "expected o_1 [tokens * heads, 512] [6, 512], got [3, 512]";
+        => "expected o_1 [tokens * heads, columns] [6, 512], got [3, 512]";
     second_o_with_an_odd_pitch: |args, spare| args.parts[1].o = Matrix::with_pitch(&spare.halves, 6, 512, 516)?
         => "o_1: pitch must be a multiple of 16 bytes, got 1032";
     second_o_at_an_odd_address: |args, spare| args.parts[1].o = Matrix::new(&spare.halves[1..], 6, 512)?
@@ -43,7 +43,7 @@ rejects! {
     second_lse_of_another_shape: |args, spare| args.parts[1].lse = Matrix::new(&spare.floats, 2, 3)?
         => "expected lse_1 [tokens, heads] [3, 2], got [2, 3]";
     out_with_missing_rows: |args, spare| args.out.o = MatrixMut::new(&mut spare.halves, 3, 512)?
-        => "expected out [tokens * heads, 512] [6, 512], got [3, 512]";
+        => "expected out [tokens * heads, columns] [6, 512], got [3, 512]";
     out_with_an_odd_pitch: |args, spare| args.out.o = MatrixMut::with_pitch(&mut spare.halves, 6, 512, 516)?
         => "out: pitch must be a multiple of 16 bytes, got 1032";
     out_at_an_odd_address: |args, spare| args.out.o = MatrixMut::new(&mut spare.halves[1..], 6, 512)?

@@ -6,7 +6,7 @@ use check::devices::emulated;
 use check::memory::{Arena, Memory};
 use check::mla::rope::{RopeCase, RopeRun};
 use deepseek_kernels::error::ViewProblem;
-use deepseek_kernels::mla::{Heads, HeadsMut, Rope, RopeSpec, RopeTable, YarnRope};
+use deepseek_kernels::mla::{Heads, HeadsMut, Rope, RopePairs, RopeSpec, RopeTable, YarnRope};
 use deepseek_kernels::{Error, Matrix, Vector, bf16};
 
 use crate::{Change, message, with};
@@ -19,6 +19,16 @@ fn plans_of_rotations() {
     assert_eq!(plan(0, 1 << 31, 1), "heads must be at most 2147483647, got 2147483648");
     assert_eq!(plan(1 << 20, 1 << 11, 1), "tokens * heads must be at most 2147483647, got 2147483648");
     assert_eq!(plan(1, 1, 1 << 31), "positions must be at most 2147483647, got 2147483648");
+    let of = |columns, pairs| {
+        message(Rope::plan(&emulated(0), RopeSpec::new(1, 1, 1).columns(columns).pairs(pairs)))
+    };
+    assert_eq!(of(0, RopePairs::Neighbours), "columns must be at least 1, got 0");
+    assert_eq!(of(7, RopePairs::Neighbours), "columns must be a multiple of 2, got 7");
+    assert_eq!(of(6, RopePairs::Halves), "columns must be a multiple of 4, got 6");
+    assert_eq!(of(65538, RopePairs::Neighbours), "columns must be at most 65536, got 65538");
+    let wide = RopeSpec::new(1 << 24, 128 - 1, 1).columns(65536);
+    let expected = "CTAs of the rotation must be at most 2147483647, got 68182605824";
+    assert_eq!(message(Rope::plan(&emulated(0), wide)), expected);
 }
 
 fn rotation() -> RopeRun {
@@ -32,6 +42,8 @@ rejects! {
         => "expected x [tokens, heads] [2, 3], got [3, 3]";
     x_with_a_missing_head: |args, spare| args.x = Heads::new(&spare.halves, 2, 2, 192, 64)?
         => "expected x [tokens, heads] [2, 3], got [2, 2]";
+    x_of_wider_heads: |args, spare| args.x = Heads::with_columns(&spare.halves, [2, 3, 72], 216, 72)?
+        => "expected x [columns] of a head [64], got [72]";
     x_with_overlapping_heads: |args, spare| args.x = Heads::new(&spare.halves, 2, 3, 192, 63)?
         => "pitch must be at least the number of columns: expected >= 64, got 63";
     x_with_overlapping_tokens: |args, spare| args.x = Heads::new(&spare.halves, 2, 3, 191, 64)?
@@ -49,9 +61,9 @@ rejects! {
     wide_positions_in_a_column: |args, spare| args.positions = Matrix::new(&spare.longs, 2, 1)?.into()
         => "expected positions [tokens] [2], got [2, 1]";
     table_with_a_row_too_many: |args, spare| args.table = Matrix::new(&spare.floats, 5, 64)?
-        => "expected table [positions, 64] [4, 64], got [5, 64]";
+        => "expected table [positions, columns] [4, 64], got [5, 64]";
     table_of_narrow_rows: |args, spare| args.table = Matrix::new(&spare.floats, 4, 32)?
-        => "expected table [positions, 64] [4, 64], got [4, 32]";
+        => "expected table [positions, columns] [4, 64], got [4, 32]";
     table_with_an_odd_pitch: |args, spare| args.table = Matrix::with_pitch(&spare.floats, 4, 64, 66)?
         => "table: pitch must be a multiple of 16 bytes, got 264";
     table_at_an_odd_address: |args, spare| args.table = Matrix::new(&spare.floats[2..], 4, 64)?

@@ -31,8 +31,8 @@ use check::router::sequence_balance_loss::SequenceBalanceLossCase;
 use deepseek_kernels::bf16;
 use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmSpec, GroupedFp8Gemm, GroupedFp8GemmSpec, Segments};
 use deepseek_kernels::mla::{
-    EmptyLse, KvAppend, KvAppendSpec, KvFormat, KvPaging, MergeStates, MergeStatesSpec, MlaAbsorb,
-    MlaAbsorbSpec, MlaDecode, MlaDecodeSpec, Rope, RopeSpec,
+    EmptyLse, KvAppend, KvAppendSpec, KvFormat, KvPaging, LseOrder, MergeStates, MergeStatesSpec, MlaAbsorb,
+    MlaAbsorbSpec, MlaDecode, MlaDecodeSpec, Rope, RopePairs, RopeSpec,
 };
 use deepseek_kernels::moe::{
     Combine, CombineSpec, ExpertLayout, ExpertMap, ExpertMapSpec, GateMap, GateMapSpec, GateUpSwiglu,
@@ -48,7 +48,7 @@ use deepseek_kernels::router::{
     SequenceBalanceLoss, SequenceBalanceLossSpec,
 };
 
-use oracles::mla::{AttentionClass, Side};
+use oracles::mla::{AttentionClass, HeadColumns, Side};
 
 use super::{AnySpecs, Change, NUMBERS, SIZES, Specs};
 
@@ -419,6 +419,7 @@ fn mla() -> Vec<Box<dyn AnySpecs>> {
             causal: [false, true],
             split_keys: SIZES,
             total_keys: [None].into_iter().chain(SIZES.map(Some)),
+            lse_order: [LseOrder::TokensHeads, LseOrder::HeadsTokens],
             empty_lse: [EmptyLse::NegativeInfinity, EmptyLse::PositiveInfinity],
         }),
         Box::new(specs! {
@@ -435,28 +436,43 @@ fn mla() -> Vec<Box<dyn AnySpecs>> {
         }),
         Box::new(specs! {
             "rope": RopeSpec::new(5, 3, 11), Rope::plan,
-            |spec: RopeSpec| drawn(RopeCase::new(spec.tokens, spec.heads, spec.positions));
-            sizes spec.tokens, spec.heads, spec.positions;
+            |spec: RopeSpec| {
+                let case = RopeCase::new(spec.tokens, spec.heads, spec.positions);
+                drawn(case.with_columns(spec.columns, spec.pairs))
+            };
+            sizes spec.tokens, spec.heads, spec.positions, spec.columns;
             tokens: SIZES,
             heads: SIZES,
             positions: SIZES,
+            columns: SIZES,
+            pairs: [RopePairs::Neighbours, RopePairs::Halves],
         }),
         Box::new(specs! {
             "mla_absorb": MlaAbsorbSpec::new(5, 3), MlaAbsorb::plan,
-            |spec: MlaAbsorbSpec| drawn(AbsorbCase::new(Side::Output, spec.tokens, spec.heads));
-            sizes spec.tokens, spec.heads, 256, 16;
+            |spec: MlaAbsorbSpec| {
+                let MlaAbsorbSpec { tokens, heads, nope, rope, value, .. } = spec;
+                let columns = HeadColumns { nope, rope, value };
+                drawn(AbsorbCase { columns, ..AbsorbCase::new(Side::Output, tokens, heads) })
+            };
+            sizes spec.tokens, spec.heads, spec.nope.max(spec.value).max(spec.rope), 16;
             tokens: SIZES,
             heads: SIZES,
+            nope: SIZES,
+            rope: SIZES,
+            value: SIZES,
         }),
         Box::new(specs! {
             "merge_states": MergeStatesSpec::new(5, 3), MergeStates::<bf16>::plan,
             |spec: MergeStatesSpec| {
-                let MergeStatesSpec { infinity_is_empty, .. } = spec;
-                drawn(MergeStatesCase { infinity_is_empty, ..MergeStatesCase::new(spec.tokens, spec.heads) })
+                let MergeStatesSpec { tokens, heads, columns, lse_order, infinity_is_empty, .. } = spec;
+                let case = MergeStatesCase::new(tokens, heads);
+                drawn(MergeStatesCase { columns, lse_order, infinity_is_empty, ..case })
             };
-            sizes spec.tokens, spec.heads;
+            sizes spec.tokens, spec.heads, spec.columns;
             tokens: SIZES,
             heads: SIZES,
+            columns: SIZES,
+            lse_order: [LseOrder::TokensHeads, LseOrder::HeadsTokens],
             infinity_is_empty: [false, true],
         }),
     ]
@@ -464,9 +480,17 @@ fn mla() -> Vec<Box<dyn AnySpecs>> {
 
 /// Of the cases' sequences, unless their pages are others.
 fn decode_problem(spec: MlaDecodeSpec) -> Option<Arc<dyn Problem>> {
-    let MlaDecodeSpec { format, q_tokens, heads, causal, empty_lse, .. } = spec;
+    let MlaDecodeSpec { format, q_tokens, heads, causal, lse_order, empty_lse, .. } = spec;
     let case = MlaDecodeCase::new(format, vec![70, 3]);
-    let case = MlaDecodeCase { q_tokens, heads, causal, empty_lse, class: AttentionClass::Positive, ..case };
+    let case = MlaDecodeCase {
+        q_tokens,
+        heads,
+        causal,
+        lse_order,
+        empty_lse,
+        class: AttentionClass::Positive,
+        ..case
+    };
     let expected = case.spec();
     if (spec.batch, spec.paging) != (expected.batch, expected.paging) {
         return None;

@@ -13,21 +13,14 @@ use std::sync::Arc;
 use anyhow::Result;
 use deepseek_kernels::mla::{MlaAbsorb, MlaAbsorbOutputArgs, MlaAbsorbQueryArgs, MlaAbsorbSpec};
 use deepseek_kernels::{Device, Error, Matrix, MatrixMut, Stream, bf16};
-use oracles::mla::{HeadProduct, Side};
+use oracles::mla::{HeadColumns, HeadProduct, Side};
 use oracles::verdict::within;
 
-use super::{KEY, LATENT, Values, spread};
+use super::{LATENT, Values, spread};
 use crate::case::{Case, Prepared, Problem, Work};
 use crate::data::{rows_of, weights};
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, Operand, Output, Scalar};
-
-/// Columns of a head's query, of which so many count; of its value.
-const QUERY: usize = 192;
-const NOPE: usize = 128;
-const VALUE: usize = 128;
-/// Rows of a head's weight: for its keys, then for its values.
-const HEAD_ROWS: usize = NOPE + VALUE;
 
 /// One of the projections of all heads.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +28,7 @@ pub struct AbsorbCase {
     pub side: Side,
     pub tokens: usize,
     pub heads: usize,
+    pub columns: HeadColumns,
     /// Of what is multiplied; of the weights too, but for activations, which have weights of a model.
     pub values: Values,
     /// At most `DRAWN` tokens differ, the others repeat them.
@@ -50,13 +44,14 @@ const JUDGED: (usize, usize) = (1 << 30, 4);
 impl AbsorbCase {
     /// Integers.
     pub const fn new(side: Side, tokens: usize, heads: usize) -> Self {
-        Self { side, tokens, heads, values: Values::Integers, repeated: false, seed: 1 }
+        let columns = HeadColumns::DEEPSEEK_V3;
+        Self { side, tokens, heads, columns, values: Values::Integers, repeated: false, seed: 1 }
     }
 
-    /// Columns of a head of the operand: they are 192, of which 128 count, or 512.
+    /// Columns of a head of the operand: of the query those count that are not rotated.
     pub const fn a_columns(&self) -> usize {
         match self.side {
-            Side::Query => QUERY,
+            Side::Query => self.columns.nope + self.columns.rope,
             Side::Output => LATENT,
         }
     }
@@ -65,33 +60,39 @@ impl AbsorbCase {
     pub const fn n(&self) -> usize {
         match self.side {
             Side::Query => LATENT,
-            Side::Output => VALUE,
+            Side::Output => self.columns.value,
         }
     }
 
     /// Products that make a row of a head's.
     const fn products(&self) -> usize {
-        NOPE * LATENT
+        let HeadColumns { nope, value, .. } = self.columns;
+        LATENT
+            * match self.side {
+                Side::Query => nope,
+                Side::Output => value,
+            }
     }
 
     /// With its inputs. What the projection must not look at is NaN: rotated columns of queries, the other half of W.
     pub fn problem(self) -> Result<AbsorbProblem> {
-        let Self { tokens, heads, values, seed, .. } = self;
+        let Self { tokens, heads, columns, values, seed, .. } = self;
+        let (nope, head_rows) = (columns.nope, columns.rows());
         let drawn = if self.repeated { tokens.min(DRAWN) } else { tokens };
         let narrow = |values: Vec<f32>| values.into_iter().map(bf16::from_f32).collect::<Vec<_>>();
         let mut a = narrow(values.draw((drawn * heads, self.a_columns()), seed));
         let mut w = match values {
-            Values::Activations => weights(heads * HEAD_ROWS, LATENT, seed),
-            values => narrow(values.draw((heads * HEAD_ROWS, LATENT), !seed)),
+            Values::Activations => weights(heads * head_rows, LATENT, seed),
+            values => narrow(values.draw((heads * head_rows, LATENT), !seed)),
         };
         let unused = match self.side {
             Side::Query => {
-                a.chunks_exact_mut(QUERY).for_each(|row| row[NOPE..].fill(bf16::POISON));
-                NOPE..HEAD_ROWS
+                a.chunks_exact_mut(self.a_columns()).for_each(|row| row[nope..].fill(bf16::POISON));
+                nope..head_rows
             }
-            Side::Output => 0..NOPE,
+            Side::Output => 0..nope,
         };
-        for head in w.chunks_exact_mut(HEAD_ROWS * LATENT) {
+        for head in w.chunks_exact_mut(head_rows * LATENT) {
             head[unused.start * LATENT..unused.end * LATENT].fill(bf16::POISON);
         }
         Ok(AbsorbProblem { case: self, a, w })
@@ -129,7 +130,7 @@ impl Case for AbsorbCase {
         let rows = self.tokens * self.heads;
         Work {
             flops: (2 * rows * self.products()) as u64,
-            bytes: (2 * (rows * (VALUE + LATENT) + self.heads * self.products())) as u64,
+            bytes: (2 * (rows * (self.products() / LATENT + LATENT) + self.heads * self.products())) as u64,
         }
     }
 
@@ -151,9 +152,9 @@ impl Case for AbsorbCase {
 #[derive(Debug, Clone)]
 pub struct AbsorbProblem {
     pub case: AbsorbCase,
-    /// `[tokens, heads, 192]` or `[tokens, heads, 512]`, or fewer tokens that repeat.
+    /// `[tokens, heads, nope + rope]` or `[tokens, heads, 512]`, or fewer tokens that repeat.
     pub a: Vec<bf16>,
-    /// `[heads, 256, 512]`.
+    /// `[heads, nope + value, 512]`.
     pub w: Vec<bf16>,
 }
 
@@ -204,16 +205,18 @@ impl AbsorbPlan {
 
 impl AbsorbRun {
     pub fn new(problem: Arc<AbsorbProblem>, arena: &mut Arena<'_>) -> Result<Self> {
-        let AbsorbCase { side, tokens, heads, .. } = problem.case;
-        let both = MlaAbsorb::plan(arena.device(), MlaAbsorbSpec::new(tokens, heads))?;
+        let AbsorbCase { side, tokens, heads, columns, .. } = problem.case;
+        let HeadColumns { nope, rope, value } = columns;
+        let spec = MlaAbsorbSpec::new(tokens, heads).nope(nope).rope(rope).value(value);
+        let both = MlaAbsorb::plan(arena.device(), spec)?;
         let (a, d) = match side {
-            Side::Query => ((tokens, heads * QUERY), (tokens * heads, KEY)),
-            Side::Output => ((tokens * heads, LATENT), (tokens, heads * VALUE)),
+            Side::Query => ((tokens, heads * (nope + rope)), (tokens * heads, LATENT + rope)),
+            Side::Output => ((tokens * heads, LATENT), (tokens, heads * value)),
         };
         let aligned = Align(16);
         let operands = AbsorbOperands {
             a: arena.repeated(&problem.a, a, aligned)?,
-            w: arena.input(&problem.w, (heads * HEAD_ROWS, LATENT), aligned)?,
+            w: arena.input(&problem.w, (heads * columns.rows(), LATENT), aligned)?,
             d: arena.output(d, aligned)?,
         };
         Ok(Self { problem, plan: AbsorbPlan { both, side }, operands })
@@ -222,10 +225,11 @@ impl AbsorbRun {
     /// `[tokens, heads, n]`, and what else lies in its rows.
     fn result(&self) -> Result<(Vec<bf16>, Vec<bf16>)> {
         let d = self.operands.d.values()?;
+        let rope = self.problem.case.columns.rope;
         Ok(match self.problem.case.side {
             Side::Query => {
                 let (result, beside): (Vec<_>, Vec<_>) =
-                    d.chunks_exact(KEY).map(|row| row.split_at(LATENT)).unzip();
+                    d.chunks_exact(LATENT + rope).map(|row| row.split_at(LATENT)).unzip();
                 (result.concat(), beside.concat())
             }
             Side::Output => (d, vec![]),
@@ -281,7 +285,7 @@ impl Prepared for AbsorbRun {
         let check = |oracle, want: &[f64], bound: &[f64]| {
             Check::of(oracle, &within(want, bound, n, &|i| got[i]), sample)
         };
-        let product = HeadProduct::new(case.side, &a, w, judged.len(), heads)?;
+        let product = HeadProduct::new((case.side, case.columns), &a, w, judged.len(), heads)?;
         let (want, bound): (Vec<f64>, Vec<f64>) = product.bound().into_iter().unzip();
         let want: Vec<f64> = want.into_iter().map(|x| if x.is_nan() { f64::NAN } else { x }).collect();
         checks.push(check("bound", &want, &bound));
@@ -307,10 +311,18 @@ fn canonical(x: f32) -> f32 {
 /// What the operand trace launches.
 pub fn traced() -> Vec<Launch> {
     // Two tiles of tokens, two of columns, or one; two heads.
-    vec![traced_side(&MLA_ABSORB_QUERY, 8), traced_side(&MLA_ABSORB_OUTPUT, 4)]
+    vec![
+        traced_side(&MLA_ABSORB_QUERY, 8, (128, 512, 0)),
+        traced_side(&MLA_ABSORB_OUTPUT, 4, (512, 128, 128)),
+        traced_side(&MLA_ABSORB_OUTPUT, 8, (512, 136, 192)),
+    ]
 }
 
-fn traced_side(kernel: &FixedKernel, grid: u32) -> Launch {
-    let params = Params::of::<HeadGemmParams>().u32(offset_of!(HeadGemmParams, tokens), 70);
+fn traced_side(kernel: &FixedKernel, grid: u32, (k, n, first_row): (u32, u32, u32)) -> Launch {
+    let params = Params::of::<HeadGemmParams>()
+        .u32(offset_of!(HeadGemmParams, tokens), 70)
+        .u32(offset_of!(HeadGemmParams, k), k)
+        .u32(offset_of!(HeadGemmParams, n), n)
+        .u32(offset_of!(HeadGemmParams, first_row), first_row);
     fixed(kernel, grid, params)
 }

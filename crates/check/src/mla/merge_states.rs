@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::mla::{
-    AttentionState, AttentionStateMut, MergeStates, MergeStatesArgs, MergeStatesSpec,
+    AttentionState, AttentionStateMut, LseOrder, MergeStates, MergeStatesArgs, MergeStatesSpec,
 };
 use deepseek_kernels::table::gemm::OutputType;
 use deepseek_kernels::{Error, Stream, bf16};
@@ -20,6 +20,7 @@ use oracles::verdict::within;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
+use super::lse::{from_order, lse_shape, to_order};
 use super::{LATENT, Values, spread};
 use crate::case::{Case, Prepared, Problem, Work};
 use crate::data::rows_of;
@@ -34,6 +35,9 @@ pub struct MergeStatesCase {
     pub tokens: usize,
     /// Columns of lse.
     pub heads: usize,
+    /// Columns of o.
+    pub columns: usize,
+    pub lse_order: LseOrder,
     /// The type of o.
     pub output: OutputType,
     /// An lse of +Inf means no key too.
@@ -58,6 +62,8 @@ impl MergeStatesCase {
         Self {
             tokens,
             heads,
+            columns: LATENT,
+            lse_order: LseOrder::TokensHeads,
             output: OutputType::Bf16,
             infinity_is_empty: false,
             spread: None,
@@ -75,7 +81,7 @@ impl MergeStatesCase {
         let rows = self.rows();
         let seed = 10 * self.seed + u64::from(part);
         let drawn = if self.repeated { rows.min(DRAWN) } else { rows };
-        let mut o = self.values.draw((drawn, LATENT), seed);
+        let mut o = self.values.draw((drawn, self.columns), seed);
         if self.output == OutputType::Bf16 {
             o.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
         }
@@ -85,7 +91,7 @@ impl MergeStatesCase {
             (None, 10) => f32::NEG_INFINITY,
             (None, kind) => (row as f32 * 0.37).sin() * kind as f32 * f32::from(9 * part + 1),
         };
-        let mut part = Part { o, lse: (0..rows).map(lse).collect() };
+        let mut part = Part { columns: self.columns, o, lse: (0..rows).map(lse).collect() };
         if !self.repeated {
             let empty: Vec<usize> = (0..rows).filter(|&row| part.lse[row] == f32::NEG_INFINITY).collect();
             empty.into_iter().for_each(|row| part.empty_row(row, f32::NEG_INFINITY));
@@ -113,7 +119,7 @@ impl Case for MergeStatesCase {
     }
 
     fn shape(&self) -> String {
-        format!("{} x {LATENT}", self.rows())
+        format!("{} x {}", self.rows(), self.columns)
     }
 
     fn label(&self) -> String {
@@ -122,7 +128,8 @@ impl Case for MergeStatesCase {
             OutputType::F32 => "_f32",
         };
         let infinity = if self.infinity_is_empty { "_infinity" } else { "" };
-        format!("{}x{}{output}{infinity}", self.tokens, self.heads)
+        let columns = if self.columns == LATENT { String::new() } else { format!("x{}", self.columns) };
+        format!("{}x{}{columns}{output}{infinity}", self.tokens, self.heads)
     }
 
     fn data(&self) -> String {
@@ -130,7 +137,7 @@ impl Case for MergeStatesCase {
     }
 
     fn work(&self) -> Work {
-        Work { flops: 0, bytes: (3 * self.rows() * (self.output.bytes() as usize * LATENT + 4)) as u64 }
+        Work { flops: 0, bytes: (3 * self.rows() * (self.output.bytes() as usize * self.columns + 4)) as u64 }
     }
 
     fn draw(&self) -> Result<Arc<dyn Problem>> {
@@ -141,7 +148,8 @@ impl Case for MergeStatesCase {
 /// A state of attention.
 #[derive(Debug, Clone)]
 pub struct Part {
-    /// `[rows, 512]` of values that the element type holds, or fewer rows that repeat.
+    pub columns: usize,
+    /// `[rows, columns]` of values that the element type holds, or fewer rows that repeat.
     pub o: Vec<f32>,
     /// `[rows]`.
     pub lse: Vec<f32>,
@@ -151,16 +159,17 @@ impl Part {
     /// The row has no key, and its o holds NaN.
     pub fn empty_row(&mut self, row: usize, lse: f32) {
         self.lse[row] = lse;
-        self.o[row * LATENT..][..LATENT].fill(f32::NAN);
+        self.o[row * self.columns..][..self.columns].fill(f32::NAN);
     }
 
     /// These rows.
     fn pick(&self, rows: &[usize]) -> Self {
-        Self { o: rows_of(&self.o, LATENT, rows), lse: rows_of(&self.lse, 1, rows) }
+        let Self { columns, ref o, ref lse } = *self;
+        Self { columns, o: rows_of(o, columns, rows), lse: rows_of(lse, 1, rows) }
     }
 
     fn finite(&self, row: usize) -> bool {
-        self.lse[row].is_finite() && rows_of(&self.o, LATENT, &[row]).iter().all(|x| x.is_finite())
+        self.lse[row].is_finite() && rows_of(&self.o, self.columns, &[row]).iter().all(|x| x.is_finite())
     }
 
     fn state(&self) -> State<'_> {
@@ -208,20 +217,21 @@ pub struct MergeStatesOperands<T> {
 
 impl<T: Element> MergeStatesRun<T> {
     pub fn new(problem: Arc<MergeStatesProblem>, arena: &mut Arena<'_>) -> Result<Self> {
-        let MergeStatesCase { tokens, heads, infinity_is_empty, .. } = problem.case;
-        let rows = tokens * heads;
-        let spec = MergeStatesSpec::new(tokens, heads).infinity_is_empty(infinity_is_empty);
+        let MergeStatesCase { tokens, heads, columns, lse_order, infinity_is_empty, .. } = problem.case;
+        let (rows, lse) = (tokens * heads, lse_shape(lse_order, tokens, heads));
+        let spec = MergeStatesSpec::new(tokens, heads).columns(columns).lse_order(lse_order);
+        let spec = spec.infinity_is_empty(infinity_is_empty);
         let plan = MergeStates::plan(arena.device(), spec)?;
         let (aligned, any) = (Align(16), Align(4));
         let mut part = |part: &Part| -> Result<_> {
             let o: Vec<T> = part.o.iter().map(|&x| T::narrow(x)).collect();
-            let o = arena.repeated(&o, (rows, LATENT), aligned)?;
-            Ok((o, arena.input(&part.lse, (tokens, heads), any)?))
+            let o = arena.repeated(&o, (rows, columns), aligned)?;
+            Ok((o, arena.input(&to_order(lse_order, heads, &part.lse), lse, any)?))
         };
         let operands = MergeStatesOperands {
             parts: [part(&problem.parts[0])?, part(&problem.parts[1])?],
-            o: arena.output((rows, LATENT), aligned)?,
-            lse: arena.output((tokens, heads), any)?,
+            o: arena.output((rows, columns), aligned)?,
+            lse: arena.output(lse, any)?,
         };
         Ok(Self { problem, plan, operands })
     }
@@ -262,15 +272,17 @@ impl<T: Element> Prepared for MergeStatesRun<T> {
         let MergeStatesProblem { case, parts } = &*self.problem;
         let most = if scrutiny == Scrutiny::Brief { JUDGED.1 } else { JUDGED.0 };
         let judged = spread(case.rows(), most);
-        let (o, lse) = (self.operands.o.values()?, self.operands.lse.values()?);
-        let rows = |judged: &[usize]| (rows_of(&o, LATENT, judged), rows_of(&lse, 1, judged));
+        let columns = case.columns;
+        let o = self.operands.o.values()?;
+        let lse = from_order(case.lse_order, case.heads, &self.operands.lse.values()?);
+        let rows = |judged: &[usize]| (rows_of(&o, columns, judged), rows_of(&lse, 1, judged));
 
         let (got_o, got_lse) = rows(&judged);
         let picked = parts.each_ref().map(|part| part.pick(&judged));
         let states = picked.each_ref().map(Part::state);
-        let (want_o, want_lse) = merge_states(states, LATENT, case.infinity_is_empty, T::ROUNDING)?;
+        let (want_o, want_lse) = merge_states(states, columns, case.infinity_is_empty, T::ROUNDING)?;
         let want_o: Vec<T> = want_o.into_iter().map(T::narrow).collect();
-        let o_differs = Check::difference("o", LATENT, &got_o, &want_o);
+        let o_differs = Check::difference("o", columns, &got_o, &want_o);
         let lse_differs = Check::difference("lse", case.heads, &got_lse, &want_lse);
         let mut checks = vec![
             Check::equal("lse", want_lse.len(), lse_differs),
@@ -282,30 +294,33 @@ impl<T: Element> Prepared for MergeStatesRun<T> {
             judged.into_iter().filter(|&row| parts.iter().all(|part| part.finite(row))).collect();
         let (got_o, got_lse) = rows(&finite);
         let picked = parts.each_ref().map(|part| part.pick(&finite));
-        let (o, lse) = merge_states_bound(picked.each_ref().map(Part::state), LATENT, T::ROUNDING)?;
+        let (o, lse) = merge_states_bound(picked.each_ref().map(Part::state), columns, T::ROUNDING)?;
         let near = |near: Vec<(f64, f64)>, columns, got: &dyn Fn(usize) -> f32| {
             let (want, bound): (Vec<f64>, Vec<f64>) = near.into_iter().unzip();
             Check::of("bound", &within(&want, &bound, columns, got), None)
         };
-        checks.push(near(lse, 1, &|i| got_lse[i]).and(near(o, LATENT, &|i| got_o[i].widen())));
+        checks.push(near(lse, 1, &|i| got_lse[i]).and(near(o, columns, &|i| got_o[i].widen())));
         Ok(checks)
     }
 }
 
 /// What the operand trace launches.
 pub fn traced() -> Vec<Launch> {
-    [(0, 0), (1, 0), (0, 1)].map(|(o_is_f32, infinity)| traced_with(o_is_f32, infinity)).into()
+    let wide = [(0, 0), (1, 0), (0, 1)].map(|(o_is_f32, infinity)| traced_with(o_is_f32, infinity, 512));
+    wide.into_iter().chain([traced_with(0, 0, 192)]).collect()
 }
 
 /// The last CTA is ragged.
-fn traced_with(o_is_f32: u32, infinity_is_empty: u32) -> Launch {
+fn traced_with(o_is_f32: u32, infinity_is_empty: u32, columns: u32) -> Launch {
     let params = Params::of::<MergeStatesParams>()
         .u64(offset_of!(MergeStatesParams, out), region(0))
         .u64(offset_of!(MergeStatesParams, out_lse), region(1))
         .u64(offset_of!(MergeStatesParams, out_pitch), 520)
-        .u64(offset_of!(MergeStatesParams, out_lse_pitch), 7)
+        .u64(offset_of!(MergeStatesParams, out_lse_token_stride), 1)
+        .u64(offset_of!(MergeStatesParams, out_lse_head_stride), 7)
         .u32(offset_of!(MergeStatesParams, rows), 12)
         .u32(offset_of!(MergeStatesParams, heads), 4)
+        .u32(offset_of!(MergeStatesParams, columns), columns)
         .u32(offset_of!(MergeStatesParams, o_is_f32), o_is_f32)
         .u32(offset_of!(MergeStatesParams, infinity_is_empty), infinity_is_empty);
     let part = |params: Params, i: usize| {
@@ -314,7 +329,8 @@ fn traced_with(o_is_f32: u32, infinity_is_empty: u32) -> Launch {
             .u64(at + offset_of!(MergePart, o), region(2 + 2 * i as u64))
             .u64(at + offset_of!(MergePart, lse), region(3 + 2 * i as u64))
             .u64(at + offset_of!(MergePart, o_pitch), 512 + 8 * i as u64)
-            .u64(at + offset_of!(MergePart, lse_pitch), 5 + i as u64)
+            .u64(at + offset_of!(MergePart, lse_token_stride), 5 + i as u64)
+            .u64(at + offset_of!(MergePart, lse_head_stride), 1)
     };
-    fixed(&MERGE_STATES, 3, part(part(params, 0), 1))
+    fixed(&MERGE_STATES, (12 * columns / 8).div_ceil(MERGE_STATES.threads), part(part(params, 0), 1))
 }

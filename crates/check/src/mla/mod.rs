@@ -5,6 +5,7 @@ mod cache;
 pub mod decode;
 pub mod golden;
 pub mod kv_append;
+mod lse;
 pub mod merge_states;
 pub mod rope;
 pub mod shapes;

@@ -1,16 +1,16 @@
 //! The rotation by position: heads turned by the angles of their token.
 
 use crate::trace::{Launch, Params, WORDS_PER_INDEX, fixed, region};
-use deepseek_kernels::bindings::RopeParams;
+use deepseek_kernels::bindings::{ROPE_HALVES, ROPE_NEIGHBOURS, RopeParams};
 use deepseek_kernels::table::mla::ROPE as ROTATE;
 pub use faults::FAULTS;
 use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::mla::{Heads, HeadsMut, Rope, RopeArgs, RopeSpec, RopeTable, YarnRope};
+use deepseek_kernels::mla::{Heads, HeadsMut, Rope, RopeArgs, RopePairs, RopeSpec, RopeTable, YarnRope};
 use deepseek_kernels::{DataFaults, Error, Stream, bf16};
-use oracles::mla::rope;
+use oracles::mla::{Pairs, rope};
 
 use super::{LATENT, ROPE, Values, spread};
 use crate::case::{Case, Prepared, Problem, Work, fault_if};
@@ -18,7 +18,7 @@ use crate::data::rows_of;
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, IndexOperand, Operand, Output, Scalar};
 
-/// The 64 columns of a head that are rotated, among those that the operand has for it.
+/// Where the columns of a head that are rotated lie among those that the operand has for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Columns {
     pub first: usize,
@@ -26,18 +26,18 @@ pub struct Columns {
 }
 
 impl Columns {
-    /// All of them.
+    /// All of 64.
     pub const ALL: Self = Self { first: 0, of: ROPE };
     /// The last ones of a query.
     pub const QUERY: Self = Self { first: 128, of: 192 };
     /// The last ones of an absorbed query.
     pub const ABSORBED: Self = Self { first: LATENT, of: LATENT + ROPE };
 
-    /// Heads of 64 columns between others of `filler`.
-    fn among(self, heads: &[bf16], filler: bf16) -> Vec<bf16> {
-        let mut all = vec![filler; heads.len() / ROPE * self.of];
-        for (row, head) in all.chunks_exact_mut(self.of).zip(heads.chunks_exact(ROPE)) {
-            row[self.first..][..ROPE].copy_from_slice(head);
+    /// Heads of `columns` columns between others of `filler`.
+    fn among(self, heads: &[bf16], columns: usize, filler: bf16) -> Vec<bf16> {
+        let mut all = vec![filler; heads.len() / columns * self.of];
+        for (row, head) in all.chunks_exact_mut(self.of).zip(heads.chunks_exact(columns)) {
+            row[self.first..][..columns].copy_from_slice(head);
         }
         all
     }
@@ -50,6 +50,9 @@ pub struct RopeCase {
     pub heads: usize,
     /// Rows of the table of angles.
     pub positions: usize,
+    /// That are turned.
+    pub columns: usize,
+    pub pairs: RopePairs,
     pub from: Columns,
     pub to: Columns,
     pub values: Values,
@@ -70,6 +73,8 @@ impl RopeCase {
             tokens,
             heads,
             positions,
+            columns: ROPE,
+            pairs: RopePairs::Neighbours,
             from: Columns::QUERY,
             to: Columns::ABSORBED,
             values: Values::Magnitudes,
@@ -78,15 +83,27 @@ impl RopeCase {
         }
     }
 
+    /// So many columns, and nothing between heads.
+    pub const fn with_columns(self, columns: usize, pairs: RopePairs) -> Self {
+        let all = Columns { first: 0, of: columns };
+        Self { columns, pairs, from: all, to: all, ..self }
+    }
+
     /// With its inputs: positions in no order, all of them in the table.
     pub fn problem(self) -> Result<RopeProblem> {
-        let Self { tokens, heads, positions, seed, .. } = self;
+        let Self { tokens, heads, positions, columns, seed, .. } = self;
         let drawn = if self.repeated { tokens.min(DRAWN) } else { tokens };
-        let x = self.values.draw((drawn * heads, ROPE), seed).into_iter().map(bf16::from_f32).collect();
+        let x = self.values.draw((drawn * heads, columns), seed).into_iter().map(bf16::from_f32).collect();
         let position = |token: usize| {
             ((token * 2_654_435_761).wrapping_add(seed as usize)).checked_rem(positions).unwrap_or(0) as i32
         };
-        let table = RopeTable::yarn(YarnRope::DEEPSEEK_V3)?.cos_sin(positions)?;
+        let table = if columns == ROPE {
+            RopeTable::yarn(YarnRope::DEEPSEEK_V3)?
+        } else {
+            let frequency = |pair: usize| 10_000.0_f32.powf(-2.0 * pair as f32 / columns as f32);
+            RopeTable::with_frequencies((0..columns / 2).map(frequency).collect::<Vec<_>>())?
+        };
+        let table = table.cos_sin(positions)?;
         Ok(RopeProblem { case: self, x, positions: (0..tokens).map(position).collect(), table })
     }
 }
@@ -101,11 +118,16 @@ impl Case for RopeCase {
     }
 
     fn shape(&self) -> String {
-        format!("{} x {} x {ROPE}", self.tokens, self.heads)
+        format!("{} x {} x {}", self.tokens, self.heads, self.columns)
     }
 
     fn label(&self) -> String {
-        format!("{}x{}", self.tokens, self.heads)
+        let Self { tokens, heads, columns, pairs, .. } = self;
+        match (*columns, pairs) {
+            (ROPE, RopePairs::Neighbours) => format!("{tokens}x{heads}"),
+            (_, RopePairs::Neighbours) => format!("{tokens}x{heads}x{columns}"),
+            (_, RopePairs::Halves) => format!("{tokens}x{heads}x{columns}_halves"),
+        }
     }
 
     fn data(&self) -> String {
@@ -113,8 +135,8 @@ impl Case for RopeCase {
     }
 
     fn work(&self) -> Work {
-        let Self { tokens, heads, .. } = *self;
-        Work { flops: 0, bytes: (4 * tokens * heads * ROPE + tokens * 4 * (ROPE + 1)) as u64 }
+        let Self { tokens, heads, columns, .. } = *self;
+        Work { flops: 0, bytes: (4 * tokens * heads * columns + tokens * 4 * (columns + 1)) as u64 }
     }
 
     fn draw(&self) -> Result<Arc<dyn Problem>> {
@@ -126,10 +148,10 @@ impl Case for RopeCase {
 #[derive(Debug, Clone)]
 pub struct RopeProblem {
     pub case: RopeCase,
-    /// `[tokens, heads, 64]`, or fewer tokens that repeat.
+    /// `[tokens, heads, columns]`, or fewer tokens that repeat.
     pub x: Vec<bf16>,
     pub positions: Vec<i32>,
-    /// `[positions, 64]`.
+    /// `[positions, columns]`.
     pub table: Vec<f32>,
 }
 
@@ -159,14 +181,21 @@ pub struct RopeOperands {
 impl RopeRun {
     pub fn new(problem: Arc<RopeProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let case = problem.case;
-        let RopeCase { tokens, heads, positions, from, to, .. } = case;
-        let plan = Rope::plan(arena.device(), RopeSpec::new(tokens, heads, positions))?;
-        let aligned = Align(16);
+        let RopeCase { tokens, heads, positions, columns, pairs, from, to, .. } = case;
+        let spec = RopeSpec::new(tokens, heads, positions).columns(columns).pairs(pairs);
+        let plan = Rope::plan(arena.device(), spec)?;
+        let pieces = pairs == RopePairs::Neighbours && columns.is_multiple_of(8);
+        let aligned = Align(if pieces { 16 } else { 4 });
+        let table_aligned = Align(if columns.is_multiple_of(4) { 16 } else { 8 });
         let operands = RopeOperands {
             case,
-            x: arena.repeated(&from.among(&problem.x, bf16::POISON), (tokens, heads * from.of), aligned)?,
+            x: arena.repeated(
+                &from.among(&problem.x, columns, bf16::POISON),
+                (tokens, heads * from.of),
+                aligned,
+            )?,
             positions: arena.indices(&problem.positions, (1, problem.positions.len()))?,
-            table: arena.input(&problem.table, (positions, ROPE), aligned)?,
+            table: arena.input(&problem.table, (positions, columns), table_aligned)?,
             out: arena.output((tokens, heads * to.of), aligned)?,
         };
         Ok(Self { problem, plan, operands })
@@ -179,13 +208,13 @@ impl RopeOperands {
     /// # Errors
     /// None.
     pub fn args(&mut self) -> Result<RopeArgs<'_>, Error> {
-        let RopeCase { tokens, heads, from, to, .. } = self.case;
-        let (x_pitch, out_pitch) = (self.x.pitch(), self.out.pitch());
+        let RopeCase { tokens, heads, columns, from, to, .. } = self.case;
+        let (x_pitch, out_pitch, shape) = (self.x.pitch(), self.out.pitch(), [tokens, heads, columns]);
         Ok(RopeArgs {
-            x: Heads::new(self.x.slice_from(from.first), tokens, heads, x_pitch, from.of)?,
+            x: Heads::with_columns(self.x.slice_from(from.first), shape, x_pitch, from.of)?,
             positions: self.positions.indices()?,
             table: self.table.matrix()?,
-            out: HeadsMut::new(self.out.slice_mut_from(to.first), tokens, heads, out_pitch, to.of)?,
+            out: HeadsMut::with_columns(self.out.slice_mut_from(to.first), shape, out_pitch, to.of)?,
         })
     }
 }
@@ -205,13 +234,17 @@ impl Prepared for RopeRun {
 
     /// What must not be touched included.
     fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
-        let RopeCase { tokens, heads, to, .. } = self.problem.case;
+        let RopeCase { tokens, heads, columns, pairs, to, .. } = self.problem.case;
         let most = if scrutiny == Scrutiny::Brief { JUDGED.1 } else { JUDGED.0 };
         let judged = spread(tokens, most);
-        let x = rows_of(&self.problem.x, heads * ROPE, &judged);
+        let x = rows_of(&self.problem.x, heads * columns, &judged);
         let positions = rows_of(&self.problem.positions, 1, &judged);
-        let turned = rope(&x, heads, &positions, &self.problem.table)?;
-        let expected = to.among(&turned, bf16::SENTINEL);
+        let pairs = match pairs {
+            RopePairs::Neighbours => Pairs::Neighbours,
+            RopePairs::Halves => Pairs::Halves,
+        };
+        let turned = rope(&x, [heads, columns], pairs, &positions, &self.problem.table)?;
+        let expected = to.among(&turned, columns, bf16::SENTINEL);
         let columns = heads * to.of;
         let got = rows_of(&self.operands.out.values()?, columns, &judged);
         let bits = Check::equal("bits", got.len(), Check::difference("out", columns, &got, &expected));
@@ -227,11 +260,13 @@ impl Prepared for RopeRun {
 
 /// What the operand trace launches.
 pub fn traced() -> Vec<Launch> {
-    WORDS_PER_INDEX.map(traced_with).into()
+    let shapes = [(64, ROPE_NEIGHBOURS), (64, ROPE_HALVES), (36, ROPE_HALVES), (6, ROPE_NEIGHBOURS)];
+    let all = shapes.map(|(columns, pairs)| traced_with(columns, pairs, 1));
+    WORDS_PER_INDEX.map(|words| traced_with(64, ROPE_NEIGHBOURS, words)).into_iter().chain(all).collect()
 }
 
-/// Three CTAs, the last one ragged; heads as in a query of 192 columns, to one of 576.
-fn traced_with(words_per_index: u32) -> Launch {
+/// The last CTA is ragged; heads as in a query of 192 columns, to one of 576.
+fn traced_with(columns: u32, pairs: u32, words_per_index: u32) -> Launch {
     let params = Params::of::<RopeParams>()
         .u64(offset_of!(RopeParams, x), region(0))
         .indices(offset_of!(RopeParams, positions), region(1), 15, words_per_index)
@@ -245,8 +280,15 @@ fn traced_with(words_per_index: u32) -> Launch {
         .u64(offset_of!(RopeParams, table_pitch), 68)
         .u32(offset_of!(RopeParams, tokens), 15)
         .u32(offset_of!(RopeParams, heads), 5)
-        .u32(offset_of!(RopeParams, table_rows), 200);
-    fixed(&ROTATE, 3, params)
+        .u32(offset_of!(RopeParams, table_rows), 200)
+        .u32(offset_of!(RopeParams, columns), columns)
+        .u32(offset_of!(RopeParams, pairs), pairs);
+    let thread_columns = match (pairs, columns % 8) {
+        (ROPE_HALVES, _) => 4,
+        (_, 0) => 8,
+        _ => 2,
+    };
+    fixed(&ROTATE, (15 * 5 * columns / thread_columns).div_ceil(ROTATE.threads), params)
 }
 
 mod faults {
@@ -254,6 +296,7 @@ mod faults {
     use crate::mla::rope::{RopeCase, RopeProblem};
     use crate::planted::{Changed, Trial, faults};
     use deepseek_kernels::bf16;
+    use deepseek_kernels::mla::RopePairs;
     use std::sync::Arc;
 
     const ROTATE: Trial = Trial::Changed(rotate);
@@ -278,34 +321,50 @@ mod faults {
         let mut other_sum = cancelling.clone();
         other_sum.x.iter_mut().skip(1).step_by(2).for_each(|x| *x = -*x);
         let changed = |problem: RopeProblem| -> Changed { (Box::new(problem.case), Arc::new(problem)) };
-        [good, strange, cancelling, other_sum].map(changed).into()
+        let words = drawn(RopeCase::new(7, 3, 40).with_columns(6, RopePairs::Neighbours));
+        let halves = drawn(RopeCase::new(7, 3, 40).with_columns(36, RopePairs::Halves));
+        let mut strange_halves = halves.clone();
+        strange_halves.positions[3] = -1;
+        [good, strange, cancelling, other_sum, words, halves, strange_halves].map(changed).into()
     }
 
     faults! {
         turned_backwards: ROTATE,
-            "x * sin + y * cos, x * cos - y * sin" => "y * cos - x * sin, x * cos + y * sin", ["out["];
+            "{x * cos - y * sin, x * sin + y * cos}" => "{x * cos + y * sin, y * cos - x * sin}", ["out["];
         results_exchanged: ROTATE,
-            "x * sin + y * cos, x * cos - y * sin" => "x * cos - y * sin, x * sin + y * cos", ["out["];
+            "{x * cos - y * sin, x * sin + y * cos}" => "{x * sin + y * cos, x * cos - y * sin}", ["out["];
         cos_and_sin_exchanged: ROTATE,
-            "uint32_t cos_bits, uint32_t sin_bits" => "uint32_t sin_bits, uint32_t cos_bits", ["out["];
+            "turn(float x, float y, uint32_t cos_bits, uint32_t sin_bits)"
+                => "turn(float x, float y, uint32_t sin_bits, uint32_t cos_bits)", ["out["];
         fused: ROTATE, "x * cos - y * sin" => "ptx::fma_rn(x, cos, -(y * sin))", ["out["];
         second_fused_onto_y: ROTATE, "x * sin + y * cos" => "ptx::fma_rn(x, sin, y * cos)", ["out["];
         second_fused_onto_x: ROTATE, "x * sin + y * cos" => "ptx::fma_rn(y, cos, x * sin)", ["out["];
         fused_onto_x: ROTATE, "x * cos - y * sin" => "ptx::fma_rn(-y, sin, x * cos)", ["out["];
         halves_as_pairs: ROTATE,
-            "rotate(x.y, a.z, a.w), rotate(x.z, b.x, b.y)" => "rotate(x.z, a.z, a.w), rotate(x.y, b.x, b.y)", ["out["];
+            "turn_pair(x.y, a.z, a.w), turn_pair(x.z, b.x, b.y)" => "turn_pair(x.z, a.z, a.w), turn_pair(x.y, b.x, b.y)",
+            ["out["];
         angles_of_the_next_position: ROTATE,
             "position * params.table_pitch" => "(position + 1) * params.table_pitch", ["out[", "outside"];
-        angles_of_the_first_pairs: ROTATE, "params.table_pitch + column" => "params.table_pitch", ["out["];
+        angles_of_the_first_pairs: ROTATE, "params.table_pitch + angle" => "params.table_pitch", ["out["];
+        angles_of_half_the_pairs: ROTATE, "params.table_pitch + angle" => "params.table_pitch + column", ["out[", "misaligned"];
+        halves_of_a_piece: ROTATE, "gX + half" => "gX + 4", ["out[", "outside"];
+        halves_exchanged: ROTATE,
+            "ptx::stg_u32(gOut, left); ptx::stg_u32(gOut + half, right);"
+                => "ptx::stg_u32(gOut, right); ptx::stg_u32(gOut + half, left);",
+            ["out["];
+        second_pair_of_halves_by_the_first_angle: ROTATE,
+            "ptx::bf16_hi_f32(y), a.z, a.w" => "ptx::bf16_hi_f32(y), a.x, a.y", ["out["];
+        word_by_the_next_angle: ROTATE,
+            "turn_pair(x, cos_bits, sin_bits)" => "turn_pair(x, sin_bits, cos_bits)", ["out["];
         position_of_the_head: ROTATE, "params.positions, 0, token" => "params.positions, 0, head", ["out[", "got one of nothing"];
         narrow_positions_read_as_wide: ROTATE, "indices.words_per_index - 1" => "1", ["outside"];
         heads_as_far_apart_as_results: ROTATE,
             "head * params.x_head_stride" => "head * params.out_head_stride", ["out[", "outside"];
         tokens_of_results_too_close: ROTATE,
             "token * params.out_token_stride" => "token * params.out_head_stride", ["not ordered"];
-        position_not_checked: ROTATE, "position >= params.table_rows" => "false", ["out[", "outside"];
-        position_unreported: ROTATE, "report_fault(params.error_words, FAULT_POSITION);" => "", ["got one of nothing"];
-        stranger_left_unwritten: ROTATE, "ptx::stg_v4_u32(gOut, {});" => "", ["out["];
+        position_not_checked: ROTATE, "position < params.table_rows" => "true", ["out[", "outside"];
+        position_unreported: ROTATE, "report_fault(params.error_words, FAULT_POSITION);" => "(void)0;", ["got one of nothing"];
+        stranger_left_unwritten: ROTATE, "return ptx::stg_v4_u32(gOut, {});" => "return;", ["out["];
         heads_past_the_end: ROTATE, "if (token >= params.tokens) return;" => "", ["outside"];
 
         // Positions of 64 bits.

@@ -4,10 +4,7 @@ use rayon::prelude::*;
 use crate::tensor_core::fused_dot_bf16;
 use crate::{ShapeError, check_length, pow2};
 
-/// Columns of a head's query: not rotated, rotated; of its value; of the latent space.
-const NOPE: usize = 128;
-const ROPE: usize = 64;
-const VALUE: usize = 128;
+/// Columns of the latent space.
 const LATENT: usize = 512;
 /// Products of one fused sum of the tensor core.
 const STEP: usize = 16;
@@ -17,30 +14,52 @@ const STEP: usize = 16;
 pub enum Side {
     /// `q_latent[t, h, n] = sum over k of q[t, h, k] * w[h, k, n]`.
     Query,
-    /// `out[t, h, n] = sum over k of latent[t, h, k] * w[h, 128 + n, k]`.
+    /// `out[t, h, n] = sum over k of latent[t, h, k] * w[h, nope + n, k]`.
     Output,
+}
+
+/// Columns of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadColumns {
+    /// Of its query, not rotated.
+    pub nope: usize,
+    /// Of its query, rotated.
+    pub rope: usize,
+    /// Of its value.
+    pub value: usize,
+}
+
+impl HeadColumns {
+    /// Of DeepSeek-V3.
+    pub const DEEPSEEK_V3: Self = Self { nope: 128, rope: 64, value: 128 };
+
+    /// Rows of W.
+    pub const fn rows(&self) -> usize {
+        self.nope + self.value
+    }
 }
 
 /// A projection of all heads, checked for its shape.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadProduct<'a> {
     side: Side,
+    columns: HeadColumns,
     a: &'a [bf16],
     w: &'a [bf16],
     heads: usize,
 }
 
 impl<'a> HeadProduct<'a> {
-    /// a: `[tokens, heads, 192]` of which 128 columns count, or `[tokens, heads, 512]`; w: `[heads, 256, 512]`.
+    /// a: `[tokens, heads, nope + rope]` of which the first count, or `[tokens, heads, 512]`; w: `[heads, nope + value, 512]`.
     pub fn new(
-        side: Side,
+        (side, columns): (Side, HeadColumns),
         a: &'a [bf16],
         w: &'a [bf16],
         tokens: usize,
         heads: usize,
     ) -> Result<Self, ShapeError> {
-        check_length("w", heads * (NOPE + VALUE) * LATENT, w.len())?;
-        let product = Self { side, a, w, heads };
+        check_length("w", heads * columns.rows() * LATENT, w.len())?;
+        let product = Self { side, columns, a, w, heads };
         check_length("a", tokens * heads * product.a_pitch(), a.len())?;
         Ok(product)
     }
@@ -49,21 +68,21 @@ impl<'a> HeadProduct<'a> {
     pub fn n(&self) -> usize {
         match self.side {
             Side::Query => LATENT,
-            Side::Output => VALUE,
+            Side::Output => self.columns.value,
         }
     }
 
     /// Products of one element.
     pub fn k(&self) -> usize {
         match self.side {
-            Side::Query => NOPE,
+            Side::Query => self.columns.nope,
             Side::Output => LATENT,
         }
     }
 
     fn a_pitch(&self) -> usize {
         match self.side {
-            Side::Query => NOPE + ROPE,
+            Side::Query => self.columns.nope + self.columns.rope,
             Side::Output => LATENT,
         }
     }
@@ -104,10 +123,12 @@ impl<'a> HeadProduct<'a> {
 
     /// What a head's rows are multiplied with for column `n`.
     fn column(&self, head: usize, n: usize) -> Vec<bf16> {
-        let w = &self.w[head * (NOPE + VALUE) * LATENT..][..(NOPE + VALUE) * LATENT];
+        let HeadColumns { nope, .. } = self.columns;
+        let rows = self.columns.rows();
+        let w = &self.w[head * rows * LATENT..][..rows * LATENT];
         match self.side {
-            Side::Query => (0..NOPE).map(|k| w[k * LATENT + n]).collect(),
-            Side::Output => w[(NOPE + n) * LATENT..][..LATENT].to_vec(),
+            Side::Query => (0..nope).map(|k| w[k * LATENT + n]).collect(),
+            Side::Output => w[(nope + n) * LATENT..][..LATENT].to_vec(),
         }
     }
 }

@@ -10,12 +10,12 @@ mod merge_states;
 mod rope;
 mod step;
 
-pub use absorb::{HeadProduct, Side};
+pub use absorb::{HeadColumns, HeadProduct, Side};
 pub use decode::{MlaBounded, MlaSequence, dequantize_kv_fp8, gather_pages, mla_decode};
 pub use decode_bits::{Approximations, MlaBits, mla_decode_bits};
 pub use flash_mla::{FlashMlaBar, FlashMlaVerdict, calc_diff};
 pub use inputs::{AttentionClass, AttentionInputs};
 pub use kv_append::{Appended, kv_append_bf16, kv_append_fp8};
 pub use merge_states::{State, merge_states, merge_states_bound};
-pub use rope::rope;
+pub use rope::{Pairs, rope};
 pub use step::{ExpandedKv, MlaStep};

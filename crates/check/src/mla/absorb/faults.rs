@@ -1,9 +1,9 @@
 //! Faults in the absorption: tiles, the ring, the order of its sums.
 
-use super::{AbsorbCase, AbsorbProblem, HEAD_ROWS, LATENT, NOPE, Values};
+use super::{AbsorbCase, AbsorbProblem, LATENT, Values};
 use crate::planted::{Changed, Trial, faults};
 use deepseek_kernels::bf16;
-use oracles::mla::Side;
+use oracles::mla::{HeadColumns, Side};
 use std::sync::Arc;
 
 /// A ragged tile, several heads.
@@ -15,7 +15,9 @@ const OUTPUT: Trial = Trial::Changed(|| problems(Side::Output));
 fn problems(side: Side) -> Vec<Changed> {
     let case = AbsorbCase::new(side, 70, 2);
     let cancelling = cancelling(AbsorbCase { tokens: 20, heads: 1, values: Values::Magnitudes, ..case });
-    let problems = [case.problem().expect("inputs"), cancelling];
+    // Heads of another model, whose values end within a tile.
+    let other = AbsorbCase { columns: HeadColumns { nope: 192, rope: 0, value: 200 }, ..case };
+    let problems = [case.problem().expect("inputs"), cancelling, other.problem().expect("inputs")];
     problems.map(|problem| -> Changed { (Box::new(problem.case), Arc::new(problem)) }).into()
 }
 
@@ -23,13 +25,14 @@ fn problems(side: Side) -> Vec<Changed> {
 fn cancelling(case: AbsorbCase) -> AbsorbProblem {
     let mut problem = case.problem().expect("inputs");
     let (n, k) = (case.n(), case.products() / case.n());
+    let (nope, head_rows) = (case.columns.nope, case.columns.rows());
     for row in problem.a.chunks_exact_mut(case.a_columns()) {
         row.copy_within(..k / 2, k / 2);
     }
-    for head in problem.w.chunks_exact_mut(HEAD_ROWS * LATENT) {
+    for head in problem.w.chunks_exact_mut(head_rows * LATENT) {
         let at = |column: usize, i: usize| match case.side {
             Side::Query => i * n + column,
-            Side::Output => (NOPE + column) * k + i,
+            Side::Output => (nope + column) * k + i,
         };
         for (column, i) in (0..n).flat_map(|column| (0..k / 2).map(move |i| (column, i))) {
             if i % 3 != 0 {
@@ -64,12 +67,12 @@ faults! {
         ["outside", "nothing has written", "not ordered", "in flight"];
 
     // What is loaded.
-    rows_of_the_values: QUERY, "Config::kFirstRow + k" => "MLA_NOPE + k", ["elements are wrong"];
-    rows_of_the_keys: OUTPUT, "Config::kFirstRow + n" => "n", ["elements are wrong"];
+    rows_of_the_values: QUERY, "params.first_row + k" => "params.k + k", ["elements are wrong"];
+    rows_of_the_keys: OUTPUT, "params.first_row + n" => "n", ["elements are wrong"];
     weights_of_the_first_head: OUTPUT,
-        "Config::kFirstRow + n, tile.head" => "Config::kFirstRow + n, 0", ["elements are wrong"];
-    columns_of_the_first_tile: QUERY, "rest % kNTiles * Config::kBlockN" => "0", ["not ordered", "not written"];
-    tiles_along_n_counted_wrong: QUERY, "rest / kNTiles" => "rest", ["not written"];
+        "params.first_row + n, tile.head" => "params.first_row + n, 0", ["elements are wrong"];
+    columns_of_the_first_tile: QUERY, "rest % n_tiles * Config::kBlockN" => "0", ["not ordered", "not written"];
+    tiles_along_n_counted_wrong: QUERY, "rest / n_tiles" => "rest", ["not written"];
     expect_tx_without_a: OUTPUT,
         "Config::kBoxBytes + HeadGemmSmem<Config>" => "HeadGemmSmem<Config>", ["expect_tx", "in flight"];
     no_wait_for_the_stage: OUTPUT,
@@ -98,11 +101,11 @@ faults! {
         ["bit model: "];
     blocks_descending: OUTPUT,
         "load_stage(params, smem, ring.stage, tile, k)"
-            => "load_stage(params, smem, ring.stage, tile, Config::kK - Config::kBlockK - k)",
+            => "load_stage(params, smem, ring.stage, tile, params.k - Config::kBlockK - k)",
         ["bit model: "];
     blocks_of_a_query_descending: QUERY,
         "load_stage(params, smem, ring.stage, tile, k)"
-            => "load_stage(params, smem, ring.stage, tile, Config::kK - Config::kBlockK - k)",
+            => "load_stage(params, smem, ring.stage, tile, params.k - Config::kBlockK - k)",
         ["bit model: "];
     sum_promoted: OUTPUT,
         "mma<Config>(rD," => "float rPart[Config::kBlockN / 2]; mma<Config>(rPart,",

@@ -4,7 +4,7 @@ use crate::mla::decode::{MlaDecodeCase, MlaDecodeProblem, STALE_PAGE};
 use crate::mla::{CacheRows, KEY, LATENT};
 use crate::planted::{Changed, Trial, faults};
 use deepseek_kernels::bf16;
-use deepseek_kernels::mla::KvFormat;
+use deepseek_kernels::mla::{KvFormat, LseOrder};
 use oracles::mla::AttentionClass;
 use std::sync::Arc;
 
@@ -22,6 +22,8 @@ const FP8_CLUSTER: Trial = Trial::Changed(|| decode(KvFormat::Fp8, 64));
 const PAGES: Trial = Trial::Changed(|| pages(KvFormat::Bf16, 21));
 const CLUSTER_PAGES: Trial = Trial::Changed(|| pages(KvFormat::Bf16, 64));
 const FP8_PAGES: Trial = Trial::Changed(|| pages(KvFormat::Fp8, 21));
+
+const ORDER: Trial = Trial::Changed(heads_tokens);
 
 /// A row whose every score is -Inf: the first column of the position is 1 in every key.
 const LOST: Trial = Trial::Changed(|| {
@@ -74,6 +76,13 @@ fn pages(format: KvFormat, heads: usize) -> Vec<Changed> {
         changed(case.problem().expect("inputs"))
     };
     vec![drawn(12), drawn(1)]
+}
+
+/// With lse in the other order, split and not.
+fn heads_tokens() -> Vec<Changed> {
+    let case = MlaDecodeCase::new(KvFormat::Bf16, vec![100, 300]);
+    let case = MlaDecodeCase { lse_order: LseOrder::HeadsTokens, heads: 3, q_tokens: 2, ..case };
+    vec![changed(case.problem().expect("inputs"))]
 }
 
 faults! {
@@ -165,15 +174,19 @@ faults! {
         "work.sequence * params.rows + row, params.heads" => "work.sequence * params.rows + row, params.rows",
         ["lse: ", "outside", "race"];
     combined_lse_of_rows_instead_of_tokens: BF16,
-        "pitched(row, params.heads" => "pitched(row, params.rows",
+        "strided(row, params.heads" => "strided(row, params.rows",
         ["lse: ", "outside", "race"];
     lse_without_its_pitch: BF16,
-        "work.sequence * params.rows + row, params.heads, params.lse_pitch"
-            => "work.sequence * params.rows + row, params.heads, params.heads",
+        "void store_rows ... params.heads, params.lse_token_stride" => "params.heads, params.heads",
         ["lse: ", "around lse", "race", "not ordered"];
     combined_lse_without_its_pitch: BF16,
-        "pitched(row, params.heads, params.lse_pitch" => "pitched(row, params.heads, params.heads",
+        "strided(row, params.heads, params.lse_token_stride" => "strided(row, params.heads, params.heads",
         ["lse: ", "around lse", "race", "not ordered"];
+    heads_of_lse_side_by_side: ORDER,
+        "void store_rows ... params.lse_head_stride" => "1", ["lse: ", "not ordered", "outside"];
+    combined_heads_of_lse_side_by_side: ORDER,
+        "void combine_row ... params.lse_head_stride" => "1",
+        ["lse: ", "not ordered", "outside"];
     nan_for_rows_without_keys: BF16, "m == kMlaNoKey ? 0.0f : m" => "m", ["elements are wrong"];
     max_of_half_a_row: BF16, "ptx::max_f32(greatest, ptx::shfl_xor(greatest, 2))" => "greatest", ["elements are wrong"];
     sum_of_half_a_row: BF16, "pair + ptx::shfl_xor(pair, 2)" => "pair", ["elements are wrong"];

@@ -9,7 +9,7 @@ mod traced;
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::mla::{EmptyLse, KvFormat, KvPaging, MlaDecode, MlaDecodeSpec};
+use deepseek_kernels::mla::{EmptyLse, KvFormat, KvPaging, LseOrder, MlaDecode, MlaDecodeSpec};
 use deepseek_kernels::table::mla::{MLA_INSTANCES, MlaInstance};
 use deepseek_kernels::{Device, Tuning};
 use oracles::mla::AttentionClass;
@@ -55,6 +55,7 @@ pub struct MlaDecodeCase {
     pub pages_apart: bool,
     /// Keys of a split; none: those that suit an H100 best.
     pub split_keys: Option<usize>,
+    pub lse_order: LseOrder,
     pub empty_lse: EmptyLse,
     /// Instead of the planner's choice.
     pub instance: Option<MlaInstance>,
@@ -83,6 +84,7 @@ impl MlaDecodeCase {
             page_size: Some(64),
             pages_apart: false,
             split_keys: Some(128),
+            lse_order: LseOrder::TokensHeads,
             empty_lse: EmptyLse::NegativeInfinity,
             instance: None,
             launches: Launches::Whole,
@@ -105,7 +107,7 @@ impl MlaDecodeCase {
     /// What the plan is of. Unless rows repeat, a column of the page table and some pages are nobody's, and the end of a
     /// contiguous cache is no multiple of 64.
     pub fn spec(&self) -> MlaDecodeSpec {
-        let Self { format, q_tokens, heads, causal, empty_lse, .. } = *self;
+        let Self { format, q_tokens, heads, causal, lse_order, empty_lse, .. } = *self;
         let (batch, longest) = (self.lengths.len(), self.longest());
         let spare = usize::from(!self.repeated);
         let paging = match self.page_size {
@@ -122,6 +124,7 @@ impl MlaDecodeCase {
         let spec = MlaDecodeSpec::new(batch, heads, format, paging, SOFTMAX_SCALE)
             .q_tokens(q_tokens)
             .causal(causal)
+            .lse_order(lse_order)
             .empty_lse(empty_lse);
         let split_keys = self.split_keys.unwrap_or_else(|| spec.fastest_split(longest, MULTIPROCESSORS));
         spec.split_keys(split_keys)

@@ -13,6 +13,7 @@ use crate::devices::runs_emulated;
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, IndexOperand, Memory, Operand, Output};
 use crate::mla::cache::CacheOperand;
+use crate::mla::lse::{from_order, lse_shape};
 use crate::mla::{KEY, LATENT};
 
 /// A step on a device.
@@ -79,7 +80,7 @@ impl MlaDecodeRun {
             cache: CacheOperand::input(arena, pages * page_size, together, &problem.cache)?,
             scratch: arena.scratch(decode.scratch_bytes())?,
             out: arena.output((rows, LATENT), aligned)?,
-            lse: arena.output((tokens, spec.heads), Align(4))?,
+            lse: arena.output(lse_shape(spec.lse_order, tokens, spec.heads), Align(4))?,
         };
         let plan = MlaDecodePlan { decode, launches: case.launches };
         let (device, memory) = (arena.device().clone(), arena.memory());
@@ -147,7 +148,9 @@ impl Prepared for MlaDecodeRun {
 
     fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
         let MlaDecodeOperands { tables, scratch, out, lse, .. } = &self.operands;
-        let (out_values, lse_values) = (out.values()?, lse.values()?);
+        let spec = self.plan.decode.spec();
+        let (out_values, lse_values) =
+            (out.values()?, from_order(spec.lse_order, spec.heads, &lse.values()?));
         let mut checks = self.problem.judge(&out_values, &lse_values, scrutiny)?;
         // Of a GPU's approximations not every bit is known: there the bound alone holds.
         if scrutiny == Scrutiny::Thorough && runs_emulated(&self.device) {

@@ -2,6 +2,7 @@
 
 use crate::mla::merge_states::{MergeStatesCase, MergeStatesProblem};
 use crate::planted::{Changed, Trial, faults};
+use deepseek_kernels::mla::LseOrder;
 use deepseek_kernels::table::gemm::OutputType;
 use std::sync::Arc;
 
@@ -30,6 +31,9 @@ fn merge() -> Vec<Changed> {
             problems.push(problem);
         }
     }
+    let order =
+        MergeStatesCase { columns: 128, lse_order: LseOrder::HeadsTokens, ..MergeStatesCase::new(23, 3) };
+    problems.push(drawn(order));
     let changed = |problem: MergeStatesProblem| -> Changed { (Box::new(problem.case), Arc::new(problem)) };
     problems.into_iter().map(changed).collect()
 }
@@ -56,17 +60,24 @@ faults! {
     infinity_always_empty: MERGE, "params.infinity_is_empty != 0 &&" => "", ["o[", "lse["];
     infinity_never_empty: MERGE, "params.infinity_is_empty != 0" => "false", ["o[", "lse["];
     rows_past_the_end: MERGE, "if (row >= params.rows) return;" => "", ["outside"];
-    lse_never_written: MERGE, "if (column == 0)" => "if (false)", ["lse["];
+    lse_never_written: MERGE, "if (column != 0) return;" => "return;", ["lse["];
     half_of_an_fp32_piece: MERGE, "i < kPieceElements * bytes" => "i < 16", ["o["];
     pairs_exchanged: MERGE, "ptx::cvt_bf16x2(x[1], x[0])" => "ptx::cvt_bf16x2(x[0], x[1])", ["o["];
     lse_without_its_pitch: MERGE,
-        "params.heads, part.lse_pitch" => "params.heads, params.heads", ["lse[", "o["];
+        "params.heads, part.lse_token_stride" => "params.heads, params.heads", ["lse[", "o["];
     lse_at_the_pitch_of_the_other_part: MERGE,
-        "params.heads, part.lse_pitch" => "params.heads, params.part[0].lse_pitch", ["lse[", "o[", "outside"];
+        "params.heads, part.lse_token_stride" => "params.heads, params.part[0].lse_token_stride", ["lse[", "o[", "outside"];
+    heads_of_lse_side_by_side: MERGE,
+        "part.lse_token_stride, part.lse_head_stride" => "part.lse_token_stride, 1", ["lse[", "o["];
+    merged_heads_of_lse_side_by_side: MERGE,
+        "params.out_lse_token_stride, params.out_lse_head_stride" => "params.out_lse_token_stride, 1",
+        ["lse[", "not ordered"];
+    columns_of_latents: MERGE, "params.columns / kPieceElements" => "MLA_LATENT / kPieceElements", ["not ordered", "outside"];
     merged_lse_without_its_pitch: MERGE,
-        "params.heads, params.out_lse_pitch" => "params.heads, params.heads", ["lse[", "not ordered"];
+        "params.heads, params.out_lse_token_stride" => "params.heads, params.heads", ["lse[", "not ordered"];
     merged_lse_at_the_pitch_of_a_part: MERGE,
-        "params.heads, params.out_lse_pitch" => "params.heads, params.part[0].lse_pitch", ["lse[", "outside"];
+        "params.heads, params.out_lse_token_stride" => "params.heads, params.part[0].lse_token_stride",
+        ["lse[", "outside"];
     wrong_half: MERGE, "x > 0.5f" => "x > 0.75f", ["lse["];
     term_left_out: MERGE, "r = ptx::fma_rn(r, z, 0x1.555556p-1f);" => "", ["lse["];
     logarithm_of_the_half: MERGE, "halved ? kLn2 + log : log" => "log", ["lse["];
