@@ -68,6 +68,9 @@ pub struct MoeLayerArgs<'a, W> {
     pub gate: Matrix<'a, W>,
     /// The router's bias `[experts]`, for the choice only.
     pub bias: Option<Vector<'a, f32>>,
+    /// `[tokens]`; a token whose word is 0 is padding: it has no experts, and its output is `shared + residual`, as far as they
+    /// are given, or 0. Its hidden state may be anything.
+    pub mask: Option<Vector<'a, u32>>,
     /// Gate and up: n = 2 * intermediate (the gate first), k = hidden.
     pub gate_up: ExpertWeights<'a>,
     /// Down: n = hidden, k = intermediate.
@@ -92,6 +95,13 @@ pub struct MoeLayer {
     down: GroupedFp8Gemm,
     combine: Combine,
     scratch_bytes: usize,
+}
+
+/// What experts are chosen by, besides the hidden states.
+struct Router<'a, W> {
+    weight: Matrix<'a, W>,
+    bias: Option<Vector<'a, f32>>,
+    mask: Option<Vector<'a, u32>>,
 }
 
 /// What a step leaves for the next, in the scratch. Rows are routes sorted by expert.
@@ -203,9 +213,9 @@ impl MoeLayer {
     ) -> Result<()> {
         let stream = stream.into();
         self.check(stream, &mut args)?;
-        let MoeLayerArgs { hidden, gate, bias, gate_up, down, shared, residual, scratch, out } = args;
+        let MoeLayerArgs { hidden, gate, bias, mask, gate_up, down, shared, residual, scratch, out } = args;
         let m = &mut self.memory(&mut Pieces::of(scratch, self.scratch_bytes)?)?;
-        self.route(stream, m, &hidden, gate, bias)?;
+        self.route(stream, m, &hidden, Router { weight: gate, bias, mask })?;
         self.compute(stream, m, hidden, gate_up, down)?;
         let GateSpec { tokens, top_k, .. } = self.spec.gate;
         let combined = CombineArgs {
@@ -235,6 +245,7 @@ impl MoeLayer {
         launch.read(&args.hidden, of_tokens("hidden [tokens, hidden]"))?;
         launch.read(&args.gate, of_experts("gate [experts, hidden]", 1, hidden).aligned(16))?;
         optional(args.bias.as_ref(), |bias| launch.read(bias, Layout::vector("bias [experts]", experts)))?;
+        optional(args.mask.as_ref(), |mask| launch.read(mask, Layout::vector("mask [tokens]", tokens)))?;
         launch.read(&args.gate_up.weight, of_experts(up, 2 * width, hidden).aligned(16))?;
         launch.read(&args.gate_up.scales, of_experts(up_scales, 2 * blocks(width), blocks(hidden)))?;
         launch.read(&args.down.weight, of_experts(down, hidden, width).aligned(16))?;
@@ -254,14 +265,13 @@ impl MoeLayer {
         stream: Stream<'_>,
         m: &mut Memory<'_>,
         hidden: &Matrix<'_, bf16>,
-        weight: Matrix<'_, W>,
-        bias: Option<Vector<'_, f32>>,
+        Router { weight, bias, mask }: Router<'_, W>,
     ) -> Result<()> {
         let GateSpec { tokens, experts, top_k, .. } = self.spec.gate;
         let rows = self.route.map().rows();
         let routing = Routing {
             bias,
-            mask: None,
+            mask,
             fixed_ids: None,
             ids: MatrixMut::new(&mut m.ids, tokens, top_k)?,
             weights: MatrixMut::new(&mut m.weights, tokens, top_k)?,

@@ -57,6 +57,7 @@ fn by_rule(case: &dyn Case, Spoilt { input, value, .. }: Spoilt) -> bool {
         "gate" if negative && input == 2 => true,
         "moe_layer" if negative && input == 8 => true,
         "gate" | "gate_map" => input == 1 && case.name().contains("_mask"),
+        "moe_layer" => input == 6 && case.name().contains("_mask"),
         // The logarithm of a part without keys.
         "merge_states" => negative && matches!(input, 1 | 3),
         _ => false,

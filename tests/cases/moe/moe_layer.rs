@@ -77,6 +77,35 @@ fn every_option() {
             pass(&MoeLayerCase { shared, residual, clamp, ..case(5, 4) }, &device);
         }
         pass(&MoeLayerCase { repeated: true, ..case(5, 4) }, &device);
+        for (shared, residual) in [(false, false), (true, false), (false, true), (true, true)] {
+            pass(&MoeLayerCase { mask: true, shared, residual, ..case(11, 4) }, &device);
+        }
+    }
+}
+
+/// Whatever the hidden states of padding are, nothing is reported, no other token has other bits, and its own output is what is
+/// added to that of experts: in one launch behind the logits and in many.
+#[test]
+fn padding_has_no_experts() {
+    for tokens in [7, 131] {
+        let mut good = case(tokens, 11).problem().expect("inputs");
+        good.mask = Some((0..tokens as u32).map(|t| u32::from(t % 3 != 1) << (t % 32)).collect());
+        let mut bad = good.clone();
+        let row = |t: usize| t * HIDDEN..(t + 1) * HIDDEN;
+        let padding: Vec<usize> = (0..tokens).filter(|t| t % 3 == 1).collect();
+        for (i, &t) in padding.iter().enumerate() {
+            bad.x[row(t)].fill([bf16::NAN, bf16::INFINITY, bf16::MAX][i % 3]);
+        }
+        let nothing = MoeLayerProblem { shared: None, residual: None, ..good.clone() };
+        for device in devices() {
+            let expected = out(good.clone(), &device);
+            assert!(out(bad.clone(), &device) == expected, "padding counts");
+            assert!(padding.iter().all(|&t| expected[row(t)] == unserved(&good)[row(t)]), "shared and residual");
+            let alone = out(nothing.clone(), &device);
+            assert!(padding.iter().all(|&t| alone[row(t)].iter().all(|x| x.to_bits() == 0)), "+0");
+            let all = out(MoeLayerProblem { mask: None, ..good.clone() }, &device);
+            assert!((0..tokens).filter(|t| t % 3 != 1).all(|t| all[row(t)] == expected[row(t)]), "other tokens");
+        }
     }
 }
 
@@ -96,6 +125,7 @@ fn part(mut problem: MoeLayerProblem, tokens: Range<usize>) -> MoeLayerProblem {
     let cut = |data: &mut Vec<bf16>| *data = data[tokens.start * HIDDEN..tokens.end * HIDDEN].to_vec();
     cut(&mut problem.x);
     problem.shared.iter_mut().chain(&mut problem.residual).for_each(cut);
+    problem.mask = problem.mask.map(|mask| mask[tokens.clone()].to_vec());
     problem.case.gate.tokens = tokens.len();
     problem
 }
@@ -103,7 +133,7 @@ fn part(mut problem: MoeLayerProblem, tokens: Range<usize>) -> MoeLayerProblem {
 /// A token's output depends on that token alone.
 #[test]
 fn batches_can_be_split() {
-    let whole = case(33, 6).problem().expect("inputs");
+    let whole = MoeLayerCase { mask: true, ..case(33, 6) }.problem().expect("inputs");
     for device in devices() {
         let parts = [0..1, 1..20, 20..33].map(|tokens| out(part(whole.clone(), tokens), &device)).concat();
         assert!(out(whole.clone(), &device) == parts, "a split batch gives other bits");
@@ -182,6 +212,7 @@ fn hugging_face_computes_the_same() {
         case: MoeLayerCase { shared: false, residual: false, ..MoeLayerCase::new(gate(TOKENS, SIZE), SIZE) },
         gate: integers(EXPERTS * SIZE, 12).map(|x| x / 4096.0).collect(),
         bias: integers(EXPERTS, 13).map(|x| x / 1024.0 - 1.5).collect(),
+        mask: None,
         gate_up: projection(2 * SIZE, SIZE, 14),
         down: projection(SIZE, SIZE, 15),
         x: small(TOKENS * SIZE, 11).map(|x| bf16::from_f32(x / 4.0)).collect(),

@@ -36,6 +36,8 @@ rejects! {
         => "expected gate [experts, hidden] [4, 128], got [3, 128]";
     bias_of_fewer_experts: |args, spare| args.bias = Some(Vector::new(&spare.floats, 3)?)
         => "expected bias [experts] [4], got [3]";
+    mask_of_another_token: |args, spare| args.mask = Some(Vector::new(&spare.words, 2)?)
+        => "expected mask [tokens] [1], got [2]";
     no_scratch: |args, spare| args.scratch = (&mut spare.bytes[..0]).into()
         => "scratch must have at least 1376 bytes, got 0";
     scratch_too_short: |args, spare| args.scratch = (&mut spare.bytes[..1375]).into()

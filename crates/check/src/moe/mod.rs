@@ -66,7 +66,10 @@ pub fn smoke() -> Cases {
     cases.extend(boxed(maps.map(|map| CombineCase::new(map, 136))));
     let (experts, top_k, groups, kept_groups) = (8, 2, 4, 2);
     let gate = GateSpec::new(5, 512, experts, top_k).groups(groups).kept_groups(kept_groups).route_scale(2.5);
-    cases.extend(boxed([MoeLayerCase::new(gate, 256)]));
+    cases.extend(boxed([
+        MoeLayerCase::new(gate, 256),
+        MoeLayerCase { mask: true, ..MoeLayerCase::new(gate, 128) },
+    ]));
     let few = GateSpec::new(37, 64, 72, 6).groups(8).kept_groups(4).shared(1);
     let gate = GateCase { mask: true, ..GateCase::new(few) };
     cases.extend(boxed(LAYOUTS.map(|layout| GateMapCase { gate, layout })));

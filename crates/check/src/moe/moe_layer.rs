@@ -12,6 +12,7 @@ use deepseek_kernels::{DataFaults, Device, Error, F8E4M3, Stream, bf16};
 use oracles::mla::calc_diff;
 use oracles::moe::{ExpertMatrices, MoeLayerModel, MoeLayerOutput, moe_layer};
 use oracles::quant::{QuantizeModel, QuantizeScale, quantize_128x128};
+use oracles::router::GateOptions;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
@@ -32,6 +33,8 @@ pub struct MoeLayerCase {
     pub clamp: Option<f32>,
     /// Of the scales of activations.
     pub rule: Rule,
+    /// With a mask that makes every fifth token padding.
+    pub mask: bool,
     /// Whether the output of shared experts is added.
     pub shared: bool,
     /// Whether a residual is added.
@@ -54,6 +57,7 @@ impl MoeLayerCase {
             width,
             clamp: None,
             rule: Rule::POWER_OF_TWO,
+            mask: false,
             shared: true,
             residual: true,
             repeated: false,
@@ -114,6 +118,7 @@ impl MoeLayerCase {
         Ok(MoeLayerProblem {
             gate: (0..experts * hidden).map(|_| rng.random_range(-size..size)).collect(),
             bias: (0..experts).map(|_| rng.random_range(-1.5..-0.5)).collect(),
+            mask: self.mask.then(|| (0..tokens as u32).map(|t| t % 5).collect()),
             gate_up,
             down,
             x: uniform(&mut rng, tokens * hidden, 1.7),
@@ -130,7 +135,8 @@ impl Case for MoeLayerCase {
     }
 
     fn title(&self) -> String {
-        format!("MoE layer, {} of {} experts", self.gate.top_k, self.gate.experts)
+        let options = if self.mask { ", some tokens padding" } else { "" };
+        format!("MoE layer, {} of {} experts{options}", self.gate.top_k, self.gate.experts)
     }
 
     fn shape(&self) -> String {
@@ -139,7 +145,8 @@ impl Case for MoeLayerCase {
 
     fn label(&self) -> String {
         let GateSpec { tokens, hidden, experts, top_k, .. } = self.gate;
-        format!("{tokens}x{hidden}x{}_{top_k}of{experts}", self.width)
+        let options = if self.mask { "_mask" } else { "" };
+        format!("{tokens}x{hidden}x{}_{top_k}of{experts}{options}", self.width)
     }
 
     fn data(&self) -> String {
@@ -186,6 +193,7 @@ pub struct MoeLayerProblem {
     pub case: MoeLayerCase,
     pub gate: Vec<f32>,
     pub bias: Vec<f32>,
+    pub mask: Option<Vec<u32>>,
     pub gate_up: Projection,
     pub down: Projection,
     pub x: Vec<bf16>,
@@ -195,12 +203,14 @@ pub struct MoeLayerProblem {
 
 impl MoeLayerProblem {
     /// What a run has to report: of the router all hidden states that are not finite, and a bias that does not merely leave an
-    /// expert out; of the quantiser Inf, for a NaN goes to no expert. The weights are finite.
+    /// expert out; of the quantiser Inf, for a NaN goes to no expert. Nothing of padding. The weights are finite.
     fn faults(&self) -> DataFaults {
-        let rows = || self.x.chunks_exact(self.case.gate.hidden.max(1));
+        let live = |t: &usize| self.mask.as_ref().is_none_or(|mask| mask[*t] != 0);
+        let GateSpec { tokens, hidden, .. } = self.case.gate;
+        let rows = || (0..tokens).filter(live).map(|t| &self.x[t * hidden..][..hidden]);
         let finite = |row: &[bf16]| row.iter().all(|x| x.is_finite());
         let routed = |row: &[bf16]| !row.iter().any(|x| x.is_nan());
-        let sane = self.x.is_empty() || self.bias.iter().all(|&bias| bias < f32::INFINITY);
+        let sane = rows().next().is_none() || self.bias.iter().all(|&bias| bias < f32::INFINITY);
         let served = self.bias.iter().any(|&bias| bias > f32::NEG_INFINITY);
         let quantised = served && rows().any(|row| !finite(row) && routed(row));
         fault_if(!sane || !rows().all(finite), DataFaults::NONFINITE_SCORE)
@@ -213,7 +223,11 @@ impl MoeLayerProblem {
         let model = MoeLayerModel {
             gate: gate_model(&gate),
             gate_weight: &self.gate,
-            bias: Some(&self.bias),
+            options: GateOptions {
+                bias: Some(&self.bias),
+                mask: self.mask.as_ref().map(|mask| &mask[first..]),
+                fixed_ids: None,
+            },
             hidden: gate.hidden,
             intermediate: width,
             gate_up: self.gate_up.model(),
@@ -244,6 +258,7 @@ pub struct MoeLayerOperands {
     x: Operand<bf16>,
     gate: Operand<f32>,
     bias: Operand<f32>,
+    mask: Option<Operand<u32>>,
     gate_up: Weights,
     down: Weights,
     shared: Option<Operand<bf16>>,
@@ -273,7 +288,7 @@ impl Weights {
 
 impl MoeLayerRun {
     pub fn new(problem: Arc<MoeLayerProblem>, arena: &mut Arena<'_>) -> Result<Self> {
-        let MoeLayerProblem { case, gate, bias, gate_up, down, x, shared, residual } = &*problem;
+        let MoeLayerProblem { case, gate, bias, mask, gate_up, down, x, shared, residual } = &*problem;
         let GateSpec { tokens, hidden, experts, .. } = case.gate;
         let plan = MoeLayer::plan(arena.device(), case.spec())?;
         let (gate_up, down) = (
@@ -291,6 +306,7 @@ impl MoeLayerRun {
             x: arena.input(x, rows, aligned)?,
             gate: arena.input(gate, (experts, hidden), aligned)?,
             bias: arena.list(bias)?,
+            mask: mask.as_ref().map(|mask| arena.list(mask)).transpose()?,
             scratch: arena.scratch(plan.scratch_bytes())?,
             out: arena.output(rows, aligned)?,
         };
@@ -310,6 +326,7 @@ impl MoeLayerOperands {
             bias: Some(self.bias.vector()?),
             gate_up: self.gate_up.view()?,
             down: self.down.view()?,
+            mask: self.mask.as_ref().map(Operand::vector).transpose()?,
             shared: self.shared.as_ref().map(Operand::matrix).transpose()?,
             residual: self.residual.as_ref().map(Operand::matrix).transpose()?,
             scratch: self.scratch.slice_mut(),

@@ -23,8 +23,8 @@ pub struct MoeLayerModel<'a> {
     pub gate: GateModel,
     /// The router's weight `[experts, hidden]`.
     pub gate_weight: &'a [f32],
-    /// The router's bias `[experts]`, for the choice only.
-    pub bias: Option<&'a [f32]>,
+    /// What the choice depends on besides the logits.
+    pub options: GateOptions<'a>,
     /// Length of a token's hidden state.
     pub hidden: usize,
     /// Width of an expert.
@@ -59,8 +59,7 @@ pub fn moe_layer(
     let tokens = x.len() / hidden.max(1);
     check_length("x", tokens * hidden, x.len())?;
     let logits = gate_logits(x, model.gate_weight, tokens, experts, hidden)?;
-    let options = GateOptions { bias: model.bias, ..Default::default() };
-    let routed = gate_select(&model.gate, &logits, options)?;
+    let routed = gate_select(&model.gate, &logits, model.options)?;
 
     let routes = tokens * top_k;
     let mut y = vec![bf16::ZERO; routes * hidden];
