@@ -5,7 +5,8 @@
 //   scatter  row of a route = start of its expert + routes of the expert before it   row_route, route_row, offsets
 //
 // A route is token * top_k + k, a block is consecutive routes, at most as many as a CTA has threads, a group is an expert
-// or, last, all ids that are none. Nothing is added atomically: a row depends on the ids alone. Each step is a launch
+// or, last, all ids that are none. Where a list of local ids is given, it says which expert an id means, or that it is on
+// another rank. Nothing is added atomically: a row depends on the ids alone. Each step is a launch
 // (expert_map_count.cuh and its neighbours), or all are one, behind the gate that makes the ids (gate_map.cuh).
 #pragma once
 #include <cstdint>
@@ -34,10 +35,18 @@ constexpr uint32_t group_of_id(uint32_t id, uint32_t experts) {
   return id < experts ? id : id == kDropped ? kNoGroup : experts;
 }
 
+// The group of an id as tokens choose it.
+PTX_DEVICE uint32_t find_group(const ExpertMapParams& params, int32_t id) {
+  uint32_t expert = static_cast<uint32_t>(id);
+  if (params.local_ids.words != nullptr && expert < params.global_experts) {
+    expert = static_cast<uint32_t>(load_index(params.local_ids, 0, expert));
+  }
+  return group_of_id(expert, params.experts);
+}
+
 PTX_DEVICE uint32_t load_group(const ExpertMapParams& params, uint32_t route) {
   if (route >= params.routes) return kNoGroup;
-  const int32_t id = load_index(params.ids, route / params.top_k, route % params.top_k);
-  return group_of_id(static_cast<uint32_t>(id), params.experts);
+  return find_group(params, load_index(params.ids, route / params.top_k, route % params.top_k));
 }
 
 // ----------------------------------------------------------------------------------------------------------- count

@@ -23,7 +23,7 @@ template <class Config>
 struct GateMapStorage {
   uint32_t groups[Config::kThreads];     // of the routes of the block
   uint32_t counts[MAX_EXPERTS + 1];      // routes of each group in the block
-  uint32_t before[MAX_EXPERTS];          // routes to each expert in the blocks before
+  uint32_t before[MAX_EXPERTS + 1];      // routes of each group in the blocks before
   uint32_t starts[MAX_EXPERTS];          // first rows of the experts
   uint32_t sums[Config::kThreads / 32];  // of the warps
 };
@@ -45,16 +45,16 @@ PTX_DEVICE RouteBlock choose_block(const GateMapParams& params, uint32_t sGroups
   if (thread >= count * top_k) ptx::sts_u32(sGroups + thread * sizeof(uint32_t), kNoGroup);
   if (warp < count) {
     const router::GateRoute route = router::route_token(params.gate, first + warp);
-    const uint32_t group = group_of_id(static_cast<uint32_t>(route.id), params.map.experts);
+    const uint32_t group = find_group(params.map, route.id);
     if (lane < top_k) ptx::sts_u32(sGroups + (warp * top_k + lane) * sizeof(uint32_t), group);
   }
   return {first * top_k, count * top_k};
 }
 
-// The routes to an expert in all blocks. sBefore <- those in the blocks before this one.
+// The routes to a group in all blocks. sBefore <- those in the blocks before this one.
 template <class Config>
-PTX_DEVICE uint32_t sum_blocks(const ExpertMapParams& params, uint32_t expert, uint32_t sBefore) {
-  const uint32_t* gCounts = params.block_counts + expert * Config::kCluster;
+PTX_DEVICE uint32_t sum_blocks(const ExpertMapParams& params, uint32_t group, uint32_t sBefore) {
+  const uint32_t* gCounts = params.block_counts + group * Config::kCluster;
   const uint32_t own = ptx::cta_idx();
   uint32_t before = 0, total = 0;
 #pragma unroll
@@ -63,8 +63,8 @@ PTX_DEVICE uint32_t sum_blocks(const ExpertMapParams& params, uint32_t expert, u
     if (block < own) before += count;
     total += count;
   }
-  ptx::sts_u32(sBefore + expert * sizeof(uint32_t), before);
-  if (own == 0) store_demand(params, expert, total);
+  ptx::sts_u32(sBefore + group * sizeof(uint32_t), before);
+  if (own == 0) store_demand(params, group, total);
   return total;
 }
 
@@ -85,8 +85,8 @@ PTX_DEVICE void gate_map_kernel(const GateMapParams& params) {
   ptx::cluster_wait();
   start_segments<Config>(params.map, sStarts, sGroups + offsetof(Storage, sums),
                          [&](uint32_t expert) { return sum_blocks<Config>(params.map, expert, sBefore); });
-  // The gate drops what is no expert: nobody asks for it.
-  if (ptx::cta_idx() == 0 && thread == 0) store_demand(params.map, params.map.experts, 0);
+  // The gate drops what is no expert; a list of local ids may have such.
+  if (thread == 0) sum_blocks<Config>(params.map, params.map.experts, sBefore);
   ptx::syncthreads();
 
   if (thread >= block.routes) return;

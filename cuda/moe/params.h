@@ -11,6 +11,7 @@
 // Top-k expert ids -> rows sorted by (expert, token, k); a route is token * top_k + k.
 typedef struct ExpertMapParams {
   Indices ids;             // [tokens, top_k], -1: dropped
+  Indices local_ids;       // [global_experts], the expert that an id means, -1: none here; words null: itself
   int32_t* row_route;      // [rows], -1: no route
   int32_t* route_row;      // [tokens, top_k], -1: dropped
   int32_t* offsets;        // [experts + 1], where segments start and the last ends
@@ -25,6 +26,7 @@ typedef struct ExpertMapParams {
   uint32_t blocks;         // of consecutive routes
   uint32_t alignment;      // contiguous: segments span a multiple of it; 0: masked, every segment spans max_rows
   uint32_t max_rows;       // of an expert; routes beyond are dropped
+  uint32_t global_experts; // what ids may be, if they are not the experts themselves
 } ExpertMapParams;
 
 // logits -> the experts of every token and their weights -> rows sorted by expert.

@@ -915,6 +915,7 @@ impl Default for SequenceBalanceLossParams {
 #[derive(Debug, Copy, Clone)]
 pub struct ExpertMapParams {
     pub ids: Indices,
+    pub local_ids: Indices,
     pub row_route: *mut i32,
     pub route_row: *mut i32,
     pub offsets: *mut i32,
@@ -930,37 +931,41 @@ pub struct ExpertMapParams {
     pub blocks: u32,
     pub alignment: u32,
     pub max_rows: u32,
-    pub __bindgen_padding_0: [u8; 4usize],
+    pub global_experts: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ExpertMapParams"][::core::mem::size_of::<ExpertMapParams>() - 120usize];
+    ["Size of ExpertMapParams"][::core::mem::size_of::<ExpertMapParams>() - 144usize];
     ["Alignment of ExpertMapParams"][::core::mem::align_of::<ExpertMapParams>() - 8usize];
     ["Offset of field: ExpertMapParams::ids"][::core::mem::offset_of!(ExpertMapParams, ids) - 0usize];
+    ["Offset of field: ExpertMapParams::local_ids"]
+        [::core::mem::offset_of!(ExpertMapParams, local_ids) - 24usize];
     ["Offset of field: ExpertMapParams::row_route"]
-        [::core::mem::offset_of!(ExpertMapParams, row_route) - 24usize];
+        [::core::mem::offset_of!(ExpertMapParams, row_route) - 48usize];
     ["Offset of field: ExpertMapParams::route_row"]
-        [::core::mem::offset_of!(ExpertMapParams, route_row) - 32usize];
+        [::core::mem::offset_of!(ExpertMapParams, route_row) - 56usize];
     ["Offset of field: ExpertMapParams::offsets"]
-        [::core::mem::offset_of!(ExpertMapParams, offsets) - 40usize];
-    ["Offset of field: ExpertMapParams::counts"][::core::mem::offset_of!(ExpertMapParams, counts) - 48usize];
-    ["Offset of field: ExpertMapParams::demand"][::core::mem::offset_of!(ExpertMapParams, demand) - 56usize];
+        [::core::mem::offset_of!(ExpertMapParams, offsets) - 64usize];
+    ["Offset of field: ExpertMapParams::counts"][::core::mem::offset_of!(ExpertMapParams, counts) - 72usize];
+    ["Offset of field: ExpertMapParams::demand"][::core::mem::offset_of!(ExpertMapParams, demand) - 80usize];
     ["Offset of field: ExpertMapParams::block_counts"]
-        [::core::mem::offset_of!(ExpertMapParams, block_counts) - 64usize];
+        [::core::mem::offset_of!(ExpertMapParams, block_counts) - 88usize];
     ["Offset of field: ExpertMapParams::error_words"]
-        [::core::mem::offset_of!(ExpertMapParams, error_words) - 72usize];
+        [::core::mem::offset_of!(ExpertMapParams, error_words) - 96usize];
     ["Offset of field: ExpertMapParams::route_row_pitch"]
-        [::core::mem::offset_of!(ExpertMapParams, route_row_pitch) - 80usize];
-    ["Offset of field: ExpertMapParams::routes"][::core::mem::offset_of!(ExpertMapParams, routes) - 88usize];
-    ["Offset of field: ExpertMapParams::top_k"][::core::mem::offset_of!(ExpertMapParams, top_k) - 92usize];
-    ["Offset of field: ExpertMapParams::rows"][::core::mem::offset_of!(ExpertMapParams, rows) - 96usize];
+        [::core::mem::offset_of!(ExpertMapParams, route_row_pitch) - 104usize];
+    ["Offset of field: ExpertMapParams::routes"][::core::mem::offset_of!(ExpertMapParams, routes) - 112usize];
+    ["Offset of field: ExpertMapParams::top_k"][::core::mem::offset_of!(ExpertMapParams, top_k) - 116usize];
+    ["Offset of field: ExpertMapParams::rows"][::core::mem::offset_of!(ExpertMapParams, rows) - 120usize];
     ["Offset of field: ExpertMapParams::experts"]
-        [::core::mem::offset_of!(ExpertMapParams, experts) - 100usize];
-    ["Offset of field: ExpertMapParams::blocks"][::core::mem::offset_of!(ExpertMapParams, blocks) - 104usize];
+        [::core::mem::offset_of!(ExpertMapParams, experts) - 124usize];
+    ["Offset of field: ExpertMapParams::blocks"][::core::mem::offset_of!(ExpertMapParams, blocks) - 128usize];
     ["Offset of field: ExpertMapParams::alignment"]
-        [::core::mem::offset_of!(ExpertMapParams, alignment) - 108usize];
+        [::core::mem::offset_of!(ExpertMapParams, alignment) - 132usize];
     ["Offset of field: ExpertMapParams::max_rows"]
-        [::core::mem::offset_of!(ExpertMapParams, max_rows) - 112usize];
+        [::core::mem::offset_of!(ExpertMapParams, max_rows) - 136usize];
+    ["Offset of field: ExpertMapParams::global_experts"]
+        [::core::mem::offset_of!(ExpertMapParams, global_experts) - 140usize];
 };
 impl Default for ExpertMapParams {
     fn default() -> Self {
@@ -979,7 +984,7 @@ pub struct GateMapParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of GateMapParams"][::core::mem::size_of::<GateMapParams>() - 288usize];
+    ["Size of GateMapParams"][::core::mem::size_of::<GateMapParams>() - 312usize];
     ["Alignment of GateMapParams"][::core::mem::align_of::<GateMapParams>() - 8usize];
     ["Offset of field: GateMapParams::gate"][::core::mem::offset_of!(GateMapParams, gate) - 0usize];
     ["Offset of field: GateMapParams::map"][::core::mem::offset_of!(GateMapParams, map) - 168usize];

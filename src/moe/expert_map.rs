@@ -5,15 +5,16 @@
 //!
 //! An id of -1 drops its route. So does any other id that is no expert, and a route for which a masked segment has no room
 //! left; these two are counted in `demand`, and [`Device::poll_error`] tells of them.
+//!
+//! Under expert parallelism a rank has the weights of its *local* experts only. A list says which of them a *global* id means,
+//! or -1 where it is another rank's: those routes are dropped, and nothing is told of them.
 
 use std::num::NonZeroU32;
 
 use super::used_rows::check_routes;
-use crate::device::bindings::ExpertMapParams;
+use crate::device::bindings::{self, ExpertMapParams};
 use crate::device::{Device, Stream};
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gemm::Segments;
 use crate::launch::{Kernel, KernelParams, KernelRow, Launch, Layout, MAX_DIM, check_limit};
 use crate::setters::setters;
@@ -50,16 +51,23 @@ pub struct ExpertMapSpec {
     pub tokens: usize,
     /// Experts that a token chooses: any number, 0 included.
     pub top_k: usize,
-    /// At most [`MAX_EXPERTS`], 0 included.
+    /// Experts to choose from: at most [`MAX_EXPERTS`], 0 included.
     pub experts: usize,
+    /// Experts that have rows, no more than there are, whose ids [`ExpertMapArgs::local_ids`] gives; None: all have.
+    pub local_experts: Option<usize>,
     /// Where the rows of an expert lie.
     pub layout: ExpertLayout,
 }
 
 impl ExpertMapSpec {
-    /// Segments without gaps.
+    /// All experts, segments without gaps.
     pub const fn new(tokens: usize, top_k: usize, experts: usize) -> Self {
-        Self { tokens, top_k, experts, layout: ExpertLayout::Ragged }
+        Self { tokens, top_k, experts, local_experts: None, layout: ExpertLayout::Ragged }
+    }
+
+    /// Experts that have rows.
+    pub fn local(&self) -> usize {
+        self.local_experts.unwrap_or(self.experts)
     }
 
     /// Rows that any choice of the tokens fits in.
@@ -69,11 +77,11 @@ impl ExpertMapSpec {
             ExpertLayout::Ragged => routes,
             ExpertLayout::Aligned { alignment } => {
                 let alignment = alignment.get() as usize;
-                let padding = self.experts.min(routes).saturating_mul(alignment - 1);
+                let padding = self.local().min(routes).saturating_mul(alignment - 1);
                 let rows = routes.saturating_add(padding);
                 rows - rows % alignment
             }
-            ExpertLayout::Masked { max_rows } => self.experts.saturating_mul(max_rows),
+            ExpertLayout::Masked { max_rows } => self.local().saturating_mul(max_rows),
         }
     }
 
@@ -86,20 +94,23 @@ impl ExpertMapSpec {
     }
 }
 
-setters!(ExpertMapSpec { layout: ExpertLayout });
+setters!(ExpertMapSpec { local_experts: Option<usize>, layout: ExpertLayout });
 
 /// Operands of an expert map.
 #[derive(Debug)]
 pub struct ExpertMapArgs<'a> {
     /// `[tokens, top_k]`: what every token chose, or -1.
     pub ids: Indices<'a>,
+    /// `[experts]`, if the spec has local experts: which of them an id means, or -1 where it is not here (vLLM's `expert_map`). An
+    /// entry that is neither is treated as an id of no expert. Two ids may mean the same one.
+    pub local_ids: Option<Indices<'a>>,
     /// The map.
     pub mapping: Mapping<'a>,
     /// See [`ExpertMap::scratch_bytes`].
     pub scratch: SliceMut<'a, u8>,
 }
 
-/// Where a map goes. All of it is written, every element.
+/// Where a map goes. All of it is written, every element. Where experts are local, `experts` are those.
 #[derive(Debug)]
 pub struct Mapping<'a> {
     /// `[rows]`: the route of every row, -1 where there is none. Its token is `route / top_k`.
@@ -110,7 +121,8 @@ pub struct Mapping<'a> {
     pub offsets: VectorMut<'a, i32>,
     /// `[experts]`: rows that hold a route, the first of their segment.
     pub counts: VectorMut<'a, i32>,
-    /// `[experts + 1]`: routes to the expert, with a row or without; last, ids that are no expert and not -1.
+    /// `[experts + 1]`: routes to the expert, with a row or without; last, ids that are no expert and not -1. Routes to experts
+    /// elsewhere are not counted.
     pub demand: VectorMut<'a, i32>,
 }
 
@@ -134,6 +146,7 @@ impl ExpertMap {
     /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: ExpertMapSpec) -> Result<Self> {
         check_limit("experts", spec.experts as u64, MAX_EXPERTS.into())?;
+        check_limit("local_experts, of the experts,", spec.local() as u64, spec.experts as u64)?;
         check_routes(spec.tokens, spec.top_k)?;
         if let ExpertLayout::Masked { max_rows } = spec.layout {
             check_limit("max_rows", max_rows as u64, MAX_DIM)?;
@@ -144,7 +157,7 @@ impl ExpertMap {
         let clearing = spec.rows().div_ceil(8 * BLOCK_ROUTES).min(1024) as u32;
         let steps = [
             (COUNT.load(device)?, blocks.max(clearing)),
-            (SCAN.load(device)?, (spec.experts as u32 + 1).div_ceil(EXPERT_MAP_SCAN_GROUPS)),
+            (SCAN.load(device)?, (spec.local() as u32 + 1).div_ceil(EXPERT_MAP_SCAN_GROUPS)),
             (SCATTER.load(device)?, blocks),
         ];
         Ok(Self { device: device.clone(), spec, blocks, steps })
@@ -163,7 +176,7 @@ impl ExpertMap {
 
     /// A count per block and group: the experts, and all other ids.
     pub(super) fn bytes_of_blocks(&self, blocks: u32) -> usize {
-        (self.spec.experts + 1) * blocks as usize * size_of::<u32>()
+        (self.spec.local() + 1) * blocks as usize * size_of::<u32>()
     }
 
     /// Enqueues the map on `stream` and returns. Allocates nothing and waits for nothing.
@@ -174,12 +187,12 @@ impl ExpertMap {
     /// [`Error::Operand`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: ExpertMapArgs<'_>) -> Result<()> {
         let stream = stream.into();
-        let ExpertMapArgs { ids, mapping, scratch } = &mut args;
+        let ExpertMapArgs { ids, local_ids, mapping, scratch } = &mut args;
         for (kernel, grid) in &self.steps {
             // The first launch finds what is wrong with an operand, so that nothing is enqueued then.
             let mut launch = Launch::new(&self.device, kernel, stream)?;
             let ids = launch.indices(ids, self.ids())?;
-            let params = self.params(&mut launch, mapping, scratch, self.blocks)?;
+            let params = self.params(&mut launch, local_ids.as_ref(), mapping, scratch, self.blocks)?;
             launch.run(*grid, &ExpertMapParams { ids, ..params })?;
         }
         Ok(())
@@ -190,12 +203,29 @@ impl ExpertMap {
         &self,
         stream: Stream<'_>,
         ids: &Indices<'_>,
+        local_ids: Option<&Indices<'_>>,
         mapping: &mut Mapping<'_>,
         scratch: &mut SliceMut<'_, u8>,
     ) -> Result<()> {
         let mut launch = Launch::new(&self.device, &self.steps[0].0, stream)?;
         launch.indices(ids, self.ids())?;
-        self.params(&mut launch, mapping, scratch, self.blocks).map(drop)
+        self.params(&mut launch, local_ids, mapping, scratch, self.blocks).map(drop)
+    }
+
+    /// Which experts are here: given where the spec asks for it, and only there.
+    pub(super) fn local_ids<'l, P: KernelParams>(
+        &self,
+        launch: &mut Launch<'l, P>,
+        local_ids: Option<&'l Indices<'_>>,
+    ) -> Result<bindings::Indices> {
+        match (self.spec.local_experts, local_ids) {
+            (None, None) => Ok(bindings::Indices::default()),
+            (Some(_), Some(ids)) => {
+                launch.indices(ids, Layout::vector("local_ids [experts]", self.spec.experts))
+            }
+            (None, Some(_)) => Err(Error::other_kind("local_ids", "none, all experts have rows", "some")),
+            (Some(_), None) => Err(Error::other_kind("local_ids", "those of the local experts", "none")),
+        }
     }
 
     fn ids(&self) -> Layout {
@@ -206,11 +236,13 @@ impl ExpertMap {
     pub(super) fn params<'l, P: KernelParams>(
         &self,
         launch: &mut Launch<'l, P>,
+        local_ids: Option<&'l Indices<'_>>,
         mapping: &'l mut Mapping<'_>,
         scratch: &'l mut SliceMut<'_, u8>,
         blocks: u32,
     ) -> Result<ExpertMapParams> {
-        let ExpertMapSpec { tokens, top_k, experts, layout } = self.spec;
+        let ExpertMapSpec { tokens, top_k, layout, .. } = self.spec;
+        let experts = self.spec.local();
         let (alignment, max_rows) = match layout {
             ExpertLayout::Ragged => (1, u32::MAX),
             ExpertLayout::Aligned { alignment } => (alignment.get(), u32::MAX),
@@ -221,6 +253,7 @@ impl ExpertMap {
         let of_routes = Layout::matrix("route_row [tokens, top_k]", [tokens, top_k]);
         let route_row = launch.write(&mut mapping.route_row, of_routes)?;
         Ok(ExpertMapParams {
+            local_ids: self.local_ids(launch, local_ids)?,
             row_route: launch.write(&mut mapping.row_route, list("row_route [rows]", rows))?.pointer,
             route_row: route_row.pointer,
             offsets: launch.write(&mut mapping.offsets, list("offsets [experts + 1]", experts + 1))?.pointer,
@@ -236,6 +269,7 @@ impl ExpertMap {
             blocks,
             alignment,
             max_rows,
+            global_experts: self.spec.experts as u32,
             ..Default::default()
         })
     }

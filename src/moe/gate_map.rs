@@ -19,7 +19,7 @@ use crate::router::{Gate, GateArgs, GateSpec, GateWeight, Routing};
 use crate::setters::setters;
 use crate::table::moe::{self, GATE_MAP_CLUSTER, GATE_MAP_ROWS, GATE_MAP_TOKENS};
 use crate::table::router::{GATE_SELECT, gate_logits};
-use crate::tensor::{Matrix, SliceMut};
+use crate::tensor::{Indices, Matrix, SliceMut};
 
 const GATE_MAP: KernelRow<GateMapParams> = KernelRow::of(moe::GATE_MAP);
 
@@ -29,25 +29,28 @@ const GATE_MAP: KernelRow<GateMapParams> = KernelRow::of(moe::GATE_MAP);
 pub struct GateMapSpec {
     /// The router.
     pub gate: GateSpec,
+    /// Experts that have rows, as in [`ExpertMapSpec`]; None: all have, the shared ones included.
+    pub local_experts: Option<usize>,
     /// Where the rows of an expert lie.
     pub layout: ExpertLayout,
 }
 
 impl GateMapSpec {
-    /// Segments without gaps.
+    /// All experts, segments without gaps.
     pub const fn new(gate: GateSpec) -> Self {
-        Self { gate, layout: ExpertLayout::Ragged }
+        Self { gate, local_experts: None, layout: ExpertLayout::Ragged }
     }
 
     /// The map: of all experts and routes, the shared ones included, which are the last.
     pub fn map(&self) -> ExpertMapSpec {
         let GateSpec { tokens, experts, shared, .. } = self.gate;
         let experts = experts.saturating_add(shared);
-        ExpertMapSpec::new(tokens, self.gate.routes(), experts).layout(self.layout)
+        let map = ExpertMapSpec::new(tokens, self.gate.routes(), experts);
+        map.local_experts(self.local_experts).layout(self.layout)
     }
 }
 
-setters!(GateMapSpec { layout: ExpertLayout });
+setters!(GateMapSpec { local_experts: Option<usize>, layout: ExpertLayout });
 
 /// Operands of a gate with its map.
 #[derive(Debug)]
@@ -58,10 +61,19 @@ pub struct GateMapArgs<'a, W> {
     pub weight: Matrix<'a, W>,
     /// The choice.
     pub routing: Routing<'a>,
-    /// The map of the choice: `top_k` and `experts` are those of [`GateMapSpec::map`].
+    /// `[experts + shared]`, if the spec has local experts, as in [`ExpertMapArgs::local_ids`].
+    pub local_ids: Option<Indices<'a>>,
+    /// The map of the choice: `top_k` and experts are those of [`GateMapSpec::map`].
     pub mapping: Mapping<'a>,
     /// See [`GateMap::scratch_bytes`].
     pub scratch: SliceMut<'a, u8>,
+}
+
+/// What the map has besides the ids.
+struct Placing<'a> {
+    local_ids: Option<Indices<'a>>,
+    mapping: Mapping<'a>,
+    scratch: SliceMut<'a, u8>,
 }
 
 /// A planned gate with its map.
@@ -96,6 +108,11 @@ impl GateMap {
     /// The map's shape.
     pub fn map(&self) -> &ExpertMapSpec {
         self.map.spec()
+    }
+
+    /// The map itself.
+    pub(super) fn planned_map(&self) -> &ExpertMap {
+        &self.map
     }
 
     /// The kernels that a run launches, in their order.
@@ -137,12 +154,13 @@ impl GateMap {
         args: GateMapArgs<'_, W>,
     ) -> Result<()> {
         let stream = stream.into();
-        let GateMapArgs { hidden, weight, routing, mapping, scratch } = args;
+        let GateMapArgs { hidden, weight, routing, local_ids, mapping, scratch } = args;
         let [logits, counts] = self.memory(&mut Pieces::of(scratch, self.scratch_bytes)?)?;
         let gate = GateArgs { hidden, weight, scratch: logits, routing };
+        let placing = Placing { local_ids, mapping, scratch: counts };
         match &self.fused {
-            Some(kernel) => self.run_fused(kernel, stream, gate, mapping, counts),
-            None => self.run_apart(stream, gate, mapping, counts),
+            Some(kernel) => self.run_fused(kernel, stream, gate, placing),
+            None => self.run_apart(stream, gate, placing),
         }
     }
 
@@ -151,13 +169,13 @@ impl GateMap {
         kernel: &Kernel<GateMapParams>,
         stream: Stream<'_>,
         mut gate: GateArgs<'_, W>,
-        mut mapping: Mapping<'_>,
-        mut counts: SliceMut<'_, u8>,
+        mut placing: Placing<'_>,
     ) -> Result<()> {
+        let Placing { local_ids, mapping, scratch } = &mut placing;
         // What is wrong with the second launch's operands is found before the first one.
         let mut launch = Launch::new(&self.device, kernel, stream)?;
         let choice = self.gate.params(&mut launch, &mut gate.routing)?;
-        let map = self.map.params(&mut launch, &mut mapping, &mut counts, GATE_MAP_CLUSTER)?;
+        let map = self.map.params(&mut launch, local_ids.as_ref(), mapping, scratch, GATE_MAP_CLUSTER)?;
         self.gate.enqueue_logits(stream, &gate.hidden, &gate.weight, &mut gate.scratch)?;
         let gate = self.gate.by_logits(choice, &mut launch, &mut gate.scratch)?;
         launch.run(GATE_MAP_CLUSTER, &GateMapParams { gate, map })
@@ -167,11 +185,13 @@ impl GateMap {
         &self,
         stream: Stream<'_>,
         mut gate: GateArgs<'_, W>,
-        mut mapping: Mapping<'_>,
-        mut scratch: SliceMut<'_, u8>,
+        placing: Placing<'_>,
     ) -> Result<()> {
-        self.map.check(stream, &Matrix::from(&gate.routing.ids).into(), &mut mapping, &mut scratch)?;
+        let Placing { local_ids, mut mapping, mut scratch } = placing;
+        let ids = Matrix::from(&gate.routing.ids).into();
+        self.map.check(stream, &ids, local_ids.as_ref(), &mut mapping, &mut scratch)?;
         self.gate.enqueue(stream, &mut gate)?;
-        self.map.run(stream, ExpertMapArgs { ids: Matrix::from(&gate.routing.ids).into(), mapping, scratch })
+        let ids = Matrix::from(&gate.routing.ids).into();
+        self.map.run(stream, ExpertMapArgs { ids, local_ids, mapping, scratch })
     }
 }

@@ -21,7 +21,7 @@ use crate::launch::{Layout, Pieces, check_multiple, optional};
 use crate::quant::{MMajor, QuantizeRule, Scales1x128, Scales1x128Mut, blocks};
 use crate::router::{GateSpec, GateWeight, Routing};
 use crate::setters::setters;
-use crate::tensor::{Matrix, MatrixMut, SliceMut, Vector, VectorMut};
+use crate::tensor::{Indices, Matrix, MatrixMut, SliceMut, Vector, VectorMut};
 
 /// Codes of a row between two steps lie without gaps, and a GEMM's rows start at multiples of 16 bytes.
 const CODE_ALIGN: usize = 16;
@@ -33,6 +33,9 @@ pub struct MoeLayerSpec {
     /// The router; `shared` is 0, for a shared expert is a dense layer and enters as [`MoeLayerArgs::shared`]. Its
     /// hidden size is a multiple of 16.
     pub gate: GateSpec,
+    /// Experts whose weights are here, no more than the router has; None: all are. The output is then the sum over these alone:
+    /// adding up those of all ranks is the engine's, and shared and residual are for one of them.
+    pub local_experts: Option<usize>,
     /// Width of an expert: a multiple of 16.
     pub intermediate: usize,
     /// Clamp of the SwiGLU, finite and not negative, see [`GateUpSwigluSpec`].
@@ -42,15 +45,15 @@ pub struct MoeLayerSpec {
 }
 
 impl MoeLayerSpec {
-    /// Not clamped, activations quantised by TileKernels' rule.
+    /// All experts, not clamped, activations quantised by TileKernels' rule.
     pub const fn new(gate: GateSpec, intermediate: usize) -> Self {
-        Self { gate, intermediate, clamp: None, rule: QuantizeRule::TILE_KERNELS }
+        Self { gate, local_experts: None, intermediate, clamp: None, rule: QuantizeRule::TILE_KERNELS }
     }
 }
 
-setters!(MoeLayerSpec { clamp: Option<f32>, rule: QuantizeRule });
+setters!(MoeLayerSpec { local_experts: Option<usize>, clamp: Option<f32>, rule: QuantizeRule });
 
-/// The weights of one projection of all experts, quantised.
+/// The weights of one projection of all experts that are here, quantised.
 #[derive(Debug, Clone)]
 pub struct ExpertWeights<'a> {
     /// `[experts * n, k]`: the experts' matrices below each other.
@@ -71,6 +74,9 @@ pub struct MoeLayerArgs<'a, W> {
     /// `[tokens]`; a token whose word is 0 is padding: it has no experts, and its output is `shared + residual`, as far as they
     /// are given, or 0. Its hidden state may be anything.
     pub mask: Option<Vector<'a, u32>>,
+    /// `[experts]` of the router, if the spec has local experts: which of them an id means, or -1 where another rank has it. As
+    /// [`ExpertMapArgs::local_ids`](crate::moe::ExpertMapArgs::local_ids).
+    pub local_ids: Option<Indices<'a>>,
     /// Gate and up: n = 2 * intermediate (the gate first), k = hidden.
     pub gate_up: ExpertWeights<'a>,
     /// Down: n = hidden, k = intermediate.
@@ -102,6 +108,7 @@ struct Router<'a, W> {
     weight: Matrix<'a, W>,
     bias: Option<Vector<'a, f32>>,
     mask: Option<Vector<'a, u32>>,
+    local_ids: Option<Indices<'a>>,
 }
 
 /// What a step leaves for the next, in the scratch. Rows are routes sorted by expert.
@@ -131,16 +138,16 @@ impl MoeLayer {
     /// # Errors
     /// [`Error::Spec`], driver errors.
     pub fn plan(device: &Device, spec: MoeLayerSpec) -> Result<Self> {
-        let MoeLayerSpec { gate: GateSpec { tokens, hidden, experts, top_k, shared, .. }, .. } = spec;
+        let MoeLayerSpec { gate: GateSpec { tokens, hidden, top_k, shared, .. }, .. } = spec;
         let MoeLayerSpec { intermediate, clamp, rule, .. } = spec;
         check_multiple("hidden", hidden, CODE_ALIGN)?;
         check_multiple("intermediate", intermediate, CODE_ALIGN)?;
         if shared > 0 {
             return Err(Error::out_of_range("shared routes of a layer's gate", "0", shared));
         }
-        let route = GateMap::plan(device, GateMapSpec::new(spec.gate))?;
-        let (rows, segments) = (route.map().rows(), route.map().segments());
-        let expected_rows = rows.div_ceil(experts.max(1));
+        let route = GateMap::plan(device, GateMapSpec::new(spec.gate).local_experts(spec.local_experts))?;
+        let (rows, segments, experts) = (route.map().rows(), route.map().segments(), route.map().local());
+        let expected_rows = rows.div_ceil(spec.gate.experts.max(1));
         let mut layer = Self {
             gather: GatherQuantize::plan(
                 device,
@@ -178,8 +185,9 @@ impl MoeLayer {
     }
 
     fn memory<'a>(&self, pieces: &mut Pieces<'a>) -> Result<Memory<'a>> {
-        let GateSpec { tokens, hidden, experts, top_k, .. } = self.spec.gate;
-        let (width, routes, rows) = (self.spec.intermediate, tokens * top_k, self.route.map().rows());
+        let GateSpec { tokens, hidden, top_k, .. } = self.spec.gate;
+        let (width, routes, map) = (self.spec.intermediate, tokens * top_k, self.route.map());
+        let (rows, experts) = (map.rows(), map.local());
         let scales = |columns| Scales1x128::<MMajor>::elements(rows, columns);
         Ok(Memory {
             route: pieces.take(self.route.scratch_bytes())?,
@@ -213,9 +221,21 @@ impl MoeLayer {
     ) -> Result<()> {
         let stream = stream.into();
         self.check(stream, &mut args)?;
-        let MoeLayerArgs { hidden, gate, bias, mask, gate_up, down, shared, residual, scratch, out } = args;
+        let MoeLayerArgs {
+            hidden,
+            gate,
+            bias,
+            mask,
+            local_ids,
+            gate_up,
+            down,
+            shared,
+            residual,
+            scratch,
+            out,
+        } = args;
         let m = &mut self.memory(&mut Pieces::of(scratch, self.scratch_bytes)?)?;
-        self.route(stream, m, &hidden, Router { weight: gate, bias, mask })?;
+        self.route(stream, m, &hidden, Router { weight: gate, bias, mask, local_ids })?;
         self.compute(stream, m, hidden, gate_up, down)?;
         let GateSpec { tokens, top_k, .. } = self.spec.gate;
         let combined = CombineArgs {
@@ -234,7 +254,8 @@ impl MoeLayer {
         let GateSpec { tokens, hidden, experts, .. } = self.spec.gate;
         let width = self.spec.intermediate;
         let of_tokens = |axes| Layout::matrix(axes, [tokens, hidden]).aligned(16);
-        let of_experts = |axes, n, k| Layout::matrix(axes, [experts * n, k]);
+        let local = self.route.map().local();
+        let of_experts = |axes, n, k| Layout::matrix(axes, [local * n, k]);
         let up = "gate_up.weight [experts * 2 * intermediate, hidden]";
         let up_scales = "gate_up.scales [experts * 2 * ceil(intermediate/128), ceil(hidden/128)]";
         let down = "down.weight [experts * hidden, intermediate]";
@@ -243,9 +264,10 @@ impl MoeLayer {
         // A launch checks what it collects; this one goes no further.
         let mut launch = self.combine.launch(stream)?;
         launch.read(&args.hidden, of_tokens("hidden [tokens, hidden]"))?;
-        launch.read(&args.gate, of_experts("gate [experts, hidden]", 1, hidden).aligned(16))?;
+        launch.read(&args.gate, Layout::matrix("gate [experts, hidden]", [experts, hidden]).aligned(16))?;
         optional(args.bias.as_ref(), |bias| launch.read(bias, Layout::vector("bias [experts]", experts)))?;
         optional(args.mask.as_ref(), |mask| launch.read(mask, Layout::vector("mask [tokens]", tokens)))?;
+        self.route.planned_map().local_ids(&mut launch, args.local_ids.as_ref())?;
         launch.read(&args.gate_up.weight, of_experts(up, 2 * width, hidden).aligned(16))?;
         launch.read(&args.gate_up.scales, of_experts(up_scales, 2 * blocks(width), blocks(hidden)))?;
         launch.read(&args.down.weight, of_experts(down, hidden, width).aligned(16))?;
@@ -265,10 +287,10 @@ impl MoeLayer {
         stream: Stream<'_>,
         m: &mut Memory<'_>,
         hidden: &Matrix<'_, bf16>,
-        Router { weight, bias, mask }: Router<'_, W>,
+        Router { weight, bias, mask, local_ids }: Router<'_, W>,
     ) -> Result<()> {
-        let GateSpec { tokens, experts, top_k, .. } = self.spec.gate;
-        let rows = self.route.map().rows();
+        let GateSpec { tokens, top_k, .. } = self.spec.gate;
+        let (rows, experts) = (self.route.map().rows(), self.route.map().local());
         let routing = Routing {
             bias,
             mask,
@@ -285,7 +307,7 @@ impl MoeLayer {
             demand: VectorMut::new(&mut m.demand, experts + 1)?,
         };
         let (hidden, scratch) = (hidden.clone(), (&mut m.route).into());
-        self.route.run(stream, GateMapArgs { hidden, weight, routing, mapping, scratch })
+        self.route.run(stream, GateMapArgs { hidden, weight, routing, local_ids, mapping, scratch })
     }
 
     /// What the experts make of their rows.
@@ -297,9 +319,8 @@ impl MoeLayer {
         gate_up: ExpertWeights<'_>,
         down: ExpertWeights<'_>,
     ) -> Result<()> {
-        let (hidden, width, experts) =
-            (self.spec.gate.hidden, self.spec.intermediate, self.spec.gate.experts);
-        let rows = self.route.map().rows();
+        let (hidden, width) = (self.spec.gate.hidden, self.spec.intermediate);
+        let (rows, experts) = (self.route.map().rows(), self.route.map().local());
         let segments = Vector::new(&m.offsets, experts + 1)?;
 
         let gathered = GatherQuantizeArgs {

@@ -32,14 +32,14 @@ const GATE_MAP_THREADS: u32 = 512;
 pub const GATE_MAP_TOKENS: u32 = GATE_MAP_CLUSTER * GATE_MAP_THREADS / WARP;
 /// Rows that it clears in no time: eight stores of each thread.
 pub const GATE_MAP_ROWS: u32 = 8 * GATE_MAP_CLUSTER * GATE_MAP_THREADS;
-/// Gate and expert map of few tokens. In shared memory the groups of a block, three numbers per expert, one of all other
+/// Gate and expert map of few tokens. In shared memory the groups of a block, three numbers per expert, two of all other
 /// ids, sums of the warps.
 pub const GATE_MAP: FixedKernel =
     FixedKernel::new("moe", "gate_map", "GateMapParams", GATE_MAP_THREADS, EXPERTS)
         .with_cluster(GATE_MAP_CLUSTER)
         .with_storage(
             "GateMapStorage",
-            (GATE_MAP_THREADS + 3 * MAX_EXPERTS + 1 + GATE_MAP_THREADS / WARP) * 4,
+            (GATE_MAP_THREADS + 3 * MAX_EXPERTS + 2 + GATE_MAP_THREADS / WARP) * 4,
         );
 
 /// Rows gathered by expert, BF16 to E4M3 with one scale per 1x128.

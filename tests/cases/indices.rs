@@ -212,8 +212,9 @@ fn positions_of_tokens() {
 fn experts_of_a_map() {
     for layout in LAYOUTS {
         let case = ExpertMapCase::new((3, 2, 4)).laid_out(layout);
-        let prepare =
-            |ids, arena: &mut Arena<'_>| ExpertMapRun::new(Arc::new(ExpertMapProblem { case, ids }), arena);
+        let prepare = |ids, arena: &mut Arena<'_>| {
+            ExpertMapRun::new(Arc::new(ExpertMapProblem { case, ids, local_ids: None }), arena)
+        };
         let run = |run: &mut ExpertMapRun, stream: Stream<'_>, ids: Indices<'_>| {
             let mut args = run.operands.args()?;
             args.ids = ids;
@@ -223,6 +224,24 @@ fn experts_of_a_map() {
         let list = List { indices: &[3, 0, -1, 2, 2, 1], columns: 2, at: 3 };
         every_way_to_say(list, 4, Operation { prepare, run, faults });
     }
+}
+
+#[test]
+fn experts_that_are_here() {
+    let case = ExpertMapCase::new((3, 2, 4)).with_local(3);
+    let ids = vec![3, 0, -1, 2, 2, 1];
+    let prepare = |local_ids, arena: &mut Arena<'_>| {
+        let problem = ExpertMapProblem { case, ids: ids.clone(), local_ids: Some(local_ids) };
+        ExpertMapRun::new(Arc::new(problem), arena)
+    };
+    let run = |run: &mut ExpertMapRun, stream: Stream<'_>, local_ids: Indices<'_>| {
+        let mut args = run.operands.args()?;
+        args.local_ids = Some(local_ids);
+        run.plan.run(stream, args)
+    };
+    let faults = [DataFaults::EXPERT_ID, DataFaults::NONE];
+    let list = List { indices: &[1, -1, 2, 0], columns: 4, at: 2 };
+    every_way_to_say(list, 3, Operation { prepare, run, faults });
 }
 
 #[test]

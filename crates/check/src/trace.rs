@@ -19,7 +19,7 @@ pub struct Launch {
 /// Global memory never exists here: an operand is an address that only it has.
 pub const REGION_BYTES: u64 = 1 << 36;
 /// More operands than any kernel has.
-pub const REGIONS: u64 = 14;
+pub const REGIONS: u64 = 15;
 
 pub fn region(index: u64) -> u64 {
     (1 + index) * REGION_BYTES

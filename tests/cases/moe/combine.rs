@@ -157,7 +157,7 @@ fn a_permutation_of_tokens_permutes_the_result_and_a_split_keeps_it() {
         let of_tokens = |order: &[usize]| {
             let routes: Vec<usize> = order.iter().flat_map(|&t| t * top_k..(t + 1) * top_k).collect();
             let case = ExpertMapCase::new((order.len(), top_k, experts));
-            let map = ExpertMapProblem { case, ids: routes.iter().map(|&route| ids[route]).collect() };
+            let map = ExpertMapProblem { case, ids: routes.iter().map(|&route| ids[route]).collect(), local_ids: None };
             let map = attempt(Arc::new(map), &device, memory_of("map")).expect("right").outputs;
             let map = mapped(&map);
             let expert_row = |&route: &i32| all.values(1, routes[route as usize] as u64 + 100);

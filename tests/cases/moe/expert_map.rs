@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use check::case::{attempt, memory_of};
+use check::case::{attempt, memory_of, pass};
 use check::devices::{devices, runs_emulated, seeded};
 use check::moe::expert_map::{ExpertMapCase, ExpertMapProblem, mapped};
 use check::moe::{ROUTINGS, Routing, strangers};
@@ -24,17 +24,31 @@ fn masked(max_rows: usize) -> ExpertLayout {
 
 /// Compares with the reference and the definition.
 fn check(device: &Device, spec: ExpertMapSpec, ids: &[i32]) -> Mapped {
+    check_local(device, spec, ids, None)
+}
+
+/// The same of experts that are not all here.
+fn check_local(device: &Device, spec: ExpertMapSpec, ids: &[i32], local_ids: Option<&[i32]>) -> Mapped {
     let case = ExpertMapCase { spec, ..ExpertMapCase::new((0, 0, 0)) };
-    let problem = Arc::new(ExpertMapProblem { case, ids: ids.to_vec() });
+    let local = local_ids.map(<[i32]>::to_vec);
+    let problem = Arc::new(ExpertMapProblem { case, ids: ids.to_vec(), local_ids: local });
     let ran = attempt(problem, device, memory_of("expert map"));
     let got = mapped(&ran.unwrap_or_else(|error| panic!("{spec:?}: {error:#}")).outputs);
-    invariants(&spec, ids, &got);
+    let meant: Vec<i32> = match local_ids {
+        None => ids.to_vec(),
+        // What is no id stays none.
+        Some(local_ids) => {
+            let meant = |&id: &i32| local_ids.get(id as usize).copied().unwrap_or(if id == -1 { -1 } else { i32::MAX });
+            ids.iter().map(meant).collect()
+        }
+    };
+    invariants(&spec, &meant, &got);
     got
 }
 
 /// What makes a map a map, said without the reference.
 fn invariants(spec: &ExpertMapSpec, ids: &[i32], map: &Mapped) {
-    let experts = spec.experts;
+    let experts = spec.local();
     let mut filled = 0;
     for expert in 0..experts {
         let (start, end) = (map.offsets[expert] as usize, map.offsets[expert + 1] as usize);
@@ -114,6 +128,68 @@ fn alignment_one_is_ragged() {
         let ids = Routing::Uniform.ids((77, 4, 9), 1);
         let ragged = check(&device, spec(ExpertLayout::Ragged), &ids);
         assert_eq!(ragged, check(&device, spec(aligned(1)), &ids));
+    }
+}
+
+/// Ranks whose experts follow each other, and ranks among which they are dealt: each has the routes of its own experts, in the
+/// order in which one that has all of them has them. Ids of no expert are every rank's to tell of.
+#[test]
+fn ranks_have_the_rows_of_their_experts() {
+    const RANKS: usize = 4;
+    for device in devices() {
+        for (index, routing) in ROUTINGS.into_iter().enumerate() {
+            let (tokens, top_k, experts) = (150, 4, 22);
+            let ids = routing.ids((tokens, top_k, experts), index as u64);
+            let spec = ExpertMapSpec::new(tokens, top_k, experts);
+            let all = check(&device, spec, &ids);
+            let of = |map: &Mapped, expert: usize| {
+                map.row_route[map.offsets[expert] as usize..][..map.counts[expert] as usize].to_vec()
+            };
+            let dealt = |expert: usize| (expert % RANKS, expert / RANKS);
+            let followed = |expert: usize| (expert / 6, expert % 6);
+            for place in [&dealt as &dyn Fn(usize) -> (usize, usize), &followed] {
+                for rank in 0..RANKS {
+                    let here = (0..experts).filter(|&expert| place(expert).0 == rank);
+                    let local: Vec<usize> = here.collect();
+                    let local_ids: Vec<i32> = (0..experts)
+                        .map(|expert| if local.contains(&expert) { place(expert).1 as i32 } else { -1 })
+                        .collect();
+                    let layout = [ExpertLayout::Ragged, aligned(16), masked(600)][(index + rank) % 3];
+                    let spec = spec.local_experts(Some(local.len())).layout(layout);
+                    let map = check_local(&device, spec, &ids, Some(&local_ids));
+                    for expert in local {
+                        assert_eq!(of(&map, place(expert).1), of(&all, expert), "expert {expert} of rank {rank}");
+                    }
+                    assert_eq!(map.demand.last(), all.demand.last(), "strangers on rank {rank}");
+                }
+            }
+        }
+    }
+}
+
+/// A list of nobody, of one expert for all, in reverse, and with entries that are none, whatever is drawn.
+#[test]
+fn any_list_of_local_ids() {
+    for device in devices() {
+        let (tokens, top_k, experts) = (40, 3, 9);
+        for routing in ROUTINGS {
+            let ids = routing.ids((tokens, top_k, experts), 5);
+            let spec = |local| ExpertMapSpec::new(tokens, top_k, experts).local_experts(Some(local));
+            let reversed: Vec<i32> = (0..experts as i32).rev().collect();
+            check_local(&device, spec(0), &ids, Some(&[-1; 9]));
+            check_local(&device, spec(1), &ids, Some(&[0; 9]));
+            check_local(&device, spec(9), &ids, Some(&reversed));
+            for stranger in strangers(3) {
+                let list = [-1, 2, stranger, 0, 1, -1, stranger, 2, -1];
+                let map = check_local(&device, spec(3).layout(masked(11)), &ids, Some(&list));
+                let none = ids.iter().filter(|&&id| matches!(id, 2 | 6) || !(-1..9).contains(&id)).count();
+                assert_eq!(map.demand[3], none as i32, "{stranger}");
+            }
+        }
+        for seed in 0..5 {
+            let case = ExpertMapCase { routing: Routing::Strangers, seed, ..ExpertMapCase::new((90, 5, 14)) };
+            pass(&case.with_local(seed as usize * 3), &device);
+        }
     }
 }
 

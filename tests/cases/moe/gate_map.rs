@@ -28,7 +28,7 @@ fn check(device: &Device, problem: GateMapProblem) {
     let case = problem.case;
     let gate = outputs(Arc::new(problem.gate.clone()), device, &case);
     let map = ExpertMapCase { spec: case.spec().map(), ..ExpertMapCase::new((0, 0, 0)) };
-    let map = ExpertMapProblem { case: map, ids: gate[0].values() };
+    let map = ExpertMapProblem { case: map, ids: gate[0].values(), local_ids: problem.local_ids.clone() };
     let apart = [gate, outputs(Arc::new(map), device, &case)].concat();
     assert!(outputs(Arc::new(problem), device, &case) == apart, "{case:?} on {}", device.name());
 }
@@ -54,7 +54,7 @@ fn fused_is_unfused_for_every_number_of_tokens() {
                 let (experts, top_k) = experts[(index + shift) % experts.len()];
                 let gate = GateCase { bias: index % 2 == 0, ..GateCase::new(spec(tokens, experts, top_k)) };
                 let layout = [ExpertLayout::Ragged, aligned(64), ExpertLayout::Masked { max_rows: 7 }][index % 3];
-                check(&device, GateMapCase { gate, layout }.problem());
+                check(&device, GateMapCase::new(gate).laid_out(layout).problem());
             }
         }
     }
@@ -85,7 +85,7 @@ fn fused_is_unfused_in_every_layout() {
     for device in devices() {
         for layout in LAYOUTS.into_iter().chain(others) {
             let gate = GateCase { mask: true, ..GateCase::new(spec(50, 11, 4).shared(1)) };
-            check(&device, GateMapCase { gate, layout }.problem());
+            check(&device, GateMapCase::new(gate).laid_out(layout).problem());
         }
     }
 }
@@ -98,9 +98,23 @@ fn fused_is_unfused_for_ids_that_are_given() {
             for (tokens, experts, top_k) in [(MOST, 40, 8), (33, 257, 6), (3, 40, 32), (MOST + 5, 9, 4)] {
                 let gate = GateCase { fixed: true, mask: index % 2 == 0, ..GateCase::new(spec(tokens, experts, top_k)) };
                 let layout = LAYOUTS[index % 3];
-                let mut problem = GateMapCase { gate, layout }.problem();
+                let mut problem = GateMapCase::new(gate).laid_out(layout).problem();
                 problem.gate.fixed_ids = Some(routing.ids((tokens, top_k, experts), tokens as u64));
                 check(&device, problem);
+            }
+        }
+    }
+}
+
+/// None here, some, all; a list with entries that are none, padding and shared experts, in one launch and in many.
+#[test]
+fn fused_is_unfused_for_experts_elsewhere() {
+    for device in devices() {
+        for (index, local) in [0, 1, 8, 40, 73].into_iter().enumerate() {
+            for tokens in [5, MOST, MOST + 3] {
+                let gate = GateCase { mask: index % 2 == 0, ..GateCase::new(spec(tokens, 72, 6).shared(1)) };
+                let case = GateMapCase::new(gate).with_local(local).laid_out(LAYOUTS[(index + tokens) % 3]);
+                check(&device, case.problem());
             }
         }
     }
@@ -109,7 +123,7 @@ fn fused_is_unfused_for_ids_that_are_given() {
 #[test]
 fn every_schedule_gives_the_same_bits() {
     let gate = GateCase { mask: true, ..GateCase::new(spec(MOST - 3, 72, 6).groups(8).kept_groups(3).shared(1)) };
-    let case = GateMapCase { gate, layout: ExpertLayout::Masked { max_rows: 9 } };
+    let case = GateMapCase::new(gate).laid_out(ExpertLayout::Masked { max_rows: 9 });
     for machines in schedules(4) {
         let ran = |device| outputs(Arc::new(case.problem()), device, &case);
         let first = ran(&machines[0]);
@@ -146,13 +160,14 @@ proptest! {
     #[test]
     fn fused_is_unfused_for_anything(
         tokens in 0..=MOST, top_k in 1..9_usize, shared in 0..3_usize, experts in 1..80_usize, layout in 0..3_usize,
-        options in any::<[bool; 4]>(), seed in any::<u64>(),
+        local in prop::option::of(0..=1_usize << 20), options in any::<[bool; 4]>(), seed in any::<u64>(),
     ) {
         let [bias, mask, fixed, scores] = options;
         let spec = spec(tokens, experts, top_k.min(experts)).shared(shared);
+        let local = local.map(|local| local % (experts + shared + 1));
         let gate = GateCase { bias, mask, fixed, scores, seed, ..GateCase::new(spec) };
         for device in seeded([seed]) {
-            check(&device, GateMapCase { gate, layout: LAYOUTS[layout] }.problem());
+            check(&device, GateMapCase { local, ..GateMapCase::new(gate).laid_out(LAYOUTS[layout]) }.problem());
         }
     }
 }

@@ -151,6 +151,71 @@ fn every_schedule_gives_the_same_bits() {
     }
 }
 
+/// Some experts of a layer, as a rank has them: `place` says on which an expert is, and which of its own it is.
+fn rank(all: &MoeLayerProblem, rank: usize, place: &dyn Fn(usize) -> (usize, usize)) -> MoeLayerProblem {
+    let mut local: Vec<usize> = (0..EXPERTS).filter(|&expert| place(expert).0 == rank).collect();
+    local.sort_by_key(|&expert| place(expert).1);
+    let mut problem = all.clone();
+    problem.case.local = Some(local.len());
+    problem.local_ids = Some((0..EXPERTS).map(place).map(|(of, id)| if of == rank { id as i32 } else { -1 }).collect());
+    for projection in [&mut problem.gate_up, &mut problem.down] {
+        let (codes, scales) = (projection.weight.len() / EXPERTS, projection.scales.len() / EXPERTS);
+        projection.weight = local.iter().flat_map(|e| projection.weight[e * codes..][..codes].to_vec()).collect();
+        projection.scales = local.iter().flat_map(|e| projection.scales[e * scales..][..scales].to_vec()).collect();
+    }
+    problem
+}
+
+/// What ranks give, each judged by itself, adds up to what a rank with all experts gives; to its bits where the experts of a
+/// token are all on one rank. Ranks whose experts follow each other, and ranks among which they are dealt.
+#[test]
+fn ranks_add_up_to_the_layer() {
+    const RANKS: usize = 4;
+    const TOKENS: usize = 17;
+    let dealt = |expert: usize| (expert % RANKS, expert / RANKS);
+    let followed = |expert: usize| (expert / 8, 7 - expert % 8);
+    // Experts of four groups, and of the one that a rank has if they follow each other.
+    for (groups, kept_groups, top_k) in [(8, 4, 8), (RANKS, 1, 4)] {
+        let mut case = case(TOKENS, 12);
+        case.gate = case.gate.groups(groups).kept_groups(kept_groups);
+        case.gate.top_k = top_k;
+        let all = MoeLayerCase { shared: false, residual: false, ..case }.problem().expect("inputs");
+        for device in devices() {
+            let whole = out(all.clone(), &device);
+            for place in [&dealt as &dyn Fn(usize) -> (usize, usize), &followed] {
+                let parts: Vec<_> = (0..RANKS).map(|index| out(rank(&all, index, place), &device)).collect();
+                let sum = |i: usize| parts.iter().map(|part| part[i].to_f64()).sum::<f64>();
+                let sums: Vec<f64> = (0..whole.len()).map(sum).collect();
+                let got: Vec<f32> = whole.iter().map(|x| x.to_f32()).collect();
+                // The parts and the whole are rounded to BF16, each by at most 2^-9 of itself.
+                let difference = calc_diff(&sums, &got);
+                assert!(difference <= 2.0_f64.powi(-17), "{difference:e}");
+            }
+            if kept_groups == 1 {
+                let alone: Vec<_> = (0..RANKS).map(|index| out(rank(&all, index, &followed), &device)).collect();
+                for t in 0..TOKENS {
+                    let row = |part: &[bf16]| part[t * HIDDEN..][..HIDDEN].to_vec();
+                    let nothing = vec![bf16::ZERO; HIDDEN];
+                    let mut rows: Vec<_> = alone.iter().map(|part| row(part)).collect();
+                    rows.retain(|row| *row != nothing);
+                    assert!(rows == [row(&whole)], "token {t}");
+                }
+            }
+        }
+    }
+}
+
+/// No expert, one, and all, in one launch behind the logits and in many.
+#[test]
+fn any_number_of_experts_here() {
+    for device in devices() {
+        for local in [0, 1, EXPERTS] {
+            pass(&MoeLayerCase { local: Some(local), mask: true, ..case(11, 13) }, &device);
+            pass(&MoeLayerCase { local: Some(local), ..case(131, 13) }, &device);
+        }
+    }
+}
+
 /// Shared experts and residual alone: what a token has that no expert serves.
 fn unserved(problem: &MoeLayerProblem) -> Vec<bf16> {
     let addends = problem.shared.iter().flatten().zip(problem.residual.iter().flatten());
@@ -213,6 +278,7 @@ fn hugging_face_computes_the_same() {
         gate: integers(EXPERTS * SIZE, 12).map(|x| x / 4096.0).collect(),
         bias: integers(EXPERTS, 13).map(|x| x / 1024.0 - 1.5).collect(),
         mask: None,
+        local_ids: None,
         gate_up: projection(2 * SIZE, SIZE, 14),
         down: projection(SIZE, SIZE, 15),
         x: small(TOKENS * SIZE, 11).map(|x| bf16::from_f32(x / 4.0)).collect(),

@@ -17,6 +17,8 @@ const MAP: ExpertMapCase = ExpertMapCase::new((2, 3, 4));
 fn plans() {
     let plan = |spec| message(ExpertMap::plan(&emulated(0), spec));
     assert_eq!(plan(with(MAP.spec, |spec| spec.experts = 513)), "experts must be at most 512, got 513");
+    let beyond = with(MAP.spec, |spec| spec.local_experts = Some(5));
+    assert_eq!(plan(beyond), "local_experts, of the experts, must be at most 4, got 5");
     let huge = with(MAP.spec, |spec| (spec.tokens, spec.top_k) = (1 << 30, 2));
     assert_eq!(plan(huge), "tokens * top_k must be at most 2147483647, got 2147483648");
     let endless = with(MAP.spec, |spec| spec.tokens = usize::MAX);
@@ -41,6 +43,8 @@ rejects! {
         => "expected ids [tokens, top_k] [2, 3], got [2, 2]";
     unsigned_ids_in_a_row: |args, spare| args.ids = Vector::new(&spare.words, 6)?.into()
         => "expected ids [tokens, top_k] [2, 3], got [1, 6]";
+    local_ids_where_all_are_here: |args, spare| args.local_ids = Some(Vector::new(&spare.integers, 4)?.into())
+        => "local_ids: expected none, all experts have rows, got some";
     row_route_with_one_too_many: |args, spare| args.mapping.row_route = VectorMut::new(&mut spare.integers, 7)?
         => "expected row_route [rows] [6], got [7]";
     route_row_of_another_shape: |args, spare| args.mapping.route_row = MatrixMut::new(&mut spare.integers, 2, 4)?
@@ -56,4 +60,18 @@ rejects! {
         => "scratch must have at least 20 bytes, got 19";
     scratch_at_an_odd_address: |args, spare| args.scratch = (&mut spare.bytes[12..]).into()
         => "scratch: address must be a multiple of 16 bytes, got 12";
+}
+
+fn local() -> ExpertMapRun {
+    let problem = Arc::new(MAP.with_local(2).problem());
+    ExpertMapRun::new(problem, &mut Arena::new(&emulated(0), Memory::Plain)).expect("operands")
+}
+
+rejects! {
+    local();
+    no_local_ids: |args, _spare| args.local_ids = None => "local_ids: expected those of the local experts, got none";
+    local_ids_of_the_local_experts_alone: |args, spare| args.local_ids = Some(Vector::new(&spare.integers, 2)?.into())
+        => "expected local_ids [experts] [4], got [2]";
+    offsets_of_all_experts: |args, spare| args.mapping.offsets = VectorMut::new(&mut spare.integers, 5)?
+        => "expected offsets [experts + 1] [3], got [5]";
 }

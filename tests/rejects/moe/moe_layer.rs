@@ -21,6 +21,10 @@ fn plans() {
         plan(MoeLayerSpec::new(GATE.shared(1), 128)),
         "shared routes of a layer's gate must be 0, got 1"
     );
+    assert_eq!(
+        plan(MoeLayerSpec::new(GATE, 128).local_experts(Some(5))),
+        "local_experts, of the experts, must be at most 4, got 5"
+    );
 }
 
 fn layer() -> MoeLayerRun {
@@ -50,4 +54,19 @@ rejects! {
         => "expected shared [tokens, hidden] [1, 128], got [2, 128]";
     out_of_another_shape: |args, spare| args.out = MatrixMut::new(&mut spare.halves, 1, 256)?
         => "expected out [tokens, hidden] [1, 128], got [1, 256]";
+}
+
+fn local() -> MoeLayerRun {
+    let problem =
+        Arc::new(MoeLayerCase { local: Some(3), ..MoeLayerCase::new(GATE, 128) }.problem().expect("inputs"));
+    MoeLayerRun::new(problem, &mut Arena::new(&emulated(0), Memory::Plain)).expect("operands")
+}
+
+rejects! {
+    local();
+    no_local_ids: |args, _spare| args.local_ids = None => "local_ids: expected those of the local experts, got none";
+    local_ids_of_more_experts: |args, spare| args.local_ids = Some(Vector::new(&spare.longs, 5)?.into())
+        => "expected local_ids [experts] [4], got [5]";
+    weights_of_all_experts: |args, spare| args.down.weight = Matrix::new(&spare.codes, 512, 128)?
+        => "expected down.weight [experts * hidden, intermediate] [384, 128], got [512, 128]";
 }

@@ -85,6 +85,10 @@ fn numbers() -> Vec<Option<f32>> {
     [None].into_iter().chain(NUMBERS.map(Some)).collect()
 }
 
+fn counts() -> Vec<Option<usize>> {
+    [None].into_iter().chain(SIZES.map(Some)).collect()
+}
+
 fn segments() -> Vec<Segments> {
     let both = |size| [Segments::Ragged { rows: size }, Segments::Masked { max_rows: size }];
     SIZES.into_iter().flat_map(both).collect()
@@ -315,13 +319,18 @@ fn maps() -> Vec<Box<dyn AnySpecs>> {
             tokens: SIZES,
             top_k: SIZES,
             experts: SIZES,
+            local_experts: counts(),
             layout: layouts(),
         }),
         Box::new(specs! {
             "gate_map": GateMapSpec::new(GATE), GateMap::plan,
-            |spec: GateMapSpec| drawn(GateMapCase { gate: GateCase::new(spec.gate), layout: spec.layout });
+            |spec: GateMapSpec| {
+                let case = GateMapCase::new(GateCase::new(spec.gate)).laid_out(spec.layout);
+                drawn(GateMapCase { local: spec.local_experts, ..case })
+            };
             sizes spec.gate.tokens, spec.gate.hidden, spec.gate.experts, spec.map().rows() / 64;
             gate: gates(GATE),
+            local_experts: counts(),
             layout: layouts(),
         }),
     ]
@@ -392,11 +401,12 @@ fn experts() -> Vec<Box<dyn AnySpecs>> {
         Box::new(specs! {
             "moe_layer": MoeLayerSpec::new(layer_gate, 128), MoeLayer::plan,
             |spec: MoeLayerSpec| {
-                let MoeLayerSpec { clamp, rule, .. } = spec;
-                drawn(MoeLayerCase { clamp, rule: known(rule)?, ..MoeLayerCase::new(spec.gate, spec.intermediate) })
+                let MoeLayerSpec { clamp, rule, local_experts: local, .. } = spec;
+                drawn(MoeLayerCase { local, clamp, rule: known(rule)?, ..MoeLayerCase::new(spec.gate, spec.intermediate) })
             };
             sizes spec.gate.tokens, spec.gate.hidden, spec.gate.experts, spec.intermediate;
             gate: gates(layer_gate),
+            local_experts: counts(),
             intermediate: SIZES,
             clamp: numbers(),
             rule: rules(),
@@ -418,7 +428,7 @@ fn mla() -> Vec<Box<dyn AnySpecs>> {
             softmax_scale: NUMBERS,
             causal: [false, true],
             split_keys: SIZES,
-            total_keys: [None].into_iter().chain(SIZES.map(Some)),
+            total_keys: counts(),
             lse_order: [LseOrder::TokensHeads, LseOrder::HeadsTokens],
             empty_lse: [EmptyLse::NegativeInfinity, EmptyLse::PositiveInfinity],
         }),

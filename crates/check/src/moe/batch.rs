@@ -37,7 +37,7 @@ impl Batch {
         match self.spec.layout {
             ExpertLayout::Masked { max_rows } => ((row % max_rows) as i32) < self.map.counts[row / max_rows],
             ExpertLayout::Ragged | ExpertLayout::Aligned { .. } => {
-                (row as i32) < self.map.offsets[self.spec.experts]
+                (row as i32) < self.map.offsets[self.spec.local()]
             }
         }
     }
@@ -54,7 +54,7 @@ impl Batch {
         let (ends, most) = match self.spec.layout {
             ExpertLayout::Masked { max_rows } => (&self.map.counts[..], max_rows),
             ExpertLayout::Ragged | ExpertLayout::Aligned { .. } => {
-                (&self.map.offsets[self.spec.experts..], self.rows())
+                (&self.map.offsets[self.spec.local()..], self.rows())
             }
         };
         let cut = self.rows() > 0 && !ends.iter().all(|end| (0..=most as i32).contains(end));

@@ -38,8 +38,8 @@ impl GatherQuantizeCase {
 
     fn spec(&self) -> GatherQuantizeSpec {
         let Self { map: ExpertMapCase { spec, .. }, hidden, rule, .. } = *self;
-        let ExpertMapSpec { tokens, top_k, experts, .. } = spec;
-        GatherQuantizeSpec::new(tokens, top_k, hidden, experts, spec.segments()).rule(rule.rule())
+        let ExpertMapSpec { tokens, top_k, .. } = spec;
+        GatherQuantizeSpec::new(tokens, top_k, hidden, spec.local(), spec.segments()).rule(rule.rule())
     }
 
     /// With its inputs.

@@ -51,6 +51,7 @@ pub fn smoke() -> Cases {
         ExpertMapCase { routing: Routing::Strangers, ..map }
     });
     let mut cases = boxed(maps);
+    cases.extend(boxed([maps[0].with_local(3)]));
     cases.extend(boxed(maps.map(|map| GatherQuantizeCase::new(map, 256))));
     cases.extend(boxed(maps.map(|map| SwigluQuantizeCase {
         clamp: Some(6.0),
@@ -68,12 +69,13 @@ pub fn smoke() -> Cases {
     let gate = GateSpec::new(5, 512, experts, top_k).groups(groups).kept_groups(kept_groups).route_scale(2.5);
     cases.extend(boxed([
         MoeLayerCase::new(gate, 256),
-        MoeLayerCase { mask: true, ..MoeLayerCase::new(gate, 128) },
+        MoeLayerCase { mask: true, local: Some(3), ..MoeLayerCase::new(gate, 128) },
     ]));
     let few = GateSpec::new(37, 64, 72, 6).groups(8).kept_groups(4).shared(1);
     let gate = GateCase { mask: true, ..GateCase::new(few) };
-    cases.extend(boxed(LAYOUTS.map(|layout| GateMapCase { gate, layout })));
+    cases.extend(boxed(LAYOUTS.map(|layout| GateMapCase::new(gate).laid_out(layout))));
     cases.extend(boxed([GateMapCase::new(GateCase { fixed: true, ..gate })]));
+    cases.extend(boxed([GateMapCase::new(gate).with_local(25)]));
     cases
 }
 
@@ -128,7 +130,7 @@ pub fn layer(extent: Extent, seed: u64) -> Cases {
     let gate = GateSpec::new(few, HIDDEN, 16, 4).groups(4).kept_groups(2).route_scale(2.5);
     let map = ExpertMapCase { seed, ..ExpertMapCase::new((tokens(extent), TOP_K, EXPERTS)) };
     let swiglu = SwigluQuantizeCase::new(map, INTERMEDIATE);
-    let mut cases = boxed([map]);
+    let mut cases = boxed([map, map.with_local(EXPERTS / 8)]);
     let choice = GateCase { bias: true, seed, ..GateCase::new(GateSpec::deepseek_v3(tokens(extent))) };
     cases.extend(boxed([GateMapCase::new(choice)]));
     cases.extend(boxed([GatherQuantizeCase::new(map, HIDDEN)]));

@@ -50,8 +50,7 @@ impl SwigluQuantizeCase {
 
     fn spec(&self) -> SwigluQuantizeSpec {
         let Self { map: ExpertMapCase { spec, .. }, intermediate, clamp, rule, .. } = *self;
-        let ExpertMapSpec { experts, .. } = spec;
-        SwigluQuantizeSpec::new(intermediate, experts, spec.segments()).clamp(clamp).rule(rule.rule())
+        SwigluQuantizeSpec::new(intermediate, spec.local(), spec.segments()).clamp(clamp).rule(rule.rule())
     }
 
     fn x(&self, batch: &Batch) -> Vec<bf16> {

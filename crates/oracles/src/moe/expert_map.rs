@@ -22,6 +22,16 @@ pub struct Mapped {
     pub demand: Vec<i32>,
 }
 
+/// The local experts that `ids` of `local_ids.len()` experts mean: -1 stays what it is, and what is no id is none afterwards.
+pub fn local_experts(ids: &[i32], local_ids: &[i32]) -> Vec<i32> {
+    let local = |&id: &i32| match usize::try_from(id) {
+        Ok(index) => local_ids.get(index).copied().unwrap_or(i32::MIN),
+        Err(_) if id == -1 => -1,
+        Err(_) => i32::MIN,
+    };
+    ids.iter().map(local).collect()
+}
+
 /// Sorts the routes to `ids` by expert, and by route within an expert.
 pub fn expert_map(ids: &[i32], experts: usize, layout: MapLayout) -> Mapped {
     let experts = i32::try_from(experts).unwrap_or(i32::MAX);

@@ -2,7 +2,7 @@ use float8::F8E4M3;
 use half::bf16;
 
 use crate::gemm::{Epilogue, Operands, Output, Sample, bit_model, reference};
-use crate::moe::{Combined, combine, swiglu_quantize};
+use crate::moe::{Combined, combine, local_experts, swiglu_quantize};
 use crate::quant::{QuantizeModel, Quantized, quantize_1x128};
 use crate::router::{GateModel, GateOptions, gate_logits, gate_select};
 use crate::{ShapeError, blocks, check_length};
@@ -19,12 +19,14 @@ pub struct ExpertMatrices<'a> {
 /// A layer of routed experts.
 #[derive(Clone, Copy, Debug)]
 pub struct MoeLayerModel<'a> {
-    /// The router; its experts are the layer's, and none is shared.
+    /// The router; none of its experts is shared.
     pub gate: GateModel,
     /// The router's weight `[experts, hidden]`.
     pub gate_weight: &'a [f32],
     /// What the choice depends on besides the logits.
     pub options: GateOptions<'a>,
+    /// Which of the layer's experts an id of the router means, `[experts]`, or -1; None: itself.
+    pub local_ids: Option<&'a [i32]>,
     /// Length of a token's hidden state.
     pub hidden: usize,
     /// Width of an expert.
@@ -61,11 +63,17 @@ pub fn moe_layer(
     let logits = gate_logits(x, model.gate_weight, tokens, experts, hidden)?;
     let routed = gate_select(&model.gate, &logits, model.options)?;
 
+    let chosen =
+        model.local_ids.map_or(routed.ids.clone(), |local_ids| local_experts(&routed.ids, local_ids));
+
     let routes = tokens * top_k;
     let mut y = vec![bf16::ZERO; routes * hidden];
     let mut exact = vec![0.0; routes * hidden];
     for expert in 0..experts {
-        let own: Vec<usize> = (0..routes).filter(|&route| routed.ids[route] == expert as i32).collect();
+        let own: Vec<usize> = (0..routes).filter(|&route| chosen[route] == expert as i32).collect();
+        if own.is_empty() {
+            continue;
+        }
         let rows: Vec<bf16> =
             own.iter().flat_map(|route| &x[route / top_k * hidden..][..hidden]).copied().collect();
         let (bits, values) = run_expert(model, expert, &rows)?;
@@ -77,7 +85,7 @@ pub fn moe_layer(
 
     // Here the row of a route is the route.
     let route_row: Vec<i32> =
-        routed.ids.iter().zip(0..).map(|(&id, route)| if id < 0 { -1 } else { route }).collect();
+        chosen.iter().zip(0..).map(|(&expert, route)| if expert < 0 { -1 } else { route }).collect();
     let addends = Combined { weights: Some(&routed.weights), shared, residual };
     let added = |addend: Option<&[bf16]>, i: usize| addend.map_or(0.0, |values| values[i].to_f64());
     let sum = |i: usize| {

@@ -11,6 +11,7 @@ use crate::planted::{Trial, faults};
 use crate::router::gate::GateCase;
 
 const FEW: Trial = Trial::Cases(few);
+const LOCAL: Trial = Trial::Cases(local);
 
 /// As many tokens as there is room for but a few, a shared expert, padding; no room for all in the masked layout.
 fn few() -> Cases {
@@ -18,7 +19,13 @@ fn few() -> Cases {
     let gate = GateCase { mask: true, bias: true, scores: false, ..GateCase::new(spec) };
     let aligned = ExpertLayout::Aligned { alignment: NonZeroU32::new(8).expect("not 0") };
     let layouts = [ExpertLayout::Ragged, aligned, ExpertLayout::Masked { max_rows: 9 }];
-    boxed(layouts.map(|layout| GateMapCase { gate, layout }))
+    boxed(layouts.map(|layout| GateMapCase::new(gate).laid_out(layout)))
+}
+
+/// The same, of which a rank has some experts, and a list of them with entries that are none.
+fn local() -> Cases {
+    let spec = GateSpec::new(123, 32, 72, 6).groups(8).kept_groups(3).shared(1);
+    boxed([GateMapCase::new(GateCase { mask: true, ..GateCase::new(spec) }).with_local(30)])
 }
 
 faults! {
@@ -44,8 +51,8 @@ faults! {
     no_barrier_before_the_groups_are_read: FEW,
         "uint32_t count_block ... ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
     no_barrier_before_the_starts_are_read: FEW,
-        "store_demand(params.map, params.map.experts, 0); ptx::syncthreads();"
-            => "store_demand(params.map, params.map.experts, 0);",
+        "sum_blocks<Config>(params.map, params.map.experts, sBefore); ptx::syncthreads();"
+            => "sum_blocks<Config>(params.map, params.map.experts, sBefore);",
         ["not ordered", "nothing has written"];
     groups_behind_the_last_unwritten: FEW,
         "if (thread >= count * top_k) ptx::sts_u32(sGroups + thread * sizeof(uint32_t), kNoGroup);" => "",
@@ -65,6 +72,13 @@ faults! {
         "block < Config::kCluster; ++block" => "block < Config::kCluster - 1; ++block", ["demand[", "not ordered"];
     every_cta_tells_the_demand: FEW, "if (own == 0) store_demand" => "store_demand", ["not ordered"];
     no_cta_tells_the_demand: FEW, "own == 0" => "own == 99", ["demand[", "counts["];
-    strangers_untold: FEW, "store_demand(params.map, params.map.experts, 0);" => ";", ["demand["];
+    strangers_untold: FEW,
+        "if (thread == 0) sum_blocks<Config>(params.map, params.map.experts, sBefore);" => "", ["demand["];
+    strangers_taken_for_none: LOCAL,
+        "if (thread == 0) sum_blocks<Config>(params.map, params.map.experts, sBefore)"
+            => "if (ptx::cta_idx() == 0 && thread == 0) store_demand(params.map, params.map.experts, 0)",
+        ["demand["];
+    global_ids_for_local_ones: LOCAL, "find_group(params.map, route.id)" => "group_of_id(route.id, params.map.experts)",
+        ["demand[", "row_route[", "not ordered"];
     shared_experts_left_out: FEW, "lane < top_k" => "lane < params.gate.top_k", ["nothing has written"];
 }

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::moe::{ExpertLayout, GateMap, GateMapArgs, GateMapSpec, Mapping};
-use deepseek_kernels::{DataFaults, Device, Error, Stream};
+use deepseek_kernels::{DataFaults, Device, Error, Indices, Stream};
 use oracles::moe::Mapped;
 
-use super::expert_map::{ExpertMapCase, MappingOperands, expected, faults_of};
+use super::expert_map::{ExpertMapCase, MappingOperands, expected, faults_of, of_local};
+use super::routing::Routing;
 use crate::case::{Case, Prepared, Problem, Work};
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Arena, Output};
+use crate::memory::{Arena, IndexOperand, Output};
 use crate::router::gate::{GateCall, GateCase, GateFrom, GateOperands, GateProblem, GateWeights};
 
 pub use faults::FAULTS;
@@ -23,27 +24,46 @@ pub use traced::traced;
 #[derive(Debug, Clone, Copy)]
 pub struct GateMapCase {
     pub gate: GateCase,
+    /// Experts that are here, if not all are.
+    pub local: Option<usize>,
     pub layout: ExpertLayout,
+    /// Strangers: some entries of the list of local ids are none.
+    pub routing: Routing,
 }
 
 impl GateMapCase {
-    /// Segments without a gap.
+    /// All experts, segments without a gap.
     pub const fn new(gate: GateCase) -> Self {
-        Self { gate, layout: ExpertLayout::Ragged }
+        Self { gate, local: None, layout: ExpertLayout::Ragged, routing: Routing::Uniform }
+    }
+
+    /// Rows in another layout.
+    pub const fn laid_out(self, layout: ExpertLayout) -> Self {
+        Self { layout, ..self }
+    }
+
+    /// Of which so many are here, with some entries of the list that are none.
+    pub const fn with_local(self, experts: usize) -> Self {
+        Self { local: Some(experts), routing: Routing::Strangers, ..self }
     }
 
     pub fn spec(&self) -> GateMapSpec {
-        GateMapSpec::new(self.gate.spec).layout(self.layout)
+        GateMapSpec::new(self.gate.spec).local_experts(self.local).layout(self.layout)
     }
 
     /// The map by itself.
     fn map(&self) -> ExpertMapCase {
-        ExpertMapCase { spec: self.spec().map(), ..ExpertMapCase::new((0, 0, 0)) }
+        ExpertMapCase { spec: self.spec().map(), routing: self.routing, seed: self.gate.seed }
+    }
+
+    /// What ids mean, if not all experts are here.
+    pub fn local_ids(&self) -> Option<Vec<i32>> {
+        self.map().local_ids()
     }
 
     /// With its inputs.
     pub fn problem(self) -> GateMapProblem {
-        GateMapProblem { case: self, gate: self.gate.problem() }
+        GateMapProblem { case: self, gate: self.gate.problem(), local_ids: self.local_ids() }
     }
 }
 
@@ -53,7 +73,8 @@ impl Case for GateMapCase {
     }
 
     fn title(&self) -> String {
-        format!("{}, and map", self.gate.title())
+        let local = if self.local.is_some() { ", some experts elsewhere" } else { "" };
+        format!("{}, and map{local}", self.gate.title())
     }
 
     fn shape(&self) -> String {
@@ -94,6 +115,7 @@ impl Case for GateMapCase {
 pub struct GateMapProblem {
     pub case: GateMapCase,
     pub gate: GateProblem,
+    pub local_ids: Option<Vec<i32>>,
 }
 
 impl Problem for GateMapProblem {
@@ -111,12 +133,14 @@ pub struct GateMapRun {
 
 pub struct GateMapOperands {
     gate: GateOperands,
+    local_ids: Option<IndexOperand>,
     mapping: MappingOperands,
 }
 
 /// What a plan is given.
 pub struct GateMapCall<'a> {
     pub gate: GateCall<'a>,
+    pub local_ids: Option<Indices<'a>>,
     pub mapping: Mapping<'a>,
 }
 
@@ -129,14 +153,14 @@ impl GateMapCall<'_> {
     /// # Panics
     /// Where logits are given.
     pub fn run(self, plan: &GateMap, stream: Stream<'_>) -> Result<(), Error> {
-        let Self { gate: GateCall { from, routing }, mapping } = self;
+        let Self { gate: GateCall { from, routing }, local_ids, mapping } = self;
         let GateFrom::Hidden { hidden, weight, scratch } = from else { panic!("logits are made") };
         match weight {
             GateWeights::F32(weight) => {
-                plan.run(stream, GateMapArgs { hidden, weight, routing, mapping, scratch })
+                plan.run(stream, GateMapArgs { hidden, weight, routing, local_ids, mapping, scratch })
             }
             GateWeights::Bf16(weight) => {
-                plan.run(stream, GateMapArgs { hidden, weight, routing, mapping, scratch })
+                plan.run(stream, GateMapArgs { hidden, weight, routing, local_ids, mapping, scratch })
             }
         }
     }
@@ -148,13 +172,14 @@ impl GateMapRun {
         let operands = GateMapOperands {
             gate: GateOperands::new(&problem.gate, arena, plan.scratch_bytes())?,
             mapping: MappingOperands::new(plan.map(), arena)?,
+            local_ids: of_local(problem.local_ids.as_deref(), arena)?,
         };
         Ok(Self { problem, plan, operands })
     }
 
     /// The map of the experts that were chosen.
     fn expected(&self) -> Result<Mapped> {
-        Ok(expected(self.plan.map(), &self.operands.gate.ids()?))
+        Ok(expected(self.plan.map(), &self.operands.gate.ids()?, self.problem.local_ids.as_deref()))
     }
 }
 
@@ -164,7 +189,8 @@ impl GateMapOperands {
     /// # Errors
     /// None.
     pub fn args(&mut self) -> Result<GateMapCall<'_>, Error> {
-        Ok(GateMapCall { gate: self.gate.args()?, mapping: self.mapping.args()? })
+        let local_ids = self.local_ids.as_ref().map(IndexOperand::indices).transpose()?;
+        Ok(GateMapCall { gate: self.gate.args()?, local_ids, mapping: self.mapping.args()? })
     }
 }
 

@@ -1,15 +1,14 @@
 //! A layer of routed experts: gate, map, gather, two grouped GEMMs with SwiGLU between, combine.
 
+mod run;
+
 use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::gemm::{GroupedFp8Gemm, GroupedFp8GemmSpec, Segments};
-use deepseek_kernels::moe::{
-    ExpertWeights, GateUpSwiglu, GateUpSwigluSpec, MoeLayer, MoeLayerArgs, MoeLayerSpec,
-};
+use deepseek_kernels::moe::{GateUpSwiglu, GateUpSwigluSpec, MoeLayerSpec};
 use deepseek_kernels::router::GateSpec;
-use deepseek_kernels::{DataFaults, Device, Error, F8E4M3, Stream, bf16};
-use oracles::mla::calc_diff;
+use deepseek_kernels::{DataFaults, Device, F8E4M3, bf16};
 use oracles::moe::{ExpertMatrices, MoeLayerModel, MoeLayerOutput, moe_layer};
 use oracles::quant::{QuantizeModel, QuantizeScale, quantize_128x128};
 use oracles::router::GateOptions;
@@ -19,16 +18,19 @@ use rand::{RngExt, SeedableRng};
 use super::gate_map::GateMapCase;
 use crate::case::{Case, Prepared, Problem, Work, fault_if};
 use crate::data::repeated;
-use crate::judge::{Check, Scrutiny};
-use crate::memory::{Align, Arena, Operand, Output};
+use crate::memory::Arena;
 use crate::quant::Rule;
 use crate::router::gate::GateCase;
 use crate::router::gate_model;
+
+pub use run::MoeLayerRun;
 
 /// A router, and experts of one width.
 #[derive(Debug, Clone, Copy)]
 pub struct MoeLayerCase {
     pub gate: GateSpec,
+    /// Experts that are here, if not all are.
+    pub local: Option<usize>,
     pub width: usize,
     pub clamp: Option<f32>,
     /// Of the scales of activations.
@@ -46,14 +48,13 @@ pub struct MoeLayerCase {
 
 /// Rows of a projection that differ: whole blocks of scales.
 const DRAWN: usize = 256;
-/// The bar for tokens against f64: between rounding every step to its format, about 1e-6, and one wrong expert.
-const CALC_DIFF: f64 = 1e-5;
 
 impl MoeLayerCase {
     /// Powers of two, shared experts and a residual.
     pub const fn new(gate: GateSpec, width: usize) -> Self {
         Self {
             gate,
+            local: None,
             width,
             clamp: None,
             rule: Rule::POWER_OF_TWO,
@@ -66,21 +67,37 @@ impl MoeLayerCase {
     }
 
     fn spec(&self) -> MoeLayerSpec {
-        let Self { gate, width: intermediate, clamp, rule, .. } = *self;
-        MoeLayerSpec::new(gate, intermediate).clamp(clamp).rule(rule.rule())
+        let Self { gate, width: intermediate, local, clamp, rule, .. } = *self;
+        MoeLayerSpec::new(gate, intermediate).local_experts(local).clamp(clamp).rule(rule.rule())
     }
 
     /// Gate and map by themselves.
     fn choice(&self) -> GateMapCase {
-        GateMapCase::new(GateCase::new(self.gate))
+        GateMapCase {
+            local: self.local,
+            ..GateMapCase::new(GateCase { seed: self.seed, ..GateCase::new(self.gate) })
+        }
+    }
+
+    /// Experts that are here.
+    fn experts(&self) -> usize {
+        self.choice().spec().map().local()
+    }
+
+    /// What is special about it.
+    fn options(&self) -> String {
+        let options =
+            [self.mask.then(|| "_mask".to_owned()), self.local.map(|local| format!("_local{local}"))];
+        options.into_iter().flatten().collect()
     }
 
     /// The kernels behind them.
     fn behind_choice(&self, device: &Device) -> Result<Vec<String>> {
         let GateSpec { tokens, hidden, experts, top_k, .. } = self.gate;
-        let segments = Segments::Ragged { rows: tokens * top_k };
-        let gate_up = GateUpSwigluSpec::new(experts, self.width, hidden, segments);
-        let down = GroupedFp8GemmSpec::new(experts, hidden, self.width, segments);
+        let (segments, local) = (Segments::Ragged { rows: tokens * top_k }, self.experts());
+        let expected_rows = (tokens * top_k).div_ceil(experts.max(1));
+        let gate_up = GateUpSwigluSpec::new(local, self.width, hidden, segments).expected_rows(expected_rows);
+        let down = GroupedFp8GemmSpec::new(local, hidden, self.width, segments).expected_rows(expected_rows);
         let around = ["gather_quantize", "combine"].map(str::to_owned);
         let gemms =
             [GateUpSwiglu::plan(device, gate_up)?.tuning(), GroupedFp8Gemm::plan(device, down)?.tuning()];
@@ -112,13 +129,15 @@ impl MoeLayerCase {
             })
         };
         // Gate and up are matrices of their own.
-        let gate_up = projection(2 * experts, self.width, hidden)?;
-        let down = projection(experts, hidden, self.width)?;
+        let local = self.experts();
+        let gate_up = projection(2 * local, self.width, hidden)?;
+        let down = projection(local, hidden, self.width)?;
         let size = 3.0 / (hidden as f32).sqrt();
         Ok(MoeLayerProblem {
             gate: (0..experts * hidden).map(|_| rng.random_range(-size..size)).collect(),
             bias: (0..experts).map(|_| rng.random_range(-1.5..-0.5)).collect(),
             mask: self.mask.then(|| (0..tokens as u32).map(|t| t % 5).collect()),
+            local_ids: self.choice().local_ids(),
             gate_up,
             down,
             x: uniform(&mut rng, tokens * hidden, 1.7),
@@ -135,8 +154,9 @@ impl Case for MoeLayerCase {
     }
 
     fn title(&self) -> String {
-        let options = if self.mask { ", some tokens padding" } else { "" };
-        format!("MoE layer, {} of {} experts{options}", self.gate.top_k, self.gate.experts)
+        let padding = if self.mask { ", some tokens padding" } else { "" };
+        let local = if self.local.is_some() { ", some experts elsewhere" } else { "" };
+        format!("MoE layer, {} of {} experts{padding}{local}", self.gate.top_k, self.gate.experts)
     }
 
     fn shape(&self) -> String {
@@ -145,8 +165,7 @@ impl Case for MoeLayerCase {
 
     fn label(&self) -> String {
         let GateSpec { tokens, hidden, experts, top_k, .. } = self.gate;
-        let options = if self.mask { "_mask" } else { "" };
-        format!("{tokens}x{hidden}x{}_{top_k}of{experts}{options}", self.width)
+        format!("{tokens}x{hidden}x{}_{top_k}of{experts}{}", self.width, self.options())
     }
 
     fn data(&self) -> String {
@@ -156,7 +175,7 @@ impl Case for MoeLayerCase {
     fn work(&self) -> Work {
         let GateSpec { tokens, hidden, experts, top_k, .. } = self.gate;
         // Every expert's weights, unless there are fewer routes than experts.
-        let weights = experts.min(tokens * top_k) * 3 * hidden * self.width;
+        let weights = self.experts().min(tokens * top_k) * 3 * hidden * self.width;
         let bytes = weights + 4 * experts * hidden + 4 * tokens * hidden;
         Work { flops: (6 * tokens * top_k * hidden * self.width) as u64, bytes: bytes as u64 }
     }
@@ -194,6 +213,7 @@ pub struct MoeLayerProblem {
     pub gate: Vec<f32>,
     pub bias: Vec<f32>,
     pub mask: Option<Vec<u32>>,
+    pub local_ids: Option<Vec<i32>>,
     pub gate_up: Projection,
     pub down: Projection,
     pub x: Vec<bf16>,
@@ -228,6 +248,7 @@ impl MoeLayerProblem {
                 mask: self.mask.as_ref().map(|mask| &mask[first..]),
                 fixed_ids: None,
             },
+            local_ids: self.local_ids.as_deref(),
             hidden: gate.hidden,
             intermediate: width,
             gate_up: self.gate_up.model(),
@@ -244,140 +265,5 @@ impl MoeLayerProblem {
 impl Problem for MoeLayerProblem {
     fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
         Ok(Box::new(MoeLayerRun::new(self, arena)?))
-    }
-}
-
-/// A layer on a device.
-pub struct MoeLayerRun {
-    problem: Arc<MoeLayerProblem>,
-    pub plan: MoeLayer,
-    pub operands: MoeLayerOperands,
-}
-
-pub struct MoeLayerOperands {
-    x: Operand<bf16>,
-    gate: Operand<f32>,
-    bias: Operand<f32>,
-    mask: Option<Operand<u32>>,
-    gate_up: Weights,
-    down: Weights,
-    shared: Option<Operand<bf16>>,
-    residual: Option<Operand<bf16>>,
-    scratch: Operand<u8>,
-    out: Operand<bf16>,
-}
-
-struct Weights {
-    weight: Operand<F8E4M3>,
-    scales: Operand<f32>,
-}
-
-impl Weights {
-    fn new(arena: &mut Arena<'_>, of: &Projection, matrices: usize, (n, k): (usize, usize)) -> Result<Self> {
-        let scales = (matrices * n.div_ceil(128), k.div_ceil(128));
-        Ok(Self {
-            weight: arena.input(&of.weight, (matrices * n, k), Align(16))?,
-            scales: arena.input(&of.scales, scales, Align(4))?,
-        })
-    }
-
-    fn view(&self) -> Result<ExpertWeights<'_>, Error> {
-        Ok(ExpertWeights { weight: self.weight.matrix()?, scales: self.scales.matrix()? })
-    }
-}
-
-impl MoeLayerRun {
-    pub fn new(problem: Arc<MoeLayerProblem>, arena: &mut Arena<'_>) -> Result<Self> {
-        let MoeLayerProblem { case, gate, bias, mask, gate_up, down, x, shared, residual } = &*problem;
-        let GateSpec { tokens, hidden, experts, .. } = case.gate;
-        let plan = MoeLayer::plan(arena.device(), case.spec())?;
-        let (gate_up, down) = (
-            Weights::new(arena, gate_up, 2 * experts, (case.width, hidden))?,
-            Weights::new(arena, down, experts, (hidden, case.width))?,
-        );
-        let (rows, aligned) = ((tokens, hidden), Align(16));
-        let mut addend =
-            |x: &Option<Vec<bf16>>| x.as_ref().map(|x| arena.input(x, rows, aligned)).transpose();
-        let operands = MoeLayerOperands {
-            gate_up,
-            down,
-            shared: addend(shared)?,
-            residual: addend(residual)?,
-            x: arena.input(x, rows, aligned)?,
-            gate: arena.input(gate, (experts, hidden), aligned)?,
-            bias: arena.list(bias)?,
-            mask: mask.as_ref().map(|mask| arena.list(mask)).transpose()?,
-            scratch: arena.scratch(plan.scratch_bytes())?,
-            out: arena.output(rows, aligned)?,
-        };
-        Ok(Self { problem, plan, operands })
-    }
-}
-
-impl MoeLayerOperands {
-    /// The operands, all in order.
-    ///
-    /// # Errors
-    /// None.
-    pub fn args(&mut self) -> Result<MoeLayerArgs<'_, f32>, Error> {
-        Ok(MoeLayerArgs {
-            hidden: self.x.matrix()?,
-            gate: self.gate.matrix()?,
-            bias: Some(self.bias.vector()?),
-            gate_up: self.gate_up.view()?,
-            down: self.down.view()?,
-            mask: self.mask.as_ref().map(Operand::vector).transpose()?,
-            shared: self.shared.as_ref().map(Operand::matrix).transpose()?,
-            residual: self.residual.as_ref().map(Operand::matrix).transpose()?,
-            scratch: self.scratch.slice_mut(),
-            out: self.out.matrix_mut()?,
-        })
-    }
-}
-
-impl Prepared for MoeLayerRun {
-    fn instance(&self) -> String {
-        format!("{} launches", self.plan.launches())
-    }
-
-    fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
-        self.plan.run(stream, self.operands.args()?)
-    }
-
-    fn outputs(&self) -> Result<Vec<Output>> {
-        Ok(vec![Output::read("out", &self.operands.out)?])
-    }
-
-    fn writable(&self) -> Result<Vec<Output>> {
-        let mut written = self.outputs()?;
-        written.push(Output::read("scratch", &self.operands.scratch)?);
-        Ok(written)
-    }
-
-    fn faults(&self) -> DataFaults {
-        self.problem.faults()
-    }
-
-    /// Briefly, the last token by f64: the references take seconds for each of a large layer, and none depends on another.
-    fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
-        let GateSpec { tokens, hidden, .. } = self.problem.case.gate;
-        let first = if scrutiny == Scrutiny::Brief { tokens.saturating_sub(1) } else { 0 };
-        let MoeLayerOutput { bits, exact } = self.problem.expected(first)?;
-        let out = &self.operands.out;
-        let got: Vec<f32> = out.values()?[first * hidden..].iter().map(|x| x.to_f32()).collect();
-        let difference = calc_diff(&exact, &got);
-        // A NaN is not near.
-        let near = difference <= CALC_DIFF;
-        let failure = format!("calc_diff {difference:e} against f64, at most {CALC_DIFF:e}");
-        let f64 = Check {
-            worst: near.then_some(difference / CALC_DIFF),
-            sample: (first > 0).then_some([tokens - first, hidden]),
-            ..Check::equal("f64", got.len(), (!near).then_some(failure))
-        };
-        let written = out.written("out")?.and(self.operands.scratch.guarded("the scratch")?);
-        Ok(match scrutiny {
-            Scrutiny::Thorough => vec![written, out.equals("bits of the steps", "out", &bits)?, f64],
-            Scrutiny::Brief => vec![written, f64],
-        })
     }
 }

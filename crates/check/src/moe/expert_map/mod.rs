@@ -1,5 +1,7 @@
 //! The map from the experts that tokens chose to rows, and back.
 
+mod faults;
+
 use crate::trace::{Launch, Params, fixed, region};
 use deepseek_kernels::bindings::ExpertMapParams;
 use deepseek_kernels::table::FixedKernel;
@@ -11,10 +13,13 @@ use std::sync::Arc;
 use anyhow::Result;
 use deepseek_kernels::moe::{ExpertLayout, ExpertMap, ExpertMapArgs, ExpertMapSpec, Mapping};
 use deepseek_kernels::{DataFaults, Device, Error, Stream};
-use oracles::moe::{MapLayout, Mapped, expert_map};
+use oracles::moe::{MapLayout, Mapped, expert_map, local_experts};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 
 use super::batch::Batch;
-use super::routing::Routing;
+use super::routing::{Routing, strangers};
 use crate::case::{Case, Prepared, Problem, Work, fault_if};
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, IndexOperand, Operand, Output};
@@ -34,6 +39,11 @@ impl ExpertMapCase {
         Self { spec, routing: Routing::Gaps, seed: 1 }
     }
 
+    /// Of which so many are here.
+    pub const fn with_local(self, experts: usize) -> Self {
+        Self { spec: self.spec.local_experts(Some(experts)), ..self }
+    }
+
     /// Rows in another layout.
     pub const fn laid_out(self, layout: ExpertLayout) -> Self {
         Self { spec: self.spec.layout(layout), ..self }
@@ -42,7 +52,26 @@ impl ExpertMapCase {
     /// With its inputs.
     pub fn problem(self) -> ExpertMapProblem {
         let ExpertMapSpec { tokens, top_k, experts, .. } = self.spec;
-        ExpertMapProblem { ids: self.routing.ids((tokens, top_k, experts), self.seed), case: self }
+        ExpertMapProblem {
+            ids: self.routing.ids((tokens, top_k, experts), self.seed),
+            local_ids: self.local_ids(),
+            case: self,
+        }
+    }
+
+    /// What ids mean, if not all experts are here: as many in any order, of strangers some that are none and one that is meant
+    /// twice.
+    pub fn local_ids(&self) -> Option<Vec<i32>> {
+        let ExpertMapSpec { experts, .. } = self.spec;
+        let local = self.spec.local_experts?;
+        let mut ids: Vec<i32> = (0..experts).map(|id| if id < local { id as i32 } else { -1 }).collect();
+        ids.shuffle(&mut StdRng::seed_from_u64(self.seed ^ 2));
+        if self.routing == Routing::Strangers {
+            let elsewhere: Vec<usize> = (0..experts).filter(|&id| ids[id] == -1).collect();
+            let others = [strangers(local)[self.seed as usize % 5], local as i32, 0];
+            elsewhere.into_iter().skip(1).zip(others).for_each(|(id, other)| ids[id] = other);
+        }
+        Some(ids)
     }
 
     /// What the map gives, for the operations that follow.
@@ -58,7 +87,8 @@ impl ExpertMapCase {
             ExpertLayout::Aligned { alignment } => format!("_aligned{alignment}"),
             ExpertLayout::Masked { max_rows } => format!("_masked{max_rows}"),
         };
-        format!("{tokens}x{top_k}of{experts}{layout}")
+        let local = self.spec.local_experts.map(|local| format!("_local{local}")).unwrap_or_default();
+        format!("{tokens}x{top_k}of{experts}{local}{layout}")
     }
 }
 
@@ -68,7 +98,8 @@ impl Case for ExpertMapCase {
     }
 
     fn title(&self) -> String {
-        "expert map".to_owned()
+        let local = if self.spec.local_experts.is_some() { ", some experts elsewhere" } else { "" };
+        format!("expert map{local}")
     }
 
     fn shape(&self) -> String {
@@ -101,22 +132,24 @@ impl Case for ExpertMapCase {
 pub struct ExpertMapProblem {
     pub case: ExpertMapCase,
     pub ids: Vec<i32>,
+    pub local_ids: Option<Vec<i32>>,
 }
 
 impl ExpertMapProblem {
     fn expected(&self) -> Mapped {
-        expected(&self.case.spec, &self.ids)
+        expected(&self.case.spec, &self.ids, self.local_ids.as_deref())
     }
 }
 
 /// The reference, and -1 in the rows behind its last segment.
-pub(super) fn expected(spec: &ExpertMapSpec, ids: &[i32]) -> Mapped {
+pub(super) fn expected(spec: &ExpertMapSpec, ids: &[i32], local_ids: Option<&[i32]>) -> Mapped {
     let layout = match spec.layout {
         ExpertLayout::Ragged => MapLayout::Contiguous(1),
         ExpertLayout::Aligned { alignment } => MapLayout::Contiguous(alignment.get() as usize),
         ExpertLayout::Masked { max_rows } => MapLayout::Masked(max_rows),
     };
-    let mut map = expert_map(ids, spec.experts, layout);
+    let means = local_ids.map(|local_ids| local_experts(ids, local_ids));
+    let mut map = expert_map(means.as_deref().unwrap_or(ids), spec.local(), layout);
     map.row_route.resize(spec.rows(), -1);
     map
 }
@@ -136,6 +169,7 @@ pub struct ExpertMapRun {
 
 pub struct ExpertMapOperands {
     ids: IndexOperand,
+    local_ids: Option<IndexOperand>,
     mapping: MappingOperands,
     scratch: Operand<u8>,
 }
@@ -155,9 +189,9 @@ impl MappingOperands {
         Ok(Self {
             row_route: output((1, spec.rows()))?,
             route_row: output((spec.tokens, spec.top_k))?,
-            offsets: output((1, spec.experts + 1))?,
-            counts: output((1, spec.experts))?,
-            demand: output((1, spec.experts + 1))?,
+            offsets: output((1, spec.local() + 1))?,
+            counts: output((1, spec.local()))?,
+            demand: output((1, spec.local() + 1))?,
         })
     }
 
@@ -202,6 +236,7 @@ impl ExpertMapRun {
             mapping: MappingOperands::new(&spec, arena)?,
             scratch: arena.scratch(plan.scratch_bytes())?,
             ids: arena.indices(&problem.ids, (spec.tokens, spec.top_k))?,
+            local_ids: of_local(problem.local_ids.as_deref(), arena)?,
         };
         Ok(Self { problem, plan, operands })
     }
@@ -215,10 +250,16 @@ impl ExpertMapOperands {
     pub fn args(&mut self) -> Result<ExpertMapArgs<'_>, Error> {
         Ok(ExpertMapArgs {
             ids: self.ids.indices()?,
+            local_ids: self.local_ids.as_ref().map(IndexOperand::indices).transpose()?,
             mapping: self.mapping.args()?,
             scratch: self.scratch.slice_mut(),
         })
     }
+}
+
+/// Where experts are, if not all are here.
+pub(super) fn of_local(local_ids: Option<&[i32]>, arena: &mut Arena<'_>) -> Result<Option<IndexOperand>> {
+    local_ids.map(|ids| arena.indices(ids, (1, ids.len()))).transpose()
 }
 
 /// The outputs of a map.
@@ -271,23 +312,26 @@ pub fn traced() -> Vec<Launch> {
         [(EXPERT_MAP_COUNT, 5), (EXPERT_MAP_SCAN, 13), (EXPERT_MAP_SCATTER, 4)]
             .map(|step| traced_step(step, layout, 1))
     });
-    let wide = [(EXPERT_MAP_COUNT, 5), (EXPERT_MAP_SCATTER, 4)].map(|step| traced_step(step, layouts[0], 2));
-    narrow.chain(wide).collect()
+    let others = [(EXPERT_MAP_COUNT, 5), (EXPERT_MAP_SCATTER, 4)];
+    let wide = others.map(|step| traced_step(step, layouts[0], 2));
+    let local =
+        others.map(|(kernel, grid)| fixed(&kernel, grid, traced_local(step_params(layouts[0], 1), 0, 150)));
+    narrow.chain(wide).chain(local).collect()
 }
 
 /// Four blocks, the last one ragged; a fifth CTA only clears rows.
-fn traced_step(
-    (kernel, grid): (FixedKernel, u32),
-    (alignment, max_rows): (u32, u32),
-    words_per_index: u32,
-) -> Launch {
+fn traced_step((kernel, grid): (FixedKernel, u32), layout: (u32, u32), words_per_index: u32) -> Launch {
+    fixed(&kernel, grid, step_params(layout, words_per_index))
+}
+
+fn step_params(layout: (u32, u32), words_per_index: u32) -> Params {
     let params = Params::of::<ExpertMapParams>().indices(
         offset_of!(ExpertMapParams, ids),
         region(0),
         8,
         words_per_index,
     );
-    fixed(&kernel, grid, traced_map(params, 0, 100, [125, 8], 4, (alignment, max_rows)))
+    traced_map(params, 0, 100, [125, 8], 4, layout)
 }
 
 /// The map of so many blocks, at `at` in the parameters.
@@ -317,73 +361,9 @@ pub(super) fn traced_map(
         .u32(at + offset_of!(ExpertMapParams, max_rows), max_rows)
 }
 
-mod faults {
-    use crate::case::{Cases, boxed};
-    use crate::moe::Routing;
-    use crate::moe::expert_map::ExpertMapCase;
-    use crate::planted::{Trial, drawn, faults};
-    use deepseek_kernels::moe::ExpertLayout;
-    use std::num::NonZeroU32;
-
-    const MAP: Trial = Trial::Cases(map);
-    const WIDE: Trial = Trial::Wide(|| drawn(map()));
-
-    /// Three blocks, ids of every kind, more experts than threads; no room for all in the masked layout.
-    fn map() -> Cases {
-        let aligned = ExpertLayout::Aligned { alignment: NonZeroU32::new(8).expect("not 0") };
-        let layouts = [(300, ExpertLayout::Ragged), (5, aligned), (5, ExpertLayout::Masked { max_rows: 20 })];
-        boxed(layouts.map(|(experts, layout)| {
-            let map = ExpertMapCase::new((150, 4, experts)).laid_out(layout);
-            ExpertMapCase { routing: Routing::Strangers, ..map }
-        }))
-    }
-
-    faults! {
-        rank_counts_the_route_itself: MAP, "i + j < thread" => "i + j <= thread", ["row_route"];
-        rank_of_every_second_route: MAP, "i += 4" => "i += 8", ["not ordered", "row_route"];
-        dropped_id_used_as_an_index: MAP,
-            "id == kDropped ? kNoGroup : experts" => "id", ["not ordered", "out of bounds", "outside"];
-        stranger_used_as_an_index: MAP,
-            "id < experts ? id : id == kDropped ? kNoGroup : experts" => "id == kDropped ? kNoGroup : id",
-            ["not ordered", "out of bounds", "outside"];
-        dropped_ids_counted_as_strangers: MAP, "id == kDropped ? kNoGroup : experts" => "experts", ["demand["];
-        narrow_ids_read_as_wide: MAP, "indices.words_per_index - 1" => "1", ["outside"];
-        gaps_of_ids_read: MAP,
-            "route / params.top_k, route % params.top_k" => "0, route", ["demand[", "row_route["];
-        rows_of_routes_without_their_pitch: MAP,
-            "params.top_k, params.route_row_pitch" => "params.top_k, params.top_k", ["route_row[", "not ordered"];
-        routes_past_the_end: MAP, "if (route >= params.routes) return kNoGroup;" => "", ["outside"];
-        no_barrier_before_the_groups_are_read: MAP,
-            "uint32_t count_block ... ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
-        no_barrier_before_the_counts_are_read: MAP,
-            "rank.total); ... ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
-        counts_never_cleared: MAP, "ptx::sts_u32(sCounts + g * sizeof(uint32_t), 0);" => "", ["nothing has written"];
-        rows_never_cleared: MAP, "clear_rows<Config>(params);" => "", ["row_route["];
-        strangers_not_counted: MAP,
-            "sCounts + group * sizeof(uint32_t)" => "sCounts", ["demand[", "not ordered", "row_route["];
-        block_left_out_of_the_sum: MAP, "end = first + run" => "end = first + run + 1", ["not ordered", "demand["];
-        routes_kept_beyond_the_room: MAP, "rank < params.max_rows" => "true", ["row_route[", "not ordered", "outside"];
-        surplus_unreported: MAP, "if (!fits) report_fault(params.error_words, FAULT_SEGMENT);" => "", ["got one of ids of experts"];
-        surplus_counted_as_rows: MAP, "fits ? demand : params.max_rows" => "demand", ["counts["];
-        segment_not_aligned: MAP,
-            "(count + params.alignment - 1) / params.alignment * params.alignment" => "count", ["row_route[", "offsets["];
-        segment_one_row_short: MAP,
-            "start += rows[i]" => "start += rows[i] > 0 ? rows[i] - 1 : 0", ["row_route", "offsets["];
-        no_barrier_before_the_starts_are_read: MAP,
-            "void expert_map_scatter_kernel ... ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
-        no_barrier_before_the_sums_are_read: MAP,
-            "CtaSum cta_sum ... ptx::syncthreads();" => "", ["not ordered", "nothing has written"];
-        sum_of_the_warps_after: MAP, "w < warp" => "w > warp", ["offsets[", "row_route[", "outside"];
-        expert_of_the_next_thread: MAP,
-            "ptx::thread_idx() * kExpertsPerThread" => "ptx::thread_idx() * kExpertsPerThread + 1",
-            ["offsets[", "row_route[", "nothing has written"];
-
-        // Ids of 64 bits.
-        high_word_ignored: WIDE, "high == low >> 31 ? low : INT32_MIN" => "low", ["demand[", "row_route["];
-        sign_of_64_bits_ignored: WIDE, "high == low >> 31" => "high == 0", ["demand["];
-        what_does_not_fit_dropped: WIDE, "low : INT32_MIN" => "low : -1", ["demand["];
-        wide_ids_read_as_narrow: WIDE, "column * indices.words_per_index" => "column", ["demand[", "row_route["];
-        pitch_of_wide_ids_doubled: WIDE,
-            "row * indices.pitch" => "row * indices.pitch * indices.words_per_index", ["outside", "demand["];
-    }
+/// The same map of some of so many experts.
+pub(super) fn traced_local(params: Params, at: usize, global_experts: u32) -> Params {
+    params
+        .indices(at + offset_of!(ExpertMapParams, local_ids), region(14), 0, 1)
+        .u32(at + offset_of!(ExpertMapParams, global_experts), global_experts)
 }
