@@ -1,6 +1,7 @@
 // The first GEMM of the experts with the activation behind it: gate and up of every row, SwiGLU, E4M3 with one scale per 1x128.
 //
 //   gate, up = bf16(D[r, c]), bf16(D[r, n + c])      D: of grouped_fp8_gemm, never written      for every row r of expert e
+//   up, gate = the same, where B has up first
 //   q, sf    = quantised swiglu(gate, up), as swiglu_quantize does to the bit
 //
 //   A [rows, k], B [experts, 2, n, k] E4M3 · sfa FP32 [ceil(k/128), rows] · sfb FP32 [experts, 2, ceil(n/128), ceil(k/128)]
@@ -92,8 +93,10 @@ struct StoreActivated {
   PTX_DEVICE void activate(const float (&rD)[kSums], Rows& h) const {
 #pragma unroll
     for (int r = 0; r < kSums / 2; r += 2) {
-      const uint32_t gate = ptx::cvt_bf16x2(rD[r + 1], rD[r]);
-      const uint32_t up = ptx::cvt_bf16x2(rD[kSums / 2 + r + 1], rD[kSums / 2 + r]);
+      const uint32_t first = ptx::cvt_bf16x2(rD[r + 1], rD[r]);
+      const uint32_t second = ptx::cvt_bf16x2(rD[kSums / 2 + r + 1], rD[kSums / 2 + r]);
+      const uint32_t gate = params.up_first != 0 ? second : first;
+      const uint32_t up = params.up_first != 0 ? first : second;
       float* pair = h[r % 4 / 2] + kOwn / 2 + r / 4 * 2;
       pair[0] = swiglu(ptx::bf16_lo_f32(gate), ptx::bf16_lo_f32(up), params.clamp);
       pair[1] = swiglu(ptx::bf16_hi_f32(gate), ptx::bf16_hi_f32(up), params.clamp);

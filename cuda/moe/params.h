@@ -57,9 +57,10 @@ typedef struct GatherQuantizeParams {
   QuantizeRule rule;
 } GatherQuantizeParams;
 
-// q, sf = quantised silu(gate) * up, for every row in use; gate is the left half of a row of x, up the right one.
+// q, sf = quantised silu(gate) * up, for every row in use; gate and up are the halves of a row, in either order.
 typedef struct SwigluQuantizeParams {
-  const uint16_t* x;         // BF16 [rows, x_pitch], gate and up of k columns each
+  const uint16_t* gate;      // BF16 [rows, x_pitch], k columns
+  const uint16_t* up;        // the same
   const float* weights;      // FP32 [tokens, top_k], or null: not multiplied
   const int32_t* row_route;  // [rows], read when there are weights
   UsedRows used;
@@ -73,7 +74,7 @@ typedef struct SwigluQuantizeParams {
   QuantizeRule rule;
 } SwigluQuantizeParams;
 
-// q, sf = quantised silu(gate) * up of the GEMM of each expert's rows; gate is the left half of a row of its D, up the right one.
+// q, sf = quantised silu(gate) * up of the GEMM of each expert's rows; gate and up are the halves of a row of its D.
 typedef struct GateUpSwigluParams {
   GroupedFp8GemmParams grouped;  // B [experts, 2, n, k], boxes of 64 rows; no D; n: intermediate, a multiple of 16
   uint8_t* q;                    // E4M3 [m, q_pitch], 16-byte aligned
@@ -81,6 +82,7 @@ typedef struct GateUpSwigluParams {
   uint64_t q_pitch, sf_pitch;
   float clamp;                   // gate <= clamp, |up| <= clamp; Inf: not clamped
   QuantizeRule rule;
+  uint32_t up_first;             // 0 or 1: which half is gate
 } GateUpSwigluParams;
 
 // out[t] = sum over k of weights[t, k] * y[route_row[t, k]] (+ shared[t]) (+ residual[t]), rounded once.

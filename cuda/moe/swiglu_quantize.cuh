@@ -2,7 +2,7 @@
 //
 //   h = gate / (1 + exp(-gate)) * up (* weight of the row)      sf[g, row], q[row] = quantised h, for every row in use
 //
-//   x BF16 [rows, 2 i], gate the left half, up the right one · weights FP32 [tokens, top_k] · row_route int32 [rows]
+//   gate, up BF16 [rows, i], the halves of a row in either order · weights FP32 [tokens, top_k] · row_route int32 [rows]
 //   q E4M3 [rows, i] · sf FP32 [ceil(i/128), rows]
 //
 // Schedule: as quantize_1x128, sixteen lanes per block; h never leaves FP32 registers. Rows that no expert uses are
@@ -22,7 +22,7 @@
 
 namespace moe {
 
-// h of eight neighbouring columns. With weights, a row without a route (padding) is zero, whatever x holds.
+// h of eight neighbouring columns. With weights, a row without a route (padding) is zero, whatever it holds.
 PTX_DEVICE Piece swiglu_piece(const SwigluQuantizeParams& params, uint64_t row, uint64_t column) {
   constexpr uint32_t kPadding = 0xffffffffu;  // -1
   float weight = 1.0f;
@@ -34,9 +34,9 @@ PTX_DEVICE Piece swiglu_piece(const SwigluQuantizeParams& params, uint64_t row, 
     }
     weight = ptx::ldg_f32(params.weights + pitched(route, params.top_k, params.weights_pitch));
   }
-  const uint16_t* gX = params.x + row * params.x_pitch + column;
-  const Piece gate = load_bf16_piece(gX);
-  const Piece up = load_bf16_piece(gX + params.k);
+  const uint64_t element = row * params.x_pitch + column;
+  const Piece gate = load_bf16_piece(params.gate + element);
+  const Piece up = load_bf16_piece(params.up + element);
   Piece h;
 #pragma unroll
   for (uint32_t i = 0; i < kPieceElements; ++i) h.x[i] = swiglu(gate.x[i], up.x[i], params.clamp) * weight;

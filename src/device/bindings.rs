@@ -1082,7 +1082,8 @@ impl Default for GatherQuantizeParams {
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct SwigluQuantizeParams {
-    pub x: *const u16,
+    pub gate: *const u16,
+    pub up: *const u16,
     pub weights: *const f32,
     pub row_route: *const i32,
     pub used: UsedRows,
@@ -1102,37 +1103,39 @@ pub struct SwigluQuantizeParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of SwigluQuantizeParams"][::core::mem::size_of::<SwigluQuantizeParams>() - 136usize];
+    ["Size of SwigluQuantizeParams"][::core::mem::size_of::<SwigluQuantizeParams>() - 144usize];
     ["Alignment of SwigluQuantizeParams"][::core::mem::align_of::<SwigluQuantizeParams>() - 8usize];
-    ["Offset of field: SwigluQuantizeParams::x"][::core::mem::offset_of!(SwigluQuantizeParams, x) - 0usize];
+    ["Offset of field: SwigluQuantizeParams::gate"]
+        [::core::mem::offset_of!(SwigluQuantizeParams, gate) - 0usize];
+    ["Offset of field: SwigluQuantizeParams::up"][::core::mem::offset_of!(SwigluQuantizeParams, up) - 8usize];
     ["Offset of field: SwigluQuantizeParams::weights"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, weights) - 8usize];
+        [::core::mem::offset_of!(SwigluQuantizeParams, weights) - 16usize];
     ["Offset of field: SwigluQuantizeParams::row_route"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, row_route) - 16usize];
+        [::core::mem::offset_of!(SwigluQuantizeParams, row_route) - 24usize];
     ["Offset of field: SwigluQuantizeParams::used"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, used) - 24usize];
-    ["Offset of field: SwigluQuantizeParams::q"][::core::mem::offset_of!(SwigluQuantizeParams, q) - 48usize];
+        [::core::mem::offset_of!(SwigluQuantizeParams, used) - 32usize];
+    ["Offset of field: SwigluQuantizeParams::q"][::core::mem::offset_of!(SwigluQuantizeParams, q) - 56usize];
     ["Offset of field: SwigluQuantizeParams::sf"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, sf) - 56usize];
+        [::core::mem::offset_of!(SwigluQuantizeParams, sf) - 64usize];
     ["Offset of field: SwigluQuantizeParams::error_words"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, error_words) - 64usize];
+        [::core::mem::offset_of!(SwigluQuantizeParams, error_words) - 72usize];
     ["Offset of field: SwigluQuantizeParams::x_pitch"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, x_pitch) - 72usize];
+        [::core::mem::offset_of!(SwigluQuantizeParams, x_pitch) - 80usize];
     ["Offset of field: SwigluQuantizeParams::weights_pitch"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, weights_pitch) - 80usize];
+        [::core::mem::offset_of!(SwigluQuantizeParams, weights_pitch) - 88usize];
     ["Offset of field: SwigluQuantizeParams::q_pitch"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, q_pitch) - 88usize];
+        [::core::mem::offset_of!(SwigluQuantizeParams, q_pitch) - 96usize];
     ["Offset of field: SwigluQuantizeParams::sf_pitch"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, sf_pitch) - 96usize];
+        [::core::mem::offset_of!(SwigluQuantizeParams, sf_pitch) - 104usize];
     ["Offset of field: SwigluQuantizeParams::clamp"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, clamp) - 104usize];
+        [::core::mem::offset_of!(SwigluQuantizeParams, clamp) - 112usize];
     ["Offset of field: SwigluQuantizeParams::routes"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, routes) - 108usize];
+        [::core::mem::offset_of!(SwigluQuantizeParams, routes) - 116usize];
     ["Offset of field: SwigluQuantizeParams::top_k"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, top_k) - 112usize];
-    ["Offset of field: SwigluQuantizeParams::k"][::core::mem::offset_of!(SwigluQuantizeParams, k) - 116usize];
+        [::core::mem::offset_of!(SwigluQuantizeParams, top_k) - 120usize];
+    ["Offset of field: SwigluQuantizeParams::k"][::core::mem::offset_of!(SwigluQuantizeParams, k) - 124usize];
     ["Offset of field: SwigluQuantizeParams::rule"]
-        [::core::mem::offset_of!(SwigluQuantizeParams, rule) - 120usize];
+        [::core::mem::offset_of!(SwigluQuantizeParams, rule) - 128usize];
 };
 impl Default for SwigluQuantizeParams {
     fn default() -> Self {
@@ -1154,7 +1157,8 @@ pub struct GateUpSwigluParams {
     pub sf_pitch: u64,
     pub clamp: f32,
     pub rule: QuantizeRule,
-    pub __bindgen_padding_0: [u8; 80usize],
+    pub up_first: u32,
+    pub __bindgen_padding_0: [u8; 76usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1172,6 +1176,8 @@ const _: () = {
         [::core::mem::offset_of!(GateUpSwigluParams, clamp) - 800usize];
     ["Offset of field: GateUpSwigluParams::rule"]
         [::core::mem::offset_of!(GateUpSwigluParams, rule) - 804usize];
+    ["Offset of field: GateUpSwigluParams::up_first"]
+        [::core::mem::offset_of!(GateUpSwigluParams, up_first) - 816usize];
 };
 impl Default for GateUpSwigluParams {
     fn default() -> Self {

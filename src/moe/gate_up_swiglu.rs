@@ -7,6 +7,7 @@ use std::fmt;
 
 use float8::F8E4M3;
 
+use super::swiglu_quantize::GateUpOrder;
 use crate::device::bindings::{Fp8GemmParams, GateUpSwigluParams};
 use crate::device::{Device, Stream, TensorMaps};
 use crate::error::{Error, Result};
@@ -43,20 +44,22 @@ pub struct GateUpSwigluSpec {
     /// How a block becomes a scale and codes: any but [`QuantizeRule::DEEPSEEK`] with FP32 scales, whose quotients the steps
     /// apart can do.
     pub rule: QuantizeRule,
+    /// Which half of an expert's B is which.
+    pub order: GateUpOrder,
 }
 
 impl GateUpSwigluSpec {
-    /// Not clamped, quantised by TileKernels' rule, and with as many expected rows as there are for each expert, if all of them are
+    /// Gate first, not clamped, quantised by TileKernels' rule, and with as many expected rows as there are for each expert, if all of them are
     /// used.
     pub const fn new(experts: usize, intermediate: usize, hidden: usize, segments: Segments) -> Self {
         let GroupedFp8GemmSpec { expected_rows, .. } =
             GroupedFp8GemmSpec::new(experts, intermediate, hidden, segments);
-        let rule = QuantizeRule::TILE_KERNELS;
-        Self { experts, intermediate, hidden, segments, expected_rows, clamp: None, rule }
+        let (rule, order) = (QuantizeRule::TILE_KERNELS, GateUpOrder::GateFirst);
+        Self { experts, intermediate, hidden, segments, expected_rows, clamp: None, rule, order }
     }
 }
 
-setters!(GateUpSwigluSpec { expected_rows: usize, clamp: Option<f32>, rule: QuantizeRule });
+setters!(GateUpSwigluSpec { expected_rows: usize, clamp: Option<f32>, rule: QuantizeRule, order: GateUpOrder });
 
 /// Operands of gate, up and SwiGLU. Addresses and pitches of a, b, sfa and q are multiples of 16 bytes.
 #[derive(Debug)]
@@ -65,7 +68,8 @@ pub struct GateUpSwigluArgs<'a> {
     pub a: Matrix<'a, F8E4M3>,
     /// `[ceil(hidden/128), rows]`.
     pub sfa: Scales1x128<'a, MMajor>,
-    /// `[experts * 2 * intermediate, hidden]`: the experts' matrices below each other, each gate first.
+    /// `[experts * 2 * intermediate, hidden]`: the experts' matrices below each other, each of gate and up by
+    /// [`order`](GateUpSwigluSpec::order).
     pub b: Matrix<'a, F8E4M3>,
     /// `[experts * 2 * ceil(intermediate/128), ceil(hidden/128)]`: gate and up have rows of their own.
     pub sfb: Matrix<'a, f32>,
@@ -193,6 +197,7 @@ impl GateUpSwiglu {
             // Of 0 the sign does not matter.
             clamp: self.spec.clamp.map_or(f32::INFINITY, f32::abs),
             rule: self.spec.rule.parameter(),
+            up_first: (self.spec.order == GateUpOrder::UpFirst).into(),
             ..Default::default()
         };
         launch.run(*grid, &params)

@@ -14,6 +14,7 @@ use super::expert_map::Mapping;
 use super::gate_map::{GateMap, GateMapArgs, GateMapSpec};
 use super::gate_up_swiglu::{GateUpSwiglu, GateUpSwigluArgs, GateUpSwigluSpec};
 use super::gather_quantize::{GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec};
+use super::swiglu_quantize::GateUpOrder;
 use crate::device::{Device, Stream};
 use crate::error::{Error, Result};
 use crate::gemm::{GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec};
@@ -42,16 +43,19 @@ pub struct MoeLayerSpec {
     pub clamp: Option<f32>,
     /// How activations are quantised, as in [`GateUpSwigluSpec`].
     pub rule: QuantizeRule,
+    /// Which half of an expert's first projection is which.
+    pub order: GateUpOrder,
 }
 
 impl MoeLayerSpec {
-    /// All experts, not clamped, activations quantised by TileKernels' rule.
+    /// All experts, gate first, not clamped, activations quantised by TileKernels' rule.
     pub const fn new(gate: GateSpec, intermediate: usize) -> Self {
-        Self { gate, local_experts: None, intermediate, clamp: None, rule: QuantizeRule::TILE_KERNELS }
+        let (rule, order) = (QuantizeRule::TILE_KERNELS, GateUpOrder::GateFirst);
+        Self { gate, local_experts: None, intermediate, clamp: None, rule, order }
     }
 }
 
-setters!(MoeLayerSpec { local_experts: Option<usize>, clamp: Option<f32>, rule: QuantizeRule });
+setters!(MoeLayerSpec { local_experts: Option<usize>, clamp: Option<f32>, rule: QuantizeRule, order: GateUpOrder });
 
 /// The weights of one projection of all experts that are here, quantised.
 #[derive(Debug, Clone)]
@@ -77,7 +81,7 @@ pub struct MoeLayerArgs<'a, W> {
     /// `[experts]` of the router, if the spec has local experts: which of them an id means, or -1 where another rank has it. As
     /// [`ExpertMapArgs::local_ids`](crate::moe::ExpertMapArgs::local_ids).
     pub local_ids: Option<Indices<'a>>,
-    /// Gate and up: n = 2 * intermediate (the gate first), k = hidden.
+    /// Gate and up, by [`order`](MoeLayerSpec::order): n = 2 * intermediate, k = hidden.
     pub gate_up: ExpertWeights<'a>,
     /// Down: n = hidden, k = intermediate.
     pub down: ExpertWeights<'a>,
@@ -139,7 +143,7 @@ impl MoeLayer {
     /// [`Error::Spec`], driver errors.
     pub fn plan(device: &Device, spec: MoeLayerSpec) -> Result<Self> {
         let MoeLayerSpec { gate: GateSpec { tokens, hidden, top_k, shared, .. }, .. } = spec;
-        let MoeLayerSpec { intermediate, clamp, rule, .. } = spec;
+        let MoeLayerSpec { intermediate, clamp, rule, order, .. } = spec;
         check_multiple("hidden", hidden, CODE_ALIGN)?;
         check_multiple("intermediate", intermediate, CODE_ALIGN)?;
         if shared > 0 {
@@ -155,7 +159,16 @@ impl MoeLayer {
             )?,
             gate_up: GateUpSwiglu::plan(
                 device,
-                GateUpSwigluSpec { experts, intermediate, hidden, segments, expected_rows, clamp, rule },
+                GateUpSwigluSpec {
+                    experts,
+                    intermediate,
+                    hidden,
+                    segments,
+                    expected_rows,
+                    clamp,
+                    rule,
+                    order,
+                },
             )?,
             down: GroupedFp8Gemm::plan(
                 device,

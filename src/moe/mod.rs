@@ -16,4 +16,6 @@ pub use gate_map::{GateMap, GateMapArgs, GateMapSpec};
 pub use gate_up_swiglu::{GateUpSwiglu, GateUpSwigluArgs, GateUpSwigluSpec};
 pub use gather_quantize::{GatherQuantize, GatherQuantizeArgs, GatherQuantizeSpec};
 pub use layer::{ExpertWeights, MoeLayer, MoeLayerArgs, MoeLayerSpec};
-pub use swiglu_quantize::{RoutingWeights, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec};
+pub use swiglu_quantize::{
+    GateUpOrder, RoutingWeights, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec,
+};

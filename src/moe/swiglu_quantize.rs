@@ -21,6 +21,15 @@ use crate::tensor::{Matrix, MatrixMut, Vector};
 
 const SWIGLU_QUANTIZE: KernelRow<SwigluQuantizeParams> = KernelRow::of(moe::SWIGLU_QUANTIZE);
 
+/// Which half of what the first GEMM gives is what, and so which half of its weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GateUpOrder {
+    /// `[gate; up]`, as Hugging Face, vLLM and SGLang put them together.
+    GateFirst,
+    /// `[up; gate]`, as TensorRT-LLM and FlashInfer do.
+    UpFirst,
+}
+
 /// Shape of a SwiGLU.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
@@ -35,16 +44,19 @@ pub struct SwigluQuantizeSpec {
     pub clamp: Option<f32>,
     /// How a block becomes a scale and codes.
     pub rule: QuantizeRule,
+    /// Which half of x is which.
+    pub order: GateUpOrder,
 }
 
 impl SwigluQuantizeSpec {
-    /// Not clamped, quantised by TileKernels' rule.
+    /// Gate first, not clamped, quantised by TileKernels' rule.
     pub const fn new(intermediate: usize, experts: usize, segments: Segments) -> Self {
-        Self { intermediate, experts, segments, clamp: None, rule: QuantizeRule::TILE_KERNELS }
+        let (rule, order) = (QuantizeRule::TILE_KERNELS, GateUpOrder::GateFirst);
+        Self { intermediate, experts, segments, clamp: None, rule, order }
     }
 }
 
-setters!(SwigluQuantizeSpec { clamp: Option<f32>, rule: QuantizeRule });
+setters!(SwigluQuantizeSpec { clamp: Option<f32>, rule: QuantizeRule, order: GateUpOrder });
 
 /// Weights to multiply a row with, before it is quantised.
 #[derive(Debug, Clone)]
@@ -58,7 +70,7 @@ pub struct RoutingWeights<'a> {
 /// Operands of a SwiGLU. Addresses and pitches: x 16 bytes, q 8 bytes.
 #[derive(Debug)]
 pub struct SwigluQuantizeArgs<'a> {
-    /// `[rows, 2 * intermediate]`: the gate is the left half, up the right one.
+    /// `[rows, 2 * intermediate]`: the gate is the left half and up the right one, or the other way round.
     pub x: Matrix<'a, bf16>,
     /// On the device: `[experts + 1]` (ragged) or `[experts]` (masked), see [`Segments`].
     pub segments: Vector<'a, i32>,
@@ -116,8 +128,14 @@ impl SwigluQuantize {
         let segments = launch.read(&args.segments, self.rows.layout())?;
         let q = launch.write(&mut args.q, q)?;
         let sf = launch.write(&mut args.sf, scales_1x128::<MMajor>(rows, k_blocks).called("sf"))?;
+        let right = x.pointer.wrapping_add(intermediate);
+        let (gate, up) = match self.spec.order {
+            GateUpOrder::GateFirst => (x.pointer, right),
+            GateUpOrder::UpFirst => (right, x.pointer),
+        };
         let mut params = SwigluQuantizeParams {
-            x: x.pointer,
+            gate,
+            up,
             used: self.rows.params(segments),
             q: q.pointer,
             sf: sf.pointer,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use check::case::{Problem, memory_of, pass, pass_in};
+use check::case::{Problem, attempt, memory_of, pass, pass_in};
 use check::devices::{devices, schedules, seeded};
 use check::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase, GroupedFp8GemmProblem};
 use check::memory::{Arena, Memory, Scalar};
@@ -10,13 +10,15 @@ use check::moe::gate_up_swiglu::{GateUpSwigluCase, GateUpSwigluProblem};
 use check::quant::Rule;
 use deepseek_kernels::gemm::Segments;
 use deepseek_kernels::moe::{
-    GateUpSwiglu, GateUpSwigluSpec, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec,
+    GateUpOrder, GateUpSwiglu, GateUpSwigluSpec, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec,
 };
 use deepseek_kernels::quant::{MMajor, Scales1x128, Scales1x128Mut};
 use deepseek_kernels::table::moe::GATE_UP_INSTANCES;
 use deepseek_kernels::{DataFaults, Device, Error, F8E4M3, Matrix, MatrixMut, Vector, bf16};
 use oracles::gemm::{GemmClass, GemmInputs};
 use proptest::prelude::*;
+
+const ORDERS: [GateUpOrder; 2] = [GateUpOrder::GateFirst, GateUpOrder::UpFirst];
 
 /// Sums of every size, NaN and Inf among them.
 const CLASSES: [GemmClass; 6] = [
@@ -50,9 +52,9 @@ fn every_instance_at_the_edges_of_its_tiles() {
 fn every_option() {
     for device in devices() {
         for clamp in [None, Some(1.5), Some(0.3), Some(0.0)] {
-            for rule in Rule::multiplying() {
+            for (i, rule) in Rule::multiplying().enumerate() {
                 let case = GateUpSwigluCase::new(Assignment::ragged(&[5, 0, 66], 1), (256, 256));
-                pass(&GateUpSwigluCase { clamp, rule, ..case }, &device);
+                pass(&GateUpSwigluCase { clamp, rule, order: ORDERS[i % 2], ..case }, &device);
             }
         }
     }
@@ -84,7 +86,33 @@ fn every_way_to_route() {
     }
 }
 
-/// The products with every expert's gate, or with its up.
+/// Gate and up exchanged, in B, in its scales and in the order: the same bits, of any class of data and any instance.
+#[test]
+fn either_order_gives_the_same_bits() {
+    for device in devices() {
+        for (i, class) in CLASSES.into_iter().enumerate() {
+            let layer = [(128, 256), (192, 320), (16, 72)][i % 3];
+            let mut case = GateUpSwigluCase::new(Assignment::ragged(&[130, 0, 3], 2), layer);
+            case = case.with(GATE_UP_INSTANCES[i % GATE_UP_INSTANCES.len()]);
+            (case.gemm.class, case.clamp) = (class, Some(0.75));
+            let problem = case.problem().expect("inputs");
+            let mut exchanged = problem.clone();
+            exchanged.case.order = GateUpOrder::UpFirst;
+            for GemmInputs { b, sfb, .. } in &mut exchanged.gemm.experts {
+                let (codes, scales) = (b.len() / 2, sfb.len() / 2);
+                b.rotate_left(codes);
+                sfb.rotate_left(scales);
+            }
+            let [one, other] = [problem, exchanged].map(|problem| {
+                let ran = attempt(Arc::new(problem), &device, memory_of("order"));
+                ran.unwrap_or_else(|error| panic!("{class:?}: {error:#}")).outputs
+            });
+            assert!(one == other, "{class:?}");
+        }
+    }
+}
+
+/// The products with the first of every expert's gate and up, or with the second.
 fn product(problem: &GateUpSwigluProblem, part: usize, device: &Device) -> Vec<bf16> {
     let GroupedFp8GemmCase { n, k, .. } = problem.gemm.case;
     let width = n / 2;
@@ -104,13 +132,13 @@ fn product(problem: &GateUpSwigluProblem, part: usize, device: &Device) -> Vec<b
 
 /// Codes and scales of the operations apart on the same operands.
 fn unfused(problem: &GateUpSwigluProblem, device: &Device) -> (Vec<F8E4M3>, Vec<f32>) {
-    let GateUpSwigluCase { gemm, clamp, rule } = &problem.case;
+    let GateUpSwigluCase { gemm, clamp, rule, order } = &problem.case;
     let (rows, width) = (gemm.assignment.rows(), gemm.n / 2);
-    let [gate, up] = [0, 1].map(|part| product(problem, part, device));
-    let gate_up: Vec<bf16> = (0..rows).flat_map(|r| [&gate[r * width..][..width], &up[r * width..][..width]].concat()).collect();
+    let [first, second] = [0, 1].map(|part| product(problem, part, device));
+    let gate_up: Vec<bf16> = (0..rows).flat_map(|r| [&first[r * width..][..width], &second[r * width..][..width]].concat()).collect();
 
     let experts = gemm.assignment.experts().len();
-    let spec = SwigluQuantizeSpec::new(width, experts, gemm.assignment.segments).clamp(*clamp).rule(rule.rule());
+    let spec = SwigluQuantizeSpec::new(width, experts, gemm.assignment.segments).clamp(*clamp).rule(rule.rule()).order(*order);
     let x = device.upload(&gate_up).expect("gate and up");
     let segments = device.upload(&gemm.assignment.values).expect("segments");
     let mut q = device.zeros::<F8E4M3>(rows * width).expect("codes");
@@ -174,6 +202,7 @@ fn fused_equals_unfused() {
                 case.gemm.class = class;
                 case.rule = Rule::OWN[j % 2];
                 case.clamp = [None, Some(0.75)][i / 2 % 2];
+                case.order = ORDERS[(i + j) / 2 % 2];
                 fused_is_unfused(case, &device);
             }
         }
@@ -254,7 +283,7 @@ proptest! {
         counts in prop::collection::vec(prop_oneof![Just(0_usize), 0..20_usize, 60..140_usize], 1..6),
         width in 1..20_usize, hidden in 1..24_usize, spare in 0..9_usize, seed in any::<u64>(),
         pick in any::<prop::sample::Index>(), class in 0..CLASSES.len(), power in any::<bool>(),
-        clamped in any::<bool>(), masked in any::<bool>(),
+        clamped in any::<bool>(), masked in any::<bool>(), order in 0..2_usize,
     ) {
         let most = counts.iter().max().copied().unwrap_or(0);
         let assignment =
@@ -264,6 +293,7 @@ proptest! {
         case.gemm.class = CLASSES[class];
         case.rule = Rule::OWN[usize::from(power)];
         case.clamp = clamped.then_some(0.5);
+        case.order = ORDERS[order];
         for device in seeded([seed]) {
             pass_in(&case, &device, Memory::Poisoned(seed));
             fused_is_unfused(case.clone(), &device);

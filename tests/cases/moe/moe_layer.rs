@@ -10,6 +10,7 @@ use check::goldens::integers;
 use check::judge::Scrutiny;
 use check::memory::Arena;
 use check::moe::moe_layer::{MoeLayerCase, MoeLayerProblem, MoeLayerRun, Projection};
+use deepseek_kernels::moe::GateUpOrder;
 use deepseek_kernels::router::GateSpec;
 use deepseek_kernels::{Device, F8E4M3, bf16};
 use oracles::mla::calc_diff;
@@ -77,6 +78,7 @@ fn every_option() {
             pass(&MoeLayerCase { shared, residual, clamp, ..case(5, 4) }, &device);
         }
         pass(&MoeLayerCase { repeated: true, ..case(5, 4) }, &device);
+        pass(&MoeLayerCase { order: GateUpOrder::UpFirst, clamp: Some(0.5), ..case(5, 4) }, &device);
         for (shared, residual) in [(false, false), (true, false), (false, true), (true, true)] {
             pass(&MoeLayerCase { mask: true, shared, residual, ..case(11, 4) }, &device);
         }

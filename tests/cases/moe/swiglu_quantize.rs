@@ -10,7 +10,7 @@ use check::moe::swiglu_quantize::{SwigluQuantizeCase, SwigluQuantizeProblem};
 use check::moe::{LAYOUTS, ROUTINGS, Routing};
 use check::quant::Rule;
 use deepseek_kernels::gemm::Segments;
-use deepseek_kernels::moe::{ExpertLayout, ExpertMapSpec};
+use deepseek_kernels::moe::{ExpertLayout, ExpertMapSpec, GateUpOrder};
 use deepseek_kernels::{Device, F8E4M3, bf16};
 use oracles::exp_f32;
 use oracles::moe::swiglu;
@@ -38,8 +38,25 @@ fn every_option_on_every_layout() {
                 (Some(2.5), true, Rule::FP32),
                 (Some(0.0), true, Rule::FP32),
             ] {
-                pass(&SwigluQuantizeCase { clamp, weighted, rule, ..case }, &device);
+                for order in [GateUpOrder::GateFirst, GateUpOrder::UpFirst] {
+                    pass(&SwigluQuantizeCase { clamp, weighted, rule, order, ..case }, &device);
+                }
             }
+        }
+    }
+}
+
+/// Halves exchanged, and the order: the same bits.
+#[test]
+fn either_order_gives_the_same_bits() {
+    for device in devices() {
+        for layout in LAYOUTS {
+            let case = SwigluQuantizeCase::new(map((30, 3, 7), layout, Routing::Strangers), 200);
+            let problem = SwigluQuantizeCase { clamp: Some(2.0), weighted: true, ..case }.problem();
+            let mut exchanged = problem.clone();
+            exchanged.case.order = GateUpOrder::UpFirst;
+            exchanged.x.chunks_exact_mut(400).for_each(|row| row.rotate_left(200));
+            assert!(outputs(problem, &device) == outputs(exchanged, &device), "{layout:?}");
         }
     }
 }

@@ -35,9 +35,9 @@ use deepseek_kernels::mla::{
     MlaAbsorbSpec, MlaDecode, MlaDecodeSpec, Rope, RopePairs, RopeSpec,
 };
 use deepseek_kernels::moe::{
-    Combine, CombineSpec, ExpertLayout, ExpertMap, ExpertMapSpec, GateMap, GateMapSpec, GateUpSwiglu,
-    GateUpSwigluSpec, GatherQuantize, GatherQuantizeSpec, MoeLayer, MoeLayerSpec, SwigluQuantize,
-    SwigluQuantizeSpec,
+    Combine, CombineSpec, ExpertLayout, ExpertMap, ExpertMapSpec, GateMap, GateMapSpec, GateUpOrder,
+    GateUpSwiglu, GateUpSwigluSpec, GatherQuantize, GatherQuantizeSpec, MoeLayer, MoeLayerSpec,
+    SwigluQuantize, SwigluQuantizeSpec,
 };
 use deepseek_kernels::quant::{
     Dequantize128x128, DequantizeSpec, NormRounding, Quantize1x128, Quantize128x128, QuantizeRule,
@@ -143,6 +143,8 @@ fn rows_of(segments: Segments) -> usize {
 }
 
 const GATE: GateSpec = GateSpec::new(5, 64, 8, 2).groups(4).kept_groups(2).shared(1);
+
+const ORDERS: [GateUpOrder; 2] = [GateUpOrder::GateFirst, GateUpOrder::UpFirst];
 
 /// Every router that differs from `good` in one field.
 fn gates(good: GateSpec) -> Vec<GateSpec> {
@@ -342,11 +344,11 @@ fn experts() -> Vec<Box<dyn AnySpecs>> {
         Box::new(specs! {
             "gate_up_swiglu": GateUpSwigluSpec::new(3, 128, 128, Segments::Ragged { rows: 9 }), GateUpSwiglu::plan,
             |spec: GateUpSwigluSpec| {
-                let GateUpSwigluSpec { clamp, rule, intermediate, hidden, expected_rows, .. } = spec;
+                let GateUpSwigluSpec { clamp, rule, order, intermediate, hidden, expected_rows, .. } = spec;
                 let assignment = assignment(spec.experts, spec.segments);
                 let mut case = GateUpSwigluCase::new(assignment, (intermediate, hidden));
                 case.gemm.expected_rows = Some(expected_rows);
-                drawn(GateUpSwigluCase { clamp, rule: known(rule)?, ..case })
+                drawn(GateUpSwigluCase { clamp, order, rule: known(rule)?, ..case })
             };
             sizes spec.experts, rows_of(spec.segments), spec.intermediate, spec.hidden;
             experts: SIZES,
@@ -356,6 +358,7 @@ fn experts() -> Vec<Box<dyn AnySpecs>> {
             expected_rows: SIZES,
             clamp: numbers(),
             rule: rules(),
+            order: ORDERS,
         }),
         Box::new(specs! {
             "gather_quantize": GatherQuantizeSpec::new(5, 2, 128, 8, Segments::Ragged { rows: 10 }),
@@ -375,9 +378,9 @@ fn experts() -> Vec<Box<dyn AnySpecs>> {
         Box::new(specs! {
             "swiglu_quantize": SwigluQuantizeSpec::new(128, 8, Segments::Ragged { rows: 10 }), SwigluQuantize::plan,
             |spec: SwigluQuantizeSpec| {
-                let SwigluQuantizeSpec { clamp, rule, .. } = spec;
+                let SwigluQuantizeSpec { clamp, rule, order, .. } = spec;
                 let map = map(ExpertMapSpec::new(rows_of(spec.segments), 1, spec.experts), spec.segments)?;
-                drawn(SwigluQuantizeCase { clamp, rule: known(rule)?, ..SwigluQuantizeCase::new(map, spec.intermediate) })
+                drawn(SwigluQuantizeCase { clamp, order, rule: known(rule)?, ..SwigluQuantizeCase::new(map, spec.intermediate) })
             };
             sizes spec.experts, rows_of(spec.segments), spec.intermediate;
             intermediate: SIZES,
@@ -385,6 +388,7 @@ fn experts() -> Vec<Box<dyn AnySpecs>> {
             segments: segments(),
             clamp: numbers(),
             rule: rules(),
+            order: ORDERS,
         }),
         Box::new(specs! {
             "combine": CombineSpec::new(5, 2, 128, 10), Combine::plan,
@@ -401,8 +405,8 @@ fn experts() -> Vec<Box<dyn AnySpecs>> {
         Box::new(specs! {
             "moe_layer": MoeLayerSpec::new(layer_gate, 128), MoeLayer::plan,
             |spec: MoeLayerSpec| {
-                let MoeLayerSpec { clamp, rule, local_experts: local, .. } = spec;
-                drawn(MoeLayerCase { local, clamp, rule: known(rule)?, ..MoeLayerCase::new(spec.gate, spec.intermediate) })
+                let MoeLayerSpec { clamp, rule, order, local_experts: local, .. } = spec;
+                drawn(MoeLayerCase { local, order, clamp, rule: known(rule)?, ..MoeLayerCase::new(spec.gate, spec.intermediate) })
             };
             sizes spec.gate.tokens, spec.gate.hidden, spec.gate.experts, spec.intermediate;
             gate: gates(layer_gate),
@@ -410,6 +414,7 @@ fn experts() -> Vec<Box<dyn AnySpecs>> {
             intermediate: SIZES,
             clamp: numbers(),
             rule: rules(),
+            order: ORDERS,
         }),
     ]
 }

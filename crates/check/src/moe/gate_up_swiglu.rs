@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::bindings::GateUpSwigluParams;
-use deepseek_kernels::moe::{GateUpSwiglu, GateUpSwigluArgs, GateUpSwigluSpec};
+use deepseek_kernels::moe::{GateUpOrder, GateUpSwiglu, GateUpSwigluArgs, GateUpSwigluSpec};
 use deepseek_kernels::table::gemm::GemmInstance;
 use deepseek_kernels::table::moe::GATE_UP_INSTANCES;
 use deepseek_kernels::{DataFaults, Device, Error, Stream, Tuning, bf16};
@@ -18,6 +18,7 @@ use oracles::moe::swiglu_quantize;
 use oracles::quant::Quantized;
 
 use super::batch::QuantizedRows;
+use super::{order_suffix, order_title, swiglu_model};
 use crate::case::{Case, Expected, Prepared, Problem, Work, fault_if};
 use crate::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase, GroupedFp8GemmProblem, GroupedInputs};
 use crate::judge::{Check, Scrutiny};
@@ -32,15 +33,16 @@ pub struct GateUpSwigluCase {
     pub gemm: GroupedFp8GemmCase,
     pub clamp: Option<f32>,
     pub rule: Rule,
+    pub order: GateUpOrder,
 }
 
 impl GateUpSwigluCase {
-    /// Normal data by the planner's choice, without a clamp, powers of two.
+    /// Normal data by the planner's choice, gate first, without a clamp, powers of two.
     pub const fn new(assignment: Assignment, (intermediate, hidden): (usize, usize)) -> Self {
         let mut gemm = GroupedFp8GemmCase::new(assignment, (2 * intermediate, hidden));
         gemm.class = GemmClass::Normal;
         gemm.parts = 2;
-        Self { gemm, clamp: None, rule: Rule::POWER_OF_TWO }
+        Self { gemm, clamp: None, rule: Rule::POWER_OF_TWO, order: GateUpOrder::GateFirst }
     }
 
     /// By this instance.
@@ -59,6 +61,7 @@ impl GateUpSwigluCase {
             .expected_rows(gemm.expected_rows)
             .clamp(self.clamp)
             .rule(self.rule.rule())
+            .order(self.order)
     }
 
     fn plan(&self, device: &Device) -> deepseek_kernels::Result<GateUpSwiglu> {
@@ -83,7 +86,8 @@ impl Case for GateUpSwigluCase {
     }
 
     fn title(&self) -> String {
-        format!("gate, up and SwiGLU, {} experts", self.gemm.assignment.experts().len())
+        let experts = self.gemm.assignment.experts().len();
+        format!("gate, up and SwiGLU, {experts} experts{}", order_title(self.order))
     }
 
     fn shape(&self) -> String {
@@ -92,7 +96,7 @@ impl Case for GateUpSwigluCase {
 
     fn label(&self) -> String {
         let clamp = self.clamp.map_or_else(String::new, |clamp| format!("_clamp{clamp}"));
-        format!("{}{}{clamp}", self.gemm.label(), self.rule.suffix())
+        format!("{}{}{clamp}{}", self.gemm.label(), self.rule.suffix(), order_suffix(self.order))
     }
 
     fn data(&self) -> String {
@@ -124,7 +128,7 @@ pub struct GateUpSwigluProblem {
 }
 
 impl GateUpSwigluProblem {
-    /// Some rows of an expert: gate and up in BF16.
+    /// Some rows of an expert: gate and up in BF16, in their order.
     fn gate_up(&self, expert: usize, rows: Range<usize>) -> Result<Vec<bf16>> {
         let inputs = self.gemm.experts[expert].rows(rows);
         let all = Sample::all(inputs.m, inputs.n);
@@ -133,9 +137,9 @@ impl GateUpSwigluProblem {
     }
 
     fn quantized(&self, gate_up: &[bf16], rows: usize) -> Result<Quantized> {
-        let GateUpSwigluCase { clamp, rule, .. } = self.case;
-        let width = self.case.intermediate();
-        Ok(swiglu_quantize(gate_up, rows, width, clamp, &|_| Some(1.0), rule.model())?)
+        let GateUpSwigluCase { clamp, rule, order, .. } = self.case;
+        let shape = (rows, self.case.intermediate());
+        Ok(swiglu_quantize(&swiglu_model(clamp, order, rule), gate_up, shape, &|_| Some(1.0))?)
     }
 
     /// Rows of no expert are zero.
@@ -248,11 +252,12 @@ impl Prepared for GateUpSwigluRun {
 
 /// What the operand trace launches.
 pub fn traced() -> Vec<Launch> {
-    GATE_UP_INSTANCES.iter().flat_map(|instance| [traced_of(instance, 1), traced_of(instance, 0)]).collect()
+    let both = |instance| [traced_of(instance, 1, 0), traced_of(instance, 0, 1)];
+    GATE_UP_INSTANCES.iter().flat_map(both).collect()
 }
 
 /// The segments come from made-up memory, and so do the tiles: few, of any expert.
-fn traced_of(instance: &GemmInstance, ragged: u32) -> Launch {
+fn traced_of(instance: &GemmInstance, ragged: u32, up_first: u32) -> Launch {
     // The last block has a tile that is half there, and one that is not.
     let (m, n, k_blocks) = (400, 304, instance.stages() + 1);
     let params = Params::of::<GateUpSwigluParams>()
@@ -272,6 +277,7 @@ fn traced_of(instance: &GemmInstance, ragged: u32) -> Launch {
         .u64(offset_of!(GateUpSwigluParams, sf), region(4))
         .u64(offset_of!(GateUpSwigluParams, q_pitch), u64::from(n) + 48)
         .u64(offset_of!(GateUpSwigluParams, sf_pitch), u64::from(m) + 7)
+        .u32(offset_of!(GateUpSwigluParams, up_first), up_first)
         .u32(offset_of!(GateUpSwigluParams, clamp), 100.0_f32.to_bits());
     let params = Rule::POWER_OF_TWO.trace(params, offset_of!(GateUpSwigluParams, rule));
     params.launch(instance.name(), 60, instance.smem_bytes())

@@ -17,10 +17,11 @@ use deepseek_kernels::bindings::UsedRows;
 use std::mem::offset_of;
 use std::num::NonZeroU32;
 
-use deepseek_kernels::moe::ExpertLayout;
+use deepseek_kernels::moe::{ExpertLayout, GateUpOrder};
 use deepseek_kernels::router::GateSpec;
 use deepseek_kernels::table::gemm::GemmInstance;
 use deepseek_kernels::table::moe::GATE_UP_INSTANCES;
+use oracles::moe::SwigluModel;
 
 use crate::case::{Cases, boxed};
 use crate::deepseek_v3::{EXPERTS, HIDDEN, INTERMEDIATE, TOP_K, tokens};
@@ -44,6 +45,25 @@ pub const LAYOUTS: [ExpertLayout; 3] = [
     ExpertLayout::Masked { max_rows: 9 },
 ];
 
+/// The activation for the references.
+fn swiglu_model(clamp: Option<f32>, order: GateUpOrder, rule: Rule) -> SwigluModel {
+    SwigluModel { clamp, up_first: order == GateUpOrder::UpFirst, quantize: rule.model() }
+}
+
+fn order_title(order: GateUpOrder) -> &'static str {
+    match order {
+        GateUpOrder::GateFirst => "",
+        GateUpOrder::UpFirst => ", up first",
+    }
+}
+
+fn order_suffix(order: GateUpOrder) -> &'static str {
+    match order {
+        GateUpOrder::GateFirst => "",
+        GateUpOrder::UpFirst => "_up_first",
+    }
+}
+
 /// Every kernel in every layout, with ids of every kind.
 pub fn smoke() -> Cases {
     let maps = LAYOUTS.map(|layout| {
@@ -64,6 +84,9 @@ pub fn smoke() -> Cases {
         GateUpSwigluCase { clamp: Some(0.5), ..GateUpSwigluCase::new(assignment, (256, 640)) }.with(instance)
     };
     cases.extend(boxed(GATE_UP_INSTANCES.iter().map(gate_up)));
+    let order = GateUpOrder::UpFirst;
+    cases.extend(boxed([SwigluQuantizeCase { order, ..SwigluQuantizeCase::new(maps[0], 136) }]));
+    cases.extend(boxed([GateUpSwigluCase { order, ..gate_up(&GATE_UP_INSTANCES[0]) }]));
     cases.extend(boxed(maps.map(|map| CombineCase::new(map, 136))));
     let (experts, top_k, groups, kept_groups) = (8, 2, 4, 2);
     let gate = GateSpec::new(5, 512, experts, top_k).groups(groups).kept_groups(kept_groups).route_scale(2.5);
@@ -113,7 +136,7 @@ pub fn timed(extent: Extent) -> Cases {
 /// So many experts with 0.7 to 1.3 times so many rows, of this intermediate size and hidden one.
 pub fn timed_gate_up(experts: (usize, usize), (width, hidden): (usize, usize)) -> GateUpSwigluCase {
     let gemm = timed_grouped(experts, (2 * width, hidden));
-    GateUpSwigluCase { gemm, clamp: None, rule: Rule::POWER_OF_TWO }
+    GateUpSwigluCase { gemm, clamp: None, rule: Rule::POWER_OF_TWO, order: GateUpOrder::GateFirst }
 }
 
 /// A layer of experts with repeated weights, and nothing added to what they compute.

@@ -1,6 +1,6 @@
 //! The activation between an expert's two GEMMs, quantised for the second one.
 
-use super::{TRACED_K, TRACED_ROWS, traced_rows};
+use super::{TRACED_K, TRACED_ROWS, order_suffix, order_title, swiglu_model, traced_rows};
 use crate::trace::{Launch, Params, fixed, region};
 use deepseek_kernels::bindings::SwigluQuantizeParams;
 use deepseek_kernels::table::moe::SWIGLU_QUANTIZE;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::moe::{
-    ExpertMapSpec, RoutingWeights, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec,
+    ExpertMapSpec, GateUpOrder, RoutingWeights, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec,
 };
 use deepseek_kernels::{DataFaults, Error, Stream, bf16};
 use oracles::moe::swiglu_quantize;
@@ -34,6 +34,7 @@ pub struct SwigluQuantizeCase {
     /// Whether rows are multiplied with the weights of their routes.
     pub weighted: bool,
     pub rule: Rule,
+    pub order: GateUpOrder,
     /// Few rows differ: large operands are drawn in no time.
     pub repeated: bool,
 }
@@ -42,15 +43,16 @@ pub struct SwigluQuantizeCase {
 const DRAWN: usize = 252;
 
 impl SwigluQuantizeCase {
-    /// Without a clamp and weights, powers of two.
+    /// Gate first, without a clamp and weights, powers of two.
     pub const fn new(map: ExpertMapCase, intermediate: usize) -> Self {
-        let rule = Rule::POWER_OF_TWO;
-        Self { map, intermediate, clamp: None, weighted: false, rule, repeated: false }
+        let (rule, order) = (Rule::POWER_OF_TWO, GateUpOrder::GateFirst);
+        Self { map, intermediate, clamp: None, weighted: false, rule, order, repeated: false }
     }
 
     fn spec(&self) -> SwigluQuantizeSpec {
-        let Self { map: ExpertMapCase { spec, .. }, intermediate, clamp, rule, .. } = *self;
-        SwigluQuantizeSpec::new(intermediate, spec.local(), spec.segments()).clamp(clamp).rule(rule.rule())
+        let Self { map: ExpertMapCase { spec, .. }, intermediate, clamp, rule, order, .. } = *self;
+        let spec = SwigluQuantizeSpec::new(intermediate, spec.local(), spec.segments());
+        spec.clamp(clamp).rule(rule.rule()).order(order)
     }
 
     fn x(&self, batch: &Batch) -> Vec<bf16> {
@@ -61,7 +63,8 @@ impl SwigluQuantizeCase {
         for (row, x) in x.chunks_exact_mut(columns.max(1)).enumerate().filter(|(row, _)| row % 3 != 0) {
             x.iter_mut().enumerate().for_each(|(i, x)| *x = bend(row, i));
             if row % 3 == 2 {
-                x[..self.intermediate]
+                let gate = if self.order == GateUpOrder::UpFirst { self.intermediate } else { 0 };
+                x[gate..][..self.intermediate]
                     .iter_mut()
                     .for_each(|gate| *gate = bf16::from_f32(-gate.to_f32().abs()));
             }
@@ -87,7 +90,7 @@ impl Case for SwigluQuantizeCase {
     }
 
     fn title(&self) -> String {
-        "SwiGLU and quantise".to_owned()
+        format!("SwiGLU and quantise{}", order_title(self.order))
     }
 
     fn shape(&self) -> String {
@@ -97,8 +100,8 @@ impl Case for SwigluQuantizeCase {
     fn label(&self) -> String {
         let weighted = if self.weighted { "_weighted" } else { "" };
         let clamp = self.clamp.map_or_else(String::new, |clamp| format!("_clamp{clamp}"));
-        let (map, rule) = (self.map.rows_label(), self.rule.suffix());
-        format!("{map}_{}{rule}{weighted}{clamp}", self.intermediate)
+        let (map, rule, order) = (self.map.rows_label(), self.rule.suffix(), order_suffix(self.order));
+        format!("{map}_{}{rule}{weighted}{clamp}{order}", self.intermediate)
     }
 
     fn data(&self) -> String {
@@ -128,13 +131,15 @@ pub struct SwigluQuantizeProblem {
 impl SwigluQuantizeProblem {
     /// Rows of no expert are zero, and with weights those without a route.
     fn expected(&self) -> Result<Quantized> {
-        let Self { case: SwigluQuantizeCase { intermediate, clamp, rule, .. }, ref batch, ref x, .. } = *self;
+        let Self {
+            case: SwigluQuantizeCase { intermediate, clamp, rule, order, .. }, ref batch, ref x, ..
+        } = *self;
         let weight = |row: usize| match &self.weights {
             _ if !batch.used(row) => None,
             None => Some(1.0),
             Some(weights) => batch.route(row).map(|route| weights[route]),
         };
-        Ok(swiglu_quantize(x, batch.rows(), intermediate, clamp, &weight, rule.model())?)
+        Ok(swiglu_quantize(&swiglu_model(clamp, order, rule), x, (batch.rows(), intermediate), &weight)?)
     }
 }
 
@@ -239,7 +244,8 @@ pub fn traced() -> Vec<Launch> {
 
 fn traced_in(max_rows: u32, weighted: bool) -> Launch {
     let params = Params::of::<SwigluQuantizeParams>()
-        .u64(offset_of!(SwigluQuantizeParams, x), region(1))
+        .u64(offset_of!(SwigluQuantizeParams, gate), region(1))
+        .u64(offset_of!(SwigluQuantizeParams, up), region(7))
         .u64(offset_of!(SwigluQuantizeParams, weights), if weighted { region(2) } else { 0 })
         .u64(offset_of!(SwigluQuantizeParams, row_route), region(3))
         .u64(offset_of!(SwigluQuantizeParams, q), region(4))
@@ -298,7 +304,7 @@ mod faults {
     faults! {
         halves_exchanged: SWIGLU,
             "swiglu(gate.x[i], up.x[i], params.clamp)" => "swiglu(up.x[i], gate.x[i], params.clamp)", ["q[", "sf["];
-        up_of_the_next_block: SWIGLU, "load_bf16_piece(gX + params.k)" => "load_bf16_piece(gX + params.k + 8)", ["q[", "sf["];
+        up_of_the_next_block: SWIGLU, "load_bf16_piece(params.up + element)" => "load_bf16_piece(params.up + element + 8)", ["q[", "sf["];
         weight_of_the_row_not_of_its_route: SWIGLU,
             "pitched(route," => "pitched(static_cast<uint32_t>(row),", ["q[", "sf[", "outside"];
         weights_of_another_pitch: SWIGLU,

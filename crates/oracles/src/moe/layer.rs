@@ -2,8 +2,8 @@ use float8::F8E4M3;
 use half::bf16;
 
 use crate::gemm::{Epilogue, Operands, Output, Sample, bit_model, reference};
-use crate::moe::{Combined, combine, local_experts, swiglu_quantize};
-use crate::quant::{QuantizeModel, Quantized, quantize_1x128};
+use crate::moe::{Combined, SwigluModel, combine, local_experts, swiglu_quantize};
+use crate::quant::{Quantized, quantize_1x128};
 use crate::router::{GateModel, GateOptions, gate_logits, gate_select};
 use crate::{ShapeError, blocks, check_length};
 
@@ -31,14 +31,12 @@ pub struct MoeLayerModel<'a> {
     pub hidden: usize,
     /// Width of an expert.
     pub intermediate: usize,
-    /// Gate and up: n = 2 * intermediate, k = hidden.
+    /// Gate and up, or up and gate: n = 2 * intermediate, k = hidden.
     pub gate_up: ExpertMatrices<'a>,
     /// Down: n = hidden, k = intermediate.
     pub down: ExpertMatrices<'a>,
-    /// Clamp of the SwiGLU.
-    pub clamp: Option<f32>,
-    /// How activations are quantised.
-    pub quantize: QuantizeModel,
+    /// The activation, by whose quantiser the tokens are quantised too.
+    pub swiglu: SwigluModel,
 }
 
 /// What a layer makes of its tokens.
@@ -105,9 +103,9 @@ pub fn moe_layer(
 fn run_expert(model: &MoeLayerModel, expert: usize, x: &[bf16]) -> Result<(Vec<bf16>, Vec<f64>), ShapeError> {
     let MoeLayerModel { hidden, intermediate, .. } = *model;
     let rows = x.len() / hidden.max(1);
-    let x = quantize_1x128(x, rows, hidden, hidden, model.quantize)?;
+    let x = quantize_1x128(x, rows, hidden, hidden, model.swiglu.quantize)?;
     let (gate_up, _) = multiply(&model.gate_up, expert, (rows, 2 * intermediate, hidden), 2, &x)?;
-    let h = swiglu_quantize(&gate_up, rows, intermediate, model.clamp, &|_| Some(1.0), model.quantize)?;
+    let h = swiglu_quantize(&model.swiglu, &gate_up, (rows, intermediate), &|_| Some(1.0))?;
     multiply(&model.down, expert, (rows, hidden, intermediate), 1, &h)
 }
 

@@ -8,4 +8,4 @@ mod swiglu_quantize;
 pub use combine::{Combined, combine};
 pub use expert_map::{MapLayout, Mapped, expert_map, local_experts};
 pub use layer::{ExpertMatrices, MoeLayerModel, MoeLayerOutput, moe_layer};
-pub use swiglu_quantize::{swiglu, swiglu_quantize};
+pub use swiglu_quantize::{SwigluModel, swiglu, swiglu_quantize};

@@ -7,6 +7,7 @@ use crate::moe::gate_up_swiglu::GateUpSwigluCase;
 use crate::planted::{Trial, faults};
 use crate::quant::Rule;
 use deepseek_kernels::F8E4M3;
+use deepseek_kernels::moe::GateUpOrder;
 use deepseek_kernels::table::moe::GATE_UP_INSTANCES;
 use oracles::codec::encode_e4m3;
 use oracles::gemm::{GemmClass, GemmInputs};
@@ -42,6 +43,10 @@ const BORDERS: Trial = Trial::Changed(|| {
     });
     [sfa, sfb].into_iter().flatten().for_each(|scale| *scale = 1.0);
     vec![(Box::new(case), Arc::new(problem))]
+});
+const UP_FIRST: Trial = Trial::Cases(|| {
+    let case = GateUpSwigluCase::new(Assignment::ragged(&[70, 3], 0), (128, 128));
+    boxed([GateUpSwigluCase { order: GateUpOrder::UpFirst, clamp: Some(0.5), ..case }])
 });
 /// NaN in some rows.
 const NAN: Trial = Trial::Cases(|| {
@@ -82,6 +87,10 @@ faults! {
     gate_and_up_exchanged: ONE,
         "swiglu(ptx::bf16_lo_f32(gate), ptx::bf16_lo_f32(up)" => "swiglu(ptx::bf16_lo_f32(up), ptx::bf16_lo_f32(gate)",
         ["q[", "sf["];
+    gate_is_always_first: UP_FIRST, "params.up_first != 0 ? second : first" => "first", ["q[", "sf["];
+    up_is_always_second: UP_FIRST, "params.up_first != 0 ? first : second" => "second", ["q[", "sf["];
+    gate_is_never_first: ONE,
+        "params.up_first != 0 ? second : first" => "second", "params.up_first != 0 ? first : second" => "first", ["q[", "sf["];
     gate_not_rounded: ONE, "swiglu(ptx::bf16_lo_f32(gate)" => "swiglu(rD[r]", ["q[", "sf["];
     clamp_left_out: ONE, "ptx::bf16_hi_f32(up), params.clamp" => "ptx::bf16_hi_f32(up), 1e30f", ["q[", "sf["];
     up_before_the_quotient: ONE, "x / (1.0f + exp_f32(-x)) * y" => "x * y / (1.0f + exp_f32(-x))", ["sf["];

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::gemm::{GroupedFp8Gemm, GroupedFp8GemmSpec, Segments};
-use deepseek_kernels::moe::{GateUpSwiglu, GateUpSwigluSpec, MoeLayerSpec};
+use deepseek_kernels::moe::{GateUpOrder, GateUpSwiglu, GateUpSwigluSpec, MoeLayerSpec};
 use deepseek_kernels::router::GateSpec;
 use deepseek_kernels::{DataFaults, Device, F8E4M3, bf16};
 use oracles::moe::{ExpertMatrices, MoeLayerModel, MoeLayerOutput, moe_layer};
@@ -16,6 +16,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 use super::gate_map::GateMapCase;
+use super::swiglu_model;
 use crate::case::{Case, Prepared, Problem, Work, fault_if};
 use crate::data::repeated;
 use crate::memory::Arena;
@@ -35,6 +36,7 @@ pub struct MoeLayerCase {
     pub clamp: Option<f32>,
     /// Of the scales of activations.
     pub rule: Rule,
+    pub order: GateUpOrder,
     /// With a mask that makes every fifth token padding.
     pub mask: bool,
     /// Whether the output of shared experts is added.
@@ -50,7 +52,7 @@ pub struct MoeLayerCase {
 const DRAWN: usize = 256;
 
 impl MoeLayerCase {
-    /// Powers of two, shared experts and a residual.
+    /// Gate first, powers of two, shared experts and a residual.
     pub const fn new(gate: GateSpec, width: usize) -> Self {
         Self {
             gate,
@@ -58,6 +60,7 @@ impl MoeLayerCase {
             width,
             clamp: None,
             rule: Rule::POWER_OF_TWO,
+            order: GateUpOrder::GateFirst,
             mask: false,
             shared: true,
             residual: true,
@@ -67,8 +70,9 @@ impl MoeLayerCase {
     }
 
     fn spec(&self) -> MoeLayerSpec {
-        let Self { gate, width: intermediate, local, clamp, rule, .. } = *self;
-        MoeLayerSpec::new(gate, intermediate).local_experts(local).clamp(clamp).rule(rule.rule())
+        let Self { gate, width: intermediate, local, clamp, rule, order, .. } = *self;
+        let spec = MoeLayerSpec::new(gate, intermediate).local_experts(local);
+        spec.clamp(clamp).rule(rule.rule()).order(order)
     }
 
     /// Gate and map by themselves.
@@ -239,7 +243,7 @@ impl MoeLayerProblem {
 
     /// Tokens from `first` on.
     fn expected(&self, first: usize) -> Result<MoeLayerOutput> {
-        let MoeLayerCase { gate, width, clamp, rule, .. } = self.case;
+        let MoeLayerCase { gate, width, clamp, rule, order, .. } = self.case;
         let model = MoeLayerModel {
             gate: gate_model(&gate),
             gate_weight: &self.gate,
@@ -253,8 +257,7 @@ impl MoeLayerProblem {
             intermediate: width,
             gate_up: self.gate_up.model(),
             down: self.down.model(),
-            clamp,
-            quantize: rule.model(),
+            swiglu: swiglu_model(clamp, order, rule),
         };
         let from = |x: &[bf16]| x[first * gate.hidden..].to_vec();
         let (shared, residual) = (self.shared.as_deref().map(from), self.residual.as_deref().map(from));
