@@ -14,7 +14,7 @@ use deepseek_kernels::router::{
     GateSelectArgs, GateSpec, Routing,
 };
 use deepseek_kernels::{Device, DeviceKind, Matrix, MatrixMut};
-use oracles::router::{GateModel, GateOptions, bias_update, expert_load, gate_select, max_vio};
+use oracles::router::{GateModel, GateOptions, ScoreModel, bias_update, expert_load, gate_select, max_vio};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use rand_distr::StandardNormal;
@@ -129,7 +129,7 @@ fn by_reference(logits: &[f32], bias: &[f32]) -> Result<Outcome, Box<dyn Error>>
         groups: 8,
         kept_groups: 4,
         shared: 0,
-        softmax: false,
+        scoring: ScoreModel::Sigmoid,
         top_two_sum: true,
         normalize: true,
         route_scale: 2.5,

@@ -1,6 +1,6 @@
 // The choice of a token's experts, by one warp: scores, groups, the best K, weights.
 //
-//   logit[t, e] = sum over chunks of logits[chunk, t, e]         s = sigmoid(logit), or softmax over e
+//   logit[t, e] = sum over chunks of logits[chunk, t, e]         s = sigmoid(logit), sqrt(softplus(logit)), or softmax over e
 //   c = s + bias                                                 chosen by c, weighted by s
 //   group score = the sum of its two best c, or its best c       the best groups are kept, the others leave
 //   ids[t, :] = the best K of c                                  weights = s / (sum of the K + 1e-20) * route_scale
@@ -18,9 +18,11 @@
 
 #include "faults.h"
 #include "hopper/cta/exp.cuh"
+#include "hopper/cta/log1p.cuh"
 #include "hopper/cta/report_fault.cuh"
 #include "hopper/cta/warp_reduce.cuh"
 #include "indices.cuh"
+#include "ptx/convert.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
 #include "ptx/sync.h"
@@ -82,15 +84,25 @@ PTX_DEVICE void softmax(GateScores& rS) {
   for (uint32_t i = 0; i < kGateRows; ++i) rS[i] = rS[i] / sum;
 }
 
+// sqrt(log(1 + exp(x))), of which nothing overflows on the way.
+PTX_DEVICE float sqrt_softplus_f32(float x) {
+  const bool positive = x > 0.0f;
+  const float log = log1p_f32(exp_f32(positive ? -x : x));
+  return ptx::sqrt_rn(positive ? x + log : log);
+}
+
 // Returns whether the logits of the lane's experts are finite.
 PTX_DEVICE bool make_scores(const GateSelectParams& params, uint64_t t, GateScores& rS) {
   load_logits(params, t, rS);
   const bool finite = are_finite(params, rS);
   if (params.scoring == GATE_SOFTMAX) {
     softmax(rS);
-  } else {
+  } else if (params.scoring == GATE_SIGMOID) {
 #pragma unroll
     for (uint32_t i = 0; i < kGateRows; ++i) rS[i] = sigmoid_f32(rS[i]);
+  } else {
+#pragma unroll
+    for (uint32_t i = 0; i < kGateRows; ++i) rS[i] = sqrt_softplus_f32(rS[i]);
   }
   if (params.scores == nullptr) return finite;
 #pragma unroll

@@ -25,6 +25,7 @@ enum {
 typedef enum GateScoring {
   GATE_SIGMOID = 0,
   GATE_SOFTMAX = 1,
+  GATE_SQRT_SOFTPLUS = 2,
 } GateScoring;
 
 // How the scores of a group of experts become the group's.

@@ -718,6 +718,7 @@ pub const MAX_GATE_ROUTES: _bindgen_ty_2 = 32;
 pub type _bindgen_ty_2 = core::ffi::c_uint;
 pub const GATE_SIGMOID: GateScoring = 0;
 pub const GATE_SOFTMAX: GateScoring = 1;
+pub const GATE_SQRT_SOFTPLUS: GateScoring = 2;
 pub type GateScoring = core::ffi::c_uint;
 pub const GATE_GROUP_MAX: GateGroupScore = 0;
 pub const GATE_GROUP_TOP2_SUM: GateGroupScore = 1;

@@ -1,3 +1,5 @@
+use crate::log1p_f32;
+
 /// exp(x) in FP32, operation by operation as the kernels compute it, so that a router's choice can be repeated bit for
 /// bit. Within 1 ulp; 0 below -104, Inf above 88.8, NaN for NaN.
 pub fn exp_f32(x: f32) -> f32 {
@@ -15,6 +17,12 @@ pub fn exp_f32(x: f32) -> f32 {
 /// `1 / (1 + exp(-x))` in FP32, with [`exp_f32`].
 pub fn sigmoid_f32(x: f32) -> f32 {
     1.0 / (1.0 + exp_f32(-x))
+}
+
+/// `sqrt(log(1 + exp(x)))` in FP32, with [`exp_f32`] and [`log1p_f32`]: the larger of x and 0, plus what is left.
+pub fn sqrt_softplus_f32(x: f32) -> f32 {
+    let log = log1p_f32(exp_f32(if x > 0.0 { -x } else { x }));
+    if x > 0.0 { (x + log).sqrt() } else { log.sqrt() }
 }
 
 const fn hex(bits: u32) -> f32 {

@@ -19,7 +19,7 @@ pub mod router;
 pub mod tensor_core;
 pub mod verdict;
 
-pub use exp::{exp_f32, sigmoid_f32};
+pub use exp::{exp_f32, sigmoid_f32, sqrt_softplus_f32};
 pub use log1p::log1p_f32;
 
 /// Elements of K that share one scale, and that are summed between two promotions.

@@ -63,7 +63,7 @@ fn fused_is_unfused_for_every_number_of_tokens() {
 #[test]
 fn fused_is_unfused_for_every_score_and_group() {
     let groups = [(1, 1), (8, 4), (8, 1), (4, 4), (24, 3)];
-    let scores = [Scoring::Sigmoid, Scoring::Softmax]
+    let scores = [Scoring::Sigmoid, Scoring::Softmax, Scoring::SqrtSoftplus]
         .map(|scoring| [GroupScore::Max, GroupScore::TopTwoSum].map(|group_score| (scoring, group_score)));
     for device in devices() {
         for (index, (groups, kept)) in groups.into_iter().enumerate() {

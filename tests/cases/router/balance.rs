@@ -11,7 +11,7 @@ use check::router::expert_load::{ExpertLoadCase, ExpertLoadProblem};
 use check::router::sequence_balance_loss::{SequenceBalanceLossCase, SequenceBalanceLossProblem};
 use deepseek_kernels::Device;
 use deepseek_kernels::router::SequenceBalanceLossSpec;
-use oracles::router::{GateModel, GateOptions, gate_select, max_vio};
+use oracles::router::{GateModel, GateOptions, ScoreModel, gate_select, max_vio};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use rand_distr::StandardNormal;
@@ -150,7 +150,7 @@ fn the_update_balances_a_skewed_router() {
         groups: 4,
         kept_groups: 2,
         shared: 0,
-        softmax: false,
+        scoring: ScoreModel::Sigmoid,
         top_two_sum: true,
         normalize: true,
         route_scale: 1.0,

@@ -168,7 +168,7 @@ fn gate(good: GateSpec) -> Specs<GateSpec> {
         groups: SIZES,
         kept_groups: SIZES,
         shared: SIZES,
-        scoring: [Scoring::Sigmoid, Scoring::Softmax],
+        scoring: [Scoring::Sigmoid, Scoring::Softmax, Scoring::SqrtSoftplus],
         group_score: [GroupScore::Max, GroupScore::TopTwoSum],
         normalize: [false, true],
         route_scale: NUMBERS,

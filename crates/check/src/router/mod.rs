@@ -9,7 +9,7 @@ use crate::planted::Fault;
 use crate::trace::Launch;
 use deepseek_kernels::router::{GateSpec, GroupScore, Scoring};
 use deepseek_kernels::table::router::GATE_FEW_TOKENS;
-use oracles::router::GateModel;
+use oracles::router::{GateModel, ScoreModel};
 
 use crate::case::{Cases, boxed};
 use crate::deepseek_v3::{EXPERTS, TOP_K, tokens};
@@ -27,7 +27,11 @@ pub fn gate_model(spec: &GateSpec) -> GateModel {
         groups: spec.groups,
         kept_groups: spec.kept_groups,
         shared: spec.shared,
-        softmax: spec.scoring == Scoring::Softmax,
+        scoring: match spec.scoring {
+            Scoring::Sigmoid => ScoreModel::Sigmoid,
+            Scoring::Softmax => ScoreModel::Softmax,
+            Scoring::SqrtSoftplus => ScoreModel::SqrtSoftplus,
+        },
         top_two_sum: spec.group_score == GroupScore::TopTwoSum,
         normalize: spec.normalize,
         route_scale: spec.route_scale,
@@ -41,7 +45,8 @@ pub fn smoke() -> Cases {
     let gate = |tokens| GateCase { bias: true, ..GateCase::new(spec(tokens)) };
     let logits = GateCase { source: Source::Logits, bias: false, fixed: true, ..gate(37) };
     let many = GateCase { source: Source::Bf16, mask: true, ..gate(GATE_FEW_TOKENS + 1) };
-    let mut cases = boxed([gate(37), many, logits]);
+    let other = GateSpec::new(21, 64, 40, 6).scoring(Scoring::SqrtSoftplus).route_scale(1.5);
+    let mut cases = boxed([gate(37), many, logits, GateCase { bias: true, ..GateCase::new(other) }]);
     cases.extend(boxed([ExpertLoadCase::new((90, 8), 40)]));
     cases.extend(boxed([BiasUpdateCase::new(258)]));
     cases.extend(boxed([SequenceBalanceLossCase::new((2, 27), (72, 5))]));

@@ -1,13 +1,24 @@
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::exp::{exp_f32, sigmoid_f32};
+use crate::exp::{exp_f32, sigmoid_f32, sqrt_softplus_f32};
 use crate::{ShapeError, check_length};
 
 /// Elements of K in one chain of FMAs.
 const CHUNK: usize = 1024;
 /// Half the distance from 1 to the next `f32`: the relative error of one rounding.
 const ROUNDING: f64 = 1.0 / (1 << 24) as f64;
+
+/// How logits become scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScoreModel {
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// Over the experts of a token.
+    Softmax,
+    /// `sqrt(log(1 + exp(x)))`.
+    SqrtSoftplus,
+}
 
 /// A router as the reference sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,8 +33,8 @@ pub struct GateModel {
     pub kept_groups: usize,
     /// Experts that every token has.
     pub shared: usize,
-    /// Softmax over the experts; otherwise a sigmoid of each.
-    pub softmax: bool,
+    /// Of the logits.
+    pub scoring: ScoreModel,
     /// A group's score is the sum of its two best experts' scores; otherwise its best.
     pub top_two_sum: bool,
     /// Weights are divided by the sum of the scores.
@@ -137,8 +148,10 @@ pub fn gate_select(model: &GateModel, logits: &[f32], options: GateOptions) -> R
 /// Of one token, in FP32.
 fn scores(model: &GateModel, logits: &[f32]) -> Vec<f32> {
     let logits = logits.iter().map(|&x| 0.0 + x);
-    if !model.softmax {
-        return logits.map(sigmoid_f32).collect();
+    match model.scoring {
+        ScoreModel::Sigmoid => return logits.map(sigmoid_f32).collect(),
+        ScoreModel::SqrtSoftplus => return logits.map(sqrt_softplus_f32).collect(),
+        ScoreModel::Softmax => {}
     }
     let logits: Vec<f32> = logits.collect();
     let largest = logits.iter().copied().filter(|x| !x.is_nan()).fold(f32::NEG_INFINITY, f32::max);
@@ -215,6 +228,16 @@ fn routes(
     (ids, weights)
 }
 
+/// Roundings of [`sqrt_softplus_f32`] where the exponential is a normal number: of the exponential, 1 ulp, which log(1 + e) passes
+/// on by at most e / ((1 + e) log(1 + e)) <= 1; of the logarithm, 1 ulp; of the sum of two numbers that are not negative. The root
+/// halves them all, and is rounded.
+pub const SQRT_SOFTPLUS_ROUNDINGS: f64 = (2.0 + 2.0 + 1.0) / 2.0 + 1.0;
+
+/// `sqrt(log(1 + exp(x)))` as nearly as `f64` has it.
+pub fn sqrt_softplus(x: f64) -> f64 {
+    (x.max(0.0) + (-x.abs()).exp().ln_1p()).sqrt()
+}
+
 /// The weights that `ids` `[tokens, top_k]` of finite logits have in exact arithmetic, as nearly as `f64` has it, and how
 /// far FP32 may be from each: the exponential within 1 ulp, every other operation rounded once.
 pub fn gate_weights_bound(model: &GateModel, logits: &[f32], ids: &[i32]) -> Vec<(f64, f64)> {
@@ -229,10 +252,18 @@ fn weights_of_token(model: &GateModel, logits: &[f32], ids: &[i32]) -> Vec<(f64,
     let spread = logits.iter().map(|x| largest - x).fold(0.0, f64::max);
     let total: f64 = logits.iter().map(|x| (x - largest).exp()).sum();
     let chosen = |id: i32| usize::try_from(id).ok().map(|e| logits[e]);
-    let score = |x: f64| if model.softmax { (x - largest).exp() / total } else { 1.0 / (1.0 + (-x).exp()) };
+    let score = |x: f64| match model.scoring {
+        ScoreModel::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        ScoreModel::Softmax => (x - largest).exp() / total,
+        ScoreModel::SqrtSoftplus => sqrt_softplus(x),
+    };
     // Roundings of a score: an exponential counts two; of softmax, the shift moves the exponent by one of `spread`, in
     // the share and in the sum, whose chain is as long as a lane's and a warp's.
-    let of_score = if model.softmax { 2.0 * (2.0 + spread) + 16.0 + 5.0 + 1.0 } else { 4.0 };
+    let of_score = match model.scoring {
+        ScoreModel::Sigmoid => 4.0,
+        ScoreModel::Softmax => 2.0 * (2.0 + spread) + 16.0 + 5.0 + 1.0,
+        ScoreModel::SqrtSoftplus => SQRT_SOFTPLUS_ROUNDINGS,
+    };
     let sum: f64 = ids.iter().filter_map(|&id| chosen(id)).map(score).sum();
     let of_weight = if model.normalize { 2.0 * of_score + ids.len() as f64 + 3.0 } else { of_score + 1.0 };
     let scale = f64::from(model.route_scale);

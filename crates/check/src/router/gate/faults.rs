@@ -49,6 +49,7 @@ fn select() -> Cases {
         GateCase { bias: true, mask: true, ..plain },
         GateCase::select(softmax),
         GateCase { fixed: true, ..plain },
+        GateCase::select(SPEC.scoring(Scoring::SqrtSoftplus)),
     ])
 }
 
@@ -91,6 +92,11 @@ faults! {
         "rS[i] = rS[i] / sum" => "rS[i] = rS[i] * (1.0f / sum)", ["scores: scores["];
     softmax_of_the_nearest_lanes_first: SELECT,
         "mask = Lanes / 2; mask > 0; mask /= 2" => "mask = 1; mask < Lanes; mask *= 2", ["scores: scores["];
+    softplus_that_overflows: SELECT,
+        "const bool positive = x > 0.0f;" => "const bool positive = false;", ["scores: scores["];
+    softplus_without_its_root: SELECT, "ptx::sqrt_rn(positive ? x + log : log)" => "(positive ? x + log : log)", ["scores: scores["];
+    softplus_is_linear_from_the_start: SELECT, "positive ? x + log : log" => "positive ? x : log", ["scores: scores["];
+    sigmoid_for_softplus: SELECT, "rS[i] = sqrt_softplus_f32(rS[i])" => "rS[i] = sigmoid_f32(rS[i])", ["scores: scores["];
     four_elements_descending: ROUTE,
         "ptx::fma_rn(x[i].value[step], w[j].value[step], rSum[i][j])"
             => "ptx::fma_rn(x[i].value[3 - step], w[j].value[3 - step], rSum[i][j])",

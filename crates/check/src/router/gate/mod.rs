@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::router::GateSpec;
+use deepseek_kernels::router::{GateSpec, Scoring};
 use deepseek_kernels::table::router::gate_logits;
 use deepseek_kernels::{DataFaults, Device, bf16};
 use oracles::router::GateOptions;
@@ -131,6 +131,7 @@ impl Case for GateCase {
             (self.bias, "_bias"),
             (self.mask, "_mask"),
             (self.fixed, "_fixed"),
+            (self.spec.scoring == Scoring::SqrtSoftplus, "_sqrt_softplus"),
         ];
         let options: String = options.into_iter().filter_map(|(is, name)| is.then_some(name)).collect();
         let GateSpec { top_k, groups, kept_groups, .. } = self.spec;

@@ -2,7 +2,8 @@
 
 use crate::trace::{Launch, Params, fixed, region};
 use deepseek_kernels::bindings::{
-    GATE_GROUP_MAX, GATE_GROUP_TOP2_SUM, GATE_SIGMOID, GATE_SOFTMAX, GateLogitsParams, GateSelectParams,
+    GATE_GROUP_MAX, GATE_GROUP_TOP2_SUM, GATE_SIGMOID, GATE_SOFTMAX, GATE_SQRT_SOFTPLUS, GateLogitsParams,
+    GateSelectParams,
 };
 use deepseek_kernels::table::FixedKernel;
 use deepseek_kernels::table::router::{GATE_LOGITS, GATE_LOGITS_FEW, GATE_SELECT};
@@ -10,7 +11,7 @@ use std::mem::offset_of;
 
 /// What the operand trace launches.
 pub fn traced() -> Vec<Launch> {
-    let selections = [GROUPED, SOFTMAX, FIXED, FIXED_WIDE, BARE];
+    let selections = [GROUPED, SOFTMAX, SQRT_SOFTPLUS, FIXED, FIXED_WIDE, BARE];
     let logits = [logits(&GATE_LOGITS, 4, 0), logits(&GATE_LOGITS, 4, 1), logits(&GATE_LOGITS_FEW, 3 * 5, 0)];
     logits.into_iter().chain(selections.iter().map(select)).collect()
 }
@@ -68,6 +69,9 @@ pub const SOFTMAX: Selection = Selection {
     normalize: 0,
     ..GROUPED
 };
+
+const SQRT_SOFTPLUS: Selection =
+    Selection { scoring: GATE_SQRT_SOFTPLUS, groups: [1, 1], routes: [16, 0], ..SOFTMAX };
 
 /// Made-up ids are below 252: some are no experts.
 pub const FIXED: Selection = Selection { experts: 200, fixed: 1, ..GROUPED };

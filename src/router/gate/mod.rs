@@ -2,7 +2,8 @@
 //!
 //! * Logits are sums of FP32 FMAs in an order that depends on the hidden size alone: chains of 1024 elements, ascending,
 //!   and their sums in ascending order. A token's experts do not depend on the tokens beside it.
-//! * Scores are `sigmoid(logit)` or `softmax(logits)`, in FP32, with an `exp` that has the same bits on every machine.
+//! * Scores are `sigmoid(logit)`, `softmax(logits)` or `sqrt(softplus(logit))`, in FP32, with an `exp` and a `log1p` that have the
+//!   same bits on every machine.
 //! * The bias is added for the choice only; the weights come from the scores without it.
 //! * A group is scored by its best expert or by the sum of its two best (its only one, where there is one); experts
 //!   outside the best groups are out.
@@ -12,151 +13,26 @@
 //! * A token's weights are `s / (sum of its K scores + 1e-20) * route_scale`, summed in the order of the routes, or
 //!   `s * route_scale` without normalisation.
 
+mod spec;
+
 use half::bf16;
 
 use crate::device::bindings::{
-    GATE_CHUNK, GATE_GROUP_MAX, GATE_GROUP_TOP2_SUM, GATE_SIGMOID, GATE_SOFTMAX, GateLogitsParams,
-    GateSelectParams, MAX_EXPERTS, MAX_GATE_GROUPS, MAX_GATE_ROUTES,
+    GATE_GROUP_MAX, GATE_GROUP_TOP2_SUM, GATE_SIGMOID, GATE_SOFTMAX, GATE_SQRT_SOFTPLUS, GateLogitsParams,
+    GateSelectParams,
 };
 use crate::device::{Device, Stream};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::launch::{
-    Kernel, KernelParams, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_factor, check_limit,
-    check_multiple, check_range, optional,
-};
-use crate::setters::setters;
-use crate::table::router::{self, GATE_BLOCK_K, GATE_SELECT_TOKENS, gate_logits};
+use crate::launch::{Kernel, KernelParams, KernelRow, Launch, Layout, MAX_GRID, check_limit, optional};
+use crate::table::router::{self, GATE_SELECT_TOKENS, gate_logits};
 use crate::tensor::Element;
 use crate::tensor::{Indices, Matrix, MatrixMut, SliceMut, Vector};
 
+pub use spec::{GateSpec, GroupScore, Scoring};
+
 const GATE_SELECT: KernelRow<GateSelectParams> = KernelRow::of(router::GATE_SELECT);
-
-/// How logits become scores.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Scoring {
-    /// Each for itself, in (0, 1).
-    Sigmoid,
-    /// Over all experts of a token, before any choice. A NaN logit has no share and its score is NaN.
-    Softmax,
-}
-
-/// How the scores of a group's experts become the group's score.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum GroupScore {
-    /// The best.
-    Max,
-    /// The sum of the two best.
-    TopTwoSum,
-}
-
-/// A router and the tokens it routes at once.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub struct GateSpec {
-    /// Any number, 0 included.
-    pub tokens: usize,
-    /// Length of a token's hidden state, a multiple of 32.
-    pub hidden: usize,
-    /// Routed experts: 1 to 512.
-    pub experts: usize,
-    /// Routed experts of a token: 1 at least, and no more than the kept groups have. With the shared ones at most 32.
-    pub top_k: usize,
-    /// Groups of neighbouring experts, at most 32; they divide the experts evenly. 1: no groups.
-    pub groups: usize,
-    /// Groups whose experts may be chosen: 1 at least.
-    pub kept_groups: usize,
-    /// Experts that every token has, as its last routes: ids from `experts` on, weight 1.
-    pub shared: usize,
-    /// Scores.
-    pub scoring: Scoring,
-    /// Scores of groups.
-    pub group_score: GroupScore,
-    /// Whether the weights of a token are divided by the sum of its K scores.
-    pub normalize: bool,
-    /// Factor of the weights: positive, at most 65536. 0 would leave out what was chosen, a negative one turn it round.
-    pub route_scale: f32,
-}
-
-impl GateSpec {
-    /// Without groups and shared experts: sigmoid scores, weights that add up to 1.
-    pub const fn new(tokens: usize, hidden: usize, experts: usize, top_k: usize) -> Self {
-        Self {
-            tokens,
-            hidden,
-            experts,
-            top_k,
-            groups: 1,
-            kept_groups: 1,
-            shared: 0,
-            scoring: Scoring::Sigmoid,
-            group_score: GroupScore::TopTwoSum,
-            normalize: true,
-            route_scale: 1.0,
-        }
-    }
-
-    /// DeepSeek-V3 and R1: 8 of 256 experts, from 4 of 8 groups.
-    pub const fn deepseek_v3(tokens: usize) -> Self {
-        Self::new(tokens, 7168, 256, 8).groups(8).kept_groups(4).route_scale(2.5)
-    }
-
-    /// DeepSeek-V2: 6 of 160 experts, from 3 of 8 groups.
-    pub const fn deepseek_v2(tokens: usize) -> Self {
-        Self { kept_groups: 3, route_scale: 16.0, ..Self::softmax(tokens, 5120, 160, 6).groups(8) }
-    }
-
-    /// DeepSeek-V2-Lite: 6 of 64 experts, no groups.
-    pub const fn deepseek_v2_lite(tokens: usize) -> Self {
-        Self::softmax(tokens, 2048, 64, 6)
-    }
-
-    /// As DeepSeek-V2 scores and weighs.
-    const fn softmax(tokens: usize, hidden: usize, experts: usize, top_k: usize) -> Self {
-        Self {
-            scoring: Scoring::Softmax,
-            group_score: GroupScore::Max,
-            normalize: false,
-            ..Self::new(tokens, hidden, experts, top_k)
-        }
-    }
-
-    fn check(&self) -> Result<()> {
-        check_multiple("hidden", self.hidden, HIDDEN_MULTIPLE)?;
-        check_limit("tokens", self.tokens as u64, MAX_DIM)?;
-        check_limit("hidden", self.hidden as u64, MAX_DIM)?;
-        check_range("experts", self.experts, MAX_EXPERTS.into())?;
-        check_range("groups", self.groups, u64::from(MAX_GATE_GROUPS).min(self.experts as u64))?;
-        check_multiple("experts", self.experts, self.groups)?;
-        check_range("kept groups", self.kept_groups, self.groups as u64)?;
-        check_range("routed experts of a token", self.top_k, MAX_GATE_ROUTES.into())?;
-        check_limit("experts of a token", self.routes() as u64, MAX_GATE_ROUTES.into())?;
-        let kept = self.experts / self.groups * self.kept_groups;
-        check_limit("top_k, of the experts of the kept groups,", self.top_k as u64, kept as u64)?;
-        check_factor("route_scale", self.route_scale)
-    }
-
-    /// Columns of ids and weights: `top_k + shared`.
-    pub fn routes(&self) -> usize {
-        self.top_k.saturating_add(self.shared)
-    }
-
-    /// Chains of FMAs in one logit.
-    fn chunks(&self) -> usize {
-        self.hidden.div_ceil(GATE_CHUNK as usize)
-    }
-}
-
-setters!(GateSpec {
-    groups: usize,
-    kept_groups: usize,
-    shared: usize,
-    scoring: Scoring,
-    group_score: GroupScore,
-    normalize: bool,
-    route_scale: f32,
-});
 
 /// Type of the router's weight: [`f32`] or [`bf16`].
 pub trait GateWeight: Element + sealed::Weight {}
@@ -224,8 +100,6 @@ pub struct Gate {
     spec: GateSpec,
 }
 
-/// The logits' kernel walks K in slices of this many elements.
-const HIDDEN_MULTIPLE: usize = GATE_BLOCK_K as usize;
 /// Tokens of a CTA that selects: a warp each.
 const TOKENS_PER_CTA: usize = GATE_SELECT_TOKENS as usize;
 
@@ -387,6 +261,7 @@ impl Gate {
             scoring: match spec.scoring {
                 Scoring::Sigmoid => GATE_SIGMOID,
                 Scoring::Softmax => GATE_SOFTMAX,
+                Scoring::SqrtSoftplus => GATE_SQRT_SOFTPLUS,
             },
             group_score: match spec.group_score {
                 GroupScore::Max => GATE_GROUP_MAX,
