@@ -11,6 +11,7 @@ use check::mla::decode::{MlaDecodeCase, MlaDecodeProblem, MlaDecodeRun, STALE_PA
 use check::mla::merge_states::{MergeStatesCase, MergeStatesProblem, Part};
 use deepseek_kernels::Device;
 use deepseek_kernels::mla::{KvFormat, KvPaging, MlaDecode, MlaDecodeSpec};
+use deepseek_kernels::table::mla::MLA_SCHEDULE;
 use oracles::gemm::Output as Rounding;
 use oracles::mla::AttentionClass;
 use oracles::mla::{MlaBounded, State, merge_states_bound};
@@ -68,6 +69,32 @@ fn room_is_for_the_keys_of_all_sequences() {
         assert_eq!(bytes(spec), 256 * 80 * part);
         assert_eq!(bytes(spec.total_keys(Some(8192 * 64))), (256 + 256) * part);
         assert_eq!(bytes(spec.total_keys(Some(usize::MAX))), bytes(spec));
+    }
+}
+
+// ------------------------------------------------------------------------------------------------- many sequences
+
+/// More sequences than one CTA of the schedule has threads: neighbours on both sides of the border are equally long, or empty,
+/// and the order of their splits, of whole ones and of rests, leads over it. Keys that there is no room for begin behind it.
+#[test]
+fn more_sequences_than_a_cta_of_the_schedule_has_threads() {
+    const BORDER: usize = MLA_SCHEDULE.threads as usize;
+    let equal = |i: usize| if i.abs_diff(BORDER) < 3 { 65 } else { 1 + 37 * i % 70 };
+    let problem = |batch: usize, length: &dyn Fn(usize) -> usize| {
+        let lengths: Vec<usize> = (0..batch).map(length).collect();
+        let case = MlaDecodeCase { heads: 1, split_keys: Some(64), ..step(KvFormat::Bf16, &lengths) };
+        case.problem().expect("inputs")
+    };
+    let empty_ones = |batch: usize| {
+        let length = |i: usize| if [BORDER - 1, BORDER, batch - 1].contains(&i) { 0 } else { equal(i) };
+        problem(batch, &length)
+    };
+    let mut crowded = problem(BORDER + 30, &equal);
+    crowded.spec.total_keys = Some(crowded.lengths[..BORDER + 2].iter().sum::<i32>() as usize);
+    for device in devices() {
+        for problem in [empty_ones(BORDER + 1), problem(2 * BORDER + 1, &equal), empty_ones(300), crowded.clone()] {
+            passed(&problem, &device);
+        }
     }
 }
 

@@ -36,6 +36,14 @@ const LOST: Trial = Trial::Changed(|| {
     vec![changed(problem)]
 });
 
+/// More sequences than a CTA of the schedule has threads, of equal lengths on both sides of the border.
+const MANY: Trial = Trial::Changed(|| {
+    let lengths = (0..130_usize).map(|i| if i < 125 { 1 + i % 3 } else { 65 }).collect();
+    let case =
+        MlaDecodeCase { heads: 1, split_keys: Some(64), ..MlaDecodeCase::new(KvFormat::Bf16, lengths) };
+    vec![changed(case.problem().expect("inputs"))]
+});
+
 pub(super) fn changed(problem: MlaDecodeProblem) -> Changed {
     (Box::new(problem.case.clone()), Arc::new(problem))
 }
@@ -140,6 +148,12 @@ faults! {
     whole_splits_counted_twice: BF16,
         "totals.whole_before += count.whole" => "totals.whole_before += count.total()",
         ["elements are wrong", "outside", "out of bounds", "race"];
+    sequences_of_the_first_cta_alone: MANY,
+        "mine = ptx::cta_idx() * Config::kThreads + ptx::thread_idx()" => "mine = ptx::thread_idx()",
+        ["elements are wrong", "not written", "outside", "out of bounds", "race"];
+    equal_rests_ordered_within_a_cta: MANY,
+        "count.rest == own.rest && other < mine" => "count.rest == own.rest && other % 128 < mine % 128",
+        ["elements are wrong", "not written", "outside", "out of bounds", "race"];
     offsets_of_the_next_sequence: BF16,
         "if (other < mine)" => "if (other <= mine)", ["elements are wrong", "outside", "out of bounds", "race"];
     bad_length_goes_unreported: BF16,
