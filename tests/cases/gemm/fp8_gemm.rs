@@ -31,6 +31,20 @@ fn every_class_of_inputs() {
     }
 }
 
+/// Every special scale of A, above products and above zeros, meets every special scale of B, which has a block of columns each:
+/// products of scales that underflow and overflow, 0 * Inf both ways, NaN, either sign.
+#[test]
+fn every_special_scale_meets_every_other() {
+    let shape = (22, 10 * 128 + 8, 256);
+    for device in devices() {
+        for instance in GEMM_INSTANCES {
+            let case = Fp8GemmCase { class: GemmClass::SpecialScales, ..Fp8GemmCase::new(shape) }.with(*instance);
+            pass(&case, &device);
+            pass(&Fp8GemmCase { accumulate: true, ..case }, &device);
+        }
+    }
+}
+
 /// Rows and columns one short of, at and past a tile; fewer K blocks than stages, as many, more; tiles that start wherever
 /// one can start among the scales of B.
 #[test]

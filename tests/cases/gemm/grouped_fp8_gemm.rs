@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use check::case::{attempt, memory_of, pass, pass_in};
-use check::devices::{devices, seeded};
+use check::devices::{FEW_MULTIPROCESSORS, devices, emulators, seeded};
 use check::gemm::fp8_gemm::{Fp8GemmCase, Fp8GemmProblem};
 use check::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase, GroupedFp8GemmProblem};
 use check::memory::{Memory, Scalar};
-use deepseek_kernels::F8E4M3;
 use deepseek_kernels::gemm::Segments;
 use deepseek_kernels::table::gemm::{GROUPED_GEMM_INSTANCES, GemmInstance};
+use deepseek_kernels::{EmulatorOptions, F8E4M3};
 use oracles::gemm::GemmClass;
 use proptest::prelude::*;
 
@@ -63,6 +63,49 @@ fn no_k_no_columns_no_rows() {
     }
 }
 
+/// As many K blocks as the ring has stages, one fewer, one more, and more than two laps; the next tile begins wherever the
+/// last one ended in the ring.
+#[test]
+fn every_instance_at_the_edges_of_its_ring() {
+    for device in devices() {
+        for &instance in GROUPED_GEMM_INSTANCES {
+            let (n, stages) = (instance.block_n as usize + 8, instance.stages() as usize);
+            for k_blocks in [stages - 1, stages, stages + 1, 2 * stages + 1] {
+                let assignment = Assignment::ragged(&[5, 0, instance.block_m as usize + 1, 3, 1], 1);
+                pass(&case(assignment, (n, 128 * k_blocks), instance), &device);
+            }
+        }
+    }
+}
+
+/// Tiles that the multiprocessors of a GPU take in one round, one fewer, one more, and none: on every size of GPU all rows are
+/// written, with the same bits.
+#[test]
+fn the_size_of_the_gpu_changes_no_bit() {
+    const SIZES: [u32; 4] = [1, 3, 7, 132];
+    let machines =
+        emulators(SIZES.map(|multiprocessors| EmulatorOptions { multiprocessors, ..FEW_MULTIPROCESSORS }));
+    for &instance in GROUPED_GEMM_INSTANCES {
+        // All CTAs of the largest take long: the smallest instance has them.
+        let sizes = SIZES.len() - usize::from(instance != GROUPED_GEMM_INSTANCES[0]);
+        let rounds = SIZES.map(|multiprocessors| multiprocessors.div_ceil(instance.cluster) as usize);
+        for tiles in rounds[..sizes].iter().flat_map(|round| round - 1..=round + 1) {
+            // A tile an expert, but for the first one, whose rows end in a second.
+            let counts: Vec<usize> = match tiles {
+                0 | 1 => vec![tiles],
+                _ => std::iter::once(instance.block_m as usize * instance.cluster as usize + 1)
+                    .chain((2..tiles).map(|i| 1 + i % 3))
+                    .collect(),
+            };
+            let case = case(Assignment::ragged(&counts, 1), (instance.block_n as usize, 128), instance);
+            let case = GroupedFp8GemmCase { class: GemmClass::Normal, ..case };
+            let mut results = machines.iter().take(sizes).map(|device| pass(&case, device));
+            let first = results.next();
+            assert!(results.all(|d| Some(d) == first), "{}, {tiles} tiles", instance.name());
+        }
+    }
+}
+
 /// The bits of a row are those of the dense GEMM, for every instance.
 #[test]
 fn the_bits_of_the_dense_gemm() {
@@ -83,6 +126,19 @@ fn the_bits_of_the_dense_gemm() {
                 let dense = attempt(problem, &device, memory_of("dense")).expect("right").outputs;
                 let same = d[0].bytes[range.start * n * 2..range.end * n * 2] == dense[0].bytes;
                 assert!(same, "{} rows {range:?}", instance.name());
+            }
+        }
+    }
+}
+
+/// As in the dense GEMM, of two experts, the second of which starts within a tile.
+#[test]
+fn every_special_scale_meets_every_other() {
+    for device in devices() {
+        for &instance in GROUPED_GEMM_INSTANCES {
+            for assignment in [Assignment::ragged(&[22, 0, 23], 1), Assignment::masked(&[23, 22], 25)] {
+                let case = case(assignment, (10 * 128 + 8, 256), instance);
+                pass(&GroupedFp8GemmCase { class: GemmClass::SpecialScales, ..case }, &device);
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use check::case::{Problem, attempt, memory_of, pass, pass_in};
-use check::devices::{devices, schedules, seeded};
+use check::devices::{FEW_MULTIPROCESSORS, devices, emulators, schedules, seeded};
 use check::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase, GroupedFp8GemmProblem};
 use check::memory::{Arena, Memory, Scalar};
 use check::moe::gate_up_swiglu::{GateUpSwigluCase, GateUpSwigluProblem};
@@ -14,7 +14,7 @@ use deepseek_kernels::moe::{
 };
 use deepseek_kernels::quant::{MMajor, Scales1x128, Scales1x128Mut};
 use deepseek_kernels::table::moe::GATE_UP_INSTANCES;
-use deepseek_kernels::{DataFaults, Device, Error, F8E4M3, Matrix, MatrixMut, Vector, bf16};
+use deepseek_kernels::{DataFaults, Device, EmulatorOptions, Error, F8E4M3, Matrix, MatrixMut, Vector, bf16};
 use oracles::gemm::{GemmClass, GemmInputs};
 use proptest::prelude::*;
 
@@ -44,6 +44,38 @@ fn every_instance_at_the_edges_of_its_tiles() {
             ] {
                 pass(&GateUpSwigluCase::new(assignment, layer).with(instance), &device);
             }
+        }
+    }
+}
+
+/// As of the grouped GEMM: laps of the ring that end before, with and after its stages, and more than two of them.
+#[test]
+fn every_instance_at_the_edges_of_its_ring() {
+    for device in devices() {
+        for &instance in GATE_UP_INSTANCES {
+            let stages = instance.stages() as usize;
+            for k_blocks in [stages - 1, stages, stages + 1, 2 * stages + 1] {
+                let assignment = Assignment::ragged(&[5, 0, instance.block_m as usize + 1, 3, 1], 1);
+                pass(&GateUpSwigluCase::new(assignment, (144, 128 * k_blocks)).with(instance), &device);
+            }
+        }
+    }
+}
+
+/// As of the grouped GEMM: as many tiles as the multiprocessors take in one round, one fewer, one more, and none.
+#[test]
+fn the_size_of_the_gpu_changes_no_bit() {
+    const SIZES: [u32; 3] = [1, 3, 7];
+    let machines =
+        emulators(SIZES.map(|multiprocessors| EmulatorOptions { multiprocessors, ..FEW_MULTIPROCESSORS }));
+    for &instance in GATE_UP_INSTANCES {
+        let rounds = SIZES.map(|multiprocessors| multiprocessors.div_ceil(instance.cluster) as usize);
+        for tiles in rounds.iter().flat_map(|round| round - 1..=round + 1) {
+            let counts: Vec<usize> = (0..tiles).map(|i| 1 + i % 3).collect();
+            let case = GateUpSwigluCase::new(Assignment::ragged(&counts, 1), (128, 128)).with(instance);
+            let mut results = machines.iter().map(|device| pass(&case, device));
+            let first = results.next();
+            assert!(results.all(|outputs| Some(outputs) == first), "{}, {tiles} tiles", instance.name());
         }
     }
 }

@@ -30,6 +30,11 @@ const ORDER: Trial = Trial::Cases(|| {
     boxed([GemmClass::Normal, GemmClass::Cancelling].map(case))
 });
 
+/// Every special scale of A beside every special scale of B.
+const SPECIAL_SCALES: Trial = Trial::Cases(|| {
+    boxed([Fp8GemmCase { class: GemmClass::SpecialScales, ..Fp8GemmCase::new((22, 1288, 256)) }])
+});
+
 /// Several ragged tiles per CTA, more K blocks than stages.
 fn multiply((block_n, cluster): (u32, u32), accumulate: bool) -> Cases {
     let wanted = (128, block_n, cluster, 2);
@@ -124,6 +129,9 @@ faults! {
         "ptx::fma_rn(scale[i * kSpans / Registers][i % 4 / 2], rPartial[i], rD[i])"
             => "ptx::fma_rn(sfb.first, sfa[i % 4 / 2] * rPartial[i], rD[i])",
         ["bit model: "];
+    zero_scale_of_a_times_infinity_is_zero: SPECIAL_SCALES,
+        "first = ptx::mul_rn(sfa[i], sfb.first)" => "first = sfa[i] == 0.0f ? 0.0f : ptx::mul_rn(sfa[i], sfb.first)",
+        ["expected NaN"];
     steps_of_a_block_descending: ORDER,
         "descriptor_advance(desc_a, k), descriptor_advance(desc_b, k)"
             => "descriptor_advance(desc_a, Config::kBlockK - 32 - k), descriptor_advance(desc_b, Config::kBlockK - 32 - k)",
