@@ -36,13 +36,17 @@ pub(crate) struct GemmOperands {
     b: Operand<*const u8>,
     sfa: Operand<*const f32>,
     sfb: Operand<*const f32>,
+    sfb_pitch: u32,
 }
 
-impl GemmOperands {
-    /// Elements from row to row of sfb; of a single row the pitch is moot.
-    fn sfb_pitch(&self) -> u64 {
-        if self.sfb.extent.rows > 1 { self.sfb.pitch() } else { 0 }
-    }
+/// Elements from row to row of the scales of B, which kernels count with 32 bits; of a single row the pitch is moot.
+///
+/// # Errors
+/// [`Error::Spec`](crate::Error::Spec) when they are more. `what` says so.
+pub(crate) fn sfb_pitch(what: &'static str, sfb: &Operand<*const f32>) -> Result<u32> {
+    let pitch = if sfb.extent.rows > 1 { sfb.pitch() } else { 0 };
+    check_limit(what, pitch, u32::MAX.into())?;
+    Ok(pitch as u32)
 }
 
 impl GemmProblem {
@@ -55,14 +59,12 @@ impl GemmProblem {
     ) -> Result<GemmOperands> {
         let Self { experts, rows, n, k, .. } = *self;
         let sfb_shape = [experts * self.scale_rows(), blocks(k)];
-        let operands = GemmOperands {
-            a: launch.read(views.a, Layout::matrix(axes.a, [rows, k]).aligned(16))?,
-            b: launch.read(views.b, Layout::matrix(axes.b, [experts * n, k]).aligned(16))?,
-            sfa: launch.read(views.sfa, scales_1x128::<MMajor>(rows, blocks(k)).aligned(16))?,
-            sfb: launch.read(views.sfb, Layout::matrix(axes.sfb, sfb_shape))?,
-        };
-        check_limit("pitch of sfb", operands.sfb_pitch(), u64::from(u32::MAX))?;
-        Ok(operands)
+        let a = launch.read(views.a, Layout::matrix(axes.a, [rows, k]).aligned(16))?;
+        let b = launch.read(views.b, Layout::matrix(axes.b, [experts * n, k]).aligned(16))?;
+        let sfa = launch.read(views.sfa, scales_1x128::<MMajor>(rows, blocks(k)).aligned(16))?;
+        let sfb = launch.read(views.sfb, Layout::matrix(axes.sfb, sfb_shape))?;
+        let sfb_pitch = sfb_pitch("pitch of sfb", &sfb)?;
+        Ok(GemmOperands { a, b, sfa, sfb, sfb_pitch })
     }
 
     /// D, which fails likewise.
@@ -100,7 +102,7 @@ impl GemmProblem {
         instance: &GemmInstance,
         operands: &GemmOperands,
     ) -> Result<Fp8GemmParams> {
-        let GemmOperands { a, b, sfa, sfb } = operands;
+        let GemmOperands { a, b, sfa, sfb, sfb_pitch } = operands;
         // TMA fills the rows of a box that lie outside of A too.
         let a_box_rows = self.rows.next_multiple_of(ATOM_ROWS).min(instance.block_m as usize) as u32;
         let codes = |operand: &Operand<*const u8>, box_rows| {
@@ -117,7 +119,7 @@ impl GemmProblem {
         let mut params = Fp8GemmParams {
             sfb: sfb.pointer,
             sfb_stride: (blocks(self.n / self.parts) * sfb.extent.pitch) as u64,
-            sfb_pitch: operands.sfb_pitch() as u32,
+            sfb_pitch: *sfb_pitch,
             m: self.rows as u32,
             n: self.n as u32,
             k_blocks: blocks(self.k) as u32,

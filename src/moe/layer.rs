@@ -17,6 +17,7 @@ use super::gather_quantize::{GatherQuantize, GatherQuantizeArgs, GatherQuantizeS
 use super::swiglu_quantize::GateUpOrder;
 use crate::device::{Device, Stream};
 use crate::error::{Error, Result};
+use crate::gemm::operands::sfb_pitch;
 use crate::gemm::{GroupedFp8Gemm, GroupedFp8GemmArgs, GroupedFp8GemmSpec};
 use crate::launch::{Layout, Pieces, check_multiple, optional};
 use crate::quant::{MMajor, QuantizeRule, Scales1x128, Scales1x128Mut, blocks};
@@ -226,7 +227,8 @@ impl MoeLayer {
     /// Order and captures: [`Stream`].
     ///
     /// # Errors
-    /// [`Error::Operand`]; then nothing was launched. Launch errors: earlier steps may be enqueued then.
+    /// [`Error::Operand`], and [`Error::Spec`] for a pitch of scales beyond 32 bits; then nothing was launched. Launch errors:
+    /// earlier steps may be enqueued then.
     pub fn run<'s, W: GateWeight>(
         &self,
         stream: impl Into<Stream<'s>>,
@@ -282,9 +284,13 @@ impl MoeLayer {
         optional(args.mask.as_ref(), |mask| launch.read(mask, Layout::vector("mask [tokens]", tokens)))?;
         self.route.planned_map().local_ids(&mut launch, args.local_ids.as_ref())?;
         launch.read(&args.gate_up.weight, of_experts(up, 2 * width, hidden).aligned(16))?;
-        launch.read(&args.gate_up.scales, of_experts(up_scales, 2 * blocks(width), blocks(hidden)))?;
+        let scales =
+            launch.read(&args.gate_up.scales, of_experts(up_scales, 2 * blocks(width), blocks(hidden)))?;
+        sfb_pitch("pitch of gate_up.scales", &scales)?;
         launch.read(&args.down.weight, of_experts(down, hidden, width).aligned(16))?;
-        launch.read(&args.down.scales, of_experts(down_scales, blocks(hidden), blocks(width)))?;
+        let scales =
+            launch.read(&args.down.scales, of_experts(down_scales, blocks(hidden), blocks(width)))?;
+        sfb_pitch("pitch of down.scales", &scales)?;
         let shared = of_tokens("shared [tokens, hidden]");
         optional(args.shared.as_ref(), |view| launch.read(view, shared))?;
         let residual = of_tokens("residual [tokens, hidden]");

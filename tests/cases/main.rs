@@ -2,6 +2,7 @@
 
 mod columns;
 mod coverage;
+mod far;
 mod gemm;
 mod indices;
 mod mla;

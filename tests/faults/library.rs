@@ -45,8 +45,7 @@ impl Library {
     }
 
     /// An emulated Hopper with this library's kernels.
-    pub fn device(&self, seed: u64) -> Device {
-        let options = EmulatorOptions { seed, multiprocessors: 4, ..Default::default() };
+    pub fn device(&self, options: EmulatorOptions) -> Device {
         // SAFETY: the library was built from this crate's `cuda/hopper/emulated/machine`, as its own emulator was.
         unsafe { Device::emulated_from_library(&self.folder.path().join("kernel.so"), options) }
             .expect("the library")

@@ -6,11 +6,12 @@ use super::source::Source;
 /// The folders and files that may say `unsafe`, of the folders that are looked through. `device` calls the driver where
 /// cudarc does not, and lets a caller vouch for an emulator or kernels of another build; what judges looks for a driver
 /// before cudarc does, stops cudarc's events for benches, and gives operands by address; the programs for GPU hosts do so too, and vouch for kernels.
-const UNSAFE: [&str; 6] = [
+const UNSAFE: [&str; 7] = [
     "src/device",
     "src/launch",
     "crates/check/src/bench/gpu.rs",
     "crates/check/src/devices.rs",
+    "crates/check/src/memory/far.rs",
     "crates/check/src/memory/raw.rs",
     "crates/hardware/src/device.rs",
 ];

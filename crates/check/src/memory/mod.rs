@@ -1,5 +1,6 @@
 //! Operands in memory: where they lie, and what lies around them.
 
+mod far;
 mod footprint;
 mod indices;
 mod operand;
@@ -19,9 +20,11 @@ use deepseek_kernels::{Device, DeviceKind, SCRATCH_ALIGN};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
+use far::Mapping;
 pub use footprint::{Footprint, Place};
 pub use indices::{IndexOperand, IndexType};
 pub use operand::Operand;
+use operand::Room;
 pub use output::Output;
 pub use scalar::Scalar;
 
@@ -35,6 +38,9 @@ pub enum Memory {
     Poisoned(u64),
     /// As poisoned, and given by address: [`RawSlice`].
     Raw(u64),
+    /// By address, with rows 2^31 elements apart for an even seed and 2^32 for an odd one, or as far as tensor maps allow.
+    /// Only the emulator has such memory.
+    Far(u64),
 }
 
 impl Memory {
@@ -42,7 +48,7 @@ impl Memory {
     pub fn index_type(self) -> IndexType {
         match self {
             Self::Plain => IndexType::I32,
-            Self::Poisoned(seed) | Self::Raw(seed) => IndexType::ALL[(seed % 3) as usize],
+            Self::Poisoned(seed) | Self::Raw(seed) | Self::Far(seed) => IndexType::ALL[(seed % 3) as usize],
         }
     }
 
@@ -57,6 +63,7 @@ impl Memory {
             Self::Plain => panic!("plain memory has indices of i32"),
             Self::Poisoned(seed) => Self::Poisoned(near(seed)),
             Self::Raw(seed) => Self::Raw(near(seed)),
+            Self::Far(seed) => Self::Far(near(seed)),
         }
     }
 }
@@ -117,7 +124,9 @@ impl<'d> Arena<'d> {
     pub fn new(device: &'d Device, memory: Memory) -> Self {
         let rng = match memory {
             Memory::Plain => None,
-            Memory::Poisoned(seed) | Memory::Raw(seed) => Some(Xoshiro256PlusPlus::seed_from_u64(seed)),
+            Memory::Poisoned(seed) | Memory::Raw(seed) | Memory::Far(seed) => {
+                Some(Xoshiro256PlusPlus::seed_from_u64(seed))
+            }
         };
         Self {
             device,
@@ -336,7 +345,24 @@ impl<'d> Arena<'d> {
             Some(Flaw::Address) => offset += 1,
             Some(Flaw::Pitch) => pitch += 1,
         }
+        if let Memory::Far(seed) = self.memory
+            && rows > 1
+        {
+            let beside = operand::BESIDE.next_multiple_of(unit);
+            offset += beside;
+            pitch += (far::distance::<T>(seed, rows) + 2 * beside).next_multiple_of(unit);
+        }
         let length = rows.saturating_sub(1) * pitch + if rows == 0 { 0 } else { columns };
+        if matches!(self.memory, Memory::Far(_)) && rows > 1 {
+            let mut mapping = Mapping::zeros(offset + length + behind)?;
+            for (row, values) in (0..rows).zip(values) {
+                let start = offset + row * pitch;
+                let end = mapping.len().min(start + columns + operand::BESIDE);
+                mapping.part_mut(start - operand::BESIDE, end - start + operand::BESIDE).fill(T::POISON);
+                mapping.part_mut(start, columns).copy_from_slice(values);
+            }
+            return Ok(Operand { room: Room::Far(mapping), rows, columns, offset, pitch });
+        }
         let mut host = vec![T::POISON; offset + length + behind];
         for (row, values) in (0..rows).zip(values) {
             host[offset + row * pitch..][..columns].copy_from_slice(&values[..columns]);
@@ -345,6 +371,10 @@ impl<'d> Arena<'d> {
         if let Some(footprint) = &mut self.footprint {
             footprint.add(&buffer, &host, any_order);
         }
-        Ok(Operand { buffer, rows, columns, offset, pitch, raw: matches!(self.memory, Memory::Raw(_)) })
+        let room = match self.memory {
+            Memory::Plain | Memory::Poisoned(_) => Room::Buffer(buffer),
+            Memory::Raw(_) | Memory::Far(_) => Room::Raw(buffer),
+        };
+        Ok(Operand { room, rows, columns, offset, pitch })
     }
 }

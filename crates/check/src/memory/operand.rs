@@ -5,18 +5,36 @@ use std::ops::Range;
 use anyhow::Result;
 use deepseek_kernels::{Buffer, Matrix, MatrixMut, Slice, SliceMut, Vector, VectorMut};
 
+use super::far::Mapping;
 use super::{Scalar, raw};
 use crate::judge::Check;
 
-/// A matrix in a buffer, whose other elements are poison.
+/// What an operand lies in.
+pub(super) enum Room<T> {
+    Buffer(Buffer<T>),
+    /// The same, given by its address.
+    Raw(Buffer<T>),
+    /// Of which only rows and what is next to them are ever looked at.
+    Far(Mapping<T>),
+}
+
+/// Elements before and behind a far row that are poison.
+pub(super) const BESIDE: usize = 64;
+
+/// A matrix in memory, whose other elements are poison.
 pub struct Operand<T> {
-    pub(super) buffer: Buffer<T>,
+    pub(super) room: Room<T>,
     pub(super) rows: usize,
     pub(super) columns: usize,
     pub(super) offset: usize,
     pub(super) pitch: usize,
-    /// Given by its address.
-    pub(super) raw: bool,
+}
+
+/// What an operand holds, and how it lies there.
+struct Held<T> {
+    elements: Vec<T>,
+    offset: usize,
+    pitch: usize,
 }
 
 impl<T: Scalar> Operand<T> {
@@ -33,13 +51,21 @@ impl<T: Scalar> Operand<T> {
     /// From an element of the first row on.
     pub fn slice_from(&self, column: usize) -> Slice<'_, T> {
         let start = self.offset + column;
-        if self.raw { raw::slice(&self.buffer, start) } else { self.buffer.slice(start) }
+        match &self.room {
+            Room::Buffer(buffer) => buffer.slice(start),
+            Room::Raw(buffer) => raw::slice(buffer, start),
+            Room::Far(mapping) => raw::far(mapping, start),
+        }
     }
 
     /// From an element of the first row on.
     pub fn slice_mut_from(&mut self, column: usize) -> SliceMut<'_, T> {
         let start = self.offset + column;
-        if self.raw { raw::slice_mut(&mut self.buffer, start) } else { self.buffer.slice_mut(start) }
+        match &mut self.room {
+            Room::Buffer(buffer) => buffer.slice_mut(start),
+            Room::Raw(buffer) => raw::slice_mut(buffer, start),
+            Room::Far(mapping) => raw::far_mut(mapping, start),
+        }
     }
 
     /// The view of the first row.
@@ -97,9 +123,25 @@ impl<T: Scalar> Operand<T> {
         Ok(self.split()?.0)
     }
 
-    /// The matrix, and where around it something is not poison any more: an index into the buffer.
+    /// All there is, or of far rows these and what is beside them.
+    fn held(&self) -> Result<Held<T>> {
+        let Self { offset, pitch, .. } = *self;
+        Ok(match &self.room {
+            Room::Buffer(buffer) | Room::Raw(buffer) => Held { elements: buffer.to_vec()?, offset, pitch },
+            Room::Far(mapping) => {
+                let with_neighbours = |row: usize| {
+                    let first = offset + row * pitch - BESIDE;
+                    mapping.part(first, (self.columns + 2 * BESIDE).min(mapping.len() - first))
+                };
+                let elements = (0..self.rows).flat_map(with_neighbours).copied().collect();
+                Held { elements, offset: BESIDE, pitch: self.columns + 2 * BESIDE }
+            }
+        })
+    }
+
+    /// The matrix, and where around it something is not poison any more: an index into what it lies in.
     fn split(&self) -> Result<(Vec<T>, Option<usize>)> {
-        let host = self.buffer.to_vec()?;
+        let Held { elements: host, offset, pitch } = self.held()?;
         let mut data = Vec::with_capacity(self.rows * self.columns);
         let (mut end, mut written) = (0, None);
         let mut poison = |gap: Range<usize>| {
@@ -107,7 +149,7 @@ impl<T: Scalar> Operand<T> {
             written = written.or_else(|| place().map(|i| gap.start + i));
         };
         for row in 0..self.rows {
-            let start = self.offset + row * self.pitch;
+            let start = offset + row * pitch;
             poison(end..start);
             end = start + self.columns;
             data.extend_from_slice(&host[start..end]);

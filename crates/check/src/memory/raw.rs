@@ -4,6 +4,7 @@ use deepseek_kernels::cudarc::driver::{DevicePtr, DeviceSlice};
 use deepseek_kernels::{Buffer, RawSlice, RawSliceMut, Slice, SliceMut};
 
 use super::Scalar;
+use super::far::Mapping;
 
 /// Where a buffer lies.
 pub fn address<T: Scalar>(buffer: &Buffer<T>) -> *const T {
@@ -32,4 +33,18 @@ pub fn slice_mut<T: Scalar>(buffer: &mut Buffer<T>, start: usize) -> SliceMut<'_
     };
     // SAFETY: as above, and nobody else has the buffer.
     unsafe { RawSliceMut::new(buffer, address.wrapping_add(start), len) }.into()
+}
+
+/// The elements of a mapping from `start` on, by their address.
+pub fn far<T: Scalar>(mapping: &Mapping<T>, start: usize) -> Slice<'_, T> {
+    let (address, len) = (mapping.address().wrapping_add(start), mapping.len() - start);
+    // SAFETY: the mapping holds the elements; the emulator, which alone has such memory, is done with them when a run returns.
+    unsafe { RawSlice::new(mapping, address.cast_const(), len) }.into()
+}
+
+/// The elements of a mapping from `start` on, by their address.
+pub fn far_mut<T: Scalar>(mapping: &mut Mapping<T>, start: usize) -> SliceMut<'_, T> {
+    let (address, len) = (mapping.address().wrapping_add(start), mapping.len() - start);
+    // SAFETY: as above, and nobody else has the mapping.
+    unsafe { RawSliceMut::new(mapping, address, len) }.into()
 }

@@ -6,10 +6,11 @@ fn judged(change: impl FnOnce(&mut [f32], &Operand<f32>)) -> [Option<String>; 3]
     let device = emulated(0);
     let mut arena = Arena::new(&device, Memory::Poisoned(7));
     let mut d = arena.output::<f32>((3, 5), Align(16)).unwrap();
-    let mut host = d.buffer.to_vec().unwrap();
+    let Room::Buffer(buffer) = &d.room else { unreachable!() };
+    let mut host = buffer.to_vec().unwrap();
     (0..3).for_each(|row| host[d.offset + row * d.pitch..][..5].fill(1.0));
     change(&mut host, &d);
-    d.buffer = device.upload(&host).unwrap();
+    d.room = Room::Buffer(device.upload(&host).unwrap());
     [d.written("d"), d.guarded("d"), d.equals("bits", "d", &[1.0; 15])].map(|check| check.unwrap().failure)
 }
 

@@ -292,6 +292,7 @@ fn traced_with(columns: u32, pairs: u32, words_per_index: u32) -> Launch {
 }
 
 mod faults {
+    use crate::case::boxed;
     use crate::mla::ROPE;
     use crate::mla::rope::{RopeCase, RopeProblem};
     use crate::planted::{Changed, Trial, faults};
@@ -300,6 +301,7 @@ mod faults {
     use std::sync::Arc;
 
     const ROTATE: Trial = Trial::Changed(rotate);
+    const FAR: Trial = Trial::Far(|| boxed([RopeCase::new(3, 2, 9)]));
     const WIDE: Trial = Trial::Wide(|| {
         let mut problem = RopeCase::new(15, 3, 40).problem().expect("inputs");
         problem.positions[7] = i32::MIN;
@@ -329,6 +331,8 @@ mod faults {
     }
 
     faults! {
+        tokens_counted_in_32_bits: FAR,
+            "token * params.x_token_stride" => "static_cast<uint32_t>(token * params.x_token_stride)", ["out["];
         turned_backwards: ROTATE,
             "{x * cos - y * sin, x * sin + y * cos}" => "{x * cos + y * sin, y * cos - x * sin}", ["out["];
         results_exchanged: ROTATE,

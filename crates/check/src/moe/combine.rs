@@ -302,6 +302,7 @@ mod faults {
     use crate::planted::{Trial, faults};
 
     const COMBINE: Trial = Trial::Cases(combine);
+    const FAR: Trial = Trial::Far(|| boxed([CombineCase::new(ExpertMapCase::new((5, 3, 4)), 72)]));
 
     /// All that may be added; then a row that does not exist; then sums that the order of routes and of what else is added, and
     /// each fma, decide.
@@ -316,6 +317,8 @@ mod faults {
     }
 
     faults! {
+        rows_of_y_counted_in_32_bits: FAR,
+            "row[i] * params.y_pitch" => "static_cast<uint32_t>(row[i] * params.y_pitch)", ["out["];
         a_grid_may_end_before_the_one_ahead: COMBINE,
             "void combine_kernel ... enter_grid();" => "",
             "if (token >= params.tokens) return;" => "if (token >= params.tokens) return; enter_grid();",

@@ -11,11 +11,11 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use deepseek_kernels::Device;
+use deepseek_kernels::{Device, EmulatorOptions};
 
 use crate::case::{self, Case, Cases, attempt, memory_of};
-use crate::devices::emulated;
-use crate::memory::IndexType;
+use crate::devices::{FAR, FEW_MULTIPROCESSORS, emulated};
+use crate::memory::{IndexType, Memory};
 
 /// A change of one place in the sources.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +65,8 @@ pub enum Trial {
     Changed(fn() -> Vec<Changed>),
     /// The same, with indices of 64 bits.
     Wide(fn() -> Vec<Changed>),
+    /// Cases of operations whose operands have rows far apart.
+    Far(fn() -> Cases),
     /// Test kernels, and what panics unless they do what they should.
     Probe { kernels: &'static [&'static str], run: fn(&Device) },
 }
@@ -84,7 +86,7 @@ pub fn drawn(cases: Cases) -> Vec<Changed> {
 impl Trial {
     fn inputs(self) -> Vec<Changed> {
         match self {
-            Self::Cases(cases) => drawn(cases()),
+            Self::Cases(cases) | Self::Far(cases) => drawn(cases()),
             Self::Changed(problems) | Self::Wide(problems) => problems(),
             Self::Probe { .. } => vec![],
         }
@@ -104,16 +106,25 @@ impl Trial {
         kernels.into_iter().collect()
     }
 
+    /// The emulator that it needs, with a seed.
+    pub fn emulator(self, seed: u64) -> EmulatorOptions {
+        let options = if matches!(self, Self::Far(_)) { FAR } else { FEW_MULTIPROCESSORS };
+        EmulatorOptions { seed, ..options }
+    }
+
     /// Runs it on a device.
     ///
     /// # Errors
     /// The first thing that is wrong.
     pub fn solve(self, device: &Device) -> Result<(), String> {
         match self {
-            Self::Cases(_) | Self::Wide(_) | Self::Changed(_) => {
+            Self::Cases(_) | Self::Wide(_) | Self::Changed(_) | Self::Far(_) => {
                 let index = if matches!(self, Self::Wide(_)) { IndexType::I64 } else { IndexType::I32 };
                 let solve = |(case, problem): &Changed| {
-                    let memory = memory_of(&case.name()).with_index_type(index);
+                    let memory = match self {
+                        Self::Far(_) => Memory::Far(0),
+                        _ => memory_of(&case.name()).with_index_type(index),
+                    };
                     attempt(problem.clone(), device, memory).map(drop)
                 };
                 self.inputs().iter().try_for_each(solve).map_err(|error| format!("{error:#}"))

@@ -245,6 +245,7 @@ mod faults {
     use crate::quant::{QuantizerClass, Rule};
 
     const ROWS: Trial = Trial::Cases(|| boxed(CLASSES.into_iter().flat_map(rows)));
+    const FAR: Trial = Trial::Far(|| boxed([Quantize1x128Case::new((3, 256))]));
 
     /// The formulas of a scale differ in few codes only.
     const CLASSES: [QuantizerClass; 2] = [QuantizerClass::Special, QuantizerClass::Borders];
@@ -261,6 +262,8 @@ mod faults {
     }
 
     faults! {
+        rows_counted_in_32_bits: FAR,
+            "(first + i) * params.x_pitch" => "static_cast<uint32_t>((first + i) * params.x_pitch)", ["codes: "];
         loaded_before_the_grids_ahead_have_ended: ROWS,
             "void quantize_1x128_kernel ... enter_grid();" => "",
             "const BlockScale scale = scale_of_block" => "enter_grid(); const BlockScale scale = scale_of_block",

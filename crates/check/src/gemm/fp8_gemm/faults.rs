@@ -35,6 +35,9 @@ const SPECIAL_SCALES: Trial = Trial::Cases(|| {
     boxed([Fp8GemmCase { class: GemmClass::SpecialScales, ..Fp8GemmCase::new((22, 1288, 256)) }])
 });
 
+/// Four rows of scales of B.
+const FAR: Trial = Trial::Far(|| boxed([Fp8GemmCase::new((70, 392, 384))]));
+
 /// Several ragged tiles per CTA, more K blocks than stages.
 fn multiply((block_n, cluster): (u32, u32), accumulate: bool) -> Cases {
     let wanted = (128, block_n, cluster, 2);
@@ -160,6 +163,8 @@ faults! {
         "blocks > 2 ... even, scales, release" => "(even = scales.load(0)), scales, release",
         "even = scales.load(0);" => "",
         ["elements are wrong"];
+    rows_of_scales_counted_in_32_bits: FAR,
+        "static_cast<uint64_t>(row) * params.sfb_pitch" => "row * params.sfb_pitch", ["elements are wrong"];
     scale_of_b_of_another_tile: ONE,
         "tile.column / Config::kScaleColumns" => "tile.column / 256", ["elements are wrong"];
     scale_of_the_next_columns_missing: WIDE, "ptx::mul_rn(sfa[i], sfb.next)" => "ptx::mul_rn(sfa[i], sfb.first)", ["elements are wrong"];

@@ -1,5 +1,6 @@
 //! Faults in MLA decode: schedule, producers, softmax, products, stores, combine.
 
+use crate::case::boxed;
 use crate::mla::decode::{MlaDecodeCase, MlaDecodeProblem, STALE_PAGE};
 use crate::mla::{CacheRows, KEY, LATENT};
 use crate::planted::{Changed, Trial, faults};
@@ -24,6 +25,10 @@ const CLUSTER_PAGES: Trial = Trial::Changed(|| pages(KvFormat::Bf16, 64));
 const FP8_PAGES: Trial = Trial::Changed(|| pages(KvFormat::Fp8, 21));
 
 const ORDER: Trial = Trial::Changed(heads_tokens);
+const FAR: Trial = Trial::Far(|| {
+    let case = |format| MlaDecodeCase { heads: 2, ..MlaDecodeCase::new(format, vec![150, 70, 90]) };
+    boxed([KvFormat::Bf16, KvFormat::Fp8].map(case))
+});
 
 /// A row whose every score is -Inf: the first column of the position is 1 in every key.
 const LOST: Trial = Trial::Changed(|| {
@@ -94,6 +99,13 @@ fn heads_tokens() -> Vec<Changed> {
 }
 
 faults! {
+    // Rows far apart.
+    rows_of_the_table_counted_in_32_bits: FAR,
+        "row * indices.pitch" => "static_cast<uint32_t>(row * indices.pitch)", ["elements are wrong", "got one of"];
+    rows_of_the_cache_counted_in_32_bits: FAR,
+        "key * params.kv_pitch" => "static_cast<uint32_t>(key * params.kv_pitch)",
+        ["elements are wrong"];
+
     row_of_negative_infinity_unreported: LOST,
         "if (l[r] == 0.0f && rows.visible[r] > work.first_key)" => "if (false)", ["got one of nothing"];
     rows_without_keys_reported: BF16,

@@ -1,11 +1,13 @@
 //! Faults in what appends tokens to the KV cache.
 
+use crate::case::boxed;
 use crate::mla::kv_append::{FORMATS, KvAppendCase, KvAppendProblem, TokenClass};
 use crate::planted::{Changed, Trial, faults};
 use deepseek_kernels::bf16;
 use std::sync::Arc;
 
 const APPEND: Trial = Trial::Changed(append);
+const FAR: Trial = Trial::Far(|| boxed(FORMATS.map(|format| KvAppendCase::new(format, 5))));
 const WIDE: Trial = Trial::Wide(|| vec![slots(i32::MIN), slots(-1)]);
 
 /// Copies into ten rows, one of them to this one instead.
@@ -43,6 +45,8 @@ fn append() -> Vec<Changed> {
 }
 
 faults! {
+    rows_of_the_cache_counted_in_32_bits: FAR,
+        "slot * params.cache_pitch" => "static_cast<uint32_t>(slot * params.cache_pitch)", ["bytes: row "];
     amax_over_half_the_lanes: APPEND,
         "warp_reduce<kLanesPerBlock>" => "warp_reduce<kLanesPerBlock / 2>", ["code", "scale"];
     amax_over_two_blocks: APPEND, "warp_reduce<kLanesPerBlock>" => "warp_reduce<2 * kLanesPerBlock>", ["code", "scale"];

@@ -31,6 +31,7 @@ const LEFT_OUT: Trial = Trial::Changed(|| {
     }
     vec![(Box::new(problem.case), Arc::new(problem))]
 });
+const FAR: Trial = Trial::Far(|| boxed([GateCase::new(SPEC)]));
 const ROUTE: Trial = Trial::Cases(|| boxed([GateCase::new(SPEC)]));
 /// Tokens enough for the larger tile.
 const ROUTE_MANY: Trial = Trial::Cases(|| boxed([GateCase::new(spec(69))]));
@@ -54,6 +55,8 @@ fn select() -> Cases {
 }
 
 faults! {
+    rows_of_weights_counted_in_32_bits: FAR,
+        "expert * params.w_pitch" => "static_cast<uint32_t>(expert * params.w_pitch)", ["logits["];
     // The choice of experts.
     group_score_is_the_best_alone: SELECT,
         "if (second.key == 0) return first.key" => "return first.key", ["experts: ids["];
