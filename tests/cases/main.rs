@@ -5,6 +5,7 @@ mod coverage;
 mod far;
 mod gemm;
 mod indices;
+mod many_tokens;
 mod mla;
 mod moe;
 mod nonfinite;

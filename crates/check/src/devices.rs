@@ -65,8 +65,8 @@ pub fn emulators(options: impl IntoIterator<Item = EmulatorOptions>) -> Vec<Devi
 pub const FEW_MULTIPROCESSORS: EmulatorOptions =
     EmulatorOptions { seed: 0, check_state: true, check_races: true, multiprocessors: 4 };
 
-/// For rows far apart ([`Memory::Far`](crate::memory::Memory::Far)): without the tables of who wrote what, which have an entry
-/// for every four bytes.
+/// For rows far apart ([`Memory::Far`](crate::memory::Memory::Far)) and for many: without the tables of who wrote what, which
+/// have an entry for every four bytes.
 pub const FAR: EmulatorOptions =
     EmulatorOptions { check_state: false, check_races: false, ..FEW_MULTIPROCESSORS };
 

@@ -302,6 +302,10 @@ mod faults {
     use crate::planted::{Trial, faults};
 
     const COMBINE: Trial = Trial::Cases(combine);
+    /// More tokens than 16 bits count.
+    const MANY: Trial = Trial::Cases(|| {
+        boxed([CombineCase { repeated: true, ..CombineCase::new(ExpertMapCase::new((70_000, 1, 3)), 8) }])
+    });
     const FAR: Trial = Trial::Far(|| boxed([CombineCase::new(ExpertMapCase::new((5, 3, 4)), 72)]));
 
     /// All that may be added; then a row that does not exist; then sums that the order of routes and of what else is added, and
@@ -317,6 +321,9 @@ mod faults {
     }
 
     faults! {
+        tokens_counted_in_16_bits: MANY,
+            "const uint64_t token = piece / params.pieces" => "const uint16_t token = piece / params.pieces",
+            ["out[", "race"];
         rows_of_y_counted_in_32_bits: FAR,
             "row[i] * params.y_pitch" => "static_cast<uint32_t>(row[i] * params.y_pitch)", ["out["];
         a_grid_may_end_before_the_one_ahead: COMBINE,

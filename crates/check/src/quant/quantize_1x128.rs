@@ -245,6 +245,8 @@ mod faults {
     use crate::quant::{QuantizerClass, Rule};
 
     const ROWS: Trial = Trial::Cases(|| boxed(CLASSES.into_iter().flat_map(rows)));
+    /// More rows than 16 bits count.
+    const MANY: Trial = Trial::Cases(|| boxed([Quantize1x128Case::new((70_000, 8))]));
     const FAR: Trial = Trial::Far(|| boxed([Quantize1x128Case::new((3, 256))]));
 
     /// The formulas of a scale differ in few codes only.
@@ -262,6 +264,9 @@ mod faults {
     }
 
     faults! {
+        rows_counted_in_16_bits: MANY,
+            "first = static_cast<uint64_t>(block / blocks) * kRows" => "first = static_cast<uint16_t>(block / blocks * kRows)",
+            ["codes: ", "scales: ", "race"];
         rows_counted_in_32_bits: FAR,
             "(first + i) * params.x_pitch" => "static_cast<uint32_t>((first + i) * params.x_pitch)", ["codes: "];
         loaded_before_the_grids_ahead_have_ended: ROWS,
