@@ -5,9 +5,12 @@
 //! there is invisible to every other test. Here a scalar interpreter runs nvcc's PTX, the emulator runs the
 //! same launch in trace mode, both on the same made-up data, and each thread's sequence of hardware
 //! operations must be equal.
+//!
+//! The same text says what addresses are computed from: no product of 32 bits that may not fit them.
 
 #![cfg_attr(not(has_emulator), allow(dead_code))]
 
+mod addresses;
 mod compare;
 mod decode;
 #[cfg(has_emulator)]
@@ -21,17 +24,19 @@ mod traps;
 
 #[cfg(has_emulator)]
 mod against_the_emulator {
+    use std::collections::BTreeSet;
     use std::path::Path;
 
     use check::families::FAMILIES;
     use check::trace::Launch;
     use deepseek_kernels::table::kernels;
 
+    use crate::addresses::BOUNDED;
     use crate::emulate::{self, Traces};
     use crate::interpret::{Cta, run};
     use crate::parse::{Program, parse};
     use crate::planted::PLANTED;
-    use crate::{compare, trace};
+    use crate::{addresses, compare, trace};
 
     /// Whether build.rs had an nvcc.
     fn nvcc_was_there() -> bool {
@@ -81,6 +86,59 @@ mod against_the_emulator {
         let traced: Vec<String> = launches().map(|launch| launch.kernel).collect();
         for kernel in kernels() {
             assert!(traced.contains(&kernel.name), "{} has no launch", kernel.name);
+        }
+    }
+
+    /// The products of a kernel that may not fit, each with its line in the sources.
+    fn products(text: &str) -> Vec<(String, addresses::Product)> {
+        let places = addresses::places(text);
+        let source = |product: addresses::Product| {
+            let place = places[product.line - 1].as_ref().expect("a line of the sources");
+            (addresses::source(place), product)
+        };
+        addresses::products(&parse(text).unwrap()).into_iter().map(source).collect()
+    }
+
+    #[test]
+    fn no_address_rests_on_a_product_that_may_not_fit() {
+        if !nvcc_was_there() {
+            return;
+        }
+        let (mut wrong, mut used) = (BTreeSet::new(), [false; BOUNDED.len()]);
+        for kernel in kernels().filter(|kernel| !kernel.name.starts_with("probe")) {
+            for (source, product) in products(&ptx(&kernel.name)) {
+                match BOUNDED.iter().position(|bounded| bounded.explains(&source)) {
+                    Some(entry) => used[entry] = true,
+                    None => drop(wrong.insert(format!("{source}\n    {}: {}", kernel.name, product.text))),
+                }
+            }
+        }
+        let wrong: Vec<String> = wrong.into_iter().collect();
+        assert!(wrong.is_empty(), "64 bits, or who sees to it that 32 are enough:\n{}", wrong.join("\n"));
+        let unused = BOUNDED.iter().zip(used).filter(|(_, used)| !used);
+        let stale: Vec<String> = unused.map(|(bounded, _)| bounded.to_string()).collect();
+        assert!(stale.is_empty(), "no product there any more:\n{}", stale.join("\n"));
+    }
+
+    /// As nvcc writes it where a `static_cast<uint64_t>` is missing.
+    #[test]
+    fn a_product_of_32_bits_is_flagged() {
+        if !nvcc_was_there() {
+            return;
+        }
+        for kernel in ["rope", "combine", "merge_states", "dequantize", "kv_append"] {
+            let text = ptx(kernel);
+            let wide =
+                text.lines().find(|line| line.trim().starts_with("mul.wide.u32") && line.contains("%rd"));
+            let wide = wide.unwrap_or_else(|| panic!("{kernel} has no product of 64 bits"));
+            let (registers, factor) = wide.trim().trim_end_matches(';').rsplit_once(", ").expect("a factor");
+            let (result, other) =
+                registers.trim_start_matches("mul.wide.u32").trim().split_once(", ").expect("registers");
+            let narrow =
+                format!("{{ .reg .b32 t; mul.lo.s32 t, {other}, {factor}; cvt.u64.u32 {result}, t; }}");
+            let planted = text.replacen(wide, &narrow, 1);
+            let found = products(&planted).len();
+            assert_eq!(found, products(&text).len() + 1, "{kernel}: {}", wide.trim());
         }
     }
 
