@@ -9,6 +9,8 @@ use crate::hooks::Hooks;
 use crate::operation::{Operation, cases};
 use crate::streams::{Gemm, inputs, spec};
 
+/// Operations that read slots, positions, ids or lengths, or a mask.
+const INDEXED: usize = 9;
 const BOTH: [Tracking; 2] = [Tracking::On, Tracking::Off];
 
 /// A graph holds what the operation does, and nothing of what was there when it was captured.
@@ -35,6 +37,37 @@ fn every_operation_follows_changed_data() {
             assert!(operation.calm(stream, 2) == expected[1], "{} after its graph", operation.name);
             drop((graph, operation));
         }
+        engine.close();
+    }
+}
+
+/// Captured with as many tokens as there is room for, replayed with half of them, and with all of them again: masks, slots, ids
+/// and lengths say how many there are, and nothing of another replay is left.
+#[test]
+fn a_full_batch_is_replayed_with_fewer_tokens() {
+    for tracking in BOTH {
+        let Some(engine) = Engine::open(tracking) else { return };
+        let stream = &engine.stream;
+        let mut with_fewer = 0;
+        for case in cases() {
+            let mut operation = Operation::new(&engine.device, &*case);
+            if !operation.can_have_fewer() {
+                continue;
+            }
+            let full = operation.calm(stream, 1);
+            let fewer = operation.calm_with(stream, 1, true);
+            with_fewer += usize::from(fewer != full);
+            operation.refill(stream, 1);
+            engine.settle();
+            let graph = capture(stream, THREAD_LOCAL, || operation.run(stream).expect("run"));
+            for (is_fewer, expected) in [(true, &fewer), (false, &full)] {
+                operation.refill_with(stream, 1, is_fewer);
+                graph.launch().expect("launch");
+                assert!(operation.bits(stream) == *expected, "{}, tracking {tracking:?}", operation.name);
+            }
+            drop((graph, operation));
+        }
+        assert!(with_fewer >= INDEXED, "{with_fewer} operations can say that there are fewer tokens");
         engine.close();
     }
 }

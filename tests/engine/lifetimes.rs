@@ -1,5 +1,6 @@
 //! What may go before what uses it.
 
+use deepseek_kernels::cudarc::driver::CudaContext;
 use deepseek_kernels::gemm::Fp8Gemm;
 use deepseek_kernels::quant::{MMajor, Quantize1x128, Quantize1x128Args, QuantizeSpec, Scales1x128Mut};
 use deepseek_kernels::{F8E4M3, Matrix, MatrixMut, bf16};
@@ -96,6 +97,68 @@ fn a_device_may_go_while_its_kernels_are_captured() {
     graph.launch().expect("launch");
     operands.check(&stream, &data);
     context.check_err().expect("cudarc has kept no error");
+}
+
+/// A part of an engine, which goes when it is called.
+type Part = Box<dyn FnOnce()>;
+
+/// Context, device, plan, operands and graph of an engine on whose stream kernels are queued that store to the error words. The
+/// codes are looked at when the operands go, wherever that is.
+fn with_work_queued(engine: Engine) -> [Part; 5] {
+    const SHAPE: (usize, usize) = (64, 128);
+    let plan = Quantize1x128::plan(&engine.device, QuantizeSpec::new(SHAPE.0, SHAPE.1)).expect("plan");
+    let stream = engine.stream.clone();
+    let x = stream.clone_htod(&vec![bf16::NAN; SHAPE.0 * SHAPE.1]).expect("x");
+    let mut q = stream.clone_htod(&vec![F8E4M3::ZERO; SHAPE.0 * SHAPE.1]).expect("q");
+    let mut sf = stream.clone_htod(&vec![0.0_f32; SHAPE.0]).expect("sf");
+    let mut run = || {
+        let args = Quantize1x128Args {
+            x: Matrix::new(&x, SHAPE.0, SHAPE.1).expect("x"),
+            q: MatrixMut::new(&mut q, SHAPE.0, SHAPE.1).expect("q"),
+            sf: Scales1x128Mut::<MMajor>::new(&mut sf, SHAPE.0, SHAPE.1).expect("sf"),
+        };
+        plan.run(&stream, args).expect("run");
+    };
+    engine.settle();
+    let graph = capture(&stream, THREAD_LOCAL, &mut run);
+    (0..3).for_each(|_| run());
+    let Engine { context, stream: own, device } = engine;
+    let operands = move || {
+        let codes = stream.clone_dtoh(&q).expect("q");
+        assert!(codes.iter().all(|code| code.to_bits() & 0x7f == 0x7f), "NaN stays NaN");
+        drop((x, q, sf, stream, own));
+    };
+    [
+        Box::new(move || drop(context)),
+        Box::new(move || drop(device)),
+        Box::new(move || drop(plan)),
+        Box::new(operands),
+        Box::new(move || drop(graph)),
+    ]
+}
+
+/// Every order of so many things.
+fn orders(count: usize) -> Vec<Vec<usize>> {
+    if count == 0 {
+        return vec![vec![]];
+    }
+    let with_last =
+        |order: Vec<usize>| (0..count).map(move |at| [&order[..at], &[count - 1], &order[at..]].concat());
+    orders(count - 1).into_iter().flat_map(with_last).collect()
+}
+
+/// Two contexts at once: each part of one goes directly before the other's, whose work is still queued.
+#[test]
+fn every_order_of_going_with_two_contexts() {
+    for order in orders(5) {
+        let Some(first) = Engine::open(Tracking::On) else { return };
+        let second = CudaContext::new_non_primary(0, 0).expect("a second context");
+        let mut engines =
+            [first, Engine::on(second, Tracking::On)].map(|engine| with_work_queued(engine).map(Some));
+        for part in order {
+            engines.iter_mut().filter_map(|parts| parts[part].take()).for_each(|go| go());
+        }
+    }
 }
 
 /// Every order in which an engine can let go of context, stream, device, operation and graph, work still queued.

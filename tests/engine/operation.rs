@@ -5,7 +5,7 @@ use std::sync::Arc;
 use check::case::{Case, Cases, Prepared};
 use check::families;
 use check::judge::Scrutiny;
-use check::memory::{Arena, Footprint, Output};
+use check::memory::{Arena, Footprint, Output, Place};
 use deepseek_kernels::cudarc::driver::{CudaStream, result};
 use deepseek_kernels::{Device, Error, Result};
 
@@ -51,11 +51,21 @@ impl Operation {
         Self::new(device, &**case.unwrap_or_else(|| panic!("no case of {name}")))
     }
 
+    /// Whether masks, slots, ids or lengths can say that there are fewer tokens than there is room for.
+    pub fn can_have_fewer(&self) -> bool {
+        self.footprint.places().iter().any(Place::can_hold_fewer)
+    }
+
     /// New data in the same memory, in the order of `stream`; outputs and scratch are as they were before the first run.
     pub fn refill(&self, stream: &Arc<CudaStream>, seed: u64) {
+        self.refill_with(stream, seed, false);
+    }
+
+    /// As [`Self::refill`]. With `fewer`, of half the tokens that there is room for, where that can be said.
+    pub fn refill_with(&self, stream: &Arc<CudaStream>, seed: u64, fewer: bool) {
         stream.context().bind_to_thread().expect("bind");
         for place in self.footprint.places().iter().filter(|place| !place.bytes.is_empty()) {
-            let data = place.shuffled(seed);
+            let data = place.shuffled(seed, fewer);
             // SAFETY: an operand of as many bytes lies there for as long as `prepared` lives. CUDA copies pageable memory
             // before the call returns.
             unsafe { result::memcpy_htod_async(place.address, &data, stream.cu_stream()) }.expect("refill");
@@ -88,7 +98,12 @@ impl Operation {
 
     /// What the data of a seed give when nothing else happens: all is waited for before and after.
     pub fn calm(&mut self, stream: &Arc<CudaStream>, seed: u64) -> Vec<Vec<u8>> {
-        self.refill(stream, seed);
+        self.calm_with(stream, seed, false)
+    }
+
+    /// As [`Self::calm`], of fewer tokens.
+    pub fn calm_with(&mut self, stream: &Arc<CudaStream>, seed: u64, fewer: bool) -> Vec<Vec<u8>> {
+        self.refill_with(stream, seed, fewer);
         stream.context().synchronize().expect("synchronize");
         self.run(stream).unwrap_or_else(|error| panic!("{}: {error}", self.name));
         stream.context().synchronize().expect("synchronize");

@@ -21,6 +21,8 @@ pub struct Place {
     element_bytes: usize,
     /// Elements that may change places: a kernel takes any of them at any of these.
     movable: Vec<usize>,
+    /// The element that asks for nothing, if there is one: index -1, a mask or a count of 0.
+    nothing: Option<i32>,
 }
 
 impl Footprint {
@@ -37,6 +39,7 @@ impl Footprint {
             bytes: bytes.collect(),
             element_bytes: size_of::<T>(),
             movable: (0..data.len()).filter(moves).collect(),
+            nothing: if any_order { Some(-1) } else { (T::DTYPE == Dtype::U32).then_some(0) },
         });
     }
 
@@ -46,14 +49,25 @@ impl Footprint {
 }
 
 impl Place {
+    /// Whether an element can ask for nothing.
+    pub fn can_hold_fewer(&self) -> bool {
+        self.nothing.is_some()
+    }
+
     /// Other data of the same kind, the same ones for the same seed.
-    pub fn shuffled(&self, seed: u64) -> Vec<u8> {
+    ///
+    /// With `fewer`, the last half of what can ask for nothing does: there is room for more tokens than there are.
+    pub fn shuffled(&self, seed: u64, fewer: bool) -> Vec<u8> {
         let mut sources = self.movable.clone();
         sources.shuffle(&mut Xoshiro256PlusPlus::seed_from_u64(seed));
         let element = |i: usize| i * self.element_bytes..(i + 1) * self.element_bytes;
         let mut bytes = self.bytes.clone();
         for (&to, from) in self.movable.iter().zip(sources) {
             bytes[element(to)].copy_from_slice(&self.bytes[element(from)]);
+        }
+        if let Some(nothing) = self.nothing.filter(|_| fewer) {
+            let rest = &self.movable[self.movable.len() / 2..];
+            rest.iter().for_each(|&i| bytes[element(i)].copy_from_slice(&nothing.to_le_bytes()));
         }
         bytes
     }
