@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use deepseek_kernels::cudarc::driver::CudaContext;
+use deepseek_kernels::cudarc::driver::{CudaContext, result};
 use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmArgs};
 use deepseek_kernels::quant::{MMajor, Scales1x128, Scales128x128};
 use deepseek_kernels::{Device, Error, Matrix, MatrixMut, bf16};
 
 use crate::engine::{Engine, Tracking};
+use crate::operation::{Operation, cases};
 use crate::streams::{Gemm, SHAPE, check, inputs, spec};
 
 const BOTH: [Tracking; 2] = [Tracking::On, Tracking::Off];
@@ -89,6 +90,31 @@ fn two_contexts() {
     drop((plans, operands));
     two.close();
     one.close();
+}
+
+/// Whatever context the calling thread has, another's or none, every operation runs in its own.
+#[test]
+fn every_operation_in_whatever_context() {
+    let Some(engine) = Engine::open(Tracking::On) else { return };
+    let foreign = CudaContext::new_non_primary(0, 0).expect("a second context");
+    for case in cases() {
+        let mut operation = Operation::new(&engine.device, &*case);
+        let expected = operation.calm(&engine.stream, 1);
+        // SAFETY: null is no context, which a thread may have.
+        let none = || unsafe { result::ctx::set_current(std::ptr::null_mut()) }.expect("no context");
+        let another = || foreign.bind_to_thread().expect("bind");
+        for (what, change) in [("another's", &another as &dyn Fn()), ("none", &none)] {
+            operation.refill(&engine.stream, 1);
+            engine.settle();
+            change();
+            operation
+                .run(&engine.stream)
+                .unwrap_or_else(|error| panic!("{}, {what}: {error}", operation.name));
+            assert!(operation.bits(&engine.stream) == expected, "{}, {what}", operation.name);
+        }
+    }
+    drop(foreign);
+    engine.close();
 }
 
 /// Host memory is refused by name, and the rest left as it was.

@@ -1,12 +1,15 @@
 //! What the driver answers reaches the caller: as itself, once, and never as somebody else's.
 
-use deepseek_kernels::cudarc::driver::CudaContext;
+use deepseek_kernels::cudarc::driver::{CudaContext, DevicePtr};
 use deepseek_kernels::gemm::Fp8Gemm;
-use deepseek_kernels::{Device, Error, bf16};
+use deepseek_kernels::quant::{
+    MMajor, RowMajor, Scales1x128, Scales1x128Mut, TransposeScales, TransposeScalesArgs, TransposeScalesSpec,
+};
+use deepseek_kernels::{Device, Error, RawSlice, bf16};
 
 use check::memory::Scalar;
 
-use crate::engine::{Engine, Tracking};
+use crate::engine::{Engine, THREAD_LOCAL, Tracking, capture};
 use crate::hooks::Hooks;
 use crate::operation::Operation;
 use crate::process::elsewhere;
@@ -148,7 +151,7 @@ fn memory_tells_its_errors() {
     engine.close();
 }
 
-/// A kernel hit an illegal address: from then on every call is an error, and nothing panics on the way out.
+/// A kernel of another library hit an illegal address: from then on every call is an error, and nothing panics on the way out.
 #[test]
 fn a_dead_context() {
     let Some(gate) = Engine::open(Tracking::On) else { return };
@@ -156,6 +159,42 @@ fn a_dead_context() {
     if elsewhere("driver_errors::a_dead_context") {
         return gate.close();
     }
+    lose_a_context(&hooks, |engine| {
+        hooks.fail("cuStreamSynchronize", 0, 700);
+        engine.stream.synchronize().expect_err("the context is dead");
+    });
+    gate.close();
+}
+
+/// A kernel of this crate does: a caller has given it the address of what was freed.
+#[test]
+fn a_context_that_a_wrong_address_has_killed() {
+    let Some(gate) = Engine::open(Tracking::On) else { return };
+    let Some(hooks) = Hooks::needed_by("a_context_that_a_wrong_address_has_killed") else { return };
+    if elsewhere("driver_errors::a_context_that_a_wrong_address_has_killed") {
+        return gate.close();
+    }
+    lose_a_context(&hooks, |engine| {
+        let plan = TransposeScales::plan(&engine.device, TransposeScalesSpec::new(8, 128)).expect("plan");
+        let mut out = engine.stream.clone_htod(&[0.0_f32; 8]).expect("out");
+        let gone = engine.stream.clone_htod(&[0.0_f32; 8]).expect("sf");
+        let address = gone.device_ptr(&engine.stream).0 as *const f32;
+        drop(gone);
+        engine.settle();
+        // SAFETY: the promise is broken on purpose, in a process and a context of their own.
+        let sf = unsafe { RawSlice::new(&(), address, 8) };
+        let args = TransposeScalesArgs {
+            sf: Scales1x128::<RowMajor>::new(sf, 8, 128).expect("sf"),
+            out: Scales1x128Mut::<MMajor>::new(&mut out, 8, 128).expect("out"),
+        };
+        plan.run(&engine.stream, args).expect("who gives an address is believed");
+        engine.stream.synchronize().expect_err("the context is dead");
+    });
+    gate.close();
+}
+
+/// Kills a context of its own; whatever is called then is an error, and what goes, goes without a panic.
+fn lose_a_context(hooks: &Hooks, kill: impl FnOnce(&Engine)) {
     let context = CudaContext::new_non_primary(0, 0).expect("a context to lose");
     let engine = Engine::on(context, Tracking::On);
     let gemm = Fp8Gemm::<bf16>::plan(&engine.device, spec()).expect("plan");
@@ -164,9 +203,10 @@ fn a_dead_context() {
     let mut layer = Operation::named(&engine.device, "moe_layer");
     layer.refill(&engine.stream, 1);
     layer.run(&engine.stream).expect("run");
+    let graph = capture(&engine.stream, THREAD_LOCAL, || layer.run(&engine.stream).expect("run"));
     engine.settle();
-    hooks.fail("cuStreamSynchronize", 0, 700);
-    engine.stream.synchronize().expect_err("the context is dead");
+    kill(&engine);
+    graph.launch().expect_err("a graph in a dead context");
     for (what, error) in [
         ("run", operands.run(&gemm, &engine.stream).err()),
         ("a layer", layer.run(&engine.stream).err()),
@@ -177,7 +217,6 @@ fn a_dead_context() {
         let error = error.unwrap_or_else(|| panic!("{what} in a dead context is Ok"));
         assert!(matches!(error, Error::Driver { code: 700, .. }), "{what}: {error}");
     }
-    drop((layer, operands, buffer, gemm, engine));
+    drop((graph, layer, operands, buffer, gemm, engine));
     hooks.take_problems();
-    gate.close();
 }

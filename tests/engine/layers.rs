@@ -3,9 +3,9 @@
 use check::case::{Case, Prepared};
 use check::memory::{Arena, Memory};
 use check::moe::moe_layer::{MoeLayerCase, MoeLayerRun};
-use deepseek_kernels::SCRATCH_ALIGN;
 use deepseek_kernels::moe::MoeLayerArgs;
 use deepseek_kernels::router::GateSpec;
+use deepseek_kernels::{MatrixMut, SCRATCH_ALIGN, bf16};
 
 use crate::engine::{Engine, Tracking};
 use crate::operation::accept;
@@ -14,8 +14,11 @@ const BOTH: [Tracking; 2] = [Tracking::On, Tracking::Off];
 /// Of the experts of two layers, whose scratch has different pieces.
 const WIDTHS: [usize; 2] = [128, 256];
 
+const TOKENS: usize = 5;
+const HIDDEN: usize = 128;
+
 fn layer(engine: &Engine, width: usize, seed: u64) -> MoeLayerRun {
-    let gate = GateSpec::new(5, 128, 8, 2).groups(4).kept_groups(2);
+    let gate = GateSpec::new(TOKENS, HIDDEN, 8, 2).groups(4).kept_groups(2);
     let case = MoeLayerCase { seed, ..MoeLayerCase::new(gate, width) };
     let problem = case.problem().expect("inputs").into();
     let mut arena = Arena::new(&engine.device, Memory::Poisoned(seed));
@@ -38,6 +41,36 @@ fn one_layer_on_two_streams() {
         drop((layers, streams));
         engine.close();
     }
+}
+
+/// A layer queued on a stream that is not the device's own, its operands and its plan dropped at once, and as much memory taken
+/// again and filled with NaN: the result is what it would be.
+#[test]
+fn operands_dropped_while_a_layer_is_queued_elsewhere() {
+    let Some(engine) = Engine::open(Tracking::On) else { return };
+    let elsewhere = engine.context.new_stream().expect("stream");
+    for seed in 0..3 {
+        let (mut calm, mut hasty) = (layer(&engine, WIDTHS[0], seed), layer(&engine, WIDTHS[0], seed));
+        calm.launch((&engine.stream).into()).expect("launch");
+        accept(&calm);
+        let expected: Vec<bf16> = calm.outputs().expect("outputs")[0].values();
+        let mut out = engine.stream.clone_htod(&vec![bf16::NAN; expected.len()]).expect("out");
+        let args = MoeLayerArgs {
+            out: MatrixMut::new(&mut out, TOKENS, HIDDEN).expect("out"),
+            ..hasty.operands.args().expect("args")
+        };
+        hasty.plan.run(&elsewhere, args).expect("run");
+        let bytes = hasty.plan.scratch_bytes();
+        drop(hasty);
+        // One stream after the other: whoever has the memory now is not waited for by anybody.
+        let again = [&engine.stream, &elsewhere].map(|stream| {
+            stream.clone_htod(&vec![f32::NAN; bytes / size_of::<f32>()]).expect("as much memory")
+        });
+        assert!(engine.stream.clone_dtoh(&out).expect("out") == expected, "seed {seed}");
+        drop((again, out, calm));
+    }
+    drop(elsewhere);
+    engine.close();
 }
 
 /// Layers that follow each other in one stream, with one scratch.
