@@ -192,3 +192,30 @@ fn frequencies_are_those_of_torch() {
         }
     }
 }
+
+const TORCH_TURNED: &str = include_str!("../../goldens/rotate.txt");
+
+/// Halves as Hugging Face rotates them, neighbours as DeepSeek does, bit for bit.
+#[test]
+fn turned_heads_are_those_of_torch() {
+    for device in devices() {
+        for line in TORCH_TURNED.lines() {
+            let mut words = line.splitn(3, ' ');
+            let mut next = || words.next().expect("a word");
+            let pairs = if next() == "halves" { RopePairs::Halves } else { RopePairs::Neighbours };
+            let columns = next().parse().expect("a number");
+            let bits = |field: &str| -> Vec<u32> {
+                field.split_whitespace().map(|word| u32::from_str_radix(word, 16).expect("bits")).collect()
+            };
+            let [x, table, turned] = next().split('|').map(bits).collect::<Vec<_>>().try_into().expect("three");
+            let problem = RopeProblem {
+                case: RopeCase::new(3, 2, 3).with_columns(columns, pairs),
+                x: x.into_iter().map(|bits| bf16::from_bits(bits as u16)).collect(),
+                positions: vec![0, 1, 2],
+                table: table.into_iter().map(f32::from_bits).collect(),
+            };
+            let bytes = turned.into_iter().flat_map(|bits| (bits as u16).to_le_bytes());
+            assert_eq!(run(problem, &device)[0].bytes, bytes.collect::<Vec<_>>(), "{pairs:?} of {columns}");
+        }
+    }
+}
