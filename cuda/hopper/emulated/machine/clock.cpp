@@ -52,6 +52,12 @@ void Knowledge::learn(const Order& news, Joiner& joiner) {
   }
 }
 
+void Knowledge::learn_handed_over(const Order& news, Joiner& joiner) {
+  learn(news, joiner);
+  if (news.shared == nullptr || news.shared == handed_over_) return;
+  handed_over_ = handed_over_ == nullptr ? news.shared : joiner.join(handed_over_, news.shared);
+}
+
 void Gathering::add(const Knowledge& knowledge) {
   const Order& others = knowledge.others_;
   empty_ = false;

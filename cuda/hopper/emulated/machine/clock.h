@@ -71,6 +71,9 @@ class Knowledge {
   bool has_global(Epoch epoch) const { return epoch.clock <= of(epoch.agent, others_.global); }
 
   void learn(const Order& news, Joiner& joiner);
+  // The same from an mbarrier, which hands over to the async proxy too.
+  void learn_handed_over(const Order& news, Joiner& joiner);
+  bool was_handed(Epoch epoch) const { return handed_over_ != nullptr && epoch.clock <= handed_over_->of(epoch.agent); }
   void count_release() { ++releases_; }
 
  private:
@@ -82,6 +85,7 @@ class Knowledge {
   Agent self_ = 0;
   int32_t releases_ = 0;
   Order others_;
+  Snapshot handed_over_;
 };
 
 // What those who arrive at a barrier know.

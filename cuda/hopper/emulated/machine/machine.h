@@ -15,7 +15,7 @@
 //  6. Clusters that run at the same time: they run one after another, so a kernel in which one waits for another
 //     never ends here (the step limit reports it). Memory weaker than happens-before.
 //  7. Races on global memory of a write with an earlier read, and a missing proxy fence between a thread's access and a
-//     TMA access of global memory, or between a thread's access of shared memory and a later TMA load or copy over it.
+//     TMA access of global memory.
 //  8. Races on shared memory between parts of the same four bytes. Two threads that write neighbouring bytes of the
 //     same four are reported although they do not race.
 //  9. That the warps of a warpgroup read the operands of a wgmma each in its own time: whoever has waited for it knows

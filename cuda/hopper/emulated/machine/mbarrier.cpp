@@ -35,7 +35,7 @@ void write_word(const Cta& cta, uint32_t addr, const Word& word) {
 }
 
 void learn(Thread& thread, const Mbarrier& bar, Scope scope) {
-  acquire(thread, scope == Scope::kCluster ? bar.done_cluster : bar.done);
+  thread.known.learn_handed_over(scope == Scope::kCluster ? bar.done_cluster : bar.done, machine().joiner);
 }
 
 // Arrivals from other CTAs are seen at cluster scope only, and order shared memory alone.

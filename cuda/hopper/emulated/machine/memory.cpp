@@ -113,6 +113,9 @@ void fence_proxy_async(Where where) {
   Thread& thread = enter(where);
   for (const Thread::Range& range : thread.unfenced) thread.cta->smem->publish(range.addr, range.bytes);
   thread.unfenced.clear();
+  if (!machine().check_races) return;
+  thread.fences.push_back(thread.known.of(thread.agent));
+  thread.known.count_release();  // what it does from here on is not fenced
 }
 
 // --------------------------------------------------------------------------------------------- stmatrix, ldmatrix

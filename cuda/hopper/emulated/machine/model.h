@@ -122,6 +122,7 @@ struct Thread {
     uint32_t addr, bytes;
   };
   std::vector<Range> unfenced;           // stores since its last fence.proxy.async
+  std::vector<int32_t> fences;           // its clock at each fence.proxy.async, ascending
   std::vector<uint32_t> unfenced_inits;  // mbarriers since its last fence.mbarrier_init
 
   bool wgmma_fenced = false;

@@ -151,9 +151,14 @@ void fault_at(const Thread& thread, Where where, const char* format, ...) {
 }
 
 void report_race(const Thread& thread, Where where, const char* what, const Cta& cta, const Conflict& conflict) {
-  fault_at(thread, where, "race: %s of %s is not ordered after the %s by %s", what,
-           object(thread, cta, conflict.addr).c_str(), conflict.other_wrote ? "write" : "read",
-           describe(conflict.other).c_str());
+  const Text at = object(thread, cta, conflict.addr), other = describe(conflict.other);
+  if (conflict.known) {
+    fault_at(thread, where,
+             "%s over %s follows the read by %s, which was handed over by no mbarrier and no fence.proxy.async", what,
+             at.c_str(), other.c_str());
+  }
+  fault_at(thread, where, "race: %s of %s is not ordered after the %s by %s", what, at.c_str(),
+           conflict.other_wrote ? "write" : "read", other.c_str());
 }
 
 void report_without_progress(Machine& m, const char* what) {

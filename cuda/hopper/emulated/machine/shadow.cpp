@@ -10,6 +10,22 @@ Past::Past(const Thread& thread) : thread_(&thread.known) {}
 
 Past::Past(Warpgroup& warpgroup) : warpgroup_(&warpgroup), common_(&warpgroup.common_clock) { common_->clear(); }
 
+Past Past::of_async_write(const Thread& thread) {
+  Past past(thread);
+  past.async_write_ = true;
+  return past;
+}
+
+bool Past::lets_overwrite(Epoch read) const {
+  if (!async_write_ || read.clock == 0 || thread_->was_handed(read)) return true;
+  const AgentInfo& agent = machine().agents[read.agent];
+  if (agent.kind != AgentInfo::kThread) return true;
+  // A fence behind the read, of which the writer knows.
+  const std::vector<int32_t>& fences = agent.cta->threads[agent.index].fences;
+  const auto fence = std::lower_bound(fences.begin(), fences.end(), read.clock);
+  return fence != fences.end() && *fence < thread_->of(read.agent);
+}
+
 bool Past::contains(Epoch epoch) {
   if (epoch.clock == 0) return true;
   if (thread_ != nullptr) return thread_->has(epoch);
@@ -56,11 +72,13 @@ std::optional<Conflict> Shadow::write(uint32_t addr, uint32_t bytes, Epoch mine,
     for (uint32_t r = 0; r < kInlineReads; ++r) {
       if (cell.reads[r] == known_reads[r]) continue;
       if (!past.contains(cell.reads[r])) return Conflict{i * kGranule, cell.reads[r], false};
+      if (!past.lets_overwrite(cell.reads[r])) return Conflict{i * kGranule, cell.reads[r], false, true};
       known_reads[r] = cell.reads[r];
     }
     if (cell.more != 0) {
       for (Epoch other : more_reads_[cell.more]) {
         if (!past.contains(other)) return Conflict{i * kGranule, other, false};
+        if (!past.lets_overwrite(other)) return Conflict{i * kGranule, other, false, true};
       }
       free_more_.push_back(cell.more);
     }

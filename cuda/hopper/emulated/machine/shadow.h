@@ -16,9 +16,16 @@ class Past {
  public:
   explicit Past(const Thread& thread);
   explicit Past(Warpgroup& warpgroup);
+  // Of a write by the async proxy, which a thread has asked for.
+  static Past of_async_write(const Thread& thread);
   bool contains(Epoch epoch);
+  // Whether a write may follow this read, which is known. What a thread has read, the async proxy overwrites only when an
+  // mbarrier has handed it over, or the reader has fenced: it knows nothing of the order of instructions and of barriers of
+  // threads.
+  bool lets_overwrite(Epoch read) const;
 
  private:
+  bool async_write_ = false;
   const Knowledge* thread_ = nullptr;
   const Warpgroup* warpgroup_ = nullptr;
   std::vector<int32_t>* common_ = nullptr;  // least knowledge of the 128 threads per agent, as far as asked for
@@ -29,6 +36,7 @@ struct Conflict {
   uint32_t addr;
   Epoch other;
   bool other_wrote;
+  bool known = false;  // it is ordered, but for the async proxy
 };
 
 class Shadow {

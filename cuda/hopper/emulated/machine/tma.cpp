@@ -72,13 +72,15 @@ void claim_destination(Thread& thread, Cta& cta, uint32_t dst, uint32_t bytes, u
   if (m.check_state) {
     for (uint32_t at = dst; at < dst + bytes; ++at) {
       const ByteState state = smem.state(at);
-      if (state != ByteState::kInFlight && state != ByteState::kMbarrier) continue;
+      if (state == ByteState::kUninitialised || state == ByteState::kWritten) continue;
       fault(thread, "%s onto %s, %s", what, object(thread, cta, at).c_str(),
-            state == ByteState::kInFlight ? "where another one is in flight" : "which is part of an mbarrier");
+            state == ByteState::kInFlight   ? "where another one is in flight"
+            : state == ByteState::kUnfenced ? "which a thread wrote without a fence.proxy.async since"
+                                            : "which is part of an mbarrier");
     }
   }
   if (m.check_races) {
-    Past past(thread);
+    Past past = Past::of_async_write(thread);
     if (const auto conflict = smem.shadow.write(dst, bytes, transfer(thread, bar), past)) {
       report_race(thread, thread.where, what, cta, *conflict);
     }

@@ -54,6 +54,14 @@ faults! {
         ["TMA load in flight", "nothing has written", "not ordered"];
     producer_skips_the_empty_wait: ONE,
         "smem.pipeline().await_empty(ring);" => "", ["full[0]", "in flight"];
+    producer_reads_what_it_overwrites: ONE,
+        "smem.pipeline().await_empty(ring);"
+            => "smem.pipeline().await_empty(ring); if (ring.phase != 0) (void)ptx::lds_f32(smem.sfa(ring.stage));",
+        ["handed over by no mbarrier and no fence.proxy.async"];
+    producer_writes_what_it_overwrites: ONE,
+        "smem.pipeline().await_empty(ring);"
+            => "smem.pipeline().await_empty(ring); if (ring.phase != 0) ptx::sts_f32(smem.sfa(ring.stage), 0.0f);",
+        ["a thread wrote without a fence.proxy.async since"];
     empty_wait_starts_in_the_wrong_phase: ONE,
         "empty(ring.stage), ring.phase ^ 1" => "empty(ring.stage), ring.phase", ["waits for empty[0]"];
     full_wait_starts_in_the_wrong_phase: ONE,
