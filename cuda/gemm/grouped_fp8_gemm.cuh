@@ -92,15 +92,19 @@ struct GroupedSchedule {
   }
 };
 
-constexpr uint32_t kExpertsPerLane = MAX_EXPERTS / 32;
+// Experts that a lane, and a warp, take at a time: all of them at once would not fit its registers.
+constexpr uint32_t kExpertsPerLane = 16;
+constexpr uint32_t kExpertsAtOnce = 32 * kExpertsPerLane;
+static_assert(MAX_EXPERTS % kExpertsAtOnce == 0, "the table has whole rounds");
 
-// The segments of this lane's sixteen experts, whatever stands in memory: ordered, and within the rows there are.
-PTX_DEVICE void read_segments(const GroupedFp8GemmParams& params, Segment (&segment)[kExpertsPerLane]) {
-  const uint32_t first = ptx::thread_idx() * kExpertsPerLane;
+// The segments of this lane's sixteen experts, whatever stands in memory: ordered, and within the rows there are. `round` is
+// the warp's first expert, `reached` where those before it end, and then where these do.
+PTX_DEVICE void read_segments(const GroupedFp8GemmParams& params, uint32_t round, int32_t& reached,
+                              Segment (&segment)[kExpertsPerLane]) {
+  const uint32_t first = round + ptx::thread_idx() * kExpertsPerLane;
   const auto exists = [&](uint32_t i) { return first + i < params.experts; };
-  const int32_t start = params.ragged != 0 ? static_cast<int32_t>(ptx::ldg_u32(params.rows)) : 0;
   int32_t value[kExpertsPerLane];  // ragged: where the segment ends; masked: its rows
-  int32_t furthest = start > 0 ? start : 0;
+  int32_t furthest = 0;
 #pragma unroll
   for (uint32_t i = 0; i < kExpertsPerLane; ++i) {
     const int32_t* gRows = params.rows + first + i + params.ragged;
@@ -110,9 +114,11 @@ PTX_DEVICE void read_segments(const GroupedFp8GemmParams& params, Segment (&segm
   // No segment starts before one that comes earlier has ended.
   const auto larger = [](uint32_t a, uint32_t b) { return a > b ? a : b; };
   int32_t before = static_cast<int32_t>(exclusive_scan(static_cast<uint32_t>(furthest), larger));
-  before = start > before ? start : before;
+  before = reached > before ? reached : before;
+  const int32_t end = static_cast<int32_t>(ptx::reduce_max_u32(static_cast<uint32_t>(furthest)));
+  reached = end > reached ? end : reached;
 
-  bool clamped = start < 0;
+  bool clamped = false;
 #pragma unroll
   for (uint32_t i = 0; i < kExpertsPerLane; ++i) {
     segment[i] = params.ragged != 0 ? ragged_segment(before, value[i], params.gemm.m)
@@ -127,26 +133,34 @@ PTX_DEVICE void read_segments(const GroupedFp8GemmParams& params, Segment (&segm
 // sSegments <- the table. The first warp.
 template <class Config>
 PTX_DEVICE void write_segments(const GroupedFp8GemmParams& params, SegmentSmem smem) {
-  Segment segment[kExpertsPerLane];
-  read_segments(params, segment);
   constexpr uint32_t kRows = Fp8GemmTile<Config>::kClusterRows;
   const uint32_t n_tiles = ceil_div(params.gemm.n, Config::kBlockN);
   const auto tiles = [&](Segment s) { return segment_tiles(s.row, s.row_end, kRows) * n_tiles; };
-  uint32_t own = 0;
+  const int32_t start = params.ragged != 0 ? static_cast<int32_t>(ptx::ldg_u32(params.rows)) : 0;
+  if (start < 0) report_fault(params.error_words, FAULT_SEGMENT);
+  int32_t reached = start > 0 ? start : 0;
+  uint32_t tiles_before = 0, round = 0;
+#pragma unroll 1
+  do {
+    Segment segment[kExpertsPerLane];
+    read_segments(params, round, reached, segment);
+    uint32_t own = 0;
 #pragma unroll
-  for (uint32_t i = 0; i < kExpertsPerLane; ++i) own += tiles(segment[i]);
+    for (uint32_t i = 0; i < kExpertsPerLane; ++i) own += tiles(segment[i]);
 
-  uint32_t next = exclusive_scan(own, [](uint32_t a, uint32_t b) { return a + b; });
-  const uint32_t lane = ptx::thread_idx();
+    uint32_t next = tiles_before + exclusive_scan(own, [](uint32_t a, uint32_t b) { return a + b; });
+    const uint32_t first = round + ptx::thread_idx() * kExpertsPerLane;
 #pragma unroll
-  for (uint32_t i = 0; i < kExpertsPerLane; ++i) {
-    const uint32_t e = lane * kExpertsPerLane + i;
-    ptx::sts_u32(smem.row(e), segment[i].row);
-    ptx::sts_u32(smem.row_end(e), segment[i].row_end);
-    ptx::sts_u32(smem.first_tile(e), next);
-    next += tiles(segment[i]);
-  }
-  if (lane == 31) ptx::sts_u32(smem.first_tile(MAX_EXPERTS), next);
+    for (uint32_t i = 0; i < kExpertsPerLane; ++i) {
+      ptx::sts_u32(smem.row(first + i), segment[i].row);
+      ptx::sts_u32(smem.row_end(first + i), segment[i].row_end);
+      ptx::sts_u32(smem.first_tile(first + i), next);
+      next += tiles(segment[i]);
+    }
+    round += kExpertsAtOnce;
+    tiles_before = ptx::reduce_max_u32(ptx::thread_idx() == 31 ? next : 0);
+  } while (round < params.experts);
+  if (ptx::thread_idx() == 0) ptx::sts_u32(smem.first_tile(round), tiles_before);
 }
 
 // Shared addresses of one CTA's storage.

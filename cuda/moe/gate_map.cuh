@@ -44,7 +44,7 @@ PTX_DEVICE RouteBlock choose_block(const GateMapParams& params, uint32_t sGroups
   const uint32_t count = tokens - first < share ? tokens - first : share;
   if (thread >= count * top_k) ptx::sts_u32(sGroups + thread * sizeof(uint32_t), kNoGroup);
   if (warp < count) {
-    const router::GateRoute route = router::route_token(params.gate, first + warp);
+    const router::GateRoute route = router::route_token<Config::kExperts / 32>(params.gate, first + warp);
     const uint32_t group = find_group(params.map, route.id);
     if (lane < top_k) ptx::sts_u32(sGroups + (warp * top_k + lane) * sizeof(uint32_t), group);
   }

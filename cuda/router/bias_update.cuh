@@ -6,11 +6,10 @@
 //
 // The sign is that of sum(counts) - counts[e] * experts: integers, so that it is exact and 0 at the mean.
 //
-// Schedule: one CTA, a thread per expert; every warp finds the sum and the largest count for itself.
+// Schedule: one CTA, a thread for every kThreads-th expert; every warp finds the sum and the largest count for itself.
 #pragma once
 #include <cstdint>
 
-#include "experts.h"
 #include "hopper/cta/enter_grid.cuh"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
@@ -43,20 +42,19 @@ PTX_DEVICE ExpertLoads sum_loads(const BiasUpdateParams& params) {
 
 template <class Config>
 PTX_DEVICE void bias_update_kernel(const BiasUpdateParams& params) {
-  static_assert(Config::kThreads == MAX_EXPERTS, "a thread per expert");
   enter_grid();
   const ExpertLoads loads = sum_loads(params);
-  const uint32_t e = ptx::thread_idx();
-  if (e == 0) {
+  if (ptx::thread_idx() == 0) {
     const uint64_t excess = static_cast<uint64_t>(loads.largest) * params.experts - loads.total;
     const float max_vio = static_cast<float>(excess) / static_cast<float>(loads.total);
     ptx::stg_f32(params.max_vio, loads.total == 0 ? 0.0f : max_vio);
   }
-  if (e >= params.experts) return;
-  const uint64_t load = static_cast<uint64_t>(ptx::ldg_u32(params.counts + e)) * params.experts;
-  if (load == loads.total) return;
-  const float bias = ptx::ld_global_f32(params.bias + e);
-  ptx::stg_f32(params.bias + e, load < loads.total ? bias + params.speed : bias - params.speed);
+  for (uint32_t e = ptx::thread_idx(); e < params.experts; e += Config::kThreads) {
+    const uint64_t load = static_cast<uint64_t>(ptx::ldg_u32(params.counts + e)) * params.experts;
+    if (load == loads.total) continue;
+    const float bias = ptx::ld_global_f32(params.bias + e);
+    ptx::stg_f32(params.bias + e, load < loads.total ? bias + params.speed : bias - params.speed);
+  }
 }
 
 }  // namespace router

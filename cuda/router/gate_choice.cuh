@@ -10,7 +10,7 @@
 // Equals go to the lowest index. NaN and -Inf are never chosen; where fewer than K are left, id -1 with weight 0. Inf and
 // NaN of a token that is not padding are told of, but for a bias of -Inf, which is how an expert is left out.
 //
-// Lane l holds experts l, l + 32, ....
+// Lane l holds experts l, l + 32, ..., at most kRows of them.
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -34,54 +34,58 @@ namespace router {
 
 constexpr float kGateInfinity = std::numeric_limits<float>::infinity();
 
-// rS: FP32 [experts / 32] of each lane; NaN where there is no expert.
-using GateScores = float[kGateRows];
+// rS: of a lane's experts; NaN where there is none.
+template <uint32_t kRows>
+using GateScores = float[kRows];
 
-PTX_DEVICE void load_logits(const GateSelectParams& params, uint64_t t, GateScores& rS) {
+template <uint32_t kRows>
+PTX_DEVICE void load_logits(const GateSelectParams& params, uint64_t t, GateScores<kRows>& rS) {
 #pragma unroll
-  for (uint32_t i = 0; i < kGateRows; ++i) {
+  for (uint32_t i = 0; i < kRows; ++i) {
     rS[i] = gate_expert(i) < params.experts ? 0.0f : std::numeric_limits<float>::quiet_NaN();
   }
   const float* logits = params.logits + t * params.logits_pitch;
   // Experts within a chunk, so that the loads of a chunk are under way together.
 #pragma unroll 1
   for (uint32_t chunk = 0; chunk < params.chunks; ++chunk) {
-    GateScores rPart = {};
+    GateScores<kRows> rPart = {};
 #pragma unroll
-    for (uint32_t i = 0; i < kGateRows; ++i) {
+    for (uint32_t i = 0; i < kRows; ++i) {
       if (gate_expert(i) >= params.experts) continue;
       rPart[i] = ptx::ldg_f32(logits + chunk * params.chunk_stride + gate_expert(i));
     }
 #pragma unroll
-    for (uint32_t i = 0; i < kGateRows; ++i) rS[i] += rPart[i];
+    for (uint32_t i = 0; i < kRows; ++i) rS[i] += rPart[i];
   }
 }
 
 PTX_DEVICE bool is_finite(float x) { return x - x == 0.0f; }
 
 // Whether the logits of the lane's experts are finite.
-PTX_DEVICE bool are_finite(const GateSelectParams& params, const GateScores& rS) {
+template <uint32_t kRows>
+PTX_DEVICE bool are_finite(const GateSelectParams& params, const GateScores<kRows>& rS) {
   bool finite = true;
 #pragma unroll
-  for (uint32_t i = 0; i < kGateRows; ++i) finite = finite && (gate_expert(i) >= params.experts || is_finite(rS[i]));
+  for (uint32_t i = 0; i < kRows; ++i) finite = finite && (gate_expert(i) >= params.experts || is_finite(rS[i]));
   return finite;
 }
 
 // Over the logits that are numbers, with the largest subtracted; its own share is 1 even when it is infinite.
-PTX_DEVICE void softmax(GateScores& rS) {
+template <uint32_t kRows>
+PTX_DEVICE void softmax(GateScores<kRows>& rS) {
   uint32_t key = 0;
 #pragma unroll
-  for (uint32_t i = 0; i < kGateRows; ++i) key = order_key(rS[i]) > key ? order_key(rS[i]) : key;
+  for (uint32_t i = 0; i < kRows; ++i) key = order_key(rS[i]) > key ? order_key(rS[i]) : key;
   const float largest = value_of_key(ptx::reduce_max_u32(key));
   float sum = 0.0f;
 #pragma unroll
-  for (uint32_t i = 0; i < kGateRows; ++i) {
+  for (uint32_t i = 0; i < kRows; ++i) {
     rS[i] = rS[i] == largest ? 1.0f : exp_f32(rS[i] - largest);
     if (rS[i] == rS[i]) sum += rS[i];
   }
   sum = warp_reduce<32>(sum, [](float a, float b) { return a + b; });
 #pragma unroll
-  for (uint32_t i = 0; i < kGateRows; ++i) rS[i] = rS[i] / sum;
+  for (uint32_t i = 0; i < kRows; ++i) rS[i] = rS[i] / sum;
 }
 
 // sqrt(log(1 + exp(x))), of which nothing overflows on the way.
@@ -92,28 +96,31 @@ PTX_DEVICE float sqrt_softplus_f32(float x) {
 }
 
 // Returns whether the logits of the lane's experts are finite.
-PTX_DEVICE bool make_scores(const GateSelectParams& params, uint64_t t, GateScores& rS) {
+template <uint32_t kRows>
+PTX_DEVICE bool make_scores(const GateSelectParams& params, uint64_t t, GateScores<kRows>& rS) {
   load_logits(params, t, rS);
   const bool finite = are_finite(params, rS);
   if (params.scoring == GATE_SOFTMAX) {
     softmax(rS);
   } else if (params.scoring == GATE_SIGMOID) {
 #pragma unroll
-    for (uint32_t i = 0; i < kGateRows; ++i) rS[i] = sigmoid_f32(rS[i]);
+    for (uint32_t i = 0; i < kRows; ++i) rS[i] = sigmoid_f32(rS[i]);
   } else {
 #pragma unroll
-    for (uint32_t i = 0; i < kGateRows; ++i) rS[i] = sqrt_softplus_f32(rS[i]);
+    for (uint32_t i = 0; i < kRows; ++i) rS[i] = sqrt_softplus_f32(rS[i]);
   }
   if (params.scores == nullptr) return finite;
 #pragma unroll
-  for (uint32_t i = 0; i < kGateRows; ++i) {
+  for (uint32_t i = 0; i < kRows; ++i) {
     if (gate_expert(i) < params.experts) ptx::stg_f32(params.scores + t * params.scores_pitch + gate_expert(i), rS[i]);
   }
   return finite;
 }
 
 // The key of the score of group `g`.
-PTX_DEVICE uint32_t group_key(const GateSelectParams& params, const GateKeys& rKey, const GateKeys& rGroup, uint32_t g) {
+template <uint32_t kRows>
+PTX_DEVICE uint32_t group_key(const GateSelectParams& params, const GateKeys<kRows>& rKey,
+                              const GateKeys<kRows>& rGroup, uint32_t g) {
   const Best first = best_of(rKey, [&](uint32_t i) { return rGroup[i] == g; });
   if (params.group_score == GATE_GROUP_MAX) return first.key;
   const Best second = best_of(rKey, [&](uint32_t i) { return rGroup[i] == g && gate_expert(i) != first.expert; });
@@ -122,12 +129,13 @@ PTX_DEVICE uint32_t group_key(const GateSelectParams& params, const GateKeys& rK
 }
 
 // Takes the experts of all but the best groups out of rKey.
-PTX_DEVICE void keep_groups(const GateSelectParams& params, GateKeys& rKey) {
+template <uint32_t kRows>
+PTX_DEVICE void keep_groups(const GateSelectParams& params, GateKeys<kRows>& rKey) {
   const uint32_t lane = ptx::thread_idx() % 32;
   const uint32_t group_size = params.experts / params.groups;
-  GateKeys rGroup;
+  GateKeys<kRows> rGroup;
 #pragma unroll
-  for (uint32_t i = 0; i < kGateRows; ++i) rGroup[i] = gate_expert(i) / group_size;
+  for (uint32_t i = 0; i < kRows; ++i) rGroup[i] = gate_expert(i) / group_size;
   uint32_t of_lane = 0;  // the key of group `lane`
   for (uint32_t g = 0; g < params.groups; ++g) {
     const uint32_t key = group_key(params, rKey, rGroup, g);
@@ -141,16 +149,17 @@ PTX_DEVICE void keep_groups(const GateSelectParams& params, GateKeys& rKey) {
     if (lane == group) of_lane = 0;
   }
 #pragma unroll
-  for (uint32_t i = 0; i < kGateRows; ++i) {
+  for (uint32_t i = 0; i < kRows; ++i) {
     if (rGroup[i] < params.groups && (kept >> rGroup[i] & 1) == 0) rKey[i] = 0;
   }
 }
 
 // What may be chosen: c > -Inf, in a group that is kept. Returns whether the biases of the lane's experts are finite or -Inf.
-PTX_DEVICE bool make_keys(const GateSelectParams& params, const GateScores& rS, GateKeys& rKey) {
+template <uint32_t kRows>
+PTX_DEVICE bool make_keys(const GateSelectParams& params, const GateScores<kRows>& rS, GateKeys<kRows>& rKey) {
   bool sane = true;
 #pragma unroll
-  for (uint32_t i = 0; i < kGateRows; ++i) {
+  for (uint32_t i = 0; i < kRows; ++i) {
     float bias = 0.0f;
     if (params.bias != nullptr && gate_expert(i) < params.experts) bias = ptx::ldg_f32(params.bias + gate_expert(i));
     sane = sane && bias < kGateInfinity;
@@ -170,10 +179,11 @@ PTX_DEVICE int32_t fixed_id(const GateSelectParams& params, uint64_t t, uint32_t
 }
 
 // The score of expert `id` in every lane; 0 for -1 and for NaN.
-PTX_DEVICE float score_of(const GateScores& rS, int32_t id) {
+template <uint32_t kRows>
+PTX_DEVICE float score_of(const GateScores<kRows>& rS, int32_t id) {
   float score = 0.0f;
 #pragma unroll
-  for (uint32_t i = 0; i < kGateRows; ++i) {
+  for (uint32_t i = 0; i < kRows; ++i) {
     if (gate_expert(i) == static_cast<uint32_t>(id) && rS[i] == rS[i]) score = rS[i];
   }
   return std::bit_cast<float>(ptx::reduce_max_u32(std::bit_cast<uint32_t>(score)));
@@ -186,7 +196,8 @@ struct GateRoute {
 };
 
 // Routed experts in lanes 0 .. top_k - 1, shared ones in the lanes behind.
-PTX_DEVICE GateRoute choose(const GateSelectParams& params, uint64_t t, const GateScores& rS, GateKeys& rKey) {
+template <uint32_t kRows>
+PTX_DEVICE GateRoute choose(const GateSelectParams& params, uint64_t t, const GateScores<kRows>& rS, GateKeys<kRows>& rKey) {
   const uint32_t lane = ptx::thread_idx() % 32;
   GateRoute mine = {static_cast<int32_t>(params.experts + lane - params.top_k), 1.0f};
   float sum = 0.0f;
@@ -201,12 +212,13 @@ PTX_DEVICE GateRoute choose(const GateSelectParams& params, uint64_t t, const Ga
   return {mine.id, share * params.route_scale};
 }
 
-// The choice for token t, stored; of lane k the route k, if the token has as many.
+// The choice for token t, of up to 32 * kRows experts, stored; of lane k the route k, if the token has as many.
+template <uint32_t kRows>
 PTX_DEVICE GateRoute route_token(const GateSelectParams& params, uint64_t t) {
   const uint32_t lane = ptx::thread_idx() % 32;
-  GateScores rS;
+  GateScores<kRows> rS;
   bool sane = make_scores(params, t, rS);
-  GateKeys rKey = {};
+  GateKeys<kRows> rKey = {};
   if (params.fixed_ids.words == nullptr) sane = make_keys(params, rS, rKey) && sane;
   GateRoute route = choose(params, t, rS, rKey);
   if (params.mask != nullptr && ptx::ldg_u32(params.mask + t) == 0) {

@@ -4,15 +4,12 @@
 #include <bit>
 #include <cstdint>
 
-#include "experts.h"
 #include "ptx/regs.h"
 #include "ptx/sync.h"
 #include "ptx/target.h"
 #include "router/params.h"
 
 namespace router {
-
-constexpr uint32_t kGateRows = MAX_EXPERTS / 32;  // experts of a lane
 
 // The greater a float, the greater its key; 0 for NaN.
 PTX_DEVICE uint32_t order_key(float x) {
@@ -24,19 +21,20 @@ PTX_DEVICE float value_of_key(uint32_t key) { return std::bit_cast<float>(key >>
 
 PTX_DEVICE uint32_t gate_expert(uint32_t row) { return ptx::thread_idx() % 32 + 32 * row; }
 
-// rKey: what may still be chosen.
-using GateKeys = uint32_t[kGateRows];
+// rKey: what may still be chosen of a lane's experts.
+template <uint32_t kRows>
+using GateKeys = uint32_t[kRows];
 
 // The lowest index among the experts with the best key, and that key (0: there is none) in every lane.
 struct Best {
   uint32_t key, expert;
 };
 
-template <class Allowed>
-PTX_DEVICE Best best_of(const GateKeys& rKey, Allowed allowed) {
+template <uint32_t kRows, class Allowed>
+PTX_DEVICE Best best_of(const GateKeys<kRows>& rKey, Allowed allowed) {
   Best mine = {0, UINT32_MAX};
 #pragma unroll
-  for (uint32_t i = 0; i < kGateRows; ++i) {
+  for (uint32_t i = 0; i < kRows; ++i) {
     if (rKey[i] > mine.key && allowed(i)) mine = {rKey[i], gate_expert(i)};
   }
   const uint32_t key = ptx::reduce_max_u32(mine.key);
@@ -44,10 +42,11 @@ PTX_DEVICE Best best_of(const GateKeys& rKey, Allowed allowed) {
 }
 
 // The best of rKey, which leaves it; -1: there is none.
-PTX_DEVICE int32_t take_best(GateKeys& rKey) {
+template <uint32_t kRows>
+PTX_DEVICE int32_t take_best(GateKeys<kRows>& rKey) {
   const Best best = best_of(rKey, [](uint32_t) { return true; });
 #pragma unroll
-  for (uint32_t i = 0; i < kGateRows; ++i) {
+  for (uint32_t i = 0; i < kRows; ++i) {
     if (gate_expert(i) == best.expert) rKey[i] = 0;
   }
   return best.key == 0 ? -1 : static_cast<int32_t>(best.expert);

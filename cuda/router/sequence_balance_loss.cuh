@@ -11,7 +11,6 @@
 #include <bit>
 #include <cstdint>
 
-#include "experts.h"
 #include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/warp_reduce.cuh"
 #include "ptx/gmem.h"
@@ -26,26 +25,28 @@ namespace router {
 
 template <class Config>
 struct SequenceBalanceLossStorage {
-  uint32_t count[Config::kWarps][MAX_EXPERTS];
-  float share[Config::kWarps][MAX_EXPERTS];
+  uint32_t count[Config::kWarps][Config::kExperts];
+  float share[Config::kWarps][Config::kExperts];
 };
 
 // What a warp knows of its tokens, per expert.
+template <uint32_t kRows>
 struct ExpertUse {
-  uint32_t count[kGateRows];  // tokens that would choose it
-  float share[kGateRows];     // its sum of s / sum of s
+  uint32_t count[kRows];  // tokens that would choose it
+  float share[kRows];     // its sum of s / sum of s
 };
 
 PTX_DEVICE float warp_sum(float value) {
   return warp_reduce<32>(value, [](float a, float b) { return a + b; });
 }
 
-PTX_DEVICE void add_token(const SequenceBalanceLossParams& params, uint64_t t, ExpertUse& use) {
-  float s[kGateRows];
-  GateKeys rKey;
+template <uint32_t kRows>
+PTX_DEVICE void add_token(const SequenceBalanceLossParams& params, uint64_t t, ExpertUse<kRows>& use) {
+  float s[kRows];
+  GateKeys<kRows> rKey;
   float sum = 0.0f;
 #pragma unroll
-  for (uint32_t i = 0; i < kGateRows; ++i) {
+  for (uint32_t i = 0; i < kRows; ++i) {
     const bool exists = gate_expert(i) < params.experts;
     s[i] = exists ? ptx::ldg_f32(params.scores + t * params.scores_pitch + gate_expert(i)) : 0.0f;
     rKey[i] = exists ? order_key(s[i]) : 0;
@@ -55,16 +56,16 @@ PTX_DEVICE void add_token(const SequenceBalanceLossParams& params, uint64_t t, E
   for (uint32_t route = 0; route < params.top_k; ++route) {
     const uint32_t id = static_cast<uint32_t>(take_best(rKey));
 #pragma unroll
-    for (uint32_t i = 0; i < kGateRows; ++i) use.count[i] += gate_expert(i) == id;
+    for (uint32_t i = 0; i < kRows; ++i) use.count[i] += gate_expert(i) == id;
   }
 #pragma unroll
-  for (uint32_t i = 0; i < kGateRows; ++i) use.share[i] += s[i] / sum;
+  for (uint32_t i = 0; i < kRows; ++i) use.share[i] += s[i] / sum;
 }
 
 // Of the storage: table 0 has the counts, table 1, behind it, the shares.
 template <class Config>
 PTX_DEVICE uint32_t balance_entry(uint32_t table, uint32_t warp, uint32_t expert) {
-  return ptx::smem_base() + ((table * Config::kWarps + warp) * MAX_EXPERTS + expert) * sizeof(float);
+  return ptx::smem_base() + ((table * Config::kWarps + warp) * Config::kExperts + expert) * sizeof(float);
 }
 
 // f_i * P_i of one expert.
@@ -88,12 +89,13 @@ PTX_DEVICE void sequence_balance_loss_kernel(const SequenceBalanceLossParams& pa
   static_assert(Config::kThreads == Config::kWarps * 32);
   enter_grid();
   const uint32_t warp = ptx::thread_idx() / 32;
-  ExpertUse use = {};
+  constexpr uint32_t kRows = Config::kExperts / 32;
+  ExpertUse<kRows> use = {};
   for (uint32_t t = warp; t < params.length; t += Config::kWarps) {
     add_token(params, static_cast<uint64_t>(ptx::cta_idx()) * params.length + t, use);
   }
 #pragma unroll
-  for (uint32_t i = 0; i < kGateRows; ++i) {
+  for (uint32_t i = 0; i < kRows; ++i) {
     ptx::sts_u32(balance_entry<Config>(0, warp, gate_expert(i)), use.count[i]);
     ptx::sts_f32(balance_entry<Config>(1, warp, gate_expert(i)), use.share[i]);
   }
@@ -101,7 +103,7 @@ PTX_DEVICE void sequence_balance_loss_kernel(const SequenceBalanceLossParams& pa
   if (warp != 0) return;
   float loss = 0.0f;
 #pragma unroll 1
-  for (uint32_t i = 0; i < kGateRows; ++i) {
+  for (uint32_t i = 0; i < kRows; ++i) {
     if (gate_expert(i) < params.experts) loss += balance_term<Config>(params, gate_expert(i));
   }
   loss = warp_sum(loss);

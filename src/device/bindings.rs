@@ -32,7 +32,7 @@ pub const FAULT_POSITION: DeviceFault = 6;
 pub const FAULT_NONFINITE_SCORE: DeviceFault = 7;
 pub const FAULT_KINDS: DeviceFault = 8;
 pub type DeviceFault = core::ffi::c_uint;
-pub const MAX_EXPERTS: _bindgen_ty_1 = 512;
+pub const MAX_EXPERTS: _bindgen_ty_1 = 1024;
 pub type _bindgen_ty_1 = core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -18,7 +18,7 @@ use crate::launch::{Kernel, KernelRow, Launch, Pieces};
 use crate::router::{Gate, GateArgs, GateSpec, GateWeight, Routing};
 use crate::setters::setters;
 use crate::table::moe::{self, GATE_MAP_CLUSTER, GATE_MAP_ROWS, GATE_MAP_TOKENS};
-use crate::table::router::{GATE_SELECT, gate_logits};
+use crate::table::router::{GATE_EXPERTS, gate_logits, gate_select};
 use crate::tensor::{Indices, Matrix, SliceMut};
 
 const GATE_MAP: KernelRow<GateMapParams> = KernelRow::of(moe::GATE_MAP);
@@ -88,15 +88,17 @@ pub struct GateMap {
 }
 
 impl GateMap {
-    /// Chooses the launches for a shape: one behind the logits for up to 128 tokens, unless there are far more rows than routes
-    /// to be cleared.
+    /// Chooses the launches for a shape: one behind the logits for up to 128 tokens and 512 experts, unless there are far more rows
+    /// than routes to be cleared.
     ///
     /// # Errors
     /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: GateMapSpec) -> Result<Self> {
         let gate = Gate::plan(device, spec.gate)?;
         let map = ExpertMap::plan(device, spec.map())?;
-        let few = spec.gate.tokens <= GATE_MAP_TOKENS as usize && spec.map().rows() <= GATE_MAP_ROWS as usize;
+        let few = spec.gate.tokens <= GATE_MAP_TOKENS as usize
+            && spec.gate.experts <= GATE_EXPERTS as usize
+            && spec.map().rows() <= GATE_MAP_ROWS as usize;
         let fused = few.then(|| GATE_MAP.load(device)).transpose()?;
         let mut plan = Self { device: device.clone(), gate, map, fused, scratch_bytes: 0 };
         let mut counted = Pieces::counted();
@@ -122,7 +124,8 @@ impl GateMap {
 
     pub(super) fn launches(&self) -> Vec<&'static str> {
         let logits = gate_logits(self.map().tokens).0;
-        let apart = [GATE_SELECT, moe::EXPERT_MAP_COUNT, moe::EXPERT_MAP_SCAN, moe::EXPERT_MAP_SCATTER];
+        let select = gate_select(self.gate.experts());
+        let apart = [select, moe::EXPERT_MAP_COUNT, moe::EXPERT_MAP_SCAN, moe::EXPERT_MAP_SCATTER];
         let behind = if self.fused.is_some() { &[moe::GATE_MAP][..] } else { &apart };
         [&[logits], behind].concat().iter().map(|kernel| kernel.name).collect()
     }

@@ -18,8 +18,6 @@ use crate::tensor::{Indices, Matrix, Vector, VectorMut};
 
 const EXPERT_LOAD: KernelRow<ExpertLoadParams> = KernelRow::of(router::EXPERT_LOAD);
 const BIAS_UPDATE: KernelRow<BiasUpdateParams> = KernelRow::of(router::BIAS_UPDATE);
-const SEQUENCE_BALANCE_LOSS: KernelRow<SequenceBalanceLossParams> =
-    KernelRow::of(router::SEQUENCE_BALANCE_LOSS);
 
 /// The choice to be counted: ids `[tokens, routes]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,7 +27,7 @@ pub struct ExpertLoadSpec {
     pub tokens: usize,
     /// Routed experts of a token: at most 32, 0 included.
     pub routes: usize,
-    /// At most 512, 0 included.
+    /// At most 1024, 0 included.
     pub experts: usize,
 }
 
@@ -100,7 +98,7 @@ impl ExpertLoad {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct BiasUpdateSpec {
-    /// At most 512, 0 included.
+    /// At most 1024, 0 included.
     pub experts: usize,
     /// What is added or subtracted: 0.001 for most of DeepSeek-V3's training, 0 at its end. Finite and not negative: the
     /// load would run away.
@@ -173,7 +171,7 @@ pub struct SequenceBalanceLossSpec {
     pub sequences: usize,
     /// Tokens of a sequence; 0 gives a loss of 0.
     pub length: usize,
-    /// 1 to 512.
+    /// 1 to 1024.
     pub experts: usize,
     /// Routed experts of a token: 1 to 32, and no more than there are.
     pub top_k: usize,
@@ -222,7 +220,8 @@ impl SequenceBalanceLoss {
         if alpha > 0.0 {
             check_factor("alpha", alpha)?;
         }
-        Ok(Self { device: device.clone(), kernel: SEQUENCE_BALANCE_LOSS.load(device)?, spec })
+        let kernel = Kernel::load(device, router::sequence_balance_loss(experts))?;
+        Ok(Self { device: device.clone(), kernel, spec })
     }
 
     /// Enqueues `loss[q] = alpha * sum over experts of f_i P_i`: f_i counts the tokens of the sequence whose K best scores,

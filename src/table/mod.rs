@@ -12,7 +12,7 @@ pub mod quant;
 pub mod router;
 
 /// Most experts of a grouped GEMM: its table of segments lies in shared memory.
-pub const MAX_EXPERTS: u32 = 512;
+pub const MAX_EXPERTS: u32 = 1024;
 
 /// Shared memory a CTA can use on compute capability 9.0: 227 KiB.
 pub const MAX_SMEM_BYTES: u32 = 227 * 1024;

@@ -2,6 +2,7 @@
 
 use super::gemm::{GemmInstance, OutputType, Schedule};
 use super::quant::{BLOCK, BLOCKS};
+use super::router::GATE_EXPERTS;
 use super::{EXPERTS, FixedKernel, Kernel, MAX_EXPERTS, PIECES, WARP};
 
 /// Routes of a block, which a CTA sorts: a thread each.
@@ -37,6 +38,7 @@ pub const GATE_MAP_ROWS: u32 = 8 * GATE_MAP_CLUSTER * GATE_MAP_THREADS;
 pub const GATE_MAP: FixedKernel =
     FixedKernel::new("moe", "gate_map", "GateMapParams", GATE_MAP_THREADS, EXPERTS)
         .with_cluster(GATE_MAP_CLUSTER)
+        .with_constants(&[("kExperts", GATE_EXPERTS)])
         .with_storage(
             "GateMapStorage",
             (GATE_MAP_THREADS + 3 * MAX_EXPERTS + 2 + GATE_MAP_THREADS / WARP) * 4,

@@ -15,7 +15,7 @@ import torch
 
 TOKENS, SCALE = 64, 1.5
 # Experts, and those of a token.
-ROUTERS = [(384, 8)]
+ROUTERS = [(384, 8), (896, 16)]
 # Scores below 3 in FP32 are within a few units of 2^-23 of each other's.
 NEAR = 2e-6
 

@@ -40,7 +40,7 @@ const TILES: &str = "tiles start within D, of at most 2^31 rows and columns";
 const CTAS: &str = "the plan has as many CTAs as these need";
 
 pub const BOUNDED: [Bounded; 31] = [
-    bounded("gemm/fp8_gemm.cuh", "tile.expert * Config::kPanels", "at most 512 experts"),
+    bounded("gemm/fp8_gemm.cuh", "tile.expert * Config::kPanels", "at most 1024 experts"),
     bounded("gemm/fp8_gemm.cuh", "warpgroup * kRows", "two warpgroups"),
     bounded("gemm/fp8_gemm.cuh", "schedule.has_tile()", TILES),
     bounded("gemm/fp8_gemm.cuh", "m * Config::kCluster + ptx::cluster_rank()", TILES),
@@ -90,7 +90,7 @@ pub const BOUNDED: [Bounded; 31] = [
     ),
     bounded("router/gate_logits.cuh", "tile.chunk * GATE_CHUNK", "within fewer than 2^31 columns"),
     bounded("router/gate_logits.cuh", "expert_tiles * Config::kBlockTokens", CTAS),
-    bounded("router/gate_logits.cuh", "% expert_tiles * Config::kBlockExperts", "at most 512 experts"),
+    bounded("router/gate_logits.cuh", "% expert_tiles * Config::kBlockExperts", "at most 1024 experts"),
 ];
 
 /// Operations that read memory: what they give is data, and whoever uses it as an index asks whether it is one.

@@ -19,7 +19,7 @@ use proptest::sample::Index;
 use rayon::prelude::*;
 
 /// Sizes: nothing, the steps that kernels work in with their neighbours, and what does not fit some type.
-const SIZES: [usize; 26] = [
+const SIZES: [usize; 28] = [
     0,
     1,
     2,
@@ -36,6 +36,8 @@ const SIZES: [usize; 26] = [
     256,
     512,
     513,
+    1024,
+    1025,
     (1 << 31) - 128,
     (1 << 31) - 1,
     1 << 31,

@@ -25,14 +25,12 @@ use crate::device::{Device, Stream};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::launch::{Kernel, KernelParams, KernelRow, Launch, Layout, MAX_GRID, check_limit, optional};
-use crate::table::router::{self, GATE_SELECT_TOKENS, gate_logits};
+use crate::launch::{Kernel, KernelParams, Launch, Layout, MAX_GRID, check_limit, optional};
+use crate::table::router::{GATE_SELECT_TOKENS, gate_logits, gate_select};
 use crate::tensor::Element;
 use crate::tensor::{Indices, Matrix, MatrixMut, SliceMut, Vector};
 
 pub use spec::{GateSpec, GroupScore, Scoring};
-
-const GATE_SELECT: KernelRow<GateSelectParams> = KernelRow::of(router::GATE_SELECT);
 
 /// Type of the router's weight: [`f32`] or [`bf16`].
 pub trait GateWeight: Element + sealed::Weight {}
@@ -111,7 +109,7 @@ impl Gate {
     pub fn plan(device: &Device, spec: GateSpec) -> Result<Self> {
         spec.check()?;
         let logits = Kernel::load(device, gate_logits(spec.tokens).0)?;
-        let select = GATE_SELECT.load(device)?;
+        let select = Kernel::load(device, gate_select(spec.experts))?;
         let gate = Self { device: device.clone(), logits, select, spec };
         check_limit("CTAs of the gate", gate.logits_grid() as u64, MAX_GRID)?;
         Ok(gate)
@@ -215,6 +213,11 @@ impl Gate {
         let params =
             GateSelectParams { logits: logits.pointer, logits_pitch: logits.pitch(), chunks: 1, ..rest };
         select.run(self.select_grid(), &params)
+    }
+
+    /// Routed experts.
+    pub(crate) fn experts(&self) -> usize {
+        self.spec.experts
     }
 
     fn select_grid(&self) -> u32 {

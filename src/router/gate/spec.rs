@@ -38,7 +38,7 @@ pub struct GateSpec {
     pub tokens: usize,
     /// Length of a token's hidden state, a multiple of 32.
     pub hidden: usize,
-    /// Routed experts: 1 to 512.
+    /// Routed experts: 1 to 1024.
     pub experts: usize,
     /// Routed experts of a token: 1 at least, and no more than the kept groups have. With the shared ones at most 32.
     pub top_k: usize,

@@ -46,7 +46,10 @@ fn every_way_to_route() {
         }
         let one_token: Vec<usize> = (0..256).map(|e| usize::from(e == 77)).collect();
         check(Assignment::ragged(&one_token, 0), (8, 128));
-        check(Assignment::ragged(&[3; 512], 0), (8, 128));
+        for experts in [512, 513, 896, 1023, 1024] {
+            check(Assignment::ragged(&vec![3; experts], 0), (8, 128));
+            check(Assignment::masked(&vec![1; experts], 2), (8, 128));
+        }
     }
 }
 
@@ -209,8 +212,9 @@ fn segments_that_are_none() {
 #[test]
 fn segments_that_fall_back() {
     for device in devices() {
-        for experts in [40, 512] {
-            let places = (0..=17).chain([30, 31, 32, 33, 255, 256, 335, 479, 494, 495, 496, 509, 510]);
+        for experts in [40, 512, 1024] {
+            let first = if experts == 1024 { 500 } else { 0 };
+            let places = (first..=first + 17).chain([30, 31, 32, 33, 255, 256, 335, 479, 494, 495, 496, 509, 510]);
             for expert in places.filter(|expert| expert + 1 < experts) {
                 for fallen in [1, 2, 14, 15, 16, 17, 33, 150, 300].into_iter().chain([experts - expert - 2]) {
                     if expert + fallen + 1 < experts {

@@ -12,7 +12,7 @@ use deepseek_kernels::moe::{ExpertLayout, ExpertMapSpec};
 use oracles::moe::Mapped;
 use proptest::prelude::*;
 
-const EXPERTS: [usize; 7] = [1, 2, 3, 5, 256, 257, 512];
+const EXPERTS: [usize; 10] = [1, 2, 3, 5, 256, 257, 512, 513, 896, 1024];
 
 fn aligned(alignment: u32) -> ExpertLayout {
     ExpertLayout::Aligned { alignment: NonZeroU32::new(alignment).expect("not 0") }

@@ -45,7 +45,7 @@ fn aligned(alignment: u32) -> ExpertLayout {
 /// Every CTA has a token or none, its last one or not; then more tokens than the one launch has room for.
 #[test]
 fn fused_is_unfused_for_every_number_of_tokens() {
-    let experts = [(256, 8), (1, 1), (3, 3), (512, 32), (257, 6), (72, 1), (5, 2)];
+    let experts = [(256, 8), (1, 1), (3, 3), (512, 32), (257, 6), (72, 1), (5, 2), (896, 16), (1024, 6)];
     for device in devices() {
         let many: &[usize] = if runs_emulated(&device) { &[300] } else { &[300, 4096] };
         let tokens = [0, 1, 2, 7, 8, 9, 15, 17, 63, 64, 65, 113, MOST - 1, MOST, MOST + 1];
@@ -146,11 +146,14 @@ fn the_plan_says_what_it_chose() {
         (MOST, ExpertLayout::Ragged, "gate_logits + gate_map".to_owned()),
         (MOST + 1, ExpertLayout::Ragged, format!("gate_logits + {APART}")),
     ];
+    let many = "gate_logits_few + gate_select_many + expert_map_count + expert_map_scan + expert_map_scatter";
     for device in devices() {
         for (tokens, layout, choice) in &choices {
             let spec = GateMapSpec::new(GateSpec::deepseek_v3(*tokens)).layout(*layout);
             assert_eq!(GateMap::plan(&device, spec).expect("a plan").choice().to_string(), *choice);
         }
+        let plan = GateMap::plan(&device, GateMapSpec::new(spec(3, 896, 16))).expect("a plan");
+        assert_eq!(plan.choice().to_string(), many);
     }
 }
 

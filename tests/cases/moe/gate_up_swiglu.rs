@@ -107,7 +107,7 @@ fn every_class() {
 #[test]
 fn every_way_to_route() {
     for device in devices() {
-        for experts in [1, 2, 5, 257] {
+        for experts in [1, 2, 5, 257, 896] {
             let only = |e: usize| (0..experts).map(|i| if i == e { 70 } else { 0 }).collect::<Vec<_>>();
             let alternate: Vec<usize> = (0..experts).map(|e| if e % 2 == 0 { 3 } else { 0 }).collect();
             for counts in [vec![0; experts], only(0), only(experts - 1), alternate] {

@@ -52,6 +52,17 @@ fn short_blocks() {
     }
 }
 
+/// 16 of 896 experts, all here or a part of them.
+#[test]
+fn many_experts() {
+    let gate = GateSpec::new(7, 64, 896, 16).groups(14).kept_groups(7).route_scale(2.5);
+    for device in devices() {
+        for (local, repeated) in [(None, true), (Some(112), false)] {
+            pass(&MoeLayerCase { local, repeated, mask: true, ..MoeLayerCase::new(gate, 32) }, &device);
+        }
+    }
+}
+
 /// Twice with other tokens: nothing of the first run is left in the second.
 #[test]
 fn one_token_and_many() {

@@ -31,7 +31,7 @@ fn count(device: &Device, ids: Vec<i32>, routes: usize, experts: usize) -> Vec<u
 fn loads_are_counted_exactly() {
     for device in devices() {
         for ((tokens, routes), experts) in
-            [((1, 1), 1), ((100, 8), 256), ((1000, 6), 160), ((33, 3), 5), ((0, 8), 64), ((70, 32), 512)]
+            [((1, 1), 1), ((100, 8), 256), ((1000, 6), 160), ((33, 3), 5), ((0, 8), 64), ((70, 32), 512), ((70, 16), 896)]
         {
             for routing in [Routing::Gaps].into_iter().chain(ROUTINGS) {
                 pass(&ExpertLoadCase { routing, ..ExpertLoadCase::new((tokens, routes), experts) }, &device);
@@ -61,7 +61,7 @@ fn update(device: &Device, counts: &[u32], bias: &[f32], speed: f32) -> (Vec<f32
 #[test]
 fn biases_move_by_exactly_the_speed() {
     for device in devices() {
-        for experts in [0, 1, 2, 3, 5, 64, 256, 257, 512] {
+        for experts in [0, 1, 2, 3, 5, 64, 256, 257, 512, 513, 896, 1024] {
             let case = BiasUpdateCase::new(experts);
             pass(&case, &device);
             let bias = case.problem().bias;
@@ -105,6 +105,9 @@ fn the_loss_of_a_sequence() {
             ((2, 40), (256, 8)),
             ((4, 9), (5, 2)),
             ((1, 33), (512, 32)),
+            ((1, 20), (513, 6)),
+            ((2, 19), (896, 16)),
+            ((1, 9), (1024, 32)),
             ((2, 100), (160, 6)),
         ] {
             let case = SequenceBalanceLossCase::new((sequences, length), (experts, top_k));

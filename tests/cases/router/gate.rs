@@ -122,6 +122,10 @@ fn deepseek_v2_and_v2_lite() {
     }
 }
 
+/// More experts than a lane of the usual kernel holds.
+const MANY: [(usize, usize, usize); 7] =
+    [(513, 1, 1), (896, 1, 1), (896, 8, 4), (896, 14, 6), (896, 32, 5), (1024, 1, 1), (1024, 32, 7)];
+
 /// Any number of experts, split any way.
 #[test]
 fn every_number_of_experts() {
@@ -129,7 +133,7 @@ fn every_number_of_experts() {
         [(1, 1, 1), (2, 2, 1), (3, 3, 2), (5, 5, 5), (5, 1, 1), (256, 32, 3), (257, 1, 1), (512, 8, 4)];
     for device in devices() {
         for (experts, groups, kept_groups) in
-            groupings.into_iter().chain([(72, 4, 2), (72, 8, 3), (512, 16, 16)])
+            groupings.into_iter().chain([(72, 4, 2), (72, 8, 3), (512, 16, 16)]).chain(MANY)
         {
             for (scoring, group_score) in [
                 (Scoring::Sigmoid, GroupScore::TopTwoSum),
@@ -137,7 +141,7 @@ fn every_number_of_experts() {
                 (Scoring::SqrtSoftplus, GroupScore::TopTwoSum),
             ] {
                 let most = (experts / groups * kept_groups).min(32);
-                for top_k in [1, 6, 32].map(|top_k: usize| top_k.min(most)) {
+                for top_k in [1, 6, 16, 32].map(|top_k: usize| top_k.min(most)) {
                     let normalize = scoring != Scoring::Softmax;
                     let spec = GateSpec::new(9, 7168, experts, top_k)
                         .groups(groups)
@@ -291,6 +295,7 @@ fn logits_of_every_shape() {
         (70, 96, 257),
         (3, 3136, 130),
         (5, 64, 512),
+        (5, 64, 896),
     ];
     for device in devices() {
         for (tokens, hidden, experts) in shapes {

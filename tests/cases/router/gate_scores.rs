@@ -74,7 +74,7 @@ fn torch_scores_and_routes_the_same() {
             assert!(got == exact || (got - exact).abs() <= bound(exact), "{x}: {got} for {exact}");
             assert!(got == single || (got - single).abs() <= 2.0 * bound(exact), "{x}: {got}, torch {single}");
         }
-        for (experts, top_k) in [(384, 8)] {
+        for (experts, top_k) in [(384, 8), (896, 16)] {
             let spec = GateSpec::new(TOKENS, 32, experts, top_k).scoring(Scoring::SqrtSoftplus).route_scale(1.5);
             let large = integers(TOKENS * experts, 21).map(|x| x / 32.0);
             let logits: Vec<f32> = large.zip(integers(TOKENS * experts, 22)).map(|(x, y)| x + y / 8192.0).collect();

@@ -23,7 +23,7 @@ fn plans() {
     let plan = |change: &dyn Fn(&mut GroupedFp8GemmSpec)| {
         message(GroupedFp8Gemm::plan(&emulated(0), with(SPEC, change)))
     };
-    assert_eq!(plan(&|spec| spec.experts = 513), "experts must be at most 512, got 513");
+    assert_eq!(plan(&|spec| spec.experts = 1025), "experts must be at most 1024, got 1025");
     assert_eq!(plan(&|spec| spec.n = 12), "n must be a multiple of 8, got 12");
     let masked = |max_rows| plan(&|spec| spec.segments = Segments::Masked { max_rows });
     assert_eq!(masked(1 << 31), "max_rows must be at most 2147483647, got 2147483648");

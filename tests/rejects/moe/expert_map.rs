@@ -16,7 +16,7 @@ const MAP: ExpertMapCase = ExpertMapCase::new((2, 3, 4));
 #[test]
 fn plans() {
     let plan = |spec| message(ExpertMap::plan(&emulated(0), spec));
-    assert_eq!(plan(with(MAP.spec, |spec| spec.experts = 513)), "experts must be at most 512, got 513");
+    assert_eq!(plan(with(MAP.spec, |spec| spec.experts = 1025)), "experts must be at most 1024, got 1025");
     let beyond = with(MAP.spec, |spec| spec.local_experts = Some(5));
     assert_eq!(plan(beyond), "local_experts, of the experts, must be at most 4, got 5");
     let huge = with(MAP.spec, |spec| (spec.tokens, spec.top_k) = (1 << 30, 2));

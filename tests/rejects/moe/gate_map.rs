@@ -27,8 +27,8 @@ fn plans() {
     let odd = with(gate(FEW), |gate| gate.hidden = 65);
     assert_eq!(plan(GateMapSpec::new(odd)), "hidden must be a multiple of 32, got 65");
     // Shared experts have rows too.
-    let full = with(gate(FEW), |gate| gate.experts = 512);
-    assert_eq!(plan(GateMapSpec::new(full)), "experts must be at most 512, got 513");
+    let full = with(gate(FEW), |gate| gate.experts = 1024);
+    assert_eq!(plan(GateMapSpec::new(full)), "experts must be at most 1024, got 1025");
     let roomy = spec.layout(ExpertLayout::Masked { max_rows: 1 << 30 });
     assert_eq!(plan(roomy), "rows must be at most 2147483647, got 9663676416");
 }

@@ -20,7 +20,7 @@ fn plans() {
     let plan = |change: &dyn Fn(&mut GateUpSwigluSpec)| {
         message(GateUpSwiglu::plan(&emulated(0), with(SPEC, change)))
     };
-    assert_eq!(plan(&|spec| spec.experts = 513), "experts must be at most 512, got 513");
+    assert_eq!(plan(&|spec| spec.experts = 1025), "experts must be at most 1024, got 1025");
     assert_eq!(plan(&|spec| spec.intermediate = 72), "intermediate must be a multiple of 16, got 72");
     let message = "rule of a fused SwiGLU must be one without quotients; GroupedFp8Gemm and SwigluQuantize take x / scale with \
                    FP32 scales, got DEEPSEEK";

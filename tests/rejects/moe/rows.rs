@@ -27,8 +27,8 @@ fn plans() {
     let swiglu = |spec| message(SwigluQuantize::plan(&device, spec));
     let odd = "hidden must be a multiple of 8, got 68";
     assert_eq!(gather(with(GATHER, |spec| spec.hidden = 68)), odd);
-    let many = "experts must be at most 512, got 513";
-    assert_eq!(gather(with(GATHER, |spec| spec.experts = 513)), many);
+    let many = "experts must be at most 1024, got 1025";
+    assert_eq!(gather(with(GATHER, |spec| spec.experts = 1025)), many);
     let segments = Segments::Masked { max_rows: 1 << 30 };
     let message = "rows must be at most 2147483647, got 4294967296";
     assert_eq!(gather(with(GATHER, |spec| spec.segments = segments)), message);

@@ -15,9 +15,9 @@ fn plans() {
     };
     assert_eq!(load(1 << 31, 1, 8), "tokens must be at most 2147483647, got 2147483648");
     assert_eq!(load(1, 33, 8), "experts of a token must be at most 32, got 33");
-    assert_eq!(load(1, 8, 513), "experts must be at most 512, got 513");
-    let update = BiasUpdate::plan(&device, BiasUpdateSpec::new(513, 1e-3));
-    assert_eq!(message(update), "experts must be at most 512, got 513");
+    assert_eq!(load(1, 8, 1025), "experts must be at most 1024, got 1025");
+    let update = BiasUpdate::plan(&device, BiasUpdateSpec::new(1025, 1e-3));
+    assert_eq!(message(update), "experts must be at most 1024, got 1025");
     let backwards = BiasUpdate::plan(&device, BiasUpdateSpec::new(8, -1e-3));
     assert_eq!(message(backwards), "speed must be finite and not negative, got -0.001");
     let loss = |length, top_k| {

@@ -308,11 +308,15 @@ impl Prepared for GroupedFp8GemmRun {
 
 /// What the operand trace launches.
 pub fn traced() -> Vec<Launch> {
-    GROUPED_GEMM_INSTANCES.iter().flat_map(|instance| [grouped(instance, 1), grouped(instance, 0)]).collect()
+    let each = GROUPED_GEMM_INSTANCES
+        .iter()
+        .flat_map(|instance| [grouped(instance, 1, 37), grouped(instance, 0, 37)]);
+    // Two rounds of a warp's experts.
+    each.chain([grouped(&GROUPED_GEMM_INSTANCES[0], 1, 601)]).collect()
 }
 
 /// The segments come from made-up memory, and so do the tiles: few, of any expert.
-fn grouped(instance: &GemmInstance, ragged: u32) -> Launch {
+fn grouped(instance: &GemmInstance, ragged: u32, experts: u32) -> Launch {
     let (m, n, k_blocks) = (400, instance.block_n + 8, instance.stages() + 1);
     let params = Params::of::<GroupedFp8GemmParams>()
         .u64(offset_of!(GroupedFp8GemmParams, gemm.sfb), region(0))
@@ -326,7 +330,7 @@ fn grouped(instance: &GemmInstance, ragged: u32) -> Launch {
         .u32(offset_of!(GroupedFp8GemmParams, gemm.a_box_rows), instance.block_m)
         .u64(offset_of!(GroupedFp8GemmParams, rows), region(2))
         .u64(offset_of!(GroupedFp8GemmParams, error_words), region(3))
-        .u32(offset_of!(GroupedFp8GemmParams, experts), 37)
+        .u32(offset_of!(GroupedFp8GemmParams, experts), experts)
         .u32(offset_of!(GroupedFp8GemmParams, ragged), ragged)
         .u32(offset_of!(GroupedFp8GemmParams, max_rows), 70);
     params.launch(instance.name(), 60, instance.smem_bytes())

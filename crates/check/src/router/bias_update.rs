@@ -174,7 +174,7 @@ pub fn traced() -> Vec<Launch> {
         .u64(offset_of!(BiasUpdateParams, counts), region(0))
         .u64(offset_of!(BiasUpdateParams, bias), region(1))
         .u64(offset_of!(BiasUpdateParams, max_vio), region(2))
-        .u32(offset_of!(BiasUpdateParams, experts), 257)
+        .u32(offset_of!(BiasUpdateParams, experts), 601)
         .u32(offset_of!(BiasUpdateParams, speed), 1e-3_f32.to_bits());
     vec![fixed(&BIAS_UPDATE, 1, params)]
 }
@@ -185,14 +185,16 @@ mod faults {
     use crate::planted::{Trial, faults};
 
     const BIAS: Trial = Trial::Cases(|| {
-        boxed([0, u32::MAX - 100].map(|least| BiasUpdateCase { least, ..BiasUpdateCase::new(258) }))
+        boxed([0, u32::MAX - 100].map(|least| BiasUpdateCase { least, ..BiasUpdateCase::new(600) }))
     });
 
     faults! {
         sign_reversed: BIAS, "load < loads.total ? bias" => "load > loads.total ? bias", ["bias: bias["];
-        mean_is_not_neutral: BIAS, "if (load == loads.total) return;" => "", ["bias: bias["];
+        mean_is_not_neutral: BIAS, "if (load == loads.total) continue;" => "", ["bias: bias["];
         loads_compared_in_32_bits: BIAS, "const uint64_t load =" => "const uint64_t load = (uint32_t)", ["bias: bias["];
         total_in_32_bits: BIAS, "shift < 64" => "shift < 32", ["bias: bias["];
+        experts_of_a_round_alone: BIAS, "e < params.experts; e += Config::kThreads" => "e < Config::kThreads; e += Config::kThreads",
+            ["bias: bias["];
         first_experts_only: BIAS, "e < params.experts; e += 32" => "e < 32; e += 32", ["bias: bias["];
     }
 }

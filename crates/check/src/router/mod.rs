@@ -45,11 +45,21 @@ pub fn smoke() -> Cases {
     let gate = |tokens| GateCase { bias: true, ..GateCase::new(spec(tokens)) };
     let logits = GateCase { source: Source::Logits, bias: false, fixed: true, ..gate(37) };
     let many = GateCase { source: Source::Bf16, mask: true, ..gate(GATE_FEW_TOKENS + 1) };
+    let many_experts = GateSpec::new(9, 32, 896, 16).groups(14).kept_groups(6);
     let other = GateSpec::new(21, 64, 40, 6).scoring(Scoring::SqrtSoftplus).route_scale(1.5);
-    let mut cases = boxed([gate(37), many, logits, GateCase { bias: true, ..GateCase::new(other) }]);
+    let mut cases = boxed([
+        gate(37),
+        many,
+        logits,
+        GateCase { bias: true, ..GateCase::new(other) },
+        GateCase::select(many_experts),
+    ]);
     cases.extend(boxed([ExpertLoadCase::new((90, 8), 40)]));
-    cases.extend(boxed([BiasUpdateCase::new(258)]));
-    cases.extend(boxed([SequenceBalanceLossCase::new((2, 27), (72, 5))]));
+    cases.extend(boxed([BiasUpdateCase::new(258), BiasUpdateCase::new(600)]));
+    cases.extend(boxed(
+        [((2, 27), (72, 5)), ((1, 9), (896, 16))]
+            .map(|(tokens, experts)| SequenceBalanceLossCase::new(tokens, experts)),
+    ));
     cases
 }
 

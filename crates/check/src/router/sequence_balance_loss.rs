@@ -2,14 +2,14 @@
 
 use crate::trace::{Launch, Params, fixed, region};
 use deepseek_kernels::bindings::SequenceBalanceLossParams;
-use deepseek_kernels::table::router::SEQUENCE_BALANCE_LOSS;
+use deepseek_kernels::table::router;
 pub use faults::FAULTS;
 use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::router::{SequenceBalanceLoss, SequenceBalanceLossArgs, SequenceBalanceLossSpec};
-use deepseek_kernels::{Error, Stream};
+use deepseek_kernels::{Device, Error, Stream};
 use oracles::router::{sequence_balance_loss, sequence_balance_loss_bits};
 use oracles::sigmoid_f32;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -72,6 +72,10 @@ impl Case for SequenceBalanceLossCase {
         Work { flops: 0, bytes: (4 * self.spec.sequences * (self.scores() + 1)) as u64 }
     }
 
+    fn kernels(&self, _: &Device) -> Result<Vec<String>> {
+        Ok(vec![router::sequence_balance_loss(self.spec.experts).name.to_owned()])
+    }
+
     fn draw(&self) -> Result<Arc<dyn Problem>> {
         Ok(Arc::new(self.problem()))
     }
@@ -127,7 +131,7 @@ impl SequenceBalanceLossOperands {
 
 impl Prepared for SequenceBalanceLossRun {
     fn instance(&self) -> String {
-        self.problem.case.operation().to_owned()
+        router::sequence_balance_loss(self.problem.case.spec.experts).name.to_owned()
     }
 
     fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
@@ -158,15 +162,19 @@ impl Prepared for SequenceBalanceLossRun {
 
 /// What the operand trace launches.
 pub fn traced() -> Vec<Launch> {
+    [72, 896].map(traced_of).into()
+}
+
+fn traced_of(experts: u32) -> Launch {
     let params = Params::of::<SequenceBalanceLossParams>()
         .u64(offset_of!(SequenceBalanceLossParams, scores), region(0))
         .u64(offset_of!(SequenceBalanceLossParams, loss), region(1))
-        .u64(offset_of!(SequenceBalanceLossParams, scores_pitch), 80)
+        .u64(offset_of!(SequenceBalanceLossParams, scores_pitch), u64::from(experts) + 8)
         .u32(offset_of!(SequenceBalanceLossParams, length), 11)
-        .u32(offset_of!(SequenceBalanceLossParams, experts), 72)
+        .u32(offset_of!(SequenceBalanceLossParams, experts), experts)
         .u32(offset_of!(SequenceBalanceLossParams, top_k), 3)
         .u32(offset_of!(SequenceBalanceLossParams, alpha), 1e-4_f32.to_bits());
-    vec![fixed(&SEQUENCE_BALANCE_LOSS, 2, params)]
+    fixed(&router::sequence_balance_loss(experts as usize), 2, params)
 }
 
 mod faults {
@@ -203,7 +211,7 @@ mod faults {
             ["bits: loss["];
         experts_of_a_lane_descending: LOSS,
             "if (gate_expert(i) < params.experts) loss += balance_term<Config>(params, gate_expert(i));"
-                => "if (gate_expert(kGateRows - 1 - i) < params.experts) loss += balance_term<Config>(params, gate_expert(kGateRows - 1 - i));",
+                => "if (gate_expert(kRows - 1 - i) < params.experts) loss += balance_term<Config>(params, gate_expert(kRows - 1 - i));",
             ["bits: loss["];
         one_warp_forgotten: LOSS, "warp < Config::kWarps" => "warp + 1 < Config::kWarps", ["bound: loss["];
     }

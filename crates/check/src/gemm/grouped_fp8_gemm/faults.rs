@@ -18,10 +18,17 @@ const PAIRS: Trial = Trial::Cases(|| {
 /// Ends that fall back behind an earlier one, which is first, last or between among a lane's, or some lanes away.
 const FALLEN_BACK: Trial = Trial::Cases(|| {
     let places = [(3, 5), (15, 1), (14, 3), (16, 40), (0, 90), (33, 300), (100, 400), (5, 505)];
-    let assignments = places.map(|(expert, fallen)| Assignment::fallen_back(512, expert, fallen));
+    let assignments = places.map(|(expert, fallen)| Assignment::fallen_back(512, expert, fallen)).into_iter();
+    // Over the rounds in which a warp takes experts.
+    let rounds = [(511, 1), (510, 20), (40, 900), (600, 30)];
+    let assignments =
+        assignments.chain(rounds.map(|(expert, fallen)| Assignment::fallen_back(1024, expert, fallen)));
     let late = Assignment { segments: Segments::Ragged { rows: 20 }, values: vec![9, 3, 12, 1, 20] };
+    // A start behind all ends of the first round.
+    let behind = [vec![9], vec![3; 600], vec![20]].concat();
+    let behind = Assignment { segments: Segments::Ragged { rows: 20 }, values: behind };
     let case = |assignment| GroupedFp8GemmCase::new(assignment, (8, 128));
-    boxed(assignments.into_iter().chain([late]).map(case))
+    boxed(assignments.chain([late, behind]).map(case))
 });
 
 /// Segments of any length, none included; then segments that are none.
@@ -94,10 +101,16 @@ faults! {
     larger_end_of_sixteen_lanes_before: FALLEN_BACK,
         "distance < 32; distance *= 2" => "distance < 16; distance *= 2",
         ["elements are wrong", "was not written", "not ordered"];
-    ends_before_the_start: FALLEN_BACK,
-        "before = start > before ? start : before;" => "",
-        "furthest = start > 0 ? start : 0" => "furthest = 0",
+    ends_before_the_start: FALLEN_BACK, "reached = start > 0 ? start : 0" => "reached = 0",
         ["elements are wrong", "was written", "not ordered"];
+    larger_end_of_the_round_before_forgotten: FALLEN_BACK, "reached = end > reached ? end : reached;" => "reached = 0;",
+        ["elements are wrong", "was not written", "not ordered"];
+    end_of_the_round_before_alone: FALLEN_BACK, "reached = end > reached ? end : reached;" => "reached = end;",
+        ["elements are wrong", "was not written", "was written", "not ordered"];
+    experts_of_the_first_round_alone: FALLEN_BACK, "while (round < params.experts)" => "while (false)",
+        ["nothing has written", "was not written"];
+    tiles_of_the_last_round_unknown: FALLEN_BACK, "tiles_before = ptx::reduce_max_u32" => "if (round <= kExpertsAtOnce) tiles_before = ptx::reduce_max_u32",
+        ["elements are wrong", "was not written", "not ordered"];
     ends_that_fall_back_unreported: FALLEN_BACK, "row_end != end" => "end > limit", ["got one of nothing"];
 
     segments_read_before_the_grids_ahead_have_ended: GROUPED,

@@ -32,6 +32,9 @@ const LEFT_OUT: Trial = Trial::Changed(|| {
     vec![(Box::new(problem.case), Arc::new(problem))]
 });
 const FAR: Trial = Trial::Far(|| boxed([GateCase::new(SPEC)]));
+/// More experts than the usual kernel has registers for.
+const MANY: Trial =
+    Trial::Cases(|| boxed([GateCase::select(GateSpec::new(9, 32, 896, 16).groups(14).kept_groups(6))]));
 const ROUTE: Trial = Trial::Cases(|| boxed([GateCase::new(SPEC)]));
 /// Tokens enough for the larger tile.
 const ROUTE_MANY: Trial = Trial::Cases(|| boxed([GateCase::new(spec(69))]));
@@ -95,6 +98,8 @@ faults! {
         "rS[i] = rS[i] / sum" => "rS[i] = rS[i] * (1.0f / sum)", ["scores: scores["];
     softmax_of_the_nearest_lanes_first: SELECT,
         "mask = Lanes / 2; mask > 0; mask /= 2" => "mask = 1; mask < Lanes; mask *= 2", ["scores: scores["];
+    experts_of_the_usual_kernel_alone: MANY,
+        "route_token<Config::kExperts / 32>(params, t)" => "route_token<16>(params, t)", ["scores", "ids["];
     softplus_that_overflows: SELECT,
         "const bool positive = x > 0.0f;" => "const bool positive = false;", ["scores: scores["];
     softplus_without_its_root: SELECT, "ptx::sqrt_rn(positive ? x + log : log)" => "(positive ? x + log : log)", ["scores: scores["];

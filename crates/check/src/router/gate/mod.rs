@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::router::{GateSpec, Scoring};
-use deepseek_kernels::table::router::gate_logits;
+use deepseek_kernels::table::router::{gate_logits, gate_select};
 use deepseek_kernels::{DataFaults, Device, bf16};
 use oracles::router::GateOptions;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -154,7 +154,8 @@ impl Case for GateCase {
     }
 
     fn kernels(&self, _: &Device) -> Result<Vec<String>> {
-        Ok(vec![gate_logits(self.spec.tokens).0.name.to_owned(), "gate_select".to_owned()])
+        let (logits, select) = (gate_logits(self.spec.tokens).0, gate_select(self.spec.experts));
+        Ok(vec![logits.name.to_owned(), select.name.to_owned()])
     }
 
     fn launched(&self, device: &Device) -> Result<Vec<String>> {

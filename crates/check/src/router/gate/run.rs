@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use deepseek_kernels::bindings::GATE_CHUNK;
 use deepseek_kernels::router::{Gate, GateArgs, GateSelectArgs, GateSpec, Routing};
+use deepseek_kernels::table::router;
 use deepseek_kernels::{DataFaults, Error, Matrix, SliceMut, Stream, bf16};
 use oracles::router::{gate_logits, gate_logits_bound, gate_select, gate_weights_bound};
 
@@ -233,7 +234,7 @@ impl GateOperands {
 impl Prepared for GateRun {
     fn instance(&self) -> String {
         match self.problem.case.source {
-            Source::Logits => "gate_select".to_owned(),
+            Source::Logits => router::gate_select(self.problem.case.spec.experts).name.to_owned(),
             Source::F32 | Source::Bf16 => "gate_*".to_owned(),
         }
     }

@@ -6,12 +6,12 @@ use deepseek_kernels::bindings::{
     GateSelectParams,
 };
 use deepseek_kernels::table::FixedKernel;
-use deepseek_kernels::table::router::{GATE_LOGITS, GATE_LOGITS_FEW, GATE_SELECT};
+use deepseek_kernels::table::router::{GATE_LOGITS, GATE_LOGITS_FEW, gate_select};
 use std::mem::offset_of;
 
 /// What the operand trace launches.
 pub fn traced() -> Vec<Launch> {
-    let selections = [GROUPED, SOFTMAX, SQRT_SOFTPLUS, FIXED, FIXED_WIDE, BARE];
+    let selections = [GROUPED, SOFTMAX, SQRT_SOFTPLUS, MANY, FIXED, FIXED_WIDE, BARE];
     let logits = [logits(&GATE_LOGITS, 4, 0), logits(&GATE_LOGITS, 4, 1), logits(&GATE_LOGITS_FEW, 3 * 5, 0)];
     logits.into_iter().chain(selections.iter().map(select)).collect()
 }
@@ -73,6 +73,8 @@ pub const SOFTMAX: Selection = Selection {
 const SQRT_SOFTPLUS: Selection =
     Selection { scoring: GATE_SQRT_SOFTPLUS, groups: [1, 1], routes: [16, 0], ..SOFTMAX };
 
+const MANY: Selection = Selection { experts: 896, groups: [28, 9], routes: [16, 1], ..GROUPED };
+
 /// Made-up ids are below 252: some are no experts.
 pub const FIXED: Selection = Selection { experts: 200, fixed: 1, ..GROUPED };
 
@@ -82,7 +84,11 @@ const BARE: Selection =
     Selection { experts: 5, chunks: 1, groups: [1, 1], routes: [8, 0], optional: false, ..GROUPED };
 
 fn select(selection: &Selection) -> Launch {
-    fixed(&GATE_SELECT, 2, traced_selection(Params::of::<GateSelectParams>(), 0, selection, 6))
+    fixed(
+        &gate_select(selection.experts as usize),
+        2,
+        traced_selection(Params::of::<GateSelectParams>(), 0, selection, 6),
+    )
 }
 
 /// The choice for `t` tokens, at `at` in the parameters.
@@ -99,10 +105,10 @@ pub fn traced_selection(params: Params, at: usize, selection: &Selection, t: u32
         .u64(at + offset_of!(GateSelectParams, scores), optional(6))
         .u64(at + offset_of!(GateSelectParams, error_words), region(7))
         .u64(at + offset_of!(GateSelectParams, chunk_stride), 5000)
-        .u64(at + offset_of!(GateSelectParams, logits_pitch), 600)
+        .u64(at + offset_of!(GateSelectParams, logits_pitch), 900)
         .u64(at + offset_of!(GateSelectParams, ids_pitch), 11)
         .u64(at + offset_of!(GateSelectParams, weights_pitch), 10)
-        .u64(at + offset_of!(GateSelectParams, scores_pitch), 601)
+        .u64(at + offset_of!(GateSelectParams, scores_pitch), 901)
         .u32(at + offset_of!(GateSelectParams, t), t)
         .u32(at + offset_of!(GateSelectParams, experts), selection.experts)
         .u32(at + offset_of!(GateSelectParams, chunks), selection.chunks)
