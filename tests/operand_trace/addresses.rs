@@ -39,7 +39,7 @@ const fn bounded(file: &'static str, code: &'static str, why: &'static str) -> B
 const TILES: &str = "tiles start within D, of at most 2^31 rows and columns";
 const CTAS: &str = "the plan has as many CTAs as these need";
 
-pub const BOUNDED: [Bounded; 31] = [
+pub const BOUNDED: [Bounded; 37] = [
     bounded("gemm/fp8_gemm.cuh", "tile.expert * Config::kPanels", "at most 1024 experts"),
     bounded("gemm/fp8_gemm.cuh", "warpgroup * kRows", "two warpgroups"),
     bounded("gemm/fp8_gemm.cuh", "schedule.has_tile()", TILES),
@@ -47,12 +47,18 @@ pub const BOUNDED: [Bounded; 31] = [
     bounded("gemm/fp8_gemm.cuh", "tile * Config::kBlockM", TILES),
     bounded("gemm/fp8_gemm.cuh", "at.n * Config::kBlockN", TILES),
     bounded("gemm/grouped_fp8_gemm.cuh", "at.n * Config::kBlockN", TILES),
+    bounded("hopper/cta/exp.cuh", "+ 127) << 23", "of a score, by which an expert's id is chosen"),
     bounded("hopper/tile/order.h", "band * kBand", TILES),
     bounded("hopper/tile/order.h", "n / size + (n % size != 0)", TILES),
     bounded("mla/mla_combine.cuh", "2 * i * parts.rows", "fewer than 2^31 splits"),
     bounded("mla/mla_decode.cuh", "work.sequence * params.rows + row", "fewer than 2^31 rows of q"),
-    bounded("mla/mla_decode_load.cuh", "j * MLA_BLOCK_KEYS", "a key of the sequence"),
-    bounded("mla/mla_decode_load.cuh", "params.page_table.words == nullptr", "a key of the sequence"),
+    bounded("mla/merge_states.cuh", "% threads_per_row", "a column"),
+    bounded("mla/mla_decode_load.cuh", "params.box_keys", "64 boxes of 64 keys at most"),
+    bounded("mla/mla_decode_load.cuh", "places = fp8_places(params, work, j + 1", "a key of the sequence"),
+    bounded("mla/mla_decode_load.cuh", "next_words = fp8_words", "a key of the sequence"),
+    bounded("mla/mla_decode_tile.cuh", "j * MLA_BLOCK_KEYS", "a key of the sequence"),
+    bounded("mla/rope.cuh", "% threads_per_head", "a column"),
+    bounded("moe/gate_map.cuh", "group * Config::kCluster", "at most 1025 groups"),
     bounded("mla/mla_decode_tile.cuh", "2 * index", "CTAs that run at the same time"),
     bounded(
         "mla/mla_decode_tile.cuh",

@@ -298,7 +298,7 @@ faults! {
     output_given_back_before_it_is_there: BF16,
         "store_out(params, smem, work, half, kv, rO); release_keys(smem, kv.stage, values);"
             => "release_keys(smem, kv.stage, values); store_out(params, smem, work, half, kv, rO);",
-        ["not ordered", "in flight", "TMA store"];
+        ["not ordered", "in flight", "TMA store", "fence.proxy.async"];
     last_values_never_given_back: BF16,
         "store_part<Config>(params" => "return; store_part<Config>(params",
         "} else { release_keys(smem, kv.stage, values);" => "} else { store_part<Config>(params, work, part, half, rO);",
