@@ -24,10 +24,12 @@
 #include "hopper/tile/pitch.h"
 #include "hopper/tile/ring.h"
 #include "mla/mla_decode_load.cuh"
-#include "mla/mla_decode_softmax.cuh"
 #include "mla/mla_decode_store.cuh"
 #include "mla/mla_decode_tile.cuh"
+#include "mla/mla_softmax.cuh"
+#include "mla/mla_state.cuh"
 #include "mla/params.h"
+#include "mla/splits.h"
 #include "ptx/gmem.h"
 #include "ptx/mbarrier.h"
 #include "ptx/regs.h"
@@ -88,15 +90,6 @@ PTX_DEVICE void clear_values(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_
   warpgroup_fence_async(half);
 }
 
-// Earlier sums of a thread's two rows, in the units of the new m. Most blocks change no m of the warp's rows, and a product
-// with 1 no bit.
-template <int Registers>
-PTX_DEVICE void scale_rows(float (&rO)[Registers], const float (&factor)[2]) {
-  if (ptx::reduce_max_u32(factor[0] != 1.0f || factor[1] != 1.0f) == 0) return;
-#pragma unroll
-  for (int i = 0; i < Registers; ++i) rO[i] *= factor[i % 4 / 2];
-}
-
 // ----------------------------------------------------------------------------------------------- left warpgroup
 
 // sScale <- a factor per row, and the news that it is there.
@@ -119,6 +112,18 @@ PTX_DEVICE void publish(MlaDecodeSmem<Config> smem, Ring<1>& p, const uint32_t (
   store_fragment_bf16<128>(ptx::thread_idx() % 128, rP, [&](uint32_t, uint32_t row) { return smem.p() + row * 128; });
   ptx::fence_proxy_async_shared();
   publish_scale(smem, p, rescale);
+}
+
+// What the rows of a thread remember before their first key.
+PTX_DEVICE MlaRows start_rows(const MlaDecodeParams& params, const MlaWork& work) {
+  MlaRows rows;
+#pragma unroll
+  for (uint32_t r = 0; r < 2; ++r) {
+    const uint32_t row = work.first_row + fragment_row(ptx::thread_idx() % 128) + 8 * r;
+    const uint32_t token = row < params.rows ? row / params.heads : params.q_tokens - 1;
+    rows.visible[r] = visible_keys(work.length, token, params.q_tokens, params.causal != 0);
+  }
+  return rows;
 }
 
 // rS, the scores of block `j`, become weights; returns what earlier sums are worth now.

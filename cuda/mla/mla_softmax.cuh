@@ -1,13 +1,10 @@
-// The softmax of MLA decode, block by block: scores in, weights out, the running state of a thread's two rows.
+// The softmax of attention, block by block: scores in, weights out, the running state of a thread's two rows.
 #pragma once
 #include <bit>
 #include <cstdint>
 
 #include "hopper/tile/fragment.h"
-#include "mla/mla_decode_tile.cuh"
 #include "mla/mla_state.cuh"
-#include "mla/params.h"
-#include "mla/splits.h"
 #include "ptx/convert.h"
 #include "ptx/sync.h"
 #include "ptx/target.h"
@@ -20,17 +17,6 @@ struct MlaRows {
   float l[2] = {0, 0};                  // over the thread's own columns
   uint32_t visible[2];                  // keys that the row sees
 };
-
-PTX_DEVICE MlaRows start_rows(const MlaDecodeParams& params, const MlaWork& work) {
-  MlaRows rows;
-#pragma unroll
-  for (uint32_t r = 0; r < 2; ++r) {
-    const uint32_t row = work.first_row + fragment_row(ptx::thread_idx() % 128) + 8 * r;
-    const uint32_t token = row < params.rows ? row / params.heads : params.q_tokens - 1;
-    rows.visible[r] = visible_keys(work.length, token, params.q_tokens, params.causal != 0);
-  }
-  return rows;
-}
 
 // Scores of keys that a row does not see become -Inf. `first_key`: of the block.
 template <int Registers>
@@ -75,6 +61,15 @@ PTX_DEVICE void softmax_block(float (&rS)[Registers], MlaRows& rows, float scale
       }
     }
   }
+}
+
+// Earlier sums of a thread's two rows, in the units of the new m. Most blocks change no m of the warp's rows, and a product
+// with 1 no bit.
+template <int Registers>
+PTX_DEVICE void scale_rows(float (&rO)[Registers], const float (&factor)[2]) {
+  if (ptx::reduce_max_u32(factor[0] != 1.0f || factor[1] != 1.0f) == 0) return;
+#pragma unroll
+  for (int i = 0; i < Registers; ++i) rO[i] *= factor[i % 4 / 2];
 }
 
 // l of row `r` over all columns, in all four threads of the row.
