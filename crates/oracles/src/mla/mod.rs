@@ -1,8 +1,9 @@
 //! Multi-head latent attention: the cache, the decode step, and what stands around it.
 
 mod absorb;
+mod attention;
+mod attention_bits;
 mod decode;
-mod decode_bits;
 mod flash_mla;
 mod inputs;
 mod kv_append;
@@ -11,8 +12,9 @@ mod rope;
 mod step;
 
 pub use absorb::{HeadColumns, HeadProduct, Side};
-pub use decode::{MlaBounded, MlaSequence, dequantize_kv_fp8, gather_pages, mla_decode};
-pub use decode_bits::{Approximations, MlaBits, mla_decode_bits};
+pub use attention::MlaBounded;
+pub use attention_bits::{Approximations, MlaBits};
+pub use decode::{MlaSequence, dequantize_kv_fp8, gather_pages, mla_decode, mla_decode_bits};
 pub use flash_mla::{FlashMlaBar, FlashMlaVerdict, calc_diff};
 pub use inputs::{AttentionClass, AttentionInputs};
 pub use kv_append::{Appended, kv_append_bf16, kv_append_fp8};

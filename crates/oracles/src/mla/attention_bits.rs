@@ -1,9 +1,11 @@
-//! Attention of one sequence over its latent cache to the bit, in the kernel's order.
+//! Attention of the rows of one sequence to the bit, in the kernels' order.
+
+use std::ops::Range;
 
 use half::bf16;
 use rayon::prelude::*;
 
-use super::decode::{KEY, KEY_BLOCK, LATENT, MlaSequence, STEP};
+use super::attention::{Attention, Form, STEP};
 use crate::tensor_core::fused_dot_bf16;
 use crate::verdict::{NOTHING, Verdict};
 use crate::{ShapeError, check_length};
@@ -33,7 +35,9 @@ fn flush(x: f32) -> f32 {
 /// What a kernel in the pinned order gives of some queries.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MlaBits {
-    /// `[rows, 512]`.
+    /// Columns of `out`.
+    pub columns: usize,
+    /// `[rows, columns]`.
     pub out: Vec<bf16>,
     /// `[rows]`: natural logarithm of the sum of the exponentials, -inf without a key.
     pub lse: Vec<f32>,
@@ -45,7 +49,7 @@ impl MlaBits {
         check_length("out", self.out.len(), got.len())?;
         let mut verdict = NOTHING;
         for (i, (expected, got)) in self.out.iter().zip(got).enumerate() {
-            verdict.add_bits((i / LATENT, i % LATENT), expected.to_f32(), got.to_f32());
+            verdict.add_bits((i / self.columns, i % self.columns), expected.to_f32(), got.to_f32());
         }
         Ok(verdict)
     }
@@ -61,39 +65,51 @@ impl MlaBits {
     }
 }
 
-/// Some rows of a sequence, of any operands, as docs/numerics.md has it under "MLA decode": by the tensor-core model, with a
-/// machine's approximations. Of a NaN only that it is one.
-pub fn mla_decode_bits(
-    sequence: &MlaSequence,
-    rows: &[usize],
-    machine: Approximations,
-) -> Result<MlaBits, ShapeError> {
-    sequence.check()?;
-    let values = transposed(sequence.keys);
-    let c = sequence.scale * std::f32::consts::LOG2_E;
-    let model = Model { keys: sequence.keys, values: &values, c, machine };
-    let of = |&row: &usize| {
-        let q = &sequence.q[row * KEY..][..KEY];
-        let parts = model.parts(q, sequence.visible(row / sequence.heads), sequence.split_keys);
-        model.result(&model.combined(parts))
-    };
-    let (out, lse): (Vec<_>, Vec<_>) = rows.par_iter().map(of).unzip();
-    Ok(MlaBits { out: out.concat(), lse })
+/// What a row has to do with the keys of its sequence.
+pub(super) struct Sight {
+    /// The first ones, that it sees.
+    pub visible: usize,
+    /// The first ones, whose blocks are multiplied for it: where the others are not finite, it tells.
+    pub read: usize,
 }
 
-/// Values of 16 keys at a time, by column: `[n/16, 512]`. Past the last key they are zeros, which no sum minds.
-fn transposed(keys: &[bf16]) -> Vec<[bf16; STEP]> {
-    let steps = keys.chunks(STEP * KEY).flat_map(|keys| {
-        (0..LATENT).map(|column| {
-            std::array::from_fn(|key| keys.get(key * KEY + column).copied().unwrap_or(bf16::ZERO))
-        })
-    });
-    steps.collect()
+impl Attention<'_> {
+    /// Some rows, by the tensor-core model, with a machine's approximations.
+    pub(super) fn bits(
+        &self,
+        rows: &[usize],
+        sight: impl Fn(usize) -> Sight + Sync,
+        machine: Approximations,
+    ) -> MlaBits {
+        let model = Model {
+            attention: *self,
+            values: self.transposed(),
+            c: self.scale * std::f32::consts::LOG2_E,
+            machine,
+        };
+        let of = |&row: &usize| {
+            let q = &self.q[row * self.form.key..][..self.form.key];
+            model.result(&model.combined(model.parts(q, sight(row))))
+        };
+        let (out, lse): (Vec<_>, Vec<_>) = rows.par_iter().map(of).unzip();
+        MlaBits { columns: self.form.value, out: out.concat(), lse }
+    }
+
+    /// Values of 16 keys at a time, by column: `[n/16, value]`. Past the last key they are zeros, which no sum minds.
+    fn transposed(&self) -> Vec<[bf16; STEP]> {
+        let pitch = self.value_pitch;
+        let steps = self.values.chunks(STEP * pitch).flat_map(|values| {
+            (0..self.form.value).map(move |column| {
+                std::array::from_fn(|key| values.get(key * pitch + column).copied().unwrap_or(bf16::ZERO))
+            })
+        });
+        steps.collect()
+    }
 }
 
 struct Model<'a> {
-    keys: &'a [bf16],
-    values: &'a [[bf16; STEP]],
+    attention: Attention<'a>,
+    values: Vec<[bf16; STEP]>,
     /// What a score is multiplied by to become an exponent of 2.
     c: f32,
     machine: Approximations,
@@ -107,28 +123,29 @@ struct Part {
 }
 
 impl Model<'_> {
-    /// Every split of a row that sees `visible` keys, in order.
-    fn parts(&self, q: &[bf16], visible: usize, split_keys: usize) -> Vec<Part> {
-        let n = self.keys.len() / KEY;
-        let split_keys = if split_keys == 0 { n } else { split_keys };
-        let splits = (0..n).step_by(split_keys.max(1));
-        splits.map(|first| self.attend(q, first..n.min(first + split_keys), visible)).collect()
+    /// Every split of a row, in order.
+    fn parts(&self, q: &[bf16], Sight { visible, read }: Sight) -> Vec<Part> {
+        let split_keys = self.attention.split_keys;
+        let split_keys = if split_keys == 0 { read } else { split_keys };
+        let splits = (0..read).step_by(split_keys.max(1));
+        splits.map(|first| self.attend(q, first..read.min(first + split_keys), visible)).collect()
     }
 
-    fn attend(&self, q: &[bf16], keys: std::ops::Range<usize>, visible: usize) -> Part {
-        let mut part = Part { max: f32::NEG_INFINITY, sum: 0.0, out: vec![0.0; LATENT] };
+    fn attend(&self, q: &[bf16], keys: Range<usize>, visible: usize) -> Part {
+        let Form { value, block, .. } = self.attention.form;
+        let mut part = Part { max: f32::NEG_INFINITY, sum: 0.0, out: vec![0.0; value] };
         // Four threads share a row; each adds its own two columns of every eight.
         let mut sums = [0.0_f32; 4];
-        for first in keys.clone().step_by(KEY_BLOCK) {
-            let block = first..keys.end.min(first + KEY_BLOCK);
+        for first in keys.clone().step_by(block) {
+            let keys = first..keys.end.min(first + block);
             let score = |key| if key < visible { self.score(q, key) } else { f32::NEG_INFINITY };
-            let scores: Vec<f32> = block.map(score).collect();
+            let scores: Vec<f32> = keys.map(score).collect();
             let max = part.max.max(scores.iter().copied().fold(f32::NEG_INFINITY, f32::max) * self.c);
             let base = if max == f32::NEG_INFINITY { 0.0 } else { max };
             let rescale = (self.machine.ex2)(part.max - base);
             part.max = max;
             sums.iter_mut().for_each(|sum| *sum *= rescale);
-            let mut weights = [bf16::ZERO; KEY_BLOCK];
+            let mut weights = vec![bf16::ZERO; block];
             for (key, score) in scores.iter().enumerate() {
                 let p = (self.machine.ex2)(score.mul_add(self.c, -base));
                 sums[key % 8 / 2] += p;
@@ -137,7 +154,7 @@ impl Model<'_> {
             part.out.iter_mut().for_each(|out| *out *= rescale);
             for (step, weights) in weights.as_chunks::<STEP>().0.iter().enumerate() {
                 // None past the last key.
-                let values = self.values.iter().skip((first / STEP + step) * LATENT);
+                let values = self.values.iter().skip((first / STEP + step) * value);
                 for (out, values) in part.out.iter_mut().zip(values) {
                     *out = fused_dot_bf16(weights, values, *out);
                 }
@@ -147,12 +164,13 @@ impl Model<'_> {
         part
     }
 
-    /// The position first.
     fn score(&self, q: &[bf16], key: usize) -> f32 {
-        let (key, _) = self.keys[key * KEY..][..KEY].as_chunks::<STEP>();
+        let Attention { form, keys, .. } = self.attention;
+        let (key, _) = keys[key * form.key..][..form.key].as_chunks::<STEP>();
         let (q, _) = q.as_chunks::<STEP>();
-        let steps = (LATENT / STEP..KEY / STEP).chain(0..LATENT / STEP);
-        steps.fold(0.0, |sum, step| fused_dot_bf16(&q[step], &key[step], sum))
+        form.steps()
+            .map(|column| column / STEP)
+            .fold(0.0, |sum, step| fused_dot_bf16(&q[step], &key[step], sum))
     }
 
     /// Several parts in ascending order, those without keys left out; one as it is.
@@ -161,7 +179,7 @@ impl Model<'_> {
             return parts.remove(0);
         }
         let max = parts.iter().map(|part| part.max).fold(f32::NEG_INFINITY, f32::max);
-        let mut all = Part { max, sum: 0.0, out: vec![0.0; LATENT] };
+        let mut all = Part { max, sum: 0.0, out: vec![0.0; self.attention.form.value] };
         for part in parts.iter().filter(|part| part.sum != 0.0) {
             let weight = (self.machine.ex2)(part.max - max);
             all.sum = weight.mul_add(part.sum, all.sum);
