@@ -4,6 +4,7 @@
 mod absorb;
 mod cache;
 mod decode;
+mod heads;
 mod kv_append;
 mod lse;
 mod merge_states;
@@ -16,8 +17,9 @@ pub use decode::{
     DEFAULT_SPLIT_KEYS, EmptyLse, KvPaging, MAX_HEADS, MAX_Q_TOKENS, MlaAttendArgs, MlaDecode, MlaDecodeArgs,
     MlaDecodeSpec, MlaScheduleArgs, MlaSplits,
 };
+pub use heads::{Heads, HeadsMut};
 pub use kv_append::{KvAppend, KvAppendArgs, KvAppendSpec};
 pub use lse::LseOrder;
 pub use merge_states::{AttentionState, AttentionStateMut, MergeStates, MergeStatesArgs, MergeStatesSpec};
-pub use rope::{Heads, HeadsMut, Rope, RopeArgs, RopePairs, RopeSpec};
+pub use rope::{Rope, RopeArgs, RopePairs, RopeSpec};
 pub use rope_table::{RopeTable, YarnRope};

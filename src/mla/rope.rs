@@ -1,137 +1,21 @@
 //! Rotary position embedding of queries and keys.
 
-use half::bf16;
-
 use super::cache::ROPE;
+use super::heads::{Heads, HeadsMut};
 use crate::device::bindings::{ROPE_HALVES, ROPE_NEIGHBOURS, RopeParams};
 use crate::device::{Device, Stream};
-use crate::error::{Error, OperandProblem, Result, Shape, ViewProblem};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
 use crate::launch::{
     Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, check_limit, check_multiple, check_range,
 };
 use crate::setters::setters;
 use crate::table::PIECE;
 use crate::table::mla;
-use crate::tensor::{Indices, Matrix, MatrixMut, Slice, SliceMut};
+use crate::tensor::{Indices, Matrix};
 
 const ROTATE: KernelRow<RopeParams> = KernelRow::of(mla::ROPE);
-
-/// Some columns of every head of every token, 64 unless said otherwise, wherever they lie: token `t`, head `h` starts at
-/// element `t * token_stride + h * head_stride`.
-///
-/// The rotated columns of a query `[tokens, heads * 192]` are the slice from element 128 on with strides `heads * 192` and
-/// 192; a key `[tokens, 64]` is one head.
-#[derive(Debug, Clone)]
-pub struct Heads<'a> {
-    matrix: Matrix<'a, bf16>,
-    shape: HeadsShape,
-}
-
-/// [`Heads`] that a kernel writes; what lies between them is not touched.
-#[derive(Debug)]
-pub struct HeadsMut<'a> {
-    matrix: MatrixMut<'a, bf16>,
-    shape: HeadsShape,
-}
-
-impl<'a> Heads<'a> {
-    /// Heads in a slice.
-    ///
-    /// # Errors
-    /// [`Error::View`] when heads or tokens overlap, or the slice is too short.
-    pub fn new(
-        slice: impl Into<Slice<'a, bf16>>,
-        tokens: usize,
-        heads: usize,
-        token_stride: usize,
-        head_stride: usize,
-    ) -> Result<Self> {
-        Self::with_columns(slice, [tokens, heads, ROPE], token_stride, head_stride)
-    }
-
-    /// Heads of any number of columns: `[tokens, heads, columns]`.
-    ///
-    /// # Errors
-    /// As [`Self::new`].
-    pub fn with_columns(
-        slice: impl Into<Slice<'a, bf16>>,
-        [tokens, heads, columns]: [usize; 3],
-        token_stride: usize,
-        head_stride: usize,
-    ) -> Result<Self> {
-        let shape = HeadsShape { heads, columns, head_stride };
-        Ok(Self { matrix: Matrix::with_pitch(slice, tokens, shape.span()?, token_stride)?, shape })
-    }
-}
-
-impl<'a> HeadsMut<'a> {
-    /// Heads in a slice.
-    ///
-    /// # Errors
-    /// As [`Heads::new`].
-    pub fn new(
-        slice: impl Into<SliceMut<'a, bf16>>,
-        tokens: usize,
-        heads: usize,
-        token_stride: usize,
-        head_stride: usize,
-    ) -> Result<Self> {
-        Self::with_columns(slice, [tokens, heads, ROPE], token_stride, head_stride)
-    }
-
-    /// Heads of any number of columns: `[tokens, heads, columns]`.
-    ///
-    /// # Errors
-    /// As [`Self::new`].
-    pub fn with_columns(
-        slice: impl Into<SliceMut<'a, bf16>>,
-        [tokens, heads, columns]: [usize; 3],
-        token_stride: usize,
-        head_stride: usize,
-    ) -> Result<Self> {
-        let shape = HeadsShape { heads, columns, head_stride };
-        Ok(Self { matrix: MatrixMut::with_pitch(slice, tokens, shape.span()?, token_stride)?, shape })
-    }
-}
-
-/// How the heads of a token lie.
-#[derive(Debug, Clone, Copy)]
-struct HeadsShape {
-    heads: usize,
-    columns: usize,
-    head_stride: usize,
-}
-
-impl HeadsShape {
-    /// Elements from a token's first to its last one, both included. Saturates: no slice is that long.
-    fn span(self) -> Result<usize> {
-        let Self { heads, columns, head_stride } = self;
-        if heads > 1 && head_stride < columns {
-            return Err(ViewProblem::PitchTooSmall { columns, pitch: head_stride }.into());
-        }
-        Ok(heads.checked_sub(1).map_or(0, |gaps| gaps.saturating_mul(head_stride).saturating_add(columns)))
-    }
-
-    /// Fails unless these are the heads of `tokens` tokens that the plan has, and each starts where so many bytes can be read.
-    fn check(self, operand: &'static str, tokens: usize, spec: &RopeSpec, align: u64) -> Result<()> {
-        let shape_error = |axes, expected, got| {
-            Err(Error::Operand { operand, problem: OperandProblem::Shape { axes, expected, got } })
-        };
-        let (expected, got) = (Shape::Matrix(spec.tokens, spec.heads), Shape::Matrix(tokens, self.heads));
-        if got != expected {
-            return shape_error("[tokens, heads]", expected, got);
-        }
-        let (expected, got) = (Shape::Vector(spec.columns), Shape::Vector(self.columns));
-        if got != expected {
-            return shape_error("[columns] of a head", expected, got);
-        }
-        let got = (self.head_stride as u64).saturating_mul(size_of::<bf16>() as u64);
-        if self.heads <= 1 || got.is_multiple_of(align) {
-            return Ok(());
-        }
-        Err(Error::misaligned(operand, "stride of heads", align, got))
-    }
-}
 
 /// Which columns of a head are turned together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -238,18 +122,14 @@ impl Rope {
     /// [`Error::Operand`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: RopeArgs<'_>) -> Result<()> {
         let RopeSpec { tokens, heads, positions, columns, pairs } = self.spec;
-        let (x, out, align) = (&args.x, &mut args.out, self.spec.align());
-        x.shape.check("x", x.matrix.extent.rows, &self.spec, align)?;
-        out.shape.check("out", out.matrix.extent.rows, &self.spec, align)?;
-        let (x_head_stride, out_head_stride) = (x.shape.head_stride as u64, out.shape.head_stride as u64);
-
+        let (shape, align) = ([tokens, heads, columns], self.spec.align());
         let table_align = if columns.is_multiple_of(4) { 16 } else { 8 };
         let table = Layout::matrix("table [positions, columns]", [positions, columns]).aligned(table_align);
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
-        let x = launch.read(&x.matrix, Layout::of_any_shape("x").aligned(align))?;
+        let (x, x_head_stride) = args.x.read(&mut launch, "x", "[tokens, heads]", shape, align)?;
         let rows = launch.indices(&args.positions, Layout::vector("positions [tokens]", tokens))?;
         let table = launch.read(&args.table, table)?;
-        let out = launch.write(&mut out.matrix, Layout::of_any_shape("out").aligned(align))?;
+        let (out, out_head_stride) = args.out.write(&mut launch, "out", "[tokens, heads]", shape, align)?;
         let params = RopeParams {
             x: x.pointer,
             positions: rows,
