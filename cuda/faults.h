@@ -9,7 +9,7 @@ typedef enum DeviceFault {
   FAULT_EXPERT_ID,        // an expert id is neither -1 nor one of the experts
   FAULT_CACHE_SLOT,       // a slot is neither -1 nor a row of the cache
   FAULT_PAGE_ID,          // a page table names a page that the cache does not have
-  FAULT_SEQUENCE_LENGTH,  // a sequence is longer than its pages, or all are longer than said, or a length is negative
+  FAULT_SEQUENCE_LENGTH,  // a sequence is longer than its pages, or all are longer than said, a length is negative, or offsets are out of order
   FAULT_POSITION,         // a position is not in the table of angles
   FAULT_NONFINITE_SCORE,  // a router met Inf or NaN in what it chooses by, or attention a row of nothing but -Inf
   FAULT_KINDS,

@@ -22,6 +22,7 @@
 //! | transpose scales | `[m, k/128]` to the layout the GEMM reads | [`quant::TransposeScales`] |
 //! | route tokens | scores, groups, the best K experts and their weights | [`router::Gate`] |
 //! | MLA decode | attention over the paged latent cache, BF16 or FP8, split-KV | [`mla::MlaDecode`] |
+//! | MLA prefill | attention of packed prompts with heads of their own, BF16 | [`mla::MlaPrefill`] |
 //! | balance experts | counts, the bias update without a loss, the loss of a sequence | [`router::ExpertLoad`], [`router::BiasUpdate`], [`router::SequenceBalanceLoss`] |
 //! | rotate (MLA) | rotary embedding of queries and keys, YaRN | [`mla::Rope`], [`mla::RopeTable`] |
 //! | KV cache (MLA) | latent vectors and rotated keys to their rows, BF16 or E4M3 | [`mla::KvAppend`] |

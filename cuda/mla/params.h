@@ -7,6 +7,8 @@
 #include "indices.h"
 
 enum {
+  MLA_NOPE = 128,       // of a head of a prefill: what of a query or key is not rotated
+  MLA_VALUE = 128,      // of a head of a prefill: its values, and its output
   MLA_LATENT = 512,     // of a row of the cache: the compressed keys and values
   MLA_ROPE = 64,        // of a row of the cache: the rest of the key, which carries the position
   MLA_BLOCK_KEYS = 64,  // keys of one step of the attention
@@ -67,6 +69,28 @@ typedef struct MlaCombineParams {
   uint32_t batch, rows, heads;
   float empty_lse;
 } MlaCombineParams;
+
+// out = softmax(scale * q . k^T) . v for every sequence and head; the rows of sequences follow each other.
+typedef struct MlaPrefillParams {
+  TensorMap map_q;       // BF16 [tokens, heads, 192], box [128, 1, 64], 128-byte swizzle
+  TensorMap map_k_nope;  // BF16 [keys, heads, 128], box [128, 1, 64], 128-byte swizzle
+  TensorMap map_k_pe;    // BF16 [keys, k_pe_heads, 64], box [128, 1, 64], 128-byte swizzle
+  TensorMap map_v;       // BF16 [keys, heads, 128], box [128, 1, 64], 128-byte swizzle
+  Indices q_offsets;     // [batch + 1], the first token of every sequence, and where the last one ends
+  Indices k_offsets;     // [batch + 1], the same of keys
+  uint16_t* out;         // BF16 [tokens, heads, 128] by its strides
+  float* lse;            // FP32 [tokens, heads], natural logarithm
+  uint32_t* error_words;  // [FAULT_KINDS]
+  uint64_t out_token_stride, out_head_stride, lse_pitch;
+  uint32_t batch;
+  uint32_t tokens, keys;  // of all sequences: there are so many rows
+  uint32_t heads;
+  uint32_t k_pe_heads;   // 1: all heads share the position
+  uint32_t tiles;        // of 128 tokens, that the sequences have at most
+  uint32_t causal;       // 0 or 1: token t of n does not see the last n - 1 - t keys of its sequence
+  float scale_log2;      // softmax scale * log2(e)
+  float empty_lse;       // of a token that sees no key
+} MlaPrefillParams;
 
 // D[t, h] = A[t, h] . B[h], B[h] being rows of W[h] or their transpose: head_gemm.cuh.
 typedef struct HeadGemmParams {

@@ -1247,6 +1247,8 @@ impl Default for CombineParams {
         }
     }
 }
+pub const MLA_NOPE: _bindgen_ty_3 = 128;
+pub const MLA_VALUE: _bindgen_ty_3 = 128;
 pub const MLA_LATENT: _bindgen_ty_3 = 512;
 pub const MLA_ROPE: _bindgen_ty_3 = 64;
 pub const MLA_BLOCK_KEYS: _bindgen_ty_3 = 64;
@@ -1445,6 +1447,81 @@ const _: () = {
         [::core::mem::offset_of!(MlaCombineParams, empty_lse) - 76usize];
 };
 impl Default for MlaCombineParams {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[repr(align(128))]
+#[derive(Debug, Copy, Clone)]
+pub struct MlaPrefillParams {
+    pub map_q: TensorMap,
+    pub map_k_nope: TensorMap,
+    pub map_k_pe: TensorMap,
+    pub map_v: TensorMap,
+    pub q_offsets: Indices,
+    pub k_offsets: Indices,
+    pub out: *mut u16,
+    pub lse: *mut f32,
+    pub error_words: *mut u32,
+    pub out_token_stride: u64,
+    pub out_head_stride: u64,
+    pub lse_pitch: u64,
+    pub batch: u32,
+    pub tokens: u32,
+    pub keys: u32,
+    pub heads: u32,
+    pub k_pe_heads: u32,
+    pub tiles: u32,
+    pub causal: u32,
+    pub scale_log2: f32,
+    pub empty_lse: f32,
+    pub __bindgen_padding_0: [u8; 124usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MlaPrefillParams"][::core::mem::size_of::<MlaPrefillParams>() - 768usize];
+    ["Alignment of MlaPrefillParams"][::core::mem::align_of::<MlaPrefillParams>() - 128usize];
+    ["Offset of field: MlaPrefillParams::map_q"][::core::mem::offset_of!(MlaPrefillParams, map_q) - 0usize];
+    ["Offset of field: MlaPrefillParams::map_k_nope"]
+        [::core::mem::offset_of!(MlaPrefillParams, map_k_nope) - 128usize];
+    ["Offset of field: MlaPrefillParams::map_k_pe"]
+        [::core::mem::offset_of!(MlaPrefillParams, map_k_pe) - 256usize];
+    ["Offset of field: MlaPrefillParams::map_v"][::core::mem::offset_of!(MlaPrefillParams, map_v) - 384usize];
+    ["Offset of field: MlaPrefillParams::q_offsets"]
+        [::core::mem::offset_of!(MlaPrefillParams, q_offsets) - 512usize];
+    ["Offset of field: MlaPrefillParams::k_offsets"]
+        [::core::mem::offset_of!(MlaPrefillParams, k_offsets) - 536usize];
+    ["Offset of field: MlaPrefillParams::out"][::core::mem::offset_of!(MlaPrefillParams, out) - 560usize];
+    ["Offset of field: MlaPrefillParams::lse"][::core::mem::offset_of!(MlaPrefillParams, lse) - 568usize];
+    ["Offset of field: MlaPrefillParams::error_words"]
+        [::core::mem::offset_of!(MlaPrefillParams, error_words) - 576usize];
+    ["Offset of field: MlaPrefillParams::out_token_stride"]
+        [::core::mem::offset_of!(MlaPrefillParams, out_token_stride) - 584usize];
+    ["Offset of field: MlaPrefillParams::out_head_stride"]
+        [::core::mem::offset_of!(MlaPrefillParams, out_head_stride) - 592usize];
+    ["Offset of field: MlaPrefillParams::lse_pitch"]
+        [::core::mem::offset_of!(MlaPrefillParams, lse_pitch) - 600usize];
+    ["Offset of field: MlaPrefillParams::batch"][::core::mem::offset_of!(MlaPrefillParams, batch) - 608usize];
+    ["Offset of field: MlaPrefillParams::tokens"]
+        [::core::mem::offset_of!(MlaPrefillParams, tokens) - 612usize];
+    ["Offset of field: MlaPrefillParams::keys"][::core::mem::offset_of!(MlaPrefillParams, keys) - 616usize];
+    ["Offset of field: MlaPrefillParams::heads"][::core::mem::offset_of!(MlaPrefillParams, heads) - 620usize];
+    ["Offset of field: MlaPrefillParams::k_pe_heads"]
+        [::core::mem::offset_of!(MlaPrefillParams, k_pe_heads) - 624usize];
+    ["Offset of field: MlaPrefillParams::tiles"][::core::mem::offset_of!(MlaPrefillParams, tiles) - 628usize];
+    ["Offset of field: MlaPrefillParams::causal"]
+        [::core::mem::offset_of!(MlaPrefillParams, causal) - 632usize];
+    ["Offset of field: MlaPrefillParams::scale_log2"]
+        [::core::mem::offset_of!(MlaPrefillParams, scale_log2) - 636usize];
+    ["Offset of field: MlaPrefillParams::empty_lse"]
+        [::core::mem::offset_of!(MlaPrefillParams, empty_lse) - 640usize];
+};
+impl Default for MlaPrefillParams {
     fn default() -> Self {
         let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
         unsafe {
@@ -1706,6 +1783,7 @@ macro_rules! every_params {
             MlaScheduleParams
             MlaDecodeParams
             MlaCombineParams
+            MlaPrefillParams
             HeadGemmParams
             MergeStatesParams
             KvAppendParams

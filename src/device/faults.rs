@@ -37,7 +37,8 @@ faults! {
     EXPERT_ID, expert_id, FAULT_EXPERT_ID, "ids of experts that there are not";
     /// A page table named a page that the cache does not have; its keys were zeros.
     PAGE_ID, page_id, FAULT_PAGE_ID, "pages that the cache does not have";
-    /// A sequence was longer than its pages, or its length negative; it was cut.
+    /// A sequence was longer than its pages, or than there are rows, or its length negative, as where offsets are out of order;
+    /// it was cut.
     SEQUENCE_LENGTH, sequence_length, FAULT_SEQUENCE_LENGTH,
         "sequences longer than their pages, or together than said, or of negative length";
     /// A slot was neither -1 nor a row of the KV cache; its token was not stored.

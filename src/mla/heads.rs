@@ -112,6 +112,11 @@ impl HeadsShape {
 }
 
 impl Heads<'_> {
+    /// Heads of a token.
+    pub(super) fn heads(&self) -> usize {
+        self.shape.heads
+    }
+
     /// As an operand, if they have the shape: rows are tokens. And the elements from head to head.
     pub(super) fn read<'l, P: KernelParams>(
         &'l self,

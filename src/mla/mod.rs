@@ -1,4 +1,4 @@
-//! Multi-head latent attention: the cache, the decode step, and what stands around it.
+//! Multi-head latent attention: the cache, the decode step and the prefill, and what stands around them.
 #![forbid(unsafe_code)]
 
 mod absorb;
@@ -8,6 +8,7 @@ mod heads;
 mod kv_append;
 mod lse;
 mod merge_states;
+mod prefill;
 mod rope;
 mod rope_table;
 
@@ -21,5 +22,6 @@ pub use heads::{Heads, HeadsMut};
 pub use kv_append::{KvAppend, KvAppendArgs, KvAppendSpec};
 pub use lse::LseOrder;
 pub use merge_states::{AttentionState, AttentionStateMut, MergeStates, MergeStatesArgs, MergeStatesSpec};
+pub use prefill::{MlaPrefill, MlaPrefillArgs, MlaPrefillSpec};
 pub use rope::{Rope, RopeArgs, RopePairs, RopeSpec};
 pub use rope_table::{RopeTable, YarnRope};

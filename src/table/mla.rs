@@ -6,6 +6,10 @@ use super::{Constant, Entry, FixedKernel, Kernel, PIECE, WARP, agreement, config
 pub const MLA_LATENT: u32 = 512;
 /// Numbers of a key that carry the position.
 pub const MLA_ROPE: u32 = 64;
+/// Numbers of a head's query, or key, that carry no position.
+pub const MLA_NOPE: u32 = 128;
+/// Numbers of a head's value.
+pub const MLA_VALUE: u32 = 128;
 /// Keys that MLA decode takes at a time: splits are multiples of it.
 pub const MLA_BLOCK_KEYS: u32 = 64;
 /// Rows of Q (heads of query tokens) of a CTA.
@@ -18,6 +22,13 @@ pub const KV_SCALE_BLOCK: u32 = 128;
 /// What the family's kernels take for granted, as the host does.
 const WIDTHS: &[Constant] =
     &[("MLA_LATENT", MLA_LATENT), ("MLA_ROPE", MLA_ROPE), ("MLA_BLOCK_KEYS", MLA_BLOCK_KEYS)];
+/// Those that know the heads of a query.
+const HEADS: &[Constant] = &[
+    ("MLA_NOPE", MLA_NOPE),
+    ("MLA_ROPE", MLA_ROPE),
+    ("MLA_VALUE", MLA_VALUE),
+    ("mla::kPrefillTileColumns", MLA_TILE_COLUMNS),
+];
 /// Those that move rows piece by piece.
 const ROWS: &[Constant] = &[("MLA_LATENT", MLA_LATENT), ("MLA_ROPE", MLA_ROPE), ("kPieceElements", PIECE)];
 /// Those that know what a row of the cache holds.
@@ -107,6 +118,30 @@ pub const MLA_COMBINE: FixedKernel =
     FixedKernel::new("mla", "mla_combine", "MlaCombineParams", MLA_COMBINE_ROWS * 4 * WARP, WIDTHS)
         .with_constants(&[("kRows", MLA_COMBINE_ROWS)]);
 
+/// Tokens of a head that a CTA of MLA prefill takes: two warpgroups of 64.
+pub const MLA_PREFILL_BLOCK_ROWS: u32 = 128;
+/// Keys that MLA prefill takes at a time.
+pub const MLA_PREFILL_BLOCK_KEYS: u32 = 128;
+
+/// Dynamic shared memory of MLA prefill: queries, and the stages of keys and of values, in columns of BF16; then barriers.
+const fn mla_prefill_smem(stages: u32) -> u32 {
+    const KEY: u32 = MLA_NOPE + MLA_ROPE;
+    let columns = MLA_PREFILL_BLOCK_ROWS * KEY + stages * MLA_PREFILL_BLOCK_KEYS * (KEY + MLA_VALUE);
+    // Queries become full once; a stage of keys or values becomes full and empty.
+    (2 * columns + 8 * (1 + 2 * 2 * stages)).next_multiple_of(1024)
+}
+
+const MLA_PREFILL_STAGES: u32 = 2;
+/// MLA prefill: a CTA per tile of tokens of a head.
+pub const MLA_PREFILL: FixedKernel =
+    FixedKernel::new("mla", "mla_prefill", "MlaPrefillParams", 3 * 128, HEADS)
+        .with_constants(&[
+            ("kBlockRows", MLA_PREFILL_BLOCK_ROWS),
+            ("kBlockKeys", MLA_PREFILL_BLOCK_KEYS),
+            ("kStages", MLA_PREFILL_STAGES),
+        ])
+        .with_storage("MlaPrefillStorage", mla_prefill_smem(MLA_PREFILL_STAGES));
+
 /// Rows and columns of a box of the head GEMM, in BF16; the tokens of its tiles.
 pub const HEAD_GEMM_BOX: u32 = 64;
 /// A warpgroup that multiplies, and a producer's warp.
@@ -153,7 +188,15 @@ pub const ROPE: FixedKernel = FixedKernel::new("mla", "rope", "RopeParams", 256,
 
 /// Every kernel of the family.
 pub fn kernels() -> impl Iterator<Item = Kernel> {
-    let fixed =
-        [MLA_SCHEDULE, MLA_COMBINE, MLA_ABSORB_QUERY, MLA_ABSORB_OUTPUT, MERGE_STATES, KV_APPEND, ROPE];
+    let fixed = [
+        MLA_SCHEDULE,
+        MLA_COMBINE,
+        MLA_PREFILL,
+        MLA_ABSORB_QUERY,
+        MLA_ABSORB_OUTPUT,
+        MERGE_STATES,
+        KV_APPEND,
+        ROPE,
+    ];
     MLA_INSTANCES.iter().map(MlaInstance::kernel).chain(fixed.map(FixedKernel::kernel))
 }

@@ -7,6 +7,7 @@ use check::case::{Case, Problem};
 use check::devices::emulated;
 use check::families;
 use check::memory::{Arena, Output, Spoilt};
+use check::mla::prefill::{NOPE, VALUE};
 use deepseek_kernels::{DataFaults, Device, Error};
 use rayon::prelude::*;
 
@@ -50,7 +51,7 @@ impl Outcome {
 }
 
 /// What may vanish, as `docs/numerics.md` ("Inf and NaN") says.
-fn by_rule(case: &dyn Case, Spoilt { input, value, .. }: Spoilt) -> bool {
+fn by_rule(case: &dyn Case, Spoilt { input, element, value }: Spoilt) -> bool {
     let negative = value == f32::NEG_INFINITY;
     match case.operation() {
         // The bias of an expert that is left out; hidden states of padding.
@@ -60,6 +61,12 @@ fn by_rule(case: &dyn Case, Spoilt { input, value, .. }: Spoilt) -> bool {
         "moe_layer" => input == 6 && case.name().contains("_mask"),
         // The logarithm of a part without keys.
         "merge_states" => negative && matches!(input, 1 | 3),
+        // Keys: an infinite score may be -Inf for every row that sees it, and then has weight 0. Of projected keys and values
+        // those of a head lie beside each other.
+        "mla_prefill" if value.is_infinite() => match case.name().contains("_joined") {
+            true => input == 1,
+            false => input == 2 || (input == 1 && element % (NOPE + VALUE) < NOPE),
+        },
         _ => false,
     }
 }

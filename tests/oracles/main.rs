@@ -3,5 +3,6 @@
 mod codec;
 mod mla;
 mod mla_shapes;
+mod prefill;
 mod quantize;
 mod reference;

@@ -16,6 +16,9 @@ PTX_DEVICE void warpgroup_sync(uint32_t warpgroup) {
   }
 }
 
+// The threads of two math warpgroups that share what they read.
+PTX_DEVICE void both_warpgroups_sync() { ptx::named_barrier_sync<3, 256>(); }
+
 // What the threads of this warpgroup have written to shared memory is there for TMA and wgmma, whichever of them asks.
 PTX_DEVICE void warpgroup_fence_async(uint32_t warpgroup) {
   ptx::fence_proxy_async_shared();

@@ -284,7 +284,7 @@ impl MlaDecode {
             split_blocks: (spec.split_keys / BLOCK_KEYS) as u32,
             causal: u32::from(spec.causal),
             scale_log2: spec.softmax_scale * std::f32::consts::LOG2_E,
-            empty_lse: spec.empty_lse_value(),
+            empty_lse: spec.empty_lse.value(),
             ..Default::default()
         };
         Ok(Attention { launch, params })
@@ -326,7 +326,7 @@ impl MlaDecode {
             batch: self.spec.batch as u32,
             rows: self.spec.rows() as u32,
             heads: self.spec.heads as u32,
-            empty_lse: self.spec.empty_lse_value(),
+            empty_lse: self.spec.empty_lse.value(),
         };
         let all_rows = ((self.spec.batch * self.spec.rows()) as u32).div_ceil(mla::MLA_COMBINE_ROWS);
         launch.run(all_rows.min(self.device.multiprocessors() * mla::MLA_COMBINE_CTAS), &params)

@@ -51,6 +51,15 @@ pub enum EmptyLse {
     PositiveInfinity,
 }
 
+impl EmptyLse {
+    pub(in crate::mla) fn value(self) -> f32 {
+        match self {
+            Self::NegativeInfinity => f32::NEG_INFINITY,
+            Self::PositiveInfinity => f32::INFINITY,
+        }
+    }
+}
+
 /// Shape of a decode step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
@@ -203,13 +212,6 @@ impl MlaDecodeSpec {
         let of_each = self.batch.saturating_mul(self.max_splits());
         let of_all = self.total_keys.map(|keys| (keys / self.split_keys).saturating_add(self.batch));
         of_all.map_or(of_each, |splits| splits.min(of_each))
-    }
-
-    pub(super) fn empty_lse_value(&self) -> f32 {
-        match self.empty_lse {
-            EmptyLse::NegativeInfinity => f32::NEG_INFINITY,
-            EmptyLse::PositiveInfinity => f32::INFINITY,
-        }
     }
 
     pub(super) fn check(&self) -> Result<()> {

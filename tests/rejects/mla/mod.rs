@@ -4,4 +4,5 @@ mod absorb;
 mod decode;
 mod kv_append;
 mod merge_states;
+mod prefill;
 mod rope;

@@ -10,6 +10,7 @@ use check::mla::absorb::AbsorbCase;
 use check::mla::decode::MlaDecodeCase;
 use check::mla::kv_append::KvAppendCase;
 use check::mla::merge_states::MergeStatesCase;
+use check::mla::prefill::MlaPrefillCase;
 use check::mla::rope::RopeCase;
 use check::moe::combine::CombineCase;
 use check::moe::expert_map::ExpertMapCase;
@@ -32,7 +33,7 @@ use deepseek_kernels::bf16;
 use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmSpec, GroupedFp8Gemm, GroupedFp8GemmSpec, Segments};
 use deepseek_kernels::mla::{
     EmptyLse, KvAppend, KvAppendSpec, KvFormat, KvPaging, LseOrder, MergeStates, MergeStatesSpec, MlaAbsorb,
-    MlaAbsorbSpec, MlaDecode, MlaDecodeSpec, Rope, RopePairs, RopeSpec,
+    MlaAbsorbSpec, MlaDecode, MlaDecodeSpec, MlaPrefill, MlaPrefillSpec, Rope, RopePairs, RopeSpec,
 };
 use deepseek_kernels::moe::{
     Combine, CombineSpec, ExpertLayout, ExpertMap, ExpertMapSpec, GateMap, GateMapSpec, GateUpOrder,
@@ -438,6 +439,18 @@ fn mla() -> Vec<Box<dyn AnySpecs>> {
             empty_lse: [EmptyLse::NegativeInfinity, EmptyLse::PositiveInfinity],
         }),
         Box::new(specs! {
+            "mla_prefill": MlaPrefillCase::new(vec![(9, 70), (3, 3)]).spec(), MlaPrefill::plan,
+            |spec: MlaPrefillSpec| prefill_problem(spec);
+            sizes spec.batch, spec.tokens, spec.keys, spec.heads, 8;
+            batch: SIZES,
+            tokens: SIZES,
+            keys: SIZES,
+            heads: SIZES,
+            softmax_scale: NUMBERS,
+            causal: [false, true],
+            empty_lse: [EmptyLse::NegativeInfinity, EmptyLse::PositiveInfinity],
+        }),
+        Box::new(specs! {
             "kv_append": KvAppendSpec::new(5, 12, KvFormat::Fp8), KvAppend::plan,
             |spec: KvAppendSpec| {
                 let case = KvAppendCase::new((spec.format, spec.scale_format), spec.tokens);
@@ -508,6 +521,20 @@ fn decode_problem(spec: MlaDecodeSpec) -> Option<Arc<dyn Problem>> {
     };
     let expected = case.spec();
     if (spec.batch, spec.paging) != (expected.batch, expected.paging) {
+        return None;
+    }
+    let mut problem = case.problem().expect("inputs");
+    problem.spec = spec;
+    Some(Arc::new(problem))
+}
+
+/// Of the case's sequences, unless there are others.
+fn prefill_problem(spec: MlaPrefillSpec) -> Option<Arc<dyn Problem>> {
+    let MlaPrefillSpec { heads, causal, empty_lse, .. } = spec;
+    let case = MlaPrefillCase::new(vec![(9, 70), (3, 3)]);
+    let case = MlaPrefillCase { heads, causal, empty_lse, class: AttentionClass::Positive, ..case };
+    let expected = case.spec();
+    if (spec.batch, spec.tokens, spec.keys) != (expected.batch, expected.tokens, expected.keys) {
         return None;
     }
     let mut problem = case.problem().expect("inputs");

@@ -51,6 +51,7 @@ const TRIGGER: &str = "PREEXIT";
 
 /// How the names of the kernels begin that activate what they have multiplied.
 const GATE_UP: &str = "gate_up_swiglu_";
+const PREFILL: &str = "mla_prefill";
 
 /// What reads or writes global memory, or may: generic addresses, bulk copies.
 const GLOBAL: [&str; 16] = [
@@ -81,6 +82,11 @@ pub fn examine(name: &str, kernel: &Kernel) -> Result<Findings> {
         violations.extend(softmax::wrong_order(softmax.as_ref()));
         overlapped = softmax.map(|softmax| softmax.exponentials);
     }
+    if name == PREFILL {
+        let (exponentials, late) = softmax::beside_products(&kernel.instructions);
+        violations.extend(late);
+        overlapped = exponentials;
+    }
     Ok(Findings { fences: fences.len(), looped_fences, waits: waits.len(), overlapped, violations })
 }
 
@@ -100,7 +106,7 @@ fn wrong_contents(name: &str, kernel: &Kernel) -> Vec<Violation> {
     let multiplies = name.contains("fp8_gemm_") || name.starts_with(GATE_UP);
     let required: &[&str] = match name {
         _ if multiplies => &["QGMMA", "UTMALDG", "UTMACCTL"],
-        _ if name.starts_with("mla_decode_") => &["HGMMA", "UTMALDG", "UTMACCTL"],
+        _ if name.starts_with("mla_decode_") || name == PREFILL => &["HGMMA", "UTMALDG", "UTMACCTL"],
         _ => &[],
     };
     for missing in required.iter().filter(|required| is_missing(required)) {

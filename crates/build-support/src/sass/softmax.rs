@@ -1,10 +1,13 @@
-//! Where ptxas has put the softmax of MLA decode: waits move over arithmetic, and arithmetic over waits.
+//! Where ptxas has put the softmax of MLA decode and prefill: waits move over arithmetic, and arithmetic over waits.
 
 use super::Instruction;
 use super::rules::Violation;
 
 /// A thread's exponentials per block of keys: 64 x 64 scores over 128 threads.
 const EXPONENTIALS: usize = 64 * 64 / 128;
+
+/// The same of MLA prefill: 64 x 128 scores.
+const PREFILL_EXPONENTIALS: usize = 64 * 128 / 128;
 
 /// Where ptxas has put the softmax of a block of keys whose products and scores were in flight together.
 pub(super) struct Softmax<'k> {
@@ -45,6 +48,28 @@ pub(super) fn wrong_order(softmax: Option<&Softmax>) -> Vec<Violation> {
         violations.push(Violation::by(softmax.scores, rule));
     }
     violations
+}
+
+/// The exponentials of MLA prefill's loop over blocks that stand behind the wait for the scores alone, and before the next one
+/// for products or those themselves: beside the warpgroup's own. None where no wait is for the scores alone.
+pub(super) fn beside_products(instructions: &[Instruction]) -> (Option<usize>, Vec<Violation>) {
+    let waits = |i: &Instruction| i.opcode == "WARPGROUP.DEPBAR.LE";
+    let alone = |i: &Instruction| waits(i) && i.operands == "gsb0, 0x1";
+    let Some(scores) = instructions.iter().position(alone) else {
+        let rule = "no wait for the scores alone: the softmax stands beside no product".to_owned();
+        return (None, vec![Violation { instruction: None, rule }]);
+    };
+    let behind = &instructions[scores + 1..];
+    let beside = behind.iter().take_while(|i| !waits(i) && i.base() != "HGMMA");
+    let count = beside.filter(|i| i.opcode == "MUFU.EX2").count();
+    let mut violations = Vec::new();
+    if count < PREFILL_EXPONENTIALS {
+        let rule = format!(
+            "{count} exponentials stand between this wait for the scores and the one for the products, expected {PREFILL_EXPONENTIALS}"
+        );
+        violations.push(Violation::by(&instructions[scores], rule));
+    }
+    (Some(count), violations)
 }
 
 /// Of the loop over blocks; the first block's softmax has no products beside it.
@@ -126,5 +151,31 @@ mod tests {
         assert!(late.contains("nothing is given back before this wait"), "{late}");
         let serial = "WARPGROUP.DEPBAR.LE gsb0, 0x0\nMUFU.EX2 R4, R4\nEXIT";
         assert!(text(serial).contains("no wait for the products alone"));
+    }
+
+    /// The loop of MLA prefill, with so many exponentials before the wait for the products and behind it.
+    fn prefill(before: usize, after: usize) -> String {
+        let exponentials = |count: usize| "MUFU.EX2 R4, R4\n".repeat(count);
+        let products = "HGMMA.64x128x16.F32.BF16 R24, R4, gdesc[UR4].tnspB, R24, gsb0\n";
+        let wait = "WARPGROUP.DEPBAR.LE gsb0, 0x0\n";
+        let (moved, after) = if after == 0 { ("", String::new()) } else { (wait, exponentials(after)) };
+        format!(
+            "UTMACCTL.PF [UR4]\n@P0 UTMALDG.3D [UR8], [UR4]\nTOP:\n{wait}\
+             HGMMA.64x128x16.F32.BF16 R152, gdesc[UR8], RZ, !UPT, gsb0\n{products}\
+             WARPGROUP.DEPBAR.LE gsb0, 0x1\n{}{moved}{after}@P0 BRA `(TOP)\n{products}{wait}EXIT",
+            exponentials(before)
+        )
+    }
+
+    #[test]
+    fn the_softmax_of_a_prefill_stands_beside_its_products() {
+        let good = examined("mla_prefill", &prefill(66, 0));
+        assert_eq!((good.overlapped, texts(&good)), (Some(66), vec![]));
+        let late = examined("mla_prefill", &prefill(2, 64));
+        assert_eq!(late.overlapped, Some(2));
+        let text = texts(&late).concat();
+        assert!(text.contains("WARPGROUP.DEPBAR.LE gsb0, 0x1: 2 exponentials"), "{text}");
+        let serial = prefill(66, 0).replace("0x1", "0x0");
+        assert!(texts(&examined("mla_prefill", &serial)).concat().contains("no wait for the scores alone"));
     }
 }

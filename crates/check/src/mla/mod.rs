@@ -7,6 +7,7 @@ pub mod golden;
 pub mod kv_append;
 mod lse;
 pub mod merge_states;
+pub mod prefill;
 pub mod rope;
 pub mod shapes;
 mod values;
@@ -28,6 +29,7 @@ use absorb::AbsorbCase;
 use decode::MlaDecodeCase;
 use kv_append::KvAppendCase;
 use merge_states::MergeStatesCase;
+use prefill::{KeyLayout, MlaPrefillCase};
 use rope::RopeCase;
 use shapes::{Lengths, MlaShape, Source, shapes};
 
@@ -52,6 +54,11 @@ pub fn smoke() -> Cases {
     cases.extend(boxed([RopeCase::new(5, 3, 90)]));
     cases.extend(boxed([Side::Query, Side::Output].map(|side| AbsorbCase::new(side, 70, 2))));
     cases.extend(boxed([MergeStatesCase::new(7, 3)]));
+    let prefill = MlaPrefillCase::new(vec![(140, 300), (3, 150)]);
+    cases.extend(boxed([
+        MlaPrefillCase { layout: KeyLayout::Joined, causal: false, ..prefill.clone() },
+        prefill,
+    ]));
     cases
 }
 
@@ -62,11 +69,12 @@ pub fn timed(extent: Extent) -> Cases {
         Extent::Reduced => (small_shapes().into(), &[1, 5], 4),
     };
     let mut cases = boxed(timed_steps(&shapes));
+    cases.extend(boxed(timed_prefill(extent)));
     cases.extend(tokens.iter().flat_map(|&tokens| timed_around(tokens, heads)));
     cases
 }
 
-/// Attention over both caches, and what surrounds it: the cache's rows, and the heads of DeepSeek-V3 or those of one of eight
+/// Attention over both caches and of a prefill, and what surrounds it: the cache's rows, and the heads of DeepSeek-V3 or those of one of eight
 /// ranks.
 pub fn layer(extent: Extent, seed: u64) -> Cases {
     let (absorbed, heads) = match extent {
@@ -82,6 +90,7 @@ pub fn layer(extent: Extent, seed: u64) -> Cases {
     let merge = |output| MergeStatesCase { output, values, seed, ..MergeStatesCase::new(absorbed, heads) };
     cases.extend(boxed([OutputType::Bf16, OutputType::F32].map(merge)));
     cases.extend(boxed(layer_decode(extent, seed)));
+    cases.extend(boxed(layer_prefill(extent, seed)));
     cases
 }
 
@@ -108,6 +117,44 @@ fn layer_decode(extent: Extent, seed: u64) -> Vec<MlaDecodeCase> {
         .into_iter()
         .flat_map(|format| cases.map(|case| of(format, case)))
         .collect()
+}
+
+/// A prompt, the last part of one, and tokens without keys: the mean of equal weights, one key that counts alone, and ordinary
+/// data, causal and not.
+fn layer_prefill(extent: Extent, seed: u64) -> Vec<MlaPrefillCase> {
+    let (heads, sequences) = match extent {
+        Extent::Full => (HEADS, vec![(1000, 1000), (0, 60), (300, 2048), (5, 0), (129, 129)]),
+        Extent::Reduced => (2, vec![(140, 140), (0, 60), (70, 300), (5, 0)]),
+    };
+    let of = |(class, causal)| MlaPrefillCase {
+        class,
+        causal,
+        heads,
+        alone: true,
+        seed,
+        ..MlaPrefillCase::new(sequences.clone())
+    };
+    let classes = [AttentionClass::Uniform, AttentionClass::OneKey, AttentionClass::Normal];
+    classes.into_iter().zip([true, true, false]).map(of).collect()
+}
+
+/// Prompts of one length, and of several, after others' keys; with the heads of DeepSeek-V3, and of one of eight ranks.
+fn timed_prefill(extent: Extent) -> Vec<MlaPrefillCase> {
+    let of = |heads, sequences: &[(usize, usize)]| MlaPrefillCase {
+        heads,
+        repeated: true,
+        ..MlaPrefillCase::new(sequences.to_vec())
+    };
+    match extent {
+        Extent::Full => vec![
+            of(16, &[(4096, 4096)]),
+            of(128, &[(4096, 4096)]),
+            of(16, &[(16_384, 16_384)]),
+            of(16, &[(2048, 16_384)]),
+            of(16, &[(512, 512), (3000, 3000), (77, 77), (1500, 4096), (1024, 1024)]),
+        ],
+        Extent::Reduced => vec![of(2, &[(150, 150), (20, 270)])],
+    }
 }
 
 /// Each once, with both caches.
@@ -173,7 +220,15 @@ fn spread(count: usize, most: usize) -> Vec<usize> {
 
 /// Launches of every kernel, for the operand trace.
 pub fn traced() -> Vec<Launch> {
-    [absorb::traced(), decode::traced(), kv_append::traced(), merge_states::traced(), rope::traced()].concat()
+    [
+        absorb::traced(),
+        decode::traced(),
+        kv_append::traced(),
+        merge_states::traced(),
+        prefill::traced(),
+        rope::traced(),
+    ]
+    .concat()
 }
 
 /// Faults in its kernels.
@@ -184,6 +239,7 @@ pub fn faults() -> Vec<Fault> {
         decode::ORDER_FAULTS,
         kv_append::FAULTS,
         merge_states::FAULTS,
+        prefill::FAULTS,
         rope::FAULTS,
     ]
     .concat()

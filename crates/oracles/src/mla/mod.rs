@@ -1,4 +1,4 @@
-//! Multi-head latent attention: the cache, the decode step, and what stands around it.
+//! Multi-head latent attention: the cache, the decode step and the prefill, and what stands around them.
 
 mod absorb;
 mod attention;
@@ -8,6 +8,7 @@ mod flash_mla;
 mod inputs;
 mod kv_append;
 mod merge_states;
+mod prefill;
 mod rope;
 mod step;
 
@@ -19,5 +20,6 @@ pub use flash_mla::{FlashMlaBar, FlashMlaVerdict, calc_diff};
 pub use inputs::{AttentionClass, AttentionInputs};
 pub use kv_append::{Appended, kv_append_bf16, kv_append_fp8};
 pub use merge_states::{State, merge_states, merge_states_bound};
+pub use prefill::{MlaHead, mla_prefill, mla_prefill_bits};
 pub use rope::{Pairs, rope};
 pub use step::{ExpandedKv, MlaStep};

@@ -1,0 +1,363 @@
+//! The inputs of a prefill, and what the reference makes of them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::mla::{EmptyLse, MlaPrefillSpec};
+use deepseek_kernels::{DataFaults, bf16};
+use oracles::mla::{Approximations, AttentionClass, MlaBounded, MlaHead, mla_prefill, mla_prefill_bits};
+use oracles::verdict::Verdict;
+
+use super::{DRAWN, KeyLayout, MlaPrefillCase, MlaPrefillRun, NOPE, QUERY, VALUE};
+use crate::case::{Prepared, Problem, fault_if};
+use crate::data::rows_of;
+use crate::judge::{Check, Scrutiny};
+use crate::memory::{Arena, Output, Scalar};
+use crate::mla::{LATENT, ROPE, spread};
+
+/// Pairs of a query and a key of a head that are judged at most; of more, so many tokens of a sequence are, and three heads.
+const JUDGED: (usize, usize) = (1 << 21, 7);
+/// Tokens of a head of a sequence whose bits are.
+const JUDGED_BITS: usize = 20;
+
+/// A prefill with its inputs.
+#[derive(Debug, Clone)]
+pub struct MlaPrefillProblem {
+    pub case: MlaPrefillCase,
+    pub spec: MlaPrefillSpec,
+    /// On the device: `[batch + 1]`.
+    pub q_offsets: Vec<i32>,
+    pub k_offsets: Vec<i32>,
+    /// `[tokens, heads, 192]`, or fewer tokens that repeat. What is nobody's is NaN.
+    pub q: Vec<bf16>,
+    /// `[keys, heads, 128]`, or fewer keys that repeat, as all that follow.
+    pub k_nope: Vec<bf16>,
+    /// `[keys, 1 or heads, 64]`.
+    pub k_pe: Vec<bf16>,
+    /// `[keys, heads, 128]`.
+    pub v: Vec<bf16>,
+    /// Every query, key and value is finite. Of others the bound says nothing.
+    pub finite: bool,
+}
+
+/// What a head takes of the columns that the classes draw: every head other values and, but for the position, other keys.
+fn columns(head: usize) -> (Range<usize>, Range<usize>) {
+    let (value, nope) = (32 * head % 256, 256 + 32 * head % 128);
+    (value..value + VALUE, nope..nope + NOPE)
+}
+
+impl MlaPrefillCase {
+    /// With its inputs.
+    ///
+    /// # Errors
+    /// Of the sizes.
+    pub fn problem(self) -> Result<MlaPrefillProblem> {
+        let offsets = |count: fn(&(usize, usize)) -> usize| {
+            let ends = self.sequences.iter().scan(0, |end, sequence| {
+                *end += count(sequence) as i32;
+                Some(*end)
+            });
+            [0].into_iter().chain(ends).collect::<Vec<i32>>()
+        };
+        let spec = self.spec();
+        let mut problem = MlaPrefillProblem {
+            q_offsets: offsets(|(tokens, _)| *tokens),
+            k_offsets: offsets(|(_, keys)| *keys),
+            q: vec![],
+            k_nope: vec![],
+            k_pe: vec![],
+            v: vec![],
+            finite: true,
+            spec,
+            case: self,
+        };
+        if problem.case.repeated {
+            problem.draw((DRAWN, DRAWN), 0);
+        } else {
+            for (index, sequence) in problem.case.sequences.clone().into_iter().enumerate() {
+                problem.draw(sequence, index as u64);
+            }
+            let MlaPrefillSpec { tokens, keys, heads, .. } = spec;
+            problem.q.resize(tokens * heads * QUERY, bf16::POISON);
+            problem.k_nope.resize(keys * heads * NOPE, bf16::POISON);
+            problem.k_pe.resize(keys * problem.case.k_pe_heads() * ROPE, bf16::POISON);
+            problem.v.resize(keys * heads * VALUE, bf16::POISON);
+        }
+        Ok(problem)
+    }
+}
+
+impl MlaPrefillProblem {
+    /// Adds a sequence. Where heads have positions of their own, those are the same ones in another order.
+    fn draw(&mut self, (tokens, keys): (usize, usize), index: u64) {
+        let Self { case, q, k_nope, k_pe, v, .. } = self;
+        let (heads, own) = (case.heads, case.layout == KeyLayout::Joined);
+        let seen = if case.causal { (keys + 1).saturating_sub(tokens) } else { keys };
+        let inputs = case.class.generate(tokens * heads, keys, seen, case.seed + index);
+        let rotated = |row: &[bf16], head: usize| {
+            let mut position = row[LATENT..].to_vec();
+            position.rotate_left(if own { 16 * head % ROPE } else { 0 });
+            position
+        };
+        for (i, row) in inputs.q.chunks_exact(LATENT + ROPE).enumerate() {
+            q.extend_from_slice(&row[columns(i % heads).1]);
+            q.extend(rotated(row, i % heads));
+        }
+        for row in inputs.keys.chunks_exact(LATENT + ROPE) {
+            for head in 0..heads {
+                let (value, nope) = columns(head);
+                k_nope.extend_from_slice(&row[nope]);
+                v.extend_from_slice(&row[value]);
+            }
+            k_pe.extend((0..case.k_pe_heads()).flat_map(|head| rotated(row, head)));
+        }
+    }
+
+    /// What is nobody's becomes numbers, so that any offsets can be computed with.
+    #[must_use]
+    pub fn with_spare_rows(mut self) -> Self {
+        for rows in [&mut self.q, &mut self.k_nope, &mut self.k_pe, &mut self.v] {
+            rows.iter_mut().filter(|x| x.is_nan()).for_each(|x| *x = bf16::from_f32(0.25));
+        }
+        // They are of no class.
+        self.case.class = AttentionClass::Positive;
+        self
+    }
+
+    /// The batch of one sequence, of whose query tokens the last ones alone are there.
+    #[must_use]
+    pub fn only(&self, sequence: usize, tokens: usize) -> Self {
+        let (q, k) = self.ranges(sequence);
+        let q = q.end - tokens..q.end;
+        let case = MlaPrefillCase { sequences: vec![(tokens, k.len())], alone: false, ..self.case.clone() };
+        let (heads, k_pe_heads) = (case.heads, case.k_pe_heads());
+        let of = |rows: &[bf16], columns: usize, range: &Range<usize>, spare: usize| {
+            let mut part = rows_of(rows, columns, &range.clone().collect::<Vec<_>>());
+            part.resize((range.len() + spare) * columns, bf16::POISON);
+            part
+        };
+        let spec = case.spec();
+        let (spare_q, spare_k) = (spec.tokens - tokens, spec.keys - k.len());
+        Self {
+            q_offsets: vec![0, tokens as i32],
+            k_offsets: vec![0, k.len() as i32],
+            q: of(&self.q, heads * QUERY, &q, spare_q),
+            k_nope: of(&self.k_nope, heads * NOPE, &k, spare_k),
+            k_pe: of(&self.k_pe, k_pe_heads * ROPE, &k, spare_k),
+            v: of(&self.v, heads * VALUE, &k, spare_k),
+            finite: self.finite,
+            case: MlaPrefillCase { repeated: false, ..case },
+            spec,
+        }
+    }
+
+    /// Rows of a sequence's queries and of its keys: from the furthest end before it on, as far as there are rows.
+    pub fn ranges(&self, sequence: usize) -> (Range<usize>, Range<usize>) {
+        let range = |offsets: &[i32], rows: usize| {
+            let within = |&offset: &i32| (offset.max(0) as usize).min(rows);
+            let furthest = |offsets: &[i32]| offsets.iter().map(within).max().unwrap_or(0);
+            furthest(&offsets[..=sequence])..furthest(&offsets[..sequence + 2])
+        };
+        (range(&self.q_offsets, self.spec.tokens), range(&self.k_offsets, self.spec.keys))
+    }
+
+    /// The last `tokens` rows of a sequence's results: out, then lse.
+    pub fn part<'o>(&self, outputs: &'o [Output], sequence: usize, tokens: usize) -> Vec<&'o [u8]> {
+        let end = self.ranges(sequence).0.end;
+        let of = |output: &'o Output| {
+            let bytes = output.bytes.len() / self.spec.tokens;
+            &output.bytes[(end - tokens) * bytes..end * bytes]
+        };
+        outputs.iter().map(of).collect()
+    }
+
+    /// One head of a sequence: queries, keys, values.
+    fn head(&self, sequence: usize, head: usize) -> [Vec<bf16>; 3] {
+        let (heads, k_pe_heads) = (self.spec.heads, self.case.k_pe_heads());
+        let (q, k) = self.ranges(sequence);
+        let of = |rows: &[bf16], heads: usize, columns: usize, range: &Range<usize>, head: usize| {
+            let there = (rows.len() / (heads * columns)).max(1);
+            let places: Vec<usize> = range.clone().map(|row| row % there * heads + head).collect();
+            rows_of(rows, columns, &places)
+        };
+        let nope = of(&self.k_nope, heads, NOPE, &k, head);
+        let pe = of(&self.k_pe, k_pe_heads, ROPE, &k, head % k_pe_heads);
+        let parts = nope.chunks_exact(NOPE).zip(pe.chunks_exact(ROPE));
+        let keys = parts.flat_map(|(nope, pe)| [nope, pe].concat()).collect();
+        [of(&self.q, heads, QUERY, &q, head), keys, of(&self.v, heads, VALUE, &k, head)]
+    }
+
+    /// As the oracles take it.
+    fn oracle<'a>(&self, [q, keys, values]: &'a [Vec<bf16>; 3]) -> MlaHead<'a> {
+        MlaHead { q, keys, values, scale: self.spec.softmax_scale, causal: self.spec.causal }
+    }
+
+    /// What a run has to report: offsets that are no ranges in order, and rows of nothing but -Inf.
+    pub(super) fn faults(&self) -> DataFaults {
+        let good = |offsets: &[i32], rows: usize| {
+            offsets.is_sorted() && offsets.iter().all(|&offset| offset >= 0 && offset as usize <= rows)
+        };
+        let in_order = good(&self.q_offsets, self.spec.tokens) && good(&self.k_offsets, self.spec.keys);
+        // Of nothing, nobody asks.
+        fault_if(self.spec.batch > 0 && !in_order, DataFaults::SEQUENCE_LENGTH)
+            | fault_if(self.loses_row(), DataFaults::NONFINITE_SCORE)
+    }
+
+    /// Whether a row sees keys, and every one with a score of -Inf.
+    fn loses_row(&self) -> bool {
+        let pairs = (0..self.spec.batch).flat_map(|b| (0..self.spec.heads).map(move |head| (b, head)));
+        let lost = |(sequence, head): (usize, usize)| {
+            let operands = self.head(sequence, head);
+            let oracle = self.oracle(&operands);
+            let score =
+                |q: &[bf16], k: &[bf16]| q.iter().zip(k).map(|(q, k)| q.to_f64() * k.to_f64()).sum::<f64>();
+            oracle.q.chunks(QUERY).enumerate().any(|(token, q)| {
+                let mut keys = oracle.keys.chunks(QUERY).take(oracle.visible(token)).peekable();
+                keys.peek().is_some() && keys.all(|k| score(q, k) == f64::NEG_INFINITY)
+            })
+        };
+        !self.finite && pairs.into_iter().any(lost)
+    }
+
+    /// Tokens of a sequence and heads that are judged: all, or a few of a large or briefly judged prefill.
+    fn judged(&self, scrutiny: Scrutiny) -> (usize, Vec<usize>) {
+        let pairs = |sequence| {
+            let (q, k) = self.ranges(sequence);
+            q.len() * k.len()
+        };
+        let all: usize = (0..self.spec.batch).map(pairs).sum();
+        let heads = self.spec.heads;
+        if scrutiny == Scrutiny::Thorough && heads * all <= JUDGED.0 {
+            return (usize::MAX, (0..heads).collect());
+        }
+        (JUDGED.1, spread(heads, 3))
+    }
+
+    /// The bound, and what is exact of the class; and the bits of a machine with these approximations, whatever the operands.
+    pub(super) fn judge(
+        &self,
+        out: &[bf16],
+        lse: &[f32],
+        scrutiny: Scrutiny,
+        machine: Option<Approximations>,
+    ) -> Result<Vec<Check>> {
+        let (most, heads) = self.judged(scrutiny);
+        let mut joined: Vec<Check> = vec![];
+        for (sequence, head) in (0..self.spec.batch).flat_map(|b| heads.iter().map(move |&head| (b, head))) {
+            let operands = self.head(sequence, head);
+            let oracle = self.oracle(&operands);
+            let (rows, count) = (self.ranges(sequence).0, oracle.q.len() / QUERY);
+            let results = |tokens: &[usize]| {
+                let places: Vec<usize> =
+                    tokens.iter().map(|token| (rows.start + token) * self.spec.heads + head).collect();
+                let lse: Vec<f32> = places.iter().map(|&place| self.logarithm(lse[place])).collect();
+                (rows_of(out, VALUE, &places), lse)
+            };
+            let mut checks = vec![];
+            let of = |name, verdict: &Verdict, tokens: &[usize]| {
+                Check::of(name, verdict, (tokens.len() < count).then_some([tokens.len(), VALUE]))
+            };
+            if self.finite {
+                let tokens = spread(count, most);
+                let (out, lse) = results(&tokens);
+                let reference = mla_prefill(&oracle, &tokens)?;
+                checks.push(of("bound", &reference.check_out(&out)?, &tokens));
+                checks.push(of("bound of lse", &reference.check_lse(&lse)?, &tokens));
+                checks.extend(self.exact(&oracle, &tokens, &reference, &out));
+            }
+            if let Some(machine) = machine {
+                let tokens = spread(count, JUDGED_BITS);
+                let (out, lse) = results(&tokens);
+                let bits = mla_prefill_bits(&oracle, &tokens, machine)?;
+                checks.push(of("bit model", &bits.check_out(&out)?, &tokens));
+                checks.push(of("bit model of lse", &bits.check_lse(&lse)?, &tokens));
+            }
+            for check in &mut checks {
+                let failure = check.failure.take();
+                check.failure = failure.map(|failure| format!("sequence {sequence}, head {head}: {failure}"));
+            }
+            joined = Check::join(joined, checks);
+        }
+        Ok(joined)
+    }
+
+    /// Where only one result is right: the mean of equal weights, or the value of the only key that counts.
+    fn exact(
+        &self,
+        head: &MlaHead<'_>,
+        tokens: &[usize],
+        reference: &MlaBounded,
+        out: &[bf16],
+    ) -> Option<Check> {
+        let name = match self.case.class {
+            AttentionClass::Uniform => "exact mean",
+            AttentionClass::OneKey => "dominant key",
+            _ => return None,
+        };
+        let judged = |&i: &usize| self.case.class.is_exact(head.visible(tokens[i / VALUE]));
+        let elements: Vec<usize> = (0..out.len()).filter(judged).collect();
+        let expected = |i: usize| bf16::from_f64(reference.out[i]);
+        let wrong = elements.iter().find(|&&i| out[i].to_bits() != expected(i).to_bits());
+        let failure = wrong.map(|&i| {
+            let (token, column) = (tokens[i / VALUE], i % VALUE);
+            format!("out[{token}, {column}]: expected {}, got {}", expected(i), out[i])
+        });
+        Some(Check::equal(name, elements.len(), failure))
+    }
+
+    /// As the reference has it: -Inf for no key, which no other infinity stands for.
+    fn logarithm(&self, lse: f32) -> f32 {
+        match (self.spec.empty_lse, lse) {
+            (EmptyLse::PositiveInfinity, f32::INFINITY) => f32::NEG_INFINITY,
+            (EmptyLse::PositiveInfinity, f32::NEG_INFINITY) => f32::INFINITY,
+            _ => lse,
+        }
+    }
+}
+
+impl Problem for MlaPrefillProblem {
+    fn prepare(self: Arc<Self>, arena: &mut Arena<'_>) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(MlaPrefillRun::new(self, arena)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::emulated;
+    use crate::memory::Memory;
+    use deepseek_kernels::Stream;
+
+    /// What every oracle says of a run whose results are changed: the names of those that reject it.
+    fn rejecting(case: &MlaPrefillCase, change: impl Fn(&mut [bf16], &mut [f32])) -> Vec<&'static str> {
+        let device = emulated(0);
+        let problem = Arc::new(case.clone().problem().unwrap());
+        let mut run = MlaPrefillRun::new(problem.clone(), &mut Arena::new(&device, Memory::Plain)).unwrap();
+        run.launch(Stream::Emulated).unwrap();
+        let (mut out, mut lse) = run.results().unwrap();
+        change(&mut out, &mut lse);
+        let machine = Some(Approximations::ROUNDED);
+        let checks = problem.judge(&out, &lse, Scrutiny::Thorough, machine).unwrap();
+        assert!(checks.iter().all(|check| check.checked > 0), "{checks:?}");
+        checks.into_iter().filter(|check| check.failure.is_some()).map(|check| check.oracle).collect()
+    }
+
+    #[test]
+    fn a_wrong_element_fails_every_oracle_of_its_class() {
+        for (class, exact) in [
+            (AttentionClass::Normal, None),
+            (AttentionClass::Uniform, Some("exact mean")),
+            (AttentionClass::OneKey, Some("dominant key")),
+        ] {
+            let sequences = vec![(5, 64), (0, 3), (2, 128)];
+            let case = MlaPrefillCase { class, causal: false, ..MlaPrefillCase::new(sequences) };
+            assert_eq!(rejecting(&case, |_, _| ()), [""; 0]);
+            let wrong = rejecting(&case, |out, _| out[3 * VALUE + 7] += bf16::ONE);
+            assert_eq!(wrong, ["bound"].into_iter().chain(exact).chain(["bit model"]).collect::<Vec<_>>());
+            let last = (5 + 2) * 2 - 1;
+            let wrong = rejecting(&case, |_, lse| lse[last] += 0.1);
+            assert_eq!(wrong, ["bound of lse", "bit model of lse"]);
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! A prefill on a device.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use deepseek_kernels::mla::{Heads, HeadsMut, MlaPrefill, MlaPrefillArgs};
+use deepseek_kernels::{DataFaults, Device, Error, Stream, bf16};
+use oracles::mla::Approximations;
+
+use super::{KeyLayout, MlaPrefillCase, MlaPrefillProblem, NOPE, QUERY, VALUE};
+use crate::case::Prepared;
+use crate::devices::runs_emulated;
+use crate::judge::{Check, Scrutiny};
+use crate::memory::{Align, Arena, IndexOperand, Memory, Operand, Output, Scalar};
+use crate::mla::ROPE;
+
+/// A prefill on a device.
+pub struct MlaPrefillRun {
+    problem: Arc<MlaPrefillProblem>,
+    device: Device,
+    memory: Memory,
+    pub plan: MlaPrefill,
+    pub operands: MlaPrefillOperands,
+}
+
+pub struct MlaPrefillOperands {
+    case: MlaPrefillCase,
+    /// Rows of queries, and of keys.
+    rows: (usize, usize),
+    q: Operand<bf16>,
+    keys: KeyOperands,
+    q_offsets: IndexOperand,
+    k_offsets: IndexOperand,
+    out: Operand<bf16>,
+    lse: Operand<f32>,
+}
+
+/// By the layout of the case.
+enum KeyOperands {
+    Projected { kv: Operand<bf16>, k_pe: Operand<bf16> },
+    Joined { k: Operand<bf16>, v: Operand<bf16> },
+}
+
+/// Pieces of `a` columns and of `b`, in turn.
+fn joined((a, a_columns): (&[bf16], usize), (b, b_columns): (&[bf16], usize)) -> Vec<bf16> {
+    a.chunks_exact(a_columns).zip(b.chunks_exact(b_columns)).flat_map(|(a, b)| [a, b].concat()).collect()
+}
+
+impl KeyOperands {
+    fn place(arena: &mut Arena<'_>, problem: &MlaPrefillProblem) -> Result<Self> {
+        let (keys, heads, aligned) = (problem.spec.keys, problem.spec.heads, Align(16));
+        let MlaPrefillProblem { k_nope, k_pe, v, .. } = problem;
+        Ok(match problem.case.layout {
+            KeyLayout::Projected => {
+                let kv = joined((k_nope, NOPE), (v, VALUE));
+                Self::Projected {
+                    kv: arena.repeated(&kv, (keys, heads * (NOPE + VALUE)), aligned)?,
+                    k_pe: arena.repeated(k_pe, (keys, ROPE), aligned)?,
+                }
+            }
+            KeyLayout::Joined => {
+                let k = joined((k_nope, NOPE), (k_pe, ROPE));
+                Self::Joined {
+                    k: arena.repeated(&k, (keys, heads * QUERY), aligned)?,
+                    v: arena.repeated(v, (keys, heads * VALUE), aligned)?,
+                }
+            }
+        })
+    }
+
+    /// Keys, their positions, values.
+    fn views(&self, keys: usize, heads: usize) -> Result<[Heads<'_>; 3], Error> {
+        fn view(
+            operand: &Operand<bf16>,
+            first: usize,
+            shape: [usize; 3],
+            head_stride: usize,
+        ) -> Result<Heads<'_>, Error> {
+            Heads::with_columns(operand.slice_from(first), shape, operand.pitch(), head_stride)
+        }
+        let of = |columns| [keys, heads, columns];
+        Ok(match self {
+            Self::Projected { kv, k_pe } => [
+                view(kv, 0, of(NOPE), NOPE + VALUE)?,
+                Heads::new(k_pe.slice(), keys, 1, k_pe.pitch(), ROPE)?,
+                view(kv, NOPE, of(VALUE), NOPE + VALUE)?,
+            ],
+            Self::Joined { k, v } => {
+                [view(k, 0, of(NOPE), QUERY)?, view(k, NOPE, of(ROPE), QUERY)?, view(v, 0, of(VALUE), VALUE)?]
+            }
+        })
+    }
+}
+
+impl MlaPrefillRun {
+    /// The operands, on the arena's device.
+    ///
+    /// # Errors
+    /// Of the device, and of the plan.
+    pub fn new(problem: Arc<MlaPrefillProblem>, arena: &mut Arena<'_>) -> Result<Self> {
+        let MlaPrefillProblem { case, spec, .. } = &*problem;
+        let plan = MlaPrefill::plan(arena.device(), *spec)?;
+        let (tokens, heads, aligned) = (spec.tokens, spec.heads, Align(16));
+        let offsets = (1, spec.batch + 1);
+        let operands = MlaPrefillOperands {
+            case: case.clone(),
+            rows: (tokens, spec.keys),
+            q: arena.repeated(&problem.q, (tokens, heads * QUERY), aligned)?,
+            keys: KeyOperands::place(arena, &problem)?,
+            q_offsets: arena.indices(&problem.q_offsets, offsets)?,
+            k_offsets: arena.indices(&problem.k_offsets, offsets)?,
+            out: arena.output((tokens, heads * VALUE), aligned)?,
+            lse: arena.output((tokens, heads), Align(4))?,
+        };
+        let (device, memory) = (arena.device().clone(), arena.memory());
+        Ok(Self { problem, device, memory, plan, operands })
+    }
+
+    /// out and lse, whoever's rows they are.
+    pub(super) fn results(&self) -> Result<(Vec<bf16>, Vec<f32>)> {
+        Ok((self.operands.out.values()?, self.operands.lse.values()?))
+    }
+
+    /// What belongs to a sequence was written, and nothing else.
+    fn written<T: Scalar>(&self, name: &str, operand: &Operand<T>) -> Result<Check> {
+        let values = operand.values()?;
+        let columns = values.len() / self.problem.spec.tokens.max(1);
+        let ranges: Vec<_> = (0..self.problem.spec.batch).map(|b| self.problem.ranges(b).0).collect();
+        let wrong = values.iter().enumerate().position(|(i, value)| {
+            let expected = ranges.iter().any(|range| range.contains(&(i / columns)));
+            (value.bits() != T::SENTINEL.bits()) != expected
+        });
+        let failure = wrong.map(|i| {
+            let (row, column) = (i / columns, i % columns);
+            let was = if values[i].bits() == T::SENTINEL.bits() { "was not" } else { "is nobody's, and was" };
+            format!("{name}[{row}, {column}] {was} written")
+        });
+        Ok(Check::equal("written", values.len(), failure).and(operand.guarded(name)?))
+    }
+
+    /// A sequence alone gives the bits that it gives in the batch.
+    fn alone(&self) -> Result<Check> {
+        let together = self.outputs()?;
+        let mut failure = None;
+        for sequence in 0..self.problem.spec.batch {
+            let tokens = self.problem.ranges(sequence).0.len();
+            let alone = Arc::new(self.problem.only(sequence, tokens));
+            let mut run = Self::new(alone.clone(), &mut Arena::new(&self.device, self.memory))?;
+            run.launch(self.device.stream()?)?;
+            if alone.part(&run.outputs()?, 0, tokens) != self.problem.part(&together, sequence, tokens) {
+                let differs = || format!("sequence {sequence} alone gives other bits than in the batch");
+                failure.get_or_insert_with(differs);
+            }
+        }
+        Ok(Check::equal("batch invariance", together.iter().map(Output::elements).sum(), failure))
+    }
+}
+
+impl MlaPrefillOperands {
+    /// The operands, all in order.
+    ///
+    /// # Errors
+    /// None.
+    pub fn args(&mut self) -> Result<MlaPrefillArgs<'_>, Error> {
+        let ((tokens, keys), heads) = (self.rows, self.case.heads);
+        let [k_nope, k_pe, v] = self.keys.views(keys, heads)?;
+        let (q_pitch, out_pitch) = (self.q.pitch(), self.out.pitch());
+        Ok(MlaPrefillArgs {
+            q: Heads::with_columns(self.q.slice(), [tokens, heads, QUERY], q_pitch, QUERY)?,
+            k_nope,
+            k_pe,
+            v,
+            q_offsets: self.q_offsets.indices()?,
+            k_offsets: self.k_offsets.indices()?,
+            out: HeadsMut::with_columns(self.out.slice_mut(), [tokens, heads, VALUE], out_pitch, VALUE)?,
+            lse: self.lse.matrix_mut()?,
+        })
+    }
+}
+
+impl Prepared for MlaPrefillRun {
+    fn instance(&self) -> String {
+        "mla_prefill".to_owned()
+    }
+
+    fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
+        self.plan.run(stream, self.operands.args()?)
+    }
+
+    fn outputs(&self) -> Result<Vec<Output>> {
+        Ok(vec![Output::read("out", &self.operands.out)?, Output::read("lse", &self.operands.lse)?])
+    }
+
+    fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
+        let MlaPrefillOperands { out, lse, .. } = &self.operands;
+        // Of a GPU's approximations not every bit is known: there the bound alone holds.
+        let thorough = scrutiny == Scrutiny::Thorough;
+        let machine = (thorough && runs_emulated(&self.device)).then_some(Approximations::ROUNDED);
+        let (out_values, lse_values) = self.results()?;
+        let mut checks = self.problem.judge(&out_values, &lse_values, scrutiny, machine)?;
+        checks.push(self.written("out", out)?.and(self.written("lse", lse)?));
+        if self.problem.case.alone && thorough {
+            checks.push(self.alone()?);
+        }
+        Ok(checks)
+    }
+
+    fn faults(&self) -> DataFaults {
+        self.problem.faults()
+    }
+}

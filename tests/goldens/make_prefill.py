@@ -1,0 +1,51 @@
+"""What torch's scaled_dot_product_attention makes of queries and keys of 192 and values of 128: writes prefill.txt.
+
+    pip install torch && python make_prefill.py         (made with torch 2.15.0, on a CPU)
+
+In FP64, with an explicit mask: the last query token sees all keys, each one before it a key less. A prompt behind a prefix,
+one with more tokens than keys, whose first ones see none, and one without a mask.
+
+Inputs are integers from a generator that the test repeats, times powers of two, exact in BF16.
+
+A line holds the sequence, the query token, its logarithm of the sum of the exponentials, and its output.
+"""
+
+import torch
+
+# Query tokens, keys, and whether there is a mask.
+SEQUENCES = [(3, 140, True), (5, 3, True), (2, 131, False)]
+SCALE = 0.125
+
+
+def small(shape, seed, scale):
+    """In [-8, 8), times a scale: the generator of make_gate.py, which needs transformers."""
+    state, numbers = seed, []
+    for _ in range(shape[0] * shape[1]):
+        state = (state * 1664525 + 1013904223) % 2**32
+        numbers.append((state >> 28) - 8)
+    return torch.tensor(numbers, dtype=torch.float64).reshape(shape) * scale
+
+
+def main():
+    lines = []
+    for sequence, (tokens, keys, causal) in enumerate(SEQUENCES):
+        seed = 10 * (sequence + 1)
+        q, k = small((tokens, 192), seed, 2.0**-3), small((keys, 192), seed + 1, 2.0**-3)
+        v = small((keys, 128), seed + 2, 2.0**-3)
+        seen = torch.ones(tokens, keys, dtype=torch.bool)
+        if causal:
+            seen = seen.tril(keys - tokens)
+        out = torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], seen[None], scale=SCALE)[0]
+        scores = (q @ k.T * SCALE).masked_fill(~seen, float("-inf"))
+        lse = torch.logsumexp(scores, -1)
+        for token in range(tokens):
+            if not seen[token].any():
+                continue
+            numbers = [lse[token].item(), *out[token].tolist()]
+            lines.append(f"{sequence} {token} " + " ".join(f"{x:.17g}" for x in numbers) + "\n")
+    with open("prefill.txt", "w") as file:
+        file.writelines(lines)
+
+
+if __name__ == "__main__":
+    main()
