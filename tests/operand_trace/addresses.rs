@@ -39,7 +39,7 @@ const fn bounded(file: &'static str, code: &'static str, why: &'static str) -> B
 const TILES: &str = "tiles start within D, of at most 2^31 rows and columns";
 const CTAS: &str = "the plan has as many CTAs as these need";
 
-pub const BOUNDED: [Bounded; 37] = [
+pub const BOUNDED: [Bounded; 39] = [
     bounded("gemm/fp8_gemm.cuh", "tile.expert * Config::kPanels", "at most 1024 experts"),
     bounded("gemm/fp8_gemm.cuh", "warpgroup * kRows", "two warpgroups"),
     bounded("gemm/fp8_gemm.cuh", "schedule.has_tile()", TILES),
@@ -70,6 +70,12 @@ pub const BOUNDED: [Bounded; 37] = [
         "mla/mla_decode_tile.cuh",
         "w.split * params.split_blocks * MLA_BLOCK_KEYS",
         "a key of the sequence",
+    ),
+    bounded("mla/mla_prefill.cuh", "half * kPrefillHalfRows", "two warpgroups"),
+    bounded(
+        "mla/mla_prefill_tile.cuh",
+        "(before + tiles - 1 - wanted) * Config::kBlockRows",
+        "a token of the sequence",
     ),
     bounded("mla/mla_schedule.cuh", "ptx::cta_idx() * Config::kThreads", CTAS),
     bounded(

@@ -438,18 +438,7 @@ fn mla() -> Vec<Box<dyn AnySpecs>> {
             lse_order: [LseOrder::TokensHeads, LseOrder::HeadsTokens],
             empty_lse: [EmptyLse::NegativeInfinity, EmptyLse::PositiveInfinity],
         }),
-        Box::new(specs! {
-            "mla_prefill": MlaPrefillCase::new(vec![(9, 70), (3, 3)]).spec(), MlaPrefill::plan,
-            |spec: MlaPrefillSpec| prefill_problem(spec);
-            sizes spec.batch, spec.tokens, spec.keys, spec.heads, 8;
-            batch: SIZES,
-            tokens: SIZES,
-            keys: SIZES,
-            heads: SIZES,
-            softmax_scale: NUMBERS,
-            causal: [false, true],
-            empty_lse: [EmptyLse::NegativeInfinity, EmptyLse::PositiveInfinity],
-        }),
+        Box::new(prefill()),
         Box::new(specs! {
             "kv_append": KvAppendSpec::new(5, 12, KvFormat::Fp8), KvAppend::plan,
             |spec: KvAppendSpec| {
@@ -526,6 +515,21 @@ fn decode_problem(spec: MlaDecodeSpec) -> Option<Arc<dyn Problem>> {
     let mut problem = case.problem().expect("inputs");
     problem.spec = spec;
     Some(Arc::new(problem))
+}
+
+fn prefill() -> Specs<MlaPrefillSpec> {
+    specs! {
+        "mla_prefill": MlaPrefillCase::new(vec![(9, 70), (3, 3)]).spec(), MlaPrefill::plan,
+        |spec: MlaPrefillSpec| prefill_problem(spec);
+        sizes spec.batch, spec.tokens, spec.keys, spec.heads, 8;
+        batch: SIZES,
+        tokens: SIZES,
+        keys: SIZES,
+        heads: SIZES,
+        softmax_scale: NUMBERS,
+        causal: [false, true],
+        empty_lse: [EmptyLse::NegativeInfinity, EmptyLse::PositiveInfinity],
+    }
 }
 
 /// Of the case's sequences, unless there are others.
