@@ -46,7 +46,8 @@ fn append() -> Vec<Changed> {
 
 faults! {
     rows_of_the_cache_counted_in_32_bits: FAR,
-        "slot * params.cache_pitch" => "static_cast<uint32_t>(slot * params.cache_pitch)", ["bytes: row "];
+        "slot % params.page_size * params.cache_pitch"
+            => "static_cast<uint32_t>(slot % params.page_size * params.cache_pitch)", ["bytes: row "];
     amax_over_half_the_lanes: APPEND,
         "warp_reduce<kLanesPerBlock>" => "warp_reduce<kLanesPerBlock / 2>", ["code", "scale"];
     amax_over_two_blocks: APPEND, "warp_reduce<kLanesPerBlock>" => "warp_reduce<2 * kLanesPerBlock>", ["code", "scale"];
