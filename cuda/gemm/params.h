@@ -8,7 +8,8 @@
 // D = sum over K blocks g of sfa[:, g] * sfb[:, g] * (A_g . B_g^T), optionally added to what D holds.
 typedef struct Fp8GemmParams {
   TensorMap map_a;      // E4M3 [m, k], box [a_box_rows, 128], 128-byte swizzle
-  TensorMap map_b;      // E4M3 [matrices, n, k]: one an expert (dense: one), or two, gate and up; box [1, block_n / cluster, 128], 128-byte swizzle
+  TensorMap map_b;      // E4M3 [matrices, n, k]: one an expert (dense: one), or two, gate and up;
+                        // box [1, block_n / cluster, 128], 128-byte swizzle
   TensorMap map_sfa;    // FP32 [ceil(k/128), m], box [1, a_box_rows]
   TensorMap map_d;      // BF16 or FP32 [m, n], box [64, up to 128 bytes], swizzled by the box width
   const float* sfb;     // FP32 [matrices, ceil(n/128), sfb_pitch], one scale per 128x128 block of B

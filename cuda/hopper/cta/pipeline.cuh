@@ -56,8 +56,8 @@ struct Pipeline {
 };
 
 // sBoxes <- `Rows` rows, `Bytes` in all, which every CTA of the cluster wants, as so many boxes of the map: the first from
-// (x, y, z) on, each next one behind its rows, or `Layers` apart at the same rows. A pair of CTAs fetches one each and multicasts it to both. `full` counts all
-// bytes.
+// (x, y, z) on, each next one behind its rows, or `Layers` apart at the same rows. A pair of CTAs fetches one each and
+// multicasts it to both. `full` counts all bytes.
 template <int Cluster, int Rows, int Bytes, int Boxes = Cluster, int Layers = 0>
 PTX_DEVICE void load_together(const TensorMap& map, uint32_t sBoxes, uint32_t full, uint32_t x, uint32_t y, uint32_t z) {
   static_assert(Cluster == 1 || (Cluster == 2 && Boxes == 2), "pairs of CTAs");
