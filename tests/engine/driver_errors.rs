@@ -187,8 +187,9 @@ fn a_context_that_a_wrong_address_has_killed() {
             sf: Scales1x128::<RowMajor>::new(sf, 8, 128).expect("sf"),
             out: Scales1x128Mut::<MMajor>::new(&mut out, 8, 128).expect("out"),
         };
-        plan.run(&engine.stream, args).expect("who gives an address is believed");
-        engine.stream.synchronize().expect_err("the context is dead");
+        // Who gives an address is believed: the kernel finds out, when it runs, which may be within the call.
+        let launched = plan.run(&engine.stream, args).is_ok();
+        assert!(!launched || engine.stream.synchronize().is_err(), "the context is dead");
     });
     gate.close();
 }
