@@ -10,25 +10,13 @@ A line holds the case, the token, its eight experts in ascending order, and thei
 """
 
 import torch
+from generator import tensor
 from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter
 
 TOKENS, HIDDEN, EXPERTS, TOPK, GROUPS, KEPT = 256, 64, 256, 8, 8, 4
 # Sums of scores in FP32 are within a few units of 2^-24 of each other's.
 NEAR = 2e-6
-
-
-def integers(count, seed):
-    """In [-128, 128)."""
-    state = seed
-    for _ in range(count):
-        state = (state * 1664525 + 1013904223) % 2**32
-        yield (state >> 24) - 128
-
-
-def tensor(rows, columns, seed, scale):
-    values = torch.tensor(list(integers(rows * columns, seed)), dtype=torch.float32)
-    return (values * scale).reshape(rows, columns)
 
 
 def defined(router, hidden, groups, kept, topk):

@@ -1,5 +1,5 @@
-"""What torch gives for sqrt(softplus(x)), and a router with such scores: writes gate_scores.txt, which tests/cases/router/gate.rs
-reads.
+"""What torch gives for sqrt(softplus(x)), and a router with such scores: writes gate_scores.txt, which
+tests/cases/router/gate_scores.rs reads.
 
     pip install torch && python make_gate_scores.py        (made with torch 2.15.0, on a CPU)
 
@@ -12,25 +12,13 @@ their weights.
 """
 
 import torch
+from generator import tensor
 
 TOKENS, SCALE = 64, 1.5
 # Experts, and those of a token.
 ROUTERS = [(384, 8), (896, 16)]
 # Scores below 3 in FP32 are within a few units of 2^-23 of each other's.
 NEAR = 2e-6
-
-
-def integers(count, seed):
-    """In [-128, 128)."""
-    state = seed
-    for _ in range(count):
-        state = (state * 1664525 + 1013904223) % 2**32
-        yield (state >> 24) - 128
-
-
-def tensor(rows, columns, seed, scale):
-    values = torch.tensor(list(integers(rows * columns, seed)), dtype=torch.float32)
-    return (values * scale).reshape(rows, columns)
 
 
 def score(x):

@@ -14,7 +14,7 @@ after the other.
 """
 
 import torch
-from make_moe_layer import small
+from generator import small
 from torch import nn
 from transformers import DynamicCache
 from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config

@@ -11,17 +11,12 @@ A line holds the token and its output.
 """
 
 import torch
-from make_gate import defined, integers
+from generator import integers, small
+from make_gate import defined
 from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
 
 TOKENS, HIDDEN, WIDTH, EXPERTS, TOPK, GROUPS, KEPT = 40, 128, 128, 32, 8, 8, 4
-
-
-def small(shape, seed, scale):
-    """In [-8, 8), times a scale."""
-    count = torch.Size(shape).numel()
-    return torch.tensor([x // 16 for x in integers(count, seed)], dtype=torch.float32).reshape(shape) * scale
 
 
 def main():

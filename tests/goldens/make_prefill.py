@@ -11,27 +11,19 @@ A line holds the sequence, the query token, its logarithm of the sum of the expo
 """
 
 import torch
+from generator import small
 
 # Query tokens, keys, and whether there is a mask.
 SEQUENCES = [(3, 140, True), (5, 3, True), (2, 131, False)]
 SCALE = 0.125
 
 
-def small(shape, seed, scale):
-    """In [-8, 8), times a scale: the generator of make_gate.py, which needs transformers."""
-    state, numbers = seed, []
-    for _ in range(shape[0] * shape[1]):
-        state = (state * 1664525 + 1013904223) % 2**32
-        numbers.append((state >> 28) - 8)
-    return torch.tensor(numbers, dtype=torch.float64).reshape(shape) * scale
-
-
 def main():
     lines = []
     for sequence, (tokens, keys, causal) in enumerate(SEQUENCES):
         seed = 10 * (sequence + 1)
-        q, k = small((tokens, 192), seed, 2.0**-3), small((keys, 192), seed + 1, 2.0**-3)
-        v = small((keys, 128), seed + 2, 2.0**-3)
+        shapes = [(tokens, 192), (keys, 192), (keys, 128)]
+        q, k, v = (small(shape, seed + i, 2.0**-3).double() for i, shape in enumerate(shapes))
         seen = torch.ones(tokens, keys, dtype=torch.bool)
         if causal:
             seen = seen.tril(keys - tokens)

@@ -15,25 +15,18 @@ A line holds a rule, the block's number, the bits of the scale and the codes. Bl
 """
 
 import torch
+from generator import integers
 
 ROWS = 24
 MOST = torch.tensor(448.0)  # a number over a tensor would be its reciprocal times the number
-
-
-def states(seed, count):
-    out = []
-    for _ in range(count):
-        seed = (seed * 1664525 + 1013904223) % 2**32
-        out.append(seed)
-    return out
 
 
 def block(row):
     """Integers in [-128, 128), times three quarters of a power of two that falls from row to row, down to 2^-133; zeros at last."""
     if row == ROWS - 1:
         return torch.zeros(128, dtype=torch.bfloat16)
-    integers = torch.tensor([(state >> 24) - 128.0 for state in states(row, 128)], dtype=torch.float64)
-    return (integers * 0.75 * 2.0 ** (20 - 7 * row)).to(torch.bfloat16)
+    values = torch.tensor(list(integers(128, row)), dtype=torch.float64)
+    return (values * 0.75 * 2.0 ** (20 - 7 * row)).to(torch.bfloat16)
 
 
 def e4m3(x):
