@@ -74,12 +74,8 @@ PTX_DEVICE void load_q(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem
 template <class Config>
 PTX_DEVICE void load_box(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t tile,
                          uint32_t column, uint32_t key, MlaPlace at) {
-  const uint32_t sKeys = smem.kv(stage, tile) + key * 128, full = smem.kv_full(stage, tile);
-  if constexpr (Config::kCluster == 1) {
-    ptx::tma_load_3d(params.map_kv, sKeys, full, column, at.key, at.page);
-  } else {
-    ptx::tma_load_3d_multicast(params.map_kv, sKeys, full, column, at.key, at.page, 0b11);
-  }
+  load_for_all<Config::kCluster>(params.map_kv, smem.kv(stage, tile) + key * 128, smem.kv_full(stage, tile), column, at.key,
+                                 at.page);
 }
 
 // The first of the keys of a block that this CTA fetches.

@@ -55,6 +55,16 @@ struct Pipeline {
   PTX_DEVICE void release(Ring<Stages> ring) const { warp_release<Cluster>(empty(ring.stage)); }
 };
 
+// sBox <- a box of the map, in every CTA of the cluster: which box, one of them chooses. `full` counts its bytes in each.
+template <int Cluster>
+PTX_DEVICE void load_for_all(const TensorMap& map, uint32_t sBox, uint32_t full, uint32_t x, uint32_t y, uint32_t z) {
+  if constexpr (Cluster == 1) {
+    ptx::tma_load_3d(map, sBox, full, x, y, z);
+  } else {
+    ptx::tma_load_3d_multicast(map, sBox, full, x, y, z, 0b11);
+  }
+}
+
 // sBoxes <- `Rows` rows, `Bytes` in all, which every CTA of the cluster wants, as so many boxes of the map: the first from
 // (x, y, z) on, each next one behind its rows, or `Layers` apart at the same rows. A pair of CTAs fetches one each and
 // multicasts it to both. `full` counts all bytes.
@@ -62,13 +72,13 @@ template <int Cluster, int Rows, int Bytes, int Boxes = Cluster, int Layers = 0>
 PTX_DEVICE void load_together(const TensorMap& map, uint32_t sBoxes, uint32_t full, uint32_t x, uint32_t y, uint32_t z) {
   static_assert(Cluster == 1 || (Cluster == 2 && Boxes == 2), "pairs of CTAs");
   constexpr uint32_t kRows = Layers == 0 ? Rows / Boxes : 0;  // from box to box
+  const auto load = [&](uint32_t box) {
+    load_for_all<Cluster>(map, sBoxes + box * (Bytes / Boxes), full, x, y + box * kRows, z + box * Layers);
+  };
   if constexpr (Cluster == 1) {
 #pragma unroll
-    for (uint32_t box = 0; box < Boxes; ++box) {
-      ptx::tma_load_3d(map, sBoxes + box * (Bytes / Boxes), full, x, y + box * kRows, z + box * Layers);
-    }
+    for (uint32_t box = 0; box < Boxes; ++box) load(box);
   } else {
-    const uint32_t rank = ptx::cluster_rank();
-    ptx::tma_load_3d_multicast(map, sBoxes + rank * (Bytes / Boxes), full, x, y + rank * kRows, z + rank * Layers, 0b11);
+    load(ptx::cluster_rank());
   }
 }

@@ -240,7 +240,7 @@ faults! {
         "ptx::mbarrier_arrive_cluster(bar, lane)" => "ptx::mbarrier_arrive_cluster(bar, ptx::cluster_rank())",
         ["not ordered", "in flight", "empty[", "full["];
     multicast_to_one_cta_only: TWO, "0b11" => "0b01", ["bytes missing", "expect_tx", "in flight"];
-    both_ctas_fetch_the_same_half: TWO, "y + rank * kRows" => "y", ["elements are wrong"];
+    both_ctas_fetch_the_same_half: TWO, "y + box * kRows" => "y", ["elements are wrong"];
     ctas_of_a_cluster_take_the_same_tile: TWO,
         "m * Config::kCluster + ptx::cluster_rank()" => "m * Config::kCluster",
         ["is not ordered after the write by the TMA store of CTA"];
