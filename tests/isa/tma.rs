@@ -54,6 +54,18 @@ fn a_box_starts_at_a_multiple_of_16_bytes() {
     }
 }
 
+/// A low box lies within a box's worth of rows of another, so that their swizzles agree; a GPU asks for 128 bytes only.
+#[test]
+fn a_low_box_starts_at_a_multiple_of_its_rows() {
+    for device in emulators([FEW_MULTIPROCESSORS]) {
+        for model in Model::low().filter(|model| model.rows() > 1) {
+            let error = model.check_loads_behind(&device, &[[0; 3]], model.rows() / 2).expect_err("a fault");
+            let bytes = format!("is not {}-byte aligned", 128 * model.rows());
+            assert!(error.to_string().contains(&bytes), "{}: {error}", model.name());
+        }
+    }
+}
+
 /// A GPU ends the kernel here too; a load may start before the tensor.
 #[test]
 fn a_store_starts_at_no_negative_coordinate() {

@@ -78,6 +78,12 @@ pub fn timed(extent: Extent) -> Cases {
         cases
     };
     let mut cases: Cases = tokens.iter().flat_map(of_tokens).collect();
+    // More experts than the usual kernels hold.
+    let tokens = tokens[0];
+    let mut many = spec(tokens);
+    (many.experts, many.top_k) = (896, 16);
+    cases.extend(boxed([GateCase { bias: true, scores: false, ..GateCase::new(many) }]));
+    cases.extend(balance(tokens, (many.experts, many.top_k), 1));
     cases.extend(boxed([BiasUpdateCase::new(spec(0).experts)]));
     cases
 }
