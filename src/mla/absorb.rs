@@ -13,7 +13,9 @@ use crate::launch::{
 };
 use crate::setters::setters;
 use crate::table::PIECE;
-use crate::table::mla::{self, ABSORB_OUTPUT_BLOCK_N, ABSORB_QUERY_BLOCK_N, HEAD_GEMM_BOX};
+use crate::table::mla::{
+    self, ABSORB_OUTPUT_BLOCK_N, ABSORB_QUERY_BLOCK_N, HEAD_GEMM_BOX, MLA_NOPE, MLA_VALUE,
+};
 use crate::tensor::MapElement;
 use crate::tensor::tensor_map::{Dimension, Swizzle, TensorMapSpec};
 use crate::tensor::{Matrix, MatrixMut};
@@ -46,7 +48,7 @@ pub struct MlaAbsorbSpec {
 impl MlaAbsorbSpec {
     /// Of heads as DeepSeek-V3 has them: 128 columns that are absorbed, 64 that are rotated, 128 of the value.
     pub const fn new(tokens: usize, heads: usize) -> Self {
-        Self { tokens, heads, nope: 128, rope: ROPE, value: 128 }
+        Self { tokens, heads, nope: MLA_NOPE as usize, rope: ROPE, value: MLA_VALUE as usize }
     }
 
     /// Rows of W for a head: for its keys, then for its values.

@@ -7,7 +7,8 @@ use crate::error::{Error, OperandProblem, Result, Shape, ViewProblem};
 use crate::launch::{KernelParams, Launch, Layout, Operand};
 use crate::tensor::{Matrix, MatrixMut, Slice, SliceMut};
 
-/// Some columns of every head of every token, 64 unless said otherwise, wherever they lie: token `t`, head `h` starts at element `t * token_stride + h * head_stride`.
+/// Some columns of every head of every token, 64 unless said otherwise, wherever they lie: token `t`, head `h` starts at
+/// element `t * token_stride + h * head_stride`.
 ///
 /// The rotated columns of a query `[tokens, heads * 192]` are the slice from element 128 on with strides `heads * 192` and
 /// 192; a key `[tokens, 64]` is one head. Of `kv_b_proj`'s output `[tokens, heads * 256]` the keys are 128 columns from

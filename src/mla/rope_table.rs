@@ -4,12 +4,12 @@ use super::cache::ROPE;
 use crate::error::{Error, Result};
 use crate::launch::check_limit;
 use crate::setters::setters;
+use crate::table::mla::MLA_NOPE;
 
 /// Pairs of a head.
 const PAIRS: usize = ROPE / 2;
 /// Columns of a query that are not rotated, in the form that is not absorbed: the softmax scale knows only that form.
-/// Columns of a head of DeepSeek-V3 that are not rotated.
-const NOPE: usize = 128;
+const NOPE: usize = MLA_NOPE as usize;
 /// Integers up to here are exact in FP32.
 const MAX_POSITIONS: u64 = 1 << 24;
 

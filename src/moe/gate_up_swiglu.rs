@@ -49,8 +49,8 @@ pub struct GateUpSwigluSpec {
 }
 
 impl GateUpSwigluSpec {
-    /// Gate first, not clamped, quantised by TileKernels' rule, and with as many expected rows as there are for each expert, if all of them are
-    /// used.
+    /// Gate first, not clamped, quantised by TileKernels' rule, and with as many expected rows as there are for each expert,
+    /// if all of them are used.
     pub const fn new(experts: usize, intermediate: usize, hidden: usize, segments: Segments) -> Self {
         let GroupedFp8GemmSpec { expected_rows, .. } =
             GroupedFp8GemmSpec::new(experts, intermediate, hidden, segments);

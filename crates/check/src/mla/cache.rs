@@ -34,6 +34,13 @@ impl CacheRows {
         Ok(cache)
     }
 
+    fn columns(&self) -> usize {
+        match self {
+            Self::Bf16(_) => KvFormat::Bf16.columns(),
+            Self::Fp8(_) => KvFormat::Fp8.columns(),
+        }
+    }
+
     /// What an append makes of the rows, by its reference.
     ///
     /// # Errors
@@ -68,10 +75,10 @@ impl CacheOperand {
         together: usize,
         data: &CacheRows,
     ) -> Result<Self> {
-        let shape = |format: KvFormat| (rows / together, together * format.columns());
+        let shape = (rows / together, together * data.columns());
         Ok(match data {
-            CacheRows::Bf16(data) => Self::Bf16(arena.repeated(data, shape(KvFormat::Bf16), Self::ALIGN)?),
-            CacheRows::Fp8(data) => Self::Fp8(arena.repeated(data, shape(KvFormat::Fp8), Self::ALIGN)?),
+            CacheRows::Bf16(data) => Self::Bf16(arena.repeated(data, shape, Self::ALIGN)?),
+            CacheRows::Fp8(data) => Self::Fp8(arena.repeated(data, shape, Self::ALIGN)?),
         })
     }
 
@@ -82,10 +89,10 @@ impl CacheOperand {
         together: usize,
         data: &CacheRows,
     ) -> Result<Self> {
-        let shape = |format: KvFormat| (rows / together, together * format.columns());
+        let shape = (rows / together, together * data.columns());
         Ok(match data {
-            CacheRows::Bf16(data) => Self::Bf16(arena.in_out(data, shape(KvFormat::Bf16), Self::ALIGN)?),
-            CacheRows::Fp8(data) => Self::Fp8(arena.in_out(data, shape(KvFormat::Fp8), Self::ALIGN)?),
+            CacheRows::Bf16(data) => Self::Bf16(arena.in_out(data, shape, Self::ALIGN)?),
+            CacheRows::Fp8(data) => Self::Fp8(arena.in_out(data, shape, Self::ALIGN)?),
         })
     }
 

@@ -105,8 +105,8 @@ impl Model {
         self.tensor.box_sizes.iter().product::<u32>() as usize * self.element_bytes
     }
 
-    /// Every element of the box at `at`, before which there are `behind` rows in shared memory. A store writes whole units of 16 bytes: where a row of the tensor ends inside one,
-    /// what follows is written too.
+    /// Every element of the box at `at`, before which there are `behind` rows in shared memory. A store writes whole units of
+    /// 16 bytes: where a row of the tensor ends inside one, what follows is written too.
     fn places(&self, at: &[i32; 3], behind: usize, store: bool) -> Vec<Place> {
         let Tensor { dims, strides, box_sizes, .. } = &self.tensor;
         let (columns, rows, pages) = (box_sizes[0], box_sizes[1], box_sizes.get(2).copied().unwrap_or(1));
