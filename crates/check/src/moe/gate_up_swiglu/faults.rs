@@ -75,7 +75,7 @@ faults! {
     // Columns of gate and of up.
     up_where_the_gate_is: ONE,
         "Tile::kBBoxes, Config::kPanels - 1>" => "Tile::kBBoxes, 0>", ["q[", "sf["];
-    gate_and_up_of_a_pair_exchanged: PAIRS, "sBoxes + rank * (Bytes / Boxes)" => "sBoxes + (1 - rank) * (Bytes / Boxes)", ["q[", "sf["];
+    gate_and_up_of_a_pair_exchanged: PAIRS, "sBoxes + box * (Bytes / Boxes)" => "sBoxes + (1 - box) * (Bytes / Boxes)", ["q[", "sf["];
     scale_of_up_missing: ONE,
         "static_cast<Next>(ceil_div(params.n, Config::kScaleColumns))" => "0", ["q[", "sf["];
     scale_of_gate_everywhere: ONE, "first_spans = 1;" => "first_spans = 2;", ["q[", "sf["];
