@@ -212,8 +212,11 @@ impl<'d> Layer<'d> {
         println!("{}", decode.choice());
         let mut tables = device.zeros(decode.tables())?;
         let mut scratch = device.zeros(decode.scratch_bytes())?;
-        let schedule =
-            MlaScheduleArgs { lengths: Vector::from(&lengths).into(), tables: (&mut tables).into() };
+        let schedule = MlaScheduleArgs {
+            lengths: Vector::from(&lengths).into(),
+            q_offsets: None,
+            tables: (&mut tables).into(),
+        };
         let attend = MlaAttendArgs {
             q: Matrix::new(&latent_q, rows, KEY)?,
             cache: self.cache.read()?,

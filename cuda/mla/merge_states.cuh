@@ -14,7 +14,7 @@
 #include "hopper/cta/exp.cuh"
 #include "hopper/cta/log1p.cuh"
 #include "hopper/cta/pieces.cuh"
-#include "hopper/tile/pitch.h"
+#include "mla/lse.h"
 #include "mla/params.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
@@ -50,7 +50,7 @@ PTX_DEVICE void copy_piece(const MergeStatesParams& params, const MergePart& par
 
 // -Inf for a part without keys, whichever infinity its maker writes then.
 PTX_DEVICE float part_lse(const MergeStatesParams& params, const MergePart& part, uint32_t row) {
-  const float lse = ptx::ldg_f32(part.lse + strided(row, params.heads, part.lse_token_stride, part.lse_head_stride));
+  const float lse = ptx::ldg_f32(part.lse + lse_element(part.lse_strides, row / params.heads, row % params.heads));
   return params.infinity_is_empty != 0 && lse == kInfinity ? -kInfinity : lse;
 }
 
@@ -91,7 +91,7 @@ PTX_DEVICE void merge_states_kernel(const MergeStatesParams& params) {
     store_piece(params, row, column, Piece{});
   }
   if (column != 0) return;
-  ptx::stg_f32(params.out_lse + strided(row, params.heads, params.out_lse_token_stride, params.out_lse_head_stride), lse);
+  ptx::stg_f32(params.out_lse + lse_element(params.out_lse_strides, row / params.heads, row % params.heads), lse);
 }
 
 }  // namespace mla

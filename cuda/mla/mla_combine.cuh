@@ -3,7 +3,7 @@
 //   M = max over i of m[i]        w[i] = 2^(m[i] - M)        L = sum of w[i] * l[i]
 //   out = bf16( sum of w[i] * O[i]  /  L )                   lse = ln(2) * (M + log2(L))
 //
-//   O FP32 [splits, rows, 512], not divided by l · m, l FP32 [splits, rows, 2], m in units of log2 · out BF16 [rows, 512]
+//   O FP32 [splits, rows, 512], not divided by l · m, l FP32 [splits, rows, 2], m in units of log2 · out BF16 [tokens, heads, 512]
 //
 // A part without any key (l = 0) changes no bit. Schedule: four warps per row, four columns per lane, since few sequences
 // have few rows; a warp asks for several parts at once and adds them one after the other.
@@ -13,7 +13,7 @@
 
 #include "hopper/cta/enter_grid.cuh"
 #include "hopper/cta/warp_reduce.cuh"
-#include "hopper/tile/pitch.h"
+#include "mla/lse.h"
 #include "mla/mla_state.cuh"
 #include "mla/params.h"
 #include "ptx/convert.h"
@@ -75,22 +75,28 @@ PTX_DEVICE MlaSum add_parts(MlaParts parts, float greatest, uint32_t column) {
   return sum;
 }
 
-// Row `row` of all sequences, of whose columns each warp of the row takes its 128.
+// Row `row` of all that the sequences may have, of whose columns each warp of the row takes its 128.
 PTX_DEVICE void combine_row(const MlaCombineParams& params, uint32_t row, uint32_t column) {
-  const uint32_t* gOffsets = params.split_offsets + row / params.rows;
+  const uint32_t sequence = row / params.rows, of_sequence = row % params.rows;
+  const uint32_t* gQueries = params.queries + 2 * static_cast<uint64_t>(sequence);
+  if (of_sequence >= ptx::ldg_u32(gQueries + 1) * params.heads) return;
+  const uint32_t* gOffsets = params.split_offsets + sequence;
   const uint32_t first = ptx::ldg_u32(gOffsets);
   const uint32_t count = ptx::ldg_u32(gOffsets + 1) - first;
   if (count == 1) return;  // its only CTA has written the output
-  const uint64_t part_row = static_cast<uint64_t>(first) * params.rows + row % params.rows;
+  const uint64_t part_row = static_cast<uint64_t>(first) * params.rows + of_sequence;
   const MlaParts parts{params.part_out + part_row * MLA_LATENT, params.part_state + part_row * 2, params.rows, count};
 
   const float greatest = greatest_max(parts);
   const auto [o, l] = add_parts(parts, greatest, column);
   const float inverse = inverse_sum(l);
-  ptx::stg_v2_u32(params.out + row * params.out_pitch + column, ptx::cvt_bf16x2(o[1] * inverse, o[0] * inverse),
+  const uint32_t first_token = ptx::ldg_u32(gQueries);
+  const uint64_t out_row = static_cast<uint64_t>(first_token) * params.heads + of_sequence;
+  ptx::stg_v2_u32(params.out + out_row * params.out_pitch + column, ptx::cvt_bf16x2(o[1] * inverse, o[0] * inverse),
                   ptx::cvt_bf16x2(o[3] * inverse, o[2] * inverse));
   if (column == 0) {
-    const uint64_t at = strided(row, params.heads, params.lse_token_stride, params.lse_head_stride);
+    const uint64_t at =
+        lse_element(params.lse_strides, first_token + of_sequence / params.heads, of_sequence % params.heads);
     ptx::stg_f32(params.lse + at, log_sum_exp(greatest, l, params.empty_lse));
   }
 }

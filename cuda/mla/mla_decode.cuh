@@ -3,8 +3,8 @@
 //
 //   out[row] = sum over keys t of  p[row, t] * k[t, 0:512]        p = softmax over t of  scale * q[row] . k[t]
 //
-//   q BF16 [batch, rows, 576], rows = q_tokens * heads · k BF16 [pages, page_size, 576], or FP8 with 656 bytes a key
-//   out BF16 [batch, rows, 512] · lse FP32 [batch * q_tokens, heads], natural logarithm
+//   q BF16 [tokens, heads, 576], those of a sequence one after the other · k BF16 [pages, page_size, 576], or FP8 with 656
+//   bytes a key · out BF16 [tokens, heads, 512] · lse FP32 [tokens, heads], natural logarithm
 //
 // Schedule (drawn in README.md): a CTA takes 64 rows and a split of a sequence's keys, 64 at a time. A producer keeps
 // two blocks of keys in shared memory. The left warpgroup weighs the left half of the values of a block, scores the next
@@ -21,8 +21,8 @@
 #include "hopper/cta/report_fault.cuh"
 #include "hopper/tile/descriptor.h"
 #include "hopper/tile/fragment.h"
-#include "hopper/tile/pitch.h"
 #include "hopper/tile/ring.h"
+#include "mla/lse.h"
 #include "mla/mla_decode_load.cuh"
 #include "mla/mla_decode_store.cuh"
 #include "mla/mla_decode_tile.cuh"
@@ -120,8 +120,8 @@ PTX_DEVICE MlaRows start_rows(const MlaDecodeParams& params, const MlaWork& work
 #pragma unroll
   for (uint32_t r = 0; r < 2; ++r) {
     const uint32_t row = work.first_row + fragment_row(ptx::thread_idx() % 128) + 8 * r;
-    const uint32_t token = row < params.rows ? row / params.heads : params.q_tokens - 1;
-    rows.visible[r] = visible_keys(work.length, token, params.q_tokens, params.causal != 0);
+    const uint32_t token = row < work.rows ? row / params.heads : work.q_tokens - 1;
+    rows.visible[r] = visible_keys(work.length, token, work.q_tokens, params.causal != 0);
   }
   return rows;
 }
@@ -131,7 +131,7 @@ template <class Config>
 PTX_DEVICE void softmax(float (&rS)[Config::kScoreRegisters], const MlaDecodeParams& params, const MlaWork& work,
                         uint32_t j, MlaRows& rows, float (&rescale)[2]) {
   const uint32_t first_key = work.key(j);
-  const uint32_t all_see = visible_keys(work.length, 0, params.q_tokens, params.causal != 0);
+  const uint32_t all_see = visible_keys(work.length, 0, work.q_tokens, params.causal != 0);
   if (first_key + Config::kBlockKeys > all_see) mask_scores(rS, rows, first_key);
   softmax_block(rS, rows, params.scale_log2, rescale);
 }
@@ -192,11 +192,11 @@ PTX_DEVICE void store_rows(const MlaDecodeParams& params, const MlaWork& work, M
 #pragma unroll
   for (uint32_t r = 0; r < 2; ++r) {
     const uint32_t row = work.first_row + fragment_row(thread) + 8 * r;
-    if (thread % 4 != 0 || row >= params.rows) continue;
+    if (thread % 4 != 0 || row >= work.rows) continue;
     if (l[r] == 0.0f && rows.visible[r] > work.first_key) report_fault(params.error_words, FAULT_NONFINITE_SCORE);
     if (part.splits == 1) {
-      const uint64_t at = strided(work.sequence * params.rows + row, params.heads, params.lse_token_stride,
-                                  params.lse_head_stride);
+      const uint64_t at =
+          lse_element(params.lse_strides, work.first_token + row / params.heads, row % params.heads);
       ptx::stg_f32(params.lse + at, log_sum_exp(rows.m[r], l[r], params.empty_lse));
     } else {
       ptx::stg_v2_u32(params.part_state + (static_cast<uint64_t>(part.index) * params.rows + row) * 2,
@@ -226,12 +226,12 @@ PTX_DEVICE void left(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem) 
   Ring<Config::kStages> kv;
   Ring<1> p, q;
 #pragma unroll 1
-  for (MlaWorkList list(params); list.has_work(); list.advance()) {
+  for (MlaWorkList<Config> list(params); list.has_work(); list.advance()) {
     const MlaWork work = list.work();
     const MlaPart part = part_of(params, work);
     MlaRows rows = start_rows(params, work);
     if (work.blocks == 0) {
-      store_zeros(params, smem, work);
+      store_zeros(params, work);
       store_rows<Config>(params, work, part, rows, rows.l);
       continue;
     }
@@ -290,7 +290,7 @@ PTX_DEVICE void right(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem)
   Ring<Config::kStages> kv;
   Ring<1> p, scored;
 #pragma unroll 1
-  for (MlaWorkList list(params); list.has_work(); list.advance()) {
+  for (MlaWorkList<Config> list(params); list.has_work(); list.advance()) {
     const MlaWork work = list.work();
     if (work.blocks == 0) continue;
     float rO[Config::kOutRegisters] = {};
@@ -339,7 +339,6 @@ PTX_DEVICE void run_roles(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
 PTX_DEVICE void prefetch_maps(const MlaDecodeParams& params) {
   if (ptx::thread_idx() != 0 || params.batch == 0) return;
   ptx::prefetch_tensormap(params.map_q);
-  ptx::prefetch_tensormap(params.map_out);
   if (params.pages != 0 && params.page_size != 0) ptx::prefetch_tensormap(params.map_kv);
 }
 

@@ -56,15 +56,16 @@ PTX_DEVICE MlaPlace place_of(const MlaDecodeParams& params, const MlaWork& work,
   return {page, key % params.page_size};
 }
 
-// sQ <- the rows of `work`. One thread.
+// sQ <- the rows of `work`, and what lies behind the last of them: the next sequence's, whose results nobody stores. One thread.
 template <class Config>
 PTX_DEVICE void load_q(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, const MlaWork& work, Ring<1>& q) {
   const uint32_t full = smem.q_pipeline().full(0);
   smem.q_pipeline().await_empty(q);
   ptx::mbarrier_arrive_expect_tx(full, Config::kTiles * Config::kTileBytes);
+  const uint32_t row = work.first_token * params.heads + work.first_row;
 #pragma unroll 1
   for (uint32_t tile = 0; tile < Config::kTiles; ++tile) {
-    ptx::tma_load_3d(params.map_q, smem.q(tile), full, tile * Config::kTileColumns, work.first_row, work.sequence);
+    ptx::tma_load_2d(params.map_q, smem.q(tile), full, tile * Config::kTileColumns, row);
   }
   q.advance();
 }
@@ -152,7 +153,7 @@ PTX_DEVICE void load_bf16(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
   Ring<Config::kStages> kv;
   Ring<1> q;
 #pragma unroll 1
-  for (MlaWorkList list(params); list.has_work(); list.advance()) {
+  for (MlaWorkList<Config> list(params); list.has_work(); list.advance()) {
     const MlaWork work = list.work();
 #pragma unroll 1
     for (uint32_t j = 0; j < work.blocks; ++j, kv.advance()) {
@@ -326,7 +327,7 @@ PTX_DEVICE void load_fp8(const MlaDecodeParams& params, MlaDecodeSmem<Config> sm
   Ring<Config::kStages> kv;
   Ring<1> q;
 #pragma unroll 1
-  for (MlaWorkList list(params); list.has_work(); list.advance()) {
+  for (MlaWorkList<Config> list(params); list.has_work(); list.advance()) {
     const MlaWork work = list.work();
     if (work.blocks == 0) continue;
     MlaPlaces<Config> places = fp8_places(params, work, 0, fp8_words<Config>(params, work, 0));

@@ -11,26 +11,20 @@
 #include "mla/params.h"
 #include "ptx/gmem.h"
 #include "ptx/regs.h"
-#include "ptx/smem.h"
+#include "ptx/sync.h"
 #include "ptx/target.h"
-#include "ptx/tma.h"
 
 namespace mla {
 
-// out <- sTiles, of 64 x 64 BF16 from tile `first` of the output on, by TMA, which clips at the last row; until they have been
-// read. One thread. `step_bytes`: from one to the next.
-PTX_DEVICE void copy_out(const MlaDecodeParams& params, const MlaWork& work, uint32_t sTiles, uint32_t step_bytes,
-                         uint32_t first, uint32_t count) {
-#pragma unroll 1
-  for (uint32_t i = 0; i < count; ++i) {
-    ptx::tma_store_3d(params.map_out, sTiles + i * step_bytes, (first + i) * MlaDecodeConfig::kTileColumns,
-                      work.first_row, work.sequence);
-  }
-  ptx::bulk_commit_group();
-  ptx::bulk_wait_group_read<0>();
+// Row `row` of the CTA's 64, of out; null behind the last one of the sequence.
+PTX_DEVICE uint16_t* out_row(const MlaDecodeParams& params, const MlaWork& work, uint32_t row) {
+  const uint32_t of_sequence = work.first_row + row;
+  if (of_sequence >= work.rows) return nullptr;
+  return params.out + (static_cast<uint64_t>(work.first_token) * params.heads + of_sequence) * params.out_pitch;
 }
 
-// out <- rO: BF16, through the place of the values that the warpgroup has read last.
+// out <- rO: BF16, by way of the values that the warpgroup has read last. TMA would not stop at the end of a sequence, behind
+// which lies the next one's output.
 template <class Config>
 PTX_DEVICE void store_out(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, const MlaWork& work, uint32_t half,
                           Ring<Config::kStages> kv, const float (&rO)[Config::kOutRegisters]) {
@@ -41,22 +35,23 @@ PTX_DEVICE void store_out(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
     await_release<Config::kCluster>(smem.kv_empty(kv.stage, kRope), kv.phase);
   }
   warpgroup_sync(half);  // all its warps have read the values
-  store_fragment_bf16<128>(
-      thread, rO, [&](uint32_t tile, uint32_t row) { return sOut + tile * Config::kTileBytes + row * 128; });
-  warpgroup_fence_async(half);
-  if (thread == 0) copy_out(params, work, sOut, Config::kTileBytes, half * Config::kHalfTiles, Config::kHalfTiles);
+  const auto tile_row = [&](uint32_t tile, uint32_t row) { return sOut + tile * Config::kTileBytes + row * 128; };
+  store_fragment_bf16<128>(thread, rO, tile_row);
+  ptx::fence_proxy_async_shared();  // TMA will write there
+  copy_fragment_rows<128, Config::kHalfColumns>(thread, tile_row, [&](uint32_t row) {
+    uint16_t* gRow = out_row(params, work, row);
+    return gRow == nullptr ? gRow : gRow + half * Config::kHalfColumns;
+  });
 }
 
-// out <- zeros: of a sequence without keys, by the left warpgroup, from the place of the weights. The right one has read the
-// last of those, or the left one would not have published 1 / l.
-template <class Config>
-PTX_DEVICE void store_zeros(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem, const MlaWork& work) {
-  const uint32_t thread = ptx::thread_idx() % 128;
+// out <- zeros: of a sequence without keys, by the left warpgroup.
+PTX_DEVICE void store_zeros(const MlaDecodeParams& params, const MlaWork& work) {
+  constexpr uint32_t kChunks = MLA_LATENT * 2 / 16;
 #pragma unroll 1
-  for (uint32_t byte = thread * 16; byte < Config::kTileBytes; byte += 128 * 16) ptx::sts_v4_u32(smem.p() + byte, {});
-  warpgroup_fence_async(0);
-  if (thread == 0) copy_out(params, work, smem.p(), 0, 0, Config::kRopeTile);
-  warpgroup_sync(0);  // until the zeros have been read
+  for (uint32_t i = ptx::thread_idx() % 128; i < MlaDecodeConfig::kBlockRows * kChunks; i += 128) {
+    uint16_t* gRow = out_row(params, work, i / kChunks);
+    if (gRow != nullptr) ptx::stg_v4_u32(gRow + i % kChunks * 8, {});
+  }
 }
 
 // part_out <- rO, FP32, as it is: the combine divides.
@@ -68,7 +63,7 @@ PTX_DEVICE void store_part(const MlaDecodeParams& params, const MlaWork& work, M
 #pragma unroll
   for (uint32_t r = 0; r < 2; ++r) {
     const uint32_t row = work.first_row + fragment_row(thread) + 8 * r;
-    if (row >= params.rows) continue;
+    if (row >= work.rows) continue;
     float* gO = params.part_out + (static_cast<uint64_t>(part.index) * params.rows + row) * MLA_LATENT + column;
 #pragma unroll
     for (uint32_t i = 0; i < Config::kOutRegisters; i += 4) {

@@ -73,13 +73,17 @@ struct MlaDecodeSmem {
 
 // ---------------------------------------------------------------------------------------------------------- work
 
-// One split of one sequence, for 64 rows of its queries.
+// One split of one sequence, for 64 rows of its queries: heads of query tokens.
 struct MlaWork {
-  uint32_t sequence, first_row;
-  uint32_t length;     // keys of the sequence
-  uint32_t first_key;  // of the split
-  uint32_t split;      // of the sequence
-  uint32_t blocks;     // of 64 keys; 0 only in an empty sequence
+  uint32_t sequence;
+  uint32_t first_token;  // of the sequence, among the query tokens of all
+  uint32_t q_tokens;     // of the sequence
+  uint32_t rows;         // of the sequence
+  uint32_t first_row;    // of the CTA, of the sequence: maybe behind its last one
+  uint32_t length;       // keys of the sequence
+  uint32_t first_key;    // of the split
+  uint32_t split;        // of the sequence
+  uint32_t blocks;       // of 64 keys; 0 if there are no keys, or if no CTA of the cluster has rows
 
   // The first key of block `j`, of the sequence.
   PTX_DEVICE uint32_t key(uint32_t j) const { return first_key + j * MLA_BLOCK_KEYS; }
@@ -102,6 +106,7 @@ PTX_DEVICE MlaPart part_of(const MlaDecodeParams& params, const MlaWork& work) {
 
 // The work of one CTA: splits are dealt in rounds, forwards and backwards by turns, for they are listed longest first: who has
 // a long one of a round has a short one of the next. The CTAs of a cluster differ in their rows only and share the keys.
+template <class Config>
 struct MlaWorkList {
   const MlaDecodeParams& params;
   uint32_t index, end;
@@ -125,12 +130,18 @@ struct MlaWorkList {
     const uint32_t* gItem = params.tables.items + 2 * static_cast<uint64_t>(index);
     MlaWork w;
     w.sequence = ptx::ldg_u32(gItem);
-    w.first_row = ptx::cta_idx() % params.row_tiles * MlaDecodeConfig::kBlockRows;
+    const uint32_t* gQueries = params.tables.queries + 2 * static_cast<uint64_t>(w.sequence);
+    w.first_token = ptx::ldg_u32(gQueries);
+    w.q_tokens = ptx::ldg_u32(gQueries + 1);
+    w.rows = w.q_tokens * params.heads;
+    const uint32_t tile = ptx::cta_idx() % params.row_tiles;
+    w.first_row = tile * Config::kBlockRows;
     w.length = ptx::ldg_u32(params.tables.lengths + w.sequence);
     w.split = ptx::ldg_u32(gItem + 1);
     w.first_key = w.split * params.split_blocks * MLA_BLOCK_KEYS;
     const uint32_t blocks_left = ceil_div(w.length - w.first_key, MLA_BLOCK_KEYS);
-    w.blocks = blocks_left < params.split_blocks ? blocks_left : params.split_blocks;
+    const bool has_rows = tile / Config::kCluster * Config::kCluster * Config::kBlockRows < w.rows;
+    w.blocks = !has_rows ? 0 : blocks_left < params.split_blocks ? blocks_left : params.split_blocks;
     return w;
   }
 };

@@ -1,12 +1,15 @@
 // First launch of MLA decode: which splits of which sequences there are, and in which order the CTAs take them.
 //
-//   lengths indices [batch]  ->  clamped lengths [batch] · split_offsets [batch + 1] · items [splits, 2]
+//   lengths indices [batch]        ->  clamped lengths [batch] · split_offsets [batch + 1] · items [splits, 2]
+//   q_offsets indices [batch + 1]  ->  queries [batch, 2]
 //
 // A split is `split_keys` long, whatever the batch and the GPU: a row's bits depend on its own sequence alone. Whole
 // splits come first, then what is left of the sequences, longest first, so that no CTA starts a long one at the end.
 //
 // Where all sequences together have more keys than there is room for, the last ones count as empty: those that, with all
 // before them, have more.
+//
+// The query tokens of a sequence begin where those of all before it have ended, whatever the offsets say.
 //
 // Schedule: a thread per sequence looks at all others; nothing is shared, nothing waits.
 #pragma once
@@ -69,6 +72,30 @@ PTX_DEVICE MlaScheduleTotals schedule_totals(const MlaScheduleParams& params, ui
   return totals;
 }
 
+// The query tokens of a sequence, among those of all.
+struct MlaQueries {
+  uint32_t first, count;
+  bool clamped;  // what stood there was no such range, in order, and of not too many: this is the nearest that is one
+};
+
+PTX_DEVICE MlaQueries queries_of(const MlaScheduleParams& params, uint32_t mine) {
+  if (params.q_offsets.words == nullptr) return {mine * params.q_tokens, params.q_tokens, false};
+  int32_t start = 0;
+  uint32_t first = 0;
+#pragma unroll 4
+  for (uint32_t other = 0; other <= mine; ++other) {
+    start = load_index(params.q_offsets, 0, other);
+    const uint32_t offset = clamp_length(start, params.tokens);
+    first = offset > first ? offset : first;
+  }
+  const int32_t end = load_index(params.q_offsets, 0, mine + 1);
+  const uint32_t last = clamp_length(end, params.tokens);
+  const uint32_t given = last > first ? last - first : 0;
+  const uint32_t count = given < params.q_tokens ? given : params.q_tokens;
+  const bool in_order = static_cast<int32_t>(first) == start && static_cast<int32_t>(first + count) == end;
+  return {first, count, !in_order};
+}
+
 template <class Config>
 PTX_DEVICE void mla_schedule_kernel(const MlaScheduleParams& params) {
   enter_grid();
@@ -76,10 +103,12 @@ PTX_DEVICE void mla_schedule_kernel(const MlaScheduleParams& params) {
   if (mine >= params.batch) return;
   const uint32_t length = length_of(params, mine);
   const uint32_t given = static_cast<uint32_t>(load_index(params.lengths, 0, mine));
-  if (length != given) report_fault(params.error_words, FAULT_SEQUENCE_LENGTH);
+  const MlaQueries queries = queries_of(params, mine);
+  if (length != given || queries.clamped) report_fault(params.error_words, FAULT_SEQUENCE_LENGTH);
   const SplitCount own = split_count(length, params.split_keys);
   const MlaScheduleTotals totals = schedule_totals(params, mine, own);
 
+  ptx::stg_v2_u32(params.tables.queries + 2 * static_cast<uint64_t>(mine), queries.first, queries.count);
   ptx::stg_u32(params.tables.lengths + mine, length);
   ptx::stg_u32(params.tables.split_offsets + mine, totals.splits_before);
   if (mine == params.batch - 1) {

@@ -14,8 +14,16 @@ enum {
   MLA_BLOCK_KEYS = 64,  // keys of one step of the attention
 };
 
+// Where the lse of a head of a token lies, in elements. Tokens go by groups: those of a sequence, where of a head they follow
+// each other, or single ones.
+typedef struct LseStrides {
+  uint64_t group, token, head;
+  uint32_t group_tokens;  // at least 1
+} LseStrides;
+
 // Which splits of which sequences there are, found on the device: a decode step needs no length on the host.
 typedef struct MlaPlanTables {
+  uint32_t* queries;        // [batch, 2]: first of the query tokens of all sequences, how many, within what there are
   uint32_t* lengths;        // [batch], clamped to what the pages hold
   uint32_t* split_offsets;  // [batch + 1], splits of all sequences before; a sequence has one at least
   uint32_t* items;          // [splits, 2]: sequence, split of it; longest first
@@ -23,37 +31,41 @@ typedef struct MlaPlanTables {
 
 typedef struct MlaScheduleParams {
   Indices lengths;         // [batch], keys in the cache
+  Indices q_offsets;       // [batch + 1], the first query token of every sequence, and the end; words null: q_tokens of each
   MlaPlanTables tables;
   uint32_t* error_words;  // [FAULT_KINDS]
   uint32_t batch;
   uint32_t capacity;       // keys that the pages of a sequence hold
   uint32_t split_keys;     // a multiple of MLA_BLOCK_KEYS
+  uint32_t q_tokens;       // of a sequence, at most
+  uint32_t tokens;         // of all sequences, at most
   uint64_t total_keys;     // most keys of all sequences: there is room for the splits of so many
 } MlaScheduleParams;
 
 // out = softmax(scale * q . k^T) . v for every sequence, v the latent part of k; splits leave partial results.
 typedef struct MlaDecodeParams {
-  TensorMap map_q;            // BF16 [batch, rows, 576], box [1, 64, 64], 128-byte swizzle
+  TensorMap map_q;            // BF16 [tokens * heads, 576], box [64, 64], 128-byte swizzle
   TensorMap map_kv;           // BF16 [pages, page_size, 576], FP8 cache: bytes [.., 656]; box [1, 64 / cluster, 128 bytes]
-  TensorMap map_out;          // BF16 [batch, rows, 512], box [1, 64, 64], 128-byte swizzle
   const uint8_t* kv;          // FP8 cache: rows of 512 E4M3, 4 FP32 scales, 64 BF16
   Indices page_table;         // [batch, pages of a sequence]; words null: sequence b is page b
   MlaPlanTables tables;
-  float* lse;                 // FP32 [batch * q_tokens, heads] by its strides, natural logarithm
+  uint16_t* out;              // BF16 [tokens * heads, out_pitch]
+  float* lse;                 // FP32 [tokens, heads] by its strides, natural logarithm
+  LseStrides lse_strides;
   float* part_out;            // FP32 [splits, rows, 512], sums that are not divided yet
   float* part_state;          // FP32 [splits, rows, 2]: m in units of log2, l
   uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t kv_pitch;          // FP8 cache: bytes from row to row,
   uint64_t page_stride;       // and from page to page
-  uint64_t lse_token_stride, lse_head_stride;  // elements
+  uint64_t out_pitch;         // elements
   uint32_t batch;
-  uint32_t rows;              // q_tokens * heads
+  uint32_t rows;              // heads of query tokens of a sequence, at most
   uint32_t row_tiles;         // of 64 rows, even in a cluster
-  uint32_t q_tokens, heads;
+  uint32_t heads;
   uint32_t pages, page_size;
   uint32_t box_keys;          // a power of two that divides page_size, at most a CTA's share of 64: no box straddles pages
   uint32_t split_blocks;      // split_keys / MLA_BLOCK_KEYS
-  uint32_t causal;            // 0 or 1: query token t does not see the last q_tokens - 1 - t keys
+  uint32_t causal;            // 0 or 1: query token t of n does not see the last n - 1 - t keys
   float scale_log2;           // softmax scale * log2(e)
   float empty_lse;            // of a row that sees no key
 } MlaDecodeParams;
@@ -62,11 +74,13 @@ typedef struct MlaDecodeParams {
 typedef struct MlaCombineParams {
   const float* part_out;           // FP32 [splits, rows, 512]
   const float* part_state;         // FP32 [splits, rows, 2]
+  const uint32_t* queries;         // [batch, 2]
   const uint32_t* split_offsets;   // [batch + 1]
-  uint16_t* out;                   // BF16 [batch * rows, out_pitch]
-  float* lse;                      // FP32 [batch * q_tokens, heads] by its strides
-  uint64_t out_pitch, lse_token_stride, lse_head_stride;
-  uint32_t batch, rows, heads;
+  uint16_t* out;                   // BF16 [tokens * heads, out_pitch]
+  float* lse;                      // FP32 [tokens, heads] by its strides
+  LseStrides lse_strides;
+  uint64_t out_pitch;
+  uint32_t batch, rows, heads;     // rows: of a sequence, at most
   float empty_lse;
 } MlaCombineParams;
 
@@ -106,7 +120,8 @@ typedef struct HeadGemmParams {
 typedef struct MergePart {
   const void* o;     // BF16 or FP32 [rows, o_pitch]
   const float* lse;  // FP32 [tokens, heads] by its strides, natural logarithm; -Inf: no key
-  uint64_t o_pitch, lse_token_stride, lse_head_stride;  // elements
+  LseStrides lse_strides;
+  uint64_t o_pitch;  // elements
 } MergePart;
 
 // out, out_lse = attention over the keys of both parts.
@@ -114,7 +129,8 @@ typedef struct MergeStatesParams {
   MergePart part[2];
   void* out;                   // BF16 or FP32, as o  [rows, out_pitch]
   float* out_lse;              // FP32 [tokens, heads] by its strides
-  uint64_t out_pitch, out_lse_token_stride, out_lse_head_stride;
+  LseStrides out_lse_strides;
+  uint64_t out_pitch;
   uint32_t rows, heads;        // rows: tokens * heads
   uint32_t columns;            // of o: a multiple of 8
   uint32_t o_is_f32;           // 0 or 1

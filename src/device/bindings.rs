@@ -1254,20 +1254,41 @@ pub const MLA_ROPE: _bindgen_ty_3 = 64;
 pub const MLA_BLOCK_KEYS: _bindgen_ty_3 = 64;
 pub type _bindgen_ty_3 = core::ffi::c_uint;
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct LseStrides {
+    pub group: u64,
+    pub token: u64,
+    pub head: u64,
+    pub group_tokens: u32,
+    pub __bindgen_padding_0: [u8; 4usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LseStrides"][::core::mem::size_of::<LseStrides>() - 32usize];
+    ["Alignment of LseStrides"][::core::mem::align_of::<LseStrides>() - 8usize];
+    ["Offset of field: LseStrides::group"][::core::mem::offset_of!(LseStrides, group) - 0usize];
+    ["Offset of field: LseStrides::token"][::core::mem::offset_of!(LseStrides, token) - 8usize];
+    ["Offset of field: LseStrides::head"][::core::mem::offset_of!(LseStrides, head) - 16usize];
+    ["Offset of field: LseStrides::group_tokens"]
+        [::core::mem::offset_of!(LseStrides, group_tokens) - 24usize];
+};
+#[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct MlaPlanTables {
+    pub queries: *mut u32,
     pub lengths: *mut u32,
     pub split_offsets: *mut u32,
     pub items: *mut u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MlaPlanTables"][::core::mem::size_of::<MlaPlanTables>() - 24usize];
+    ["Size of MlaPlanTables"][::core::mem::size_of::<MlaPlanTables>() - 32usize];
     ["Alignment of MlaPlanTables"][::core::mem::align_of::<MlaPlanTables>() - 8usize];
-    ["Offset of field: MlaPlanTables::lengths"][::core::mem::offset_of!(MlaPlanTables, lengths) - 0usize];
+    ["Offset of field: MlaPlanTables::queries"][::core::mem::offset_of!(MlaPlanTables, queries) - 0usize];
+    ["Offset of field: MlaPlanTables::lengths"][::core::mem::offset_of!(MlaPlanTables, lengths) - 8usize];
     ["Offset of field: MlaPlanTables::split_offsets"]
-        [::core::mem::offset_of!(MlaPlanTables, split_offsets) - 8usize];
-    ["Offset of field: MlaPlanTables::items"][::core::mem::offset_of!(MlaPlanTables, items) - 16usize];
+        [::core::mem::offset_of!(MlaPlanTables, split_offsets) - 16usize];
+    ["Offset of field: MlaPlanTables::items"][::core::mem::offset_of!(MlaPlanTables, items) - 24usize];
 };
 impl Default for MlaPlanTables {
     fn default() -> Self {
@@ -1282,32 +1303,41 @@ impl Default for MlaPlanTables {
 #[derive(Debug, Copy, Clone)]
 pub struct MlaScheduleParams {
     pub lengths: Indices,
+    pub q_offsets: Indices,
     pub tables: MlaPlanTables,
     pub error_words: *mut u32,
     pub batch: u32,
     pub capacity: u32,
     pub split_keys: u32,
+    pub q_tokens: u32,
+    pub tokens: u32,
     pub __bindgen_padding_0: [u8; 4usize],
     pub total_keys: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MlaScheduleParams"][::core::mem::size_of::<MlaScheduleParams>() - 80usize];
+    ["Size of MlaScheduleParams"][::core::mem::size_of::<MlaScheduleParams>() - 120usize];
     ["Alignment of MlaScheduleParams"][::core::mem::align_of::<MlaScheduleParams>() - 8usize];
     ["Offset of field: MlaScheduleParams::lengths"]
         [::core::mem::offset_of!(MlaScheduleParams, lengths) - 0usize];
+    ["Offset of field: MlaScheduleParams::q_offsets"]
+        [::core::mem::offset_of!(MlaScheduleParams, q_offsets) - 24usize];
     ["Offset of field: MlaScheduleParams::tables"]
-        [::core::mem::offset_of!(MlaScheduleParams, tables) - 24usize];
+        [::core::mem::offset_of!(MlaScheduleParams, tables) - 48usize];
     ["Offset of field: MlaScheduleParams::error_words"]
-        [::core::mem::offset_of!(MlaScheduleParams, error_words) - 48usize];
+        [::core::mem::offset_of!(MlaScheduleParams, error_words) - 80usize];
     ["Offset of field: MlaScheduleParams::batch"]
-        [::core::mem::offset_of!(MlaScheduleParams, batch) - 56usize];
+        [::core::mem::offset_of!(MlaScheduleParams, batch) - 88usize];
     ["Offset of field: MlaScheduleParams::capacity"]
-        [::core::mem::offset_of!(MlaScheduleParams, capacity) - 60usize];
+        [::core::mem::offset_of!(MlaScheduleParams, capacity) - 92usize];
     ["Offset of field: MlaScheduleParams::split_keys"]
-        [::core::mem::offset_of!(MlaScheduleParams, split_keys) - 64usize];
+        [::core::mem::offset_of!(MlaScheduleParams, split_keys) - 96usize];
+    ["Offset of field: MlaScheduleParams::q_tokens"]
+        [::core::mem::offset_of!(MlaScheduleParams, q_tokens) - 100usize];
+    ["Offset of field: MlaScheduleParams::tokens"]
+        [::core::mem::offset_of!(MlaScheduleParams, tokens) - 104usize];
     ["Offset of field: MlaScheduleParams::total_keys"]
-        [::core::mem::offset_of!(MlaScheduleParams, total_keys) - 72usize];
+        [::core::mem::offset_of!(MlaScheduleParams, total_keys) - 112usize];
 };
 impl Default for MlaScheduleParams {
     fn default() -> Self {
@@ -1324,22 +1354,21 @@ impl Default for MlaScheduleParams {
 pub struct MlaDecodeParams {
     pub map_q: TensorMap,
     pub map_kv: TensorMap,
-    pub map_out: TensorMap,
     pub kv: *const u8,
     pub page_table: Indices,
     pub tables: MlaPlanTables,
+    pub out: *mut u16,
     pub lse: *mut f32,
+    pub lse_strides: LseStrides,
     pub part_out: *mut f32,
     pub part_state: *mut f32,
     pub error_words: *mut u32,
     pub kv_pitch: u64,
     pub page_stride: u64,
-    pub lse_token_stride: u64,
-    pub lse_head_stride: u64,
+    pub out_pitch: u64,
     pub batch: u32,
     pub rows: u32,
     pub row_tiles: u32,
-    pub q_tokens: u32,
     pub heads: u32,
     pub pages: u32,
     pub page_size: u32,
@@ -1348,54 +1377,51 @@ pub struct MlaDecodeParams {
     pub causal: u32,
     pub scale_log2: f32,
     pub empty_lse: f32,
-    pub __bindgen_padding_0: [u8; 88usize],
+    pub __bindgen_padding_0: [u8; 52usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MlaDecodeParams"][::core::mem::size_of::<MlaDecodeParams>() - 640usize];
+    ["Size of MlaDecodeParams"][::core::mem::size_of::<MlaDecodeParams>() - 512usize];
     ["Alignment of MlaDecodeParams"][::core::mem::align_of::<MlaDecodeParams>() - 128usize];
     ["Offset of field: MlaDecodeParams::map_q"][::core::mem::offset_of!(MlaDecodeParams, map_q) - 0usize];
     ["Offset of field: MlaDecodeParams::map_kv"][::core::mem::offset_of!(MlaDecodeParams, map_kv) - 128usize];
-    ["Offset of field: MlaDecodeParams::map_out"]
-        [::core::mem::offset_of!(MlaDecodeParams, map_out) - 256usize];
-    ["Offset of field: MlaDecodeParams::kv"][::core::mem::offset_of!(MlaDecodeParams, kv) - 384usize];
+    ["Offset of field: MlaDecodeParams::kv"][::core::mem::offset_of!(MlaDecodeParams, kv) - 256usize];
     ["Offset of field: MlaDecodeParams::page_table"]
-        [::core::mem::offset_of!(MlaDecodeParams, page_table) - 392usize];
-    ["Offset of field: MlaDecodeParams::tables"][::core::mem::offset_of!(MlaDecodeParams, tables) - 416usize];
-    ["Offset of field: MlaDecodeParams::lse"][::core::mem::offset_of!(MlaDecodeParams, lse) - 440usize];
+        [::core::mem::offset_of!(MlaDecodeParams, page_table) - 264usize];
+    ["Offset of field: MlaDecodeParams::tables"][::core::mem::offset_of!(MlaDecodeParams, tables) - 288usize];
+    ["Offset of field: MlaDecodeParams::out"][::core::mem::offset_of!(MlaDecodeParams, out) - 320usize];
+    ["Offset of field: MlaDecodeParams::lse"][::core::mem::offset_of!(MlaDecodeParams, lse) - 328usize];
+    ["Offset of field: MlaDecodeParams::lse_strides"]
+        [::core::mem::offset_of!(MlaDecodeParams, lse_strides) - 336usize];
     ["Offset of field: MlaDecodeParams::part_out"]
-        [::core::mem::offset_of!(MlaDecodeParams, part_out) - 448usize];
+        [::core::mem::offset_of!(MlaDecodeParams, part_out) - 368usize];
     ["Offset of field: MlaDecodeParams::part_state"]
-        [::core::mem::offset_of!(MlaDecodeParams, part_state) - 456usize];
+        [::core::mem::offset_of!(MlaDecodeParams, part_state) - 376usize];
     ["Offset of field: MlaDecodeParams::error_words"]
-        [::core::mem::offset_of!(MlaDecodeParams, error_words) - 464usize];
+        [::core::mem::offset_of!(MlaDecodeParams, error_words) - 384usize];
     ["Offset of field: MlaDecodeParams::kv_pitch"]
-        [::core::mem::offset_of!(MlaDecodeParams, kv_pitch) - 472usize];
+        [::core::mem::offset_of!(MlaDecodeParams, kv_pitch) - 392usize];
     ["Offset of field: MlaDecodeParams::page_stride"]
-        [::core::mem::offset_of!(MlaDecodeParams, page_stride) - 480usize];
-    ["Offset of field: MlaDecodeParams::lse_token_stride"]
-        [::core::mem::offset_of!(MlaDecodeParams, lse_token_stride) - 488usize];
-    ["Offset of field: MlaDecodeParams::lse_head_stride"]
-        [::core::mem::offset_of!(MlaDecodeParams, lse_head_stride) - 496usize];
-    ["Offset of field: MlaDecodeParams::batch"][::core::mem::offset_of!(MlaDecodeParams, batch) - 504usize];
-    ["Offset of field: MlaDecodeParams::rows"][::core::mem::offset_of!(MlaDecodeParams, rows) - 508usize];
+        [::core::mem::offset_of!(MlaDecodeParams, page_stride) - 400usize];
+    ["Offset of field: MlaDecodeParams::out_pitch"]
+        [::core::mem::offset_of!(MlaDecodeParams, out_pitch) - 408usize];
+    ["Offset of field: MlaDecodeParams::batch"][::core::mem::offset_of!(MlaDecodeParams, batch) - 416usize];
+    ["Offset of field: MlaDecodeParams::rows"][::core::mem::offset_of!(MlaDecodeParams, rows) - 420usize];
     ["Offset of field: MlaDecodeParams::row_tiles"]
-        [::core::mem::offset_of!(MlaDecodeParams, row_tiles) - 512usize];
-    ["Offset of field: MlaDecodeParams::q_tokens"]
-        [::core::mem::offset_of!(MlaDecodeParams, q_tokens) - 516usize];
-    ["Offset of field: MlaDecodeParams::heads"][::core::mem::offset_of!(MlaDecodeParams, heads) - 520usize];
-    ["Offset of field: MlaDecodeParams::pages"][::core::mem::offset_of!(MlaDecodeParams, pages) - 524usize];
+        [::core::mem::offset_of!(MlaDecodeParams, row_tiles) - 424usize];
+    ["Offset of field: MlaDecodeParams::heads"][::core::mem::offset_of!(MlaDecodeParams, heads) - 428usize];
+    ["Offset of field: MlaDecodeParams::pages"][::core::mem::offset_of!(MlaDecodeParams, pages) - 432usize];
     ["Offset of field: MlaDecodeParams::page_size"]
-        [::core::mem::offset_of!(MlaDecodeParams, page_size) - 528usize];
+        [::core::mem::offset_of!(MlaDecodeParams, page_size) - 436usize];
     ["Offset of field: MlaDecodeParams::box_keys"]
-        [::core::mem::offset_of!(MlaDecodeParams, box_keys) - 532usize];
+        [::core::mem::offset_of!(MlaDecodeParams, box_keys) - 440usize];
     ["Offset of field: MlaDecodeParams::split_blocks"]
-        [::core::mem::offset_of!(MlaDecodeParams, split_blocks) - 536usize];
-    ["Offset of field: MlaDecodeParams::causal"][::core::mem::offset_of!(MlaDecodeParams, causal) - 540usize];
+        [::core::mem::offset_of!(MlaDecodeParams, split_blocks) - 444usize];
+    ["Offset of field: MlaDecodeParams::causal"][::core::mem::offset_of!(MlaDecodeParams, causal) - 448usize];
     ["Offset of field: MlaDecodeParams::scale_log2"]
-        [::core::mem::offset_of!(MlaDecodeParams, scale_log2) - 544usize];
+        [::core::mem::offset_of!(MlaDecodeParams, scale_log2) - 452usize];
     ["Offset of field: MlaDecodeParams::empty_lse"]
-        [::core::mem::offset_of!(MlaDecodeParams, empty_lse) - 548usize];
+        [::core::mem::offset_of!(MlaDecodeParams, empty_lse) - 456usize];
 };
 impl Default for MlaDecodeParams {
     fn default() -> Self {
@@ -1411,12 +1437,12 @@ impl Default for MlaDecodeParams {
 pub struct MlaCombineParams {
     pub part_out: *const f32,
     pub part_state: *const f32,
+    pub queries: *const u32,
     pub split_offsets: *const u32,
     pub out: *mut u16,
     pub lse: *mut f32,
+    pub lse_strides: LseStrides,
     pub out_pitch: u64,
-    pub lse_token_stride: u64,
-    pub lse_head_stride: u64,
     pub batch: u32,
     pub rows: u32,
     pub heads: u32,
@@ -1424,27 +1450,27 @@ pub struct MlaCombineParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MlaCombineParams"][::core::mem::size_of::<MlaCombineParams>() - 80usize];
+    ["Size of MlaCombineParams"][::core::mem::size_of::<MlaCombineParams>() - 104usize];
     ["Alignment of MlaCombineParams"][::core::mem::align_of::<MlaCombineParams>() - 8usize];
     ["Offset of field: MlaCombineParams::part_out"]
         [::core::mem::offset_of!(MlaCombineParams, part_out) - 0usize];
     ["Offset of field: MlaCombineParams::part_state"]
         [::core::mem::offset_of!(MlaCombineParams, part_state) - 8usize];
+    ["Offset of field: MlaCombineParams::queries"]
+        [::core::mem::offset_of!(MlaCombineParams, queries) - 16usize];
     ["Offset of field: MlaCombineParams::split_offsets"]
-        [::core::mem::offset_of!(MlaCombineParams, split_offsets) - 16usize];
-    ["Offset of field: MlaCombineParams::out"][::core::mem::offset_of!(MlaCombineParams, out) - 24usize];
-    ["Offset of field: MlaCombineParams::lse"][::core::mem::offset_of!(MlaCombineParams, lse) - 32usize];
+        [::core::mem::offset_of!(MlaCombineParams, split_offsets) - 24usize];
+    ["Offset of field: MlaCombineParams::out"][::core::mem::offset_of!(MlaCombineParams, out) - 32usize];
+    ["Offset of field: MlaCombineParams::lse"][::core::mem::offset_of!(MlaCombineParams, lse) - 40usize];
+    ["Offset of field: MlaCombineParams::lse_strides"]
+        [::core::mem::offset_of!(MlaCombineParams, lse_strides) - 48usize];
     ["Offset of field: MlaCombineParams::out_pitch"]
-        [::core::mem::offset_of!(MlaCombineParams, out_pitch) - 40usize];
-    ["Offset of field: MlaCombineParams::lse_token_stride"]
-        [::core::mem::offset_of!(MlaCombineParams, lse_token_stride) - 48usize];
-    ["Offset of field: MlaCombineParams::lse_head_stride"]
-        [::core::mem::offset_of!(MlaCombineParams, lse_head_stride) - 56usize];
-    ["Offset of field: MlaCombineParams::batch"][::core::mem::offset_of!(MlaCombineParams, batch) - 64usize];
-    ["Offset of field: MlaCombineParams::rows"][::core::mem::offset_of!(MlaCombineParams, rows) - 68usize];
-    ["Offset of field: MlaCombineParams::heads"][::core::mem::offset_of!(MlaCombineParams, heads) - 72usize];
+        [::core::mem::offset_of!(MlaCombineParams, out_pitch) - 80usize];
+    ["Offset of field: MlaCombineParams::batch"][::core::mem::offset_of!(MlaCombineParams, batch) - 88usize];
+    ["Offset of field: MlaCombineParams::rows"][::core::mem::offset_of!(MlaCombineParams, rows) - 92usize];
+    ["Offset of field: MlaCombineParams::heads"][::core::mem::offset_of!(MlaCombineParams, heads) - 96usize];
     ["Offset of field: MlaCombineParams::empty_lse"]
-        [::core::mem::offset_of!(MlaCombineParams, empty_lse) - 76usize];
+        [::core::mem::offset_of!(MlaCombineParams, empty_lse) - 100usize];
 };
 impl Default for MlaCombineParams {
     fn default() -> Self {
@@ -1570,21 +1596,17 @@ impl Default for HeadGemmParams {
 pub struct MergePart {
     pub o: *const core::ffi::c_void,
     pub lse: *const f32,
+    pub lse_strides: LseStrides,
     pub o_pitch: u64,
-    pub lse_token_stride: u64,
-    pub lse_head_stride: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MergePart"][::core::mem::size_of::<MergePart>() - 40usize];
+    ["Size of MergePart"][::core::mem::size_of::<MergePart>() - 56usize];
     ["Alignment of MergePart"][::core::mem::align_of::<MergePart>() - 8usize];
     ["Offset of field: MergePart::o"][::core::mem::offset_of!(MergePart, o) - 0usize];
     ["Offset of field: MergePart::lse"][::core::mem::offset_of!(MergePart, lse) - 8usize];
-    ["Offset of field: MergePart::o_pitch"][::core::mem::offset_of!(MergePart, o_pitch) - 16usize];
-    ["Offset of field: MergePart::lse_token_stride"]
-        [::core::mem::offset_of!(MergePart, lse_token_stride) - 24usize];
-    ["Offset of field: MergePart::lse_head_stride"]
-        [::core::mem::offset_of!(MergePart, lse_head_stride) - 32usize];
+    ["Offset of field: MergePart::lse_strides"][::core::mem::offset_of!(MergePart, lse_strides) - 16usize];
+    ["Offset of field: MergePart::o_pitch"][::core::mem::offset_of!(MergePart, o_pitch) - 48usize];
 };
 impl Default for MergePart {
     fn default() -> Self {
@@ -1601,9 +1623,8 @@ pub struct MergeStatesParams {
     pub part: [MergePart; 2usize],
     pub out: *mut core::ffi::c_void,
     pub out_lse: *mut f32,
+    pub out_lse_strides: LseStrides,
     pub out_pitch: u64,
-    pub out_lse_token_stride: u64,
-    pub out_lse_head_stride: u64,
     pub rows: u32,
     pub heads: u32,
     pub columns: u32,
@@ -1613,27 +1634,25 @@ pub struct MergeStatesParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MergeStatesParams"][::core::mem::size_of::<MergeStatesParams>() - 144usize];
+    ["Size of MergeStatesParams"][::core::mem::size_of::<MergeStatesParams>() - 192usize];
     ["Alignment of MergeStatesParams"][::core::mem::align_of::<MergeStatesParams>() - 8usize];
     ["Offset of field: MergeStatesParams::part"][::core::mem::offset_of!(MergeStatesParams, part) - 0usize];
-    ["Offset of field: MergeStatesParams::out"][::core::mem::offset_of!(MergeStatesParams, out) - 80usize];
+    ["Offset of field: MergeStatesParams::out"][::core::mem::offset_of!(MergeStatesParams, out) - 112usize];
     ["Offset of field: MergeStatesParams::out_lse"]
-        [::core::mem::offset_of!(MergeStatesParams, out_lse) - 88usize];
+        [::core::mem::offset_of!(MergeStatesParams, out_lse) - 120usize];
+    ["Offset of field: MergeStatesParams::out_lse_strides"]
+        [::core::mem::offset_of!(MergeStatesParams, out_lse_strides) - 128usize];
     ["Offset of field: MergeStatesParams::out_pitch"]
-        [::core::mem::offset_of!(MergeStatesParams, out_pitch) - 96usize];
-    ["Offset of field: MergeStatesParams::out_lse_token_stride"]
-        [::core::mem::offset_of!(MergeStatesParams, out_lse_token_stride) - 104usize];
-    ["Offset of field: MergeStatesParams::out_lse_head_stride"]
-        [::core::mem::offset_of!(MergeStatesParams, out_lse_head_stride) - 112usize];
-    ["Offset of field: MergeStatesParams::rows"][::core::mem::offset_of!(MergeStatesParams, rows) - 120usize];
+        [::core::mem::offset_of!(MergeStatesParams, out_pitch) - 160usize];
+    ["Offset of field: MergeStatesParams::rows"][::core::mem::offset_of!(MergeStatesParams, rows) - 168usize];
     ["Offset of field: MergeStatesParams::heads"]
-        [::core::mem::offset_of!(MergeStatesParams, heads) - 124usize];
+        [::core::mem::offset_of!(MergeStatesParams, heads) - 172usize];
     ["Offset of field: MergeStatesParams::columns"]
-        [::core::mem::offset_of!(MergeStatesParams, columns) - 128usize];
+        [::core::mem::offset_of!(MergeStatesParams, columns) - 176usize];
     ["Offset of field: MergeStatesParams::o_is_f32"]
-        [::core::mem::offset_of!(MergeStatesParams, o_is_f32) - 132usize];
+        [::core::mem::offset_of!(MergeStatesParams, o_is_f32) - 180usize];
     ["Offset of field: MergeStatesParams::infinity_is_empty"]
-        [::core::mem::offset_of!(MergeStatesParams, infinity_is_empty) - 136usize];
+        [::core::mem::offset_of!(MergeStatesParams, infinity_is_empty) - 184usize];
 };
 impl Default for MergeStatesParams {
     fn default() -> Self {

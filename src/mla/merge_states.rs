@@ -52,7 +52,7 @@ setters!(MergeStatesSpec { columns: usize, lse_order: LseOrder, infinity_is_empt
 pub struct AttentionState<'a, T> {
     /// `[tokens * heads, columns]`. Address and pitch are multiples of 16 bytes.
     pub o: Matrix<'a, T>,
-    /// `[tokens, heads]`, or in the other order: the logarithm of the sum of `exp(score)`, natural; -Inf for no key at all.
+    /// `[tokens, heads]`, or in another order: the logarithm of the sum of `exp(score)`, natural; -Inf for no key at all.
     pub lse: Matrix<'a, f32>,
 }
 
@@ -61,7 +61,7 @@ pub struct AttentionState<'a, T> {
 pub struct AttentionStateMut<'a, T> {
     /// `[tokens * heads, columns]`. Address and pitch are multiples of 16 bytes.
     pub o: MatrixMut<'a, T>,
-    /// `[tokens, heads]`, or in the other order.
+    /// `[tokens, heads]`, or in another order.
     pub lse: MatrixMut<'a, f32>,
 }
 
@@ -98,6 +98,7 @@ impl<T: GemmOutput> MergeStates<T> {
         check_limit("heads", spec.heads as u64, MAX_DIM)?;
         let rows = spec.tokens.saturating_mul(spec.heads) as u64;
         check_limit("tokens * heads", rows, MAX_DIM)?;
+        spec.lse_order.check(spec.tokens)?;
         check_range("columns", spec.columns, MAX_DIM)?;
         check_multiple("columns", spec.columns, PIECE as usize)?;
         let threads = rows.saturating_mul(spec.columns as u64 / u64::from(PIECE));
@@ -123,13 +124,12 @@ impl<T: GemmOutput> MergeStates<T> {
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
         let o = launch.write(&mut out.o, of_o("out"))?;
         let lse = launch.write(&mut out.lse, of_lse("out_lse"))?;
-        let [out_lse_token_stride, out_lse_head_stride] = lse_order.strides(&lse);
+        let out_lse_strides = lse_order.strides(&lse, heads);
         let mut params = MergeStatesParams {
             out: o.pointer.cast(),
             out_lse: lse.pointer,
             out_pitch: o.pitch(),
-            out_lse_token_stride,
-            out_lse_head_stride,
+            out_lse_strides,
             rows: rows as u32,
             heads: heads as u32,
             columns: columns as u32,
@@ -141,9 +141,9 @@ impl<T: GemmOutput> MergeStates<T> {
         for ((part, names), into) in parts.iter().zip(names).zip(&mut params.part) {
             let o = launch.read(&part.o, of_o(names.0))?;
             let lse = launch.read(&part.lse, of_lse(names.1))?;
-            let [lse_token_stride, lse_head_stride] = lse_order.strides(&lse);
+            let lse_strides = lse_order.strides(&lse, heads);
             let (o, o_pitch) = (o.pointer.cast(), o.pitch());
-            *into = MergePart { o, lse: lse.pointer, o_pitch, lse_token_stride, lse_head_stride };
+            *into = MergePart { o, lse: lse.pointer, lse_strides, o_pitch };
         }
         launch.run(self.grid, &params)
     }

@@ -18,7 +18,7 @@ use check::router::expert_load::{ExpertLoadCase, ExpertLoadProblem, ExpertLoadRu
 use check::router::gate::{GateCase, GateProblem, GateRun};
 use deepseek_kernels::mla::KvFormat;
 use deepseek_kernels::router::GateSpec;
-use deepseek_kernels::{DataFaults, Device, Error, Indices, Stream};
+use deepseek_kernels::{DataFaults, Device, Error, Indices, Stream, bf16};
 
 use crate::mla::{full, step};
 
@@ -290,6 +290,25 @@ fn lengths_of_sequences() {
     };
     let faults = [DataFaults::SEQUENCE_LENGTH; 2];
     let list = List { indices: &drawn.lengths, columns: 3, at: 1 };
+    every_way_to_say(list, i32::MAX, Operation { prepare, run, faults });
+}
+
+#[test]
+fn query_tokens_of_sequences() {
+    let case = step(KvFormat::Bf16, &[70, 130, 3]).packed(vec![2, 0, 1]);
+    let mut drawn = case.problem().expect("inputs");
+    drawn.q.iter_mut().filter(|q| q.is_nan()).for_each(|q| *q = bf16::ONE);
+    let prepare = |offsets, arena: &mut Arena<'_>| {
+        MlaDecodeRun::new(Arc::new(MlaDecodeProblem { q_offsets: Some(offsets), ..drawn.clone() }), arena)
+    };
+    let run = |run: &mut MlaDecodeRun, stream: Stream<'_>, offsets: Indices<'_>| {
+        let mut args = run.operands.args()?;
+        args.schedule.q_offsets = Some(offsets);
+        run.plan.run(stream, args)
+    };
+    let faults = [DataFaults::SEQUENCE_LENGTH; 2];
+    let offsets = drawn.q_offsets.clone().expect("packed");
+    let list = List { indices: &offsets, columns: 4, at: 1 };
     every_way_to_say(list, i32::MAX, Operation { prepare, run, faults });
 }
 

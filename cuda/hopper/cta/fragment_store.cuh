@@ -1,12 +1,14 @@
-// The way of an accumulator of wgmma out of the registers of a warpgroup.
+// The way of an accumulator of wgmma out of the registers of a warpgroup, into shared memory and from there.
 #pragma once
 #include <cstdint>
 
 #include "hopper/tile/fragment.h"
 #include "hopper/tile/swizzle.h"
 #include "ptx/convert.h"
+#include "ptx/gmem.h"
 #include "ptx/regs.h"
 #include "ptx/smem.h"
+#include "ptx/sync.h"
 #include "ptx/target.h"
 
 // Rounded to BF16, in pairs of neighbouring columns: four registers for 16 columns, in the order of stmatrix.x4 and of A of
@@ -45,4 +47,20 @@ PTX_DEVICE void store_fragment_bf16(uint32_t thread, const float (&rD)[Registers
   uint32_t rPairs[Registers / 8][4];
   pack_fragment_bf16(rPairs, rD);
   store_fragment_bf16<Span>(thread, rPairs, row_of);
+}
+
+// gD <- sD, as store_fragment_bf16 has put it there: a warp the 16 rows that it has stored itself, 16 bytes a lane. For rows that
+// TMA would not stop behind. `out_of(row)` is where a row's columns begin, or null.
+template <int Span, uint32_t Columns, class RowOf, class OutOf>
+PTX_DEVICE void copy_fragment_rows(uint32_t thread, RowOf row_of, OutOf out_of) {
+  constexpr uint32_t kPieces = Columns * 2 / 16;  // of a row
+  ptx::syncwarp();
+#pragma unroll
+  for (uint32_t i = thread % 32; i < 16 * kPieces; i += 32) {
+    const uint32_t row = thread / 32 * 16 + i / kPieces, byte = i % kPieces * 16;
+    uint16_t* gRow = out_of(row);
+    if (gRow == nullptr) continue;
+    const uint32_t sPiece = row_of(byte / Span, row) + byte % Span;
+    ptx::stg_v4_u32(gRow + byte / 2, ptx::lds_v4_u32(swizzle<Span>(sPiece)));
+  }
 }

@@ -6,8 +6,3 @@
 constexpr uint64_t pitched(uint32_t index, uint32_t columns, uint64_t pitch) {
   return index / columns * pitch + index % columns;
 }
-
-// The same where columns are apart too.
-constexpr uint64_t strided(uint32_t index, uint32_t columns, uint64_t row_stride, uint64_t column_stride) {
-  return index / columns * row_stride + index % columns * column_stride;
-}

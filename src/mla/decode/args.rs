@@ -17,6 +17,11 @@ pub struct MlaScheduleArgs<'a> {
     /// below 0, is cut to the pages or to 0, and [`Device::poll_error`] tells of it; what does not fit `i32` counts as below 0.
     /// See [`MlaDecodeSpec::total_keys`](super::MlaDecodeSpec::total_keys) for all of them.
     pub lengths: Indices<'a>,
+    /// On the device: `[batch + 1]`, the first query token of every sequence, and the one behind the last sequence's. What is less
+    /// than one before counts as that, more than there are tokens as all of them; of more than
+    /// [`q_tokens`](super::MlaDecodeSpec::q_tokens) the first ones count, and [`Device::poll_error`] tells of all these. None if,
+    /// and only if, [`packed_tokens`](super::MlaDecodeSpec::packed_tokens) is.
+    pub q_offsets: Option<Indices<'a>>,
     /// `[tables]`, see [`MlaDecode::tables`]: what the schedule leaves for the attention.
     pub tables: VectorMut<'a, u32>,
 }
@@ -24,7 +29,7 @@ pub struct MlaScheduleArgs<'a> {
 /// Operands of an attention. Addresses and pitches of q and out are multiples of 16 bytes.
 #[derive(Debug)]
 pub struct MlaAttendArgs<'a> {
-    /// `[batch * q_tokens * heads, 576]`: 512 absorbed, 64 rotated.
+    /// `[tokens * heads, 576]`: 512 absorbed, 64 rotated. A sequence's tokens follow one another, and sequences do.
     pub q: Matrix<'a, bf16>,
     /// The keys; for a contiguous cache `[batch * capacity, ..]`.
     pub cache: KvCache<'a>,
@@ -33,9 +38,9 @@ pub struct MlaAttendArgs<'a> {
     pub page_table: Option<Indices<'a>>,
     /// See [`MlaDecode::scratch_bytes`].
     pub scratch: SliceMut<'a, u8>,
-    /// `[batch * q_tokens * heads, 512]`.
+    /// `[tokens * heads, 512]`.
     pub out: MatrixMut<'a, bf16>,
-    /// `[batch * q_tokens, heads]`: the natural logarithm of the sum of `e^score`.
+    /// `[tokens, heads]`, or in another [order](super::MlaDecodeSpec::lse_order): the natural logarithm of the sum of `e^score`.
     pub lse: MatrixMut<'a, f32>,
 }
 

@@ -1,7 +1,7 @@
 //! Attention of a decode step over the latent cache (MLA).
 //!
 //! `out[row] = sum over keys t of p[row, t] * k[t, 0..512]`, `p` the softmax over t of `softmax_scale * q[row] . k[t]`.
-//! A row is a head of a query token: `(sequence * q_tokens + token) * heads + head`.
+//! A row is a head of a query token, `token * heads + head`: of each sequence `q_tokens`, or as many as offsets say.
 //!
 //! What decides the bits of a row is its own sequence, and `split_keys`: keys are taken in splits of that many, which are
 //! added up in ascending order. Neither the batch nor the pages a sequence lies in nor the GPU's size do.
@@ -88,7 +88,8 @@ impl MlaDecode {
         let row_tiles = spec.rows().div_ceil(BLOCK_ROWS).next_multiple_of(instance.cluster as usize) as u32;
         let max_splits = spec.max_splits() as u32;
         let at_a_time = (device.multiprocessors() / row_tiles).max(1);
-        let workers = at_a_time.min(spec.splits() as u32);
+        // Without query tokens there is nothing to do, whatever the keys.
+        let workers = if spec.tokens() == 0 { 0 } else { at_a_time.min(spec.splits() as u32) };
         Ok(Self {
             device: device.clone(),
             maps: TensorMaps::new(device),
@@ -124,7 +125,7 @@ impl MlaDecode {
 
     /// Elements of the tables that [`MlaDecode::schedule`] fills.
     pub fn tables(&self) -> usize {
-        self.items() + 2 * self.spec.batch + 1
+        self.items() + 4 * self.spec.batch + 1
     }
 
     fn items(&self) -> usize {
@@ -166,27 +167,35 @@ impl MlaDecode {
         stream: impl Into<Stream<'s>>,
         args: MlaScheduleArgs<'a>,
     ) -> Result<MlaSplits<'a>> {
-        let MlaScheduleArgs { lengths, tables } = args;
+        let MlaScheduleArgs { lengths, q_offsets, tables } = args;
+        let MlaDecodeSpec { batch, q_tokens, packed_tokens, .. } = self.spec;
+        let (one, none) = ("one, tokens are packed", "none, all sequences have as many tokens");
+        check_given("q_offsets", q_offsets.is_some(), packed_tokens.is_some(), one, none)?;
         let mut splits = MlaSplits { tables, shape: self.spec.split_shape() };
         let mut launch = Launch::new(&self.device, &self.schedule, stream.into())?;
-        let lengths = launch.indices(&lengths, Layout::vector("lengths [batch]", self.spec.batch))?;
+        let lengths = launch.indices(&lengths, Layout::vector("lengths [batch]", batch))?;
+        let offsets = Layout::vector("q_offsets [batch + 1]", batch + 1);
+        let q_offsets = q_offsets.as_ref().map(|list| launch.indices(list, offsets)).transpose()?;
         let tables = launch.write(&mut splits.tables, self.tables_layout())?;
         let params = MlaScheduleParams {
             lengths,
+            q_offsets: q_offsets.unwrap_or_default(),
             tables: self.plan_tables(tables.pointer),
             error_words: launch.error_words(),
-            batch: self.spec.batch as u32,
+            batch: batch as u32,
             capacity: self.spec.capacity() as u32,
             split_keys: self.spec.split_keys as u32,
+            q_tokens: q_tokens as u32,
+            tokens: self.spec.tokens() as u32,
             total_keys: self.spec.total_keys.map_or(u64::MAX, |keys| keys as u64),
             ..Default::default()
         };
-        launch.run((self.spec.batch as u32).div_ceil(SCHEDULE.threads()), &params)?;
+        launch.run((batch as u32).div_ceil(SCHEDULE.threads()), &params)?;
         Ok(splits)
     }
 
-    /// Enqueues attention and combine with the splits of a schedule, which this plan or one of the same batch, capacity
-    /// and split size has made, in the same stream or before it.
+    /// Enqueues attention and combine with the splits of a schedule, which this plan or one of the same batch, query tokens,
+    /// capacity and split size has made, in the same stream or before it.
     ///
     /// Order and captures: [`Stream`].
     ///
@@ -213,37 +222,34 @@ impl MlaDecode {
     }
 
     fn out_layout(&self) -> Layout {
-        let rows = self.spec.batch * self.spec.rows();
-        Layout::matrix("out [batch * q_tokens * heads, 512]", [rows, LATENT]).aligned(16)
+        let rows = self.spec.tokens() * self.spec.heads;
+        Layout::matrix("out [tokens * heads, 512]", [rows, LATENT]).aligned(16)
     }
 
     fn lse_layout(&self) -> Layout {
-        let MlaDecodeSpec { batch, q_tokens, heads, lse_order, .. } = self.spec;
-        lse_order.layout(batch * q_tokens, heads)
+        let MlaDecodeSpec { heads, lse_order, .. } = self.spec;
+        lse_order.layout(self.spec.tokens(), heads)
     }
 
-    /// Items first: they are pairs, which the kernels move together.
+    /// Items and queries first: they are pairs, which the kernels move together.
     fn plan_tables(&self, items: *mut u32) -> MlaPlanTables {
-        let lengths = items.wrapping_add(self.items());
-        MlaPlanTables { items, lengths, split_offsets: lengths.wrapping_add(self.spec.batch) }
+        let queries = items.wrapping_add(self.items());
+        let lengths = queries.wrapping_add(2 * self.spec.batch);
+        MlaPlanTables { items, queries, lengths, split_offsets: lengths.wrapping_add(self.spec.batch) }
     }
 
     /// Everything that can be wrong with the operands is found here, before the schedule is launched.
     fn prepare<'l>(&'l self, stream: Stream<'l>, args: &'l mut MlaAttendArgs<'_>) -> Result<Attention<'l>> {
         let spec = &self.spec;
         let q_layout =
-            Layout::matrix("q [batch * q_tokens * heads, 576]", [spec.batch * spec.rows(), KEY]).aligned(16);
+            Layout::matrix("q [tokens * heads, 576]", [spec.tokens() * spec.heads, KEY]).aligned(16);
         let (pages, page_size) = spec.pages();
         let pages_per_sequence = match spec.paging {
             KvPaging::Paged { pages_per_sequence, .. } => Some(pages_per_sequence),
             KvPaging::Contiguous { .. } => None,
         };
-        let given = args.page_table.is_some();
-        if given != pages_per_sequence.is_some() {
-            let (none, one) = ("none, the cache is contiguous", "one, the cache is paged");
-            let (expected, got) = if given { (none, "one") } else { (one, "none") };
-            return Err(Error::other_kind("page_table", expected, got));
-        }
+        let (one, none) = ("one, the cache is paged", "none, the cache is contiguous");
+        check_given("page_table", args.page_table.is_some(), pages_per_sequence.is_some(), one, none)?;
         let table_shape = [spec.batch, pages_per_sequence.unwrap_or_default()];
         let table_layout = Layout::matrix("page_table [batch, pages_per_sequence]", table_shape);
 
@@ -255,28 +261,27 @@ impl MlaDecode {
         let page_table = page_table.map(|table| launch.indices(table, table_layout)).transpose()?;
         let out = launch.write(&mut args.out, self.out_layout())?;
         let lse = launch.write(&mut args.lse, self.lse_layout())?;
-        let [lse_token_stride, lse_head_stride] = spec.lse_order.strides(&lse);
+        let lse_strides = spec.lse_order.strides(&lse, spec.heads);
         let scratch = launch.scratch(&mut args.scratch, self.scratch_bytes())?;
         let (part_out, part_state) = self.parts(scratch);
         let params = MlaDecodeParams {
-            map_q: self.map_rows(&q)?,
+            map_q: self.map_q(&q)?,
             map_kv: self.map_cache(&cache)?,
-            map_out: self.map_rows(&out.cast_const())?,
             kv: cache.operand.pointer,
             page_table: page_table.unwrap_or_default(),
             tables: MlaPlanTables::default(),
+            out: out.pointer,
             lse: lse.pointer,
+            lse_strides,
             part_out,
             part_state,
             error_words: launch.error_words(),
             kv_pitch: cache.pitch,
             page_stride: cache.page_stride,
-            lse_token_stride,
-            lse_head_stride,
+            out_pitch: out.pitch(),
             batch: spec.batch as u32,
             rows: spec.rows() as u32,
             row_tiles: self.choice.row_tiles,
-            q_tokens: spec.q_tokens as u32,
             heads: spec.heads as u32,
             pages: pages as u32,
             page_size: page_size as u32,
@@ -312,17 +317,18 @@ impl MlaDecode {
         let tables = launch.write(&mut splits.tables, self.tables_layout())?;
         let out = launch.write(&mut args.out, self.out_layout())?;
         let lse = launch.write(&mut args.lse, self.lse_layout())?;
-        let [lse_token_stride, lse_head_stride] = self.spec.lse_order.strides(&lse);
+        let lse_strides = self.spec.lse_order.strides(&lse, self.spec.heads);
+        let tables = self.plan_tables(tables.pointer);
         let (part_out, part_state) = self.parts(scratch);
         let params = MlaCombineParams {
             part_out,
             part_state,
-            split_offsets: self.plan_tables(tables.pointer).split_offsets,
+            queries: tables.queries,
+            split_offsets: tables.split_offsets,
             out: out.pointer,
             lse: lse.pointer,
+            lse_strides,
             out_pitch: out.pitch(),
-            lse_token_stride,
-            lse_head_stride,
             batch: self.spec.batch as u32,
             rows: self.spec.rows() as u32,
             heads: self.spec.heads as u32,
@@ -341,21 +347,18 @@ impl MlaDecode {
         (out, out.wrapping_add(self.choice.splits * self.spec.rows() * LATENT))
     }
 
-    /// Rows of one sequence after the other: tiles end with the sequence.
-    fn map_rows(&self, Operand { name, pointer, extent }: &Operand<*const u16>) -> Result<TensorMap> {
+    /// Rows of one sequence after the other.
+    fn map_q(&self, Operand { name, pointer, extent }: &Operand<*const u16>) -> Result<TensorMap> {
         if extent.rows == 0 {
-            return Ok(TensorMap::default()); // without sequences nobody looks
+            return Ok(TensorMap::default()); // without tokens nobody looks
         }
-        let rows = Dimension::rows(extent, MapElement::Bf16, BLOCK_ROWS as u32);
-        let rows = Dimension { size: self.spec.rows() as u64, ..rows };
-        let batch = Dimension { size: self.spec.batch as u64, stride: rows.stride * rows.size, box_size: 1 };
         self.maps.encode(&TensorMapSpec {
             operand: name,
             element: MapElement::Bf16,
             base: pointer.cast(),
             columns: extent.columns as u64,
             box_columns: MLA_TILE_COLUMNS,
-            outer: &[rows, batch],
+            outer: &[Dimension::rows(extent, MapElement::Bf16, BLOCK_ROWS as u32)],
             swizzle: Swizzle::Span128,
         })
     }
@@ -390,5 +393,20 @@ impl MlaDecode {
             outer: &[keys, pages],
             swizzle: Swizzle::Span128,
         })
+    }
+}
+
+/// Fails unless an operand is given where it is wanted, and nowhere else: `one` or `none` say what is expected, and why.
+fn check_given(
+    operand: &'static str,
+    given: bool,
+    wanted: bool,
+    one: &'static str,
+    none: &'static str,
+) -> Result<()> {
+    match (given, wanted) {
+        (true, false) => Err(Error::other_kind(operand, none, "one")),
+        (false, true) => Err(Error::other_kind(operand, one, "none")),
+        _ => Ok(()),
     }
 }

@@ -66,8 +66,11 @@ impl EmptyLse {
 pub struct MlaDecodeSpec {
     /// Sequences: any number, 0 included.
     pub batch: usize,
-    /// Query tokens of a sequence, the last of its keys: 1 to 64.
+    /// Query tokens of a sequence, the last of its keys, or most of them where they vary: 1 to 64.
     pub q_tokens: usize,
+    /// Where sequences have different numbers of query tokens, those of all: rows of q, of which offsets on the device say whose
+    /// they are. Any number, 0 included; rows that are nobody's are not touched. None: every sequence has `q_tokens`.
+    pub packed_tokens: Option<usize>,
     /// Query heads: 1 to 128. All share one latent key.
     pub heads: usize,
     /// What a row of the cache holds.
@@ -77,7 +80,7 @@ pub struct MlaDecodeSpec {
     /// What scores are multiplied with: positive, at most 65536. There is no default, because the width of a key is not
     /// what models divide by: DeepSeek-V3 has 0.1352337788608801.
     pub softmax_scale: f32,
-    /// Query token t sees the first `length - (q_tokens - 1 - t)` keys only.
+    /// Query token t of n sees the first `length - (n - 1 - t)` keys only.
     pub causal: bool,
     /// Keys per split: a multiple of 64, at least one. Part of the bits of a result. Long splits write fewer partial results; short ones
     /// let few sequences fill a GPU. [`fastest_split`](Self::fastest_split) weighs them.
@@ -100,6 +103,8 @@ pub const DEFAULT_SPLIT_KEYS: usize = 2048;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SplitShape {
     batch: usize,
+    q_tokens: usize,
+    packed_tokens: Option<usize>,
     capacity: usize,
     split_keys: usize,
     total_keys: Option<usize>,
@@ -117,6 +122,7 @@ impl MlaDecodeSpec {
         Self {
             batch,
             q_tokens: 1,
+            packed_tokens: None,
             heads,
             format,
             paging,
@@ -186,7 +192,12 @@ impl MlaDecodeSpec {
         attend + LAUNCH + PART * splits as f64 + bytes / BYTES_PER_MICROSECOND
     }
 
-    /// Rows of Q of a sequence.
+    /// Query tokens of all sequences.
+    pub(super) fn tokens(&self) -> usize {
+        self.packed_tokens.unwrap_or(self.batch * self.q_tokens)
+    }
+
+    /// Rows of Q of a sequence, at most.
     pub(super) fn rows(&self) -> usize {
         self.q_tokens * self.heads
     }
@@ -199,8 +210,8 @@ impl MlaDecodeSpec {
     }
 
     pub(super) fn split_shape(&self) -> SplitShape {
-        let Self { batch, split_keys, total_keys, .. } = *self;
-        SplitShape { batch, capacity: self.capacity(), split_keys, total_keys }
+        let Self { batch, q_tokens, packed_tokens, split_keys, total_keys, .. } = *self;
+        SplitShape { batch, q_tokens, packed_tokens, capacity: self.capacity(), split_keys, total_keys }
     }
 
     pub(super) fn max_splits(&self) -> usize {
@@ -227,13 +238,17 @@ impl MlaDecodeSpec {
         check_limit("rows of the cache", pages.saturating_mul(page_size) as u64, MAX_DIM)?;
         check_limit("keys of a sequence", self.capacity() as u64, MAX_DIM)?;
         let rows = self.batch.saturating_mul(self.rows());
+        check_limit("batch * q_tokens * heads", rows as u64, MAX_DIM)?;
+        let rows = self.tokens().saturating_mul(self.heads);
         check_limit("rows of q", rows as u64, MAX_DIM)?;
+        self.lse_order.check(self.tokens())?;
         check_limit("splits", self.splits() as u64, MAX_DIM)
     }
 }
 
 setters!(MlaDecodeSpec {
     q_tokens: usize,
+    packed_tokens: Option<usize>,
     causal: bool,
     split_keys: usize,
     total_keys: Option<usize>,
@@ -248,8 +263,13 @@ pub(super) fn instances(format: KvFormat) -> impl Iterator<Item = &'static MlaIn
 
 impl fmt::Display for SplitShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { batch, capacity, split_keys, total_keys } = self;
-        write!(f, "batch {batch}, {capacity} keys a sequence, splits of {split_keys}")?;
+        let Self { batch, q_tokens, packed_tokens, capacity, split_keys, total_keys } = self;
+        write!(f, "batch {batch}, ")?;
+        match packed_tokens {
+            None => write!(f, "query tokens {q_tokens}")?,
+            Some(all) => write!(f, "query tokens up to {q_tokens}, {all} together")?,
+        }
+        write!(f, ", {capacity} keys a sequence, splits of {split_keys}")?;
         total_keys.map_or(Ok(()), |keys| write!(f, ", {keys} keys together"))
     }
 }

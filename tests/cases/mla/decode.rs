@@ -2,6 +2,7 @@
 //! not a key of a sequence is NaN in every test.
 
 mod bits;
+mod packed;
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use check::judge::Scrutiny;
 use check::memory::{Arena, Memory};
 use check::mla::decode::{MlaDecodeCase, MlaDecodeRun, instances, varied_lengths};
 use check::mla::{CacheRows, KEY, LATENT};
-use deepseek_kernels::mla::{EmptyLse, KvFormat, KvPaging, LseOrder};
+use deepseek_kernels::mla::{EmptyLse, KvFormat, KvPaging};
 use deepseek_kernels::{Device, DeviceKind, bf16};
 use oracles::mla::AttentionClass;
 use proptest::prelude::*;
@@ -98,19 +99,6 @@ fn a_chunk_of_query_tokens() {
         for (q_tokens, heads) in [(9, 16), (33, 5), (64, 3)] {
             let case = step(KvFormat::Bf16, &[130, 20, 0]);
             pass(&MlaDecodeCase { heads, q_tokens, causal: true, ..case }, &device);
-        }
-    }
-}
-
-/// Split or not, of one tile of rows or two.
-#[test]
-fn lse_in_the_order_of_heads() {
-    for device in devices() {
-        for format in FORMATS {
-            for heads in [3, 64] {
-                let case = MlaDecodeCase { heads, q_tokens: 2, causal: true, ..step(format, &[300, 0, 64]) };
-                pass(&MlaDecodeCase { lse_order: LseOrder::HeadsTokens, ..case }, &device);
-            }
         }
     }
 }
@@ -393,6 +381,7 @@ proptest! {
         splits in 1_usize..3,
         fp8: bool,
         causal: bool,
+        packed: bool,
         class in 0..AttentionClass::ALL.len(),
         seed: u32,
     ) {
@@ -407,6 +396,9 @@ proptest! {
             seed,
             ..step(FORMATS[usize::from(fp8)], &varied_lengths(batch, most, seed))
         };
+        // As many as a sequence has, one less in the next, and so on, with those that nobody asks.
+        let tokens = (0..batch).map(|sequence| (q_tokens + batch - sequence) % (q_tokens + 1)).collect();
+        let case = if packed { case.packed(tokens) } else { case };
         for device in devices() {
             pass_in(&case, &device, Memory::Poisoned(seed));
         }

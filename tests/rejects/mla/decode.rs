@@ -7,7 +7,9 @@ use check::devices::emulated;
 use check::memory::{Arena, Memory};
 use check::mla::decode::{MlaDecodeCase, MlaDecodeRun};
 use check::mla::{KEY, LATENT};
-use deepseek_kernels::mla::{KvCache, KvFormat, KvPaging, MlaDecode, MlaDecodeSpec, MlaScheduleArgs};
+use deepseek_kernels::mla::{
+    KvCache, KvFormat, KvPaging, LseOrder, MlaDecode, MlaDecodeSpec, MlaScheduleArgs,
+};
 use deepseek_kernels::{Matrix, MatrixMut, Stream, Tuning, Vector, VectorMut};
 
 use crate::{Spare, message, with};
@@ -39,6 +41,14 @@ fn query_tokens_and_heads() {
     let heads = |heads| plan(with(SPEC, |spec| spec.heads = heads));
     assert_eq!(heads(0), "heads must be at least 1, got 0");
     assert_eq!(heads(129), "heads must be at most 128, got 129");
+}
+
+#[test]
+fn orders_of_lse() {
+    let order = |q_tokens| plan(SPEC.lse_order(LseOrder::SequencesHeadsTokens { q_tokens }));
+    assert_eq!(order(0), "q_tokens of lse_order must be at least 1, got 0");
+    let whole = "lse_order must be whole sequences of q_tokens; otherwise another order, got ";
+    assert_eq!(order(3), format!("{whole}4 tokens in sequences of 3"));
 }
 
 #[test]
@@ -80,8 +90,11 @@ fn sizes_beyond_what_the_kernels_count() {
     assert_eq!(plan(contiguous(1 << 30)), format!("rows of the cache {OVER}"));
     assert_eq!(plan(contiguous(usize::MAX)), format!("rows of the cache {endless}"));
     let batch = |batch| plan(with(SPEC, |spec| spec.batch = batch));
-    assert_eq!(batch(1 << 28), format!("rows of q {OVER}"));
-    assert_eq!(batch(usize::MAX), format!("rows of q {endless}"));
+    assert_eq!(batch(1 << 28), format!("batch * q_tokens * heads {OVER}"));
+    assert_eq!(batch(usize::MAX), format!("batch * q_tokens * heads {endless}"));
+    let packed = |tokens| plan(SPEC.packed_tokens(Some(tokens)));
+    assert_eq!(packed(1 << 29), format!("rows of q {OVER}"));
+    assert_eq!(packed(usize::MAX), format!("rows of q {endless}"));
     let splits = with(paged(6, 64, 1 << 11), |spec| spec.batch = 1 << 20);
     assert_eq!(plan(splits), format!("splits {OVER}"));
 }
@@ -129,19 +142,22 @@ rejects! {
         => "expected lengths [batch] [2], got [3]";
     wide_lengths_of_another_batch: |call, spare| call.schedule.lengths = Vector::new(&spare.longs, 1)?.into()
         => "expected lengths [batch] [2], got [1]";
+    offsets_where_tokens_are_not_packed: |call, spare|
+        call.schedule.q_offsets = Some(Vector::new(&spare.integers, 3)?.into())
+        => "q_offsets: expected none, all sequences have as many tokens, got one";
     lengths_in_a_column: |call, spare| call.schedule.lengths = Matrix::new(&spare.integers, 2, 1)?.into()
         => "expected lengths [batch] [2], got [2, 1]";
-    tables_too_short: |call, spare| call.schedule.tables = VectorMut::new(&mut spare.words, 16)?
-        => "expected tables [tables] [17], got [16]";
-    tables_too_long: |call, spare| call.schedule.tables = VectorMut::new(&mut spare.words, 18)?
-        => "expected tables [tables] [17], got [18]";
-    tables_at_an_odd_address: |call, spare| call.schedule.tables = VectorMut::new(&mut spare.words[1..], 17)?
+    tables_too_short: |call, spare| call.schedule.tables = VectorMut::new(&mut spare.words, 20)?
+        => "expected tables [tables] [21], got [20]";
+    tables_too_long: |call, spare| call.schedule.tables = VectorMut::new(&mut spare.words, 22)?
+        => "expected tables [tables] [21], got [22]";
+    tables_at_an_odd_address: |call, spare| call.schedule.tables = VectorMut::new(&mut spare.words[1..], 21)?
         => "tables: address must be a multiple of 8 bytes, got 4";
 
     q_with_a_missing_row: |call, spare| call.attend.q = Matrix::new(&spare.halves, 15, KEY)?
-        => "expected q [batch * q_tokens * heads, 576] [16, 576], got [15, 576]";
+        => "expected q [tokens * heads, 576] [16, 576], got [15, 576]";
     q_without_its_position: |call, spare| call.attend.q = Matrix::new(&spare.halves, 16, LATENT)?
-        => "expected q [batch * q_tokens * heads, 576] [16, 576], got [16, 512]";
+        => "expected q [tokens * heads, 576] [16, 576], got [16, 512]";
     q_with_an_odd_pitch: |call, spare| call.attend.q = Matrix::with_pitch(&spare.halves, 16, KEY, KEY + 4)?
         => "q: pitch must be a multiple of 16 bytes, got 1160";
     q_at_an_odd_address: |call, spare| call.attend.q = Matrix::new(&spare.halves[1..], 16, KEY)?
@@ -192,7 +208,7 @@ rejects! {
         => "scratch: address must be a multiple of 16 bytes, got 8";
 
     out_with_a_missing_row: |call, spare| call.attend.out = MatrixMut::new(&mut spare.halves, 15, LATENT)?
-        => "expected out [batch * q_tokens * heads, 512] [16, 512], got [15, 512]";
+        => "expected out [tokens * heads, 512] [16, 512], got [15, 512]";
     out_with_an_odd_pitch: |call, spare|
         call.attend.out = MatrixMut::with_pitch(&mut spare.halves, 16, LATENT, LATENT + 2)?
         => "out: pitch must be a multiple of 16 bytes, got 1028";
@@ -229,16 +245,43 @@ rejects! {
         => "page_table: expected none, the cache is contiguous, got one";
 }
 
+rejects! {
+    run(case(KvFormat::Bf16).packed(vec![2, 1]));
+    offsets_of_another_batch: |call, spare| call.schedule.q_offsets = Some(Vector::new(&spare.longs, 2)?.into())
+        => "expected q_offsets [batch + 1] [3], got [2]";
+    no_offsets_for_packed_tokens: |call, _spare| call.schedule.q_offsets = None
+        => "q_offsets: expected one, tokens are packed, got none";
+    packed_q_with_a_missing_row: |call, spare| call.attend.q = Matrix::new(&spare.halves, 23, KEY)?
+        => "expected q [tokens * heads, 576] [24, 576], got [23, 576]";
+    packed_out_with_a_missing_row: |call, spare| call.attend.out = MatrixMut::new(&mut spare.halves, 23, LATENT)?
+        => "expected out [tokens * heads, 512] [24, 512], got [23, 512]";
+    packed_lse_with_a_missing_token: |call, spare| call.attend.lse = MatrixMut::new(&mut spare.floats, 5, 4)?
+        => "expected lse [tokens, heads] [6, 4], got [5, 4]";
+}
+
+rejects! {
+    run(MlaDecodeCase { lse_order: LseOrder::SequencesHeadsTokens { q_tokens: 2 }, ..case(KvFormat::Bf16) });
+    lse_of_other_sequences: |call, spare| call.attend.lse = MatrixMut::new(&mut spare.floats, 4, 4)?
+        => "expected lse [tokens / q_tokens * heads, q_tokens] [8, 2], got [4, 4]";
+}
+
 #[test]
 fn splits_of_another_plan() {
     for (other, got) in [
         (
             MlaDecodeCase { split_keys: Some(128), ..case(KvFormat::Bf16) },
-            "splits: expected batch 2, 192 keys a sequence, splits of 128, got batch 2, 192 keys a sequence, splits of 64",
+            "splits: expected batch 2, query tokens 2, 192 keys a sequence, splits of 128, got batch 2, query tokens 2, 192 keys \
+             a sequence, splits of 64",
         ),
         (
             MlaDecodeCase { lengths: vec![60, 64], ..case(KvFormat::Bf16) },
-            "splits: expected batch 2, 128 keys a sequence, splits of 64, got batch 2, 192 keys a sequence, splits of 64",
+            "splits: expected batch 2, query tokens 2, 128 keys a sequence, splits of 64, got batch 2, query tokens 2, 192 keys \
+             a sequence, splits of 64",
+        ),
+        (
+            case(KvFormat::Bf16).packed(vec![2, 1]),
+            "splits: expected batch 2, query tokens up to 2, 6 together, 192 keys a sequence, splits of 64, got batch 2, \
+             query tokens 2, 192 keys a sequence, splits of 64",
         ),
     ] {
         let (mut scheduled, mut other) = (run(case(KvFormat::Bf16)), run(other));
@@ -270,10 +313,10 @@ fn the_halves_of_a_step() {
     let before = run.outputs().expect("outputs");
     let mut spare = Spare::new();
     let call = run.operands.args().expect("views");
-    let tables = VectorMut::new(&mut spare.words, 16).expect("view");
-    let short = MlaScheduleArgs { lengths: call.schedule.lengths.clone(), tables };
+    let tables = VectorMut::new(&mut spare.words, 20).expect("view");
+    let short = MlaScheduleArgs { lengths: call.schedule.lengths.clone(), q_offsets: None, tables };
     let error = message(run.plan.decode.schedule(Stream::Emulated, short));
-    assert_eq!(error, "expected tables [tables] [17], got [16]");
+    assert_eq!(error, "expected tables [tables] [21], got [20]");
     assert!(spare == Spare::new(), "written");
     let plan = &run.plan.decode;
     let mut splits = plan.schedule(Stream::Emulated, call.schedule).expect("schedule");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use check::case::{Case, Problem};
 use check::gemm::fp8_gemm::Fp8GemmCase;
 use check::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase};
+use check::mla::KEY;
 use check::mla::absorb::AbsorbCase;
 use check::mla::decode::MlaDecodeCase;
 use check::mla::kv_append::KvAppendCase;
@@ -88,6 +89,11 @@ fn numbers() -> Vec<Option<f32>> {
 
 fn counts() -> Vec<Option<usize>> {
     [None].into_iter().chain(SIZES.map(Some)).collect()
+}
+
+fn lse_orders() -> Vec<LseOrder> {
+    let sequences = SIZES.map(|q_tokens| LseOrder::SequencesHeadsTokens { q_tokens });
+    [LseOrder::TokensHeads, LseOrder::HeadsTokens].into_iter().chain(sequences).collect()
 }
 
 fn segments() -> Vec<Segments> {
@@ -425,9 +431,10 @@ fn mla() -> Vec<Box<dyn AnySpecs>> {
     vec![
         Box::new(specs! {
             "mla_decode": decode, MlaDecode::plan, |spec: MlaDecodeSpec| decode_problem(spec);
-            sizes spec.batch, spec.q_tokens, spec.heads, 64;
+            sizes spec.batch, spec.q_tokens, spec.packed_tokens.unwrap_or_default(), spec.heads, 64;
             batch: SIZES,
             q_tokens: SIZES,
+            packed_tokens: counts(),
             heads: SIZES,
             format: [KvFormat::Bf16, KvFormat::Fp8],
             paging: pagings(),
@@ -435,7 +442,7 @@ fn mla() -> Vec<Box<dyn AnySpecs>> {
             causal: [false, true],
             split_keys: SIZES,
             total_keys: counts(),
-            lse_order: [LseOrder::TokensHeads, LseOrder::HeadsTokens],
+            lse_order: lse_orders(),
             empty_lse: [EmptyLse::NegativeInfinity, EmptyLse::PositiveInfinity],
         }),
         Box::new(prefill()),
@@ -489,7 +496,7 @@ fn mla() -> Vec<Box<dyn AnySpecs>> {
             tokens: SIZES,
             heads: SIZES,
             columns: SIZES,
-            lse_order: [LseOrder::TokensHeads, LseOrder::HeadsTokens],
+            lse_order: lse_orders(),
             infinity_is_empty: [false, true],
         }),
     ]
@@ -497,10 +504,11 @@ fn mla() -> Vec<Box<dyn AnySpecs>> {
 
 /// Of the cases' sequences, unless their pages are others.
 fn decode_problem(spec: MlaDecodeSpec) -> Option<Arc<dyn Problem>> {
-    let MlaDecodeSpec { format, q_tokens, heads, causal, lse_order, empty_lse, .. } = spec;
+    let MlaDecodeSpec { format, q_tokens, packed_tokens, heads, causal, lse_order, empty_lse, .. } = spec;
     let case = MlaDecodeCase::new(format, vec![70, 3]);
     let case = MlaDecodeCase {
         q_tokens,
+        packed: packed_tokens.map(|_| vec![q_tokens, 1]),
         heads,
         causal,
         lse_order,
@@ -514,6 +522,7 @@ fn decode_problem(spec: MlaDecodeSpec) -> Option<Arc<dyn Problem>> {
     }
     let mut problem = case.problem().expect("inputs");
     problem.spec = spec;
+    problem.q.resize(problem.tokens() * heads * KEY, bf16::ONE);
     Some(Arc::new(problem))
 }
 

@@ -1,4 +1,4 @@
-//! Logarithms of sums, in either order.
+//! Logarithms of sums, in any order.
 
 use deepseek_kernels::mla::LseOrder;
 
@@ -7,6 +7,7 @@ pub fn lse_shape(order: LseOrder, tokens: usize, heads: usize) -> (usize, usize)
     match order {
         LseOrder::TokensHeads => (tokens, heads),
         LseOrder::HeadsTokens => (heads, tokens),
+        LseOrder::SequencesHeadsTokens { q_tokens } => (tokens / q_tokens * heads, q_tokens),
     }
 }
 
@@ -15,6 +16,7 @@ pub fn to_order(order: LseOrder, heads: usize, lse: &[f32]) -> Vec<f32> {
     match order {
         LseOrder::TokensHeads => lse.to_vec(),
         LseOrder::HeadsTokens => transposed(lse, heads),
+        LseOrder::SequencesHeadsTokens { q_tokens } => of_sequences(lse, q_tokens * heads, heads),
     }
 }
 
@@ -23,7 +25,13 @@ pub fn from_order(order: LseOrder, heads: usize, lse: &[f32]) -> Vec<f32> {
     match order {
         LseOrder::TokensHeads => lse.to_vec(),
         LseOrder::HeadsTokens => transposed(lse, lse.len().checked_div(heads).unwrap_or_default()),
+        LseOrder::SequencesHeadsTokens { q_tokens } => of_sequences(lse, q_tokens * heads, q_tokens),
     }
+}
+
+/// Each sequence, of so many elements, by itself.
+fn of_sequences(lse: &[f32], elements: usize, columns: usize) -> Vec<f32> {
+    lse.chunks(elements.max(1)).flat_map(|sequence| transposed(sequence, columns)).collect()
 }
 
 /// Of rows of so many columns.

@@ -7,6 +7,7 @@ pub mod golden;
 pub mod kv_append;
 mod lse;
 pub mod merge_states;
+mod packed;
 pub mod prefill;
 pub mod rope;
 pub mod shapes;
@@ -50,6 +51,8 @@ pub fn smoke() -> Cases {
         ..MlaDecodeCase::new(if instance.fp8_cache { KvFormat::Fp8 } else { KvFormat::Bf16 }, vec![150; 2])
     };
     let mut cases = boxed(MLA_INSTANCES.iter().map(decode));
+    let packed = MlaDecodeCase::new(KvFormat::Bf16, vec![150, 70, 3]).packed(vec![2, 0, 1]);
+    cases.extend(boxed([MlaDecodeCase { split_keys: Some(64), ..packed }]));
     cases.extend(boxed(kv_append::FORMATS.map(|format| KvAppendCase::new(format, 9))));
     cases.extend(boxed([RopeCase::new(5, 3, 90)]));
     cases.extend(boxed([Side::Query, Side::Output].map(|side| AbsorbCase::new(side, 70, 2))));
@@ -69,6 +72,7 @@ pub fn timed(extent: Extent) -> Cases {
         Extent::Reduced => (small_shapes().into(), &[1, 5], 4),
     };
     let mut cases = boxed(timed_steps(&shapes));
+    cases.extend(boxed([timed_packed(extent)]));
     cases.extend(boxed(timed_prefill(extent)));
     cases.extend(tokens.iter().flat_map(|&tokens| timed_around(tokens, heads)));
     cases
@@ -113,10 +117,15 @@ fn layer_decode(extent: Extent, seed: u64) -> Vec<MlaDecodeCase> {
         ..MlaDecodeCase::new(format, lengths.clone())
     };
     let cases = [(AttentionClass::Uniform, 1), (AttentionClass::OneKey, 2), (AttentionClass::Normal, 2)];
-    [KvFormat::Bf16, KvFormat::Fp8]
-        .into_iter()
-        .flat_map(|format| cases.map(|case| of(format, case)))
-        .collect()
+    let formats = [KvFormat::Bf16, KvFormat::Fp8].into_iter();
+    // As after a step of speculation: some sequences have drafts, one is done.
+    let tokens = [2, 1, 0, 2, 1];
+    let packed = |case: MlaDecodeCase| {
+        let tokens = (0..case.lengths.len()).map(|sequence| tokens[sequence % tokens.len()]).collect();
+        case.packed(tokens)
+    };
+    let packed = formats.clone().map(|format| packed(of(format, cases[2])));
+    formats.flat_map(|format| cases.map(|case| of(format, case))).chain(packed).collect()
 }
 
 /// A prompt, the last part of one, and tokens without keys: the mean of equal weights, one key that counts alone, and ordinary
@@ -180,6 +189,16 @@ fn timed_steps(shapes: &[MlaShape]) -> Vec<MlaDecodeCase> {
     [KvFormat::Bf16, KvFormat::Fp8].into_iter().flat_map(of).collect()
 }
 
+/// Speculation, of whose drafts some are left: from one query token to four.
+fn timed_packed(extent: Extent) -> MlaDecodeCase {
+    let (batch, keys) = match extent {
+        Extent::Full => (64, 4096),
+        Extent::Reduced => (3, 100),
+    };
+    let case = MlaDecodeCase { causal: true, ..timed_decode(KvFormat::Bf16, vec![keys; batch]) };
+    case.packed((0..batch).map(|sequence| 1 + sequence % 4).collect())
+}
+
 /// One query token of 128 heads, the splits that suit an H100 best, and normal data in repeated rows.
 pub fn timed_decode(format: KvFormat, lengths: Vec<usize>) -> MlaDecodeCase {
     MlaDecodeCase { heads: 128, split_keys: None, repeated: true, ..MlaDecodeCase::new(format, lengths) }
@@ -237,6 +256,7 @@ pub fn faults() -> Vec<Fault> {
         absorb::FAULTS,
         decode::FAULTS,
         decode::ORDER_FAULTS,
+        decode::PACKED_FAULTS,
         kv_append::FAULTS,
         merge_states::FAULTS,
         prefill::FAULTS,

@@ -93,9 +93,12 @@ fn pages(format: KvFormat, heads: usize) -> Vec<Changed> {
 
 /// With lse in the other order, split and not.
 fn heads_tokens() -> Vec<Changed> {
-    let case = MlaDecodeCase::new(KvFormat::Bf16, vec![100, 300]);
-    let case = MlaDecodeCase { lse_order: LseOrder::HeadsTokens, heads: 3, q_tokens: 2, ..case };
-    vec![changed(case.problem().expect("inputs"))]
+    let of = |lse_order| {
+        let case = MlaDecodeCase::new(KvFormat::Bf16, vec![100, 300]);
+        let case = MlaDecodeCase { lse_order, heads: 3, q_tokens: 2, ..case };
+        changed(case.problem().expect("inputs"))
+    };
+    [LseOrder::HeadsTokens, LseOrder::SequencesHeadsTokens { q_tokens: 2 }].map(of).into()
 }
 
 faults! {
@@ -121,7 +124,7 @@ faults! {
         "causal ? q_tokens - 1 - token : 0" => "causal ? token : 0", ["elements are wrong"];
     mask_of_the_other_row: BF16, "rows.visible[i % 4 / 2]" => "rows.visible[1 - i % 4 / 2]", ["elements are wrong"];
     mask_one_key_late: BF16, "i % 2 >= rows.visible" => "i % 2 > rows.visible", ["elements are wrong"];
-    row_of_another_token: BF16, "row / params.heads" => "(row + 1) / params.heads", ["elements are wrong"];
+    row_of_another_token: BF16, "row < work.rows ? row / params.heads" => "row < work.rows ? (row + 1) / params.heads", ["elements are wrong"];
     left_values_past_the_end_stay: BF16,
         "clear_values(smem, stage, 0, work.keys(j));" => "", ["elements are wrong"];
     right_values_past_the_end_stay: BF16,
@@ -197,22 +200,20 @@ faults! {
     // Softmax.
     lse_in_base_two: BF16, "ptx::lg2_approx(l)) * kLn2" => "ptx::lg2_approx(l))", ["lse: "];
     lse_of_rows_instead_of_tokens: BF16,
-        "work.sequence * params.rows + row, params.heads" => "work.sequence * params.rows + row, params.rows",
-        ["lse: ", "outside", "race"];
+        "row / params.heads, row % params.heads" => "row / params.rows, row % params.rows",
+        ["lse: ", "outside", "race", "written"];
     combined_lse_of_rows_instead_of_tokens: BF16,
-        "strided(row, params.heads" => "strided(row, params.rows",
-        ["lse: ", "outside", "race"];
+        "of_sequence / params.heads, of_sequence % params.heads" => "of_sequence / params.rows, of_sequence % params.rows",
+        ["lse: ", "outside", "race", "written"];
     lse_without_its_pitch: BF16,
-        "void store_rows ... params.heads, params.lse_token_stride" => "params.heads, params.heads",
+        "token / strides.group_tokens * strides.group" => "token / strides.group_tokens * 21",
         ["lse: ", "around lse", "race", "not ordered"];
-    combined_lse_without_its_pitch: BF16,
-        "strided(row, params.heads, params.lse_token_stride" => "strided(row, params.heads, params.heads",
-        ["lse: ", "around lse", "race", "not ordered"];
-    heads_of_lse_side_by_side: ORDER,
-        "void store_rows ... params.lse_head_stride" => "1", ["lse: ", "not ordered", "outside"];
-    combined_heads_of_lse_side_by_side: ORDER,
-        "void combine_row ... params.lse_head_stride" => "1",
-        ["lse: ", "not ordered", "outside"];
+    heads_of_lse_side_by_side: ORDER, "head * strides.head" => "head", ["lse: ", "not ordered", "outside", "race"];
+    sequences_of_lse_side_by_side: ORDER,
+        "token / strides.group_tokens * strides.group" => "token / strides.group_tokens * strides.group_tokens",
+        ["lse: ", "not ordered", "race"];
+    tokens_of_lse_in_one_place: ORDER,
+        "+ token % strides.group_tokens * strides.token" => "", ["lse: ", "not ordered", "race"];
     nan_for_rows_without_keys: BF16, "m == kMlaNoKey ? 0.0f : m" => "m", ["elements are wrong"];
     max_of_half_a_row: BF16, "ptx::max_f32(greatest, ptx::shfl_xor(greatest, 2))" => "greatest", ["elements are wrong"];
     sum_of_half_a_row: BF16, "pair + ptx::shfl_xor(pair, 2)" => "pair", ["elements are wrong"];
@@ -294,7 +295,6 @@ faults! {
         "score(rS, smem, kv);" => "smem.q_pipeline().release({}); score(rS, smem, kv);",
         ["q_full", "in flight", "not ordered"];
     queries_never_given_back: BF16, "smem.q_pipeline().release({});" => "", ["waits for q_empty"];
-    output_given_back_while_it_is_copied: BF16, "ptx::bulk_wait_group_read<0>();" => "", ["TMA store"];
     output_given_back_before_it_is_there: BF16,
         "store_out(params, smem, work, half, kv, rO); release_keys(smem, kv.stage, values);"
             => "release_keys(smem, kv.stage, values); store_out(params, smem, work, half, kv, rO);",
@@ -303,18 +303,12 @@ faults! {
         "store_part<Config>(params" => "return; store_part<Config>(params",
         "} else { release_keys(smem, kv.stage, values);" => "} else { store_part<Config>(params, work, part, half, rO);",
         ["waits for kv_empty"];
-    zeros_without_a_fence: BF16,
-        "void store_zeros ... warpgroup_fence_async(0);" => "warpgroup_sync(0);", ["fence.proxy.async"];
-    zeros_overwritten_before_they_are_read: BF16,
-        "smem.p(), 0, 0, Config::kRopeTile); warpgroup_sync(0);" => "smem.p(), 0, 0, Config::kRopeTile);",
-        ["not ordered", "TMA store"];
-    half_of_the_zeros: BF16,
-        "smem.p(), 0, 0, Config::kRopeTile" => "smem.p(), 0, 0, Config::kHalfTiles", ["elements are wrong"];
-    output_without_a_fence: BF16,
-        "void store_out ... warpgroup_fence_async(half);" => "warpgroup_sync(half);", ["fence.proxy.async"];
-    output_copied_before_all_have_written: BF16,
-        "void store_out ... warpgroup_fence_async(half);" => "ptx::fence_proxy_async_shared();",
-        ["not ordered", "TMA store"];
+    half_of_the_zeros: BF16, "MLA_LATENT * 2 / 16;" => "MLA_LATENT / 16;", ["elements are wrong", "written"];
+    output_without_a_fence: BF16, "void store_out ... ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
+    output_copied_before_all_lanes_have_written: BF16,
+        "void copy_fragment_rows ... ptx::syncwarp();" => "", ["not ordered"];
+    output_of_another_piece: BF16,
+        "gRow + byte / 2" => "gRow + (byte ^ 16) / 2", ["elements are wrong"];
     cluster_keys_of_one_half_twice: CLUSTER,
         "ptx::cluster_rank() * kOwnKeys<Config>" => "0", ["in flight", "kv_full"];
     cluster_released_to_one_producer_only: CLUSTER, "if (lane < Cluster)" => "if (lane < 1)", ["kv_empty"];
@@ -331,7 +325,7 @@ faults! {
         "indices.words_per_index - 1" => "1", ["outside"];
     bad_page_goes_unreported: BF16, "report_fault(params.error_words, FAULT_PAGE_ID)" => "(void)0", ["got one of sequences"];
     rows_past_the_last_are_stored: BF16,
-        "if (row >= params.rows) continue;" => "", ["elements are wrong", "outside", "out of bounds", "race"];
+        "void store_part ... if (row >= work.rows) continue;" => "", ["elements are wrong", "outside", "out of bounds", "race"];
     output_not_divided: BF16, "l == 0.0f ? 0.0f : 1.0f / l" => "l == 0.0f ? 0.0f : 1.0f", ["elements are wrong"];
     part_in_the_wrong_columns: BF16,
         "kHalfColumns + fragment_column(thread)" => "kHalfColumns + fragment_column(thread + 1)",
@@ -346,7 +340,7 @@ faults! {
     codes_without_a_fence: FP8, "void store_codes ... ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
     codes_past_the_end_stay: FP8,
         "MlaPlace place_of ... if (key >= work.length) return {params.pages, 0};" => "", ["elements are wrong"];
-    codes_over_left_values: FP8, "void load_fp8 ... await_free(smem, kv, kLeftValues);" => "", ["not ordered"];
+    codes_over_left_values: FP8, "void load_fp8 ... await_free(smem, kv, kLeftValues);" => "", ["not ordered", "nothing has written"];
     codes_over_right_values: FP8, "void load_fp8 ... await_free(smem, kv, kRightValues);" => "", ["not ordered"];
     position_of_a_wrong_byte: FP8, "kKvFp8Rope, key" => "kKvFp8Rope - 16, key", ["elements are wrong"];
     bad_page_is_read: FP8, "wanted && page < params.pages" => "wanted", ["outside", "out of bounds", "race"];

@@ -1,7 +1,9 @@
 //! MLA decode: sequences in a cache with pages in no order, whatever is nobody's key poisoned.
 
 mod faults;
+mod judge;
 mod order_faults;
+mod packed_faults;
 mod problem;
 mod run;
 mod traced;
@@ -18,6 +20,7 @@ use rand::{RngExt, SeedableRng};
 
 pub use faults::FAULTS;
 pub use order_faults::FAULTS as ORDER_FAULTS;
+pub use packed_faults::FAULTS as PACKED_FAULTS;
 pub use problem::{MlaDecodeProblem, STALE_PAGE};
 pub use run::{MlaDecodeOperands, MlaDecodePlan, MlaDecodeRun};
 pub use traced::traced;
@@ -44,8 +47,10 @@ pub struct MlaDecodeCase {
     pub format: KvFormat,
     /// Keys of each sequence.
     pub lengths: Vec<usize>,
-    /// Query tokens of each sequence.
+    /// Query tokens of each sequence, or most of one.
     pub q_tokens: usize,
+    /// Query tokens of each sequence, if not all have `q_tokens`.
+    pub packed: Option<Vec<usize>>,
     pub heads: usize,
     /// Query tokens see the keys up to themselves only.
     pub causal: bool,
@@ -69,6 +74,9 @@ pub struct MlaDecodeCase {
     pub seed: u64,
 }
 
+/// Packed query tokens before the first sequence, and behind the last.
+const SPARE: (usize, usize) = (1, 2);
+
 /// Queries and rows that differ, where the others repeat them. A prime, so that no two pages near each other are alike.
 pub const DRAWN: usize = 4099;
 
@@ -79,6 +87,7 @@ impl MlaDecodeCase {
             format,
             lengths,
             q_tokens: 1,
+            packed: None,
             heads: 16,
             causal: false,
             page_size: Some(64),
@@ -95,9 +104,26 @@ impl MlaDecodeCase {
         }
     }
 
-    /// Rows of Q of a sequence.
-    pub fn rows(&self) -> usize {
-        self.q_tokens * self.heads
+    /// With so many query tokens of each sequence.
+    #[must_use]
+    pub fn packed(self, tokens: Vec<usize>) -> Self {
+        Self { q_tokens: tokens.iter().copied().max().unwrap_or(1).max(1), packed: Some(tokens), ..self }
+    }
+
+    /// Query tokens of a sequence.
+    fn tokens(&self, sequence: usize) -> usize {
+        self.packed.as_ref().map_or(self.q_tokens, |tokens| tokens[sequence])
+    }
+
+    /// Query tokens that there are.
+    fn all_tokens(&self) -> usize {
+        let of_sequences = (0..self.lengths.len()).map(|sequence| self.tokens(sequence)).sum();
+        if self.packed.is_some() { SPARE.0 + of_sequences + SPARE.1 } else { of_sequences }
+    }
+
+    /// Rows of Q of all sequences, in order.
+    fn rows(&self) -> impl Iterator<Item = usize> {
+        (0..self.lengths.len()).map(|sequence| self.tokens(sequence) * self.heads)
     }
 
     fn longest(&self) -> usize {
@@ -105,7 +131,7 @@ impl MlaDecodeCase {
     }
 
     /// What the plan is of. Unless rows repeat, a column of the page table and some pages are nobody's, and the end of a
-    /// contiguous cache is no multiple of 64.
+    /// contiguous cache is no multiple of 64. Of packed query tokens the first ones and the last are nobody's.
     pub fn spec(&self) -> MlaDecodeSpec {
         let Self { format, q_tokens, heads, causal, lse_order, empty_lse, .. } = *self;
         let (batch, longest) = (self.lengths.len(), self.longest());
@@ -123,6 +149,7 @@ impl MlaDecodeCase {
         };
         let spec = MlaDecodeSpec::new(batch, heads, format, paging, SOFTMAX_SCALE)
             .q_tokens(q_tokens)
+            .packed_tokens(self.packed.as_ref().map(|_| self.all_tokens()))
             .causal(causal)
             .lse_order(lse_order)
             .empty_lse(empty_lse);
@@ -167,8 +194,9 @@ impl Case for MlaDecodeCase {
 
     /// Query tokens, heads, and the keys of each sequence.
     fn shape(&self) -> String {
-        let lengths: Vec<String> = self.lengths.iter().map(ToString::to_string).collect();
-        format!("{} x {} x {}", self.q_tokens, self.heads, lengths.join("+"))
+        let joined = |counts: &[usize]| counts.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
+        let tokens = self.packed.as_ref().map_or(self.q_tokens.to_string(), |tokens| joined(tokens));
+        format!("{tokens} x {} x {}", self.heads, joined(&self.lengths))
     }
 
     /// Several query tokens are causal unless it says that they are not.
@@ -184,7 +212,8 @@ impl Case for MlaDecodeCase {
             _ => "",
         };
         let (cluster, split) = (cluster.unwrap_or_default(), split.unwrap_or_default());
-        format!("b{}q{q_tokens}{keys}h{heads}{cluster}{split}{mask}", lengths.len())
+        let packed = if self.packed.is_some() { "_packed" } else { "" };
+        format!("b{}q{q_tokens}{keys}h{heads}{cluster}{split}{mask}{packed}", lengths.len())
     }
 
     fn data(&self) -> String {
@@ -194,9 +223,10 @@ impl Case for MlaDecodeCase {
     /// As all count who publish such numbers: hidden keys of a causal mask included, every key moved once.
     fn work(&self) -> Work {
         let keys: usize = self.lengths.iter().sum();
-        let queries = self.lengths.len() * self.rows();
+        let queries: usize = self.rows().sum();
+        let pairs: usize = self.rows().zip(&self.lengths).map(|(rows, keys)| rows * keys).sum();
         Work {
-            flops: (2 * self.rows() * keys * (KEY + LATENT)) as u64,
+            flops: (2 * pairs * (KEY + LATENT)) as u64,
             bytes: (2 * queries * (KEY + LATENT) + keys * self.format.row_bytes()) as u64,
         }
     }

@@ -14,6 +14,7 @@ use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, IndexOperand, Memory, Operand, Output};
 use crate::mla::cache::CacheOperand;
 use crate::mla::lse::{from_order, lse_shape};
+use crate::mla::packed::written;
 use crate::mla::{KEY, LATENT};
 
 /// A step on a device.
@@ -33,6 +34,7 @@ pub struct MlaDecodePlan {
 
 pub struct MlaDecodeOperands {
     lengths: IndexOperand,
+    q_offsets: Option<IndexOperand>,
     tables: Operand<u32>,
     q: Operand<bf16>,
     cache: CacheOperand,
@@ -62,7 +64,7 @@ impl MlaDecodeRun {
     pub fn new(problem: Arc<MlaDecodeProblem>, arena: &mut Arena<'_>) -> Result<Self> {
         let MlaDecodeProblem { case, spec, .. } = &*problem;
         let decode = case.plan(arena.device(), *spec)?;
-        let tokens = spec.batch * spec.q_tokens;
+        let tokens = problem.tokens();
         let (rows, aligned) = (tokens * spec.heads, Align(16));
         let (pages, page_size, columns) = match spec.paging {
             KvPaging::Paged { pages, page_size, pages_per_sequence } => {
@@ -71,8 +73,11 @@ impl MlaDecodeRun {
             KvPaging::Contiguous { capacity } => (spec.batch, capacity, None),
         };
         let together = if case.pages_apart { page_size } else { 1 };
+        let offsets = |offsets: &Vec<i32>| arena.indices(offsets, (1, spec.batch + 1));
+        let q_offsets = problem.q_offsets.as_ref().map(offsets).transpose()?;
         let table = |columns| arena.indices(&problem.table, (spec.batch, columns));
         let operands = MlaDecodeOperands {
+            q_offsets,
             page_table: columns.map(table).transpose()?,
             lengths: arena.indices(&problem.lengths, (1, spec.batch))?,
             tables: arena.output((1, decode.tables()), Align(8))?,
@@ -91,7 +96,8 @@ impl MlaDecodeRun {
     fn alone(&self) -> Result<Check> {
         let together = self.outputs()?;
         let mut failure = None;
-        for sequence in 0..self.problem.spec.batch {
+        let asked = |&sequence: &usize| !self.problem.queries(sequence).is_empty();
+        for sequence in (0..self.problem.spec.batch).filter(asked) {
             let alone = Arc::new(self.problem.only(sequence));
             let mut run = Self::new(alone.clone(), &mut Arena::new(&self.device, self.memory))?;
             run.launch(self.device.stream()?)?;
@@ -111,7 +117,11 @@ impl MlaDecodeOperands {
     /// None.
     pub fn args(&mut self) -> Result<MlaDecodeArgs<'_>, Error> {
         Ok(MlaDecodeArgs {
-            schedule: MlaScheduleArgs { lengths: self.lengths.indices()?, tables: self.tables.vector_mut()? },
+            schedule: MlaScheduleArgs {
+                lengths: self.lengths.indices()?,
+                q_offsets: self.q_offsets.as_ref().map(IndexOperand::indices).transpose()?,
+                tables: self.tables.vector_mut()?,
+            },
             attend: MlaAttendArgs {
                 q: self.q.matrix()?,
                 cache: self.cache.view()?,
@@ -156,7 +166,11 @@ impl Prepared for MlaDecodeRun {
         if scrutiny == Scrutiny::Thorough && runs_emulated(&self.device) {
             checks.extend(self.problem.judge_bits(&out_values, &lse_values, Approximations::ROUNDED)?);
         }
-        checks.push(out.written("out")?.and(lse.written("lse")?));
+        let tokens = self.problem.tokens();
+        let ranges: Vec<_> = (0..spec.batch).map(|sequence| self.problem.queries(sequence)).collect();
+        let written =
+            written("out", &out_values, tokens, &ranges).and(written("lse", &lse_values, tokens, &ranges));
+        checks.push(written.and(out.guarded("out")?).and(lse.guarded("lse")?));
         checks.push(tables.guarded("tables")?.and(scratch.guarded("the scratch")?));
         if self.problem.case.alone && scrutiny == Scrutiny::Thorough {
             checks.push(self.alone()?);

@@ -18,7 +18,7 @@ fn rejecting(
     let (mut out, mut lse) = (run.operands.out.values().unwrap(), run.operands.lse.values().unwrap());
     change(&mut out, &mut lse);
     let mut arena = Arena::new(&device, memory);
-    let shape = (case.lengths.len() * case.rows(), LATENT);
+    let shape = (case.lengths.len() * case.q_tokens * case.heads, LATENT);
     run.operands.out = arena.in_out(&out, shape, Align(16)).unwrap();
     let shape = (case.lengths.len() * case.q_tokens, case.heads);
     run.operands.lse = arena.in_out(&lse, shape, Align(4)).unwrap();

@@ -31,9 +31,9 @@ fn merge() -> Vec<Changed> {
             problems.push(problem);
         }
     }
-    let order =
-        MergeStatesCase { columns: 128, lse_order: LseOrder::HeadsTokens, ..MergeStatesCase::new(23, 3) };
-    problems.push(drawn(order));
+    for lse_order in [LseOrder::HeadsTokens, LseOrder::SequencesHeadsTokens { q_tokens: 4 }] {
+        problems.push(drawn(MergeStatesCase { columns: 128, lse_order, ..MergeStatesCase::new(24, 3) }));
+    }
     let changed = |problem: MergeStatesProblem| -> Changed { (Box::new(problem.case), Arc::new(problem)) };
     problems.into_iter().map(changed).collect()
 }
@@ -63,21 +63,17 @@ faults! {
     lse_never_written: MERGE, "if (column != 0) return;" => "return;", ["lse["];
     half_of_an_fp32_piece: MERGE, "i < kPieceElements * bytes" => "i < 16", ["o["];
     pairs_exchanged: MERGE, "ptx::cvt_bf16x2(x[1], x[0])" => "ptx::cvt_bf16x2(x[0], x[1])", ["o["];
-    lse_without_its_pitch: MERGE,
-        "params.heads, part.lse_token_stride" => "params.heads, params.heads", ["lse[", "o["];
-    lse_at_the_pitch_of_the_other_part: MERGE,
-        "params.heads, part.lse_token_stride" => "params.heads, params.part[0].lse_token_stride", ["lse[", "o[", "outside"];
-    heads_of_lse_side_by_side: MERGE,
-        "part.lse_token_stride, part.lse_head_stride" => "part.lse_token_stride, 1", ["lse[", "o["];
-    merged_heads_of_lse_side_by_side: MERGE,
-        "params.out_lse_token_stride, params.out_lse_head_stride" => "params.out_lse_token_stride, 1",
-        ["lse[", "not ordered"];
+    lse_at_the_strides_of_the_other_part: MERGE,
+        "lse_element(part.lse_strides" => "lse_element(params.part[0].lse_strides", ["lse[", "o[", "outside"];
+    merged_lse_at_the_strides_of_a_part: MERGE,
+        "lse_element(params.out_lse_strides" => "lse_element(params.part[0].lse_strides", ["lse[", "outside", "not ordered"];
+    lse_of_the_next_head: MERGE,
+        "row / params.heads, row % params.heads)); return" => "row / params.heads, (row + 1) % params.heads)); return",
+        ["lse[", "o["];
+    merged_lse_of_the_next_head: MERGE,
+        "row / params.heads, row % params.heads), lse)" => "row / params.heads, (row + 1) % params.heads), lse)",
+        ["lse["];
     columns_of_latents: MERGE, "params.columns / kPieceElements" => "MLA_LATENT / kPieceElements", ["not ordered", "outside"];
-    merged_lse_without_its_pitch: MERGE,
-        "params.heads, params.out_lse_token_stride" => "params.heads, params.heads", ["lse[", "not ordered"];
-    merged_lse_at_the_pitch_of_a_part: MERGE,
-        "params.heads, params.out_lse_token_stride" => "params.heads, params.part[0].lse_token_stride",
-        ["lse[", "outside"];
     wrong_half: MERGE, "x > 0.5f" => "x > 0.75f", ["lse["];
     term_left_out: MERGE, "r = ptx::fma_rn(r, z, 0x1.555556p-1f);" => "", ["lse["];
     logarithm_of_the_half: MERGE, "halved ? kLn2 + log : log" => "log", ["lse["];
