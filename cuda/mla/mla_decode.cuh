@@ -126,13 +126,13 @@ PTX_DEVICE MlaRows start_rows(const MlaDecodeParams& params, const MlaWork& work
   return rows;
 }
 
-// rS, the scores of block `j`, become weights; returns what earlier sums are worth now.
+// rS, the scores of block `j`, become weights; returns what earlier sums are worth now. The upper of a thread's rows sees no
+// more keys than the lower one.
 template <class Config>
 PTX_DEVICE void softmax(float (&rS)[Config::kScoreRegisters], const MlaDecodeParams& params, const MlaWork& work,
                         uint32_t j, MlaRows& rows, float (&rescale)[2]) {
   const uint32_t first_key = work.key(j);
-  const uint32_t all_see = visible_keys(work.length, 0, work.q_tokens, params.causal != 0);
-  if (first_key + Config::kBlockKeys > all_see) mask_scores(rS, rows, first_key);
+  if (first_key + Config::kBlockKeys > rows.visible[0]) mask_scores(rS, rows, first_key);
   softmax_block(rS, rows, params.scale_log2, rescale);
 }
 

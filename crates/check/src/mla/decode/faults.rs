@@ -116,8 +116,11 @@ faults! {
 
     // Which keys a row sees.
     no_tail_mask: BF16,
-        "if (first_key + Config::kBlockKeys > all_see)" => "",
+        "if (first_key + Config::kBlockKeys > rows.visible[0])" => "",
         "mask_scores(rS, rows, first_key);" => "",
+        ["elements are wrong"];
+    mask_where_the_lower_row_needs_one_alone: BF16,
+        "first_key + Config::kBlockKeys > rows.visible[0]" => "first_key + Config::kBlockKeys > rows.visible[1]",
         ["elements are wrong"];
     causal_off_by_one: BF16, "q_tokens - 1 - token : 0" => "q_tokens - token : 0", ["elements are wrong"];
     causal_aligned_to_the_top: BF16,
