@@ -3,7 +3,7 @@
 //   out[t, h] = sum over keys s of  p[t, h, s] * v[s, h]        p = softmax over s of  scale * q[t, h] . k[s, h]
 //
 //   q BF16 [tokens, heads, 192] · k BF16 [keys, heads, 128], and 64 more columns that heads may share · v BF16 [keys, heads, 128]
-//   out BF16 [tokens, heads, 128] · lse FP32 [tokens, heads], natural logarithm
+//   out BF16 [tokens, heads, 128] · lse FP32 [tokens, heads] by strides, natural logarithm
 //
 // Schedule (drawn in README.md): a CTA takes 128 tokens of one head, 64 a warpgroup, and the keys of their sequence, 128 at
 // a time, which a producer keeps in two rings, K's and V's. A warpgroup scores the next block before it weighs the values
@@ -23,6 +23,7 @@
 #include "hopper/tile/fragment.h"
 #include "hopper/tile/ring.h"
 #include "hopper/tile/swizzle.h"
+#include "mla/lse.h"
 #include "mla/mla_prefill_tile.cuh"
 #include "mla/mla_softmax.cuh"
 #include "mla/mla_state.cuh"
@@ -240,8 +241,8 @@ PTX_DEVICE void store_lse(const MlaPrefillParams& params, const MlaPrefillWork& 
     const uint32_t row = first_row + 8 * r;
     if (ptx::thread_idx() % 4 != 0 || row >= work.rows) continue;
     if (l[r] == 0.0f && rows.visible[r] != 0) report_fault(params.error_words, FAULT_NONFINITE_SCORE);
-    const uint64_t token = work.row + row;
-    ptx::stg_f32(params.lse + token * params.lse_pitch + work.head, log_sum_exp(rows.m[r], l[r], params.empty_lse));
+    const uint64_t at = lse_element(params.lse_strides, work.row + row, work.head);
+    ptx::stg_f32(params.lse + at, log_sum_exp(rows.m[r], l[r], params.empty_lse));
   }
 }
 

@@ -93,9 +93,10 @@ typedef struct MlaPrefillParams {
   Indices q_offsets;     // [batch + 1], the first token of every sequence, and where the last one ends
   Indices k_offsets;     // [batch + 1], the same of keys
   uint16_t* out;         // BF16 [tokens, heads, 128] by its strides
-  float* lse;            // FP32 [tokens, heads], natural logarithm
+  float* lse;            // FP32 [tokens, heads] by its strides, natural logarithm
+  LseStrides lse_strides;
   uint32_t* error_words;  // [FAULT_KINDS]
-  uint64_t out_token_stride, out_head_stride, lse_pitch;
+  uint64_t out_token_stride, out_head_stride;  // elements
   uint32_t batch;
   uint32_t tokens, keys;  // of all sequences: there are so many rows
   uint32_t heads;

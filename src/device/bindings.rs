@@ -1493,10 +1493,10 @@ pub struct MlaPrefillParams {
     pub k_offsets: Indices,
     pub out: *mut u16,
     pub lse: *mut f32,
+    pub lse_strides: LseStrides,
     pub error_words: *mut u32,
     pub out_token_stride: u64,
     pub out_head_stride: u64,
-    pub lse_pitch: u64,
     pub batch: u32,
     pub tokens: u32,
     pub keys: u32,
@@ -1506,7 +1506,7 @@ pub struct MlaPrefillParams {
     pub causal: u32,
     pub scale_log2: f32,
     pub empty_lse: f32,
-    pub __bindgen_padding_0: [u8; 124usize],
+    pub __bindgen_padding_0: [u8; 100usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1524,28 +1524,28 @@ const _: () = {
         [::core::mem::offset_of!(MlaPrefillParams, k_offsets) - 536usize];
     ["Offset of field: MlaPrefillParams::out"][::core::mem::offset_of!(MlaPrefillParams, out) - 560usize];
     ["Offset of field: MlaPrefillParams::lse"][::core::mem::offset_of!(MlaPrefillParams, lse) - 568usize];
+    ["Offset of field: MlaPrefillParams::lse_strides"]
+        [::core::mem::offset_of!(MlaPrefillParams, lse_strides) - 576usize];
     ["Offset of field: MlaPrefillParams::error_words"]
-        [::core::mem::offset_of!(MlaPrefillParams, error_words) - 576usize];
+        [::core::mem::offset_of!(MlaPrefillParams, error_words) - 608usize];
     ["Offset of field: MlaPrefillParams::out_token_stride"]
-        [::core::mem::offset_of!(MlaPrefillParams, out_token_stride) - 584usize];
+        [::core::mem::offset_of!(MlaPrefillParams, out_token_stride) - 616usize];
     ["Offset of field: MlaPrefillParams::out_head_stride"]
-        [::core::mem::offset_of!(MlaPrefillParams, out_head_stride) - 592usize];
-    ["Offset of field: MlaPrefillParams::lse_pitch"]
-        [::core::mem::offset_of!(MlaPrefillParams, lse_pitch) - 600usize];
-    ["Offset of field: MlaPrefillParams::batch"][::core::mem::offset_of!(MlaPrefillParams, batch) - 608usize];
+        [::core::mem::offset_of!(MlaPrefillParams, out_head_stride) - 624usize];
+    ["Offset of field: MlaPrefillParams::batch"][::core::mem::offset_of!(MlaPrefillParams, batch) - 632usize];
     ["Offset of field: MlaPrefillParams::tokens"]
-        [::core::mem::offset_of!(MlaPrefillParams, tokens) - 612usize];
-    ["Offset of field: MlaPrefillParams::keys"][::core::mem::offset_of!(MlaPrefillParams, keys) - 616usize];
-    ["Offset of field: MlaPrefillParams::heads"][::core::mem::offset_of!(MlaPrefillParams, heads) - 620usize];
+        [::core::mem::offset_of!(MlaPrefillParams, tokens) - 636usize];
+    ["Offset of field: MlaPrefillParams::keys"][::core::mem::offset_of!(MlaPrefillParams, keys) - 640usize];
+    ["Offset of field: MlaPrefillParams::heads"][::core::mem::offset_of!(MlaPrefillParams, heads) - 644usize];
     ["Offset of field: MlaPrefillParams::k_pe_heads"]
-        [::core::mem::offset_of!(MlaPrefillParams, k_pe_heads) - 624usize];
-    ["Offset of field: MlaPrefillParams::tiles"][::core::mem::offset_of!(MlaPrefillParams, tiles) - 628usize];
+        [::core::mem::offset_of!(MlaPrefillParams, k_pe_heads) - 648usize];
+    ["Offset of field: MlaPrefillParams::tiles"][::core::mem::offset_of!(MlaPrefillParams, tiles) - 652usize];
     ["Offset of field: MlaPrefillParams::causal"]
-        [::core::mem::offset_of!(MlaPrefillParams, causal) - 632usize];
+        [::core::mem::offset_of!(MlaPrefillParams, causal) - 656usize];
     ["Offset of field: MlaPrefillParams::scale_log2"]
-        [::core::mem::offset_of!(MlaPrefillParams, scale_log2) - 636usize];
+        [::core::mem::offset_of!(MlaPrefillParams, scale_log2) - 660usize];
     ["Offset of field: MlaPrefillParams::empty_lse"]
-        [::core::mem::offset_of!(MlaPrefillParams, empty_lse) - 640usize];
+        [::core::mem::offset_of!(MlaPrefillParams, empty_lse) - 664usize];
 };
 impl Default for MlaPrefillParams {
     fn default() -> Self {

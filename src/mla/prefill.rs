@@ -9,6 +9,7 @@
 use super::cache::ROPE;
 use super::decode::{EmptyLse, MAX_HEADS};
 use super::heads::{Heads, HeadsMut};
+use super::lse::LseOrder;
 use crate::device::bindings::{MlaPrefillParams, TensorMap};
 use crate::device::{Device, Stream, TensorMaps};
 #[cfg(doc)]
@@ -47,6 +48,8 @@ pub struct MlaPrefillSpec {
     pub softmax_scale: f32,
     /// Query token t of n sees all keys of its sequence but the last `n - 1 - t`. The default.
     pub causal: bool,
+    /// How lse lies.
+    pub lse_order: LseOrder,
     /// What the LSE of a row without keys is. Its output is 0 either way.
     pub empty_lse: EmptyLse,
 }
@@ -61,6 +64,7 @@ impl MlaPrefillSpec {
             heads,
             softmax_scale,
             causal: true,
+            lse_order: LseOrder::TokensHeads,
             empty_lse: EmptyLse::NegativeInfinity,
         }
     }
@@ -80,11 +84,12 @@ impl MlaPrefillSpec {
         check_limit("batch", self.batch as u64, MAX_DIM)?;
         check_limit("tokens", self.tokens as u64, MAX_DIM)?;
         check_limit("keys", self.keys as u64, MAX_DIM)?;
+        self.lse_order.check(self.tokens)?;
         check_limit("tiles of queries", self.tiles().saturating_mul(self.heads) as u64, MAX_GRID)
     }
 }
 
-setters!(MlaPrefillSpec { causal: bool, empty_lse: EmptyLse });
+setters!(MlaPrefillSpec { causal: bool, lse_order: LseOrder, empty_lse: EmptyLse });
 
 /// Operands of a prefill. Addresses and strides of all but lse and the offsets are multiples of 16 bytes.
 #[derive(Debug)]
@@ -106,7 +111,7 @@ pub struct MlaPrefillArgs<'a> {
     pub k_offsets: Indices<'a>,
     /// `[tokens, heads, 128]`.
     pub out: HeadsMut<'a>,
-    /// `[tokens, heads]`: the natural logarithm of the sum of `e^score`.
+    /// `[tokens, heads]`, or in another order: the natural logarithm of the sum of `e^score`.
     pub lse: MatrixMut<'a, f32>,
 }
 
@@ -144,10 +149,9 @@ impl MlaPrefill {
     /// [`Error::Operand`]; then nothing was launched. Launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: MlaPrefillArgs<'_>) -> Result<()> {
         const ALIGN: u64 = 16;
-        let MlaPrefillSpec { batch, tokens, keys, heads, .. } = self.spec;
+        let MlaPrefillSpec { batch, tokens, keys, heads, lse_order, .. } = self.spec;
         let k_pe_heads = if args.k_pe.heads() == 1 { 1 } else { heads };
         let of_keys = |columns| [keys, heads, columns];
-        let lse = Layout::matrix("lse [tokens, heads]", [tokens, heads]);
 
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
         let q = args.q.read(&mut launch, "q", "[tokens, heads]", [tokens, heads, NOPE + ROPE], ALIGN)?;
@@ -161,7 +165,7 @@ impl MlaPrefill {
         let k_offsets = launch.indices(&args.k_offsets, k_offsets)?;
         let out = [tokens, heads, VALUE];
         let (out, out_head_stride) = args.out.write(&mut launch, "out", "[tokens, heads]", out, ALIGN)?;
-        let lse = launch.write(&mut args.lse, lse)?;
+        let lse = launch.write(&mut args.lse, lse_order.layout(tokens, heads))?;
         let params = MlaPrefillParams {
             map_q: self.map(q, NOPE + ROPE, heads, MLA_PREFILL_BLOCK_ROWS)?,
             map_k_nope: self.map(k_nope, NOPE, heads, MLA_PREFILL_BLOCK_KEYS)?,
@@ -174,7 +178,7 @@ impl MlaPrefill {
             error_words: launch.error_words(),
             out_token_stride: out.pitch(),
             out_head_stride,
-            lse_pitch: lse.pitch(),
+            lse_strides: lse_order.strides(&lse, heads),
             batch: batch as u32,
             tokens: tokens as u32,
             keys: keys as u32,

@@ -7,7 +7,7 @@ use check::devices::{FEW_MULTIPROCESSORS, devices, emulators, schedules};
 use check::memory::{Memory, Output};
 use check::mla::ROPE;
 use check::mla::prefill::{KeyLayout, MlaPrefillCase, MlaPrefillProblem, NOPE, QUERY, VALUE};
-use deepseek_kernels::mla::EmptyLse;
+use deepseek_kernels::mla::{EmptyLse, LseOrder};
 use deepseek_kernels::{Device, EmulatorOptions, bf16};
 use oracles::mla::AttentionClass;
 use proptest::prelude::*;
@@ -69,6 +69,19 @@ fn every_key_can_be_the_dominant_one() {
     for device in devices() {
         let case = full(&[(300, 290)]);
         pass(&MlaPrefillCase { class: AttentionClass::OneKey, layout: KeyLayout::Joined, ..case }, &device);
+    }
+}
+
+#[test]
+fn lse_in_every_order() {
+    // Tokens, with those that are nobody's, are a multiple of 13.
+    for device in devices() {
+        for lse_order in [LseOrder::HeadsTokens, LseOrder::SequencesHeadsTokens { q_tokens: 13 }] {
+            let case = MlaPrefillCase { heads: 3, ..case(&[(130, 200), (5, 0), (70, 70)]) };
+            pass(&MlaPrefillCase { lse_order, ..case }, &device);
+        }
+        let case = MlaPrefillCase { heads: 3, alone: true, ..case(&[(130, 200), (5, 0), (70, 70)]) };
+        pass(&MlaPrefillCase { lse_order: LseOrder::HeadsTokens, ..case }, &device);
     }
 }
 
@@ -296,12 +309,14 @@ proptest! {
         heads in 1_usize..=4,
         causal: bool,
         joined: bool,
+        by_heads: bool,
         class in 0..AttentionClass::ALL.len(),
         seed: u32,
     ) {
         let layout = if joined { KeyLayout::Joined } else { KeyLayout::Projected };
+        let lse_order = if by_heads { LseOrder::HeadsTokens } else { LseOrder::TokensHeads };
         let (class, seed) = (AttentionClass::ALL[class], u64::from(seed));
-        let case = MlaPrefillCase { heads, causal, layout, class, seed, ..case(&sequences) };
+        let case = MlaPrefillCase { heads, causal, layout, lse_order, class, seed, ..case(&sequences) };
         for device in devices() {
             pass_in(&case, &device, Memory::Poisoned(seed));
         }

@@ -537,15 +537,17 @@ fn prefill() -> Specs<MlaPrefillSpec> {
         heads: SIZES,
         softmax_scale: NUMBERS,
         causal: [false, true],
+        lse_order: lse_orders(),
         empty_lse: [EmptyLse::NegativeInfinity, EmptyLse::PositiveInfinity],
     }
 }
 
 /// Of the case's sequences, unless there are others.
 fn prefill_problem(spec: MlaPrefillSpec) -> Option<Arc<dyn Problem>> {
-    let MlaPrefillSpec { heads, causal, empty_lse, .. } = spec;
+    let MlaPrefillSpec { heads, causal, lse_order, empty_lse, .. } = spec;
     let case = MlaPrefillCase::new(vec![(9, 70), (3, 3)]);
-    let case = MlaPrefillCase { heads, causal, empty_lse, class: AttentionClass::Positive, ..case };
+    let case =
+        MlaPrefillCase { heads, causal, lse_order, empty_lse, class: AttentionClass::Positive, ..case };
     let expected = case.spec();
     if (spec.batch, spec.tokens, spec.keys) != (expected.batch, expected.tokens, expected.keys) {
         return None;

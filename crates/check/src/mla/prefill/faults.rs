@@ -4,12 +4,13 @@ use crate::mla::ROPE;
 use crate::mla::prefill::{KeyLayout, MlaPrefillCase, MlaPrefillProblem, NOPE, QUERY, VALUE};
 use crate::planted::{Changed, Trial, faults};
 use deepseek_kernels::bf16;
+use deepseek_kernels::mla::LseOrder;
 use oracles::mla::AttentionClass;
 use std::sync::Arc;
 
 /// Keys as they are projected.
 const PREFILL: Trial = Trial::Changed(|| prefills(KeyLayout::Projected));
-/// Keys that lie together.
+/// Keys that lie together, and lse in the other order.
 const JOINED: Trial = Trial::Changed(|| prefills(KeyLayout::Joined));
 /// Offsets of 64 bits.
 const WIDE: Trial = Trial::Wide(|| prefills(KeyLayout::Projected));
@@ -43,9 +44,13 @@ fn changed(problem: MlaPrefillProblem) -> Changed {
 /// Sequences without tokens or keys, several tiles and blocks, borders, more sequences than a warp has lanes, and offsets that
 /// are none.
 fn prefills(layout: KeyLayout) -> Vec<Changed> {
+    let lse_order = match layout {
+        KeyLayout::Projected => LseOrder::TokensHeads,
+        KeyLayout::Joined => LseOrder::HeadsTokens,
+    };
     let of = |sequences: &[(usize, usize)], causal| {
         let case = MlaPrefillCase::new(sequences.to_vec());
-        MlaPrefillCase { layout, causal, ..case }.problem().expect("inputs")
+        MlaPrefillCase { layout, lse_order, causal, ..case }.problem().expect("inputs")
     };
     let mut many = vec![(2, 3); 33];
     many.extend([(140, 140), (1, 130)]);
@@ -206,8 +211,13 @@ faults! {
         "ptx::thread_idx() % 4 != 0 || row >= work.rows" => "ptx::thread_idx() % 4 != 0",
         ["lse: ", "lse[", "written", "outside", "out of bounds", "race"];
     lse_without_its_pitch: PREFILL,
-        "token * params.lse_pitch + work.head" => "token * params.heads + work.head",
+        "lse_element(params.lse_strides, work.row + row, work.head)"
+            => "uint64_t{work.row + row} * params.heads + work.head",
         ["lse: ", "lse[", "around lse", "written", "race"];
+    lse_of_another_head: JOINED,
+        "work.row + row, work.head)" => "work.row + row, params.heads - 1 - work.head)", ["lse: ", "lse["];
+    lse_of_the_sequence_alone: JOINED,
+        "work.row + row, work.head)" => "row, work.head)", ["lse: ", "lse[", "written", "race", "not ordered"];
 
     // The order that is pinned.
     keys_from_the_last_on: ORDER,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::bindings::MlaPrefillParams;
-use deepseek_kernels::mla::{EmptyLse, MlaPrefillSpec};
+use deepseek_kernels::mla::{EmptyLse, LseOrder, MlaPrefillSpec};
 use deepseek_kernels::table::mla::MLA_PREFILL;
 use oracles::mla::AttentionClass;
 
@@ -44,6 +44,7 @@ pub struct MlaPrefillCase {
     /// Query tokens see the keys up to themselves only.
     pub causal: bool,
     pub layout: KeyLayout,
+    pub lse_order: LseOrder,
     pub empty_lse: EmptyLse,
     /// Every sequence runs alone too, and is to give the bits that it gives in the batch.
     pub alone: bool,
@@ -66,6 +67,7 @@ impl MlaPrefillCase {
             heads: 2,
             causal: true,
             layout: KeyLayout::Projected,
+            lse_order: LseOrder::TokensHeads,
             empty_lse: EmptyLse::NegativeInfinity,
             alone: false,
             class: AttentionClass::Normal,
@@ -95,6 +97,7 @@ impl MlaPrefillCase {
         let (tokens, keys) = (self.tokens() + SPARE.0, self.keys() + SPARE.1);
         MlaPrefillSpec::new(self.sequences.len(), tokens, keys, self.heads, SOFTMAX_SCALE)
             .causal(self.causal)
+            .lse_order(self.lse_order)
             .empty_lse(self.empty_lse)
     }
 }
@@ -169,7 +172,10 @@ fn traced_with(words_per_index: u32) -> Launch {
         .u64(offset_of!(MlaPrefillParams, error_words), region(4))
         .u64(offset_of!(MlaPrefillParams, out_token_stride), 2 * 136)
         .u64(offset_of!(MlaPrefillParams, out_head_stride), 136)
-        .u64(offset_of!(MlaPrefillParams, lse_pitch), 5)
+        .u64(offset_of!(MlaPrefillParams, lse_strides.group), 50)
+        .u64(offset_of!(MlaPrefillParams, lse_strides.token), 1)
+        .u64(offset_of!(MlaPrefillParams, lse_strides.head), 24)
+        .u32(offset_of!(MlaPrefillParams, lse_strides.group_tokens), 20)
         .u32(offset_of!(MlaPrefillParams, batch), 40)
         .u32(offset_of!(MlaPrefillParams, tokens), 240)
         .u32(offset_of!(MlaPrefillParams, keys), 230)

@@ -14,6 +14,7 @@ use crate::case::{Prepared, Problem, fault_if};
 use crate::data::rows_of;
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Arena, Output, Scalar};
+use crate::mla::lse::from_order;
 use crate::mla::{LATENT, ROPE, spread};
 
 /// Pairs of a query and a key of a head that are judged at most; of more, so many tokens of a sequence are, and three heads.
@@ -162,14 +163,15 @@ impl MlaPrefillProblem {
         (range(&self.q_offsets, self.spec.tokens), range(&self.k_offsets, self.spec.keys))
     }
 
-    /// The last `tokens` rows of a sequence's results: out, then lse.
-    pub fn part<'o>(&self, outputs: &'o [Output], sequence: usize, tokens: usize) -> Vec<&'o [u8]> {
+    /// The last `tokens` rows of a sequence's results: out, then the bits of lse, by tokens.
+    pub fn part<'o>(&self, outputs: &'o [Output], sequence: usize, tokens: usize) -> (&'o [u8], Vec<u32>) {
         let end = self.ranges(sequence).0.end;
-        let of = |output: &'o Output| {
-            let bytes = output.bytes.len() / self.spec.tokens;
-            &output.bytes[(end - tokens) * bytes..end * bytes]
-        };
-        outputs.iter().map(of).collect()
+        let [out, lse] = outputs else { panic!("out and lse") };
+        let (MlaPrefillSpec { heads, lse_order, .. }, bytes) =
+            (self.spec, out.bytes.len() / self.spec.tokens);
+        let lse = from_order(lse_order, heads, &lse.widened());
+        let lse = lse[(end - tokens) * heads..end * heads].iter().map(|x| x.to_bits()).collect();
+        (&out.bytes[(end - tokens) * bytes..end * bytes], lse)
     }
 
     /// One head of a sequence: queries, keys, values.

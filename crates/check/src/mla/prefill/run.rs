@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::mla::{Heads, HeadsMut, MlaPrefill, MlaPrefillArgs};
+use deepseek_kernels::mla::{Heads, HeadsMut, MlaPrefill, MlaPrefillArgs, MlaPrefillSpec};
 use deepseek_kernels::{DataFaults, Device, Error, Stream, bf16};
 use oracles::mla::Approximations;
 
@@ -13,6 +13,7 @@ use crate::devices::runs_emulated;
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, IndexOperand, Memory, Operand, Output, Scalar};
 use crate::mla::ROPE;
+use crate::mla::lse::{from_order, lse_shape};
 
 /// A prefill on a device.
 pub struct MlaPrefillRun {
@@ -110,20 +111,20 @@ impl MlaPrefillRun {
             q_offsets: arena.indices(&problem.q_offsets, offsets)?,
             k_offsets: arena.indices(&problem.k_offsets, offsets)?,
             out: arena.output((tokens, heads * VALUE), aligned)?,
-            lse: arena.output((tokens, heads), Align(4))?,
+            lse: arena.output(lse_shape(spec.lse_order, tokens, heads), Align(4))?,
         };
         let (device, memory) = (arena.device().clone(), arena.memory());
         Ok(Self { problem, device, memory, plan, operands })
     }
 
-    /// out and lse, whoever's rows they are.
+    /// out and lse, by tokens, whoever's they are.
     pub(super) fn results(&self) -> Result<(Vec<bf16>, Vec<f32>)> {
-        Ok((self.operands.out.values()?, self.operands.lse.values()?))
+        let MlaPrefillSpec { heads, lse_order, .. } = self.problem.spec;
+        Ok((self.operands.out.values()?, from_order(lse_order, heads, &self.operands.lse.values()?)))
     }
 
     /// What belongs to a sequence was written, and nothing else.
-    fn written<T: Scalar>(&self, name: &str, operand: &Operand<T>) -> Result<Check> {
-        let values = operand.values()?;
+    fn written<T: Scalar>(&self, name: &str, values: &[T], operand: &Operand<T>) -> Result<Check> {
         let columns = values.len() / self.problem.spec.tokens.max(1);
         let ranges: Vec<_> = (0..self.problem.spec.batch).map(|b| self.problem.ranges(b).0).collect();
         let wrong = values.iter().enumerate().position(|(i, value)| {
@@ -198,7 +199,7 @@ impl Prepared for MlaPrefillRun {
         let machine = (thorough && runs_emulated(&self.device)).then_some(Approximations::ROUNDED);
         let (out_values, lse_values) = self.results()?;
         let mut checks = self.problem.judge(&out_values, &lse_values, scrutiny, machine)?;
-        checks.push(self.written("out", out)?.and(self.written("lse", lse)?));
+        checks.push(self.written("out", &out_values, out)?.and(self.written("lse", &lse_values, lse)?));
         if self.problem.case.alone && thorough {
             checks.push(self.alone()?);
         }
