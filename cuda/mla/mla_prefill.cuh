@@ -2,10 +2,10 @@
 //
 //   out[t, h] = sum over keys s of  p[t, h, s] * v[s, h]        p = softmax over s of  scale * q[t, h] . k[s, h]
 //
-//   q BF16 [tokens, heads, 192] · k BF16 [keys, heads, 128], and 64 more columns that heads may share · v BF16 [keys, heads, 128]
-//   out BF16 [tokens, heads, 128] · lse FP32 [tokens, heads] by strides, natural logarithm
+//   q BF16 [tokens, heads, nope + 64] · k BF16 [keys, heads, nope], and 64 more columns that heads may share
+//   v BF16 [keys, heads, value] · out BF16 [tokens, heads, value] · lse FP32 [tokens, heads] by strides, natural logarithm
 //
-// Schedule (drawn in README.md): a CTA takes 128 tokens of one head, 64 a warpgroup, and the keys of their sequence, 128 at
+// Schedule (drawn in README.md): a CTA takes 128 tokens of one head, 64 a warpgroup, and the keys of their sequence, a block at
 // a time, which a producer keeps in two rings, K's and V's. A warpgroup scores the next block before it weighs the values
 // of this one, so that its softmax runs beside its own products. The order in which a row's keys are added up is fixed, and
 // its bits depend on its own sequence alone.
@@ -46,7 +46,7 @@ template <class Config>
 PTX_DEVICE void load_q(const MlaPrefillParams& params, MlaPrefillSmem<Config> smem, const MlaPrefillWork& work) {
   ptx::mbarrier_arrive_expect_tx(smem.q_full(), sizeof(MlaPrefillStorage<Config>::q));
 #pragma unroll
-  for (uint32_t tile = 0; tile < kPrefillKeyTiles; ++tile) {
+  for (uint32_t tile = 0; tile < kPrefillKeyTiles<Config>; ++tile) {
     ptx::tma_load_3d(params.map_q, smem.q(tile, 0), smem.q_full(), tile * kPrefillTileColumns, work.head, work.row);
   }
 }
@@ -55,7 +55,7 @@ PTX_DEVICE void load_q(const MlaPrefillParams& params, MlaPrefillSmem<Config> sm
 template <class Config>
 PTX_DEVICE void load_keys(const MlaPrefillParams& params, MlaPrefillSmem<Config> smem, uint32_t stage, uint32_t head,
                           uint32_t key) {
-  constexpr uint32_t kPosition = kPrefillKeyTiles - 1;
+  constexpr uint32_t kPosition = kPrefillKeyTiles<Config> - 1;
   const uint32_t full = smem.k_pipeline().full(stage);
   ptx::mbarrier_arrive_expect_tx(full, sizeof(MlaPrefillStorage<Config>::k[0]));
 #pragma unroll
@@ -72,7 +72,7 @@ PTX_DEVICE void load_values(const MlaPrefillParams& params, MlaPrefillSmem<Confi
   const uint32_t full = smem.v_pipeline().full(stage);
   ptx::mbarrier_arrive_expect_tx(full, sizeof(MlaPrefillStorage<Config>::v[0]));
 #pragma unroll
-  for (uint32_t tile = 0; tile < kPrefillValueTiles; ++tile) {
+  for (uint32_t tile = 0; tile < kPrefillValueTiles<Config>; ++tile) {
     ptx::tma_load_3d(params.map_v, smem.v(stage, tile), full, tile * kPrefillTileColumns, head, key);
   }
 }
@@ -102,13 +102,14 @@ PTX_DEVICE void load(const MlaPrefillParams& params, MlaPrefillSmem<Config> smem
 // Registers of a thread: of 64 rows x a block of keys, and of 64 rows x the columns of the output.
 template <class Config>
 constexpr int kPrefillScoreRegisters = Config::kBlockKeys / 2;
-constexpr int kPrefillOutRegisters = MLA_VALUE / 2;
+template <class Config>
+constexpr int kPrefillOutRegisters = Config::kValue / 2;
 
 // Weights of a block, as A of wgmma: 16 keys a step.
 template <class Config>
 using PrefillWeights = uint32_t[Config::kBlockKeys / 16][4];
 
-// rS <- sQ . sK^T, 192 columns in ascending order.
+// rS <- sQ . sK^T, the columns of a key in ascending order.
 template <class Config>
 PTX_DEVICE void score(float (&rS)[kPrefillScoreRegisters<Config>], MlaPrefillSmem<Config> smem, uint32_t half,
                       Ring<Config::kStages> k) {
@@ -116,7 +117,7 @@ PTX_DEVICE void score(float (&rS)[kPrefillScoreRegisters<Config>], MlaPrefillSme
   smem.k_pipeline().await_full(k);
   ptx::wgmma_fence();
 #pragma unroll
-  for (uint32_t tile = 0; tile < kPrefillKeyTiles; ++tile) {
+  for (uint32_t tile = 0; tile < kPrefillKeyTiles<Config>; ++tile) {
     const uint64_t desc_q = descriptor_k_major_128b(smem.q(tile, half));
     const uint64_t desc_k = descriptor_k_major_128b(smem.k(k.stage, tile));
 #pragma unroll
@@ -129,7 +130,7 @@ PTX_DEVICE void score(float (&rS)[kPrefillScoreRegisters<Config>], MlaPrefillSme
 
 // rO += rP . sV, which is there.
 template <class Config>
-PTX_DEVICE void weigh(float (&rO)[kPrefillOutRegisters], PrefillWeights<Config>& rP, MlaPrefillSmem<Config> smem,
+PTX_DEVICE void weigh(float (&rO)[kPrefillOutRegisters<Config>], PrefillWeights<Config>& rP, MlaPrefillSmem<Config> smem,
                       uint32_t stage) {
   const uint64_t desc_v = descriptor_mn_major_128b(smem.v(stage, 0), MlaPrefillStorage<Config>::kKeyTileBytes);
   ptx::wgmma_fence();
@@ -141,14 +142,18 @@ PTX_DEVICE void weigh(float (&rO)[kPrefillOutRegisters], PrefillWeights<Config>&
 }
 
 // Values past the `keys` that the sequence has in this block become 0: they are the next sequence's, and may be NaN, and
-// 0 * NaN is not 0. Both warpgroups read all values, and clear a tile each.
+// 0 * NaN is not 0. Both warpgroups read all values, and clear half of the tiles each.
 template <class Config>
 PTX_DEVICE void clear_values(MlaPrefillSmem<Config> smem, uint32_t stage, uint32_t half, uint32_t keys) {
-  static_assert(kPrefillValueTiles == 2, "one for each warpgroup");
+  constexpr uint32_t kTiles = kPrefillValueTiles<Config> / 2;
+  static_assert(2 * kTiles == kPrefillValueTiles<Config>, "as many for each warpgroup");
   if (keys >= Config::kBlockKeys) return;
 #pragma unroll 1
   for (uint32_t i = keys * 8 + ptx::thread_idx() % 128; i < Config::kBlockKeys * 8; i += 128) {
-    ptx::sts_v4_u32(smem.v(stage, half) + i * 16, {});
+#pragma unroll
+    for (uint32_t tile = 0; tile < kTiles; ++tile) {
+      ptx::sts_v4_u32(smem.v(stage, half * kTiles + tile) + i * 16, {});
+    }
   }
   ptx::fence_proxy_async_shared();
   both_warpgroups_sync();
@@ -169,7 +174,7 @@ PTX_DEVICE MlaRows start_rows(const MlaPrefillParams& params, const MlaPrefillWo
 // rO, rows <- all blocks of keys, which are one at least.
 template <class Config>
 PTX_DEVICE void attend(const MlaPrefillParams& params, MlaPrefillSmem<Config> smem, const MlaPrefillWork& work,
-                       uint32_t half, float (&rO)[kPrefillOutRegisters], MlaRows& rows) {
+                       uint32_t half, float (&rO)[kPrefillOutRegisters<Config>], MlaRows& rows) {
   Ring<Config::kStages> k, v;
   float rS[kPrefillScoreRegisters<Config>], rescale[2];
   PrefillWeights<Config> rP;
@@ -215,8 +220,8 @@ PTX_DEVICE void attend(const MlaPrefillParams& params, MlaPrefillSmem<Config> sm
 // next one's output.
 template <class Config>
 PTX_DEVICE void store_out(const MlaPrefillParams& params, MlaPrefillSmem<Config> smem, const MlaPrefillWork& work,
-                          uint32_t half, const float (&rO)[kPrefillOutRegisters]) {
-  constexpr uint32_t kChunks = MLA_VALUE * 2 / 16;  // of a row, 16 bytes each
+                          uint32_t half, const float (&rO)[kPrefillOutRegisters<Config>]) {
+  constexpr uint32_t kChunks = Config::kValue * 2 / 16;  // of a row, 16 bytes each
   const uint32_t thread = ptx::thread_idx() % 128, lane = thread % 32;
   warpgroup_sync(half);  // all its warps have read Q
   store_fragment_bf16<128>(thread, rO, [&](uint32_t tile, uint32_t row) { return smem.q(tile, half) + row * 128; });
@@ -252,7 +257,7 @@ PTX_DEVICE void math(const MlaPrefillParams& params, MlaPrefillSmem<Config> smem
                      uint32_t half) {
   const uint32_t first_row = half * kPrefillHalfRows + fragment_row(ptx::thread_idx() % 128);
   MlaRows rows = start_rows(params, work, first_row);
-  float rO[kPrefillOutRegisters] = {};
+  float rO[kPrefillOutRegisters<Config>] = {};
   if (work.blocks != 0) attend(params, smem, work, half, rO, rows);
   const float l[2] = {row_sum(rows, 0), row_sum(rows, 1)};
   const float inverse[2] = {inverse_sum(l[0]), inverse_sum(l[1])};

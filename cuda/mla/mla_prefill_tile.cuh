@@ -19,9 +19,11 @@
 namespace mla {
 
 constexpr uint32_t kPrefillTileColumns = 64;  // of BF16: one 128-byte swizzle row
-constexpr uint32_t kPrefillKeyTiles = (MLA_NOPE + MLA_ROPE) / kPrefillTileColumns;  // the last one carries the position
-constexpr uint32_t kPrefillValueTiles = MLA_VALUE / kPrefillTileColumns;
 constexpr uint32_t kPrefillHalfRows = 64;     // of Q: one wgmma
+template <class Config>
+constexpr uint32_t kPrefillKeyTiles = (Config::kNope + MLA_ROPE) / kPrefillTileColumns;  // the last one carries the position
+template <class Config>
+constexpr uint32_t kPrefillValueTiles = Config::kValue / kPrefillTileColumns;
 
 template <class Config>
 struct MlaPrefillStorage {
@@ -29,10 +31,12 @@ struct MlaPrefillStorage {
   static constexpr uint32_t kKeyTileBytes = Config::kBlockKeys * 128;
   static_assert(Config::kThreads == 3 * 128, "two warpgroups that multiply, and a producer");
   static_assert(Config::kBlockRows == 2 * kPrefillHalfRows, "a wgmma for each");
+  static_assert(kPrefillValueTiles<Config> <= kPrefillKeyTiles<Config>, "the output lies where the queries were");
 
-  alignas(1024) uint8_t q[kPrefillKeyTiles][kQTileBytes];  // BF16 [128 tokens, 64], swizzled; at the end, the output
-  alignas(1024) uint8_t k[Config::kStages][kPrefillKeyTiles][kKeyTileBytes];    // BF16 [128 keys, 64], swizzled
-  alignas(1024) uint8_t v[Config::kStages][kPrefillValueTiles][kKeyTileBytes];  // BF16 [128 keys, 64], swizzled
+  // BF16, swizzled: tiles of 128 tokens or of a block of keys, 64 columns each.
+  alignas(1024) uint8_t q[kPrefillKeyTiles<Config>][kQTileBytes];  // at the end, the output
+  alignas(1024) uint8_t k[Config::kStages][kPrefillKeyTiles<Config>][kKeyTileBytes];
+  alignas(1024) uint8_t v[Config::kStages][kPrefillValueTiles<Config>][kKeyTileBytes];
   uint64_t q_full;  // mbarrier
   PipelineStorage<Config::kStages> k_pipeline, v_pipeline;
 };
@@ -48,10 +52,10 @@ struct MlaPrefillSmem {
     return base + offsetof(Storage, q) + tile * Storage::kQTileBytes + half * kPrefillHalfRows * 128;
   }
   PTX_DEVICE uint32_t k(uint32_t stage, uint32_t tile) const {
-    return base + offsetof(Storage, k) + (stage * kPrefillKeyTiles + tile) * Storage::kKeyTileBytes;
+    return base + offsetof(Storage, k) + (stage * kPrefillKeyTiles<Config> + tile) * Storage::kKeyTileBytes;
   }
   PTX_DEVICE uint32_t v(uint32_t stage, uint32_t tile) const {
-    return base + offsetof(Storage, v) + (stage * kPrefillValueTiles + tile) * Storage::kKeyTileBytes;
+    return base + offsetof(Storage, v) + (stage * kPrefillValueTiles<Config> + tile) * Storage::kKeyTileBytes;
   }
   PTX_DEVICE uint32_t q_full() const { return base + offsetof(Storage, q_full); }
   PTX_DEVICE Pipeline<Config::kStages> k_pipeline() const {

@@ -7,8 +7,6 @@
 #include "indices.h"
 
 enum {
-  MLA_NOPE = 128,       // of a head of a prefill: what of a query or key is not rotated
-  MLA_VALUE = 128,      // of a head of a prefill: its values, and its output
   MLA_LATENT = 512,     // of a row of the cache: the compressed keys and values
   MLA_ROPE = 64,        // of a row of the cache: the rest of the key, which carries the position
   MLA_BLOCK_KEYS = 64,  // keys of one step of the attention
@@ -86,13 +84,13 @@ typedef struct MlaCombineParams {
 
 // out = softmax(scale * q . k^T) . v for every sequence and head; the rows of sequences follow each other.
 typedef struct MlaPrefillParams {
-  TensorMap map_q;       // BF16 [tokens, heads, 192], box [128, 1, 64], 128-byte swizzle
-  TensorMap map_k_nope;  // BF16 [keys, heads, 128], box [128, 1, 64], 128-byte swizzle
-  TensorMap map_k_pe;    // BF16 [keys, k_pe_heads, 64], box [128, 1, 64], 128-byte swizzle
-  TensorMap map_v;       // BF16 [keys, heads, 128], box [128, 1, 64], 128-byte swizzle
+  TensorMap map_q;       // BF16 [tokens, heads, nope + 64], box [128, 1, 64], 128-byte swizzle
+  TensorMap map_k_nope;  // BF16 [keys, heads, nope], box [keys of a block, 1, 64], 128-byte swizzle
+  TensorMap map_k_pe;    // BF16 [keys, k_pe_heads, 64], the same box
+  TensorMap map_v;       // BF16 [keys, heads, value], the same box
   Indices q_offsets;     // [batch + 1], the first token of every sequence, and where the last one ends
   Indices k_offsets;     // [batch + 1], the same of keys
-  uint16_t* out;         // BF16 [tokens, heads, 128] by its strides
+  uint16_t* out;         // BF16 [tokens, heads, value] by its strides
   float* lse;            // FP32 [tokens, heads] by its strides, natural logarithm
   LseStrides lse_strides;
   uint32_t* error_words;  // [FAULT_KINDS]

@@ -1247,8 +1247,6 @@ impl Default for CombineParams {
         }
     }
 }
-pub const MLA_NOPE: _bindgen_ty_3 = 128;
-pub const MLA_VALUE: _bindgen_ty_3 = 128;
 pub const MLA_LATENT: _bindgen_ty_3 = 512;
 pub const MLA_ROPE: _bindgen_ty_3 = 64;
 pub const MLA_BLOCK_KEYS: _bindgen_ty_3 = 64;

@@ -7,7 +7,7 @@ use crate::device::{Device, KernelHandle, bindings};
 use crate::error::{Error, Result};
 use crate::table::FixedKernel;
 use crate::table::gemm::GemmInstance;
-use crate::table::mla::MlaInstance;
+use crate::table::mla::{MlaInstance, MlaPrefillInstance};
 
 /// The parameter struct of a kernel, as its family's `params.h` has it.
 pub(crate) trait KernelParams: Copy + sealed::Listed {
@@ -88,6 +88,13 @@ impl From<&MlaInstance> for Row {
     fn from(row: &MlaInstance) -> Self {
         let (threads, smem_bytes) = (row.threads(), row.smem_bytes());
         Self { name: row.name(), params: MlaInstance::PARAMS, threads, smem_bytes }
+    }
+}
+
+impl From<&MlaPrefillInstance> for Row {
+    fn from(row: &MlaPrefillInstance) -> Self {
+        let (threads, smem_bytes) = (row.threads(), row.smem_bytes());
+        Self { name: row.name(), params: MlaPrefillInstance::PARAMS, threads, smem_bytes }
     }
 }
 

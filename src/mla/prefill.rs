@@ -1,10 +1,10 @@
-//! Attention of a prefill: queries and keys of 192 numbers, values of 128, with heads of their own.
+//! Attention of a prefill: queries, keys and values with heads of their own, as wide as DeepSeek-V3's or GLM-5's.
 //!
 //! `out[t, h] = sum over keys s of p[t, h, s] * v[s, h]`, `p` the softmax over s of `softmax_scale * q[t, h] . k[s, h]`, over
 //! the keys of t's own sequence. Sequences are packed: their rows follow each other, and offsets on the device say where.
 //!
-//! What decides the bits of a row is its own sequence alone: keys are taken in blocks of 128 from its first one on. Neither the
-//! rest of the batch nor where a row lies in it nor the GPU's size do.
+//! What decides the bits of a row is its own sequence alone: keys are taken in blocks from its first one on, of 128 with
+//! DeepSeek-V3's heads, of 64 with GLM-5's. Neither the rest of the batch nor where a row lies in it nor the GPU's size do.
 
 use super::cache::ROPE;
 use super::decode::{EmptyLse, MAX_HEADS};
@@ -12,23 +12,16 @@ use super::heads::{Heads, HeadsMut};
 use super::lse::LseOrder;
 use crate::device::bindings::{MlaPrefillParams, TensorMap};
 use crate::device::{Device, Stream, TensorMaps};
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::launch::{
-    Kernel, KernelRow, Launch, Layout, MAX_DIM, MAX_GRID, Operand, check_factor, check_limit, check_range,
+    Kernel, Launch, Layout, MAX_DIM, MAX_GRID, Operand, check_factor, check_limit, check_range,
 };
 use crate::setters::setters;
 use crate::table::mla::{
-    self, MLA_NOPE, MLA_PREFILL_BLOCK_KEYS, MLA_PREFILL_BLOCK_ROWS, MLA_TILE_COLUMNS, MLA_VALUE,
+    MLA_NOPE, MLA_PREFILL_BLOCK_ROWS, MLA_PREFILL_INSTANCES, MLA_TILE_COLUMNS, MLA_VALUE, MlaPrefillInstance,
 };
 use crate::tensor::tensor_map::{Dimension, Swizzle, TensorMapSpec};
 use crate::tensor::{Indices, MapElement, MatrixMut};
-
-const ATTEND: KernelRow<MlaPrefillParams> = KernelRow::of(mla::MLA_PREFILL);
-
-const NOPE: usize = MLA_NOPE as usize;
-const VALUE: usize = MLA_VALUE as usize;
 
 /// Shape of a prefill.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,6 +36,11 @@ pub struct MlaPrefillSpec {
     pub keys: usize,
     /// Heads of queries, keys and values alike: 1 to 128.
     pub heads: usize,
+    /// Columns of a head's query, and of its key, in front of the 64 rotated ones: 128, or 192 where [`value`](Self::value)
+    /// is 256.
+    pub nope: usize,
+    /// Columns of a head's value: 128, or 256 where [`nope`](Self::nope) is 192.
+    pub value: usize,
     /// What scores are multiplied with: positive, at most 65536. There is no default, because the width of a key is not
     /// what models divide by: DeepSeek-V3 has 0.1352337788608801.
     pub softmax_scale: f32,
@@ -55,13 +53,15 @@ pub struct MlaPrefillSpec {
 }
 
 impl MlaPrefillSpec {
-    /// Causal.
+    /// Of heads as DeepSeek-V3 has them, causal.
     pub const fn new(batch: usize, tokens: usize, keys: usize, heads: usize, softmax_scale: f32) -> Self {
         Self {
             batch,
             tokens,
             keys,
             heads,
+            nope: MLA_NOPE as usize,
+            value: MLA_VALUE as usize,
             softmax_scale,
             causal: true,
             lse_order: LseOrder::TokensHeads,
@@ -78,6 +78,15 @@ impl MlaPrefillSpec {
         (self.tokens / MLA_PREFILL_BLOCK_ROWS as usize).saturating_add(self.batch.min(self.tokens)).max(1)
     }
 
+    /// The kernel that was compiled for these heads.
+    fn instance(&self) -> Result<&'static MlaPrefillInstance> {
+        const EXPECTED: &str = "128 and 128, as DeepSeek-V3 has them, or 192 and 256, as GLM-5 (narrower heads: fill up with zeros)";
+        let Self { nope, value, .. } = *self;
+        let fits = |it: &&MlaPrefillInstance| (it.nope as usize, it.value as usize) == (nope, value);
+        let instance = MLA_PREFILL_INSTANCES.iter().find(fits);
+        instance.ok_or_else(|| Error::out_of_range("nope and value", EXPECTED, format!("{nope} and {value}")))
+    }
+
     fn check(&self) -> Result<()> {
         check_range("heads", self.heads, MAX_HEADS as u64)?;
         check_factor("softmax_scale", self.softmax_scale)?;
@@ -89,19 +98,25 @@ impl MlaPrefillSpec {
     }
 }
 
-setters!(MlaPrefillSpec { causal: bool, lse_order: LseOrder, empty_lse: EmptyLse });
+setters!(MlaPrefillSpec {
+    nope: usize,
+    value: usize,
+    causal: bool,
+    lse_order: LseOrder,
+    empty_lse: EmptyLse
+});
 
 /// Operands of a prefill. Addresses and strides of all but lse and the offsets are multiples of 16 bytes.
 #[derive(Debug)]
 pub struct MlaPrefillArgs<'a> {
-    /// `[tokens, heads, 192]`: 128 columns, and 64 rotated ones.
+    /// `[tokens, heads, nope + 64]`: the rotated columns are the last ones.
     pub q: Heads<'a>,
-    /// `[keys, heads, 128]`: the first 128 columns of a key.
+    /// `[keys, heads, nope]`: the first columns of a key.
     pub k_nope: Heads<'a>,
     /// `[keys, 1, 64]`: the rotated columns of a key, which all heads share; or `[keys, heads, 64]`, such as the last columns
     /// of keys that lie together.
     pub k_pe: Heads<'a>,
-    /// `[keys, heads, 128]`.
+    /// `[keys, heads, value]`.
     pub v: Heads<'a>,
     /// On the device: `[batch + 1]`, the row of each sequence's first query token, and the row behind the last one. What is
     /// less than one before counts as that, more than there are rows as all of them, and [`Device::poll_error`] tells of
@@ -109,7 +124,7 @@ pub struct MlaPrefillArgs<'a> {
     pub q_offsets: Indices<'a>,
     /// The same of keys.
     pub k_offsets: Indices<'a>,
-    /// `[tokens, heads, 128]`.
+    /// `[tokens, heads, value]`.
     pub out: HeadsMut<'a>,
     /// `[tokens, heads]`, or in another order: the natural logarithm of the sum of `e^score`.
     pub lse: MatrixMut<'a, f32>,
@@ -122,6 +137,7 @@ pub struct MlaPrefill {
     device: Device,
     maps: TensorMaps,
     kernel: Kernel<MlaPrefillParams>,
+    instance: MlaPrefillInstance,
     spec: MlaPrefillSpec,
 }
 
@@ -132,8 +148,9 @@ impl MlaPrefill {
     /// [`Error::Spec`].
     pub fn plan(device: &Device, spec: MlaPrefillSpec) -> Result<Self> {
         spec.check()?;
-        let maps = TensorMaps::new(device);
-        Ok(Self { device: device.clone(), maps, kernel: ATTEND.load(device)?, spec })
+        let instance = *spec.instance()?;
+        let (maps, kernel) = (TensorMaps::new(device), Kernel::load(device, &instance)?);
+        Ok(Self { device: device.clone(), maps, kernel, instance, spec })
     }
 
     /// The shape it was planned for.
@@ -149,28 +166,29 @@ impl MlaPrefill {
     /// [`Error::Operand`]; then nothing was launched. Launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: MlaPrefillArgs<'_>) -> Result<()> {
         const ALIGN: u64 = 16;
-        let MlaPrefillSpec { batch, tokens, keys, heads, lse_order, .. } = self.spec;
+        let MlaPrefillSpec { batch, tokens, keys, heads, nope, value, lse_order, .. } = self.spec;
+        let block_keys = self.instance.block_keys;
         let k_pe_heads = if args.k_pe.heads() == 1 { 1 } else { heads };
         let of_keys = |columns| [keys, heads, columns];
 
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
-        let q = args.q.read(&mut launch, "q", "[tokens, heads]", [tokens, heads, NOPE + ROPE], ALIGN)?;
-        let k_nope = args.k_nope.read(&mut launch, "k_nope", "[keys, heads]", of_keys(NOPE), ALIGN)?;
+        let q = args.q.read(&mut launch, "q", "[tokens, heads]", [tokens, heads, nope + ROPE], ALIGN)?;
+        let k_nope = args.k_nope.read(&mut launch, "k_nope", "[keys, heads]", of_keys(nope), ALIGN)?;
         let k_pe = [keys, k_pe_heads, ROPE];
         let k_pe = args.k_pe.read(&mut launch, "k_pe", "[keys, 1 or heads]", k_pe, ALIGN)?;
-        let v = args.v.read(&mut launch, "v", "[keys, heads]", of_keys(VALUE), ALIGN)?;
+        let v = args.v.read(&mut launch, "v", "[keys, heads]", of_keys(value), ALIGN)?;
         let q_offsets = Layout::vector("q_offsets [batch + 1]", batch.saturating_add(1));
         let q_offsets = launch.indices(&args.q_offsets, q_offsets)?;
         let k_offsets = Layout::vector("k_offsets [batch + 1]", batch.saturating_add(1));
         let k_offsets = launch.indices(&args.k_offsets, k_offsets)?;
-        let out = [tokens, heads, VALUE];
+        let out = [tokens, heads, value];
         let (out, out_head_stride) = args.out.write(&mut launch, "out", "[tokens, heads]", out, ALIGN)?;
         let lse = launch.write(&mut args.lse, lse_order.layout(tokens, heads))?;
         let params = MlaPrefillParams {
-            map_q: self.map(q, NOPE + ROPE, heads, MLA_PREFILL_BLOCK_ROWS)?,
-            map_k_nope: self.map(k_nope, NOPE, heads, MLA_PREFILL_BLOCK_KEYS)?,
-            map_k_pe: self.map(k_pe, ROPE, k_pe_heads, MLA_PREFILL_BLOCK_KEYS)?,
-            map_v: self.map(v, VALUE, heads, MLA_PREFILL_BLOCK_KEYS)?,
+            map_q: self.map(q, nope + ROPE, heads, MLA_PREFILL_BLOCK_ROWS)?,
+            map_k_nope: self.map(k_nope, nope, heads, block_keys)?,
+            map_k_pe: self.map(k_pe, ROPE, k_pe_heads, block_keys)?,
+            map_v: self.map(v, value, heads, block_keys)?,
             q_offsets,
             k_offsets,
             out: out.pointer,

@@ -6,9 +6,9 @@ use super::{Constant, Entry, FixedKernel, Kernel, PIECE, WARP, agreement, config
 pub const MLA_LATENT: u32 = 512;
 /// Numbers of a key that carry the position.
 pub const MLA_ROPE: u32 = 64;
-/// Numbers of a head's query, or key, that carry no position.
+/// Numbers of a head's query, or key, that carry no position, as DeepSeek-V3 has them.
 pub const MLA_NOPE: u32 = 128;
-/// Numbers of a head's value.
+/// Numbers of a head's value, as DeepSeek-V3 has them.
 pub const MLA_VALUE: u32 = 128;
 /// Keys that MLA decode takes at a time: splits are multiples of it.
 pub const MLA_BLOCK_KEYS: u32 = 64;
@@ -22,13 +22,6 @@ pub const KV_SCALE_BLOCK: u32 = 128;
 /// What the family's kernels take for granted, as the host does.
 const WIDTHS: &[Constant] =
     &[("MLA_LATENT", MLA_LATENT), ("MLA_ROPE", MLA_ROPE), ("MLA_BLOCK_KEYS", MLA_BLOCK_KEYS)];
-/// Those that know the heads of a query.
-const HEADS: &[Constant] = &[
-    ("MLA_NOPE", MLA_NOPE),
-    ("MLA_ROPE", MLA_ROPE),
-    ("MLA_VALUE", MLA_VALUE),
-    ("mla::kPrefillTileColumns", MLA_TILE_COLUMNS),
-];
 /// Those that move rows piece by piece.
 const ROWS: &[Constant] = &[("MLA_LATENT", MLA_LATENT), ("MLA_ROPE", MLA_ROPE), ("kPieceElements", PIECE)];
 /// Those that know what a row of the cache holds.
@@ -120,27 +113,74 @@ pub const MLA_COMBINE: FixedKernel =
 
 /// Tokens of a head that a CTA of MLA prefill takes: two warpgroups of 64.
 pub const MLA_PREFILL_BLOCK_ROWS: u32 = 128;
-/// Keys that MLA prefill takes at a time.
-pub const MLA_PREFILL_BLOCK_KEYS: u32 = 128;
 
-/// Dynamic shared memory of MLA prefill: queries, and the stages of keys and of values, in columns of BF16; then barriers.
-const fn mla_prefill_smem(stages: u32) -> u32 {
-    const KEY: u32 = MLA_NOPE + MLA_ROPE;
-    let columns = MLA_PREFILL_BLOCK_ROWS * KEY + stages * MLA_PREFILL_BLOCK_KEYS * (KEY + MLA_VALUE);
-    // Queries become full once; a stage of keys or values becomes full and empty.
-    (2 * columns + 8 * (1 + 2 * 2 * stages)).next_multiple_of(1024)
+/// One compiled configuration of `cuda/mla/mla_prefill.cuh`: a CTA per tile of tokens of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MlaPrefillInstance {
+    /// Numbers of a head's query, or key, that carry no position.
+    pub nope: u32,
+    /// Numbers of a head's value.
+    pub value: u32,
+    /// Keys that it takes at a time: part of the bits of a result.
+    pub block_keys: u32,
 }
 
-const MLA_PREFILL_STAGES: u32 = 2;
-/// MLA prefill: a CTA per tile of tokens of a head.
-pub const MLA_PREFILL: FixedKernel =
-    FixedKernel::new("mla", "mla_prefill", "MlaPrefillParams", 3 * 128, HEADS)
-        .with_constants(&[
+impl MlaPrefillInstance {
+    /// Name of its parameter struct.
+    pub(crate) const PARAMS: &'static str = "MlaPrefillParams";
+    const STAGES: u32 = 2;
+
+    /// Threads per CTA: two warpgroups that multiply and a producer.
+    pub const fn threads(&self) -> u32 {
+        3 * 128
+    }
+
+    /// Dynamic shared memory per CTA: queries, and the stages of keys and of values, in columns of BF16; then barriers.
+    pub const fn smem_bytes(&self) -> u32 {
+        let key = self.nope + MLA_ROPE;
+        let columns = MLA_PREFILL_BLOCK_ROWS * key + Self::STAGES * self.block_keys * (key + self.value);
+        // Queries become full once; a stage of keys or values becomes full and empty.
+        (2 * columns + 8 * (1 + 2 * 2 * Self::STAGES)).next_multiple_of(1024)
+    }
+
+    /// Name of the kernel, as in `mla_prefill_n128_v128`.
+    pub fn name(&self) -> String {
+        format!("mla_prefill_n{}_v{}", self.nope, self.value)
+    }
+
+    fn kernel(&self) -> Kernel {
+        let smem_bytes = self.smem_bytes();
+        let members = [
+            ("kThreads", self.threads()),
             ("kBlockRows", MLA_PREFILL_BLOCK_ROWS),
-            ("kBlockKeys", MLA_PREFILL_BLOCK_KEYS),
-            ("kStages", MLA_PREFILL_STAGES),
-        ])
-        .with_storage("MlaPrefillStorage", mla_prefill_smem(MLA_PREFILL_STAGES));
+            ("kBlockKeys", self.block_keys),
+            ("kStages", Self::STAGES),
+            ("kNope", self.nope),
+            ("kValue", self.value),
+        ];
+        let members = members.map(|(name, value)| ("uint32_t", name, value.to_string()));
+        let agreed = [
+            ("MLA_ROPE", MLA_ROPE),
+            ("mla::kPrefillTileColumns", MLA_TILE_COLUMNS),
+            ("sizeof(mla::MlaPrefillStorage<Config>)", smem_bytes),
+        ];
+        let code = config("Config", "", members) + &agreement(&agreed);
+        let entry = Entry {
+            name: &self.name(),
+            function: "mla::mla_prefill_kernel<Config>",
+            params: Self::PARAMS,
+            threads: self.threads(),
+            cluster: 1,
+        };
+        entry.kernel("mla", "mla/mla_prefill.cuh", &code, smem_bytes)
+    }
+}
+
+/// Every compiled MLA prefill: DeepSeek-V3's heads, and GLM-5's, of which shared memory holds blocks of half as many keys.
+pub const MLA_PREFILL_INSTANCES: &[MlaPrefillInstance] = &[
+    MlaPrefillInstance { nope: MLA_NOPE, value: MLA_VALUE, block_keys: 128 },
+    MlaPrefillInstance { nope: 192, value: 256, block_keys: 64 },
+];
 
 /// Rows and columns of a box of the head GEMM, in BF16; the tokens of its tiles.
 pub const HEAD_GEMM_BOX: u32 = 64;
@@ -188,15 +228,9 @@ pub const ROPE: FixedKernel = FixedKernel::new("mla", "rope", "RopeParams", 256,
 
 /// Every kernel of the family.
 pub fn kernels() -> impl Iterator<Item = Kernel> {
-    let fixed = [
-        MLA_SCHEDULE,
-        MLA_COMBINE,
-        MLA_PREFILL,
-        MLA_ABSORB_QUERY,
-        MLA_ABSORB_OUTPUT,
-        MERGE_STATES,
-        KV_APPEND,
-        ROPE,
-    ];
-    MLA_INSTANCES.iter().map(MlaInstance::kernel).chain(fixed.map(FixedKernel::kernel))
+    let fixed =
+        [MLA_SCHEDULE, MLA_COMBINE, MLA_ABSORB_QUERY, MLA_ABSORB_OUTPUT, MERGE_STATES, KV_APPEND, ROPE];
+    let decode = MLA_INSTANCES.iter().map(MlaInstance::kernel);
+    let prefill = MLA_PREFILL_INSTANCES.iter().map(MlaPrefillInstance::kernel);
+    decode.chain(prefill).chain(fixed.map(FixedKernel::kernel))
 }

@@ -7,8 +7,8 @@ use check::case::{Case, Problem};
 use check::devices::emulated;
 use check::families;
 use check::memory::{Arena, Output, Spoilt};
-use check::mla::prefill::{NOPE, VALUE};
 use deepseek_kernels::{DataFaults, Device, Error};
+use oracles::mla::HeadColumns;
 use rayon::prelude::*;
 
 /// What a run gave and told.
@@ -63,10 +63,14 @@ fn by_rule(case: &dyn Case, Spoilt { input, element, value }: Spoilt) -> bool {
         "merge_states" => negative && matches!(input, 1 | 3),
         // Keys: an infinite score may be -Inf for every row that sees it, and then has weight 0. Of projected keys and values
         // those of a head lie beside each other.
-        "mla_prefill" if value.is_infinite() => match case.name().contains("_joined") {
-            true => input == 1,
-            false => input == 2 || (input == 1 && element % (NOPE + VALUE) < NOPE),
-        },
+        "mla_prefill" if value.is_infinite() => {
+            let wide = case.name().contains("_n192v256");
+            let columns = if wide { HeadColumns::GLM_5 } else { HeadColumns::DEEPSEEK_V3 };
+            match case.name().contains("_joined") {
+                true => input == 1,
+                false => input == 2 || (input == 1 && element % columns.rows() < columns.nope),
+            }
+        }
         _ => false,
     }
 }

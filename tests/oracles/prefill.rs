@@ -3,13 +3,18 @@
 use check::goldens::states;
 use half::bf16;
 use oracles::ShapeError;
-use oracles::mla::{Approximations, MlaHead, mla_prefill, mla_prefill_bits};
+use oracles::mla::{Approximations, HeadColumns, MlaHead, mla_prefill, mla_prefill_bits};
 
-const KEY: usize = 192;
-const VALUE: usize = 128;
-
-/// As make_prefill.py has them: query tokens, keys, and whether there is a mask.
-const SEQUENCES: [(usize, usize, bool); 3] = [(3, 140, true), (5, 3, true), (2, 131, false)];
+const DEEPSEEK_V3: HeadColumns = HeadColumns::DEEPSEEK_V3;
+const GLM_5: HeadColumns = HeadColumns::GLM_5;
+/// As make_prefill.py has them: columns of a head, query tokens, keys, and whether there is a mask.
+const SEQUENCES: [(HeadColumns, usize, usize, bool); 5] = [
+    (DEEPSEEK_V3, 3, 140, true),
+    (DEEPSEEK_V3, 5, 3, true),
+    (DEEPSEEK_V3, 2, 131, false),
+    (GLM_5, 3, 140, true),
+    (GLM_5, 2, 67, false),
+];
 
 /// In [-8, 8), times 1/8.
 fn small(count: usize, seed: u32) -> Vec<bf16> {
@@ -17,6 +22,7 @@ fn small(count: usize, seed: u32) -> Vec<bf16> {
 }
 
 struct Inputs {
+    columns: HeadColumns,
     q: Vec<bf16>,
     keys: Vec<bf16>,
     values: Vec<bf16>,
@@ -25,21 +31,21 @@ struct Inputs {
 
 impl Inputs {
     fn of(sequence: usize) -> Self {
-        let (tokens, keys, causal) = SEQUENCES[sequence];
+        let (columns, tokens, keys, causal) = SEQUENCES[sequence];
         let seed = 10 * (sequence as u32 + 1);
-        let (q, k) = (small(tokens * KEY, seed), small(keys * KEY, seed + 1));
-        Self { q, keys: k, values: small(keys * VALUE, seed + 2), causal }
+        let (q, k) = (small(tokens * columns.key(), seed), small(keys * columns.key(), seed + 1));
+        Self { columns, q, keys: k, values: small(keys * columns.value, seed + 2), causal }
     }
 
     fn head(&self) -> MlaHead<'_> {
-        let Self { q, keys, values, causal } = self;
-        MlaHead { q, keys, values, scale: 0.125, causal: *causal }
+        let Self { columns, q, keys, values, causal } = self;
+        MlaHead { columns: *columns, q, keys, values, scale: 0.125, causal: *causal }
     }
 }
 
 #[test]
 fn torch_computes_the_same() -> Result<(), ShapeError> {
-    let mut seen = [0; 3];
+    let mut seen = [0; 5];
     for line in include_str!("../goldens/prefill.txt").lines() {
         let numbers: Vec<f64> = line.split(' ').map(|x| x.parse().expect("a number")).collect();
         let (sequence, token) = (numbers[0] as usize, numbers[1] as usize);
@@ -50,9 +56,9 @@ fn torch_computes_the_same() -> Result<(), ShapeError> {
         for (ours, expected) in ours.lse.iter().chain(&ours.out).zip(&numbers[2..]) {
             assert!((ours - expected).abs() < 1e-13 * expected.abs().max(1.0), "{ours}, expected {expected}");
         }
-        assert_eq!(numbers.len(), 3 + VALUE);
+        assert_eq!(numbers.len(), 3 + inputs.columns.value);
     }
-    assert_eq!(seen, [3, 3, 2], "the file is whole");
+    assert_eq!(seen, [3, 3, 2, 3, 2], "the file is whole");
     Ok(())
 }
 
@@ -60,9 +66,9 @@ fn torch_computes_the_same() -> Result<(), ShapeError> {
 #[test]
 fn tokens_without_keys() -> Result<(), ShapeError> {
     let inputs = Inputs::of(1);
-    let bounded = mla_prefill(&inputs.head(), &[0, 1, 2])?;
+    let (bounded, blind) = (mla_prefill(&inputs.head(), &[0, 1, 2])?, 2 * inputs.columns.value);
     assert_eq!(bounded.lse[..2], [f64::NEG_INFINITY; 2]);
-    assert!(bounded.out[..2 * VALUE].iter().chain(&bounded.out_bound[..2 * VALUE]).all(|&x| x == 0.0));
+    assert!(bounded.out[..blind].iter().chain(&bounded.out_bound[..blind]).all(|&x| x == 0.0));
     assert!(bounded.lse[2].is_finite());
     let bits = mla_prefill_bits(&inputs.head(), &[0, 1], Approximations::ROUNDED)?;
     assert!(bits.lse.iter().all(|&x| x == f32::NEG_INFINITY));
@@ -73,21 +79,21 @@ fn tokens_without_keys() -> Result<(), ShapeError> {
 /// The pinned order is within the bound; a key too many or too few, and a value of another key, are not.
 #[test]
 fn the_bound_holds_for_the_order_and_for_no_mistake() -> Result<(), ShapeError> {
-    for sequence in [0, 2] {
+    for sequence in [0, 2, 3, 4] {
         let inputs = Inputs::of(sequence);
         let head = inputs.head();
-        let tokens: Vec<usize> = (0..SEQUENCES[sequence].0).collect();
+        let tokens: Vec<usize> = (0..SEQUENCES[sequence].1).collect();
         let bounded = mla_prefill(&head, &tokens)?;
         let accepted = |head: &MlaHead<'_>| -> Result<bool, ShapeError> {
             let bits = mla_prefill_bits(head, &tokens, Approximations::ROUNDED)?;
             Ok(bounded.check_out(&bits.out)?.accepted() && bounded.check_lse(&bits.lse)?.accepted())
         };
         assert!(accepted(&head)?);
-        let fewer = SEQUENCES[sequence].1 - 1;
-        let (keys, values) = (&head.keys[..fewer * KEY], &head.values[..fewer * VALUE]);
+        let (columns, fewer) = (head.columns, SEQUENCES[sequence].2 - 1);
+        let (keys, values) = (&head.keys[..fewer * columns.key()], &head.values[..fewer * columns.value]);
         assert!(!accepted(&MlaHead { keys, values, ..head })?, "a key too few");
         let mut other = inputs.values.clone();
-        other.rotate_left(VALUE);
+        other.rotate_left(columns.value);
         assert!(!accepted(&MlaHead { values: &other, ..head })?, "values of the next key");
         assert!(!accepted(&MlaHead { scale: 0.126, ..head })?, "another scale");
         if head.causal {

@@ -9,10 +9,18 @@ use check::mla::ROPE;
 use check::mla::prefill::{KeyLayout, MlaPrefillCase, MlaPrefillProblem, NOPE, QUERY, VALUE};
 use deepseek_kernels::mla::{EmptyLse, LseOrder};
 use deepseek_kernels::{Device, EmulatorOptions, bf16};
-use oracles::mla::AttentionClass;
+use oracles::mla::{AttentionClass, HeadColumns};
 use proptest::prelude::*;
 
 use super::assert_lost_rows_alone;
+
+/// Heads of either width, whose blocks of keys are of 128 and of 64; causal or not.
+const FORMS: [(HeadColumns, bool); 4] = [
+    (HeadColumns::DEEPSEEK_V3, false),
+    (HeadColumns::DEEPSEEK_V3, true),
+    (HeadColumns::GLM_5, false),
+    (HeadColumns::GLM_5, true),
+];
 
 fn case(sequences: &[(usize, usize)]) -> MlaPrefillCase {
     MlaPrefillCase::new(sequences.to_vec())
@@ -30,10 +38,10 @@ fn passed(problem: &MlaPrefillProblem, device: &Device) -> Vec<Output> {
 #[test]
 fn lengths_at_every_border() {
     for device in devices() {
-        for causal in [false, true] {
+        for (columns, causal) in FORMS {
             let lengths = [1, 63, 64, 65, 127, 128, 129, 255, 256, 257];
             let sequences: Vec<_> = lengths.map(|length| (length, length)).into();
-            pass(&MlaPrefillCase { causal, heads: 1, ..case(&sequences) }, &device);
+            pass(&MlaPrefillCase { columns, causal, heads: 1, ..case(&sequences) }, &device);
         }
     }
 }
@@ -45,8 +53,8 @@ fn tokens_and_keys_of_any_numbers() {
         [(1, 500), (130, 100), (64, 65), (3, 0), (0, 7), (200, 1), (0, 0), (128, 640), (17, 130)];
     for device in devices() {
         for layout in [KeyLayout::Projected, KeyLayout::Joined] {
-            for causal in [false, true] {
-                pass(&MlaPrefillCase { layout, causal, heads: 3, ..case(&SEQUENCES) }, &device);
+            for (columns, causal) in FORMS {
+                pass(&MlaPrefillCase { layout, columns, causal, heads: 3, ..case(&SEQUENCES) }, &device);
             }
         }
     }
@@ -56,8 +64,8 @@ fn tokens_and_keys_of_any_numbers() {
 fn values_of_every_class() {
     for device in devices() {
         for class in AttentionClass::ALL {
-            for causal in [false, true] {
-                pass(&MlaPrefillCase { class, causal, ..case(&[(70, 300), (256, 256)]) }, &device);
+            for (columns, causal) in FORMS {
+                pass(&MlaPrefillCase { class, columns, causal, ..case(&[(70, 300), (256, 256)]) }, &device);
             }
         }
     }
@@ -123,17 +131,17 @@ fn rows_of_nothing_but_negative_infinity() {
 #[test]
 fn nan_stays_in_its_sequence() {
     for device in devices() {
-        for causal in [false, true] {
-            let case = MlaPrefillCase { causal, ..case(&[(70, 100), (130, 150), (9, 40)]) };
+        for (columns, causal) in FORMS {
+            let case = MlaPrefillCase { columns, causal, ..case(&[(70, 100), (130, 150), (9, 40)]) };
             let clean = case.problem().expect("inputs");
             let expected = passed(&clean, &device);
             let mut spoilt = clean.clone();
             spoilt.finite = false;
             let (q, k) = clean.ranges(1);
-            spoilt.q[q.start * 2 * QUERY..q.end * 2 * QUERY].fill(bf16::NAN);
-            spoilt.k_nope[k.start * 2 * NOPE..k.end * 2 * NOPE].fill(bf16::INFINITY);
+            spoilt.q[q.start * 2 * columns.key()..q.end * 2 * columns.key()].fill(bf16::NAN);
+            spoilt.k_nope[k.start * 2 * columns.nope..k.end * 2 * columns.nope].fill(bf16::INFINITY);
             spoilt.k_pe[k.start * ROPE..k.end * ROPE].fill(bf16::NAN);
-            spoilt.v[k.start * 2 * VALUE..k.end * 2 * VALUE].fill(bf16::NAN);
+            spoilt.v[k.start * 2 * columns.value..k.end * 2 * columns.value].fill(bf16::NAN);
             let got = passed(&spoilt, &device);
             for (sequence, tokens) in [(0, 70), (2, 9)] {
                 let [got, expected] = [&got, &expected].map(|outputs| clean.part(outputs, sequence, tokens));
@@ -211,9 +219,9 @@ fn the_rest_of_the_batch_changes_no_bit() {
 #[test]
 fn a_chunk_gives_the_bits_of_the_whole() {
     for device in devices() {
-        for causal in [false, true] {
+        for (columns, causal) in FORMS {
             for class in [AttentionClass::Normal, AttentionClass::Peaked] {
-                let case = MlaPrefillCase { causal, class, ..case(&[(3, 9), (300, 400)]) };
+                let case = MlaPrefillCase { columns, causal, class, ..case(&[(3, 9), (300, 400)]) };
                 let whole = case.problem().expect("inputs");
                 let bits = passed(&whole, &device);
                 for tokens in [1, 5, 64, 129, 172, 299] {
@@ -307,7 +315,7 @@ proptest! {
     fn any_prefill(
         sequences in prop::collection::vec((0_usize..300, 0_usize..400), 0..4),
         heads in 1_usize..=4,
-        causal: bool,
+        form in 0..FORMS.len(),
         joined: bool,
         by_heads: bool,
         class in 0..AttentionClass::ALL.len(),
@@ -315,8 +323,9 @@ proptest! {
     ) {
         let layout = if joined { KeyLayout::Joined } else { KeyLayout::Projected };
         let lse_order = if by_heads { LseOrder::HeadsTokens } else { LseOrder::TokensHeads };
+        let (columns, causal) = FORMS[form];
         let (class, seed) = (AttentionClass::ALL[class], u64::from(seed));
-        let case = MlaPrefillCase { heads, causal, layout, lse_order, class, seed, ..case(&sequences) };
+        let case = MlaPrefillCase { heads, columns, causal, layout, lse_order, class, seed, ..case(&sequences) };
         for device in devices() {
             pass_in(&case, &device, Memory::Poisoned(seed));
         }

@@ -7,6 +7,7 @@ use check::memory::{Arena, Memory};
 use check::mla::prefill::{MlaPrefillCase, MlaPrefillRun, VALUE};
 use deepseek_kernels::mla::{Heads, HeadsMut, MlaPrefill, MlaPrefillSpec};
 use deepseek_kernels::{MatrixMut, Vector};
+use oracles::mla::HeadColumns;
 
 use crate::{message, with};
 
@@ -25,6 +26,18 @@ fn heads_and_scales() {
     let expected = "softmax_scale must be positive and at most 65536, got ";
     for (scale, text) in [(0.0, "0"), (-1.0, "-1"), (f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
         assert_eq!(plan(|spec| spec.softmax_scale = scale), format!("{expected}{text}"));
+    }
+}
+
+/// Two widths are compiled; each number is compared with its partner.
+#[test]
+fn heads_of_other_widths() {
+    let expected = "nope and value must be 128 and 128, as DeepSeek-V3 has them, or 192 and 256, as GLM-5 \
+                    (narrower heads: fill up with zeros)";
+    for (nope, value) in [(0, 128), (128, 0), (64, 64), (128, 256), (192, 128), (256, 256), (usize::MAX, 128)]
+    {
+        let message = plan(|spec| (spec.nope, spec.value) = (nope, value));
+        assert_eq!(message, format!("{expected}, got {nope} and {value}"));
     }
 }
 
@@ -102,4 +115,25 @@ rejects! {
         => "out: address must be a multiple of 16 bytes, got 4";
     lse_by_heads: |args, spare| args.lse = MatrixMut::new(&mut spare.floats, 2, 8)?
         => "expected lse [tokens, heads] [8, 2], got [2, 8]";
+}
+
+/// The same with GLM-5's heads.
+fn wide_prefill() -> MlaPrefillRun {
+    let case = MlaPrefillCase { columns: HeadColumns::GLM_5, ..MlaPrefillCase::new(vec![(3, 4), (2, 6)]) };
+    let problem = Arc::new(case.problem().expect("inputs"));
+    MlaPrefillRun::new(problem, &mut Arena::new(&emulated(0), Memory::Plain)).expect("operands")
+}
+
+rejects! {
+    wide_prefill();
+    q_of_narrow_heads: |args, spare| args.q = Heads::with_columns(&spare.halves, [8, 2, 192], 384, 192)?
+        => "expected q [columns] of a head [256], got [192]";
+    keys_of_narrow_heads: |args, spare|
+        args.k_nope = Heads::with_columns(&spare.halves, [15, 2, 128], 512, 256)?
+        => "expected k_nope [columns] of a head [192], got [128]";
+    values_of_narrow_heads: |args, spare| args.v = Heads::with_columns(&spare.halves, [15, 2, 128], 512, 256)?
+        => "expected v [columns] of a head [256], got [128]";
+    out_of_narrow_heads: |args, spare|
+        args.out = HeadsMut::with_columns(&mut spare.halves, [8, 2, VALUE], 512, 256)?
+        => "expected out [columns] of a head [256], got [128]";
 }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use check::case::{Case, Problem};
 use check::gemm::fp8_gemm::Fp8GemmCase;
 use check::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase};
-use check::mla::KEY;
 use check::mla::absorb::AbsorbCase;
 use check::mla::decode::MlaDecodeCase;
 use check::mla::kv_append::KvAppendCase;
 use check::mla::merge_states::MergeStatesCase;
 use check::mla::prefill::MlaPrefillCase;
 use check::mla::rope::RopeCase;
+use check::mla::{KEY, ROPE};
 use check::moe::combine::CombineCase;
 use check::moe::expert_map::ExpertMapCase;
 use check::moe::gate_map::GateMapCase;
@@ -445,7 +445,8 @@ fn mla() -> Vec<Box<dyn AnySpecs>> {
             lse_order: lse_orders(),
             empty_lse: [EmptyLse::NegativeInfinity, EmptyLse::PositiveInfinity],
         }),
-        Box::new(prefill()),
+        Box::new(prefill(HeadColumns::DEEPSEEK_V3)),
+        Box::new(prefill(HeadColumns::GLM_5)),
         Box::new(specs! {
             "kv_append": KvAppendSpec::new(5, 12, KvFormat::Fp8), KvAppend::plan,
             |spec: KvAppendSpec| {
@@ -526,15 +527,18 @@ fn decode_problem(spec: MlaDecodeSpec) -> Option<Arc<dyn Problem>> {
     Some(Arc::new(problem))
 }
 
-fn prefill() -> Specs<MlaPrefillSpec> {
+/// With heads of a width that is compiled.
+fn prefill(columns: HeadColumns) -> Specs<MlaPrefillSpec> {
     specs! {
-        "mla_prefill": MlaPrefillCase::new(vec![(9, 70), (3, 3)]).spec(), MlaPrefill::plan,
+        "mla_prefill": MlaPrefillCase { columns, ..MlaPrefillCase::new(vec![(9, 70), (3, 3)]) }.spec(), MlaPrefill::plan,
         |spec: MlaPrefillSpec| prefill_problem(spec);
         sizes spec.batch, spec.tokens, spec.keys, spec.heads, 8;
         batch: SIZES,
         tokens: SIZES,
         keys: SIZES,
         heads: SIZES,
+        nope: SIZES.into_iter().chain([192]),
+        value: SIZES.into_iter().chain([192]),
         softmax_scale: NUMBERS,
         causal: [false, true],
         lse_order: lse_orders(),
@@ -544,10 +548,18 @@ fn prefill() -> Specs<MlaPrefillSpec> {
 
 /// Of the case's sequences, unless there are others.
 fn prefill_problem(spec: MlaPrefillSpec) -> Option<Arc<dyn Problem>> {
-    let MlaPrefillSpec { heads, causal, lse_order, empty_lse, .. } = spec;
+    let MlaPrefillSpec { heads, nope, value, causal, lse_order, empty_lse, .. } = spec;
+    let columns = HeadColumns { nope, rope: ROPE, value };
     let case = MlaPrefillCase::new(vec![(9, 70), (3, 3)]);
-    let case =
-        MlaPrefillCase { heads, causal, lse_order, empty_lse, class: AttentionClass::Positive, ..case };
+    let case = MlaPrefillCase {
+        heads,
+        columns,
+        causal,
+        lse_order,
+        empty_lse,
+        class: AttentionClass::Positive,
+        ..case
+    };
     let expected = case.spec();
     if (spec.batch, spec.tokens, spec.keys) != (expected.batch, expected.tokens, expected.keys) {
         return None;

@@ -51,7 +51,8 @@ const TRIGGER: &str = "PREEXIT";
 
 /// How the names of the kernels begin that activate what they have multiplied.
 const GATE_UP: &str = "gate_up_swiglu_";
-const PREFILL: &str = "mla_prefill";
+/// The same of MLA prefill.
+const PREFILL: &str = "mla_prefill_";
 
 /// What reads or writes global memory, or may: generic addresses, bulk copies.
 const GLOBAL: [&str; 16] = [
@@ -82,7 +83,7 @@ pub fn examine(name: &str, kernel: &Kernel) -> Result<Findings> {
         violations.extend(softmax::wrong_order(softmax.as_ref()));
         overlapped = softmax.map(|softmax| softmax.exponentials);
     }
-    if name == PREFILL {
+    if name.starts_with(PREFILL) {
         let (exponentials, late) = softmax::beside_products(&kernel.instructions);
         violations.extend(late);
         overlapped = exponentials;
@@ -106,7 +107,9 @@ fn wrong_contents(name: &str, kernel: &Kernel) -> Vec<Violation> {
     let multiplies = name.contains("fp8_gemm_") || name.starts_with(GATE_UP);
     let required: &[&str] = match name {
         _ if multiplies => &["QGMMA", "UTMALDG", "UTMACCTL"],
-        _ if name.starts_with("mla_decode_") || name == PREFILL => &["HGMMA", "UTMALDG", "UTMACCTL"],
+        _ if name.starts_with("mla_decode_") || name.starts_with(PREFILL) => {
+            &["HGMMA", "UTMALDG", "UTMACCTL"]
+        }
         _ => &[],
     };
     for missing in required.iter().filter(|required| is_missing(required)) {

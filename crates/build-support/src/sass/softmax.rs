@@ -6,9 +6,6 @@ use super::rules::Violation;
 /// A thread's exponentials per block of keys: 64 x 64 scores over 128 threads.
 const EXPONENTIALS: usize = 64 * 64 / 128;
 
-/// The same of MLA prefill: 64 x 128 scores.
-const PREFILL_EXPONENTIALS: usize = 64 * 128 / 128;
-
 /// Where ptxas has put the softmax of a block of keys whose products and scores were in flight together.
 pub(super) struct Softmax<'k> {
     /// The wait for the products of the block before.
@@ -51,7 +48,8 @@ pub(super) fn wrong_order(softmax: Option<&Softmax>) -> Vec<Violation> {
 }
 
 /// The exponentials of MLA prefill's loop over blocks that stand behind the wait for the scores alone, and before the next one
-/// for products or those themselves: beside the warpgroup's own. None where no wait is for the scores alone.
+/// for products or those themselves: beside the warpgroup's own. None where no wait is for the scores alone. A thread has one for
+/// each of its scores of a block.
 pub(super) fn beside_products(instructions: &[Instruction]) -> (Option<usize>, Vec<Violation>) {
     let waits = |i: &Instruction| i.opcode == "WARPGROUP.DEPBAR.LE";
     let alone = |i: &Instruction| waits(i) && i.operands == "gsb0, 0x1";
@@ -59,17 +57,29 @@ pub(super) fn beside_products(instructions: &[Instruction]) -> (Option<usize>, V
         let rule = "no wait for the scores alone: the softmax stands beside no product".to_owned();
         return (None, vec![Violation { instruction: None, rule }]);
     };
+    let expected = instructions.iter().find_map(scores_of_a_thread).unwrap_or_default();
     let behind = &instructions[scores + 1..];
     let beside = behind.iter().take_while(|i| !waits(i) && i.base() != "HGMMA");
     let count = beside.filter(|i| i.opcode == "MUFU.EX2").count();
     let mut violations = Vec::new();
-    if count < PREFILL_EXPONENTIALS {
+    if expected == 0 || count < expected {
         let rule = format!(
-            "{count} exponentials stand between this wait for the scores and the one for the products, expected {PREFILL_EXPONENTIALS}"
+            "{count} exponentials stand between this wait for the scores and the one for the products, expected {expected}"
         );
         violations.push(Violation::by(&instructions[scores], rule));
     }
     (Some(count), violations)
+}
+
+/// Of a product of queries and keys, both in shared memory: `HGMMA.64x128x16` has 64 scores of each of 128 threads.
+fn scores_of_a_thread(product: &Instruction) -> Option<usize> {
+    let keys = product.opcode.strip_prefix("HGMMA.64x")?.split('x').next()?.parse::<usize>().ok()?;
+    (!weights_from_registers(product)).then_some(64 * keys / 128)
+}
+
+/// The weights come from registers, all other operands from shared memory.
+fn weights_from_registers(product: &Instruction) -> bool {
+    product.operands.split(", ").nth(1).is_some_and(|a| a.starts_with('R'))
 }
 
 /// Of the loop over blocks; the first block's softmax has no products beside it.
@@ -79,9 +89,7 @@ pub(super) fn of_a_block(instructions: &[Instruction]) -> Option<Softmax<'_>> {
         move |i: &Instruction| i.opcode == "WARPGROUP.DEPBAR.LE" && i.operands == operands
     };
     let multiplies = |i: &Instruction| i.base() == "HGMMA";
-    // The weights come from registers, all other operands from shared memory.
-    let weighs =
-        |i: &Instruction| multiplies(i) && i.operands.split(", ").nth(1).is_some_and(|a| a.starts_with('R'));
+    let weighs = |i: &Instruction| multiplies(i) && weights_from_registers(i);
     let products = instructions.iter().position(is_wait("0x1"))?;
     let scores = products + instructions[products..].iter().position(is_wait("0x0"))?;
     let issued = instructions[..products].iter().rposition(weighs)?;
@@ -153,7 +161,7 @@ mod tests {
         assert!(text(serial).contains("no wait for the products alone"));
     }
 
-    /// The loop of MLA prefill, with so many exponentials before the wait for the products and behind it.
+    /// The loop of MLA prefill over blocks of 128 keys, with so many exponentials before the wait for the products and behind it.
     fn prefill(before: usize, after: usize) -> String {
         let exponentials = |count: usize| "MUFU.EX2 R4, R4\n".repeat(count);
         let products = "HGMMA.64x128x16.F32.BF16 R24, R4, gdesc[UR4].tnspB, R24, gsb0\n";
@@ -169,13 +177,22 @@ mod tests {
 
     #[test]
     fn the_softmax_of_a_prefill_stands_beside_its_products() {
-        let good = examined("mla_prefill", &prefill(66, 0));
+        const NAME: &str = "mla_prefill_n128_v128";
+        let good = examined(NAME, &prefill(66, 0));
         assert_eq!((good.overlapped, texts(&good)), (Some(66), vec![]));
-        let late = examined("mla_prefill", &prefill(2, 64));
+        let late = examined(NAME, &prefill(2, 64));
         assert_eq!(late.overlapped, Some(2));
         let text = texts(&late).concat();
         assert!(text.contains("WARPGROUP.DEPBAR.LE gsb0, 0x1: 2 exponentials"), "{text}");
         let serial = prefill(66, 0).replace("0x1", "0x0");
-        assert!(texts(&examined("mla_prefill", &serial)).concat().contains("no wait for the scores alone"));
+        assert!(texts(&examined(NAME, &serial)).concat().contains("no wait for the scores alone"));
+        // Of half as many keys a thread has half as many scores.
+        let narrow = |before, after| {
+            prefill(before, after).replace("HGMMA.64x128x16.F32.BF16 R152", "HGMMA.64x64x16.F32.BF16 R152")
+        };
+        assert_eq!(texts(&examined(NAME, &narrow(34, 0))), [""; 0]);
+        assert!(texts(&examined(NAME, &narrow(31, 3))).concat().contains("31 exponentials"));
+        let nothing = prefill(66, 0).replace("R152, gdesc[UR8]", "R152, R8");
+        assert!(texts(&examined(NAME, &nothing)).concat().contains("expected 0"));
     }
 }

@@ -51,7 +51,7 @@ impl AbsorbCase {
     /// Columns of a head of the operand: of the query those count that are not rotated.
     pub const fn a_columns(&self) -> usize {
         match self.side {
-            Side::Query => self.columns.nope + self.columns.rope,
+            Side::Query => self.columns.key(),
             Side::Output => LATENT,
         }
     }

@@ -18,7 +18,7 @@ use crate::trace::Launch;
 use deepseek_kernels::mla::{KvFormat, MAX_Q_TOKENS};
 use deepseek_kernels::table::gemm::OutputType;
 use deepseek_kernels::table::mla::{MLA_INSTANCES, MlaInstance};
-use oracles::mla::{AttentionClass, Side};
+use oracles::mla::{AttentionClass, HeadColumns, Side};
 
 pub use cache::CacheRows;
 pub use values::Values;
@@ -60,6 +60,7 @@ pub fn smoke() -> Cases {
     let prefill = MlaPrefillCase::new(vec![(140, 300), (3, 150)]);
     cases.extend(boxed([
         MlaPrefillCase { layout: KeyLayout::Joined, causal: false, ..prefill.clone() },
+        MlaPrefillCase { columns: HeadColumns::GLM_5, ..prefill.clone() },
         prefill,
     ]));
     cases
@@ -129,25 +130,33 @@ fn layer_decode(extent: Extent, seed: u64) -> Vec<MlaDecodeCase> {
 }
 
 /// A prompt, the last part of one, and tokens without keys: the mean of equal weights, one key that counts alone, and ordinary
-/// data, causal and not.
+/// data, causal and not; with heads of either width.
 fn layer_prefill(extent: Extent, seed: u64) -> Vec<MlaPrefillCase> {
     let (heads, sequences) = match extent {
         Extent::Full => (HEADS, vec![(1000, 1000), (0, 60), (300, 2048), (5, 0), (129, 129)]),
         Extent::Reduced => (2, vec![(140, 140), (0, 60), (70, 300), (5, 0)]),
     };
-    let of = |(class, causal)| MlaPrefillCase {
+    let of = |(columns, class, causal)| MlaPrefillCase {
         class,
         causal,
         heads,
+        columns,
         alone: true,
         seed,
         ..MlaPrefillCase::new(sequences.clone())
     };
-    let classes = [AttentionClass::Uniform, AttentionClass::OneKey, AttentionClass::Normal];
-    classes.into_iter().zip([true, true, false]).map(of).collect()
+    let cases = [
+        (HeadColumns::DEEPSEEK_V3, AttentionClass::Uniform, true),
+        (HeadColumns::DEEPSEEK_V3, AttentionClass::OneKey, true),
+        (HeadColumns::DEEPSEEK_V3, AttentionClass::Normal, false),
+        (HeadColumns::GLM_5, AttentionClass::OneKey, false),
+        (HeadColumns::GLM_5, AttentionClass::Normal, true),
+    ];
+    cases.map(of).into()
 }
 
-/// Prompts of one length, and of several, after others' keys; with the heads of DeepSeek-V3, and of one of eight ranks.
+/// Prompts of one length, and of several, after others' keys; with the heads of DeepSeek-V3, and of one of eight ranks; a prompt
+/// with those of GLM-5.
 fn timed_prefill(extent: Extent) -> Vec<MlaPrefillCase> {
     let of = |heads, sequences: &[(usize, usize)]| MlaPrefillCase {
         heads,
@@ -161,8 +170,12 @@ fn timed_prefill(extent: Extent) -> Vec<MlaPrefillCase> {
             of(16, &[(16_384, 16_384)]),
             of(16, &[(2048, 16_384)]),
             of(16, &[(512, 512), (3000, 3000), (77, 77), (1500, 4096), (1024, 1024)]),
+            MlaPrefillCase { columns: HeadColumns::GLM_5, ..of(64, &[(4096, 4096)]) },
         ],
-        Extent::Reduced => vec![of(2, &[(150, 150), (20, 270)])],
+        Extent::Reduced => vec![
+            of(2, &[(150, 150), (20, 270)]),
+            MlaPrefillCase { columns: HeadColumns::GLM_5, ..of(2, &[(150, 150)]) },
+        ],
     }
 }
 

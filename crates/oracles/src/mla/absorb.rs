@@ -32,6 +32,13 @@ pub struct HeadColumns {
 impl HeadColumns {
     /// Of DeepSeek-V3.
     pub const DEEPSEEK_V3: Self = Self { nope: 128, rope: 64, value: 128 };
+    /// Of GLM-5.
+    pub const GLM_5: Self = Self { nope: 192, rope: 64, value: 256 };
+
+    /// Of its query, and of its key.
+    pub const fn key(&self) -> usize {
+        self.nope + self.rope
+    }
 
     /// Rows of W.
     pub const fn rows(&self) -> usize {

@@ -2,28 +2,24 @@
 
 use half::bf16;
 
+use super::absorb::HeadColumns;
 use super::attention::{Attention, Form, MlaBounded};
 use super::attention_bits::{Approximations, MlaBits, Sight};
 use crate::{ShapeError, check_length};
 
-/// Elements of a key and of a query: 128, and 64 that carry the position.
-const KEY: usize = 192;
-/// Elements of a value.
-const VALUE: usize = 128;
-
-/// Keys that are taken at a time, and query tokens for whom they are.
-const BLOCK: usize = 128;
-
-const FORM: Form = Form { key: KEY, value: VALUE, first: 0, block: BLOCK };
+/// Query tokens for whom keys are taken.
+const TILE: usize = 128;
 
 /// The queries, keys and values of one head of a sequence.
 #[derive(Clone, Copy, Debug)]
 pub struct MlaHead<'a> {
-    /// `[q_tokens, 192]`.
+    /// How wide its operands are.
+    pub columns: HeadColumns,
+    /// `[q_tokens, nope + rope]`.
     pub q: &'a [bf16],
-    /// `[n, 192]`.
+    /// `[n, nope + rope]`.
     pub keys: &'a [bf16],
-    /// `[n, 128]`.
+    /// `[n, value]`.
     pub values: &'a [bf16],
     /// What a dot product is multiplied by before the exponential.
     pub scale: f32,
@@ -32,31 +28,46 @@ pub struct MlaHead<'a> {
 }
 
 impl MlaHead<'_> {
+    fn q_tokens(&self) -> usize {
+        self.q.len() / self.columns.key()
+    }
+
+    /// Keys.
+    fn n(&self) -> usize {
+        self.keys.len() / self.columns.key()
+    }
+
+    /// Keys that are taken at a time.
+    fn block(&self) -> usize {
+        if self.columns == HeadColumns::DEEPSEEK_V3 { 128 } else { 64 }
+    }
+
     /// Keys that a query token sees.
     pub fn visible(&self, token: usize) -> usize {
-        let n = self.keys.len() / KEY;
-        if self.causal { (n + token + 1).saturating_sub(self.q.len() / KEY) } else { n }
+        if self.causal { (self.n() + token + 1).saturating_sub(self.q_tokens()) } else { self.n() }
     }
 
     /// Keys of the blocks that some token of its tile sees.
     fn read(&self, token: usize) -> usize {
-        let last = ((token / BLOCK + 1) * BLOCK).min(self.q.len() / KEY) - 1;
-        self.visible(last).next_multiple_of(BLOCK).min(self.keys.len() / KEY)
+        let last = ((token / TILE + 1) * TILE).min(self.q_tokens()) - 1;
+        self.visible(last).next_multiple_of(self.block()).min(self.n())
     }
 
     fn attention(&self) -> Result<Attention<'_>, ShapeError> {
-        let Self { q, keys, values, scale, .. } = *self;
-        check_length("q", q.len() / KEY * KEY, q.len())?;
-        check_length("keys", keys.len() / KEY * KEY, keys.len())?;
-        check_length("values", keys.len() / KEY * VALUE, values.len())?;
-        Ok(Attention { form: FORM, q, keys, values, value_pitch: VALUE, scale, split_keys: 0 })
+        let Self { columns, q, keys, values, scale, .. } = *self;
+        let (key, value) = (columns.key(), columns.value);
+        check_length("q", self.q_tokens() * key, q.len())?;
+        check_length("keys", self.n() * key, keys.len())?;
+        check_length("values", self.n() * value, values.len())?;
+        let form = Form { key, value, first: 0, block: self.block() };
+        Ok(Attention { form, q, keys, values, value_pitch: value, scale, split_keys: 0 })
     }
 }
 
 /// Softmax attention in f64: `out = sum p_j v_j`, `p = softmax(scale * q k_j)`, of some query tokens, of finite operands.
 ///
 /// The bound holds for every kernel that multiplies in k16 steps of Hopper's BF16 `wgmma`, the columns of a key in order,
-/// follows the maximum in blocks of 128 keys, and rounds p to BF16 for the second product only.
+/// follows the maximum in blocks of keys, and rounds p to BF16 for the second product only.
 pub fn mla_prefill(head: &MlaHead, tokens: &[usize]) -> Result<MlaBounded, ShapeError> {
     Ok(head.attention()?.bounded(tokens, |token| head.visible(token)))
 }

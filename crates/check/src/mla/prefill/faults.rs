@@ -5,13 +5,21 @@ use crate::mla::prefill::{KeyLayout, MlaPrefillCase, MlaPrefillProblem, NOPE, QU
 use crate::planted::{Changed, Trial, faults};
 use deepseek_kernels::bf16;
 use deepseek_kernels::mla::LseOrder;
-use oracles::mla::AttentionClass;
+use oracles::mla::{AttentionClass, HeadColumns};
 use std::sync::Arc;
 
 /// Keys as they are projected.
 const PREFILL: Trial = Trial::Changed(|| prefills(KeyLayout::Projected));
 /// Keys that lie together, and lse in the other order.
 const JOINED: Trial = Trial::Changed(|| prefills(KeyLayout::Joined));
+/// Heads of GLM-5.
+const WIDE_HEADS: Trial = Trial::Changed(|| {
+    let of = |sequences: &[(usize, usize)], causal| {
+        let case = MlaPrefillCase::new(sequences.to_vec());
+        MlaPrefillCase { columns: HeadColumns::GLM_5, causal, ..case }.problem().expect("inputs")
+    };
+    [of(&[(130, 200), (5, 70)], true), of(&[(70, 150), (3, 9)], false)].map(changed).into()
+});
 /// Offsets of 64 bits.
 const WIDE: Trial = Trial::Wide(|| prefills(KeyLayout::Projected));
 /// Values and scores that show in which order they were added, and means that show how they were divided: half of the values
@@ -119,7 +127,8 @@ faults! {
         "uint32_t i = keys * 8 + ptx::thread_idx() % 128" => "uint32_t i = keys * 8 + 8 + ptx::thread_idx() % 128",
         ["elements are wrong"];
     half_of_the_values_cleared: PREFILL,
-        "ptx::sts_v4_u32(smem.v(stage, half) + i * 16, {});" => "if (half == 0) ptx::sts_v4_u32(smem.v(stage, half) + i * 16, {});",
+        "ptx::sts_v4_u32(smem.v(stage, half * kTiles + tile) + i * 16, {});"
+            => "if (half == 0) ptx::sts_v4_u32(smem.v(stage, tile) + i * 16, {});",
         ["elements are wrong"];
     cleared_values_without_a_fence: PREFILL,
         "void clear_values(MlaPrefillSmem<Config> ... ptx::fence_proxy_async_shared();" => "", ["fence.proxy.async"];
@@ -206,7 +215,7 @@ faults! {
             => "[&](uint32_t tile, uint32_t row) { return smem.q(tile, 0) + row * 128; }",
         ["not ordered", "elements are wrong", "race", "in flight"];
     output_by_the_wrong_stride: JOINED,
-        "work.head * params.out_head_stride" => "work.head * MLA_NOPE / 2", ["elements are wrong", "written", "race"];
+        "work.head * params.out_head_stride" => "work.head * Config::kNope / 2", ["elements are wrong", "written", "race"];
     lse_of_rows_past_the_last: PREFILL,
         "ptx::thread_idx() % 4 != 0 || row >= work.rows" => "ptx::thread_idx() % 4 != 0",
         ["lse: ", "lse[", "written", "outside", "out of bounds", "race"];
@@ -219,18 +228,36 @@ faults! {
     lse_of_the_sequence_alone: JOINED,
         "work.row + row, work.head)" => "row, work.head)", ["lse: ", "lse[", "written", "race", "not ordered"];
 
+    // Widths.
+    position_behind_narrow_keys: WIDE_HEADS,
+        "constexpr uint32_t kPosition = kPrefillKeyTiles<Config> - 1;" => "constexpr uint32_t kPosition = 2;",
+        ["k_full", "elements are wrong"];
+    scores_of_narrow_keys: WIDE_HEADS,
+        "tile < kPrefillKeyTiles<Config>; ++tile) { const uint64_t desc_q" => "tile < 3; ++tile) { const uint64_t desc_q",
+        ["elements are wrong"];
+    values_as_far_apart_as_narrow_ones: WIDE_HEADS,
+        "descriptor_mn_major_128b(smem.v(stage, 0), MlaPrefillStorage<Config>::kKeyTileBytes)"
+            => "descriptor_mn_major_128b(smem.v(stage, 0), 128 * 128)",
+        ["elements are wrong", "in flight", "not ordered", "nothing has written"];
+    a_tile_of_wide_values_not_cleared: WIDE_HEADS,
+        "smem.v(stage, half * kTiles + tile) + i * 16" => "smem.v(stage, half * kTiles) + i * 16", ["elements are wrong"];
+    output_of_narrow_values: WIDE_HEADS,
+        "kChunks = Config::kValue * 2 / 16" => "kChunks = 128 * 2 / 16", ["elements are wrong"];
+    queries_as_wide_as_values: WIDE_HEADS,
+        "void load_q ... tile < kPrefillKeyTiles<Config>; ++tile" => "tile < 3; ++tile", ["q_full"];
+
     // The order that is pinned.
     keys_from_the_last_on: ORDER,
         "wgmma_rs_k16_bf16_mn(rO, rP[step], descriptor_advance(desc_v, step * 16 * 128), true)"
             => "wgmma_rs_k16_bf16_mn(rO, rP[7 - step], descriptor_advance(desc_v, (7 - step) * 16 * 128), true)",
         ["bit model"];
     position_scored_first: ORDER,
-        "tile = 0; tile < kPrefillKeyTiles; ++tile) { const uint64_t desc_q = descriptor_k_major_128b(smem.q(tile, half))"
-            => "tile = 0; tile < kPrefillKeyTiles; ++tile) { const uint64_t desc_q = descriptor_k_major_128b(smem.q((tile + 2) % 3, half))",
+        "tile = 0; tile < kPrefillKeyTiles<Config>; ++tile) { const uint64_t desc_q = descriptor_k_major_128b(smem.q(tile, half))"
+            => "tile = 0; tile < kPrefillKeyTiles<Config>; ++tile) { const uint64_t desc_q = descriptor_k_major_128b(smem.q((tile + 2) % 3, half))",
         "descriptor_k_major_128b(smem.k(k.stage, tile))" => "descriptor_k_major_128b(smem.k(k.stage, (tile + 2) % 3))",
         ["bit model"];
     divided_instead_of_multiplied_with_the_inverse: ORDER,
         "scale_rows(rO, inverse);"
-            => "for (int i = 0; i < kPrefillOutRegisters; ++i) rO[i] /= 1.0f / inverse[i % 4 / 2];",
+            => "for (int i = 0; i < kPrefillOutRegisters<Config>; ++i) rO[i] /= 1.0f / inverse[i % 4 / 2];",
         ["bit model"];
 }

@@ -8,10 +8,11 @@ use std::mem::offset_of;
 use std::sync::Arc;
 
 use anyhow::Result;
+use deepseek_kernels::Device;
 use deepseek_kernels::bindings::MlaPrefillParams;
 use deepseek_kernels::mla::{EmptyLse, LseOrder, MlaPrefillSpec};
-use deepseek_kernels::table::mla::MLA_PREFILL;
-use oracles::mla::AttentionClass;
+use deepseek_kernels::table::mla::{MLA_PREFILL_INSTANCES, MlaPrefillInstance};
+use oracles::mla::{AttentionClass, HeadColumns};
 
 pub use faults::FAULTS;
 pub use problem::MlaPrefillProblem;
@@ -19,19 +20,19 @@ pub use run::{MlaPrefillOperands, MlaPrefillRun};
 
 use crate::case::{Case, Problem, Work};
 use crate::deepseek_v3::SOFTMAX_SCALE;
-use crate::trace::{Launch, Params, WORDS_PER_INDEX, fixed, region};
+use crate::trace::{Launch, Params, WORDS_PER_INDEX, region};
 
-/// Columns of a head's query or key, of which the last ones are rotated; of its value.
-pub const QUERY: usize = 192;
-pub const NOPE: usize = 128;
-pub const VALUE: usize = 128;
+/// Columns of a head's query or key, of which the last ones are rotated; of its value. As DeepSeek-V3 has them.
+pub const QUERY: usize = HeadColumns::DEEPSEEK_V3.key();
+pub const NOPE: usize = HeadColumns::DEEPSEEK_V3.nope;
+pub const VALUE: usize = HeadColumns::DEEPSEEK_V3.value;
 
 /// Where keys and values lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyLayout {
-    /// As `kv_b_proj` leaves them: of each head 128 columns of its key, then its value; heads share the position.
+    /// As `kv_b_proj` leaves them: of each head the columns of its key, then its value; heads share the position.
     Projected,
-    /// Keys of 192 columns, each head with a position of its own; values elsewhere.
+    /// Whole keys, each head with a position of its own; values elsewhere.
     Joined,
 }
 
@@ -41,6 +42,7 @@ pub struct MlaPrefillCase {
     /// Query tokens of each, and its keys.
     pub sequences: Vec<(usize, usize)>,
     pub heads: usize,
+    pub columns: HeadColumns,
     /// Query tokens see the keys up to themselves only.
     pub causal: bool,
     pub layout: KeyLayout,
@@ -60,11 +62,12 @@ pub const DRAWN: usize = 131;
 const SPARE: (usize, usize) = (3, 5);
 
 impl MlaPrefillCase {
-    /// Two heads, causal, keys as they are projected.
+    /// Two heads of DeepSeek-V3, causal, keys as they are projected.
     pub const fn new(sequences: Vec<(usize, usize)>) -> Self {
         Self {
             sequences,
             heads: 2,
+            columns: HeadColumns::DEEPSEEK_V3,
             causal: true,
             layout: KeyLayout::Projected,
             lse_order: LseOrder::TokensHeads,
@@ -92,10 +95,19 @@ impl MlaPrefillCase {
         }
     }
 
+    /// The one that is compiled for these columns.
+    fn kernel(&self) -> String {
+        let HeadColumns { nope, value, .. } = self.columns;
+        let fits = |it: &&MlaPrefillInstance| (it.nope as usize, it.value as usize) == (nope, value);
+        MLA_PREFILL_INSTANCES.iter().find(fits).expect("a kernel of these heads").name()
+    }
+
     /// What the plan is of. Some rows are nobody's.
     pub fn spec(&self) -> MlaPrefillSpec {
         let (tokens, keys) = (self.tokens() + SPARE.0, self.keys() + SPARE.1);
         MlaPrefillSpec::new(self.sequences.len(), tokens, keys, self.heads, SOFTMAX_SCALE)
+            .nope(self.columns.nope)
+            .value(self.columns.value)
             .causal(self.causal)
             .lse_order(self.lse_order)
             .empty_lse(self.empty_lse)
@@ -108,7 +120,12 @@ impl Case for MlaPrefillCase {
     }
 
     fn title(&self) -> String {
-        format!("MLA prefill{}", if self.causal { ", causal" } else { "" })
+        let HeadColumns { value, .. } = self.columns;
+        let columns = match self.columns {
+            HeadColumns::DEEPSEEK_V3 => String::new(),
+            columns => format!(", keys of {}, values of {value}", columns.key()),
+        };
+        format!("MLA prefill{columns}{}", if self.causal { ", causal" } else { "" })
     }
 
     /// Heads, and the query tokens and keys of each sequence.
@@ -121,11 +138,16 @@ impl Case for MlaPrefillCase {
     }
 
     fn label(&self) -> String {
-        let Self { heads, causal, layout, .. } = self;
+        let Self { heads, columns, causal, layout, .. } = self;
         let (batch, tokens, keys) = (self.sequences.len(), self.tokens(), self.keys());
         let mask = if *causal { "" } else { "_full" };
         let layout = if *layout == KeyLayout::Joined { "_joined" } else { "" };
-        format!("b{batch}q{tokens}k{keys}h{heads}{mask}{layout}")
+        let HeadColumns { nope, value, .. } = *columns;
+        let columns = match *columns {
+            HeadColumns::DEEPSEEK_V3 => String::new(),
+            _ => format!("_n{nope}v{value}"),
+        };
+        format!("b{batch}q{tokens}k{keys}h{heads}{mask}{layout}{columns}")
     }
 
     fn data(&self) -> String {
@@ -140,11 +162,16 @@ impl Case for MlaPrefillCase {
             (0..tokens).map(|token| keys.saturating_sub(hidden(token))).sum()
         };
         let pairs: usize = self.sequences.iter().map(seen).sum();
-        let of_keys = heads * (NOPE + VALUE) + self.k_pe_heads() * (QUERY - NOPE);
+        let (of_head, rope) = (self.columns.key() + self.columns.value, self.columns.rope);
+        let of_keys = heads * self.columns.rows() + self.k_pe_heads() * rope;
         Work {
-            flops: (2 * heads * pairs * (QUERY + VALUE)) as u64,
-            bytes: (2 * (tokens * heads * (QUERY + VALUE) + keys * of_keys) + 4 * tokens * heads) as u64,
+            flops: (2 * heads * pairs * of_head) as u64,
+            bytes: (2 * (tokens * heads * of_head + keys * of_keys) + 4 * tokens * heads) as u64,
         }
+    }
+
+    fn kernels(&self, _: &Device) -> Result<Vec<String>> {
+        Ok(vec![self.kernel()])
     }
 
     /// `ex2.approx` and `lg2.approx` are specified to a bound, not to the bit.
@@ -159,19 +186,20 @@ impl Case for MlaPrefillCase {
 
 /// What the operand trace launches.
 pub fn traced() -> Vec<Launch> {
-    WORDS_PER_INDEX.map(traced_with).into()
+    let of = |instance| WORDS_PER_INDEX.map(|words_per_index| traced_with(instance, words_per_index));
+    MLA_PREFILL_INSTANCES.iter().flat_map(of).collect()
 }
 
 /// Two tiles of two heads, of which some exist. Offsets are made up: some are out of order.
-fn traced_with(words_per_index: u32) -> Launch {
+fn traced_with(instance: &MlaPrefillInstance, words_per_index: u32) -> Launch {
     let params = Params::of::<MlaPrefillParams>()
         .indices(offset_of!(MlaPrefillParams, q_offsets), region(0), 40, words_per_index)
         .indices(offset_of!(MlaPrefillParams, k_offsets), region(1), 40, words_per_index)
         .u64(offset_of!(MlaPrefillParams, out), region(2))
         .u64(offset_of!(MlaPrefillParams, lse), region(3))
         .u64(offset_of!(MlaPrefillParams, error_words), region(4))
-        .u64(offset_of!(MlaPrefillParams, out_token_stride), 2 * 136)
-        .u64(offset_of!(MlaPrefillParams, out_head_stride), 136)
+        .u64(offset_of!(MlaPrefillParams, out_token_stride), 2 * 264)
+        .u64(offset_of!(MlaPrefillParams, out_head_stride), 264)
         .u64(offset_of!(MlaPrefillParams, lse_strides.group), 50)
         .u64(offset_of!(MlaPrefillParams, lse_strides.token), 1)
         .u64(offset_of!(MlaPrefillParams, lse_strides.head), 24)
@@ -185,5 +213,5 @@ fn traced_with(words_per_index: u32) -> Launch {
         .u32(offset_of!(MlaPrefillParams, causal), 1)
         .u32(offset_of!(MlaPrefillParams, scale_log2), 0.03_f32.to_bits())
         .u32(offset_of!(MlaPrefillParams, empty_lse), f32::NEG_INFINITY.to_bits());
-    fixed(&MLA_PREFILL, 6, params)
+    params.launch(instance.name(), 6, instance.smem_bytes())
 }

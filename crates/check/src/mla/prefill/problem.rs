@@ -6,10 +6,12 @@ use std::sync::Arc;
 use anyhow::Result;
 use deepseek_kernels::mla::{EmptyLse, MlaPrefillSpec};
 use deepseek_kernels::{DataFaults, bf16};
-use oracles::mla::{Approximations, AttentionClass, MlaBounded, MlaHead, mla_prefill, mla_prefill_bits};
+use oracles::mla::{
+    Approximations, AttentionClass, HeadColumns, MlaBounded, MlaHead, mla_prefill, mla_prefill_bits,
+};
 use oracles::verdict::Verdict;
 
-use super::{DRAWN, KeyLayout, MlaPrefillCase, MlaPrefillRun, NOPE, QUERY, VALUE};
+use super::{DRAWN, KeyLayout, MlaPrefillCase, MlaPrefillRun};
 use crate::case::{Prepared, Problem, fault_if};
 use crate::data::rows_of;
 use crate::judge::{Check, Scrutiny};
@@ -30,22 +32,23 @@ pub struct MlaPrefillProblem {
     /// On the device: `[batch + 1]`.
     pub q_offsets: Vec<i32>,
     pub k_offsets: Vec<i32>,
-    /// `[tokens, heads, 192]`, or fewer tokens that repeat. What is nobody's is NaN.
+    /// `[tokens, heads, nope + 64]`, or fewer tokens that repeat. What is nobody's is NaN.
     pub q: Vec<bf16>,
-    /// `[keys, heads, 128]`, or fewer keys that repeat, as all that follow.
+    /// `[keys, heads, nope]`, or fewer keys that repeat, as all that follow.
     pub k_nope: Vec<bf16>,
     /// `[keys, 1 or heads, 64]`.
     pub k_pe: Vec<bf16>,
-    /// `[keys, heads, 128]`.
+    /// `[keys, heads, value]`.
     pub v: Vec<bf16>,
     /// Every query, key and value is finite. Of others the bound says nothing.
     pub finite: bool,
 }
 
 /// What a head takes of the columns that the classes draw: every head other values and, but for the position, other keys.
-fn columns(head: usize) -> (Range<usize>, Range<usize>) {
-    let (value, nope) = (32 * head % 256, 256 + 32 * head % 128);
-    (value..value + VALUE, nope..nope + NOPE)
+fn columns(columns: HeadColumns, head: usize) -> (Range<usize>, Range<usize>) {
+    const MIDDLE: usize = LATENT / 2;
+    let (value, nope) = (32 * head % MIDDLE, MIDDLE + 32 * head % (MIDDLE - columns.nope));
+    (value..value + columns.value, nope..nope + columns.nope)
 }
 
 impl MlaPrefillCase {
@@ -80,10 +83,11 @@ impl MlaPrefillCase {
                 problem.draw(sequence, index as u64);
             }
             let MlaPrefillSpec { tokens, keys, heads, .. } = spec;
-            problem.q.resize(tokens * heads * QUERY, bf16::POISON);
-            problem.k_nope.resize(keys * heads * NOPE, bf16::POISON);
+            let columns = problem.case.columns;
+            problem.q.resize(tokens * heads * columns.key(), bf16::POISON);
+            problem.k_nope.resize(keys * heads * columns.nope, bf16::POISON);
             problem.k_pe.resize(keys * problem.case.k_pe_heads() * ROPE, bf16::POISON);
-            problem.v.resize(keys * heads * VALUE, bf16::POISON);
+            problem.v.resize(keys * heads * columns.value, bf16::POISON);
         }
         Ok(problem)
     }
@@ -102,12 +106,12 @@ impl MlaPrefillProblem {
             position
         };
         for (i, row) in inputs.q.chunks_exact(LATENT + ROPE).enumerate() {
-            q.extend_from_slice(&row[columns(i % heads).1]);
+            q.extend_from_slice(&row[columns(case.columns, i % heads).1]);
             q.extend(rotated(row, i % heads));
         }
         for row in inputs.keys.chunks_exact(LATENT + ROPE) {
             for head in 0..heads {
-                let (value, nope) = columns(head);
+                let (value, nope) = columns(case.columns, head);
                 k_nope.extend_from_slice(&row[nope]);
                 v.extend_from_slice(&row[value]);
             }
@@ -132,7 +136,7 @@ impl MlaPrefillProblem {
         let (q, k) = self.ranges(sequence);
         let q = q.end - tokens..q.end;
         let case = MlaPrefillCase { sequences: vec![(tokens, k.len())], alone: false, ..self.case.clone() };
-        let (heads, k_pe_heads) = (case.heads, case.k_pe_heads());
+        let (heads, k_pe_heads, of_head) = (case.heads, case.k_pe_heads(), case.columns);
         let of = |rows: &[bf16], columns: usize, range: &Range<usize>, spare: usize| {
             let mut part = rows_of(rows, columns, &range.clone().collect::<Vec<_>>());
             part.resize((range.len() + spare) * columns, bf16::POISON);
@@ -143,10 +147,10 @@ impl MlaPrefillProblem {
         Self {
             q_offsets: vec![0, tokens as i32],
             k_offsets: vec![0, k.len() as i32],
-            q: of(&self.q, heads * QUERY, &q, spare_q),
-            k_nope: of(&self.k_nope, heads * NOPE, &k, spare_k),
+            q: of(&self.q, heads * of_head.key(), &q, spare_q),
+            k_nope: of(&self.k_nope, heads * of_head.nope, &k, spare_k),
             k_pe: of(&self.k_pe, k_pe_heads * ROPE, &k, spare_k),
-            v: of(&self.v, heads * VALUE, &k, spare_k),
+            v: of(&self.v, heads * of_head.value, &k, spare_k),
             finite: self.finite,
             case: MlaPrefillCase { repeated: false, ..case },
             spec,
@@ -183,16 +187,18 @@ impl MlaPrefillProblem {
             let places: Vec<usize> = range.clone().map(|row| row % there * heads + head).collect();
             rows_of(rows, columns, &places)
         };
-        let nope = of(&self.k_nope, heads, NOPE, &k, head);
+        let of_head = self.case.columns;
+        let nope = of(&self.k_nope, heads, of_head.nope, &k, head);
         let pe = of(&self.k_pe, k_pe_heads, ROPE, &k, head % k_pe_heads);
-        let parts = nope.chunks_exact(NOPE).zip(pe.chunks_exact(ROPE));
+        let parts = nope.chunks_exact(of_head.nope).zip(pe.chunks_exact(ROPE));
         let keys = parts.flat_map(|(nope, pe)| [nope, pe].concat()).collect();
-        [of(&self.q, heads, QUERY, &q, head), keys, of(&self.v, heads, VALUE, &k, head)]
+        [of(&self.q, heads, of_head.key(), &q, head), keys, of(&self.v, heads, of_head.value, &k, head)]
     }
 
     /// As the oracles take it.
     fn oracle<'a>(&self, [q, keys, values]: &'a [Vec<bf16>; 3]) -> MlaHead<'a> {
-        MlaHead { q, keys, values, scale: self.spec.softmax_scale, causal: self.spec.causal }
+        let MlaPrefillSpec { softmax_scale: scale, causal, .. } = self.spec;
+        MlaHead { columns: self.case.columns, q, keys, values, scale, causal }
     }
 
     /// What a run has to report: offsets that are no ranges in order, and rows of nothing but -Inf.
@@ -214,8 +220,9 @@ impl MlaPrefillProblem {
             let oracle = self.oracle(&operands);
             let score =
                 |q: &[bf16], k: &[bf16]| q.iter().zip(k).map(|(q, k)| q.to_f64() * k.to_f64()).sum::<f64>();
-            oracle.q.chunks(QUERY).enumerate().any(|(token, q)| {
-                let mut keys = oracle.keys.chunks(QUERY).take(oracle.visible(token)).peekable();
+            let key = self.case.columns.key();
+            oracle.q.chunks(key).enumerate().any(|(token, q)| {
+                let mut keys = oracle.keys.chunks(key).take(oracle.visible(token)).peekable();
                 keys.peek().is_some() && keys.all(|k| score(q, k) == f64::NEG_INFINITY)
             })
         };
@@ -245,20 +252,21 @@ impl MlaPrefillProblem {
         machine: Option<Approximations>,
     ) -> Result<Vec<Check>> {
         let (most, heads) = self.judged(scrutiny);
+        let (key, value) = (self.case.columns.key(), self.case.columns.value);
         let mut joined: Vec<Check> = vec![];
         for (sequence, head) in (0..self.spec.batch).flat_map(|b| heads.iter().map(move |&head| (b, head))) {
             let operands = self.head(sequence, head);
             let oracle = self.oracle(&operands);
-            let (rows, count) = (self.ranges(sequence).0, oracle.q.len() / QUERY);
+            let (rows, count) = (self.ranges(sequence).0, oracle.q.len() / key);
             let results = |tokens: &[usize]| {
                 let places: Vec<usize> =
                     tokens.iter().map(|token| (rows.start + token) * self.spec.heads + head).collect();
                 let lse: Vec<f32> = places.iter().map(|&place| self.logarithm(lse[place])).collect();
-                (rows_of(out, VALUE, &places), lse)
+                (rows_of(out, value, &places), lse)
             };
             let mut checks = vec![];
             let of = |name, verdict: &Verdict, tokens: &[usize]| {
-                Check::of(name, verdict, (tokens.len() < count).then_some([tokens.len(), VALUE]))
+                Check::of(name, verdict, (tokens.len() < count).then_some([tokens.len(), value]))
             };
             if self.finite {
                 let tokens = spread(count, most);
@@ -297,12 +305,13 @@ impl MlaPrefillProblem {
             AttentionClass::OneKey => "dominant key",
             _ => return None,
         };
-        let judged = |&i: &usize| self.case.class.is_exact(head.visible(tokens[i / VALUE]));
+        let value = self.case.columns.value;
+        let judged = |&i: &usize| self.case.class.is_exact(head.visible(tokens[i / value]));
         let elements: Vec<usize> = (0..out.len()).filter(judged).collect();
         let expected = |i: usize| bf16::from_f64(reference.out[i]);
         let wrong = elements.iter().find(|&&i| out[i].to_bits() != expected(i).to_bits());
         let failure = wrong.map(|&i| {
-            let (token, column) = (tokens[i / VALUE], i % VALUE);
+            let (token, column) = (tokens[i / value], i % value);
             format!("out[{token}, {column}]: expected {}, got {}", expected(i), out[i])
         });
         Some(Check::equal(name, elements.len(), failure))
@@ -329,6 +338,7 @@ mod tests {
     use super::*;
     use crate::devices::emulated;
     use crate::memory::Memory;
+    use crate::mla::prefill::VALUE;
     use deepseek_kernels::Stream;
 
     /// What every oracle says of a run whose results are changed: the names of those that reject it.

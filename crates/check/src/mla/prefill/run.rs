@@ -5,9 +5,9 @@ use std::sync::Arc;
 use anyhow::Result;
 use deepseek_kernels::mla::{Heads, HeadsMut, MlaPrefill, MlaPrefillArgs, MlaPrefillSpec};
 use deepseek_kernels::{DataFaults, Device, Error, Stream, bf16};
-use oracles::mla::Approximations;
+use oracles::mla::{Approximations, HeadColumns};
 
-use super::{KeyLayout, MlaPrefillCase, MlaPrefillProblem, NOPE, QUERY, VALUE};
+use super::{KeyLayout, MlaPrefillCase, MlaPrefillProblem};
 use crate::case::Prepared;
 use crate::devices::runs_emulated;
 use crate::judge::{Check, Scrutiny};
@@ -51,26 +51,27 @@ impl KeyOperands {
     fn place(arena: &mut Arena<'_>, problem: &MlaPrefillProblem) -> Result<Self> {
         let (keys, heads, aligned) = (problem.spec.keys, problem.spec.heads, Align(16));
         let MlaPrefillProblem { k_nope, k_pe, v, .. } = problem;
+        let HeadColumns { nope, value, .. } = problem.case.columns;
         Ok(match problem.case.layout {
             KeyLayout::Projected => {
-                let kv = joined((k_nope, NOPE), (v, VALUE));
+                let kv = joined((k_nope, nope), (v, value));
                 Self::Projected {
-                    kv: arena.repeated(&kv, (keys, heads * (NOPE + VALUE)), aligned)?,
+                    kv: arena.repeated(&kv, (keys, heads * (nope + value)), aligned)?,
                     k_pe: arena.repeated(k_pe, (keys, ROPE), aligned)?,
                 }
             }
             KeyLayout::Joined => {
-                let k = joined((k_nope, NOPE), (k_pe, ROPE));
+                let k = joined((k_nope, nope), (k_pe, ROPE));
                 Self::Joined {
-                    k: arena.repeated(&k, (keys, heads * QUERY), aligned)?,
-                    v: arena.repeated(v, (keys, heads * VALUE), aligned)?,
+                    k: arena.repeated(&k, (keys, heads * (nope + ROPE)), aligned)?,
+                    v: arena.repeated(v, (keys, heads * value), aligned)?,
                 }
             }
         })
     }
 
     /// Keys, their positions, values.
-    fn views(&self, keys: usize, heads: usize) -> Result<[Heads<'_>; 3], Error> {
+    fn views(&self, keys: usize, heads: usize, columns: HeadColumns) -> Result<[Heads<'_>; 3], Error> {
         fn view(
             operand: &Operand<bf16>,
             first: usize,
@@ -80,15 +81,18 @@ impl KeyOperands {
             Heads::with_columns(operand.slice_from(first), shape, operand.pitch(), head_stride)
         }
         let of = |columns| [keys, heads, columns];
+        let HeadColumns { nope, value, .. } = columns;
         Ok(match self {
             Self::Projected { kv, k_pe } => [
-                view(kv, 0, of(NOPE), NOPE + VALUE)?,
+                view(kv, 0, of(nope), nope + value)?,
                 Heads::new(k_pe.slice(), keys, 1, k_pe.pitch(), ROPE)?,
-                view(kv, NOPE, of(VALUE), NOPE + VALUE)?,
+                view(kv, nope, of(value), nope + value)?,
             ],
-            Self::Joined { k, v } => {
-                [view(k, 0, of(NOPE), QUERY)?, view(k, NOPE, of(ROPE), QUERY)?, view(v, 0, of(VALUE), VALUE)?]
-            }
+            Self::Joined { k, v } => [
+                view(k, 0, of(nope), columns.key())?,
+                view(k, nope, of(ROPE), columns.key())?,
+                view(v, 0, of(value), value)?,
+            ],
         })
     }
 }
@@ -106,11 +110,11 @@ impl MlaPrefillRun {
         let operands = MlaPrefillOperands {
             case: case.clone(),
             rows: (tokens, spec.keys),
-            q: arena.repeated(&problem.q, (tokens, heads * QUERY), aligned)?,
+            q: arena.repeated(&problem.q, (tokens, heads * case.columns.key()), aligned)?,
             keys: KeyOperands::place(arena, &problem)?,
             q_offsets: arena.indices(&problem.q_offsets, offsets)?,
             k_offsets: arena.indices(&problem.k_offsets, offsets)?,
-            out: arena.output((tokens, heads * VALUE), aligned)?,
+            out: arena.output((tokens, heads * case.columns.value), aligned)?,
             lse: arena.output(lse_shape(spec.lse_order, tokens, heads), Align(4))?,
         };
         let (device, memory) = (arena.device().clone(), arena.memory());
@@ -163,17 +167,18 @@ impl MlaPrefillOperands {
     /// # Errors
     /// None.
     pub fn args(&mut self) -> Result<MlaPrefillArgs<'_>, Error> {
-        let ((tokens, keys), heads) = (self.rows, self.case.heads);
-        let [k_nope, k_pe, v] = self.keys.views(keys, heads)?;
+        let ((tokens, keys), heads, columns) = (self.rows, self.case.heads, self.case.columns);
+        let (key, value) = (columns.key(), columns.value);
+        let [k_nope, k_pe, v] = self.keys.views(keys, heads, columns)?;
         let (q_pitch, out_pitch) = (self.q.pitch(), self.out.pitch());
         Ok(MlaPrefillArgs {
-            q: Heads::with_columns(self.q.slice(), [tokens, heads, QUERY], q_pitch, QUERY)?,
+            q: Heads::with_columns(self.q.slice(), [tokens, heads, key], q_pitch, key)?,
             k_nope,
             k_pe,
             v,
             q_offsets: self.q_offsets.indices()?,
             k_offsets: self.k_offsets.indices()?,
-            out: HeadsMut::with_columns(self.out.slice_mut(), [tokens, heads, VALUE], out_pitch, VALUE)?,
+            out: HeadsMut::with_columns(self.out.slice_mut(), [tokens, heads, value], out_pitch, value)?,
             lse: self.lse.matrix_mut()?,
         })
     }
@@ -181,7 +186,7 @@ impl MlaPrefillOperands {
 
 impl Prepared for MlaPrefillRun {
     fn instance(&self) -> String {
-        "mla_prefill".to_owned()
+        self.problem.case.kernel()
     }
 
     fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
