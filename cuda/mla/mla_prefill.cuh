@@ -22,7 +22,6 @@
 #include "hopper/tile/descriptor.h"
 #include "hopper/tile/fragment.h"
 #include "hopper/tile/ring.h"
-#include "hopper/tile/swizzle.h"
 #include "mla/lse.h"
 #include "mla/mla_prefill_tile.cuh"
 #include "mla/mla_softmax.cuh"
@@ -221,20 +220,16 @@ PTX_DEVICE void attend(const MlaPrefillParams& params, MlaPrefillSmem<Config> sm
 template <class Config>
 PTX_DEVICE void store_out(const MlaPrefillParams& params, MlaPrefillSmem<Config> smem, const MlaPrefillWork& work,
                           uint32_t half, const float (&rO)[kPrefillOutRegisters<Config>]) {
-  constexpr uint32_t kChunks = Config::kValue * 2 / 16;  // of a row, 16 bytes each
-  const uint32_t thread = ptx::thread_idx() % 128, lane = thread % 32;
+  const uint32_t thread = ptx::thread_idx() % 128;
+  const auto tile_row = [&](uint32_t tile, uint32_t row) { return smem.q(tile, half) + row * 128; };
   warpgroup_sync(half);  // all its warps have read Q
-  store_fragment_bf16<128>(thread, rO, [&](uint32_t tile, uint32_t row) { return smem.q(tile, half) + row * 128; });
-  ptx::syncwarp();  // a warp stores the 16 rows that it has
-#pragma unroll
-  for (uint32_t i = lane; i < 16 * kChunks; i += 32) {
-    const uint32_t row = thread / 32 * 16 + i / kChunks, chunk = i % kChunks;
-    if (half * kPrefillHalfRows + row >= work.rows) continue;
-    const uint64_t token = work.row + half * kPrefillHalfRows + row;
-    uint16_t* gRow = params.out + token * params.out_token_stride + work.head * params.out_head_stride;
-    const uint32_t sChunk = smem.q(chunk / 8, half) + row * 128 + chunk % 8 * 16;
-    ptx::stg_v4_u32(gRow + chunk * 8, ptx::lds_v4_u32(swizzle<128>(sChunk)));
-  }
+  store_fragment_bf16<128>(thread, rO, tile_row);
+  copy_fragment_rows<128, Config::kValue>(thread, tile_row, [&](uint32_t row) -> uint16_t* {
+    const uint32_t of_tile = half * kPrefillHalfRows + row;
+    if (of_tile >= work.rows) return nullptr;
+    const uint64_t token = work.row + of_tile;
+    return params.out + token * params.out_token_stride + work.head * params.out_head_stride;
+  });
 }
 
 // lse of the thread's rows, which the four threads of a row share. A row that sees keys and has no sum of weights has scores

@@ -206,10 +206,10 @@ faults! {
 
     // Results.
     output_of_rows_past_the_last: PREFILL,
-        "if (half * kPrefillHalfRows + row >= work.rows) continue;" => "",
+        "if (of_tile >= work.rows) return nullptr;" => "",
         ["elements are wrong", "written", "outside", "out of bounds", "race"];
     output_read_back_before_all_lanes_have_written: PREFILL,
-        "void store_out ... ptx::syncwarp();" => "", ["not ordered", "race", "nothing has written"];
+        "void copy_fragment_rows ... ptx::syncwarp();" => "", ["not ordered", "race", "nothing has written"];
     output_over_queries_of_the_other_warpgroup: PREFILL,
         "[&](uint32_t tile, uint32_t row) { return smem.q(tile, half) + row * 128; }"
             => "[&](uint32_t tile, uint32_t row) { return smem.q(tile, 0) + row * 128; }",
@@ -242,7 +242,7 @@ faults! {
     a_tile_of_wide_values_not_cleared: WIDE_HEADS,
         "smem.v(stage, half * kTiles + tile) + i * 16" => "smem.v(stage, half * kTiles) + i * 16", ["elements are wrong"];
     output_of_narrow_values: WIDE_HEADS,
-        "kChunks = Config::kValue * 2 / 16" => "kChunks = 128 * 2 / 16", ["elements are wrong"];
+        "copy_fragment_rows<128, Config::kValue>" => "copy_fragment_rows<128, 128>", ["elements are wrong"];
     queries_as_wide_as_values: WIDE_HEADS,
         "void load_q ... tile < kPrefillKeyTiles<Config>; ++tile" => "tile < 3; ++tile", ["q_full"];
 
