@@ -11,7 +11,7 @@ use oracles::mla::AttentionClass;
 use crate::mla::{FORMATS, full, passed, step};
 
 fn long_step(format: KvFormat) -> MlaDecodeCase {
-    MlaDecodeCase { q_tokens: 2, heads: 64, causal: true, ..step(format, &[700, 130, 0, 513]) }
+    MlaDecodeCase { q_tokens: 2, heads: 64, causal: true, ..step(format, &[400, 130, 0, 257]) }
 }
 
 // ------------------------------------------------------------------------------------------------- the same bits

@@ -17,7 +17,7 @@ use crate::data::rows_of;
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Arena, Output, Scalar};
 use crate::mla::lse::from_order;
-use crate::mla::{LATENT, ROPE, spread};
+use crate::mla::{LATENT, ROPE, packed, spread};
 
 /// Pairs of a query and a key of a head that are judged at most; of more, so many tokens of a sequence are, and three heads.
 const JUDGED: (usize, usize) = (1 << 21, 7);
@@ -157,14 +157,10 @@ impl MlaPrefillProblem {
         }
     }
 
-    /// Rows of a sequence's queries and of its keys: from the furthest end before it on, as far as there are rows.
+    /// Rows of a sequence's queries and of its keys.
     pub fn ranges(&self, sequence: usize) -> (Range<usize>, Range<usize>) {
-        let range = |offsets: &[i32], rows: usize| {
-            let within = |&offset: &i32| (offset.max(0) as usize).min(rows);
-            let furthest = |offsets: &[i32]| offsets.iter().map(within).max().unwrap_or(0);
-            furthest(&offsets[..=sequence])..furthest(&offsets[..sequence + 2])
-        };
-        (range(&self.q_offsets, self.spec.tokens), range(&self.k_offsets, self.spec.keys))
+        let queries = packed::range(&self.q_offsets, self.spec.tokens, sequence);
+        (queries, packed::range(&self.k_offsets, self.spec.keys, sequence))
     }
 
     /// The last `tokens` rows of a sequence's results: out, then the bits of lse, by tokens.
@@ -203,10 +199,8 @@ impl MlaPrefillProblem {
 
     /// What a run has to report: offsets that are no ranges in order, and rows of nothing but -Inf.
     pub(super) fn faults(&self) -> DataFaults {
-        let good = |offsets: &[i32], rows: usize| {
-            offsets.is_sorted() && offsets.iter().all(|&offset| offset >= 0 && offset as usize <= rows)
-        };
-        let in_order = good(&self.q_offsets, self.spec.tokens) && good(&self.k_offsets, self.spec.keys);
+        let in_order = packed::in_order(&self.q_offsets, self.spec.tokens)
+            && packed::in_order(&self.k_offsets, self.spec.keys);
         // Of nothing, nobody asks.
         fault_if(self.spec.batch > 0 && !in_order, DataFaults::SEQUENCE_LENGTH)
             | fault_if(self.loses_row(), DataFaults::NONFINITE_SCORE)

@@ -11,9 +11,10 @@ use super::{KeyLayout, MlaPrefillCase, MlaPrefillProblem};
 use crate::case::Prepared;
 use crate::devices::runs_emulated;
 use crate::judge::{Check, Scrutiny};
-use crate::memory::{Align, Arena, IndexOperand, Memory, Operand, Output, Scalar};
+use crate::memory::{Align, Arena, IndexOperand, Memory, Operand, Output};
 use crate::mla::ROPE;
 use crate::mla::lse::{from_order, lse_shape};
+use crate::mla::packed::written;
 
 /// A prefill on a device.
 pub struct MlaPrefillRun {
@@ -127,22 +128,6 @@ impl MlaPrefillRun {
         Ok((self.operands.out.values()?, from_order(lse_order, heads, &self.operands.lse.values()?)))
     }
 
-    /// What belongs to a sequence was written, and nothing else.
-    fn written<T: Scalar>(&self, name: &str, values: &[T], operand: &Operand<T>) -> Result<Check> {
-        let columns = values.len() / self.problem.spec.tokens.max(1);
-        let ranges: Vec<_> = (0..self.problem.spec.batch).map(|b| self.problem.ranges(b).0).collect();
-        let wrong = values.iter().enumerate().position(|(i, value)| {
-            let expected = ranges.iter().any(|range| range.contains(&(i / columns)));
-            (value.bits() != T::SENTINEL.bits()) != expected
-        });
-        let failure = wrong.map(|i| {
-            let (row, column) = (i / columns, i % columns);
-            let was = if values[i].bits() == T::SENTINEL.bits() { "was not" } else { "is nobody's, and was" };
-            format!("{name}[{row}, {column}] {was} written")
-        });
-        Ok(Check::equal("written", values.len(), failure).and(operand.guarded(name)?))
-    }
-
     /// A sequence alone gives the bits that it gives in the batch.
     fn alone(&self) -> Result<Check> {
         let together = self.outputs()?;
@@ -204,7 +189,10 @@ impl Prepared for MlaPrefillRun {
         let machine = (thorough && runs_emulated(&self.device)).then_some(Approximations::ROUNDED);
         let (out_values, lse_values) = self.results()?;
         let mut checks = self.problem.judge(&out_values, &lse_values, scrutiny, machine)?;
-        checks.push(self.written("out", &out_values, out)?.and(self.written("lse", &lse_values, lse)?));
+        let MlaPrefillSpec { tokens, batch, .. } = self.problem.spec;
+        let ranges: Vec<_> = (0..batch).map(|sequence| self.problem.ranges(sequence).0).collect();
+        checks.push(written("out", &out_values, tokens, &ranges).and(out.guarded("out")?));
+        checks.push(written("lse", &lse_values, tokens, &ranges).and(lse.guarded("lse")?));
         if self.problem.case.alone && thorough {
             checks.push(self.alone()?);
         }
