@@ -87,7 +87,7 @@ impl Cache {
         let rows = 6 * PAGE;
         Ok(match self {
             Self::Bf16(cache) => KvCacheMut::Bf16(MatrixMut::new(cache, rows, KEY)?),
-            Self::Fp8(cache) => KvCacheMut::Fp8(MatrixMut::new(cache, rows, KvFormat::Fp8.columns())?),
+            Self::Fp8(cache) => KvCacheMut::Fp8(MatrixMut::new(cache, rows, KvFormat::Fp8.columns(ROPE))?),
         })
     }
 
@@ -95,7 +95,7 @@ impl Cache {
         let rows = 6 * PAGE;
         Ok(match self {
             Self::Bf16(cache) => KvCache::Bf16(Matrix::new(cache, rows, KEY)?),
-            Self::Fp8(cache) => KvCache::Fp8(Matrix::new(cache, rows, KvFormat::Fp8.columns())?),
+            Self::Fp8(cache) => KvCache::Fp8(Matrix::new(cache, rows, KvFormat::Fp8.columns(ROPE))?),
         })
     }
 
@@ -105,8 +105,8 @@ impl Cache {
         Ok(match self {
             Self::Bf16(cache) => gather_pages(&cache.to_vec()?, KEY, PAGE, pages, length),
             Self::Fp8(cache) => {
-                let rows = gather_pages(&cache.to_vec()?, KvFormat::Fp8.columns(), PAGE, pages, length);
-                dequantize_kv_fp8(&rows)?
+                let rows = gather_pages(&cache.to_vec()?, KvFormat::Fp8.columns(ROPE), PAGE, pages, length);
+                dequantize_kv_fp8(&rows, ROPE)?
             }
         })
     }
@@ -123,7 +123,7 @@ impl<'d> Layer<'d> {
         );
         let cache = match format {
             KvFormat::Bf16 => Cache::Bf16(device.upload(&vec![bf16::NAN; 6 * PAGE * KEY])?),
-            KvFormat::Fp8 => Cache::Fp8(device.upload(&vec![0xff; 6 * PAGE * KvFormat::Fp8.columns()])?),
+            KvFormat::Fp8 => Cache::Fp8(device.upload(&vec![0xff; 6 * PAGE * KvFormat::Fp8.columns(ROPE)])?),
         };
         Ok(Self {
             device,
@@ -168,7 +168,7 @@ impl<'d> Layer<'d> {
         let append = KvAppend::plan(device, KvAppendSpec::new(count, 6 * PAGE, self.format))?;
         let args = KvAppendArgs {
             latent: Matrix::with_pitch(&kv, count, LATENT, KEY)?,
-            k_pe: Matrix::new(&rotated, count, ROPE)?,
+            k_pe: Some(Matrix::new(&rotated, count, ROPE)?),
             slots: Vector::from(&slots).into(),
             cache: self.cache.write()?,
         };

@@ -2,7 +2,7 @@
 //
 //   scale = max(amax / 448, 1e-4) of 128 values, rounded up to a power of two or not      code = e4m3(x / scale)
 //
-//   latent BF16 [tokens, 512] · k_pe BF16 [tokens, 64] · slots indices [tokens] · cache [rows, 1152 or 656 bytes]
+//   latent BF16 [tokens, 512] · k_pe BF16 [tokens, 64] or none · slots indices [tokens] · cache [rows, 1152 or 656 bytes]
 //
 // Schedule: a warp per token. Quantising, a lane owns 16 neighbouring values, eight lanes the block of a scale; every
 // access moves 16 bytes, but for the scales.
@@ -94,10 +94,10 @@ PTX_DEVICE void kv_append_kernel(const KvAppendParams& params) {
   const uint16_t* gKey = params.k_pe + token * params.k_pe_pitch;
   if (params.format == KV_FP8) {
     quantize_latent(params, gLatent, gRow);
-    copy_by_warp<kKvRope * sizeof(uint16_t)>(gRow + kKvFp8Rope, gKey);
+    if (params.rope != 0) copy_by_warp<kKvRope * sizeof(uint16_t)>(gRow + kKvFp8Rope, gKey);
   } else {
     copy_by_warp<kKvLatent * sizeof(uint16_t)>(gRow, gLatent);
-    copy_by_warp<kKvRope * sizeof(uint16_t)>(gRow + kKvBf16Rope, gKey);
+    if (params.rope != 0) copy_by_warp<kKvRope * sizeof(uint16_t)>(gRow + kKvBf16Rope, gKey);
   }
 }
 

@@ -1,7 +1,9 @@
-// A row of the KV cache: the latent vector of a token and its rotated key.
+// A row of the KV cache: the latent vector of a token and its rotated key, if it has one.
 //
 //   BF16, 1152 bytes: latent BF16 [512] · key BF16 [64]
 //   FP8, 656 bytes:   latent E4M3 [512] · scales FP32 [4], one per 128 codes · key BF16 [64]
+//
+// The key comes last: a row without one is that much shorter.
 #pragma once
 #include <cstdint>
 

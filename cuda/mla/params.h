@@ -42,8 +42,9 @@ typedef struct MlaScheduleParams {
 
 // out = softmax(scale * q . k^T) . v for every sequence, v the latent part of k; splits leave partial results.
 typedef struct MlaDecodeParams {
-  TensorMap map_q;            // BF16 [tokens * heads, 576], box [64, 64], 128-byte swizzle
+  TensorMap map_q;            // BF16 [tokens * heads, 576], box [64, 64], 128-byte swizzle; keys without a position: 512
   TensorMap map_kv;           // BF16 [pages, page_size, 576], FP8 cache: bytes [.., 656]; box [1, 64 / cluster, 128 bytes]
+                              // Keys without a position: 512, bytes 528
   const uint8_t* kv;          // FP8 cache: rows of 512 E4M3, 4 FP32 scales, 64 BF16
   Indices page_table;         // [batch, pages of a sequence]; words null: sequence b is page b
   MlaPlanTables tables;
@@ -136,7 +137,7 @@ typedef struct MergeStatesParams {
   uint32_t infinity_is_empty;  // 0 or 1: +Inf says the same as -Inf
 } MergeStatesParams;
 
-// What a row of the KV cache holds; `kv_row.h` has the layout.
+// What a row of the KV cache holds; `kv_row.h` has the layout. Keys without a position have no 64 BF16.
 typedef enum KvRowFormat {
   KV_BF16 = 0,  // 512 + 64 BF16
   KV_FP8 = 1,   // 512 E4M3, 4 FP32 scales, 64 BF16
@@ -145,7 +146,7 @@ typedef enum KvRowFormat {
 // cache[slots[t]] = latent[t], k_pe[t], for every token t that has a slot.
 typedef struct KvAppendParams {
   const uint16_t* latent;  // BF16 [tokens, latent_pitch]
-  const uint16_t* k_pe;    // BF16 [tokens, k_pe_pitch], rotated
+  const uint16_t* k_pe;    // BF16 [tokens, k_pe_pitch], rotated; if rope is 0, none
   Indices slots;           // [tokens], rows of the cache; -1: none
   uint8_t* cache;          // [rows / page_size, page_size] rows, by their strides
   uint32_t* error_words;  // [FAULT_KINDS]
@@ -153,6 +154,7 @@ typedef struct KvAppendParams {
   uint64_t cache_pitch;    // bytes from row to row of a page,
   uint64_t page_stride;    // and from page to page
   uint32_t tokens, rows;
+  uint32_t rope;           // elements of a rotated key: MLA_ROPE, or 0
   uint32_t page_size;      // rows of a page, at least 1
   uint32_t format;         // KvRowFormat
   uint32_t scale_format;   // ScaleFormat, for KV_FP8

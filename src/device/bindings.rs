@@ -1678,10 +1678,10 @@ pub struct KvAppendParams {
     pub page_stride: u64,
     pub tokens: u32,
     pub rows: u32,
+    pub rope: u32,
     pub page_size: u32,
     pub format: u32,
     pub scale_format: u32,
-    pub __bindgen_padding_0: [u8; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1703,11 +1703,12 @@ const _: () = {
         [::core::mem::offset_of!(KvAppendParams, page_stride) - 80usize];
     ["Offset of field: KvAppendParams::tokens"][::core::mem::offset_of!(KvAppendParams, tokens) - 88usize];
     ["Offset of field: KvAppendParams::rows"][::core::mem::offset_of!(KvAppendParams, rows) - 92usize];
+    ["Offset of field: KvAppendParams::rope"][::core::mem::offset_of!(KvAppendParams, rope) - 96usize];
     ["Offset of field: KvAppendParams::page_size"]
-        [::core::mem::offset_of!(KvAppendParams, page_size) - 96usize];
-    ["Offset of field: KvAppendParams::format"][::core::mem::offset_of!(KvAppendParams, format) - 100usize];
+        [::core::mem::offset_of!(KvAppendParams, page_size) - 100usize];
+    ["Offset of field: KvAppendParams::format"][::core::mem::offset_of!(KvAppendParams, format) - 104usize];
     ["Offset of field: KvAppendParams::scale_format"]
-        [::core::mem::offset_of!(KvAppendParams, scale_format) - 104usize];
+        [::core::mem::offset_of!(KvAppendParams, scale_format) - 108usize];
 };
 impl Default for KvAppendParams {
     fn default() -> Self {

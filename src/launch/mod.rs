@@ -12,7 +12,7 @@ mod scratch;
 use cuda::CudaLaunch;
 use emulated::EmulatedLaunch;
 pub(crate) use kernel::{Kernel, KernelParams, KernelRow};
-pub(crate) use operand::{Layout, Operand, optional};
+pub(crate) use operand::{Layout, Operand, check_given, optional};
 pub(crate) use scratch::Pieces;
 pub use scratch::SCRATCH_ALIGN;
 use scratch::{SCRATCH, check_len};

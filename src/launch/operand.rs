@@ -92,6 +92,21 @@ impl<T> Operand<*mut T> {
     }
 }
 
+/// Fails unless an operand is given where it is wanted, and nowhere else: `one` or `none` say what is expected, and why.
+pub(crate) fn check_given(
+    operand: &'static str,
+    given: bool,
+    wanted: bool,
+    one: &'static str,
+    none: &'static str,
+) -> Result<()> {
+    match (given, wanted) {
+        (true, false) => Err(Error::other_kind(operand, none, "one")),
+        (false, true) => Err(Error::other_kind(operand, one, "none")),
+        _ => Ok(()),
+    }
+}
+
 /// The operand of a view, if there is one.
 pub(crate) fn optional<V, A: Default>(
     view: Option<V>,

@@ -1,5 +1,5 @@
-//! The cache of multi-head latent attention: one row per token, the latent vector that all heads share and the rotated
-//! key beside it.
+//! The cache of multi-head latent attention: one row per token, the latent vector that all heads share and, if the position is
+//! not in it, the rotated key beside it.
 
 use std::fmt;
 
@@ -15,10 +15,18 @@ pub(crate) const LATENT: usize = MLA_LATENT as usize;
 /// Elements of a token's rotated key.
 pub(crate) const ROPE: usize = MLA_ROPE as usize;
 
+/// Fails unless a key has a position of that many elements, or none.
+pub(super) fn check_rope(rope: usize) -> Result<()> {
+    if rope == 0 || rope == ROPE {
+        return Ok(());
+    }
+    Err(Error::out_of_range("rope", "0 or 64", rope))
+}
+
 /// Bytes that a row's address is a multiple of.
 const ROW_ALIGN: u64 = 16;
 
-/// What a row of the cache holds.
+/// What a row of the cache holds. Without a rotated key (`rope` is 0) its part of the row is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KvFormat {
     /// 576 BF16: 512 of the latent vector, 64 of the rotated key.
@@ -31,22 +39,23 @@ pub enum KvFormat {
 impl KvFormat {
     /// Elements of a token's latent vector.
     pub const LATENT: usize = LATENT;
-    /// Elements of a token's rotated key.
+    /// Elements of a token's rotated key, if it has one.
     pub const ROPE: usize = ROPE;
 
-    /// Columns of a cache, in its own elements: 576 BF16 or 656 bytes.
-    pub const fn columns(self) -> usize {
+    /// Columns of a cache whose keys have so many rotated elements, 64 or 0, in its own elements: 576 or 512 BF16, 656 or 528
+    /// bytes.
+    pub const fn columns(self, rope: usize) -> usize {
         match self {
-            Self::Bf16 => LATENT + ROPE,
+            Self::Bf16 => LATENT + rope,
             Self::Fp8 => {
-                LATENT + LATENT / KV_SCALE_BLOCK as usize * size_of::<f32>() + ROPE * size_of::<bf16>()
+                LATENT + LATENT / KV_SCALE_BLOCK as usize * size_of::<f32>() + rope * size_of::<bf16>()
             }
         }
     }
 
     /// Bytes of a row, without what may lie between rows.
-    pub const fn row_bytes(self) -> usize {
-        self.columns() * self.element_bytes()
+    pub const fn row_bytes(self, rope: usize) -> usize {
+        self.columns(rope) * self.element_bytes()
     }
 
     const fn element_bytes(self) -> usize {
@@ -61,6 +70,8 @@ impl KvFormat {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CacheRows {
     pub format: KvFormat,
+    /// Elements of a rotated key: 64, or 0.
+    pub rope: usize,
     pub rows: usize,
     /// Keys of a page; none: whatever the operand has.
     pub page_size: Option<usize>,
@@ -72,25 +83,30 @@ impl CacheRows {
         if format != self.format {
             return Err(Error::other_kind("cache", self.format, format));
         }
-        let axes = match format {
-            KvFormat::Bf16 => "cache [pages * page_size, 576] or [pages, page_size * 576]",
-            KvFormat::Fp8 => "cache [pages * page_size, 656] or [pages, page_size * 656]",
+        let axes = match self.columns() {
+            512 => "cache [pages * page_size, 512] or [pages, page_size * 512]",
+            528 => "cache [pages * page_size, 528] or [pages, page_size * 528]",
+            576 => "cache [pages * page_size, 576] or [pages, page_size * 576]",
+            _ => "cache [pages * page_size, 656] or [pages, page_size * 656]",
         };
         let keys = self.keys_of_a_row(got);
-        let shape = [self.rows / keys, keys.saturating_mul(format.columns())];
+        let shape = [self.rows / keys, keys.saturating_mul(self.columns())];
         Ok(Layout::matrix(axes, shape).aligned(ROW_ALIGN))
+    }
+
+    fn columns(self) -> usize {
+        self.format.columns(self.rope)
     }
 
     /// Those of a page, if a matrix of pages fits as well as one of keys.
     fn keys_of_a_row(self, got: Extent) -> usize {
-        let keys = got.columns / self.format.columns();
+        let keys = got.columns / self.columns();
         let fits = keys > 1 && got.rows.saturating_mul(keys) == self.rows;
         if fits && self.page_size.is_none_or(|page_size| page_size == keys) { keys } else { 1 }
     }
 
     fn operand<A>(self, operand: Operand<A>) -> CacheOperand<A> {
         let Extent { pitch, .. } = operand.extent;
-        let columns = self.format.columns();
         let stride = |elements: usize| (elements as u64).saturating_mul(self.format.element_bytes() as u64);
         match self.keys_of_a_row(operand.extent) {
             1 => {
@@ -99,7 +115,7 @@ impl CacheRows {
                 CacheOperand { operand, page_size, page_stride, pitch: stride(pitch) }
             }
             page_size => {
-                CacheOperand { operand, page_size, page_stride: stride(pitch), pitch: stride(columns) }
+                CacheOperand { operand, page_size, page_stride: stride(pitch), pitch: stride(self.columns()) }
             }
         }
     }
@@ -128,12 +144,12 @@ impl fmt::Display for KvFormat {
 /// A cache that a kernel reads: a matrix of keys, in which key `j` of page `p` is row `p * page_size + j`, or one whose rows are
 /// pages, each of keys that follow one another. Its pitch is then what lies between pages: of a pool
 /// `[pages, layers, page_size, 576]` a layer is the slice from its first key on, with a pitch of
-/// `layers * page_size * 576`. Address and pitch are multiples of 16 bytes.
+/// `layers * page_size * 576`. Address and pitch are multiples of 16 bytes. Keys without a position have 64 BF16 less.
 #[derive(Debug, Clone)]
 pub enum KvCache<'a> {
-    /// `[pages * page_size, 576]`, or `[pages, page_size * 576]`.
+    /// `[pages * page_size, 576]`, or `[pages, page_size * 576]`; 512 without a position.
     Bf16(Matrix<'a, bf16>),
-    /// `[pages * page_size, 656]` bytes, or `[pages, page_size * 656]`.
+    /// `[pages * page_size, 656]` bytes, or `[pages, page_size * 656]`; 528 without a position.
     Fp8(Matrix<'a, u8>),
 }
 
@@ -157,9 +173,9 @@ impl KvCache<'_> {
 /// A cache that a kernel writes; otherwise as [`KvCache`].
 #[derive(Debug)]
 pub enum KvCacheMut<'a> {
-    /// `[pages * page_size, 576]`, or `[pages, page_size * 576]`.
+    /// `[pages * page_size, 576]`, or `[pages, page_size * 576]`; 512 without a position.
     Bf16(MatrixMut<'a, bf16>),
-    /// `[pages * page_size, 656]` bytes, or `[pages, page_size * 656]`.
+    /// `[pages * page_size, 656]` bytes, or `[pages, page_size * 656]`; 528 without a position.
     Fp8(MatrixMut<'a, u8>),
 }
 

@@ -2,13 +2,13 @@
 
 use half::bf16;
 
-use super::cache::{CacheRows, KvCacheMut, KvFormat, LATENT, ROPE};
+use super::cache::{CacheRows, KvCacheMut, KvFormat, LATENT, ROPE, check_rope};
 use crate::device::bindings::{KV_BF16, KV_FP8, KvAppendParams};
 use crate::device::{Device, Stream};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, check_limit};
+use crate::launch::{Kernel, KernelRow, Launch, Layout, MAX_DIM, check_given, check_limit, optional};
 use crate::quant::ScaleFormat;
 use crate::setters::setters;
 use crate::table::mla::{self, KV_APPEND_TOKENS};
@@ -26,26 +26,28 @@ pub struct KvAppendSpec {
     pub rows: usize,
     /// What a row holds.
     pub format: KvFormat,
+    /// Elements of the rotated key beside the latent vector: 64, or 0 where there is none.
+    pub rope: usize,
     /// How the scales of [`KvFormat::Fp8`] are chosen.
     pub scale_format: ScaleFormat,
 }
 
 impl KvAppendSpec {
-    /// With power-of-two scales, as FlashMLA stores them.
+    /// With rotated keys, and power-of-two scales, as FlashMLA stores them.
     pub const fn new(tokens: usize, rows: usize, format: KvFormat) -> Self {
-        Self { tokens, rows, format, scale_format: ScaleFormat::PowerOfTwo }
+        Self { tokens, rows, format, rope: ROPE, scale_format: ScaleFormat::PowerOfTwo }
     }
 }
 
-setters!(KvAppendSpec { scale_format: ScaleFormat });
+setters!(KvAppendSpec { rope: usize, scale_format: ScaleFormat });
 
 /// Operands of an append. Addresses and pitches are multiples of 16 bytes.
 #[derive(Debug)]
 pub struct KvAppendArgs<'a> {
     /// `[tokens, 512]`, after its norm.
     pub latent: Matrix<'a, bf16>,
-    /// `[tokens, 64]`, rotated. Both may be columns of one matrix of 576.
-    pub k_pe: Matrix<'a, bf16>,
+    /// `[tokens, 64]`, rotated. Both may be columns of one matrix of 576. None if, and only if, the spec's `rope` is 0.
+    pub k_pe: Option<Matrix<'a, bf16>>,
     /// `[tokens]`: the row of every token, `page * page_size + key`, -1 for none.
     ///
     /// No row may be named twice. If one is, nothing outside it suffers, but it holds bytes of both tokens; the emulator
@@ -78,6 +80,7 @@ impl KvAppend {
     pub fn plan(device: &Device, spec: KvAppendSpec) -> Result<Self> {
         check_limit("tokens", spec.tokens as u64, MAX_DIM)?;
         check_limit("rows", spec.rows as u64, MAX_DIM)?;
+        check_rope(spec.rope)?;
         let grid = (spec.tokens as u32).div_ceil(KV_APPEND_TOKENS);
         Ok(Self { device: device.clone(), kernel: KV_APPEND.load(device)?, spec, grid })
     }
@@ -90,14 +93,16 @@ impl KvAppend {
     /// # Errors
     /// [`Error::Operand`], launch errors.
     pub fn run<'s>(&self, stream: impl Into<Stream<'s>>, mut args: KvAppendArgs<'_>) -> Result<()> {
-        let KvAppendSpec { tokens, rows, format, scale_format } = self.spec;
+        let KvAppendSpec { tokens, rows, format, rope, scale_format } = self.spec;
+        let (one, none) = ("one, keys have a position of 64 elements", "none, keys have no position");
+        check_given("k_pe", args.k_pe.is_some(), rope > 0, one, none)?;
         let mut launch = Launch::new(&self.device, &self.kernel, stream.into())?;
         let latent = Layout::matrix("latent [tokens, 512]", [tokens, LATENT]).aligned(16);
         let latent = launch.read(&args.latent, latent)?;
-        let k_pe =
-            launch.read(&args.k_pe, Layout::matrix("k_pe [tokens, 64]", [tokens, ROPE]).aligned(16))?;
+        let k_pe_layout = Layout::matrix("k_pe [tokens, 64]", [tokens, ROPE]).aligned(16);
+        let k_pe = optional(args.k_pe.as_ref(), |k_pe| launch.read(k_pe, k_pe_layout))?;
         let slots = launch.indices(&args.slots, Layout::vector("slots [tokens]", tokens))?;
-        let cache = args.cache.write(&mut launch, CacheRows { format, rows, page_size: None })?;
+        let cache = args.cache.write(&mut launch, CacheRows { format, rope, rows, page_size: None })?;
         let params = KvAppendParams {
             latent: latent.pointer,
             k_pe: k_pe.pointer,
@@ -110,13 +115,13 @@ impl KvAppend {
             page_stride: cache.page_stride,
             tokens: tokens as u32,
             rows: rows as u32,
+            rope: rope as u32,
             page_size: cache.page_size as u32,
             format: match format {
                 KvFormat::Bf16 => KV_BF16,
                 KvFormat::Fp8 => KV_FP8,
             },
             scale_format: scale_format.code(),
-            ..Default::default()
         };
         launch.run(self.grid, &params)
     }

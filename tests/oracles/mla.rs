@@ -142,7 +142,16 @@ impl Problem {
 
     fn sequence<'a>(&self, inputs: &'a AttentionInputs) -> MlaSequence<'a> {
         let Self { q_tokens, heads, causal, split_keys, .. } = *self;
-        MlaSequence { q: &inputs.q, keys: &inputs.keys, q_tokens, heads, scale: SCALE, causal, split_keys }
+        MlaSequence {
+            q: &inputs.q,
+            keys: &inputs.keys,
+            rope: WIDTH - LATENT,
+            q_tokens,
+            heads,
+            scale: SCALE,
+            causal,
+            split_keys,
+        }
     }
 
     /// The worst error of outputs and of logarithms, of their bounds.
@@ -276,6 +285,7 @@ fn each_query_of_x4_has_its_own_key() -> Result<(), ShapeError> {
     let whole = MlaSequence {
         q: &inputs.q,
         keys: &inputs.keys,
+        rope: WIDTH - LATENT,
         q_tokens: 1,
         heads: 50,
         scale: SCALE,
@@ -296,6 +306,7 @@ fn queries_without_keys() -> Result<(), ShapeError> {
     let sequence = MlaSequence {
         q: &inputs.q,
         keys: &inputs.keys,
+        rope: WIDTH - LATENT,
         q_tokens: 3,
         heads: 2,
         scale: SCALE,
@@ -341,7 +352,7 @@ fn fp8_keys() -> Result<(), ShapeError> {
         row.extend(scale.to_le_bytes());
     }
     row.extend((0..64_u16).flat_map(|i| (0x3f80 + i).to_le_bytes()));
-    let key = dequantize_kv_fp8(&row)?;
+    let key = dequantize_kv_fp8(&row, WIDTH - LATENT)?;
     assert_eq!(key.len(), WIDTH);
     assert_eq!(
         [0, 1, 128, 256, 384, 511].map(|i| key[i].to_f32()),
@@ -349,7 +360,7 @@ fn fp8_keys() -> Result<(), ShapeError> {
     );
     assert!((0..64).all(|i| key[512 + i].to_bits() == 0x3f80 + i as u16));
     let expected = ShapeError::Length { operand: "rows", expected: 0, got: 655 };
-    assert_eq!(dequantize_kv_fp8(&row[1..]), Err(expected));
+    assert_eq!(dequantize_kv_fp8(&row[1..], WIDTH - LATENT), Err(expected));
     Ok(())
 }
 

@@ -29,7 +29,8 @@ pub struct MlaScheduleArgs<'a> {
 /// Operands of an attention. Addresses and pitches of q and out are multiples of 16 bytes.
 #[derive(Debug)]
 pub struct MlaAttendArgs<'a> {
-    /// `[tokens * heads, 576]`: 512 absorbed, 64 rotated. A sequence's tokens follow one another, and sequences do.
+    /// `[tokens * heads, 576]`: 512 absorbed, 64 rotated; of keys without a position 512. A sequence's tokens follow one another,
+    /// and sequences do.
     pub q: Matrix<'a, bf16>,
     /// The keys; for a contiguous cache `[batch * capacity, ..]`.
     pub cache: KvCache<'a>,

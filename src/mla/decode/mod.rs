@@ -14,16 +14,16 @@ mod spec;
 use std::fmt;
 
 pub use args::{MlaAttendArgs, MlaDecodeArgs, MlaScheduleArgs, MlaSplits};
-use spec::{BLOCK_KEYS, BLOCK_ROWS, KEY, MlaChoice, instances};
+use spec::{BLOCK_KEYS, BLOCK_ROWS, MlaChoice, instances};
 pub use spec::{DEFAULT_SPLIT_KEYS, EmptyLse, KvPaging, MAX_HEADS, MAX_Q_TOKENS, MlaDecodeSpec};
 
-use super::cache::{CacheOperand, CacheRows, KvFormat, LATENT};
+use super::cache::{CacheOperand, KvFormat, LATENT};
 use crate::device::bindings::{
     MlaCombineParams, MlaDecodeParams, MlaPlanTables, MlaScheduleParams, TensorMap,
 };
 use crate::device::{Device, Stream, TensorMaps};
 use crate::error::{Error, Result};
-use crate::launch::{Kernel, KernelRow, Launch, Layout, Operand};
+use crate::launch::{Kernel, KernelRow, Launch, Layout, Operand, check_given};
 use crate::table::mla::{self, MLA_BLOCK_KEYS, MLA_TILE_COLUMNS, MlaInstance};
 use crate::tensor::MapElement;
 use crate::tensor::tensor_map::{Dimension, Swizzle, TensorMapSpec};
@@ -241,8 +241,7 @@ impl MlaDecode {
     /// Everything that can be wrong with the operands is found here, before the schedule is launched.
     fn prepare<'l>(&'l self, stream: Stream<'l>, args: &'l mut MlaAttendArgs<'_>) -> Result<Attention<'l>> {
         let spec = &self.spec;
-        let q_layout =
-            Layout::matrix("q [tokens * heads, 576]", [spec.tokens() * spec.heads, KEY]).aligned(16);
+        let q_layout = spec.q_layout();
         let (pages, page_size) = spec.pages();
         let pages_per_sequence = match spec.paging {
             KvPaging::Paged { pages_per_sequence, .. } => Some(pages_per_sequence),
@@ -255,8 +254,7 @@ impl MlaDecode {
 
         let mut launch = Launch::new(&self.device, &self.attend, stream)?;
         let q = launch.read(&args.q, q_layout)?;
-        let rows = CacheRows { format: spec.format, rows: pages * page_size, page_size: Some(page_size) };
-        let cache = args.cache.read(&mut launch, rows)?;
+        let cache = args.cache.read(&mut launch, spec.cache_rows())?;
         let page_table = args.page_table.as_ref();
         let page_table = page_table.map(|table| launch.indices(table, table_layout)).transpose()?;
         let out = launch.write(&mut args.out, self.out_layout())?;
@@ -372,7 +370,8 @@ impl MlaDecode {
         }
     }
 
-    /// Pages are a dimension of their own: one that does not exist reads as zeros.
+    /// Pages are a dimension of their own: one that does not exist reads as zeros. So does a position that keys do not have, here
+    /// and in Q: its boxes lie behind the last column.
     fn map_cache(&self, cache: &CacheOperand<*const u8>) -> Result<TensorMap> {
         let (pages, page_size) = self.spec.pages();
         if pages * page_size == 0 {
@@ -388,25 +387,10 @@ impl MlaDecode {
             operand: cache.operand.name,
             element,
             base: cache.operand.pointer.cast(),
-            columns: self.spec.format.columns() as u64,
+            columns: self.spec.format.columns(self.spec.rope) as u64,
             box_columns,
             outer: &[keys, pages],
             swizzle: Swizzle::Span128,
         })
-    }
-}
-
-/// Fails unless an operand is given where it is wanted, and nowhere else: `one` or `none` say what is expected, and why.
-fn check_given(
-    operand: &'static str,
-    given: bool,
-    wanted: bool,
-    one: &'static str,
-    none: &'static str,
-) -> Result<()> {
-    match (given, wanted) {
-        (true, false) => Err(Error::other_kind(operand, none, "one")),
-        (false, true) => Err(Error::other_kind(operand, one, "none")),
-        _ => Ok(()),
     }
 }

@@ -11,7 +11,6 @@ use rand_distr::StandardNormal;
 
 use schedule::{Memory, Order, cycles_per_block};
 
-use super::spec::{BLOCK_KEYS, BLOCK_ROWS, KEY};
 use super::*;
 use crate::predictions::{assert_todays, geomean, table};
 
@@ -197,8 +196,9 @@ impl Shape {
         let blocks: usize = work.workers.iter().flatten().sum();
         let parts: usize = work.splits.iter().filter(|&&splits| splits > 1).sum();
         let part_bytes = (parts * rows * (LATENT + 2) * size_of::<f32>()) as f64;
-        let query_bytes = (2 * batch * rows * (KEY + LATENT)) as f64;
-        let block_bytes = (BLOCK_KEYS * KEY * 2) as f64 + (query_bytes + part_bytes) / blocks as f64;
+        let key = KvFormat::Bf16.columns(KvFormat::ROPE);
+        let query_bytes = (2 * batch * rows * (key + LATENT)) as f64;
+        let block_bytes = (BLOCK_KEYS * key * 2) as f64 + (query_bytes + part_bytes) / blocks as f64;
 
         // The clock depends on how busy the tensor core is, and that on the time.
         let (mut ghz, mut attend) = (IDLE_GHZ, 0.0);
@@ -208,7 +208,7 @@ impl Shape {
             let busy = (products / (attend * MULTIPROCESSORS as f64)).min(1.0);
             ghz = IDLE_GHZ - (IDLE_GHZ - BUSY_GHZ) * busy;
         }
-        let bytes = query_bytes + (self.lengths.iter().sum::<usize>() * KEY * 2) as f64;
+        let bytes = query_bytes + (self.lengths.iter().sum::<usize>() * key * 2) as f64;
         let products =
             (blocks * self.tiles()) as f64 * TENSOR_CYCLES / (BUSY_GHZ * 1e3 * MULTIPROCESSORS as f64);
         let combine = if parts == 0 { 0.0 } else { self.combine(kernel, &work.splits, part_bytes) };

@@ -5,8 +5,8 @@ use std::fmt;
 #[cfg(doc)]
 use crate::device::Device;
 use crate::error::Result;
-use crate::launch::{MAX_DIM, check_factor, check_limit, check_multiple, check_range};
-use crate::mla::cache::{KvFormat, LATENT, ROPE};
+use crate::launch::{Layout, MAX_DIM, check_factor, check_limit, check_multiple, check_range};
+use crate::mla::cache::{CacheRows, KvFormat, LATENT, ROPE, check_rope};
 use crate::mla::lse::LseOrder;
 use crate::setters::setters;
 use crate::table::mla::{MLA_BLOCK_KEYS, MLA_BLOCK_ROWS, MLA_INSTANCES, MlaInstance};
@@ -18,7 +18,6 @@ pub const MAX_HEADS: usize = 128;
 /// Rows of Q that a CTA takes.
 pub(super) const BLOCK_ROWS: usize = MLA_BLOCK_ROWS as usize;
 pub(super) const BLOCK_KEYS: usize = MLA_BLOCK_KEYS as usize;
-pub(super) const KEY: usize = LATENT + ROPE;
 
 /// Where the keys of a sequence lie in the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,6 +74,10 @@ pub struct MlaDecodeSpec {
     pub heads: usize,
     /// What a row of the cache holds.
     pub format: KvFormat,
+    /// Elements of a key, and of a query, beside the latent: 64 that carry the position, or 0. Without them a key is its
+    /// value, as in models without positions, or with the position within the 512 (DeepSeek-V4). The bits are those of a
+    /// position of zeros.
+    pub rope: usize,
     /// Where the keys lie.
     pub paging: KvPaging,
     /// What scores are multiplied with: positive, at most 65536. There is no default, because the width of a key is not
@@ -111,7 +114,7 @@ pub(super) struct SplitShape {
 }
 
 impl MlaDecodeSpec {
-    /// One query token a sequence.
+    /// One query token a sequence, keys with a position.
     pub const fn new(
         batch: usize,
         heads: usize,
@@ -125,6 +128,7 @@ impl MlaDecodeSpec {
             packed_tokens: None,
             heads,
             format,
+            rope: ROPE,
             paging,
             softmax_scale,
             causal: true,
@@ -197,6 +201,14 @@ impl MlaDecodeSpec {
         self.packed_tokens.unwrap_or(self.batch * self.q_tokens)
     }
 
+    pub(super) fn q_layout(&self) -> Layout {
+        let axes = match self.rope {
+            0 => "q [tokens * heads, 512]",
+            _ => "q [tokens * heads, 576]",
+        };
+        Layout::matrix(axes, [self.tokens() * self.heads, LATENT + self.rope]).aligned(16)
+    }
+
     /// Rows of Q of a sequence, at most.
     pub(super) fn rows(&self) -> usize {
         self.q_tokens * self.heads
@@ -207,6 +219,12 @@ impl MlaDecodeSpec {
             KvPaging::Paged { pages, page_size, .. } => (pages, page_size),
             KvPaging::Contiguous { capacity } => (self.batch, capacity),
         }
+    }
+
+    pub(super) fn cache_rows(&self) -> CacheRows {
+        let (pages, page_size) = self.pages();
+        let Self { format, rope, .. } = *self;
+        CacheRows { format, rope, rows: pages * page_size, page_size: Some(page_size) }
     }
 
     pub(super) fn split_shape(&self) -> SplitShape {
@@ -228,6 +246,7 @@ impl MlaDecodeSpec {
     pub(super) fn check(&self) -> Result<()> {
         check_range("q_tokens", self.q_tokens, MAX_Q_TOKENS as u64)?;
         check_range("heads", self.heads, MAX_HEADS as u64)?;
+        check_rope(self.rope)?;
         check_range("split_keys", self.split_keys, MAX_DIM)?;
         check_multiple("split_keys", self.split_keys, BLOCK_KEYS)?;
         if let KvPaging::Paged { page_size, .. } = self.paging {
@@ -249,6 +268,7 @@ impl MlaDecodeSpec {
 setters!(MlaDecodeSpec {
     q_tokens: usize,
     packed_tokens: Option<usize>,
+    rope: usize,
     causal: bool,
     split_keys: usize,
     total_keys: Option<usize>,

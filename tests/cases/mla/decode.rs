@@ -12,7 +12,7 @@ use check::devices::{devices, runs_emulated};
 use check::judge::Scrutiny;
 use check::memory::{Arena, Memory};
 use check::mla::decode::{MlaDecodeCase, MlaDecodeRun, instances, varied_lengths};
-use check::mla::{CacheRows, KEY, LATENT};
+use check::mla::{CacheRows, KEY, LATENT, ROPE};
 use deepseek_kernels::mla::{EmptyLse, KvFormat, KvPaging};
 use deepseek_kernels::{Device, DeviceKind, bf16};
 use oracles::mla::AttentionClass;
@@ -241,7 +241,7 @@ fn rows_of_nothing_but_negative_infinity() {
                 match &mut good.cache {
                     CacheRows::Bf16(rows) => rows.chunks_exact_mut(KEY).for_each(|row| row[LATENT] = bf16::ONE),
                     CacheRows::Fp8(rows) => rows
-                        .chunks_exact_mut(format.columns())
+                        .chunks_exact_mut(format.columns(ROPE))
                         .for_each(|row| row[LATENT + 16..][..2].copy_from_slice(&bf16::ONE.to_le_bytes())),
                 }
                 let mut bad = good.clone();
@@ -276,7 +276,7 @@ fn every_code_and_scale_of_an_fp8_cache() {
         let mut clean = step(KvFormat::Fp8, &[200, 130]).problem().expect("inputs");
         clean.case.class = AttentionClass::Positive;
         let CacheRows::Fp8(rows) = &mut clean.cache else { unreachable!() };
-        for (index, row) in rows.chunks_mut(KvFormat::Fp8.columns()).enumerate() {
+        for (index, row) in rows.chunks_mut(KvFormat::Fp8.columns(ROPE)).enumerate() {
             for (i, code) in row[..LATENT].iter_mut().enumerate() {
                 *code = (i + 37 * index) as u8;
                 *code ^= u8::from(*code & 0x7f == 0x7f); // 0x7f and 0xff are NaN
@@ -287,7 +287,7 @@ fn every_code_and_scale_of_an_fp8_cache() {
             row[LATENT + 16..].fill(0x3c); // 2^-7 or so
         }
         let expected = passed(&clean, &device);
-        let first = clean.table[0] as usize * 64 * KvFormat::Fp8.columns();
+        let first = clean.table[0] as usize * 64 * KvFormat::Fp8.columns(ROPE);
         for (at, bytes) in [(5, vec![0x7f]), (LATENT, f32::NAN.to_ne_bytes().to_vec())] {
             let mut spoilt = clean.clone();
             spoilt.finite = false;

@@ -10,7 +10,7 @@ use check::mla::{LATENT, ROPE};
 use deepseek_kernels::mla::KvFormat;
 use deepseek_kernels::quant::ScaleFormat;
 use deepseek_kernels::{Device, bf16};
-use oracles::mla::{dequantize_kv_fp8, kv_append_fp8};
+use oracles::mla::{NewTokens, dequantize_kv_fp8, kv_append_fp8};
 use oracles::quant::QuantizeScale;
 use oracles::quant::quantizer_rows;
 use proptest::prelude::*;
@@ -39,6 +39,20 @@ fn values_of_every_kind() {
                 let activations = TokenClass::Activations;
                 pass(&KvAppendCase { one_matrix, class: activations, ..case(format, 37, 50) }, &device);
             }
+        }
+    }
+}
+
+/// Latent vectors alone: a copy, or codes and their scales.
+#[test]
+fn keys_without_a_position() {
+    for device in devices() {
+        for format in FORMATS {
+            for page_size in [None, Some(10)] {
+                pass(&KvAppendCase { rope: 0, page_size, ..case(format, 37, 50) }, &device);
+            }
+            let ties = KvAppendCase { class: TokenClass::Ties, rope: 0, ..case(format, 10, 10) };
+            pass(&ties, &device);
         }
     }
 }
@@ -132,7 +146,7 @@ fn a_row_depends_on_its_token_alone() {
             let order: Vec<usize> = (0..23).map(|t| (t * 7 + 5) % 23).collect();
             assert_eq!(all, run(tokens.pick(&order), &device));
 
-            let bytes = format.0.row_bytes();
+            let bytes = format.0.row_bytes(ROPE);
             for token in (0..23).filter(|&t| tokens.slots[t] >= 0) {
                 let row = tokens.slots[token] as usize * bytes..;
                 let alone = run(tokens.pick(&[token]), &device);
@@ -183,9 +197,10 @@ fn what_comes_back_is_near_what_went_in() {
     let slots: Vec<i32> = (0..tokens as i32).collect();
     for format in [QuantizeScale::PowerOfTwo, QuantizeScale::Fp32] {
         let mut cache = vec![0; tokens * 656];
-        kv_append_fp8(latent, &k_pe, &slots, format, &mut cache).expect("reference");
+        let tokens = NewTokens { latent, k_pe: &k_pe, rope: ROPE, slots: &slots };
+        kv_append_fp8(&tokens, format, &mut cache).expect("reference");
         for (x, row) in latent.chunks(LATENT).zip(cache.chunks(656)) {
-            let back = dequantize_kv_fp8(row).expect("reference");
+            let back = dequantize_kv_fp8(row, ROPE).expect("reference");
             assert_eq!(back[LATENT..], k_pe[..ROPE]);
             for (g, block) in x.chunks(128).enumerate() {
                 let bytes = row[LATENT + 4 * g..][..4].try_into().expect("four");
@@ -209,9 +224,10 @@ proptest! {
     #[test]
     fn any_shape(
         tokens in 0..40_usize, spare in 0..20_usize, seed in 0..1_000_u64, strange in any::<bool>(),
-        format in 0..3_usize, one_matrix in any::<bool>(),
+        format in 0..3_usize, one_matrix in any::<bool>(), position in any::<bool>(),
     ) {
-        let case = KvAppendCase { one_matrix, seed, ..case(FORMATS[format], tokens, tokens + spare) };
+        let rope = if position { ROPE } else { 0 };
+        let case = KvAppendCase { one_matrix, rope, seed, ..case(FORMATS[format], tokens, tokens + spare) };
         for device in seeded([seed]) {
             if strange && tokens > 0 {
                 let mut problem = case.problem().expect("inputs");

@@ -52,6 +52,13 @@ fn orders_of_lse() {
 }
 
 #[test]
+fn positions() {
+    for rope in [1, 32, 63, 65, 128, usize::MAX] {
+        assert_eq!(plan(SPEC.rope(rope)), format!("rope must be 0 or 64, got {rope}"));
+    }
+}
+
+#[test]
 fn split_keys() {
     let split_keys = |split_keys| plan(SPEC.split_keys(split_keys));
     assert_eq!(split_keys(0), "split_keys must be at least 1, got 0");
@@ -234,6 +241,20 @@ rejects! {
         => "cache: address must be a multiple of 16 bytes, got 8";
     bf16_cache_for_a_plan_of_fp8: |call, spare| call.attend.cache = KvCache::Bf16(Matrix::new(&spare.halves, ROWS, KEY)?)
         => "cache: expected FP8 rows, got BF16 rows";
+}
+
+rejects! {
+    run(MlaDecodeCase { rope: 0, ..case(KvFormat::Bf16) });
+    q_with_a_position: |call, spare| call.attend.q = Matrix::new(&spare.halves, 16, KEY)?
+        => "expected q [tokens * heads, 512] [16, 512], got [16, 576]";
+    cache_with_a_position: |call, spare| call.attend.cache = KvCache::Bf16(Matrix::new(&spare.halves, ROWS, KEY)?)
+        => "expected cache [pages * page_size, 512] or [pages, page_size * 512] [576, 512], got [576, 576]";
+}
+
+rejects! {
+    run(MlaDecodeCase { rope: 0, ..case(KvFormat::Fp8) });
+    fp8_cache_with_a_position: |call, spare| call.attend.cache = KvCache::Fp8(Matrix::new(&spare.bytes, ROWS, 656)?)
+        => "expected cache [pages * page_size, 528] or [pages, page_size * 528] [576, 528], got [576, 656]";
 }
 
 rejects! {

@@ -17,11 +17,19 @@ fn plans_of_appends() {
         |tokens, rows| message(KvAppend::plan(&emulated(0), KvAppendSpec::new(tokens, rows, KvFormat::Fp8)));
     assert_eq!(plan(1 << 31, 1), "tokens must be at most 2147483647, got 2147483648");
     assert_eq!(plan(1, 1 << 31), "rows must be at most 2147483647, got 2147483648");
+    for rope in [1, 32, 63, 65, 128, usize::MAX] {
+        let spec = KvAppendSpec::new(1, 1, KvFormat::Bf16).rope(rope);
+        assert_eq!(message(KvAppend::plan(&emulated(0), spec)), format!("rope must be 0 or 64, got {rope}"));
+    }
 }
 
 /// Two tokens to a cache of three rows.
 fn append(format: (KvFormat, ScaleFormat)) -> KvAppendRun {
-    let problem = KvAppendCase { rows: 3, ..KvAppendCase::new(format, 2) }.problem().expect("inputs");
+    run(KvAppendCase { rows: 3, ..KvAppendCase::new(format, 2) })
+}
+
+fn run(case: KvAppendCase) -> KvAppendRun {
+    let problem = case.problem().expect("inputs");
     KvAppendRun::new(Arc::new(problem), &mut Arena::new(&emulated(0), Memory::Plain)).expect("operands")
 }
 
@@ -35,12 +43,14 @@ rejects! {
         => "latent: pitch must be a multiple of 16 bytes, got 1032";
     latent_at_an_odd_address: |args, spare| args.latent = Matrix::new(&spare.halves[1..], 2, 512)?
         => "latent: address must be a multiple of 16 bytes, got 2";
-    k_pe_of_narrow_rows: |args, spare| args.k_pe = Matrix::with_pitch(&spare.halves, 2, 32, 64)?
+    k_pe_of_narrow_rows: |args, spare| args.k_pe = Some(Matrix::with_pitch(&spare.halves, 2, 32, 64)?)
         => "expected k_pe [tokens, 64] [2, 64], got [2, 32]";
-    k_pe_with_an_odd_pitch: |args, spare| args.k_pe = Matrix::with_pitch(&spare.halves, 2, 64, 65)?
+    k_pe_with_an_odd_pitch: |args, spare| args.k_pe = Some(Matrix::with_pitch(&spare.halves, 2, 64, 65)?)
         => "k_pe: pitch must be a multiple of 16 bytes, got 130";
-    k_pe_at_an_odd_address: |args, spare| args.k_pe = Matrix::new(&spare.halves[3..], 2, 64)?
+    k_pe_at_an_odd_address: |args, spare| args.k_pe = Some(Matrix::new(&spare.halves[3..], 2, 64)?)
         => "k_pe: address must be a multiple of 16 bytes, got 6";
+    no_k_pe_for_keys_with_a_position: |args, _spare| args.k_pe = None
+        => "k_pe: expected one, keys have a position of 64 elements, got none";
     slots_with_one_too_many: |args, spare| args.slots = Vector::new(&spare.integers, 3)?.into()
         => "expected slots [tokens] [2], got [3]";
     wide_slots_with_one_missing: |args, spare| args.slots = Vector::new(&spare.longs, 1)?.into()
@@ -77,4 +87,18 @@ rejects! {
     bf16_cache_with_an_odd_pitch: |args, spare|
         args.cache = KvCacheMut::Bf16(MatrixMut::with_pitch(&mut spare.halves, 3, 576, 580)?)
         => "cache: pitch must be a multiple of 16 bytes, got 1160";
+}
+
+rejects! {
+    run(KvAppendCase { rope: 0, rows: 3, ..KvAppendCase::new(FORMATS[1], 2) });
+    k_pe_for_keys_without_a_position: |args, spare| args.k_pe = Some(Matrix::new(&spare.halves, 2, 64)?)
+        => "k_pe: expected none, keys have no position, got one";
+    rows_with_a_position: |args, spare| args.cache = KvCacheMut::Fp8(MatrixMut::new(&mut spare.bytes, 3, 656)?)
+        => "expected cache [pages * page_size, 528] or [pages, page_size * 528] [3, 528], got [3, 656]";
+}
+
+rejects! {
+    run(KvAppendCase { rope: 0, rows: 3, ..KvAppendCase::new(FORMATS[0], 2) });
+    bf16_rows_with_a_position: |args, spare| args.cache = KvCacheMut::Bf16(MatrixMut::new(&mut spare.halves, 3, 576)?)
+        => "expected cache [pages * page_size, 512] or [pages, page_size * 512] [3, 512], got [3, 576]";
 }

@@ -437,6 +437,7 @@ fn mla() -> Vec<Box<dyn AnySpecs>> {
             packed_tokens: counts(),
             heads: SIZES,
             format: [KvFormat::Bf16, KvFormat::Fp8],
+            rope: SIZES,
             paging: pagings(),
             softmax_scale: NUMBERS,
             causal: [false, true],
@@ -451,12 +452,13 @@ fn mla() -> Vec<Box<dyn AnySpecs>> {
             "kv_append": KvAppendSpec::new(5, 12, KvFormat::Fp8), KvAppend::plan,
             |spec: KvAppendSpec| {
                 let case = KvAppendCase::new((spec.format, spec.scale_format), spec.tokens);
-                drawn(KvAppendCase { rows: spec.rows, ..case })
+                drawn(KvAppendCase { rows: spec.rows, rope: spec.rope, ..case })
             };
             sizes spec.tokens, spec.rows;
             tokens: SIZES,
             rows: SIZES,
             format: [KvFormat::Bf16, KvFormat::Fp8],
+            rope: SIZES,
             scale_format: [ScaleFormat::Fp32, ScaleFormat::PowerOfTwo],
         }),
         Box::new(specs! {
@@ -505,9 +507,11 @@ fn mla() -> Vec<Box<dyn AnySpecs>> {
 
 /// Of the cases' sequences, unless their pages are others.
 fn decode_problem(spec: MlaDecodeSpec) -> Option<Arc<dyn Problem>> {
-    let MlaDecodeSpec { format, q_tokens, packed_tokens, heads, causal, lse_order, empty_lse, .. } = spec;
+    let MlaDecodeSpec { format, rope, q_tokens, packed_tokens, heads, causal, lse_order, empty_lse, .. } =
+        spec;
     let case = MlaDecodeCase::new(format, vec![70, 3]);
     let case = MlaDecodeCase {
+        rope,
         q_tokens,
         packed: packed_tokens.map(|_| vec![q_tokens, 1]),
         heads,

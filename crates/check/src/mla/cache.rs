@@ -4,14 +4,14 @@ use anyhow::Result;
 use deepseek_kernels::bf16;
 use deepseek_kernels::mla::{KvCache, KvCacheMut, KvFormat};
 use deepseek_kernels::quant::ScaleFormat;
-use oracles::mla::{Appended, kv_append_bf16, kv_append_fp8};
+use oracles::mla::{Appended, NewTokens, kv_append_bf16, kv_append_fp8};
 
-use super::{KEY, LATENT};
+use super::LATENT;
 use crate::judge::Check;
 use crate::memory::{Align, Arena, Operand, Output, Scalar};
 use crate::quant::scale_model;
 
-/// Rows on the host, `[_, 576]` or `[_, 656]`.
+/// Rows on the host, `[_, KvFormat::columns]`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CacheRows {
     Bf16(Vec<bf16>),
@@ -19,42 +19,32 @@ pub enum CacheRows {
 }
 
 impl CacheRows {
-    /// So many rows of poison, NaN in every code, scale and value; but for keys `[_, 576]` in those that `slots` name, as
+    /// So many rows of poison, NaN in every code, scale and value; but for keys `[_, 512 + rope]` in those that `slots` name, as
     /// FlashMLA stores them.
     ///
     /// # Errors
     /// Unless there is a slot for each key.
-    pub fn of_keys(format: KvFormat, rows: usize, keys: &[bf16], slots: &[i32]) -> Result<Self> {
+    pub fn of_keys(format: KvFormat, rope: usize, rows: usize, keys: &[bf16], slots: &[i32]) -> Result<Self> {
+        let elements = rows * format.columns(rope);
         let mut cache = match format {
-            KvFormat::Bf16 => Self::Bf16(vec![bf16::POISON; rows * format.columns()]),
-            KvFormat::Fp8 => Self::Fp8(vec![u8::POISON; rows * format.columns()]),
+            KvFormat::Bf16 => Self::Bf16(vec![bf16::POISON; elements]),
+            KvFormat::Fp8 => Self::Fp8(vec![u8::POISON; elements]),
         };
-        let (latent, k_pe): (Vec<_>, Vec<_>) = keys.chunks_exact(KEY).map(|key| key.split_at(LATENT)).unzip();
-        cache.append(&latent.concat(), &k_pe.concat(), slots, ScaleFormat::PowerOfTwo)?;
+        let (latent, k_pe): (Vec<_>, Vec<_>) =
+            keys.chunks_exact(LATENT + rope).map(|key| key.split_at(LATENT)).unzip();
+        let (latent, k_pe) = (&latent.concat(), &k_pe.concat());
+        cache.append(&NewTokens { latent, k_pe, rope, slots }, ScaleFormat::PowerOfTwo)?;
         Ok(cache)
-    }
-
-    fn columns(&self) -> usize {
-        match self {
-            Self::Bf16(_) => KvFormat::Bf16.columns(),
-            Self::Fp8(_) => KvFormat::Fp8.columns(),
-        }
     }
 
     /// What an append makes of the rows, by its reference.
     ///
     /// # Errors
     /// Unless tokens and slots are as many.
-    pub fn append(
-        &mut self,
-        latent: &[bf16],
-        k_pe: &[bf16],
-        slots: &[i32],
-        scales: ScaleFormat,
-    ) -> Result<Appended> {
+    pub fn append(&mut self, tokens: &NewTokens<'_>, scales: ScaleFormat) -> Result<Appended> {
         Ok(match self {
-            Self::Bf16(rows) => kv_append_bf16(latent, k_pe, slots, rows)?,
-            Self::Fp8(rows) => kv_append_fp8(latent, k_pe, slots, scale_model(scales), rows)?,
+            Self::Bf16(rows) => kv_append_bf16(tokens, rows)?,
+            Self::Fp8(rows) => kv_append_fp8(tokens, scale_model(scales), rows)?,
         })
     }
 }
@@ -68,14 +58,8 @@ pub enum CacheOperand {
 impl CacheOperand {
     const ALIGN: Align = Align(16);
 
-    /// To be read: so many rows, which repeat those there are, `together` of them in a row of the matrix.
-    pub(super) fn input(
-        arena: &mut Arena<'_>,
-        rows: usize,
-        together: usize,
-        data: &CacheRows,
-    ) -> Result<Self> {
-        let shape = (rows / together, together * data.columns());
+    /// To be read: rows and columns of the matrix, which repeats the rows there are.
+    pub(super) fn input(arena: &mut Arena<'_>, shape: (usize, usize), data: &CacheRows) -> Result<Self> {
         Ok(match data {
             CacheRows::Bf16(data) => Self::Bf16(arena.repeated(data, shape, Self::ALIGN)?),
             CacheRows::Fp8(data) => Self::Fp8(arena.repeated(data, shape, Self::ALIGN)?),
@@ -83,13 +67,7 @@ impl CacheOperand {
     }
 
     /// To be written; otherwise as [`Self::input`].
-    pub(super) fn in_out(
-        arena: &mut Arena<'_>,
-        rows: usize,
-        together: usize,
-        data: &CacheRows,
-    ) -> Result<Self> {
-        let shape = (rows / together, together * data.columns());
+    pub(super) fn in_out(arena: &mut Arena<'_>, shape: (usize, usize), data: &CacheRows) -> Result<Self> {
         Ok(match data {
             CacheRows::Bf16(data) => Self::Bf16(arena.in_out(data, shape, Self::ALIGN)?),
             CacheRows::Fp8(data) => Self::Fp8(arena.in_out(data, shape, Self::ALIGN)?),

@@ -14,7 +14,7 @@ use anyhow::Result;
 use deepseek_kernels::mla::{KvAppend, KvAppendArgs, KvAppendSpec, KvFormat};
 use deepseek_kernels::quant::ScaleFormat;
 use deepseek_kernels::{DataFaults, Device, Error, Stream, bf16};
-use oracles::mla::Appended;
+use oracles::mla::{Appended, NewTokens};
 use oracles::quant::quantizer_rows;
 
 use super::cache::{CacheOperand, CacheRows};
@@ -56,13 +56,15 @@ pub const FORMATS: [(KvFormat, ScaleFormat); 3] = [
 #[derive(Debug, Clone, Copy)]
 pub struct KvAppendCase {
     pub format: (KvFormat, ScaleFormat),
+    /// Elements of a rotated key: `ROPE`, or 0.
+    pub rope: usize,
     pub tokens: usize,
     /// Of the cache. Tokens beyond them have no row.
     pub rows: usize,
     /// Rows of a page, where something lies between pages and not between rows: as many as divide them.
     pub page_size: Option<usize>,
     pub class: TokenClass,
-    /// Latent vector and key are columns of one matrix of 576.
+    /// Latent vector and key are columns of one matrix, of 576 if there are keys.
     pub one_matrix: bool,
     pub seed: u64,
 }
@@ -71,25 +73,35 @@ impl KvAppendCase {
     /// Activations into every second row or so.
     pub const fn new(format: (KvFormat, ScaleFormat), tokens: usize) -> Self {
         let class = TokenClass::Activations;
-        Self { format, tokens, rows: 2 * tokens, page_size: None, class, one_matrix: true, seed: 1 }
+        Self {
+            format,
+            rope: ROPE,
+            tokens,
+            rows: 2 * tokens,
+            page_size: None,
+            class,
+            one_matrix: true,
+            seed: 1,
+        }
     }
 
     /// With its inputs.
     pub fn problem(self) -> Result<KvAppendProblem> {
-        let Self { tokens, rows, class, seed, .. } = self;
+        let Self { rope, tokens, rows, class, seed, .. } = self;
+        let key = LATENT + rope;
         let columns = |wide: &[bf16], width: usize, columns: std::ops::Range<usize>| -> Vec<bf16> {
             wide.chunks_exact(width).flat_map(|row| &row[columns.clone()]).copied().collect()
         };
         let (latent, k_pe) = match class {
             TokenClass::Activations => {
-                let both = activations(tokens, KEY, KEY, seed);
-                (columns(&both, KEY, 0..LATENT), columns(&both, KEY, LATENT..KEY))
+                let both = activations(tokens, key, key, seed);
+                (columns(&both, key, 0..LATENT), columns(&both, key, LATENT..key))
             }
             TokenClass::EveryKind => {
                 let wide = quantizer_rows(tokens, 2 * ROPE, seed + 1);
-                (quantizer_rows(tokens, LATENT, seed), columns(&wide, 2 * ROPE, 0..ROPE))
+                (quantizer_rows(tokens, LATENT, seed), columns(&wide, 2 * ROPE, 0..rope))
             }
-            TokenClass::Ties => ((0..tokens * LATENT).map(tie).collect(), vec![bf16::ONE; tokens * ROPE]),
+            TokenClass::Ties => ((0..tokens * LATENT).map(tie).collect(), vec![bf16::ONE; tokens * rope]),
         };
         let mut order: Vec<i32> = (0..rows as i32).collect();
         // Any order will do that jumps back and forth.
@@ -124,16 +136,17 @@ impl Case for KvAppendCase {
     }
 
     fn title(&self) -> String {
-        format!("append {}", self.format.0)
+        format!("append {}{}", self.format.0, if self.rope == 0 { " without positions" } else { "" })
     }
 
     fn shape(&self) -> String {
-        format!("{} x {KEY}", self.tokens)
+        format!("{} x {}", self.tokens, LATENT + self.rope)
     }
 
     fn label(&self) -> String {
         let fp32 = self.format == (KvFormat::Fp8, ScaleFormat::Fp32);
-        format!("{}{}", self.tokens, if fp32 { "_fp32" } else { "" })
+        let rope = if self.rope == 0 { "_nope" } else { "" };
+        format!("{}{}{rope}", self.tokens, if fp32 { "_fp32" } else { "" })
     }
 
     fn data(&self) -> String {
@@ -141,7 +154,8 @@ impl Case for KvAppendCase {
     }
 
     fn work(&self) -> Work {
-        Work { flops: 0, bytes: (self.tokens * (2 * KEY + self.format.0.row_bytes() + 4)) as u64 }
+        let Self { format: (format, _), rope, tokens, .. } = *self;
+        Work { flops: 0, bytes: (tokens * (2 * (LATENT + rope) + format.row_bytes(rope) + 4)) as u64 }
     }
 
     fn kernels(&self, _: &Device) -> Result<Vec<String>> {
@@ -159,7 +173,7 @@ pub struct KvAppendProblem {
     pub case: KvAppendCase,
     /// `[tokens, 512]`.
     pub latent: Vec<bf16>,
-    /// `[tokens, 64]`.
+    /// `[tokens, rope]`.
     pub k_pe: Vec<bf16>,
     pub slots: Vec<i32>,
 }
@@ -171,15 +185,15 @@ impl KvAppendProblem {
         Self {
             case: KvAppendCase { tokens: order.len(), ..self.case },
             latent: rows_of(&self.latent, LATENT, order),
-            k_pe: rows_of(&self.k_pe, ROPE, order),
+            k_pe: rows_of(&self.k_pe, self.case.rope, order),
             slots: rows_of(&self.slots, 1, order),
         }
     }
 
     /// What the cache holds at first: bytes of every kind.
     fn before(&self) -> CacheRows {
-        let KvAppendCase { format: (format, _), rows, .. } = self.case;
-        let bytes = (0..rows * format.columns()).map(|i| (i * 37 + i / 256 + 11) as u8);
+        let KvAppendCase { format: (format, _), rope, rows, .. } = self.case;
+        let bytes = (0..rows * format.columns(rope)).map(|i| (i * 37 + i / 256 + 11) as u8);
         match format {
             KvFormat::Bf16 => {
                 CacheRows::Bf16(bytes.map(|byte| bf16::from_bits(u16::from(byte) * 257)).collect())
@@ -191,7 +205,8 @@ impl KvAppendProblem {
     /// What the reference makes of it.
     fn expected(&self) -> Result<(CacheRows, Appended)> {
         let mut cache = self.before();
-        let appended = cache.append(&self.latent, &self.k_pe, &self.slots, self.case.format.1)?;
+        let Self { case, latent, k_pe, slots } = self;
+        let appended = cache.append(&NewTokens { latent, k_pe, rope: case.rope, slots }, case.format.1)?;
         Ok((cache, appended))
     }
 }
@@ -216,33 +231,34 @@ pub struct KvAppendOperands {
     cache: CacheOperand,
 }
 
-/// Latent vectors and keys.
+/// Latent vectors, and keys if there are any.
 enum Tokens {
-    Apart(Operand<bf16>, Operand<bf16>),
+    Apart(Operand<bf16>, Option<Operand<bf16>>),
     Together(Operand<bf16>),
 }
 
 impl KvAppendRun {
     pub fn new(problem: Arc<KvAppendProblem>, arena: &mut Arena<'_>) -> Result<Self> {
-        let KvAppendCase { format: (format, scale_format), tokens, rows, page_size, one_matrix, .. } =
-            problem.case;
-        let plan = KvAppend::plan(
-            arena.device(),
-            KvAppendSpec::new(tokens, rows, format).scale_format(scale_format),
-        )?;
+        let KvAppendCase { format: (format, scale_format), rope, tokens, rows, .. } = problem.case;
+        let KvAppendCase { page_size, one_matrix, .. } = problem.case;
+        let spec = KvAppendSpec::new(tokens, rows, format).rope(rope).scale_format(scale_format);
+        let plan = KvAppend::plan(arena.device(), spec)?;
+        let together = page_size.unwrap_or(1);
+        let cache_shape = (rows / together, together * format.columns(rope));
         let aligned = Align(16);
         let KvAppendProblem { latent, k_pe, .. } = &*problem;
         let operands = KvAppendOperands {
-            tokens: if one_matrix {
+            tokens: if one_matrix && rope > 0 {
                 let rows = latent.chunks_exact(LATENT).zip(k_pe.chunks_exact(ROPE));
                 let both: Vec<bf16> = rows.flat_map(|(latent, k_pe)| [latent, k_pe].concat()).collect();
                 Tokens::Together(arena.input(&both, (tokens, KEY), aligned)?)
             } else {
                 let latent = arena.input(latent, (tokens, LATENT), aligned)?;
-                Tokens::Apart(latent, arena.input(k_pe, (tokens, ROPE), aligned)?)
+                let k_pe = (rope > 0).then(|| arena.input(k_pe, (tokens, ROPE), aligned));
+                Tokens::Apart(latent, k_pe.transpose()?)
             },
             slots: arena.indices(&problem.slots, (1, tokens))?,
-            cache: CacheOperand::in_out(arena, rows, page_size.unwrap_or(1), &problem.before())?,
+            cache: CacheOperand::in_out(arena, cache_shape, &problem.before())?,
         };
         Ok(Self { problem, expected: Expected::default(), plan, operands })
     }
@@ -259,8 +275,10 @@ impl KvAppendOperands {
     /// None.
     pub fn args(&mut self) -> Result<KvAppendArgs<'_>, Error> {
         let (latent, k_pe) = match &self.tokens {
-            Tokens::Apart(latent, k_pe) => (latent.matrix()?, k_pe.matrix()?),
-            Tokens::Together(both) => (both.part(0..LATENT)?, both.part(LATENT..KEY)?),
+            Tokens::Apart(latent, k_pe) => {
+                (latent.matrix()?, k_pe.as_ref().map(Operand::matrix).transpose()?)
+            }
+            Tokens::Together(both) => (both.part(0..LATENT)?, Some(both.part(LATENT..KEY)?)),
         };
         Ok(KvAppendArgs { latent, k_pe, slots: self.slots.indices()?, cache: self.cache.view_mut()? })
     }
@@ -281,7 +299,8 @@ impl Prepared for KvAppendRun {
 
     /// Rows that nobody named included.
     fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
-        let columns = self.problem.case.format.0.columns();
+        let KvAppendCase { format: (format, _), rope, .. } = self.problem.case;
+        let columns = format.columns(rope);
         let difference = match (&self.operands.cache, &self.expected()?.0) {
             (CacheOperand::Bf16(got), CacheRows::Bf16(want)) => {
                 different(got, want, columns, |_, x| x.bits(), |column| format!("value {column}"))?
@@ -336,12 +355,12 @@ fn place(byte: usize) -> String {
 /// What the operand trace launches.
 pub fn traced() -> Vec<Launch> {
     let formats = [(KV_BF16, SCALE_FP32), (KV_FP8, SCALE_FP32), (KV_FP8, SCALE_POWER_OF_TWO)];
-    let narrow = formats.map(|format| traced_in(format, 1));
-    narrow.into_iter().chain([traced_in(formats[0], 2)]).collect()
+    let narrow = [ROPE, 0].map(|rope| formats.map(|format| traced_in(format, rope, 1))).concat();
+    narrow.into_iter().chain([traced_in(formats[0], ROPE, 2)]).collect()
 }
 
 /// The last CTA has five of eight tokens.
-fn traced_in((format, scale_format): (u32, u32), words_per_index: u32) -> Launch {
+fn traced_in((format, scale_format): (u32, u32), rope: usize, words_per_index: u32) -> Launch {
     let params = Params::of::<KvAppendParams>()
         .u64(offset_of!(KvAppendParams, latent), region(0))
         .u64(offset_of!(KvAppendParams, k_pe), region(1))
@@ -354,6 +373,7 @@ fn traced_in((format, scale_format): (u32, u32), words_per_index: u32) -> Launch
         .u64(offset_of!(KvAppendParams, page_stride), 1168 * 13)
         .u32(offset_of!(KvAppendParams, tokens), 21)
         .u32(offset_of!(KvAppendParams, rows), 200)
+        .u32(offset_of!(KvAppendParams, rope), rope as u32)
         .u32(offset_of!(KvAppendParams, page_size), 12)
         .u32(offset_of!(KvAppendParams, format), format)
         .u32(offset_of!(KvAppendParams, scale_format), scale_format);

@@ -53,7 +53,11 @@ pub fn smoke() -> Cases {
     let mut cases = boxed(MLA_INSTANCES.iter().map(decode));
     let packed = MlaDecodeCase::new(KvFormat::Bf16, vec![150, 70, 3]).packed(vec![2, 0, 1]);
     cases.extend(boxed([MlaDecodeCase { split_keys: Some(64), ..packed }]));
-    cases.extend(boxed(kv_append::FORMATS.map(|format| KvAppendCase::new(format, 9))));
+    let alone = MLA_INSTANCES.iter().filter(|instance| instance.cluster == 1);
+    cases.extend(boxed(alone.map(decode).map(|case| MlaDecodeCase { rope: 0, ..case })));
+    let append =
+        |rope| kv_append::FORMATS.map(|format| KvAppendCase { rope, ..KvAppendCase::new(format, 9) });
+    cases.extend(boxed([ROPE, 0].into_iter().flat_map(append)));
     cases.extend(boxed([RopeCase::new(5, 3, 90)]));
     cases.extend(boxed([Side::Query, Side::Output].map(|side| AbsorbCase::new(side, 70, 2))));
     cases.extend(boxed([MergeStatesCase::new(7, 3)]));

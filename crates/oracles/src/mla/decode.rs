@@ -9,23 +9,19 @@ use crate::{BLOCK, ShapeError, check_length};
 
 /// Elements of a key that are the latent, and with it the value.
 const LATENT: usize = 512;
-/// Elements of a key that carry the position.
-const ROPE: usize = 64;
-/// Elements of a key and of a query.
-const KEY: usize = LATENT + ROPE;
-/// Bytes of a key in an FP8 cache: codes, one FP32 scale per block of them, and the rope part in BF16.
-const FP8_ROW: usize = LATENT + LATENT / BLOCK * 4 + ROPE * 2;
-/// The position is scored first.
-const FORM: Form = Form { key: KEY, value: LATENT, first: LATENT, block: 64 };
+/// Bytes of the scales of a key in an FP8 cache.
+const SCALES: usize = LATENT / BLOCK * 4;
 
 /// The queries of one sequence and all its keys.
 #[derive(Clone, Copy, Debug)]
 pub struct MlaSequence<'a> {
-    /// `[q_tokens * heads, 576]`.
+    /// `[q_tokens * heads, 512 + rope]`.
     pub q: &'a [bf16],
-    /// `[n, 576]`, in the order of the sequence, as stored or [dequantised](dequantize_kv_fp8). The first 512 elements
+    /// `[n, 512 + rope]`, in the order of the sequence, as stored or [dequantised](dequantize_kv_fp8). The first 512 elements
     /// are the value too.
     pub keys: &'a [bf16],
+    /// Elements of a key and of a query that carry the position: 64, or 0.
+    pub rope: usize,
     /// Query tokens, the last of the sequence.
     pub q_tokens: usize,
     /// Heads of a query token.
@@ -39,21 +35,33 @@ pub struct MlaSequence<'a> {
 }
 
 impl MlaSequence<'_> {
+    /// Elements of a key and of a query.
+    fn key(&self) -> usize {
+        LATENT + self.rope
+    }
+
+    /// Keys.
+    fn len(&self) -> usize {
+        self.keys.len() / self.key()
+    }
+
     fn check(&self) -> Result<(), ShapeError> {
-        check_length("q", self.q_tokens * self.heads * KEY, self.q.len())?;
-        check_length("keys", self.keys.len() / KEY * KEY, self.keys.len())
+        check_length("q", self.q_tokens * self.heads * self.key(), self.q.len())?;
+        check_length("keys", self.len() * self.key(), self.keys.len())
     }
 
     /// Keys that a row sees.
     fn visible(&self, row: usize) -> usize {
-        let n = self.keys.len() / KEY;
+        let n = self.len();
         if self.causal { (n + row / self.heads + 1).saturating_sub(self.q_tokens) } else { n }
     }
 
     fn attention(&self) -> Result<Attention<'_>, ShapeError> {
         self.check()?;
         let Self { q, keys, scale, split_keys, .. } = *self;
-        Ok(Attention { form: FORM, q, keys, values: keys, value_pitch: KEY, scale, split_keys })
+        // The position is scored first.
+        let form = Form { key: self.key(), value: LATENT, first: LATENT, block: 64 };
+        Ok(Attention { form, q, keys, values: keys, value_pitch: form.key, scale, split_keys })
     }
 }
 
@@ -74,19 +82,20 @@ pub fn mla_decode_bits(
     rows: &[usize],
     machine: Approximations,
 ) -> Result<MlaBits, ShapeError> {
-    let sight = |row| Sight { visible: sequence.visible(row), read: sequence.keys.len() / KEY };
+    let sight = |row| Sight { visible: sequence.visible(row), read: sequence.len() };
     Ok(sequence.attention()?.bits(rows, sight, machine))
 }
 
-/// Keys `[n, 576]` in BF16 from the rows `[n, 656]` of an FP8 cache: 512 E4M3 codes, four FP32 scales, 64 BF16 values.
+/// Keys `[n, 512 + rope]` in BF16 from the rows of an FP8 cache: 512 E4M3 codes, four FP32 scales, `rope` BF16 values.
 ///
 /// A code times its scale is rounded to FP32, then to BF16.
-pub fn dequantize_kv_fp8(rows: &[u8]) -> Result<Vec<bf16>, ShapeError> {
-    check_length("rows", rows.len() / FP8_ROW * FP8_ROW, rows.len())?;
-    let mut keys = Vec::with_capacity(rows.len() / FP8_ROW * KEY);
-    for row in rows.chunks_exact(FP8_ROW) {
+pub fn dequantize_kv_fp8(rows: &[u8], rope: usize) -> Result<Vec<bf16>, ShapeError> {
+    let row_bytes = LATENT + SCALES + 2 * rope;
+    check_length("rows", rows.len() / row_bytes * row_bytes, rows.len())?;
+    let mut keys = Vec::with_capacity(rows.len() / row_bytes * (LATENT + rope));
+    for row in rows.chunks_exact(row_bytes) {
         let (codes, rest) = row.split_at(LATENT);
-        let (scales, rope) = rest.split_at(LATENT / BLOCK * 4);
+        let (scales, rope) = rest.split_at(SCALES);
         for (codes, scale) in codes.chunks_exact(BLOCK).zip(scales.as_chunks().0) {
             let scale = f32::from_le_bytes(*scale);
             keys.extend(codes.iter().map(|&code| bf16::from_bits(encode_bf16(decode_e4m3(code) * scale))));

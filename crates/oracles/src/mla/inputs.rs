@@ -103,8 +103,7 @@ impl AttentionClass {
                 (normal(Stream::A, queries, &rope), keys)
             }
             Self::Uniform => {
-                let key =
-                    |x: f32, column| if column < LATENT { (4.0 * x).round().clamp(-8.0, 8.0) } else { x };
+                let key = |x: f32, _| (4.0 * x).round().clamp(-8.0, 8.0);
                 (vec![bf16::ZERO; queries * WIDTH], normal(Stream::B, keys, &key))
             }
             Self::OneKey => {

@@ -116,7 +116,7 @@ fn pages_past_the_end_are_not_looked_up() {
 /// Page p becomes page `pages - 1 - p`.
 fn reversed(mut problem: MlaDecodeProblem) -> MlaDecodeProblem {
     let KvPaging::Paged { pages, page_size, .. } = problem.spec.paging else { unreachable!() };
-    let row = page_size * problem.spec.format.columns();
+    let row = page_size * problem.spec.format.columns(problem.spec.rope);
     match &mut problem.cache {
         CacheRows::Bf16(keys) => *keys = keys.chunks(row).rev().flatten().copied().collect(),
         CacheRows::Fp8(rows) => *rows = rows.chunks(row).rev().flatten().copied().collect(),

@@ -14,7 +14,7 @@ use rand::seq::SliceRandom;
 use super::MlaDecodeProblem;
 use crate::data::rows_of;
 use crate::judge::{Check, Scrutiny};
-use crate::mla::{KEY, LATENT};
+use crate::mla::LATENT;
 
 /// Pairs of a query and a key that are judged at most; of more, the first and the last sequence are, and three heads.
 const JUDGED: usize = 1 << 21;
@@ -110,7 +110,8 @@ impl MlaDecodeProblem {
         for (sequence, some) in judged {
             let Range { start, end } = self.queries(sequence);
             let [start, end] = [start, end].map(|token| token * self.spec.heads);
-            let (q, keys) = (&self.q[start * KEY..end * KEY], self.keys(sequence)?);
+            let width = self.case.key();
+            let (q, keys) = (&self.q[start * width..end * width], self.keys(sequence)?);
             let bits = mla_decode_bits(&self.sequence(sequence, q, &keys, self.spec.heads), &some, machine)?;
             let places: Vec<usize> = some.iter().map(|row| start + row).collect();
             let lse: Vec<f32> = places.iter().map(|&row| self.logarithm(lse[row])).collect();

@@ -25,7 +25,7 @@ pub use problem::{MlaDecodeProblem, STALE_PAGE};
 pub use run::{MlaDecodeOperands, MlaDecodePlan, MlaDecodeRun};
 pub use traced::traced;
 
-use super::{KEY, LATENT};
+use super::{LATENT, ROPE};
 use crate::case::{Case, Problem, Work};
 use crate::deepseek_v3::SOFTMAX_SCALE;
 
@@ -45,6 +45,8 @@ pub enum Launches {
 #[derive(Debug, Clone)]
 pub struct MlaDecodeCase {
     pub format: KvFormat,
+    /// Elements of a key and of a query that carry the position.
+    pub rope: usize,
     /// Keys of each sequence.
     pub lengths: Vec<usize>,
     /// Query tokens of each sequence, or most of one.
@@ -85,6 +87,7 @@ impl MlaDecodeCase {
     pub const fn new(format: KvFormat, lengths: Vec<usize>) -> Self {
         Self {
             format,
+            rope: ROPE,
             lengths,
             q_tokens: 1,
             packed: None,
@@ -126,6 +129,11 @@ impl MlaDecodeCase {
         (0..self.lengths.len()).map(|sequence| self.tokens(sequence) * self.heads)
     }
 
+    /// Elements of a key and of a query.
+    pub fn key(&self) -> usize {
+        LATENT + self.rope
+    }
+
     fn longest(&self) -> usize {
         self.lengths.iter().copied().max().unwrap_or(0)
     }
@@ -133,7 +141,7 @@ impl MlaDecodeCase {
     /// What the plan is of. Unless rows repeat, a column of the page table and some pages are nobody's, and the end of a
     /// contiguous cache is no multiple of 64. Of packed query tokens the first ones and the last are nobody's.
     pub fn spec(&self) -> MlaDecodeSpec {
-        let Self { format, q_tokens, heads, causal, lse_order, empty_lse, .. } = *self;
+        let Self { format, rope, q_tokens, heads, causal, lse_order, empty_lse, .. } = *self;
         let (batch, longest) = (self.lengths.len(), self.longest());
         let spare = usize::from(!self.repeated);
         let paging = match self.page_size {
@@ -148,6 +156,7 @@ impl MlaDecodeCase {
             }
         };
         let spec = MlaDecodeSpec::new(batch, heads, format, paging, SOFTMAX_SCALE)
+            .rope(rope)
             .q_tokens(q_tokens)
             .packed_tokens(self.packed.as_ref().map(|_| self.all_tokens()))
             .causal(causal)
@@ -189,7 +198,8 @@ impl Case for MlaDecodeCase {
             KvFormat::Bf16 => "BF16",
             KvFormat::Fp8 => "FP8",
         };
-        format!("MLA decode, {format} cache{}", if self.causal { ", causal" } else { "" })
+        let rope = if self.rope == 0 { " without positions" } else { "" };
+        format!("MLA decode, {format} cache{rope}{}", if self.causal { ", causal" } else { "" })
     }
 
     /// Query tokens, heads, and the keys of each sequence.
@@ -201,7 +211,7 @@ impl Case for MlaDecodeCase {
 
     /// Several query tokens are causal unless it says that they are not.
     fn label(&self) -> String {
-        let Self { lengths, q_tokens, heads, causal, split_keys, .. } = self;
+        let Self { rope, lengths, q_tokens, heads, causal, split_keys, .. } = self;
         let (least, most) = (lengths.iter().min().unwrap_or(&0), self.longest());
         let keys = if *least == most { format!("s{most}") } else { format!("s{least}-{most}") };
         let cluster = self.instance.map(|instance| format!("_c{}", instance.cluster));
@@ -213,7 +223,8 @@ impl Case for MlaDecodeCase {
         };
         let (cluster, split) = (cluster.unwrap_or_default(), split.unwrap_or_default());
         let packed = if self.packed.is_some() { "_packed" } else { "" };
-        format!("b{}q{q_tokens}{keys}h{heads}{cluster}{split}{mask}{packed}", lengths.len())
+        let rope = if *rope == 0 { "_nope" } else { "" };
+        format!("b{}q{q_tokens}{keys}h{heads}{cluster}{split}{mask}{packed}{rope}", lengths.len())
     }
 
     fn data(&self) -> String {
@@ -226,8 +237,8 @@ impl Case for MlaDecodeCase {
         let queries: usize = self.rows().sum();
         let pairs: usize = self.rows().zip(&self.lengths).map(|(rows, keys)| rows * keys).sum();
         Work {
-            flops: (2 * pairs * (KEY + LATENT)) as u64,
-            bytes: (2 * queries * (KEY + LATENT) + keys * self.format.row_bytes()) as u64,
+            flops: (2 * pairs * (self.key() + LATENT)) as u64,
+            bytes: (2 * queries * (self.key() + LATENT) + keys * self.format.row_bytes(self.rope)) as u64,
         }
     }
 

@@ -16,7 +16,7 @@ use crate::case::{Prepared, Problem, fault_if};
 use crate::data::{repeated, rows_of};
 use crate::memory::{Arena, Output, Scalar};
 use crate::mla::cache::CacheRows;
-use crate::mla::{KEY, packed};
+use crate::mla::{KEY, ROPE, packed};
 
 /// What FlashMLA's tests fill the end of a page table with.
 pub const STALE_PAGE: i32 = 2_147_480_000;
@@ -32,7 +32,7 @@ pub struct MlaDecodeProblem {
     pub q_offsets: Option<Vec<i32>>,
     /// `[batch, pages_per_sequence]`; stale past the end of a sequence.
     pub table: Vec<i32>,
-    /// `[tokens * heads, 576]`. What is nobody's is NaN.
+    /// `[tokens * heads, 512 + rope]`. What is nobody's is NaN.
     pub q: Vec<bf16>,
     /// As many as the pages hold, or fewer that repeat. Whatever is not a key of a sequence is NaN.
     pub cache: CacheRows,
@@ -68,7 +68,7 @@ impl MlaDecodeCase {
             self.inputs(row)
         };
         let rows = if self.repeated { DRAWN } else { pages * page_size };
-        let cache = CacheRows::of_keys(self.format, rows, &keys, &slots)?;
+        let cache = CacheRows::of_keys(self.format, self.rope, rows, &keys, &slots)?;
         let lengths = self.lengths.iter().map(|&length| length as i32).collect();
         let q_offsets = self.packed.as_ref().map(|tokens| {
             let ends = tokens.iter().scan(SPARE.0, |end, tokens| {
@@ -85,15 +85,15 @@ impl MlaDecodeCase {
         let (mut keys, mut slots) = (vec![], vec![]);
         let nobodys = |tokens: usize| {
             let tokens = if self.packed.is_some() { tokens } else { 0 };
-            vec![bf16::POISON; tokens * self.heads * KEY]
+            vec![bf16::POISON; tokens * self.heads * self.key()]
         };
         let mut q = nobodys(SPARE.0);
         for (sequence, &length) in self.lengths.iter().enumerate() {
             let tokens = self.tokens(sequence);
             let seen = if self.causal { (length + 1).saturating_sub(tokens) } else { length };
             let inputs = self.class.generate(tokens * self.heads, length, seen, self.seed + sequence as u64);
-            q.extend(inputs.q);
-            keys.extend(inputs.keys);
+            q.extend(self.narrowed(inputs.q));
+            keys.extend(self.narrowed(inputs.keys));
             slots.extend((0..length).map(|key| row(sequence, key) as i32));
         }
         q.extend(nobodys(SPARE.1));
@@ -103,7 +103,16 @@ impl MlaDecodeCase {
     fn repeated_inputs(&self) -> (Vec<bf16>, Vec<bf16>, Vec<i32>) {
         let queries = self.all_tokens() * self.heads;
         let inputs = self.class.generate(queries.min(DRAWN), DRAWN, DRAWN, self.seed);
-        (repeated(&inputs.q, KEY, queries), inputs.keys, (0..DRAWN as i32).collect())
+        let (q, keys) = (self.narrowed(inputs.q), self.narrowed(inputs.keys));
+        (repeated(&q, self.key(), queries), keys, (0..DRAWN as i32).collect())
+    }
+
+    /// Of rows `[_, 576]` the last columns: without a position, what a class tells keys apart by is part of the values.
+    fn narrowed(&self, rows: Vec<bf16>) -> Vec<bf16> {
+        match self.rope {
+            ROPE => rows,
+            _ => rows.chunks_exact(KEY).flat_map(|row| &row[KEY - self.key()..]).copied().collect(),
+        }
     }
 }
 
@@ -128,7 +137,7 @@ impl MlaDecodeProblem {
         let queries = self.queries(sequence);
         let mut spec = self.spec.q_tokens(queries.len()).packed_tokens(None);
         spec.batch = 1;
-        let row = self.spec.heads * KEY;
+        let row = self.spec.heads * self.case.key();
         let lengths = vec![self.case.lengths[sequence]];
         let case = MlaDecodeCase { lengths, q_tokens: queries.len(), packed: None, ..self.case.clone() };
         Self {
@@ -175,7 +184,7 @@ impl MlaDecodeProblem {
     }
 
     fn gathered<T: Copy + Default>(&self, rows: &[T], sequence: usize) -> Vec<T> {
-        let (width, (page_size, pages)) = (self.spec.format.columns(), self.pages(sequence));
+        let (width, (page_size, pages)) = (self.spec.format.columns(self.spec.rope), self.pages(sequence));
         if !self.case.repeated {
             return gather_pages(rows, width, page_size, &pages, self.read(sequence) as i32);
         }
@@ -187,7 +196,7 @@ impl MlaDecodeProblem {
     pub(super) fn keys(&self, sequence: usize) -> Result<Vec<bf16>> {
         Ok(match &self.cache {
             CacheRows::Bf16(rows) => self.gathered(rows, sequence),
-            CacheRows::Fp8(rows) => dequantize_kv_fp8(&self.gathered(rows, sequence))?,
+            CacheRows::Fp8(rows) => dequantize_kv_fp8(&self.gathered(rows, sequence), self.spec.rope)?,
         })
     }
 
@@ -196,7 +205,8 @@ impl MlaDecodeProblem {
     /// # Errors
     /// Of the shapes.
     pub fn reference(&self, sequence: usize, heads: &[usize]) -> Result<MlaBounded> {
-        let (q, keys) = (rows_of(&self.q, KEY, &self.rows(sequence, heads)), self.keys(sequence)?);
+        let q = rows_of(&self.q, self.case.key(), &self.rows(sequence, heads));
+        let keys = self.keys(sequence)?;
         Ok(mla_decode(&self.sequence(sequence, &q, &keys, heads.len()))?)
     }
 
@@ -208,9 +218,9 @@ impl MlaDecodeProblem {
         keys: &'a [bf16],
         heads: usize,
     ) -> MlaSequence<'a> {
-        let MlaDecodeSpec { softmax_scale: scale, causal, split_keys, .. } = self.spec;
+        let MlaDecodeSpec { rope, softmax_scale: scale, causal, split_keys, .. } = self.spec;
         let q_tokens = self.queries(sequence).len();
-        MlaSequence { q, keys, q_tokens, heads, scale, causal, split_keys }
+        MlaSequence { q, keys, rope, q_tokens, heads, scale, causal, split_keys }
     }
 
     /// Rows of the step.
@@ -248,17 +258,18 @@ impl MlaDecodeProblem {
 
     fn loses_row(&self, sequence: usize) -> bool {
         let Ok(keys) = self.keys(sequence) else { return false };
+        let width = self.case.key();
         let MlaDecodeSpec { heads, causal, split_keys, .. } = self.spec;
         let queries = self.queries(sequence);
         let lost = |q: &[bf16], keys: &[bf16]| {
             let score = |k: &[bf16]| q.iter().zip(k).map(|(q, k)| q.to_f64() * k.to_f64()).sum::<f64>();
-            keys.chunks(KEY * split_keys)
-                .any(|split| split.chunks(KEY).all(|k| score(k) == f64::NEG_INFINITY))
+            keys.chunks(width * split_keys)
+                .any(|split| split.chunks(width).all(|k| score(k) == f64::NEG_INFINITY))
         };
         (queries.start * heads..queries.end * heads).any(|row| {
             let hidden = if causal { queries.end - 1 - row / heads } else { 0 };
-            let visible = (keys.len() / KEY).saturating_sub(hidden);
-            lost(&self.q[row * KEY..][..KEY], &keys[..visible * KEY])
+            let visible = (keys.len() / width).saturating_sub(hidden);
+            lost(&self.q[row * width..][..width], &keys[..visible * width])
         })
     }
 }

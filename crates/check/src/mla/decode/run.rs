@@ -12,10 +12,10 @@ use crate::case::Prepared;
 use crate::devices::runs_emulated;
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, IndexOperand, Memory, Operand, Output};
+use crate::mla::LATENT;
 use crate::mla::cache::CacheOperand;
 use crate::mla::lse::{from_order, lse_shape};
 use crate::mla::packed::written;
-use crate::mla::{KEY, LATENT};
 
 /// A step on a device.
 pub struct MlaDecodeRun {
@@ -72,7 +72,8 @@ impl MlaDecodeRun {
             }
             KvPaging::Contiguous { capacity } => (spec.batch, capacity, None),
         };
-        let together = if case.pages_apart { page_size } else { 1 };
+        let (keys, together) = (pages * page_size, if case.pages_apart { page_size } else { 1 });
+        let cache_shape = (keys / together, together * spec.format.columns(spec.rope));
         let offsets = |offsets: &Vec<i32>| arena.indices(offsets, (1, spec.batch + 1));
         let q_offsets = problem.q_offsets.as_ref().map(offsets).transpose()?;
         let table = |columns| arena.indices(&problem.table, (spec.batch, columns));
@@ -81,8 +82,8 @@ impl MlaDecodeRun {
             page_table: columns.map(table).transpose()?,
             lengths: arena.indices(&problem.lengths, (1, spec.batch))?,
             tables: arena.output((1, decode.tables()), Align(8))?,
-            q: arena.input(&problem.q, (rows, KEY), aligned)?,
-            cache: CacheOperand::input(arena, pages * page_size, together, &problem.cache)?,
+            q: arena.input(&problem.q, (rows, LATENT + spec.rope), aligned)?,
+            cache: CacheOperand::input(arena, cache_shape, &problem.cache)?,
             scratch: arena.scratch(decode.scratch_bytes())?,
             out: arena.output((rows, LATENT), aligned)?,
             lse: arena.output(lse_shape(spec.lse_order, tokens, spec.heads), Align(4))?,

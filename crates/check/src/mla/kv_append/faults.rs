@@ -38,7 +38,9 @@ fn append() -> Vec<Changed> {
         // The only Inf is in the right half of a lane's values.
         let mut infinite = ties.clone();
         infinite.latent[8] = bf16::INFINITY;
-        [drawn(TokenClass::EveryKind, format, 21, 30), ties, stranger, padded, infinite]
+        let alone = KvAppendCase { rope: 0, rows: 10, ..KvAppendCase::new(format, 10) };
+        let alone = alone.problem().expect("inputs");
+        [drawn(TokenClass::EveryKind, format, 21, 30), ties, stranger, padded, infinite, alone]
     };
     let changed = |problem: KvAppendProblem| -> Changed { (Box::new(problem.case), Arc::new(problem)) };
     FORMATS.into_iter().flat_map(of).map(changed).collect()
@@ -80,6 +82,14 @@ faults! {
         "token * params.k_pe_pitch" => "token * params.latent_pitch", ["value", "key", "outside"];
     key_of_bf16_rows_misplaced: APPEND,
         "kKvBf16Rope = kKvLatent * sizeof(uint16_t)" => "kKvBf16Rope = kKvLatent", ["value", "not ordered"];
+    key_that_is_not_there: APPEND,
+        "if (params.rope != 0) copy_by_warp<kKvRope * sizeof(uint16_t)>(gRow + kKvBf16Rope"
+            => "copy_by_warp<kKvRope * sizeof(uint16_t)>(gRow + kKvBf16Rope",
+        ["outside"];
+    key_of_fp8_rows_that_is_not_there: APPEND,
+        "if (params.rope != 0) copy_by_warp<kKvRope * sizeof(uint16_t)>(gRow + kKvFp8Rope"
+            => "copy_by_warp<kKvRope * sizeof(uint16_t)>(gRow + kKvFp8Rope",
+        ["outside"];
     half_the_latent_copied: APPEND,
         "copy_by_warp<kKvLatent * sizeof(uint16_t)>" => "copy_by_warp<kKvLatent>", ["value"];
     pieces_of_one_lane_skipped: APPEND, "piece += kWarpLanes" => "piece += 2 * kWarpLanes", ["value"];
