@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 use build_support::emulator_table;
 use check::planted::Edit;
@@ -111,23 +112,43 @@ fn machine_objects() -> Vec<PathBuf> {
     cpp.map(|path| object(path.file_stem().expect("a name"))).collect()
 }
 
-fn compile(folder: &Path, inputs: &[PathBuf]) {
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
-    let output = Command::new(compiler)
-        .args(["-std=c++20", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-w"])
-        .args([
-            Path::new("-I"),
-            folder,
-            Path::new("-I"),
-            Path::new(CUDA),
-            Path::new("-I"),
-            &Path::new(CUDA).join("hopper/emulated"),
-        ])
-        .args(inputs)
-        .args(machine_objects())
-        .arg("-o")
-        .arg(folder.join("kernel.so"))
-        .output()
-        .expect("a C++ compiler");
+/// The machine's instructions, which every kernel includes and no fault changes: a header of all of them, with what the compiler
+/// has made of it beside it, where it looks for that by itself.
+static INSTRUCTIONS: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("instructions");
+    fs::create_dir_all(&folder).expect("a folder");
+    // Another run may use what is there: it is replaced, not changed.
+    let made = tempfile::tempdir_in(&folder).expect("a temporary folder");
+    let files = fs::read_dir(Path::new(CUDA).join("hopper/emulated/ptx")).expect("the instructions");
+    let mut names: Vec<_> = files.map(|file| file.expect("a file").file_name()).collect();
+    names.sort();
+    let text: String = names.iter().map(|name| format!("#include \"ptx/{}\"\n", name.display())).collect();
+    let [header, compiled] = ["all.h", "all.h.gch"].map(|name| made.path().join(name));
+    fs::write(&header, text).expect("a file");
+    run(compiler(made.path()).args(["-x", "c++-header"]).arg(&header).arg("-o").arg(&compiled));
+    for file in [&compiled, &header] {
+        fs::rename(file, folder.join(file.file_name().expect("a name"))).expect("a file");
+    }
+    folder.join("all.h")
+});
+
+/// Of files below `folder`, which precedes `cuda/` on the include path.
+fn compiler(folder: &Path) -> Command {
+    let mut compiler = Command::new(std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned()));
+    compiler.args(["-std=c++20", "-O1", "-ffp-contract=off", "-fPIC", "-w"]);
+    for path in [folder, Path::new(CUDA), &Path::new(CUDA).join("hopper/emulated")] {
+        compiler.arg("-I").arg(path);
+    }
+    compiler
+}
+
+fn run(compiler: &mut Command) {
+    let output = compiler.output().expect("a C++ compiler");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn compile(folder: &Path, inputs: &[PathBuf]) {
+    let mut compiler = compiler(folder);
+    compiler.arg("-include").arg(&*INSTRUCTIONS).arg("-shared").args(inputs).args(machine_objects());
+    run(compiler.arg("-o").arg(folder.join("kernel.so")));
 }

@@ -4,9 +4,10 @@ mod library;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use check::families::FAMILIES;
-use check::planted::{Fault, Trial, panic_text};
+use check::planted::{Drawn, Fault, Trial, panic_text};
 use deepseek_kernels::table::{Kernel, kernels};
 use libtest_mimic::{Arguments, Trial as Test, run};
 use rayon::prelude::*;
@@ -47,12 +48,21 @@ fn name(fault: &Fault) -> String {
 }
 
 /// What faults are tried on.
-fn trials() -> Vec<Trial> {
-    faults().into_iter().map(|fault| fault.trial).collect::<BTreeMap<_, _>>().into_values().collect()
+fn trials() -> BTreeMap<&'static str, Trial> {
+    faults().into_iter().map(|fault| fault.trial).collect()
+}
+
+/// A trial, once for all faults that are tried on it.
+fn drawn((name, trial): (&'static str, Trial)) -> Arc<Drawn> {
+    type All = Mutex<BTreeMap<&'static str, Arc<OnceLock<Arc<Drawn>>>>>;
+    static ALL: All = Mutex::new(BTreeMap::new());
+    let place = ALL.lock().expect("nobody panics here").entry(name).or_default().clone();
+    place.get_or_init(|| Arc::new(trial.drawn())).clone()
 }
 
 /// Plants the fault, runs every seed, and demands one of the causes in every message.
-fn caught(Fault { trial: (_, trial), edits, causes, .. }: &Fault) {
+fn caught(&Fault { trial, edits, causes, .. }: &Fault) {
+    let trial = drawn(trial);
     let library = Library::with(&trial.kernels(), edits);
     for seed in 0..SEEDS {
         let solved = trial.solve(&library.device(trial.emulator(seed)));
@@ -66,7 +76,7 @@ fn caught(Fault { trial: (_, trial), edits, causes, .. }: &Fault) {
 
 /// No kernel is left out, though of its instances a few may do.
 fn every_source_is_tried() {
-    let tried: Vec<String> = trials().into_iter().flat_map(Trial::kernels).collect();
+    let tried: Vec<String> = trials().into_iter().flat_map(|trial| drawn(trial).kernels()).collect();
     let headers: BTreeSet<String> =
         kernels().filter(|kernel| tried.contains(&kernel.name)).map(|kernel| kernel.header).collect();
     let left_out: Vec<Kernel> = kernels().filter(|kernel| !headers.contains(&kernel.header)).collect();
@@ -75,7 +85,8 @@ fn every_source_is_tried() {
 
 /// The unchanged sources, through the same build: nothing is found.
 fn no_fault() {
-    trials().par_iter().for_each(|trial| {
+    trials().into_par_iter().for_each(|trial| {
+        let trial = drawn(trial);
         let library = Library::with(&trial.kernels(), &[]);
         let solve = |seed| trial.solve(&library.device(trial.emulator(seed)));
         (0..SEEDS).for_each(|seed| solve(seed).expect("nothing is planted"));

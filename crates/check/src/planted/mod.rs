@@ -92,23 +92,36 @@ impl Trial {
         }
     }
 
+    /// With its inputs.
+    pub fn drawn(self) -> Drawn {
+        Drawn { trial: self, inputs: self.inputs() }
+    }
+}
+
+/// A trial with its inputs, which are the same for every fault and seed.
+pub struct Drawn {
+    trial: Trial,
+    inputs: Vec<Changed>,
+}
+
+impl Drawn {
     /// All kernels that the plans look up.
     ///
     /// # Panics
     /// Unless the emulator has them.
-    pub fn kernels(self) -> Vec<String> {
-        if let Self::Probe { kernels, .. } = self {
+    pub fn kernels(&self) -> Vec<String> {
+        if let Trial::Probe { kernels, .. } = self.trial {
             return kernels.iter().map(|&kernel| kernel.to_owned()).collect();
         }
         let device = emulated(0);
         let kernels = |(case, _): &Changed| case.kernels(&device).expect("kernels of a case");
-        let kernels: BTreeSet<String> = self.inputs().iter().flat_map(kernels).collect();
+        let kernels: BTreeSet<String> = self.inputs.iter().flat_map(kernels).collect();
         kernels.into_iter().collect()
     }
 
     /// The emulator that it needs, with a seed.
-    pub fn emulator(self, seed: u64) -> EmulatorOptions {
-        let options = if matches!(self, Self::Far(_)) { FAR } else { FEW_MULTIPROCESSORS };
+    pub fn emulator(&self, seed: u64) -> EmulatorOptions {
+        let options = if matches!(self.trial, Trial::Far(_)) { FAR } else { FEW_MULTIPROCESSORS };
         EmulatorOptions { seed, ..options }
     }
 
@@ -116,23 +129,18 @@ impl Trial {
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub fn solve(self, device: &Device) -> Result<(), String> {
-        match self {
-            Self::Cases(_) | Self::Wide(_) | Self::Changed(_) | Self::Far(_) => {
-                let index = if matches!(self, Self::Wide(_)) { IndexType::I64 } else { IndexType::I32 };
-                let solve = |(case, problem): &Changed| {
-                    let memory = match self {
-                        Self::Far(_) => Memory::Far(0),
-                        _ => memory_of(&case.name()).with_index_type(index),
-                    };
-                    attempt(problem.clone(), device, memory).map(drop)
-                };
-                self.inputs().iter().try_for_each(solve).map_err(|error| format!("{error:#}"))
-            }
-            Self::Probe { run, .. } => {
-                catch_unwind(AssertUnwindSafe(|| run(device))).map_err(|panic| panic_text(&*panic).to_owned())
-            }
+    pub fn solve(&self, device: &Device) -> Result<(), String> {
+        let memory = |case: &dyn Case| match self.trial {
+            Trial::Far(_) => Memory::Far(0),
+            Trial::Wide(_) => memory_of(&case.name()).with_index_type(IndexType::I64),
+            _ => memory_of(&case.name()).with_index_type(IndexType::I32),
+        };
+        if let Trial::Probe { run, .. } = self.trial {
+            return catch_unwind(AssertUnwindSafe(|| run(device)))
+                .map_err(|panic| panic_text(&*panic).to_owned());
         }
+        let solve = |(case, problem): &Changed| attempt(problem.clone(), device, memory(&**case)).map(drop);
+        self.inputs.iter().try_for_each(solve).map_err(|error| format!("{error:#}"))
     }
 }
 
