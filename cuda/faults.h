@@ -4,7 +4,7 @@
 // What a kernel can find wrong with data that the host cannot see: one of the device's error words each, so that a report
 // is a store that no other can undo.
 typedef enum DeviceFault {
-  FAULT_NONFINITE_INPUT,  // a quantiser met Inf or NaN
+  FAULT_NONFINITE_INPUT,  // a quantiser met Inf or NaN, or was given a scale of 0
   FAULT_SEGMENT,          // the rows of an expert are not within the rows there are, or not in order
   FAULT_EXPERT_ID,        // an expert id is neither -1 nor one of the experts
   FAULT_CACHE_SLOT,       // a slot is neither -1 nor a row of the cache

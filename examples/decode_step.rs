@@ -123,6 +123,7 @@ impl<'d> Layer<'d> {
         );
         let cache = match format {
             KvFormat::Bf16 => Cache::Bf16(device.upload(&vec![bf16::NAN; 6 * PAGE * KEY])?),
+            KvFormat::Fp8PerTensor => return Err("codes of a position are not Hugging Face's".into()),
             KvFormat::Fp8 => Cache::Fp8(device.upload(&vec![0xff; 6 * PAGE * KvFormat::Fp8.columns(ROPE)])?),
         };
         Ok(Self {

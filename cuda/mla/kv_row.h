@@ -2,6 +2,7 @@
 //
 //   BF16, 1152 bytes: latent BF16 [512] · key BF16 [64]
 //   FP8, 656 bytes:   latent E4M3 [512] · scales FP32 [4], one per 128 codes · key BF16 [64]
+//   FP8 per tensor, 576 bytes:  latent E4M3 [512] · key E4M3 [64]; one FP32 scale for the whole cache lies elsewhere
 //
 // The key comes last: a row without one is that much shorter.
 #pragma once

@@ -4,7 +4,7 @@
 //   out[row] = sum over keys t of  p[row, t] * k[t, 0:512]        p = softmax over t of  scale * q[row] . k[t]
 //
 //   q BF16 [tokens, heads, 576], those of a sequence one after the other · k BF16 [pages, page_size, 576], or FP8 with 656
-//   bytes a key · out BF16 [tokens, heads, 512] · lse FP32 [tokens, heads], natural logarithm
+//   or 576 bytes a key · out BF16 [tokens, heads, 512] · lse FP32 [tokens, heads], natural logarithm
 //
 // Schedule (drawn in README.md): a CTA takes 64 rows and a split of a sequence's keys, 64 at a time. A producer keeps
 // two blocks of keys in shared memory. The left warpgroup weighs the left half of the values of a block, scores the next
@@ -79,7 +79,7 @@ PTX_DEVICE void weigh(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t half,
 // producer of an FP8 cache has written zeros already.
 template <class Config>
 PTX_DEVICE void clear_values(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t half, uint32_t keys) {
-  if (Config::kCache == Config::Cache::kFp8 || keys >= Config::kBlockKeys) return;
+  if (Config::kCache != Config::Cache::kBf16 || keys >= Config::kBlockKeys) return;
   const uint32_t chunks = (Config::kBlockKeys - keys) * 8;  // of 16 bytes, per tile
   warpgroup_sync(half);  // no warp of this warpgroup reads the keys any more
 #pragma unroll 1
@@ -335,17 +335,20 @@ PTX_DEVICE void run_roles(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
   }
 }
 
-// The tensor maps, on their way to where TMA looks them up. Without sequences, or without keys, there is none of them.
+// The tensor maps, on their way to where TMA looks them up. Without sequences there is none of them, and none of the keys where
+// these do not exist, or are codes alone.
+template <class Config>
 PTX_DEVICE void prefetch_maps(const MlaDecodeParams& params) {
   if (ptx::thread_idx() != 0 || params.batch == 0) return;
   ptx::prefetch_tensormap(params.map_q);
+  if (dequantizes<Config>(Config::kRopeTile)) return;
   if (params.pages != 0 && params.page_size != 0) ptx::prefetch_tensormap(params.map_kv);
 }
 
 template <class Config>
 PTX_DEVICE void mla_decode(const MlaDecodeParams& params) {
   const MlaDecodeSmem<Config> smem{ptx::smem_base()};
-  prefetch_maps(params);
+  prefetch_maps<Config>(params);
   init_barriers(smem);
   enter_cluster<Config>();
   enter_grid();

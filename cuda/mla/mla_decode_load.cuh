@@ -165,10 +165,10 @@ PTX_DEVICE void load_bf16(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
 
 // ------------------------------------------------------------------------------------------------------ FP8 cache
 
-// A thread's part of half a block: 16 codes of each of four tiles.
-template <class Config>
+// A thread's part of some tiles: 16 codes of each.
+template <class Config, uint32_t Tiles>
 struct MlaCodes {
-  ptx::U32x4 codes[Config::kHalfTiles][MlaPlaces<Config>::kCount];
+  ptx::U32x4 codes[Tiles][MlaPlaces<Config>::kCount];
 };
 
 // Where a thread's keys lie: eight keys per warp and access, four lanes for the 64 codes of a tile, so that neither
@@ -177,7 +177,7 @@ template <class Config>
 struct MlaFp8Rows {
   const uint8_t* row[MlaPlaces<Config>::kCount];
   bool exists[MlaPlaces<Config>::kCount];         // otherwise its codes and scales are zeros
-  ptx::U32x4 scales[MlaPlaces<Config>::kCount];   // FP32 [4]
+  ptx::U32x4 scales[MlaPlaces<Config>::kCount];   // FP32 [4], all of them the same if there is one for the whole cache
 };
 
 // The first key of a warp. Its keys follow one another, and so do those of a CTA.
@@ -221,31 +221,53 @@ PTX_DEVICE MlaPlaces<Config> fp8_places(const MlaDecodeParams& params, const Mla
 }
 
 template <class Config>
-PTX_DEVICE MlaFp8Rows<Config> fp8_rows(const MlaDecodeParams& params, const MlaPlaces<Config>& places, bool wanted) {
+PTX_DEVICE MlaFp8Rows<Config> fp8_rows(const MlaDecodeParams& params, const MlaPlaces<Config>& places, bool wanted,
+                                       uint32_t cache_scale) {
   MlaFp8Rows<Config> rows;
 #pragma unroll
   for (uint32_t i = 0; i < MlaPlaces<Config>::kCount; ++i) {
     const auto [page, key] = places.at[i];
     rows.exists[i] = wanted && page < params.pages;
     rows.row[i] = params.kv + page * params.page_stride + key * params.kv_pitch;
-    rows.scales[i] = ptx::ldg_v4_u32_if(rows.exists[i], rows.row[i] + kKvFp8Scales);
+    if constexpr (Config::kCache == Config::Cache::kFp8) {
+      rows.scales[i] = ptx::ldg_v4_u32_if(rows.exists[i], rows.row[i] + kKvFp8Scales);
+    } else {
+      const uint32_t scale = rows.exists[i] ? cache_scale : 0;
+      rows.scales[i] = {scale, scale, scale, scale};
+    }
   }
   return rows;
 }
 
+// The same rows for their positions, which are zeros if keys have none, whatever the scale is.
 template <class Config>
-PTX_DEVICE MlaCodes<Config> load_codes(const MlaFp8Rows<Config>& rows, uint32_t first_tile) {
-  MlaCodes<Config> half;
+PTX_DEVICE MlaFp8Rows<Config> position_rows(const MlaDecodeParams& params, MlaFp8Rows<Config> rows) {
+#pragma unroll
+  for (uint32_t i = 0; i < MlaPlaces<Config>::kCount; ++i) {
+    rows.exists[i] = rows.exists[i] && params.rope != 0;
+    if (params.rope == 0) rows.scales[i] = {};
+  }
+  return rows;
+}
+
+template <class Config, uint32_t Tiles>
+PTX_DEVICE MlaCodes<Config, Tiles> load_codes(const MlaFp8Rows<Config>& rows, uint32_t first_tile) {
+  MlaCodes<Config, Tiles> part;
   const uint32_t lane_codes = ptx::thread_idx() % 4 * 16;
 #pragma unroll
-  for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) {
+  for (uint32_t tile = 0; tile < Tiles; ++tile) {
 #pragma unroll
     for (uint32_t i = 0; i < MlaPlaces<Config>::kCount; ++i) {
-      half.codes[tile][i] = ptx::ldg_v4_u32_if(
+      part.codes[tile][i] = ptx::ldg_v4_u32_if(
           rows.exists[i], rows.row[i] + (first_tile + tile) * Config::kTileColumns + lane_codes);
     }
   }
-  return half;
+  return part;
+}
+
+template <class Config>
+PTX_DEVICE MlaCodes<Config, 1> load_position(const MlaDecodeParams& params, const MlaFp8Rows<Config>& rows) {
+  return load_codes<Config, 1>(position_rows(params, rows), Config::kRopeTile);
 }
 
 // Four codes to BF16: fp32(code) * scale, rounded to FP32, then to BF16.
@@ -281,19 +303,19 @@ PTX_DEVICE void publish_keys(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_
   }
 }
 
-// Half of a block -> its four tiles, one after the other.
-template <class Config>
+// Codes -> tiles, one after the other.
+template <class Config, uint32_t Tiles>
 PTX_DEVICE void store_codes(MlaDecodeSmem<Config> smem, uint32_t stage, uint32_t first_tile,
-                            const MlaCodes<Config>& half, const MlaFp8Rows<Config>& rows) {
+                            const MlaCodes<Config, Tiles>& part, const MlaFp8Rows<Config>& rows) {
   const uint32_t lane_bytes = ptx::thread_idx() % 4 * 32;
 #pragma unroll
-  for (uint32_t tile = 0; tile < Config::kHalfTiles; ++tile) {
+  for (uint32_t tile = 0; tile < Tiles; ++tile) {
     const uint32_t group = (first_tile + tile) * Config::kTileColumns / kKvScaleBlock;
 #pragma unroll
     for (uint32_t i = 0; i < MlaPlaces<Config>::kCount; ++i) {
       const ptx::U32x4 s = rows.scales[i];
       const float scale = std::bit_cast<float>(group == 0 ? s.x : group == 1 ? s.y : group == 2 ? s.z : s.w);
-      const ptx::U32x4 c = half.codes[tile][i];
+      const ptx::U32x4 c = part.codes[tile][i];
       const uint32_t sRow = smem.kv(stage, first_tile + tile) + fp8_key<Config>(i) * 128 + lane_bytes;
       ptx::sts_v4_u32(swizzle<128>(sRow), dequantize_eight(c.x, c.y, scale));
       ptx::sts_v4_u32(swizzle<128>(sRow + 16), dequantize_eight(c.z, c.w, scale));
@@ -320,10 +342,12 @@ PTX_DEVICE void load_rope(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
   }
 }
 
-// The producer warpgroup of an FP8 cache: the position by TMA, the latent through registers. What a block needs is asked for
+// The producer warpgroup of an FP8 cache: codes through registers, a position that is none by TMA. What a block needs is asked for
 // early, each step of the chain ahead of the next: its pages two blocks before, its scales one, its codes half of one.
 template <class Config>
 PTX_DEVICE void load_fp8(const MlaDecodeParams& params, MlaDecodeSmem<Config> smem) {
+  constexpr bool kCodes = dequantizes<Config>(Config::kRopeTile);  // of the position
+  const uint32_t cache_scale = kCodes ? ptx::ldg_u32(params.kv_scale) : 0;
   Ring<Config::kStages> kv;
   Ring<1> q;
 #pragma unroll 1
@@ -333,22 +357,30 @@ PTX_DEVICE void load_fp8(const MlaDecodeParams& params, MlaDecodeSmem<Config> sm
     MlaPlaces<Config> places = fp8_places(params, work, 0, fp8_words<Config>(params, work, 0));
     MlaPageWords<Config> next_words = {};
     if (work.blocks > 1) next_words = fp8_words<Config>(params, work, 1);
-    MlaFp8Rows<Config> rows = fp8_rows(params, places, true);
-    MlaCodes<Config> left = load_codes<Config>(rows, 0);
+    MlaFp8Rows<Config> rows = fp8_rows(params, places, true, cache_scale);
+    MlaCodes<Config, 1> position = {};
+    if constexpr (kCodes) position = load_position(params, rows);
+    auto left = load_codes<Config, Config::kHalfTiles>(rows, 0);
 #pragma unroll 1
     for (uint32_t j = 0; j < work.blocks; ++j, kv.advance()) {
-      load_rope(params, smem, kv, places);
+      if constexpr (kCodes) {
+        await_free(smem, kv, kRope);
+        store_codes(smem, kv.stage, Config::kRopeTile, position, position_rows(params, rows));
+      } else {
+        load_rope(params, smem, kv, places);
+      }
       if (j == 0 && ptx::thread_idx() % 128 == 0) load_q(params, smem, work, q);
       ptx::syncwarp();
-      const MlaCodes<Config> right = load_codes<Config>(rows, Config::kHalfTiles);
+      const auto right = load_codes<Config, Config::kHalfTiles>(rows, Config::kHalfTiles);
       const bool more = j + 1 < work.blocks;
       if (more) places = fp8_places(params, work, j + 1, next_words);
-      const MlaFp8Rows<Config> next = fp8_rows(params, places, more);
+      const MlaFp8Rows<Config> next = fp8_rows(params, places, more, cache_scale);
       if (j + 2 < work.blocks) next_words = fp8_words<Config>(params, work, j + 2);
 
       await_free(smem, kv, kLeftValues);
       store_codes(smem, kv.stage, 0, left, rows);
-      left = load_codes<Config>(next, 0);
+      if constexpr (kCodes) position = load_position(params, next);
+      left = load_codes<Config, Config::kHalfTiles>(next, 0);
       await_free(smem, kv, kRightValues);
       store_codes(smem, kv.stage, Config::kHalfTiles, right, rows);
       rows = next;

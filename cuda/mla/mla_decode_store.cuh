@@ -31,7 +31,7 @@ PTX_DEVICE void store_out(const MlaDecodeParams& params, MlaDecodeSmem<Config> s
   const uint32_t thread = ptx::thread_idx() % 128;
   const uint32_t sOut = smem.kv(kv.stage, half * Config::kHalfTiles);
   // What this CTA has dequantised has reached its peer, whose scores are done.
-  if constexpr (Config::kCache == Config::Cache::kFp8 && Config::kCluster > 1) {
+  if constexpr (Config::kCache != Config::Cache::kBf16 && Config::kCluster > 1) {
     await_release<Config::kCluster>(smem.kv_empty(kv.stage, kRope), kv.phase);
   }
   warpgroup_sync(half);  // all its warps have read the values

@@ -16,7 +16,7 @@ namespace mla {
 
 // What every configuration shares; an instance derives from it and adds kCache, kCluster.
 struct MlaDecodeConfig {
-  enum class Cache { kBf16, kFp8 };
+  enum class Cache { kBf16, kFp8, kFp8PerTensor };
   static constexpr int kThreads = 3 * 128;  // two warpgroups that multiply, and a producer
   static constexpr int kBlockRows = 64;  // rows of Q: one wgmma
   static constexpr int kBlockKeys = MLA_BLOCK_KEYS;
@@ -148,6 +148,16 @@ struct MlaWorkList {
 
 // ------------------------------------------------------------------------------------------------------ barriers
 
+// Whether the producer turns the codes of a tile into BF16; others come by TMA.
+template <class Config>
+constexpr bool dequantizes(uint32_t tile) {
+  switch (Config::kCache) {
+    case Config::Cache::kBf16: return false;
+    case Config::Cache::kFp8: return tile != Config::kRopeTile;
+    case Config::Cache::kFp8PerTensor: return true;
+  }
+}
+
 // Tells every producer that writes these tiles that this warp has read them.
 template <class Config>
 PTX_DEVICE void release_keys(MlaDecodeSmem<Config> smem, uint32_t stage, MlaTiles tiles) {
@@ -157,13 +167,12 @@ PTX_DEVICE void release_keys(MlaDecodeSmem<Config> smem, uint32_t stage, MlaTile
 template <class Config>
 PTX_DEVICE void init_barriers(MlaDecodeSmem<Config> smem) {
   constexpr uint32_t kWarps = 4;  // of a warpgroup, each of which arrives once
-  constexpr bool kDequantizes = Config::kCache == Config::Cache::kFp8;
   if (ptx::thread_idx() != 0) return;
 #pragma unroll 1
   for (uint32_t stage = 0; stage < Config::kStages; ++stage) {
 #pragma unroll 1
     for (uint32_t tile = 0; tile < Config::kTiles; ++tile) {  // dequantised by four warps, or filled by one TMA load
-      const uint32_t arrivals = kDequantizes && tile != Config::kRopeTile ? kWarps : 1;
+      const uint32_t arrivals = dequantizes<Config>(tile) ? kWarps : 1;
       init_mbarrier(smem.kv_full(stage, tile), arrivals, "kv_full", stage * Config::kTiles + tile);
     }
 #pragma unroll 1

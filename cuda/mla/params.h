@@ -44,8 +44,9 @@ typedef struct MlaScheduleParams {
 typedef struct MlaDecodeParams {
   TensorMap map_q;            // BF16 [tokens * heads, 576], box [64, 64], 128-byte swizzle; keys without a position: 512
   TensorMap map_kv;           // BF16 [pages, page_size, 576], FP8 cache: bytes [.., 656]; box [1, 64 / cluster, 128 bytes]
-                              // Keys without a position: 512, bytes 528
-  const uint8_t* kv;          // FP8 cache: rows of 512 E4M3, 4 FP32 scales, 64 BF16
+                              // Keys without a position: 512, bytes 528. Of rows that are codes alone there is none
+  const uint8_t* kv;          // FP8 cache: rows as `kv_row.h` has them
+  const float* kv_scale;      // FP8 with a per-tensor scale: FP32 [1]
   Indices page_table;         // [batch, pages of a sequence]; words null: sequence b is page b
   MlaPlanTables tables;
   uint16_t* out;              // BF16 [tokens * heads, out_pitch]
@@ -61,6 +62,7 @@ typedef struct MlaDecodeParams {
   uint32_t rows;              // heads of query tokens of a sequence, at most
   uint32_t row_tiles;         // of 64 rows, even in a cluster
   uint32_t heads;
+  uint32_t rope;              // of a key, and of a query, beside the latent: MLA_ROPE, or 0
   uint32_t pages, page_size;
   uint32_t box_keys;          // a power of two that divides page_size, at most a CTA's share of 64: no box straddles pages
   uint32_t split_blocks;      // split_keys / MLA_BLOCK_KEYS
@@ -137,10 +139,11 @@ typedef struct MergeStatesParams {
   uint32_t infinity_is_empty;  // 0 or 1: +Inf says the same as -Inf
 } MergeStatesParams;
 
-// What a row of the KV cache holds; `kv_row.h` has the layout. Keys without a position have no 64 BF16.
+// What a row of the KV cache holds; `kv_row.h` has the layout. Keys without a position have no 64 BF16, or E4M3.
 typedef enum KvRowFormat {
   KV_BF16 = 0,  // 512 + 64 BF16
   KV_FP8 = 1,   // 512 E4M3, 4 FP32 scales, 64 BF16
+  KV_FP8_PER_TENSOR = 2,  // 512 + 64 E4M3
 } KvRowFormat;
 
 // cache[slots[t]] = latent[t], k_pe[t], for every token t that has a slot.
@@ -148,6 +151,7 @@ typedef struct KvAppendParams {
   const uint16_t* latent;  // BF16 [tokens, latent_pitch]
   const uint16_t* k_pe;    // BF16 [tokens, k_pe_pitch], rotated; if rope is 0, none
   Indices slots;           // [tokens], rows of the cache; -1: none
+  const float* cache_scale;  // FP32 [1], for KV_FP8_PER_TENSOR
   uint8_t* cache;          // [rows / page_size, page_size] rows, by their strides
   uint32_t* error_words;  // [FAULT_KINDS]
   uint64_t latent_pitch, k_pe_pitch;

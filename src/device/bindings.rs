@@ -1353,6 +1353,7 @@ pub struct MlaDecodeParams {
     pub map_q: TensorMap,
     pub map_kv: TensorMap,
     pub kv: *const u8,
+    pub kv_scale: *const f32,
     pub page_table: Indices,
     pub tables: MlaPlanTables,
     pub out: *mut u16,
@@ -1368,6 +1369,7 @@ pub struct MlaDecodeParams {
     pub rows: u32,
     pub row_tiles: u32,
     pub heads: u32,
+    pub rope: u32,
     pub pages: u32,
     pub page_size: u32,
     pub box_keys: u32,
@@ -1375,7 +1377,7 @@ pub struct MlaDecodeParams {
     pub causal: u32,
     pub scale_log2: f32,
     pub empty_lse: f32,
-    pub __bindgen_padding_0: [u8; 52usize],
+    pub __bindgen_padding_0: [u8; 40usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1384,42 +1386,45 @@ const _: () = {
     ["Offset of field: MlaDecodeParams::map_q"][::core::mem::offset_of!(MlaDecodeParams, map_q) - 0usize];
     ["Offset of field: MlaDecodeParams::map_kv"][::core::mem::offset_of!(MlaDecodeParams, map_kv) - 128usize];
     ["Offset of field: MlaDecodeParams::kv"][::core::mem::offset_of!(MlaDecodeParams, kv) - 256usize];
+    ["Offset of field: MlaDecodeParams::kv_scale"]
+        [::core::mem::offset_of!(MlaDecodeParams, kv_scale) - 264usize];
     ["Offset of field: MlaDecodeParams::page_table"]
-        [::core::mem::offset_of!(MlaDecodeParams, page_table) - 264usize];
-    ["Offset of field: MlaDecodeParams::tables"][::core::mem::offset_of!(MlaDecodeParams, tables) - 288usize];
-    ["Offset of field: MlaDecodeParams::out"][::core::mem::offset_of!(MlaDecodeParams, out) - 320usize];
-    ["Offset of field: MlaDecodeParams::lse"][::core::mem::offset_of!(MlaDecodeParams, lse) - 328usize];
+        [::core::mem::offset_of!(MlaDecodeParams, page_table) - 272usize];
+    ["Offset of field: MlaDecodeParams::tables"][::core::mem::offset_of!(MlaDecodeParams, tables) - 296usize];
+    ["Offset of field: MlaDecodeParams::out"][::core::mem::offset_of!(MlaDecodeParams, out) - 328usize];
+    ["Offset of field: MlaDecodeParams::lse"][::core::mem::offset_of!(MlaDecodeParams, lse) - 336usize];
     ["Offset of field: MlaDecodeParams::lse_strides"]
-        [::core::mem::offset_of!(MlaDecodeParams, lse_strides) - 336usize];
+        [::core::mem::offset_of!(MlaDecodeParams, lse_strides) - 344usize];
     ["Offset of field: MlaDecodeParams::part_out"]
-        [::core::mem::offset_of!(MlaDecodeParams, part_out) - 368usize];
+        [::core::mem::offset_of!(MlaDecodeParams, part_out) - 376usize];
     ["Offset of field: MlaDecodeParams::part_state"]
-        [::core::mem::offset_of!(MlaDecodeParams, part_state) - 376usize];
+        [::core::mem::offset_of!(MlaDecodeParams, part_state) - 384usize];
     ["Offset of field: MlaDecodeParams::error_words"]
-        [::core::mem::offset_of!(MlaDecodeParams, error_words) - 384usize];
+        [::core::mem::offset_of!(MlaDecodeParams, error_words) - 392usize];
     ["Offset of field: MlaDecodeParams::kv_pitch"]
-        [::core::mem::offset_of!(MlaDecodeParams, kv_pitch) - 392usize];
+        [::core::mem::offset_of!(MlaDecodeParams, kv_pitch) - 400usize];
     ["Offset of field: MlaDecodeParams::page_stride"]
-        [::core::mem::offset_of!(MlaDecodeParams, page_stride) - 400usize];
+        [::core::mem::offset_of!(MlaDecodeParams, page_stride) - 408usize];
     ["Offset of field: MlaDecodeParams::out_pitch"]
-        [::core::mem::offset_of!(MlaDecodeParams, out_pitch) - 408usize];
-    ["Offset of field: MlaDecodeParams::batch"][::core::mem::offset_of!(MlaDecodeParams, batch) - 416usize];
-    ["Offset of field: MlaDecodeParams::rows"][::core::mem::offset_of!(MlaDecodeParams, rows) - 420usize];
+        [::core::mem::offset_of!(MlaDecodeParams, out_pitch) - 416usize];
+    ["Offset of field: MlaDecodeParams::batch"][::core::mem::offset_of!(MlaDecodeParams, batch) - 424usize];
+    ["Offset of field: MlaDecodeParams::rows"][::core::mem::offset_of!(MlaDecodeParams, rows) - 428usize];
     ["Offset of field: MlaDecodeParams::row_tiles"]
-        [::core::mem::offset_of!(MlaDecodeParams, row_tiles) - 424usize];
-    ["Offset of field: MlaDecodeParams::heads"][::core::mem::offset_of!(MlaDecodeParams, heads) - 428usize];
-    ["Offset of field: MlaDecodeParams::pages"][::core::mem::offset_of!(MlaDecodeParams, pages) - 432usize];
+        [::core::mem::offset_of!(MlaDecodeParams, row_tiles) - 432usize];
+    ["Offset of field: MlaDecodeParams::heads"][::core::mem::offset_of!(MlaDecodeParams, heads) - 436usize];
+    ["Offset of field: MlaDecodeParams::rope"][::core::mem::offset_of!(MlaDecodeParams, rope) - 440usize];
+    ["Offset of field: MlaDecodeParams::pages"][::core::mem::offset_of!(MlaDecodeParams, pages) - 444usize];
     ["Offset of field: MlaDecodeParams::page_size"]
-        [::core::mem::offset_of!(MlaDecodeParams, page_size) - 436usize];
+        [::core::mem::offset_of!(MlaDecodeParams, page_size) - 448usize];
     ["Offset of field: MlaDecodeParams::box_keys"]
-        [::core::mem::offset_of!(MlaDecodeParams, box_keys) - 440usize];
+        [::core::mem::offset_of!(MlaDecodeParams, box_keys) - 452usize];
     ["Offset of field: MlaDecodeParams::split_blocks"]
-        [::core::mem::offset_of!(MlaDecodeParams, split_blocks) - 444usize];
-    ["Offset of field: MlaDecodeParams::causal"][::core::mem::offset_of!(MlaDecodeParams, causal) - 448usize];
+        [::core::mem::offset_of!(MlaDecodeParams, split_blocks) - 456usize];
+    ["Offset of field: MlaDecodeParams::causal"][::core::mem::offset_of!(MlaDecodeParams, causal) - 460usize];
     ["Offset of field: MlaDecodeParams::scale_log2"]
-        [::core::mem::offset_of!(MlaDecodeParams, scale_log2) - 452usize];
+        [::core::mem::offset_of!(MlaDecodeParams, scale_log2) - 464usize];
     ["Offset of field: MlaDecodeParams::empty_lse"]
-        [::core::mem::offset_of!(MlaDecodeParams, empty_lse) - 456usize];
+        [::core::mem::offset_of!(MlaDecodeParams, empty_lse) - 468usize];
 };
 impl Default for MlaDecodeParams {
     fn default() -> Self {
@@ -1663,6 +1668,7 @@ impl Default for MergeStatesParams {
 }
 pub const KV_BF16: KvRowFormat = 0;
 pub const KV_FP8: KvRowFormat = 1;
+pub const KV_FP8_PER_TENSOR: KvRowFormat = 2;
 pub type KvRowFormat = core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1670,6 +1676,7 @@ pub struct KvAppendParams {
     pub latent: *const u16,
     pub k_pe: *const u16,
     pub slots: Indices,
+    pub cache_scale: *const f32,
     pub cache: *mut u8,
     pub error_words: *mut u32,
     pub latent_pitch: u64,
@@ -1685,30 +1692,32 @@ pub struct KvAppendParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of KvAppendParams"][::core::mem::size_of::<KvAppendParams>() - 112usize];
+    ["Size of KvAppendParams"][::core::mem::size_of::<KvAppendParams>() - 120usize];
     ["Alignment of KvAppendParams"][::core::mem::align_of::<KvAppendParams>() - 8usize];
     ["Offset of field: KvAppendParams::latent"][::core::mem::offset_of!(KvAppendParams, latent) - 0usize];
     ["Offset of field: KvAppendParams::k_pe"][::core::mem::offset_of!(KvAppendParams, k_pe) - 8usize];
     ["Offset of field: KvAppendParams::slots"][::core::mem::offset_of!(KvAppendParams, slots) - 16usize];
-    ["Offset of field: KvAppendParams::cache"][::core::mem::offset_of!(KvAppendParams, cache) - 40usize];
+    ["Offset of field: KvAppendParams::cache_scale"]
+        [::core::mem::offset_of!(KvAppendParams, cache_scale) - 40usize];
+    ["Offset of field: KvAppendParams::cache"][::core::mem::offset_of!(KvAppendParams, cache) - 48usize];
     ["Offset of field: KvAppendParams::error_words"]
-        [::core::mem::offset_of!(KvAppendParams, error_words) - 48usize];
+        [::core::mem::offset_of!(KvAppendParams, error_words) - 56usize];
     ["Offset of field: KvAppendParams::latent_pitch"]
-        [::core::mem::offset_of!(KvAppendParams, latent_pitch) - 56usize];
+        [::core::mem::offset_of!(KvAppendParams, latent_pitch) - 64usize];
     ["Offset of field: KvAppendParams::k_pe_pitch"]
-        [::core::mem::offset_of!(KvAppendParams, k_pe_pitch) - 64usize];
+        [::core::mem::offset_of!(KvAppendParams, k_pe_pitch) - 72usize];
     ["Offset of field: KvAppendParams::cache_pitch"]
-        [::core::mem::offset_of!(KvAppendParams, cache_pitch) - 72usize];
+        [::core::mem::offset_of!(KvAppendParams, cache_pitch) - 80usize];
     ["Offset of field: KvAppendParams::page_stride"]
-        [::core::mem::offset_of!(KvAppendParams, page_stride) - 80usize];
-    ["Offset of field: KvAppendParams::tokens"][::core::mem::offset_of!(KvAppendParams, tokens) - 88usize];
-    ["Offset of field: KvAppendParams::rows"][::core::mem::offset_of!(KvAppendParams, rows) - 92usize];
-    ["Offset of field: KvAppendParams::rope"][::core::mem::offset_of!(KvAppendParams, rope) - 96usize];
+        [::core::mem::offset_of!(KvAppendParams, page_stride) - 88usize];
+    ["Offset of field: KvAppendParams::tokens"][::core::mem::offset_of!(KvAppendParams, tokens) - 96usize];
+    ["Offset of field: KvAppendParams::rows"][::core::mem::offset_of!(KvAppendParams, rows) - 100usize];
+    ["Offset of field: KvAppendParams::rope"][::core::mem::offset_of!(KvAppendParams, rope) - 104usize];
     ["Offset of field: KvAppendParams::page_size"]
-        [::core::mem::offset_of!(KvAppendParams, page_size) - 100usize];
-    ["Offset of field: KvAppendParams::format"][::core::mem::offset_of!(KvAppendParams, format) - 104usize];
+        [::core::mem::offset_of!(KvAppendParams, page_size) - 108usize];
+    ["Offset of field: KvAppendParams::format"][::core::mem::offset_of!(KvAppendParams, format) - 112usize];
     ["Offset of field: KvAppendParams::scale_format"]
-        [::core::mem::offset_of!(KvAppendParams, scale_format) - 108usize];
+        [::core::mem::offset_of!(KvAppendParams, scale_format) - 116usize];
 };
 impl Default for KvAppendParams {
     fn default() -> Self {

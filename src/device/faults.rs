@@ -29,8 +29,9 @@ macro_rules! faults {
 }
 
 faults! {
-    /// A quantiser met Inf (saturated) or NaN (kept), each in its own element only.
-    NONFINITE_INPUT, nonfinite_input, FAULT_NONFINITE_INPUT, "Inf or NaN in the input of a quantiser";
+    /// A quantiser met Inf (saturated) or NaN (kept), each in its own element only, or was given a scale of 0, Inf or NaN.
+    NONFINITE_INPUT, nonfinite_input, FAULT_NONFINITE_INPUT,
+        "Inf or NaN in the input of a quantiser, or a scale of 0 for it";
     /// The rows of an expert were not within the rows there are, or not in order; they were cut.
     SEGMENT, segment, FAULT_SEGMENT, "rows of an expert out of order or outside the rows there are";
     /// An expert id was neither -1 nor one of the experts; it was treated as -1.

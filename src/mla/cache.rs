@@ -1,14 +1,15 @@
 //! The cache of multi-head latent attention: one row per token, the latent vector that all heads share and, if the position is
 //! not in it, the rotated key beside it.
 
-use std::fmt;
+use std::{fmt, ptr};
 
 use half::bf16;
 
 use crate::error::{Error, Result};
 use crate::launch::{KernelParams, Launch, Layout, Operand};
+pub use crate::table::mla::KvFormat;
 use crate::table::mla::{KV_SCALE_BLOCK, MLA_LATENT, MLA_ROPE};
-use crate::tensor::{Extent, Matrix, MatrixMut};
+use crate::tensor::{Extent, Matrix, MatrixMut, Vector};
 
 /// Elements of a token's latent vector, from which keys and values come.
 pub(crate) const LATENT: usize = MLA_LATENT as usize;
@@ -26,16 +27,6 @@ pub(super) fn check_rope(rope: usize) -> Result<()> {
 /// Bytes that a row's address is a multiple of.
 const ROW_ALIGN: u64 = 16;
 
-/// What a row of the cache holds. Without a rotated key (`rope` is 0) its part of the row is not there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum KvFormat {
-    /// 576 BF16: 512 of the latent vector, 64 of the rotated key.
-    Bf16,
-    /// 656 bytes: 512 E4M3 codes of the latent vector, 4 FP32 scales (one per 128 codes, in the machine's byte order),
-    /// 64 BF16 of the rotated key. A value is `bf16(code * scale)`, the product rounded to FP32 first.
-    Fp8,
-}
-
 impl KvFormat {
     /// Elements of a token's latent vector.
     pub const LATENT: usize = LATENT;
@@ -43,10 +34,10 @@ impl KvFormat {
     pub const ROPE: usize = ROPE;
 
     /// Columns of a cache whose keys have so many rotated elements, 64 or 0, in its own elements: 576 or 512 BF16, 656 or 528
-    /// bytes.
+    /// bytes, with a per-tensor scale 576 or 512.
     pub const fn columns(self, rope: usize) -> usize {
         match self {
-            Self::Bf16 => LATENT + rope,
+            Self::Bf16 | Self::Fp8PerTensor => LATENT + rope,
             Self::Fp8 => {
                 LATENT + LATENT / KV_SCALE_BLOCK as usize * size_of::<f32>() + rope * size_of::<bf16>()
             }
@@ -61,7 +52,7 @@ impl KvFormat {
     const fn element_bytes(self) -> usize {
         match self {
             Self::Bf16 => size_of::<bf16>(),
-            Self::Fp8 => size_of::<u8>(),
+            Self::Fp8 | Self::Fp8PerTensor => size_of::<u8>(),
         }
     }
 }
@@ -105,18 +96,22 @@ impl CacheRows {
         if fits && self.page_size.is_none_or(|page_size| page_size == keys) { keys } else { 1 }
     }
 
-    fn operand<A>(self, operand: Operand<A>) -> CacheOperand<A> {
+    fn operand<A>(self, operand: Operand<A>, scale: *const f32) -> CacheOperand<A> {
         let Extent { pitch, .. } = operand.extent;
         let stride = |elements: usize| (elements as u64).saturating_mul(self.format.element_bytes() as u64);
         match self.keys_of_a_row(operand.extent) {
             1 => {
                 let page_size = self.page_size.unwrap_or(self.rows).max(1);
                 let page_stride = stride(pitch).saturating_mul(page_size as u64);
-                CacheOperand { operand, page_size, page_stride, pitch: stride(pitch) }
+                CacheOperand { operand, scale, page_size, page_stride, pitch: stride(pitch) }
             }
-            page_size => {
-                CacheOperand { operand, page_size, page_stride: stride(pitch), pitch: stride(self.columns()) }
-            }
+            page_size => CacheOperand {
+                operand,
+                scale,
+                page_size,
+                page_stride: stride(pitch),
+                pitch: stride(self.columns()),
+            },
         }
     }
 }
@@ -124,6 +119,8 @@ impl CacheRows {
 /// A cache as an operand. Strides are bytes; they saturate, because that of a single row or page is moot, however large.
 pub(super) struct CacheOperand<A> {
     pub operand: Operand<A>,
+    /// That of the whole cache; null where there is none.
+    pub scale: *const f32,
     /// Keys of a page, one at least.
     pub page_size: usize,
     /// From page to page.
@@ -137,6 +134,7 @@ impl fmt::Display for KvFormat {
         f.write_str(match self {
             Self::Bf16 => "BF16 rows",
             Self::Fp8 => "FP8 rows",
+            Self::Fp8PerTensor => "FP8 rows with a per-tensor scale",
         })
     }
 }
@@ -144,13 +142,26 @@ impl fmt::Display for KvFormat {
 /// A cache that a kernel reads: a matrix of keys, in which key `j` of page `p` is row `p * page_size + j`, or one whose rows are
 /// pages, each of keys that follow one another. Its pitch is then what lies between pages: of a pool
 /// `[pages, layers, page_size, 576]` a layer is the slice from its first key on, with a pitch of
-/// `layers * page_size * 576`. Address and pitch are multiples of 16 bytes. Keys without a position have 64 BF16 less.
+/// `layers * page_size * 576`. Address and pitch are multiples of 16 bytes. Keys without a position have 64 BF16
+/// less, or codes.
 #[derive(Debug, Clone)]
 pub enum KvCache<'a> {
     /// `[pages * page_size, 576]`, or `[pages, page_size * 576]`; 512 without a position.
     Bf16(Matrix<'a, bf16>),
     /// `[pages * page_size, 656]` bytes, or `[pages, page_size * 656]`; 528 without a position.
     Fp8(Matrix<'a, u8>),
+    /// As [`KvFormat::Fp8PerTensor`] has it.
+    Fp8PerTensor {
+        /// `[pages * page_size, 576]` bytes, or `[pages, page_size * 576]`; 512 without a position.
+        rows: Matrix<'a, u8>,
+        /// `[1]`, on the device. A zero makes every value 0, a NaN or Inf what it makes of a product.
+        scale: Vector<'a, f32>,
+    },
+}
+
+/// The layout of the scale of a whole cache.
+fn scale_layout() -> Layout {
+    Layout::vector("cache scale [1]", 1)
 }
 
 impl KvCache<'_> {
@@ -160,13 +171,19 @@ impl KvCache<'_> {
         launch: &mut Launch<'l, P>,
         rows: CacheRows,
     ) -> Result<CacheOperand<*const u8>> {
+        let mut per_tensor = ptr::null();
         let operand = match self {
             Self::Bf16(matrix) => {
                 launch.read(matrix, rows.layout(KvFormat::Bf16, matrix.extent)?)?.map(<*const u16>::cast)
             }
             Self::Fp8(matrix) => launch.read(matrix, rows.layout(KvFormat::Fp8, matrix.extent)?)?,
+            Self::Fp8PerTensor { rows: matrix, scale } => {
+                let layout = rows.layout(KvFormat::Fp8PerTensor, matrix.extent)?;
+                per_tensor = launch.read(scale, scale_layout())?.pointer;
+                launch.read(matrix, layout)?
+            }
         };
-        Ok(rows.operand(operand))
+        Ok(rows.operand(operand, per_tensor))
     }
 }
 
@@ -177,6 +194,13 @@ pub enum KvCacheMut<'a> {
     Bf16(MatrixMut<'a, bf16>),
     /// `[pages * page_size, 656]` bytes, or `[pages, page_size * 656]`; 528 without a position.
     Fp8(MatrixMut<'a, u8>),
+    /// As [`KvFormat::Fp8PerTensor`] has it.
+    Fp8PerTensor {
+        /// `[pages * page_size, 576]` bytes, or `[pages, page_size * 576]`; 512 without a position.
+        rows: MatrixMut<'a, u8>,
+        /// `[1]`, on the device: that by which everything in the cache was divided.
+        scale: Vector<'a, f32>,
+    },
 }
 
 impl KvCacheMut<'_> {
@@ -186,6 +210,7 @@ impl KvCacheMut<'_> {
         launch: &mut Launch<'l, P>,
         rows: CacheRows,
     ) -> Result<CacheOperand<*mut u8>> {
+        let mut per_tensor = ptr::null();
         let operand = match self {
             Self::Bf16(matrix) => {
                 let layout = rows.layout(KvFormat::Bf16, matrix.extent)?;
@@ -195,7 +220,12 @@ impl KvCacheMut<'_> {
                 let layout = rows.layout(KvFormat::Fp8, matrix.extent)?;
                 launch.write(matrix, layout)?
             }
+            Self::Fp8PerTensor { rows: matrix, scale } => {
+                let layout = rows.layout(KvFormat::Fp8PerTensor, matrix.extent)?;
+                per_tensor = launch.read(scale, scale_layout())?.pointer;
+                launch.write(matrix, layout)?
+            }
         };
-        Ok(rows.operand(operand))
+        Ok(rows.operand(operand, per_tensor))
     }
 }

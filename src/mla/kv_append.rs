@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::cache::{CacheRows, KvCacheMut, KvFormat, LATENT, ROPE, check_rope};
-use crate::device::bindings::{KV_BF16, KV_FP8, KvAppendParams};
+use crate::device::bindings::{KV_BF16, KV_FP8, KV_FP8_PER_TENSOR, KvAppendParams};
 use crate::device::{Device, Stream};
 #[cfg(doc)]
 use crate::error::Error;
@@ -62,6 +62,10 @@ pub struct KvAppendArgs<'a> {
 /// `e4m3(x / scale)`, all in FP32, each operation rounded once; the rotated key is copied. The bits of a row depend on its
 /// token alone.
 ///
+/// With a per-tensor scale ([`KvFormat::Fp8PerTensor`]) latent vector and key are codes `e4m3(x / scale)`, the quotient in FP32,
+/// rounded once, then saturated: what is beyond 448 times the scale becomes that, as a static scale has it. A negative scale
+/// divides like any other.
+///
 /// The floor is under the scale, not under amax as in [`Quantize1x128`](crate::quant::Quantize1x128), and the code is a quotient,
 /// not a product: so FlashMLA defines this layout.
 #[derive(Debug)]
@@ -86,7 +90,8 @@ impl KvAppend {
     }
 
     /// Enqueues the append. A token whose slot is no row is not stored, and [`Device::poll_error`] tells of it unless the
-    /// slot is -1, as it does of Inf (saturated) and NaN (kept) that are quantised.
+    /// slot is -1, as it does of Inf (saturated) and NaN (kept) that are quantised, and of a per-tensor scale of 0, Inf or NaN
+    /// (quotients are codes all the same: a NaN stays one).
     ///
     /// Order and captures: [`Stream`].
     ///
@@ -107,6 +112,7 @@ impl KvAppend {
             latent: latent.pointer,
             k_pe: k_pe.pointer,
             slots,
+            cache_scale: cache.scale,
             cache: cache.operand.pointer,
             error_words: launch.error_words(),
             latent_pitch: latent.pitch(),
@@ -120,6 +126,7 @@ impl KvAppend {
             format: match format {
                 KvFormat::Bf16 => KV_BF16,
                 KvFormat::Fp8 => KV_FP8,
+                KvFormat::Fp8PerTensor => KV_FP8_PER_TENSOR,
             },
             scale_format: scale_format.code(),
         };

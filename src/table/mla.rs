@@ -28,11 +28,35 @@ const ROWS: &[Constant] = &[("MLA_LATENT", MLA_LATENT), ("MLA_ROPE", MLA_ROPE), 
 const CACHE: &[Constant] =
     &[("MLA_LATENT", MLA_LATENT), ("MLA_ROPE", MLA_ROPE), ("mla::kKvScaleBlock", KV_SCALE_BLOCK)];
 
+/// What a row of the cache holds. Without a rotated key (`rope` is 0) its part of the row is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KvFormat {
+    /// 576 BF16: 512 of the latent vector, 64 of the rotated key.
+    Bf16,
+    /// 656 bytes: 512 E4M3 codes of the latent vector, 4 FP32 scales (one per 128 codes, in the machine's byte order),
+    /// 64 BF16 of the rotated key. A value is `bf16(code * scale)`, the product rounded to FP32 first. vLLM's `fp8_ds_mla`.
+    Fp8,
+    /// 576 bytes: 512 E4M3 codes of the latent vector, 64 of the rotated key. One FP32 scale for the whole cache, which the
+    /// caller has chosen; a value is `bf16(code * scale)`, the product rounded to FP32 first. vLLM's `fp8` and `fp8_e4m3`.
+    Fp8PerTensor,
+}
+
+impl KvFormat {
+    /// As in names of kernels and operations.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bf16",
+            Self::Fp8 => "fp8",
+            Self::Fp8PerTensor => "fp8_per_tensor",
+        }
+    }
+}
+
 /// One compiled configuration of `cuda/mla/mla_decode.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MlaInstance {
-    /// The cache holds 656 bytes a key, to be dequantised on the way; otherwise 576 BF16.
-    pub fp8_cache: bool,
+    /// What the cache holds; codes are dequantised on the way.
+    pub format: KvFormat,
     /// CTAs that share the keys, each bringing in half of them: 1 or 2, neighbours along the rows.
     pub cluster: u32,
 }
@@ -62,13 +86,16 @@ impl MlaInstance {
 
     /// Name of the kernel, as in `mla_decode_bf16_c2`.
     pub fn name(&self) -> String {
-        let cache = if self.fp8_cache { "fp8" } else { "bf16" };
-        format!("mla_decode_{cache}_c{}", self.cluster)
+        format!("mla_decode_{}_c{}", self.format.name(), self.cluster)
     }
 
     fn kernel(&self) -> Kernel {
         let (cluster, smem_bytes) = (self.cluster, self.smem_bytes());
-        let cache = if self.fp8_cache { "Cache::kFp8" } else { "Cache::kBf16" };
+        let cache = match self.format {
+            KvFormat::Bf16 => "Cache::kBf16",
+            KvFormat::Fp8 => "Cache::kFp8",
+            KvFormat::Fp8PerTensor => "Cache::kFp8PerTensor",
+        };
         let members = [("Cache", "kCache", cache.to_owned()), ("int", "kCluster", cluster.to_string())];
         let own = [
             ("mla::MlaDecodeConfig::kThreads", self.threads()),
@@ -92,10 +119,12 @@ impl MlaInstance {
 
 /// Every compiled MLA decode; all give the same bits.
 pub const MLA_INSTANCES: &[MlaInstance] = &[
-    MlaInstance { fp8_cache: false, cluster: 1 },
-    MlaInstance { fp8_cache: false, cluster: 2 },
-    MlaInstance { fp8_cache: true, cluster: 1 },
-    MlaInstance { fp8_cache: true, cluster: 2 },
+    MlaInstance { format: KvFormat::Bf16, cluster: 1 },
+    MlaInstance { format: KvFormat::Bf16, cluster: 2 },
+    MlaInstance { format: KvFormat::Fp8, cluster: 1 },
+    MlaInstance { format: KvFormat::Fp8, cluster: 2 },
+    MlaInstance { format: KvFormat::Fp8PerTensor, cluster: 1 },
+    MlaInstance { format: KvFormat::Fp8PerTensor, cluster: 2 },
 ];
 
 /// MLA decode: splits of the sequences, a thread per sequence.

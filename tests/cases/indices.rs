@@ -23,12 +23,14 @@ use deepseek_kernels::{DataFaults, Device, Error, Indices, Stream, bf16};
 use crate::mla::{full, step};
 
 /// Operations whose operands are indices, as cases call them; the step of a layer that has some makes them itself.
-const INDEXED: [&str; 9] = [
+const INDEXED: [&str; 11] = [
     "kv_append_bf16",
     "kv_append_fp8",
+    "kv_append_fp8_per_tensor",
     "rope",
     "mla_decode_bf16",
     "mla_decode_fp8",
+    "mla_decode_fp8_per_tensor",
     "expert_map",
     "expert_load",
     "gate",
@@ -314,7 +316,7 @@ fn query_tokens_of_sequences() {
 
 #[test]
 fn pages_of_sequences() {
-    for format in [KvFormat::Bf16, KvFormat::Fp8] {
+    for format in [KvFormat::Bf16, KvFormat::Fp8, KvFormat::Fp8PerTensor] {
         let drawn = step(format, &[100, 128, 100]).problem().expect("inputs");
         let prepare = |table, arena: &mut Arena<'_>| {
             MlaDecodeRun::new(Arc::new(MlaDecodeProblem { table, ..drawn.clone() }), arena)

@@ -22,7 +22,7 @@ fn cases() -> Cases {
     cases.extend(boxed([Quantize128x128Case::new((MANY, 8))]));
     cases.extend(boxed([DequantizeCase::new((MANY, 16))]));
     cases.extend(boxed([RopeCase { repeated: true, ..RopeCase::new(MANY, 1, MANY) }]));
-    let [bf16, fp8, _] = FORMATS;
+    let [bf16, fp8, ..] = FORMATS;
     cases.extend(boxed([bf16, fp8].map(|format| KvAppendCase::new(format, MANY))));
     cases.extend(boxed([MergeStatesCase { repeated: true, ..MergeStatesCase::new(MANY, 1) }]));
     cases

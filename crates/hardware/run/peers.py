@@ -390,7 +390,7 @@ def main():
                 bench.run("flash_mla", operation, shape, "dense", *work, lambda: flash_mla(*sizes))
             if operation == "mla_decode_bf16" and with_fa3:
                 bench.run("fa3", operation, shape, "contiguous", *work, lambda: fa3(*sizes))
-            if operation == "mla_decode_fp8" and with_flash_mla:
+            if operation == "mla_decode_fp8_per_tensor" and with_flash_mla:
                 make = lambda: flash_mla_fp8(*sizes)
                 bench.run("flash_mla", operation, shape, "dense_per_tensor", *work, make, BAR_E4M3)
     sys.exit(1 if bench.failed else 75 if bench.unfinished else 0)

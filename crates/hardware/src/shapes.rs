@@ -11,7 +11,7 @@ use deepseek_kernels::mla::KvFormat;
 use deepseek_kernels::router::GateSpec;
 use deepseek_kernels::table::gemm::{GEMM_INSTANCES, GemmInstance, OutputType};
 
-const FORMATS: [KvFormat; 2] = [KvFormat::Bf16, KvFormat::Fp8];
+const FORMATS: [KvFormat; 3] = [KvFormat::Bf16, KvFormat::Fp8, KvFormat::Fp8PerTensor];
 
 /// Experts and rows of one, with the two weights of DeepSeek-V3's.
 fn grouped<const N: usize>(experts: [(usize, usize); N]) -> Cases {
@@ -23,7 +23,7 @@ fn decode(format: KvFormat, batch: usize, length: usize) -> MlaDecodeCase {
     timed_decode(format, vec![length; batch])
 }
 
-/// Both caches' attention with every instance.
+/// A cache's attention with every instance.
 fn decode_instances(format: KvFormat) -> Cases {
     let case = |instance| MlaDecodeCase { instance: Some(instance), ..decode(format, 128, 4096) };
     boxed(instances(format).map(case))
@@ -35,7 +35,7 @@ fn large() -> impl Iterator<Item = GemmInstance> {
     GEMM_INSTANCES.iter().filter(wanted).copied()
 }
 
-/// The numbers that matter most: about 35.
+/// The numbers that matter most: about 45.
 pub fn first() -> Cases {
     let mut cases = boxed(
         [

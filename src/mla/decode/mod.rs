@@ -60,7 +60,7 @@ impl MlaDecode {
         let tiles = spec.rows().div_ceil(BLOCK_ROWS) as u32;
         // Two CTAs of one sequence read the same keys: in a cluster each fetches half of them, and dequantises them.
         let cluster = if tiles.is_multiple_of(2) { 2 } else { 1 };
-        Self::with_instance(device, spec, MlaInstance { fp8_cache: spec.format == KvFormat::Fp8, cluster })
+        Self::with_instance(device, spec, MlaInstance { format: spec.format, cluster })
     }
 
     /// Uses a given tuning instead.
@@ -73,6 +73,7 @@ impl MlaDecode {
         let expected = match spec.format {
             KvFormat::Bf16 => "one of MlaDecode::tunings(KvFormat::Bf16)",
             KvFormat::Fp8 => "one of MlaDecode::tunings(KvFormat::Fp8)",
+            KvFormat::Fp8PerTensor => "one of MlaDecode::tunings(KvFormat::Fp8PerTensor)",
         };
         let instance = found.ok_or_else(|| Error::out_of_range("tuning", expected, tuning))?;
         Self::with_instance(device, spec, *instance)
@@ -266,6 +267,7 @@ impl MlaDecode {
             map_q: self.map_q(&q)?,
             map_kv: self.map_cache(&cache)?,
             kv: cache.operand.pointer,
+            kv_scale: cache.scale,
             page_table: page_table.unwrap_or_default(),
             tables: MlaPlanTables::default(),
             out: out.pointer,
@@ -281,6 +283,7 @@ impl MlaDecode {
             rows: spec.rows() as u32,
             row_tiles: self.choice.row_tiles,
             heads: spec.heads as u32,
+            rope: spec.rope as u32,
             pages: pages as u32,
             page_size: page_size as u32,
             box_keys: self.box_keys(),
@@ -370,8 +373,7 @@ impl MlaDecode {
         }
     }
 
-    /// Pages are a dimension of their own: one that does not exist reads as zeros. So does a position that keys do not have, here
-    /// and in Q: its boxes lie behind the last column.
+    /// Pages are a dimension: one that does not exist reads as zeros. So does a position behind the last column of Q and keys.
     fn map_cache(&self, cache: &CacheOperand<*const u8>) -> Result<TensorMap> {
         let (pages, page_size) = self.spec.pages();
         if pages * page_size == 0 {
@@ -380,6 +382,7 @@ impl MlaDecode {
         let (element, box_columns) = match self.spec.format {
             KvFormat::Bf16 => (MapElement::Bf16, MLA_TILE_COLUMNS),
             KvFormat::Fp8 => (MapElement::U8, 2 * MLA_TILE_COLUMNS),
+            KvFormat::Fp8PerTensor => return Ok(TensorMap::default()), // all of it comes through registers
         };
         let keys = Dimension::spaced(cache.pitch, page_size, self.box_keys());
         let pages = Dimension::spaced(cache.page_stride, pages, 1);

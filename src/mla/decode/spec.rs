@@ -178,7 +178,7 @@ impl MlaDecodeSpec {
         const BYTES_PER_MICROSECOND: f64 = 2.5e6;
         let block = match self.format {
             KvFormat::Bf16 => 2.3,
-            KvFormat::Fp8 => 3.6,
+            KvFormat::Fp8 | KvFormat::Fp8PerTensor => 3.6,
         };
         let rows = self.q_tokens.saturating_mul(self.heads);
         let tiles = rows.div_ceil(BLOCK_ROWS).max(1);
@@ -278,7 +278,7 @@ setters!(MlaDecodeSpec {
 
 /// The compiled kernels that read rows of this format.
 pub(super) fn instances(format: KvFormat) -> impl Iterator<Item = &'static MlaInstance> {
-    MLA_INSTANCES.iter().filter(move |instance| instance.fp8_cache == (format == KvFormat::Fp8))
+    MLA_INSTANCES.iter().filter(move |instance| instance.format == format)
 }
 
 impl fmt::Display for SplitShape {

@@ -14,7 +14,7 @@ use check::memory::{Arena, Memory};
 use check::mla::decode::{MlaDecodeCase, MlaDecodeRun, instances, varied_lengths};
 use check::mla::{CacheRows, KEY, LATENT, ROPE};
 use deepseek_kernels::mla::{EmptyLse, KvFormat, KvPaging};
-use deepseek_kernels::{Device, DeviceKind, bf16};
+use deepseek_kernels::{Device, DeviceKind, F8E4M3, bf16};
 use oracles::mla::AttentionClass;
 use proptest::prelude::*;
 
@@ -243,6 +243,9 @@ fn rows_of_nothing_but_negative_infinity() {
                     CacheRows::Fp8(rows) => rows
                         .chunks_exact_mut(format.columns(ROPE))
                         .for_each(|row| row[LATENT + 16..][..2].copy_from_slice(&bf16::ONE.to_le_bytes())),
+                    CacheRows::Fp8PerTensor { rows, .. } => {
+                        rows.chunks_exact_mut(KEY).for_each(|row| row[LATENT] = F8E4M3::ONE.to_bits());
+                    }
                 }
                 let mut bad = good.clone();
                 let rows = [0, 7, 2 * 20 + 19];
@@ -380,7 +383,7 @@ proptest! {
         heads in 1_usize..=40,
         pages in 0_usize..4,
         splits in 1_usize..3,
-        fp8: bool,
+        format in 0_usize..3,
         causal: bool,
         packed: bool,
         class in 0..AttentionClass::ALL.len(),
@@ -395,7 +398,7 @@ proptest! {
             split_keys: Some(64 * pages.max(1) * splits),
             causal,
             seed,
-            ..step(FORMATS[usize::from(fp8)], &varied_lengths(batch, most, seed))
+            ..step(FORMATS[format], &varied_lengths(batch, most, seed))
         };
         // As many as a sequence has, one less in the next, and so on, with those that nobody asks.
         let tokens = (0..batch).map(|sequence| (q_tokens + batch - sequence) % (q_tokens + 1)).collect();

@@ -224,7 +224,7 @@ proptest! {
     #[test]
     fn any_shape(
         tokens in 0..40_usize, spare in 0..20_usize, seed in 0..1_000_u64, strange in any::<bool>(),
-        format in 0..3_usize, one_matrix in any::<bool>(), position in any::<bool>(),
+        format in 0..4_usize, one_matrix in any::<bool>(), position in any::<bool>(),
     ) {
         let rope = if position { ROPE } else { 0 };
         let case = KvAppendCase { one_matrix, rope, seed, ..case(FORMATS[format], tokens, tokens + spare) };

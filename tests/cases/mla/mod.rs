@@ -10,7 +10,7 @@ use deepseek_kernels::Device;
 use deepseek_kernels::mla::KvFormat;
 use oracles::mla::AttentionClass;
 
-const FORMATS: [KvFormat; 2] = [KvFormat::Bf16, KvFormat::Fp8];
+const FORMATS: [KvFormat; 3] = [KvFormat::Bf16, KvFormat::Fp8, KvFormat::Fp8PerTensor];
 
 pub fn step(format: KvFormat, lengths: &[usize]) -> MlaDecodeCase {
     MlaDecodeCase::new(format, lengths.to_vec())

@@ -59,6 +59,9 @@ fn with_zeros(problem: &MlaDecodeProblem) -> MlaDecodeProblem {
         cache: match cache {
             CacheRows::Bf16(rows) => CacheRows::Bf16(widened(&rows, from, to)),
             CacheRows::Fp8(rows) => CacheRows::Fp8(widened(&rows, from, to)),
+            CacheRows::Fp8PerTensor { rows, scale } => {
+                CacheRows::Fp8PerTensor { rows: widened(&rows, from, to), scale }
+            }
         },
         ..problem.clone()
     }

@@ -244,6 +244,27 @@ rejects! {
 }
 
 rejects! {
+    run(case(KvFormat::Fp8PerTensor));
+    per_tensor_cache_of_wide_rows: |call, spare| {
+        let (rows, scale) = (Matrix::new(&spare.bytes, ROWS, 656)?, Vector::new(&spare.floats, 1)?);
+        call.attend.cache = KvCache::Fp8PerTensor { rows, scale }
+    }
+        => "expected cache [pages * page_size, 576] or [pages, page_size * 576] [576, 576], got [576, 656]";
+    per_tensor_cache_with_an_odd_pitch: |call, spare| {
+        let (rows, scale) = (Matrix::with_pitch(&spare.bytes, ROWS, 576, 584)?, Vector::new(&spare.floats, 1)?);
+        call.attend.cache = KvCache::Fp8PerTensor { rows, scale }
+    }
+        => "cache: pitch must be a multiple of 16 bytes, got 584";
+    per_tensor_cache_with_scales_of_blocks: |call, spare| {
+        let (rows, scale) = (Matrix::new(&spare.bytes, ROWS, 576)?, Vector::new(&spare.floats, 4)?);
+        call.attend.cache = KvCache::Fp8PerTensor { rows, scale }
+    }
+        => "expected cache scale [1] [1], got [4]";
+    fp8_cache_without_its_scale: |call, spare| call.attend.cache = KvCache::Fp8(Matrix::new(&spare.bytes, ROWS, 576)?)
+        => "cache: expected FP8 rows with a per-tensor scale, got FP8 rows";
+}
+
+rejects! {
     run(MlaDecodeCase { rope: 0, ..case(KvFormat::Bf16) });
     q_with_a_position: |call, spare| call.attend.q = Matrix::new(&spare.halves, 16, KEY)?
         => "expected q [tokens * heads, 512] [16, 512], got [16, 576]";

@@ -102,3 +102,23 @@ rejects! {
     bf16_rows_with_a_position: |args, spare| args.cache = KvCacheMut::Bf16(MatrixMut::new(&mut spare.halves, 3, 576)?)
         => "expected cache [pages * page_size, 512] or [pages, page_size * 512] [3, 512], got [3, 576]";
 }
+
+rejects! {
+    append(FORMATS[3]);
+    per_tensor_cache_of_wide_rows: |args, spare| {
+        args.cache = KvCacheMut::Fp8PerTensor {
+            rows: MatrixMut::new(&mut spare.bytes, 3, 656)?,
+            scale: Vector::new(&spare.floats, 1)?,
+        }
+    }
+        => "expected cache [pages * page_size, 576] or [pages, page_size * 576] [3, 576], got [3, 656]";
+    per_tensor_cache_with_a_scale_per_row: |args, spare| {
+        args.cache = KvCacheMut::Fp8PerTensor {
+            rows: MatrixMut::new(&mut spare.bytes, 3, 576)?,
+            scale: Vector::new(&spare.floats, 3)?,
+        }
+    }
+        => "expected cache scale [1] [1], got [3]";
+    fp8_cache_without_its_scale: |args, spare| args.cache = KvCacheMut::Fp8(MatrixMut::new(&mut spare.bytes, 3, 576)?)
+        => "cache: expected FP8 rows with a per-tensor scale, got FP8 rows";
+}

@@ -436,7 +436,7 @@ fn mla() -> Vec<Box<dyn AnySpecs>> {
             q_tokens: SIZES,
             packed_tokens: counts(),
             heads: SIZES,
-            format: [KvFormat::Bf16, KvFormat::Fp8],
+            format: [KvFormat::Bf16, KvFormat::Fp8, KvFormat::Fp8PerTensor],
             rope: SIZES,
             paging: pagings(),
             softmax_scale: NUMBERS,
@@ -457,7 +457,7 @@ fn mla() -> Vec<Box<dyn AnySpecs>> {
             sizes spec.tokens, spec.rows;
             tokens: SIZES,
             rows: SIZES,
-            format: [KvFormat::Bf16, KvFormat::Fp8],
+            format: [KvFormat::Bf16, KvFormat::Fp8, KvFormat::Fp8PerTensor],
             rope: SIZES,
             scale_format: [ScaleFormat::Fp32, ScaleFormat::PowerOfTwo],
         }),

@@ -4,7 +4,7 @@ use anyhow::Result;
 use deepseek_kernels::bf16;
 use deepseek_kernels::mla::{KvCache, KvCacheMut, KvFormat};
 use deepseek_kernels::quant::ScaleFormat;
-use oracles::mla::{Appended, NewTokens, kv_append_bf16, kv_append_fp8};
+use oracles::mla::{Appended, NewTokens, kv_append_bf16, kv_append_fp8, kv_append_fp8_per_tensor};
 
 use super::LATENT;
 use crate::judge::Check;
@@ -16,11 +16,12 @@ use crate::quant::scale_model;
 pub enum CacheRows {
     Bf16(Vec<bf16>),
     Fp8(Vec<u8>),
+    Fp8PerTensor { rows: Vec<u8>, scale: f32 },
 }
 
 impl CacheRows {
     /// So many rows of poison, NaN in every code, scale and value; but for keys `[_, 512 + rope]` in those that `slots` name, as
-    /// FlashMLA stores them.
+    /// FlashMLA stores them, or under the scale with which none saturates.
     ///
     /// # Errors
     /// Unless there is a slot for each key.
@@ -29,6 +30,9 @@ impl CacheRows {
         let mut cache = match format {
             KvFormat::Bf16 => Self::Bf16(vec![bf16::POISON; elements]),
             KvFormat::Fp8 => Self::Fp8(vec![u8::POISON; elements]),
+            KvFormat::Fp8PerTensor => {
+                Self::Fp8PerTensor { rows: vec![u8::POISON; elements], scale: scale_of(keys) }
+            }
         };
         let (latent, k_pe): (Vec<_>, Vec<_>) =
             keys.chunks_exact(LATENT + rope).map(|key| key.split_at(LATENT)).unzip();
@@ -45,14 +49,22 @@ impl CacheRows {
         Ok(match self {
             Self::Bf16(rows) => kv_append_bf16(tokens, rows)?,
             Self::Fp8(rows) => kv_append_fp8(tokens, scale_model(scales), rows)?,
+            Self::Fp8PerTensor { rows, scale } => kv_append_fp8_per_tensor(tokens, *scale, rows)?,
         })
     }
+}
+
+/// That with which the greatest finite value becomes the greatest code.
+pub(super) fn scale_of(values: &[bf16]) -> f32 {
+    let finite = values.iter().map(|x| x.to_f32().abs()).filter(|x| x.is_finite());
+    finite.fold(f32::MIN_POSITIVE, f32::max) / 448.0
 }
 
 /// Rows on a device.
 pub enum CacheOperand {
     Bf16(Operand<bf16>),
     Fp8(Operand<u8>),
+    Fp8PerTensor { rows: Operand<u8>, scale: Operand<f32> },
 }
 
 impl CacheOperand {
@@ -63,6 +75,10 @@ impl CacheOperand {
         Ok(match data {
             CacheRows::Bf16(data) => Self::Bf16(arena.repeated(data, shape, Self::ALIGN)?),
             CacheRows::Fp8(data) => Self::Fp8(arena.repeated(data, shape, Self::ALIGN)?),
+            CacheRows::Fp8PerTensor { rows, scale } => Self::Fp8PerTensor {
+                rows: arena.repeated(rows, shape, Self::ALIGN)?,
+                scale: arena.list(&[*scale])?,
+            },
         })
     }
 
@@ -71,6 +87,10 @@ impl CacheOperand {
         Ok(match data {
             CacheRows::Bf16(data) => Self::Bf16(arena.in_out(data, shape, Self::ALIGN)?),
             CacheRows::Fp8(data) => Self::Fp8(arena.in_out(data, shape, Self::ALIGN)?),
+            CacheRows::Fp8PerTensor { rows, scale } => Self::Fp8PerTensor {
+                rows: arena.in_out(rows, shape, Self::ALIGN)?,
+                scale: arena.list(&[*scale])?,
+            },
         })
     }
 
@@ -78,6 +98,9 @@ impl CacheOperand {
         Ok(match self {
             Self::Bf16(rows) => KvCache::Bf16(rows.matrix()?),
             Self::Fp8(rows) => KvCache::Fp8(rows.matrix()?),
+            Self::Fp8PerTensor { rows, scale } => {
+                KvCache::Fp8PerTensor { rows: rows.matrix()?, scale: scale.vector()? }
+            }
         })
     }
 
@@ -85,20 +108,23 @@ impl CacheOperand {
         Ok(match self {
             Self::Bf16(rows) => KvCacheMut::Bf16(rows.matrix_mut()?),
             Self::Fp8(rows) => KvCacheMut::Fp8(rows.matrix_mut()?),
+            Self::Fp8PerTensor { rows, scale } => {
+                KvCacheMut::Fp8PerTensor { rows: rows.matrix_mut()?, scale: scale.vector()? }
+            }
         })
     }
 
     pub(super) fn read(&self) -> Result<Output> {
         match self {
             Self::Bf16(rows) => Output::read("cache", rows),
-            Self::Fp8(rows) => Output::read("cache", rows),
+            Self::Fp8(rows) | Self::Fp8PerTensor { rows, .. } => Output::read("cache", rows),
         }
     }
 
     pub(super) fn guarded(&self) -> Result<Check> {
         match self {
             Self::Bf16(rows) => rows.guarded("cache"),
-            Self::Fp8(rows) => rows.guarded("cache"),
+            Self::Fp8(rows) | Self::Fp8PerTensor { rows, .. } => rows.guarded("cache"),
         }
     }
 }

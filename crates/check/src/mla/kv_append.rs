@@ -1,14 +1,12 @@
 //! The append to the KV cache: tokens into rows of a cache that already holds something.
 
 mod faults;
+mod traced;
 
-use crate::trace::{Launch, Params, fixed, region};
-use deepseek_kernels::bindings::{KV_BF16, KV_FP8, KvAppendParams, SCALE_FP32, SCALE_POWER_OF_TWO};
-use deepseek_kernels::table::mla::KV_APPEND;
 pub use faults::FAULTS;
 use std::fmt;
-use std::mem::offset_of;
 use std::sync::Arc;
+pub use traced::traced;
 
 use anyhow::Result;
 use deepseek_kernels::mla::{KvAppend, KvAppendArgs, KvAppendSpec, KvFormat};
@@ -17,7 +15,7 @@ use deepseek_kernels::{DataFaults, Device, Error, Stream, bf16};
 use oracles::mla::{Appended, NewTokens};
 use oracles::quant::quantizer_rows;
 
-use super::cache::{CacheOperand, CacheRows};
+use super::cache::{CacheOperand, CacheRows, scale_of};
 use super::{KEY, LATENT, ROPE};
 use crate::case::{Case, Expected, Prepared, Problem, Work, fault_if};
 use crate::data::{activations, rows_of};
@@ -46,10 +44,11 @@ impl fmt::Display for TokenClass {
 }
 
 /// What a cache holds, and how its scales are chosen.
-pub const FORMATS: [(KvFormat, ScaleFormat); 3] = [
+pub const FORMATS: [(KvFormat, ScaleFormat); 4] = [
     (KvFormat::Bf16, ScaleFormat::PowerOfTwo),
     (KvFormat::Fp8, ScaleFormat::PowerOfTwo),
     (KvFormat::Fp8, ScaleFormat::Fp32),
+    (KvFormat::Fp8PerTensor, ScaleFormat::Fp32),
 ];
 
 /// New tokens into rows of a cache, in no order.
@@ -101,7 +100,15 @@ impl KvAppendCase {
                 let wide = quantizer_rows(tokens, 2 * ROPE, seed + 1);
                 (quantizer_rows(tokens, LATENT, seed), columns(&wide, 2 * ROPE, 0..rope))
             }
-            TokenClass::Ties => ((0..tokens * LATENT).map(tie).collect(), vec![bf16::ONE; tokens * rope]),
+            TokenClass::Ties => {
+                let tie = |i| if self.format.0 == KvFormat::Fp8PerTensor { tensor_tie(i) } else { tie(i) };
+                ((0..tokens * LATENT).map(tie).collect(), (0..tokens * rope).map(tensor_tie).collect())
+            }
+        };
+        let scale = match class {
+            TokenClass::Activations => scale_of(&latent),
+            TokenClass::EveryKind => 0.37,
+            TokenClass::Ties => TENSOR_TIE / 17.0,
         };
         let mut order: Vec<i32> = (0..rows as i32).collect();
         // Any order will do that jumps back and forth.
@@ -110,7 +117,7 @@ impl KvAppendCase {
             Some(&row) if class != TokenClass::EveryKind || token % 5 != 3 => row,
             _ => -1,
         };
-        Ok(KvAppendProblem { case: self, latent, k_pe, slots: (0..tokens).map(slot).collect() })
+        Ok(KvAppendProblem { case: self, latent, k_pe, scale, slots: (0..tokens).map(slot).collect() })
     }
 }
 
@@ -120,6 +127,14 @@ fn tie(i: usize) -> bf16 {
     let amax = (2 * block + 1) as f32;
     let sign = if i.is_multiple_of(2) { 1.0 } else { -1.0 };
     bf16::from_f32(if i == 0 { amax } else { sign * amax * 3.0 / 32.0 * (-((i / 2 % 8) as f32)).exp2() })
+}
+
+/// 17 times a scale: halfway between two codes, which its product with the scale's reciprocal is not.
+const TENSOR_TIE: f32 = 1.148_437_5;
+
+fn tensor_tie(i: usize) -> bf16 {
+    let sign = if i.is_multiple_of(2) { 1.0 } else { -1.0 };
+    bf16::from_f32(sign * TENSOR_TIE * (-((i / 2 % 8) as f32)).exp2())
 }
 
 /// Slots that are no rows of a cache of `rows` rows.
@@ -132,6 +147,7 @@ impl Case for KvAppendCase {
         match self.format.0 {
             KvFormat::Bf16 => "kv_append_bf16",
             KvFormat::Fp8 => "kv_append_fp8",
+            KvFormat::Fp8PerTensor => "kv_append_fp8_per_tensor",
         }
     }
 
@@ -175,6 +191,8 @@ pub struct KvAppendProblem {
     pub latent: Vec<bf16>,
     /// `[tokens, rope]`.
     pub k_pe: Vec<bf16>,
+    /// That of the whole cache, if it has one.
+    pub scale: f32,
     pub slots: Vec<i32>,
 }
 
@@ -186,6 +204,7 @@ impl KvAppendProblem {
             case: KvAppendCase { tokens: order.len(), ..self.case },
             latent: rows_of(&self.latent, LATENT, order),
             k_pe: rows_of(&self.k_pe, self.case.rope, order),
+            scale: self.scale,
             slots: rows_of(&self.slots, 1, order),
         }
     }
@@ -199,13 +218,14 @@ impl KvAppendProblem {
                 CacheRows::Bf16(bytes.map(|byte| bf16::from_bits(u16::from(byte) * 257)).collect())
             }
             KvFormat::Fp8 => CacheRows::Fp8(bytes.collect()),
+            KvFormat::Fp8PerTensor => CacheRows::Fp8PerTensor { rows: bytes.collect(), scale: self.scale },
         }
     }
 
     /// What the reference makes of it.
     fn expected(&self) -> Result<(CacheRows, Appended)> {
         let mut cache = self.before();
-        let Self { case, latent, k_pe, slots } = self;
+        let Self { case, latent, k_pe, slots, .. } = self;
         let appended = cache.append(&NewTokens { latent, k_pe, rope: case.rope, slots }, case.format.1)?;
         Ok((cache, appended))
     }
@@ -308,6 +328,10 @@ impl Prepared for KvAppendRun {
             (CacheOperand::Fp8(got), CacheRows::Fp8(want)) => {
                 different(got, want, columns, canonical, place)?
             }
+            (CacheOperand::Fp8PerTensor { rows: got, .. }, CacheRows::Fp8PerTensor { rows: want, .. }) => {
+                let code = |column| format!("code {column}");
+                different(got, want, columns, |_, byte| canonical_code(byte), code)?
+            }
             _ => Some("a cache of another format".to_owned()),
         };
         let elements = self.problem.case.rows * columns;
@@ -340,7 +364,11 @@ fn different<T: Scalar>(
 
 /// The PTX manual promises a NaN for a NaN, not its sign: both codes count as one.
 fn canonical(byte: usize, value: u8) -> u32 {
-    if byte < LATENT && value & 0x7f == 0x7f { 0x7f } else { value.into() }
+    if byte < LATENT { canonical_code(value) } else { value.into() }
+}
+
+fn canonical_code(code: u8) -> u32 {
+    if code & 0x7f == 0x7f { 0x7f } else { code.into() }
 }
 
 /// What a byte of an FP8 row belongs to.
@@ -350,32 +378,4 @@ fn place(byte: usize) -> String {
         LATENT..528 => format!("scale {}", (byte - LATENT) / 4),
         _ => format!("key {}", (byte - 528) / 2),
     }
-}
-
-/// What the operand trace launches.
-pub fn traced() -> Vec<Launch> {
-    let formats = [(KV_BF16, SCALE_FP32), (KV_FP8, SCALE_FP32), (KV_FP8, SCALE_POWER_OF_TWO)];
-    let narrow = [ROPE, 0].map(|rope| formats.map(|format| traced_in(format, rope, 1))).concat();
-    narrow.into_iter().chain([traced_in(formats[0], ROPE, 2)]).collect()
-}
-
-/// The last CTA has five of eight tokens.
-fn traced_in((format, scale_format): (u32, u32), rope: usize, words_per_index: u32) -> Launch {
-    let params = Params::of::<KvAppendParams>()
-        .u64(offset_of!(KvAppendParams, latent), region(0))
-        .u64(offset_of!(KvAppendParams, k_pe), region(1))
-        .indices(offset_of!(KvAppendParams, slots), region(2), 21, words_per_index)
-        .u64(offset_of!(KvAppendParams, cache), region(3))
-        .u64(offset_of!(KvAppendParams, error_words), region(4))
-        .u64(offset_of!(KvAppendParams, latent_pitch), 576)
-        .u64(offset_of!(KvAppendParams, k_pe_pitch), 72)
-        .u64(offset_of!(KvAppendParams, cache_pitch), 1168)
-        .u64(offset_of!(KvAppendParams, page_stride), 1168 * 13)
-        .u32(offset_of!(KvAppendParams, tokens), 21)
-        .u32(offset_of!(KvAppendParams, rows), 200)
-        .u32(offset_of!(KvAppendParams, rope), rope as u32)
-        .u32(offset_of!(KvAppendParams, page_size), 12)
-        .u32(offset_of!(KvAppendParams, format), format)
-        .u32(offset_of!(KvAppendParams, scale_format), scale_format);
-    fixed(&KV_APPEND, 3, params)
 }

@@ -39,6 +39,9 @@ pub const LATENT: usize = KvFormat::LATENT;
 pub const ROPE: usize = KvFormat::ROPE;
 pub const KEY: usize = LATENT + ROPE;
 
+/// What caches hold.
+const CACHES: [KvFormat; 3] = [KvFormat::Bf16, KvFormat::Fp8, KvFormat::Fp8PerTensor];
+
 /// Rows of the tables of angles of timed rotations.
 const POSITIONS: usize = 8192;
 
@@ -48,7 +51,7 @@ pub fn smoke() -> Cases {
         instance: Some(instance),
         heads: 64 * instance.cluster as usize,
         split_keys: Some(64),
-        ..MlaDecodeCase::new(if instance.fp8_cache { KvFormat::Fp8 } else { KvFormat::Bf16 }, vec![150; 2])
+        ..MlaDecodeCase::new(instance.format, vec![150; 2])
     };
     let mut cases = boxed(MLA_INSTANCES.iter().map(decode));
     let packed = MlaDecodeCase::new(KvFormat::Bf16, vec![150, 70, 3]).packed(vec![2, 0, 1]);
@@ -92,8 +95,10 @@ pub fn layer(extent: Extent, seed: u64) -> Cases {
     };
     let (tokens, values) = (tokens(extent), Values::Activations);
     let mut cases = boxed([RopeCase { values, seed, ..RopeCase::new(tokens, HEADS, POSITIONS) }]);
-    let [bf16, fp8, _] = kv_append::FORMATS;
-    cases.extend(boxed([bf16, fp8].map(|format| KvAppendCase { seed, ..KvAppendCase::new(format, tokens) })));
+    let [bf16, fp8, _, per_tensor] = kv_append::FORMATS;
+    cases.extend(boxed(
+        [bf16, fp8, per_tensor].map(|format| KvAppendCase { seed, ..KvAppendCase::new(format, tokens) }),
+    ));
     let absorb = |side| AbsorbCase { values, seed, ..AbsorbCase::new(side, absorbed, heads) };
     cases.extend(boxed([Side::Query, Side::Output].map(absorb)));
     let merge = |output| MergeStatesCase { output, values, seed, ..MergeStatesCase::new(absorbed, heads) };
@@ -122,7 +127,7 @@ fn layer_decode(extent: Extent, seed: u64) -> Vec<MlaDecodeCase> {
         ..MlaDecodeCase::new(format, lengths.clone())
     };
     let cases = [(AttentionClass::Uniform, 1), (AttentionClass::OneKey, 2), (AttentionClass::Normal, 2)];
-    let formats = [KvFormat::Bf16, KvFormat::Fp8].into_iter();
+    let formats = CACHES.into_iter();
     // As after a step of speculation: some sequences have drafts, one is done.
     let tokens = [2, 1, 0, 2, 1];
     let packed = |case: MlaDecodeCase| {
@@ -203,7 +208,7 @@ fn timed_steps(shapes: &[MlaShape]) -> Vec<MlaDecodeCase> {
         }
     }
     let of = |format| cases.iter().map(move |case| MlaDecodeCase { format, ..case.clone() });
-    [KvFormat::Bf16, KvFormat::Fp8].into_iter().flat_map(of).collect()
+    CACHES.into_iter().flat_map(of).collect()
 }
 
 /// Speculation, of whose drafts some are left: from one query token to four.
@@ -238,8 +243,8 @@ fn small_shapes() -> [MlaShape; 2] {
 pub fn timed_around(tokens: usize, heads: usize) -> Cases {
     let (values, repeated) = (Values::Activations, true);
     let mut cases = boxed([RopeCase { values, repeated, ..RopeCase::new(tokens, heads, POSITIONS) }]);
-    let [bf16, fp8, _] = kv_append::FORMATS;
-    cases.extend(boxed([bf16, fp8].map(|format| KvAppendCase::new(format, tokens))));
+    let [bf16, fp8, _, per_tensor] = kv_append::FORMATS;
+    cases.extend(boxed([bf16, fp8, per_tensor].map(|format| KvAppendCase::new(format, tokens))));
     let absorb = |side| AbsorbCase { values, repeated, ..AbsorbCase::new(side, tokens, heads) };
     cases.extend(boxed([Side::Query, Side::Output].map(absorb)));
     cases.extend(boxed([MergeStatesCase { values, repeated, ..MergeStatesCase::new(tokens, heads) }]));
@@ -274,6 +279,7 @@ pub fn faults() -> Vec<Fault> {
         decode::FAULTS,
         decode::ORDER_FAULTS,
         decode::PACKED_FAULTS,
+        decode::PER_TENSOR_FAULTS,
         kv_append::FAULTS,
         merge_states::FAULTS,
         prefill::FAULTS,

@@ -105,6 +105,11 @@ pub fn dequantize_kv_fp8(rows: &[u8], rope: usize) -> Result<Vec<bf16>, ShapeErr
     Ok(keys)
 }
 
+/// Keys in BF16 from the codes of an FP8 cache with one scale, as many of both: rounded as by [`dequantize_kv_fp8`].
+pub fn dequantize_kv_fp8_per_tensor(codes: &[u8], scale: f32) -> Vec<bf16> {
+    codes.iter().map(|&code| bf16::from_bits(encode_bf16(decode_e4m3(code) * scale))).collect()
+}
+
 /// The first `len` keys of a sequence, each `width` elements, brought into order from its pages.
 ///
 /// `len` is clamped to what the table holds, and to 0. A page outside `rows` gives zeros.

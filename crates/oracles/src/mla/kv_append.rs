@@ -27,7 +27,7 @@ pub struct NewTokens<'a> {
 pub struct Appended {
     /// A slot was neither -1 nor a row.
     pub strange_slot: bool,
-    /// A quantised value was Inf or NaN.
+    /// A quantised value was Inf or NaN, or a scale that was given Inf, NaN or 0.
     pub nonfinite: bool,
 }
 
@@ -62,6 +62,21 @@ pub fn kv_append_fp8(
         }
         for (bytes, x) in key.chunks_exact_mut(2).zip(k_pe) {
             bytes.copy_from_slice(&x.to_ne_bytes());
+        }
+    })
+}
+
+/// As [`kv_append_bf16`] into rows of `512 + rope` E4M3 codes under one scale: the saturating nearest of `x / scale` in FP32. A
+/// NaN stays NaN, also as a quotient, and an Inf becomes +-448.
+pub fn kv_append_fp8_per_tensor(
+    tokens: &NewTokens,
+    scale: f32,
+    cache: &mut [u8],
+) -> Result<Appended, ShapeError> {
+    tokens.fill_rows(cache, LATENT + tokens.rope, |latent, k_pe, row, appended| {
+        for (code, x) in row.iter_mut().zip(latent.iter().chain(k_pe)) {
+            *code = encode_e4m3(x.to_f32() / scale);
+            appended.nonfinite |= !x.is_finite() || !scale.is_finite() || scale == 0.0;
         }
     })
 }

@@ -15,10 +15,12 @@ mod step;
 pub use absorb::{HeadColumns, HeadProduct, Side};
 pub use attention::MlaBounded;
 pub use attention_bits::{Approximations, MlaBits};
-pub use decode::{MlaSequence, dequantize_kv_fp8, gather_pages, mla_decode, mla_decode_bits};
+pub use decode::{
+    MlaSequence, dequantize_kv_fp8, dequantize_kv_fp8_per_tensor, gather_pages, mla_decode, mla_decode_bits,
+};
 pub use flash_mla::{FlashMlaBar, FlashMlaVerdict, calc_diff};
 pub use inputs::{AttentionClass, AttentionInputs};
-pub use kv_append::{Appended, NewTokens, kv_append_bf16, kv_append_fp8};
+pub use kv_append::{Appended, NewTokens, kv_append_bf16, kv_append_fp8, kv_append_fp8_per_tensor};
 pub use merge_states::{State, merge_states, merge_states_bound};
 pub use prefill::{MlaHead, mla_prefill, mla_prefill_bits};
 pub use rope::{Pairs, rope};

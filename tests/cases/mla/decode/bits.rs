@@ -119,7 +119,9 @@ fn reversed(mut problem: MlaDecodeProblem) -> MlaDecodeProblem {
     let row = page_size * problem.spec.format.columns(problem.spec.rope);
     match &mut problem.cache {
         CacheRows::Bf16(keys) => *keys = keys.chunks(row).rev().flatten().copied().collect(),
-        CacheRows::Fp8(rows) => *rows = rows.chunks(row).rev().flatten().copied().collect(),
+        CacheRows::Fp8(rows) | CacheRows::Fp8PerTensor { rows, .. } => {
+            *rows = rows.chunks(row).rev().flatten().copied().collect();
+        }
     }
     for page in &mut problem.table {
         if (0..pages as i32).contains(page) {

@@ -54,7 +54,7 @@ pub(super) fn changed(problem: MlaDecodeProblem) -> Changed {
 }
 
 /// Empty sequences, several splits, borders, rows that see no key of a split, and pages that do not exist.
-fn decode(format: KvFormat, heads: usize) -> Vec<Changed> {
+pub(super) fn decode(format: KvFormat, heads: usize) -> Vec<Changed> {
     let drawn = |class, lengths: &[usize], split_keys| {
         let case = MlaDecodeCase::new(format, lengths.to_vec());
         let split_keys = Some(split_keys);
@@ -81,7 +81,7 @@ fn decode(format: KvFormat, heads: usize) -> Vec<Changed> {
     problems.map(changed).into()
 }
 
-fn pages(format: KvFormat, heads: usize) -> Vec<Changed> {
+pub(super) fn pages(format: KvFormat, heads: usize) -> Vec<Changed> {
     let drawn = |page_size| {
         let case = MlaDecodeCase::new(format, vec![67, 0, 330]);
         let case = MlaDecodeCase { heads, q_tokens: 2, split_keys: Some(1024), ..case };

@@ -4,6 +4,7 @@ mod faults;
 mod judge;
 mod order_faults;
 mod packed_faults;
+mod per_tensor_faults;
 mod problem;
 mod run;
 mod traced;
@@ -21,6 +22,7 @@ use rand::{RngExt, SeedableRng};
 pub use faults::FAULTS;
 pub use order_faults::FAULTS as ORDER_FAULTS;
 pub use packed_faults::FAULTS as PACKED_FAULTS;
+pub use per_tensor_faults::FAULTS as PER_TENSOR_FAULTS;
 pub use problem::{MlaDecodeProblem, STALE_PAGE};
 pub use run::{MlaDecodeOperands, MlaDecodePlan, MlaDecodeRun};
 pub use traced::traced;
@@ -176,7 +178,7 @@ impl MlaDecodeCase {
 
 /// Every instance that can read the format.
 pub fn instances(format: KvFormat) -> impl Iterator<Item = MlaInstance> {
-    MLA_INSTANCES.iter().copied().filter(move |i| i.fp8_cache == (format == KvFormat::Fp8))
+    MLA_INSTANCES.iter().copied().filter(move |instance| instance.format == format)
 }
 
 /// Random lengths up to `most`, some of them 0.
@@ -190,6 +192,7 @@ impl Case for MlaDecodeCase {
         match self.format {
             KvFormat::Bf16 => "mla_decode_bf16",
             KvFormat::Fp8 => "mla_decode_fp8",
+            KvFormat::Fp8PerTensor => "mla_decode_fp8_per_tensor",
         }
     }
 
@@ -197,6 +200,7 @@ impl Case for MlaDecodeCase {
         let format = match self.format {
             KvFormat::Bf16 => "BF16",
             KvFormat::Fp8 => "FP8",
+            KvFormat::Fp8PerTensor => "per-tensor FP8",
         };
         let rope = if self.rope == 0 { " without positions" } else { "" };
         format!("MLA decode, {format} cache{rope}{}", if self.causal { ", causal" } else { "" })

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use anyhow::Result;
 use deepseek_kernels::mla::{KvPaging, MlaDecodeSpec};
 use deepseek_kernels::{DataFaults, bf16};
-use oracles::mla::{MlaBounded, MlaSequence, dequantize_kv_fp8, gather_pages, mla_decode};
+use oracles::mla::{
+    MlaBounded, MlaSequence, dequantize_kv_fp8, dequantize_kv_fp8_per_tensor, gather_pages, mla_decode,
+};
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
@@ -192,11 +194,14 @@ impl MlaDecodeProblem {
         rows_of(rows, width, &(0..self.read(sequence)).map(row).collect::<Vec<_>>())
     }
 
-    /// The keys of a sequence, as the kernel is to understand them.
+    /// The keys of a sequence, as the kernel is to understand them. Those that no page holds are zeros, whatever the scale.
     pub(super) fn keys(&self, sequence: usize) -> Result<Vec<bf16>> {
         Ok(match &self.cache {
             CacheRows::Bf16(rows) => self.gathered(rows, sequence),
             CacheRows::Fp8(rows) => dequantize_kv_fp8(&self.gathered(rows, sequence), self.spec.rope)?,
+            CacheRows::Fp8PerTensor { rows, scale } => {
+                self.gathered(&dequantize_kv_fp8_per_tensor(rows, *scale), sequence)
+            }
         })
     }
 

@@ -4,6 +4,7 @@ use super::*;
 use crate::case::Prepared;
 use crate::judge::Scrutiny;
 use crate::memory::{Align, Arena, Memory};
+use crate::mla::CACHES;
 use deepseek_kernels::{Stream, bf16};
 
 /// What the oracles look at, and which of them reject a result after `change`.
@@ -35,7 +36,7 @@ fn a_wrong_element_fails_every_oracle_of_its_class() {
         (AttentionClass::OneKey, 2, "dominant key"),
         (AttentionClass::Normal, 2, "FlashMLA's bar"),
     ];
-    for format in [KvFormat::Bf16, KvFormat::Fp8] {
+    for format in CACHES {
         for (class, q_tokens, name) in names {
             let case = MlaDecodeCase {
                 class,
@@ -61,7 +62,7 @@ fn a_wrong_element_fails_every_oracle_of_its_class() {
 #[test]
 fn a_repeated_step_is_judged_briefly() {
     let device = Device::emulated().unwrap();
-    for format in [KvFormat::Bf16, KvFormat::Fp8] {
+    for format in CACHES {
         let case =
             MlaDecodeCase { repeated: true, heads: 6, ..MlaDecodeCase::new(format, vec![150, 64, 70]) };
         let problem = Arc::new(case.problem().unwrap());

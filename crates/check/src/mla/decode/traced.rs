@@ -2,8 +2,11 @@
 
 use crate::trace::{Launch, Params, WORDS_PER_INDEX, fixed, region};
 use deepseek_kernels::bindings::{MlaCombineParams, MlaDecodeParams, MlaScheduleParams};
+use deepseek_kernels::mla::KvFormat;
 use deepseek_kernels::table::mla::{MLA_COMBINE, MLA_INSTANCES, MLA_SCHEDULE, MlaInstance};
 use std::mem::offset_of;
+
+use crate::mla::ROPE;
 
 /// What the operand trace launches.
 pub fn traced() -> Vec<Launch> {
@@ -12,7 +15,10 @@ pub fn traced() -> Vec<Launch> {
         let tables = [1, 2, 0].map(|words| decode(instance, words, 128));
         tables.into_iter().chain([decode(instance, 1, 12)])
     });
-    decodes.chain(WORDS_PER_INDEX.map(schedule)).chain([combine()]).collect()
+    // Positions that are codes, and are not there.
+    let per_tensor = MLA_INSTANCES.iter().filter(|instance| instance.format == KvFormat::Fp8PerTensor);
+    let without = per_tensor.map(|instance| decode_with(instance, 1, 128, 0));
+    decodes.chain(without).chain(WORDS_PER_INDEX.map(schedule)).chain([combine()]).collect()
 }
 
 fn schedule(words_per_index: u32) -> Launch {
@@ -38,11 +44,16 @@ fn schedule(words_per_index: u32) -> Launch {
 /// `split_blocks` makes every split begin at key 0, modulo 2^32: what lengths are made up then decides the number of
 /// blocks and the tail. The offsets begin where there are four items, the second of them the only split of a sequence.
 fn decode(instance: &MlaInstance, words_per_page: u32, page_size: u32) -> Launch {
+    decode_with(instance, words_per_page, page_size, ROPE as u32)
+}
+
+fn decode_with(instance: &MlaInstance, words_per_page: u32, page_size: u32, rope: u32) -> Launch {
     let row_tiles = 2 * instance.cluster;
     let box_keys = (1 << page_size.trailing_zeros()).min(64 / instance.cluster);
     let page_table = if words_per_page == 0 { 0 } else { region(1) };
     let params = Params::of::<MlaDecodeParams>()
         .u64(offset_of!(MlaDecodeParams, kv), region(0))
+        .u64(offset_of!(MlaDecodeParams, kv_scale), region(9))
         .indices(offset_of!(MlaDecodeParams, page_table), page_table, 3, words_per_page)
         .u64(offset_of!(MlaDecodeParams, tables.queries), region(9))
         .u64(offset_of!(MlaDecodeParams, tables.lengths), region(2))
@@ -64,6 +75,7 @@ fn decode(instance: &MlaInstance, words_per_page: u32, page_size: u32) -> Launch
         .u32(offset_of!(MlaDecodeParams, rows), row_tiles * 64 - 20)
         .u32(offset_of!(MlaDecodeParams, row_tiles), row_tiles)
         .u32(offset_of!(MlaDecodeParams, heads), row_tiles * 32 - 10)
+        .u32(offset_of!(MlaDecodeParams, rope), rope)
         .u32(offset_of!(MlaDecodeParams, pages), 100)
         .u32(offset_of!(MlaDecodeParams, page_size), page_size)
         .u32(offset_of!(MlaDecodeParams, box_keys), box_keys)

@@ -18,6 +18,15 @@ fn slots(slot: i32) -> Changed {
     (Box::new(problem.case), Arc::new(problem))
 }
 
+/// Each scale by itself.
+const SCALES: Trial = Trial::Changed(|| [0.0, f32::INFINITY, f32::NAN].map(under).into());
+
+fn under(scale: f32) -> Changed {
+    let mut problem = KvAppendCase::new(FORMATS[3], 10).problem().expect("inputs");
+    problem.scale = scale;
+    (Box::new(problem.case), Arc::new(problem))
+}
+
 const PAGES: Trial = Trial::Changed(|| {
     let case = KvAppendCase { rows: 24, page_size: Some(6), ..KvAppendCase::new(FORMATS[0], 10) };
     vec![(Box::new(case), Arc::new(case.problem().expect("inputs")))]
@@ -54,7 +63,7 @@ faults! {
         "warp_reduce<kLanesPerBlock>" => "warp_reduce<kLanesPerBlock / 2>", ["code", "scale"];
     amax_over_two_blocks: APPEND, "warp_reduce<kLanesPerBlock>" => "warp_reduce<2 * kLanesPerBlock>", ["code", "scale"];
     amax_of_the_left_half: APPEND,
-        "quant::max_of(quant::finite_amax(left.x), quant::finite_amax(right.x))" => "quant::finite_amax(left.x)",
+        "quant::max_of(quant::finite_amax(x.left.x), quant::finite_amax(x.right.x))" => "quant::finite_amax(x.left.x)",
         ["code", "scale"];
     floor_under_amax: APPEND,
         "scale < kCacheScaleFloor ? kCacheScaleFloor" => "amax < kCacheScaleFloor ? kCacheScaleFloor / kE4m3Max", ["code", "scale"];
@@ -90,6 +99,16 @@ faults! {
         "if (params.rope != 0) copy_by_warp<kKvRope * sizeof(uint16_t)>(gRow + kKvFp8Rope"
             => "copy_by_warp<kKvRope * sizeof(uint16_t)>(gRow + kKvFp8Rope",
         ["outside"];
+    key_of_a_per_tensor_row_left_out: APPEND, "i < kKvLatent + params.rope" => "i < kKvLatent", ["code"];
+    key_of_a_per_tensor_row_that_is_not_there: APPEND,
+        "i < kKvLatent + params.rope" => "i < kKvLatent + kKvRope", ["outside"];
+    key_of_a_per_tensor_row_from_its_middle: APPEND, "gKey + (i - kKvLatent)" => "gKey + (i - kKvLatent) / 2", ["code"];
+    latent_for_the_key_of_a_per_tensor_row: APPEND,
+        "i < kKvLatent ? gLatent + i : gKey + (i - kKvLatent)" => "gLatent + i % kKvLatent", ["code"];
+    bad_scale_unreported: SCALES,
+        "quant::report_nonfinite(params.error_words, scale);" => "", ["got one of nothing"];
+    scale_of_zero_unreported: SCALES,
+        "if (scale[0] == 0.0f) report_fault(params.error_words, FAULT_NONFINITE_INPUT);" => "", ["got one of nothing"];
     half_the_latent_copied: APPEND,
         "copy_by_warp<kKvLatent * sizeof(uint16_t)>" => "copy_by_warp<kKvLatent>", ["value"];
     pieces_of_one_lane_skipped: APPEND, "piece += kWarpLanes" => "piece += 2 * kWarpLanes", ["value"];
@@ -109,7 +128,7 @@ faults! {
         "report_fault(params.error_words, FAULT_CACHE_SLOT);" => "",
         ["got one of nothing"];
     infinities_of_the_right_half_unreported: APPEND,
-        "quant::report_nonfinite(params.error_words, right.x);" => "", ["got one of nothing"];
+        "quant::report_nonfinite(params.error_words, x.right.x);" => "", ["got one of nothing"];
     tokens_past_the_end: APPEND, "if (token >= params.tokens) return;" => "", ["outside"];
 
     // Slots of 64 bits.
