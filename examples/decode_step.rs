@@ -129,7 +129,7 @@ impl<'d> Layer<'d> {
         Ok(Self {
             device,
             format,
-            softmax_scale: rope.softmax_scale() as f32,
+            softmax_scale: rope.softmax_scale(NOPE + ROPE) as f32,
             w: device.upload(&sequences[0].w_kvb)?,
             angles: device.upload(&rope.cos_sin(POSITIONS)?)?,
             cache,

@@ -4,12 +4,9 @@ use super::cache::ROPE;
 use crate::error::{Error, Result};
 use crate::launch::check_limit;
 use crate::setters::setters;
-use crate::table::mla::MLA_NOPE;
 
 /// Pairs of a head.
 const PAIRS: usize = ROPE / 2;
-/// Columns of a query that are not rotated, in the form that is not absorbed: the softmax scale knows only that form.
-const NOPE: usize = MLA_NOPE as usize;
 /// Integers up to here are exact in FP32.
 const MAX_POSITIONS: u64 = 1 << 24;
 
@@ -108,13 +105,14 @@ setters!(YarnRope { theta: f64, beta_fast: f64, beta_slow: f64, mscale: f64, msc
 /// the bases in `tests/goldens/rope.txt`.
 const TORCH_POWERS: [(f64, usize, bool); 3] = [(50_000.0, 5, true), (2.5e7, 24, true), (1e8, 22, false)];
 
-/// Frequencies of the pairs of a head, 32 of DeepSeek's, and the softmax scale that goes with them.
+/// Frequencies of the pairs of a head, 32 of DeepSeek's, and what goes with them of the softmax scale.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeTable {
     frequencies: Vec<f32>,
     /// Of cos and sin.
     attention_scale: f32,
-    softmax_scale: f64,
+    /// By which scores grow where the context was stretched.
+    sharpening: f64,
 }
 
 impl RopeTable {
@@ -154,7 +152,7 @@ impl RopeTable {
 
     /// Not stretched.
     fn of(frequencies: Vec<f32>) -> Self {
-        Self { frequencies, attention_scale: 1.0, softmax_scale: ((NOPE + ROPE) as f64).powf(-0.5) }
+        Self { frequencies, attention_scale: 1.0, sharpening: 1.0 }
     }
 
     /// The frequencies of a stretched context, in FP32 as DeepSeek's code computes them. Of DeepSeek's models cosines and sines
@@ -168,12 +166,12 @@ impl RopeTable {
         yarn.stretch(&mut table.frequencies);
         let m = yarn.sharpened(yarn.mscale_all_dim);
         table.attention_scale = (yarn.sharpened(yarn.mscale) / m) as f32;
-        table.softmax_scale *= m * m;
+        table.sharpening = m * m;
         let within = |what, scale: f64, expected, got| {
             if (scale as f32).is_finite() { Ok(()) } else { Err(Error::out_of_range(what, expected, got)) }
         };
         let (mscale, all) = (yarn.mscale, yarn.mscale_all_dim);
-        within("mscale_all_dim", table.softmax_scale, "such that the softmax scale is within FP32", all)?;
+        within("mscale_all_dim", table.sharpening, "such that the softmax scale is within FP32", all)?;
         within("mscale", f64::from(table.attention_scale), "such that cos and sin stay within FP32", mscale)?;
         Ok(table)
     }
@@ -183,10 +181,11 @@ impl RopeTable {
         &self.frequencies
     }
 
-    /// What scores are multiplied with before the softmax: `192^-0.5`, times `m(mscale_all_dim)^2` when the context was
-    /// stretched, `m(s) = 0.1 * s * ln(factor) + 1`.
-    pub fn softmax_scale(&self) -> f64 {
-        self.softmax_scale
+    /// What scores are multiplied with before the softmax: `columns^-0.5`, times `m(mscale_all_dim)^2` when the context was
+    /// stretched, `m(s) = 0.1 * s * ln(factor) + 1`. `columns` are those of a head's key before anything is absorbed, rotated ones
+    /// included: 192 in DeepSeek-V3, 256 in GLM-5.
+    pub fn softmax_scale(&self, columns: usize) -> f64 {
+        (columns as f64).powf(-0.5) * self.sharpening
     }
 
     /// The table that [`Rope`](crate::mla::Rope) reads, `[positions, columns]` without gaps: cos and sin of
@@ -267,18 +266,23 @@ mod tests {
         assert_eq!(table(1.0, 1.0).cos_sin(1).expect("one")[0], 1.0);
         let unset = table(1.0, 0.0);
         assert_eq!(unset.cos_sin(1).expect("one")[..2], [m as f32, 0.0]);
-        assert_eq!(unset.softmax_scale(), RopeTable::plain(10_000.0).expect("sensible").softmax_scale());
+        assert_eq!(
+            unset.softmax_scale(192),
+            RopeTable::plain(10_000.0).expect("sensible").softmax_scale(192)
+        );
         let half = table(0.707, 1.0).cos_sin(1).expect("one")[0];
         assert_eq!(half, ((0.0707 * 40f64.ln() + 1.0) / m) as f32);
     }
 
     #[test]
     fn softmax_scales() {
-        let scale = |yarn| RopeTable::yarn(yarn).expect("sensible").softmax_scale();
+        let scale = |yarn| RopeTable::yarn(yarn).expect("sensible").softmax_scale(192);
         let near = |got: f64, golden: f64| assert!((got / golden - 1.0).abs() < 1e-15, "{got}, not {golden}");
         near(scale(YarnRope::DEEPSEEK_V3), 0.135_233_778_860_880_1);
         near(scale(YarnRope::DEEPSEEK_V2), 0.114_721_386_792_926_1);
-        near(RopeTable::plain(10_000.0).expect("sensible").softmax_scale(), 0.072_168_783_648_703_22);
+        let plain = RopeTable::plain(10_000.0).expect("sensible");
+        near(plain.softmax_scale(192), 0.072_168_783_648_703_22);
+        assert_eq!(plain.softmax_scale(256), 0.0625);
         // Not stretched is not scaled.
         near(scale(YarnRope { factor: 1.0, ..YarnRope::DEEPSEEK_V3 }), 0.072_168_783_648_703_22);
     }
