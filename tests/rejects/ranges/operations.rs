@@ -6,13 +6,13 @@ use std::sync::Arc;
 use check::case::{Case, Problem};
 use check::gemm::fp8_gemm::Fp8GemmCase;
 use check::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase};
+use check::mla::ROPE;
 use check::mla::absorb::AbsorbCase;
 use check::mla::decode::MlaDecodeCase;
 use check::mla::kv_append::KvAppendCase;
 use check::mla::merge_states::MergeStatesCase;
 use check::mla::prefill::MlaPrefillCase;
 use check::mla::rope::RopeCase;
-use check::mla::{KEY, ROPE};
 use check::moe::combine::CombineCase;
 use check::moe::expert_map::ExpertMapCase;
 use check::moe::gate_map::GateMapCase;
@@ -527,7 +527,7 @@ fn decode_problem(spec: MlaDecodeSpec) -> Option<Arc<dyn Problem>> {
     }
     let mut problem = case.problem().expect("inputs");
     problem.spec = spec;
-    problem.q.resize(problem.tokens() * heads * KEY, bf16::ONE);
+    problem.q.resize(problem.tokens() * heads * problem.case.key(), bf16::ONE);
     Some(Arc::new(problem))
 }
 
