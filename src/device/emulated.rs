@@ -1,5 +1,6 @@
 //! The emulated Hopper: its options, and its library as a table of functions.
 
+use std::error::Error as _;
 use std::ffi::{CStr, CString, c_char};
 use std::path::Path;
 use std::sync::atomic::AtomicU32;
@@ -44,8 +45,9 @@ impl EmulatorLibrary {
     /// The library was built from `cuda/hopper/emulated/machine` of this version.
     pub unsafe fn load(path: &Path) -> Result<Self> {
         let failed = |error: libloading::Error| {
-            let (path, reason) = (path.display().to_string(), error.to_string());
-            Error::from(BuildProblem::EmulatorLibrary { path, reason })
+            // What the loader itself has said is the error behind.
+            let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            Error::from(BuildProblem::EmulatorLibrary { path: path.display().to_string(), reason })
         };
         // SAFETY: the caller vouches for the library; the signatures are those of emu.h, and the functions stay mapped
         // as long as `_library` lives beside them.
