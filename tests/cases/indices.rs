@@ -18,7 +18,7 @@ use check::router::expert_load::{ExpertLoadCase, ExpertLoadProblem, ExpertLoadRu
 use check::router::gate::{GateCase, GateProblem, GateRun};
 use deepseek_kernels::mla::KvFormat;
 use deepseek_kernels::router::GateSpec;
-use deepseek_kernels::{DataFaults, Device, Error, Indices, Stream, bf16};
+use deepseek_kernels::{DataFaults, Device, Error, Indices, Stream};
 
 use crate::mla::{full, step};
 
@@ -298,8 +298,7 @@ fn lengths_of_sequences() {
 #[test]
 fn query_tokens_of_sequences() {
     let case = step(KvFormat::Bf16, &[70, 130, 3]).packed(vec![2, 0, 1]);
-    let mut drawn = case.problem().expect("inputs");
-    drawn.q.iter_mut().filter(|q| q.is_nan()).for_each(|q| *q = bf16::ONE);
+    let drawn = case.problem().expect("inputs").with_spare_rows();
     let prepare = |offsets, arena: &mut Arena<'_>| {
         MlaDecodeRun::new(Arc::new(MlaDecodeProblem { q_offsets: Some(offsets), ..drawn.clone() }), arena)
     };

@@ -5,13 +5,11 @@ use check::deepseek_v3::{EXPERT, HEADS, HIDDEN, INTERMEDIATE, LAYERS};
 use check::families::{self, Extent};
 use check::gemm::{timed_gemm, timed_grouped};
 use check::mla::decode::{MlaDecodeCase, instances};
-use check::mla::{timed_around, timed_decode};
+use check::mla::{CACHES, timed_around, timed_decode};
 use check::moe::{timed_gate_up, timed_layer};
 use deepseek_kernels::mla::KvFormat;
 use deepseek_kernels::router::GateSpec;
 use deepseek_kernels::table::gemm::{GEMM_INSTANCES, GemmInstance, OutputType};
-
-const FORMATS: [KvFormat; 3] = [KvFormat::Bf16, KvFormat::Fp8, KvFormat::Fp8PerTensor];
 
 /// Experts and rows of one, with the two weights of DeepSeek-V3's.
 fn grouped<const N: usize>(experts: [(usize, usize); N]) -> Cases {
@@ -55,7 +53,7 @@ pub fn first() -> Cases {
     cases.extend(grouped([(8, 4096), (32, 192)]));
     let gate_up = |experts| timed_gate_up(experts, (INTERMEDIATE, HIDDEN));
     cases.extend(boxed([(8, 4096), (32, 192), (32, 20)].map(gate_up)));
-    for format in FORMATS {
+    for format in CACHES {
         let decode = |batch, length| decode(format, batch, length);
         cases.extend(boxed([
             decode(128, 4096),
@@ -81,7 +79,7 @@ pub fn rivals() -> Cases {
     let mut cases = boxed(large().map(|instance| gemm.with(instance)));
     // One row takes longer than 64: from how many on?
     cases.extend(boxed([2, 4, 8, 16, 32].map(|m| timed_gemm((m, 2112, HIDDEN)))));
-    for format in FORMATS {
+    for format in CACHES {
         cases.extend(decode_instances(format));
         let splits = [(1, 4096, 64), (1, 4096, 128), (1, 4096, 256), (1, 4096, 512)];
         let longer = [(1, 65536, 512), (1, 65536, 1024), (32, 1024, 256), (32, 1024, 512), (128, 4096, 4096)];
@@ -100,7 +98,7 @@ pub fn variants() -> Cases {
     let mut cases = boxed(large().flat_map(|instance| layers.map(|shape| timed_gemm(shape).with(instance))));
     cases.extend(boxed([(64, 2112, HIDDEN), (1, 2112, HIDDEN), (128, 4096, HIDDEN)].map(timed_gemm)));
     cases.extend(grouped([(8, 4096)]));
-    cases.extend(FORMATS.into_iter().flat_map(decode_instances));
+    cases.extend(CACHES.into_iter().flat_map(decode_instances));
     cases
 }
 
@@ -113,7 +111,7 @@ pub fn rest() -> Cases {
     for tokens in [128, 4096] {
         cases.extend(timed_around(tokens, HEADS));
     }
-    for format in FORMATS {
+    for format in CACHES {
         for length in [1024, 2048, 8192, 16384] {
             let case = |heads| MlaDecodeCase { heads, ..decode(format, 128, length) };
             cases.extend(boxed([16, 32, 64, 128].map(case)));

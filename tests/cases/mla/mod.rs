@@ -5,12 +5,10 @@ use std::sync::Arc;
 use check::case::{attempt, memory_of};
 use check::memory::Output;
 use check::mla::decode::{MlaDecodeCase, MlaDecodeProblem};
-use check::mla::{CacheRows, KEY};
+use check::mla::{CACHES as FORMATS, CacheRows, KEY};
 use deepseek_kernels::Device;
 use deepseek_kernels::mla::KvFormat;
 use oracles::mla::AttentionClass;
-
-const FORMATS: [KvFormat; 3] = [KvFormat::Bf16, KvFormat::Fp8, KvFormat::Fp8PerTensor];
 
 pub fn step(format: KvFormat, lengths: &[usize]) -> MlaDecodeCase {
     MlaDecodeCase::new(format, lengths.to_vec())

@@ -51,7 +51,7 @@ const TRIGGER: &str = "PREEXIT";
 
 /// How the names of the kernels begin that activate what they have multiplied.
 const GATE_UP: &str = "gate_up_swiglu_";
-/// The same of MLA prefill.
+/// And those of MLA prefill.
 const PREFILL: &str = "mla_prefill_";
 
 /// What reads or writes global memory, or may: generic addresses, bulk copies.

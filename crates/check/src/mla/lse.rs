@@ -1,6 +1,6 @@
 //! Logarithms of sums, in any order.
 
-use deepseek_kernels::mla::LseOrder;
+use deepseek_kernels::mla::{EmptyLse, LseOrder};
 
 /// Rows and columns of an lse.
 pub fn lse_shape(order: LseOrder, tokens: usize, heads: usize) -> (usize, usize) {
@@ -37,4 +37,13 @@ fn of_sequences(lse: &[f32], elements: usize, columns: usize) -> Vec<f32> {
 /// Of rows of so many columns.
 fn transposed(rows: &[f32], columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|column| rows.iter().skip(column).step_by(columns)).copied().collect()
+}
+
+/// As the references have it: -Inf for no key, which no other infinity stands for.
+pub fn logarithm(empty: EmptyLse, lse: f32) -> f32 {
+    match (empty, lse) {
+        (EmptyLse::PositiveInfinity, f32::INFINITY) => f32::NEG_INFINITY,
+        (EmptyLse::PositiveInfinity, f32::NEG_INFINITY) => f32::INFINITY,
+        _ => lse,
+    }
 }

@@ -40,7 +40,7 @@ pub const ROPE: usize = KvFormat::ROPE;
 pub const KEY: usize = LATENT + ROPE;
 
 /// What caches hold.
-const CACHES: [KvFormat; 3] = [KvFormat::Bf16, KvFormat::Fp8, KvFormat::Fp8PerTensor];
+pub const CACHES: [KvFormat; 3] = [KvFormat::Bf16, KvFormat::Fp8, KvFormat::Fp8PerTensor];
 
 /// Rows of the tables of angles of timed rotations.
 const POSITIONS: usize = 8192;

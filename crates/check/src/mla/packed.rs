@@ -2,8 +2,24 @@
 
 use std::ops::Range;
 
+use deepseek_kernels::bf16;
+
 use crate::judge::Check;
 use crate::memory::Scalar;
+
+/// Of sequences of so many rows each, behind some that are nobody's.
+pub fn offsets(spare: usize, counts: &[usize]) -> Vec<i32> {
+    let ends = counts.iter().scan(spare, |end, count| {
+        *end += count;
+        Some(*end)
+    });
+    [spare].into_iter().chain(ends).map(|offset| offset as i32).collect()
+}
+
+/// What is nobody's, and therefore NaN, becomes a number, so that any offsets can be computed with.
+pub fn fill_spare(rows: &mut [bf16]) {
+    rows.iter_mut().filter(|x| x.is_nan()).for_each(|x| *x = bf16::from_f32(0.25));
+}
 
 /// Rows of a sequence: from the furthest end before it on, as far as there are rows.
 pub fn range(offsets: &[i32], rows: usize, sequence: usize) -> Range<usize> {

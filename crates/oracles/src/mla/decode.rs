@@ -98,7 +98,7 @@ pub fn dequantize_kv_fp8(rows: &[u8], rope: usize) -> Result<Vec<bf16>, ShapeErr
         let (scales, rope) = rest.split_at(SCALES);
         for (codes, scale) in codes.chunks_exact(BLOCK).zip(scales.as_chunks().0) {
             let scale = f32::from_le_bytes(*scale);
-            keys.extend(codes.iter().map(|&code| bf16::from_bits(encode_bf16(decode_e4m3(code) * scale))));
+            keys.extend(dequantize_kv_fp8_per_tensor(codes, scale));
         }
         keys.extend(rope.as_chunks().0.iter().map(|&bytes| bf16::from_bits(u16::from_le_bytes(bytes))));
     }

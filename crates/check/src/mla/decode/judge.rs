@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 use deepseek_kernels::bf16;
-use deepseek_kernels::mla::{EmptyLse, MlaDecodeSpec};
+use deepseek_kernels::mla::MlaDecodeSpec;
 use oracles::mla::{Approximations, AttentionClass, FlashMlaBar, MlaBounded, mla_decode_bits};
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -15,6 +15,7 @@ use super::MlaDecodeProblem;
 use crate::data::rows_of;
 use crate::judge::{Check, Scrutiny};
 use crate::mla::LATENT;
+use crate::mla::lse::logarithm;
 
 /// Pairs of a query and a key that are judged at most; of more, the first and the last sequence are, and three heads.
 const JUDGED: usize = 1 << 21;
@@ -55,7 +56,7 @@ impl MlaDecodeProblem {
                 heads: heads.len(),
                 reference: self.reference(index, &heads)?,
                 out: rows_of(out, LATENT, &rows),
-                lse: rows.iter().map(|&row| self.logarithm(lse[row])).collect(),
+                lse: rows.iter().map(|&row| logarithm(self.spec.empty_lse, lse[row])).collect(),
             };
             let mut checks = sequence.judge()?;
             for check in &mut checks {
@@ -114,7 +115,7 @@ impl MlaDecodeProblem {
             let (q, keys) = (&self.q[start * width..end * width], self.keys(sequence)?);
             let bits = mla_decode_bits(&self.sequence(sequence, q, &keys, self.spec.heads), &some, machine)?;
             let places: Vec<usize> = some.iter().map(|row| start + row).collect();
-            let lse: Vec<f32> = places.iter().map(|&row| self.logarithm(lse[row])).collect();
+            let lse: Vec<f32> = places.iter().map(|&row| logarithm(self.spec.empty_lse, lse[row])).collect();
             let verdicts = [
                 ("bit model", bits.check_out(&rows_of(out, LATENT, &places))?),
                 ("bit model of lse", bits.check_lse(&lse)?),
@@ -128,15 +129,6 @@ impl MlaDecodeProblem {
             joined = Check::join(joined, checks.into());
         }
         Ok(joined)
-    }
-
-    /// As the reference has it: -Inf for no key, which no other infinity stands for.
-    fn logarithm(&self, lse: f32) -> f32 {
-        match (self.spec.empty_lse, lse) {
-            (EmptyLse::PositiveInfinity, f32::INFINITY) => f32::NEG_INFINITY,
-            (EmptyLse::PositiveInfinity, f32::NEG_INFINITY) => f32::INFINITY,
-            _ => lse,
-        }
     }
 }
 

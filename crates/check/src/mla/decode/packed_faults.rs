@@ -3,9 +3,7 @@
 use super::faults::changed;
 use super::{MlaDecodeCase, STALE_PAGE};
 use crate::planted::{Changed, Trial, faults};
-use deepseek_kernels::bf16;
 use deepseek_kernels::mla::KvFormat;
-use oracles::mla::AttentionClass;
 
 /// One tile of rows, in parts and whole, with sequences that nobody asks, and offsets that cannot be.
 const PACKED: Trial = Trial::Changed(|| packed(KvFormat::Bf16, 21));
@@ -23,9 +21,7 @@ fn packed(format: KvFormat, heads: usize) -> Vec<Changed> {
     let columns = unasked.table.len() / 5;
     unasked.table[columns..2 * columns].fill(STALE_PAGE);
     let strange = [[0, 3, 2, 5, 9, 9], [-1, 1, 1, 2, 3, 9], [1, 3, 3, 4, 8, i32::MAX]].map(|offsets| {
-        let mut problem = drawn(1024);
-        problem.q.iter_mut().filter(|q| q.is_nan()).for_each(|q| *q = bf16::from_f32(0.25));
-        problem.case.class = AttentionClass::Positive;
+        let mut problem = drawn(1024).with_spare_rows();
         problem.q_offsets = Some(offsets.into());
         problem
     });

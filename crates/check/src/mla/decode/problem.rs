@@ -7,7 +7,8 @@ use anyhow::Result;
 use deepseek_kernels::mla::{KvPaging, MlaDecodeSpec};
 use deepseek_kernels::{DataFaults, bf16};
 use oracles::mla::{
-    MlaBounded, MlaSequence, dequantize_kv_fp8, dequantize_kv_fp8_per_tensor, gather_pages, mla_decode,
+    AttentionClass, MlaBounded, MlaSequence, dequantize_kv_fp8, dequantize_kv_fp8_per_tensor, gather_pages,
+    mla_decode,
 };
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -72,13 +73,7 @@ impl MlaDecodeCase {
         let rows = if self.repeated { DRAWN } else { pages * page_size };
         let cache = CacheRows::of_keys(self.format, self.rope, rows, &keys, &slots)?;
         let lengths = self.lengths.iter().map(|&length| length as i32).collect();
-        let q_offsets = self.packed.as_ref().map(|tokens| {
-            let ends = tokens.iter().scan(SPARE.0, |end, tokens| {
-                *end += tokens;
-                Some(*end)
-            });
-            [SPARE.0].into_iter().chain(ends).map(|offset| offset as i32).collect()
-        });
+        let q_offsets = self.packed.as_ref().map(|tokens| packed::offsets(SPARE.0, tokens));
         Ok(MlaDecodeProblem { case: self, spec, lengths, q_offsets, table, q, cache, finite: true })
     }
 
@@ -119,6 +114,14 @@ impl MlaDecodeCase {
 }
 
 impl MlaDecodeProblem {
+    /// Query tokens that are nobody's become numbers, so that any offsets can be computed with. They are of no class.
+    #[must_use]
+    pub fn with_spare_rows(mut self) -> Self {
+        packed::fill_spare(&mut self.q);
+        self.case.class = AttentionClass::Positive;
+        self
+    }
+
     /// Query tokens of all sequences.
     pub fn tokens(&self) -> usize {
         self.spec.packed_tokens.unwrap_or(self.spec.batch * self.spec.q_tokens)

@@ -53,7 +53,7 @@ fn decode_with(instance: &MlaInstance, words_per_page: u32, page_size: u32, rope
     let page_table = if words_per_page == 0 { 0 } else { region(1) };
     let params = Params::of::<MlaDecodeParams>()
         .u64(offset_of!(MlaDecodeParams, kv), region(0))
-        .u64(offset_of!(MlaDecodeParams, kv_scale), region(9))
+        .u64(offset_of!(MlaDecodeParams, kv_scale), region(11))
         .indices(offset_of!(MlaDecodeParams, page_table), page_table, 3, words_per_page)
         .u64(offset_of!(MlaDecodeParams, tables.queries), region(9))
         .u64(offset_of!(MlaDecodeParams, tables.lengths), region(2))

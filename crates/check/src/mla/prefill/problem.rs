@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
-use deepseek_kernels::mla::{EmptyLse, MlaPrefillSpec};
+use deepseek_kernels::mla::MlaPrefillSpec;
 use deepseek_kernels::{DataFaults, bf16};
 use oracles::mla::{
     Approximations, AttentionClass, HeadColumns, MlaBounded, MlaHead, mla_prefill, mla_prefill_bits,
@@ -17,6 +17,7 @@ use crate::data::rows_of;
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Arena, Output, Scalar};
 use crate::mla::lse::from_order;
+use crate::mla::lse::logarithm;
 use crate::mla::{LATENT, ROPE, packed, spread};
 
 /// Pairs of a query and a key of a head that are judged at most; of more, so many tokens of a sequence are, and three heads.
@@ -57,17 +58,11 @@ impl MlaPrefillCase {
     /// # Errors
     /// Of the sizes.
     pub fn problem(self) -> Result<MlaPrefillProblem> {
-        let offsets = |count: fn(&(usize, usize)) -> usize| {
-            let ends = self.sequences.iter().scan(0, |end, sequence| {
-                *end += count(sequence) as i32;
-                Some(*end)
-            });
-            [0].into_iter().chain(ends).collect::<Vec<i32>>()
-        };
+        let (tokens, keys): (Vec<_>, Vec<_>) = self.sequences.iter().copied().unzip();
         let spec = self.spec();
         let mut problem = MlaPrefillProblem {
-            q_offsets: offsets(|(tokens, _)| *tokens),
-            k_offsets: offsets(|(_, keys)| *keys),
+            q_offsets: packed::offsets(0, &tokens),
+            k_offsets: packed::offsets(0, &keys),
             q: vec![],
             k_nope: vec![],
             k_pe: vec![],
@@ -123,7 +118,7 @@ impl MlaPrefillProblem {
     #[must_use]
     pub fn with_spare_rows(mut self) -> Self {
         for rows in [&mut self.q, &mut self.k_nope, &mut self.k_pe, &mut self.v] {
-            rows.iter_mut().filter(|x| x.is_nan()).for_each(|x| *x = bf16::from_f32(0.25));
+            packed::fill_spare(rows);
         }
         // They are of no class.
         self.case.class = AttentionClass::Positive;
@@ -255,7 +250,8 @@ impl MlaPrefillProblem {
             let results = |tokens: &[usize]| {
                 let places: Vec<usize> =
                     tokens.iter().map(|token| (rows.start + token) * self.spec.heads + head).collect();
-                let lse: Vec<f32> = places.iter().map(|&place| self.logarithm(lse[place])).collect();
+                let lse: Vec<f32> =
+                    places.iter().map(|&place| logarithm(self.spec.empty_lse, lse[place])).collect();
                 (rows_of(out, value, &places), lse)
             };
             let mut checks = vec![];
@@ -309,15 +305,6 @@ impl MlaPrefillProblem {
             format!("out[{token}, {column}]: expected {}, got {}", expected(i), out[i])
         });
         Some(Check::equal(name, elements.len(), failure))
-    }
-
-    /// As the reference has it: -Inf for no key, which no other infinity stands for.
-    fn logarithm(&self, lse: f32) -> f32 {
-        match (self.spec.empty_lse, lse) {
-            (EmptyLse::PositiveInfinity, f32::INFINITY) => f32::NEG_INFINITY,
-            (EmptyLse::PositiveInfinity, f32::NEG_INFINITY) => f32::INFINITY,
-            _ => lse,
-        }
     }
 }
 
