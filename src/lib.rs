@@ -62,7 +62,7 @@ pub use float8::F8E4M3;
 pub use half::bf16;
 
 pub use device::{
-    Buffer, DataFaults, Device, DeviceKind, EmulatorOptions, RawSlice, RawSliceMut, RawStream, Stream,
+    Buffer, DataFaults, Device, DeviceKind, EmulatorOptions, RawSlice, RawSliceMut, RawStream, Stream, counts,
 };
 #[doc(hidden)]
 pub use device::{KernelAttributes, bindings};

@@ -109,6 +109,8 @@ pub struct EmuLaunch {
     pub seed: u64,
     pub check_state: u32,
     pub check_races: u32,
+    pub skip_products: u32,
+    pub count_wavefronts: u32,
     pub registers: u32,
     pub __bindgen_padding_1: [u8; 4usize],
     pub step_limit: u64,
@@ -121,7 +123,7 @@ pub struct EmuLaunch {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of EmuLaunch"][::core::mem::size_of::<EmuLaunch>() - 104usize];
+    ["Size of EmuLaunch"][::core::mem::size_of::<EmuLaunch>() - 112usize];
     ["Alignment of EmuLaunch"][::core::mem::align_of::<EmuLaunch>() - 8usize];
     ["Offset of field: EmuLaunch::kernel"][::core::mem::offset_of!(EmuLaunch, kernel) - 0usize];
     ["Offset of field: EmuLaunch::params"][::core::mem::offset_of!(EmuLaunch, params) - 8usize];
@@ -133,12 +135,16 @@ const _: () = {
     ["Offset of field: EmuLaunch::seed"][::core::mem::offset_of!(EmuLaunch, seed) - 48usize];
     ["Offset of field: EmuLaunch::check_state"][::core::mem::offset_of!(EmuLaunch, check_state) - 56usize];
     ["Offset of field: EmuLaunch::check_races"][::core::mem::offset_of!(EmuLaunch, check_races) - 60usize];
-    ["Offset of field: EmuLaunch::registers"][::core::mem::offset_of!(EmuLaunch, registers) - 64usize];
-    ["Offset of field: EmuLaunch::step_limit"][::core::mem::offset_of!(EmuLaunch, step_limit) - 72usize];
-    ["Offset of field: EmuLaunch::watchdog_ms"][::core::mem::offset_of!(EmuLaunch, watchdog_ms) - 80usize];
-    ["Offset of field: EmuLaunch::trace"][::core::mem::offset_of!(EmuLaunch, trace) - 88usize];
+    ["Offset of field: EmuLaunch::skip_products"]
+        [::core::mem::offset_of!(EmuLaunch, skip_products) - 64usize];
+    ["Offset of field: EmuLaunch::count_wavefronts"]
+        [::core::mem::offset_of!(EmuLaunch, count_wavefronts) - 68usize];
+    ["Offset of field: EmuLaunch::registers"][::core::mem::offset_of!(EmuLaunch, registers) - 72usize];
+    ["Offset of field: EmuLaunch::step_limit"][::core::mem::offset_of!(EmuLaunch, step_limit) - 80usize];
+    ["Offset of field: EmuLaunch::watchdog_ms"][::core::mem::offset_of!(EmuLaunch, watchdog_ms) - 88usize];
+    ["Offset of field: EmuLaunch::trace"][::core::mem::offset_of!(EmuLaunch, trace) - 96usize];
     ["Offset of field: EmuLaunch::trace_context"]
-        [::core::mem::offset_of!(EmuLaunch, trace_context) - 96usize];
+        [::core::mem::offset_of!(EmuLaunch, trace_context) - 104usize];
 };
 impl Default for EmuLaunch {
     fn default() -> Self {
@@ -154,31 +160,126 @@ pub const EMU_FAULT: EmuStatus = 1;
 pub const EMU_BAD_LAUNCH: EmuStatus = 2;
 pub type EmuStatus = core::ffi::c_uint;
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct EmuCounts {
+    pub ctas: u64,
+    pub wgmmas: [[u64; 32usize]; 4usize],
+    pub busiest_cta_columns: u64,
+    pub operand_bytes: u64,
+    pub accumulators_read: u64,
+    pub tma_loads: u64,
+    pub tma_load_bytes: u64,
+    pub tma_multicasts: u64,
+    pub tma_landed_bytes: u64,
+    pub tma_stores: u64,
+    pub tma_store_bytes: u64,
+    pub cluster_copies: u64,
+    pub cluster_copy_bytes: u64,
+    pub global_loads: u64,
+    pub global_load_bytes: u64,
+    pub global_stores: u64,
+    pub global_store_bytes: u64,
+    pub shared_loads: u64,
+    pub shared_stores: u64,
+    pub shared_wavefronts: u64,
+    pub shared_conflicts: u64,
+    pub exponentials: u64,
+    pub logarithms: u64,
+    pub mbarrier_arrivals: u64,
+    pub mbarrier_waits: u64,
+    pub mbarrier_phases: u64,
+    pub named_barriers: u64,
+    pub cluster_barriers: u64,
+    pub warp_barriers: u64,
+    pub shuffles: u64,
+    pub reductions: u64,
+    pub elections: u64,
+    pub proxy_fences: u64,
+    pub wgmma_fences: u64,
+    pub wgmma_groups: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of EmuCounts"][::core::mem::size_of::<EmuCounts>() - 1296usize];
+    ["Alignment of EmuCounts"][::core::mem::align_of::<EmuCounts>() - 8usize];
+    ["Offset of field: EmuCounts::ctas"][::core::mem::offset_of!(EmuCounts, ctas) - 0usize];
+    ["Offset of field: EmuCounts::wgmmas"][::core::mem::offset_of!(EmuCounts, wgmmas) - 8usize];
+    ["Offset of field: EmuCounts::busiest_cta_columns"]
+        [::core::mem::offset_of!(EmuCounts, busiest_cta_columns) - 1032usize];
+    ["Offset of field: EmuCounts::operand_bytes"]
+        [::core::mem::offset_of!(EmuCounts, operand_bytes) - 1040usize];
+    ["Offset of field: EmuCounts::accumulators_read"]
+        [::core::mem::offset_of!(EmuCounts, accumulators_read) - 1048usize];
+    ["Offset of field: EmuCounts::tma_loads"][::core::mem::offset_of!(EmuCounts, tma_loads) - 1056usize];
+    ["Offset of field: EmuCounts::tma_load_bytes"]
+        [::core::mem::offset_of!(EmuCounts, tma_load_bytes) - 1064usize];
+    ["Offset of field: EmuCounts::tma_multicasts"]
+        [::core::mem::offset_of!(EmuCounts, tma_multicasts) - 1072usize];
+    ["Offset of field: EmuCounts::tma_landed_bytes"]
+        [::core::mem::offset_of!(EmuCounts, tma_landed_bytes) - 1080usize];
+    ["Offset of field: EmuCounts::tma_stores"][::core::mem::offset_of!(EmuCounts, tma_stores) - 1088usize];
+    ["Offset of field: EmuCounts::tma_store_bytes"]
+        [::core::mem::offset_of!(EmuCounts, tma_store_bytes) - 1096usize];
+    ["Offset of field: EmuCounts::cluster_copies"]
+        [::core::mem::offset_of!(EmuCounts, cluster_copies) - 1104usize];
+    ["Offset of field: EmuCounts::cluster_copy_bytes"]
+        [::core::mem::offset_of!(EmuCounts, cluster_copy_bytes) - 1112usize];
+    ["Offset of field: EmuCounts::global_loads"]
+        [::core::mem::offset_of!(EmuCounts, global_loads) - 1120usize];
+    ["Offset of field: EmuCounts::global_load_bytes"]
+        [::core::mem::offset_of!(EmuCounts, global_load_bytes) - 1128usize];
+    ["Offset of field: EmuCounts::global_stores"]
+        [::core::mem::offset_of!(EmuCounts, global_stores) - 1136usize];
+    ["Offset of field: EmuCounts::global_store_bytes"]
+        [::core::mem::offset_of!(EmuCounts, global_store_bytes) - 1144usize];
+    ["Offset of field: EmuCounts::shared_loads"]
+        [::core::mem::offset_of!(EmuCounts, shared_loads) - 1152usize];
+    ["Offset of field: EmuCounts::shared_stores"]
+        [::core::mem::offset_of!(EmuCounts, shared_stores) - 1160usize];
+    ["Offset of field: EmuCounts::shared_wavefronts"]
+        [::core::mem::offset_of!(EmuCounts, shared_wavefronts) - 1168usize];
+    ["Offset of field: EmuCounts::shared_conflicts"]
+        [::core::mem::offset_of!(EmuCounts, shared_conflicts) - 1176usize];
+    ["Offset of field: EmuCounts::exponentials"]
+        [::core::mem::offset_of!(EmuCounts, exponentials) - 1184usize];
+    ["Offset of field: EmuCounts::logarithms"][::core::mem::offset_of!(EmuCounts, logarithms) - 1192usize];
+    ["Offset of field: EmuCounts::mbarrier_arrivals"]
+        [::core::mem::offset_of!(EmuCounts, mbarrier_arrivals) - 1200usize];
+    ["Offset of field: EmuCounts::mbarrier_waits"]
+        [::core::mem::offset_of!(EmuCounts, mbarrier_waits) - 1208usize];
+    ["Offset of field: EmuCounts::mbarrier_phases"]
+        [::core::mem::offset_of!(EmuCounts, mbarrier_phases) - 1216usize];
+    ["Offset of field: EmuCounts::named_barriers"]
+        [::core::mem::offset_of!(EmuCounts, named_barriers) - 1224usize];
+    ["Offset of field: EmuCounts::cluster_barriers"]
+        [::core::mem::offset_of!(EmuCounts, cluster_barriers) - 1232usize];
+    ["Offset of field: EmuCounts::warp_barriers"]
+        [::core::mem::offset_of!(EmuCounts, warp_barriers) - 1240usize];
+    ["Offset of field: EmuCounts::shuffles"][::core::mem::offset_of!(EmuCounts, shuffles) - 1248usize];
+    ["Offset of field: EmuCounts::reductions"][::core::mem::offset_of!(EmuCounts, reductions) - 1256usize];
+    ["Offset of field: EmuCounts::elections"][::core::mem::offset_of!(EmuCounts, elections) - 1264usize];
+    ["Offset of field: EmuCounts::proxy_fences"]
+        [::core::mem::offset_of!(EmuCounts, proxy_fences) - 1272usize];
+    ["Offset of field: EmuCounts::wgmma_fences"]
+        [::core::mem::offset_of!(EmuCounts, wgmma_fences) - 1280usize];
+    ["Offset of field: EmuCounts::wgmma_groups"]
+        [::core::mem::offset_of!(EmuCounts, wgmma_groups) - 1288usize];
+};
+#[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct EmuReport {
     pub status: i32,
     pub message: [core::ffi::c_char; 2048usize],
     pub __bindgen_padding_0: [u8; 4usize],
-    pub switches: u64,
-    pub engine_events: u64,
-    pub wgmmas: u64,
-    pub tma_loads: u64,
-    pub tma_stores: u64,
-    pub tma_bytes: u64,
+    pub counts: EmuCounts,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of EmuReport"][::core::mem::size_of::<EmuReport>() - 2104usize];
+    ["Size of EmuReport"][::core::mem::size_of::<EmuReport>() - 3352usize];
     ["Alignment of EmuReport"][::core::mem::align_of::<EmuReport>() - 8usize];
     ["Offset of field: EmuReport::status"][::core::mem::offset_of!(EmuReport, status) - 0usize];
     ["Offset of field: EmuReport::message"][::core::mem::offset_of!(EmuReport, message) - 4usize];
-    ["Offset of field: EmuReport::switches"][::core::mem::offset_of!(EmuReport, switches) - 2056usize];
-    ["Offset of field: EmuReport::engine_events"]
-        [::core::mem::offset_of!(EmuReport, engine_events) - 2064usize];
-    ["Offset of field: EmuReport::wgmmas"][::core::mem::offset_of!(EmuReport, wgmmas) - 2072usize];
-    ["Offset of field: EmuReport::tma_loads"][::core::mem::offset_of!(EmuReport, tma_loads) - 2080usize];
-    ["Offset of field: EmuReport::tma_stores"][::core::mem::offset_of!(EmuReport, tma_stores) - 2088usize];
-    ["Offset of field: EmuReport::tma_bytes"][::core::mem::offset_of!(EmuReport, tma_bytes) - 2096usize];
+    ["Offset of field: EmuReport::counts"][::core::mem::offset_of!(EmuReport, counts) - 2056usize];
 };
 impl Default for EmuReport {
     fn default() -> Self {

@@ -1,13 +1,16 @@
 //! The emulated Hopper: its options, and its library as a table of functions.
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::ffi::{CStr, CString, c_char};
 use std::path::Path;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libloading::Library;
 
 use super::bindings::*;
+use super::counts::KernelCounts;
 use crate::error::{BuildProblem, Error, OperandProblem, Result};
 use crate::tensor::MapElement;
 use crate::tensor::tensor_map::{Swizzle, TensorMapArrays, TensorMapSpec};
@@ -70,15 +73,15 @@ impl EmulatorLibrary {
         (found != 0).then_some(info.params_bytes as usize)
     }
 
-    /// Runs a launch; `Err` holds the report of what the kernel did wrong.
+    /// Runs a launch: what it did. `Err` holds the report of what the kernel did wrong.
     ///
     /// # Safety
     /// `launch.regions` describe memory that is valid, and exclusively the launch's where writable.
-    pub unsafe fn launch(&self, launch: &EmuLaunch) -> std::result::Result<(), String> {
+    pub unsafe fn launch(&self, launch: &EmuLaunch) -> std::result::Result<EmuCounts, String> {
         let mut report = EmuReport::default();
         // SAFETY: the emulator checks every access against the regions, which the caller vouches for.
         unsafe { (self.launch)(launch, &mut report) };
-        if report.status == EMU_OK as i32 { Ok(()) } else { Err(message(&report.message)) }
+        if report.status == EMU_OK as i32 { Ok(report.counts) } else { Err(message(&report.message)) }
     }
 
     /// Encodes a tensor map by the driver's rules.
@@ -154,12 +157,24 @@ pub struct EmulatorOptions {
     pub check_races: bool,
     /// Multiprocessors that the planner sees: the size of a persistent grid.
     pub multiprocessors: u32,
+    /// Has the tensor core write zeros instead of products. Results are wrong then; what a launch does is counted in seconds
+    /// at sizes whose products would take hours.
+    pub skip_products: bool,
+    /// Counts the wavefronts of accesses to shared memory, which makes those slower.
+    pub count_wavefronts: bool,
 }
 
 impl Default for EmulatorOptions {
     /// All checks, seed 0, eight multiprocessors.
     fn default() -> Self {
-        Self { seed: 0, check_state: true, check_races: true, multiprocessors: 8 }
+        Self {
+            seed: 0,
+            check_state: true,
+            check_races: true,
+            multiprocessors: 8,
+            skip_products: false,
+            count_wavefronts: false,
+        }
     }
 }
 
@@ -168,4 +183,27 @@ pub(crate) struct Emulator {
     pub library: EmulatorLibrary,
     pub options: EmulatorOptions,
     pub error_words: [AtomicU32; FAULT_KINDS as usize],
+    counts: Mutex<BTreeMap<String, KernelCounts>>,
+}
+
+impl Emulator {
+    pub fn new(library: EmulatorLibrary, options: EmulatorOptions) -> Self {
+        Self { library, options, error_words: Default::default(), counts: Mutex::default() }
+    }
+
+    /// Adds what a launch did.
+    pub fn count(&self, kernel: &str, counts: &EmuCounts) {
+        let mut all = self.lock_counts();
+        let of_kernel = all.entry(kernel.to_owned()).or_default();
+        of_kernel.launches += 1;
+        of_kernel.counts.add(counts);
+    }
+
+    pub fn take_counts(&self) -> BTreeMap<String, KernelCounts> {
+        std::mem::take(&mut self.lock_counts())
+    }
+
+    fn lock_counts(&self) -> MutexGuard<'_, BTreeMap<String, KernelCounts>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

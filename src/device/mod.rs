@@ -3,6 +3,7 @@
 #[allow(missing_docs, non_camel_case_types, non_upper_case_globals, non_snake_case, clippy::all)]
 pub mod bindings;
 mod buffer;
+pub mod counts;
 mod emulated;
 mod faults;
 pub(crate) mod gpu;
@@ -10,6 +11,7 @@ mod raw;
 mod stream;
 mod tensor_maps;
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fmt;
 use std::path::Path;
@@ -22,6 +24,7 @@ use crate::error::{BuildProblem, Error, Result};
 use crate::tensor::tensor_map::TensorMapSpec;
 use bindings::TensorMap;
 pub use buffer::Buffer;
+use counts::KernelCounts;
 pub(crate) use emulated::Emulator;
 pub use emulated::EmulatorOptions;
 use emulated::{EmulatorLibrary, kernel_name};
@@ -135,7 +138,7 @@ impl Device {
     }
 
     fn emulator(library: EmulatorLibrary, options: EmulatorOptions) -> Self {
-        Self(Arc::new(Backend::Emulated(Emulator { library, options, error_words: Default::default() })))
+        Self(Arc::new(Backend::Emulated(Emulator::new(library, options))))
     }
 
     /// GPU or emulator.
@@ -187,6 +190,15 @@ impl Device {
         match words.iter().enumerate().fold(0, |bits, (fault, word)| bits | met(word) << fault) {
             0 => Ok(()),
             bits => Err(Error::Data(DataFaults(bits))),
+        }
+    }
+
+    /// What the emulator has counted since it was last asked, of every launch that ended well, by the kernel's name. Nothing on a
+    /// GPU.
+    pub fn take_counts(&self) -> BTreeMap<String, KernelCounts> {
+        match &*self.0 {
+            Backend::Cuda(_) => BTreeMap::new(),
+            Backend::Emulated(emulator) => emulator.take_counts(),
         }
     }
 

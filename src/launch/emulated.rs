@@ -65,16 +65,21 @@ impl<'l, P> EmulatedLaunch<'l, P> {
             seed: options.seed,
             check_state: u32::from(options.check_state),
             check_races: u32::from(options.check_races),
+            skip_products: u32::from(options.skip_products),
+            count_wavefronts: u32::from(options.count_wavefronts),
             ..Default::default()
         };
         // SAFETY: the name is a C string, and the parameters are a P, both alive for the whole call. The regions are borrowed
         // host slices, mutably borrowed where writable, or raw ones, for which their makers promise the same, and the error
         // words, which are atomics that the device owns.
         let result = unsafe { self.emulator.library.launch(&launch) };
-        result.map_err(|report| Error::Emulated {
-            kernel: self.name.to_string_lossy().into_owned(),
-            seed: options.seed,
-            report,
-        })
+        let kernel = self.name.to_string_lossy();
+        match result {
+            Ok(counts) => {
+                self.emulator.count(&kernel, &counts);
+                Ok(())
+            }
+            Err(report) => Err(Error::Emulated { kernel: kernel.into_owned(), seed: options.seed, report }),
+        }
     }
 }

@@ -62,8 +62,14 @@ pub fn emulators(options: impl IntoIterator<Item = EmulatorOptions>) -> Vec<Devi
 }
 
 /// So that CTAs walk several tiles.
-pub const FEW_MULTIPROCESSORS: EmulatorOptions =
-    EmulatorOptions { seed: 0, check_state: true, check_races: true, multiprocessors: 4 };
+pub const FEW_MULTIPROCESSORS: EmulatorOptions = EmulatorOptions {
+    seed: 0,
+    check_state: true,
+    check_races: true,
+    multiprocessors: 4,
+    skip_products: false,
+    count_wavefronts: false,
+};
 
 /// For rows far apart ([`Memory::Far`](crate::memory::Memory::Far)) and for many: without the tables of who wrote what, which
 /// have an entry for every four bytes.

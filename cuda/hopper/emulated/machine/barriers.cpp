@@ -18,6 +18,7 @@ Order open_barrier(NamedBarrier& barrier) {
   const Order news = finish(barrier.arriving);
   wake_all(barrier.waiters, news);
   barrier.arrived = barrier.wanted = 0;
+  ++counts().named_barriers;
   return news;
 }
 
@@ -29,6 +30,7 @@ void settle_cluster_barrier() {
   if (barrier.arrived == 0 || barrier.arrived < alive) return;
   barrier.arrived = 0;
   ++barrier.generation;
+  ++counts().cluster_barriers;
   barrier.done = finish(barrier.arriving);
   wake_all(barrier.waiters, barrier.done);
 }

@@ -38,6 +38,8 @@ typedef struct EmuLaunch {
   uint64_t seed;           // chooses the schedule; the same seed replays it
   uint32_t check_state;    // per-byte states of shared memory and the wgmma fence rule
   uint32_t check_races;    // vector clocks
+  uint32_t skip_products;  // the tensor core writes zeros: for counts of large launches
+  uint32_t count_wavefronts;
   uint32_t registers;      // per thread at launch; 0: as many as ptxas gives for the CTA size
   uint64_t step_limit;     // fiber switches before a livelock is reported; 0: the default
   uint32_t watchdog_ms;    // CPU time without an instruction of ptx/ before the run is ended; 0: the default
@@ -53,10 +55,31 @@ typedef enum EmuStatus {
   EMU_BAD_LAUNCH = 2,  // the launch itself is impossible: unknown kernel, wrong grid, too much shared memory
 } EmuStatus;
 
+// What a launch did, over all its CTAs. wavefronts.h says what a wavefront is.
+typedef struct EmuCounts {
+  uint64_t ctas;
+  uint64_t wgmmas[4][32];        // by emu::Operands and columns / 8 - 1
+  uint64_t busiest_cta_columns;  // of all wgmmas of the CTA that has the most
+  uint64_t operand_bytes;        // that wgmmas read from shared memory
+  uint64_t accumulators_read;    // FP32 values that threads took over from the tensor core
+  uint64_t tma_loads, tma_load_bytes;         // the bytes inside the tensor, once for all CTAs that get them
+  uint64_t tma_multicasts, tma_landed_bytes;  // loads for several CTAs; bytes that reached shared memory
+  uint64_t tma_stores, tma_store_bytes;
+  uint64_t cluster_copies, cluster_copy_bytes;  // between CTAs
+  uint64_t global_loads, global_load_bytes, global_stores, global_store_bytes;  // by threads
+  uint64_t shared_loads, shared_stores;             // by threads; a row of ldmatrix or stmatrix is one
+  uint64_t shared_wavefronts, shared_conflicts;     // if `count_wavefronts`
+  uint64_t exponentials, logarithms;
+  uint64_t mbarrier_arrivals, mbarrier_waits, mbarrier_phases;
+  uint64_t named_barriers, cluster_barriers, warp_barriers;  // opened
+  uint64_t shuffles, reductions, elections;                  // of warps
+  uint64_t proxy_fences, wgmma_fences, wgmma_groups;         // by threads
+} EmuCounts;
+
 typedef struct EmuReport {
   int32_t status;  // EmuStatus
   char message[2048];
-  uint64_t switches, engine_events, wgmmas, tma_loads, tma_stores, tma_bytes;
+  EmuCounts counts;
 } EmuReport;
 
 void emu_launch(const EmuLaunch* launch, EmuReport* report);

@@ -87,7 +87,8 @@ Machine::Machine(const EmuLaunch& launch, const Kernel& kernel, const void* para
       registers(registers_at_launch(launch, kernel.threads)),
       elected_lane(launch.trace != nullptr ? 0 : random.below(kWarp)),
       shared(kernel.cluster),
-      scheduler(launch.trace != nullptr ? Policy::straight() : Policy::draw(random)) {
+      scheduler(launch.trace != nullptr ? Policy::straight() : Policy::draw(random)),
+      wavefronts(report.counts) {
   global.reset(launch.regions, launch.region_count, check_state || check_races);
 }
 
@@ -104,6 +105,7 @@ void Machine::run() {
       scheduler.run(*this);
     } catch (const Stop&) {
     }
+    wavefronts.finish();
   }
 }
 
@@ -194,6 +196,7 @@ void acquire(Thread& thread, Agent agent, uint32_t clock) {
 
 // ----------------------------------------------------------------------------------------------- special registers
 
+EmuCounts& counts() { return machine().report.counts; }
 uint32_t thread_idx() { return machine().running->index; }
 uint32_t cta_idx() { return machine().running->cta->index; }
 uint32_t grid_dim() { return machine().launch.grid; }
@@ -223,7 +226,11 @@ void finish_thread(Thread& thread) {
   release(thread, cta.exited);
   settle_named_barrier(cta);
   leave_cluster_barrier(thread);
-  if (cta.alive == 0) check_cta_exit(thread, cta);
+  if (cta.alive == 0) {
+    check_cta_exit(thread, cta);
+    ++counts().ctas;
+    counts().busiest_cta_columns = std::max(counts().busiest_cta_columns, cta.wgmma_columns);
+  }
   m.scheduler.park(thread);
 }
 

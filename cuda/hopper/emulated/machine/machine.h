@@ -10,7 +10,7 @@
 //  2. Beliefs that kernel and model share: orderings, proxies and byte counts follow documents, not a GPU.
 //  3. The bits of approximate instructions. Those of the tensor core are a model (docs/numerics.md), which an H100
 //     confirms in every sum that was asked.
-//  4. Performance: bank conflicts, occupancy, caches, latency.
+//  4. Performance: occupancy, caches, latency. It counts what a launch does (emu.h), not how long that takes.
 //  5. The driver: its map encoder, launch limits, streams, graphs.
 //  6. Clusters that run at the same time: they run one after another, so a kernel in which one waits for another
 //     never ends here (the step limit reports it). Memory weaker than happens-before.
@@ -43,6 +43,9 @@ struct Kernel {
   uint32_t threads, cluster;
   uint64_t params_bytes;
 };
+
+// What the running launch has done so far.
+EmuCounts& counts();
 
 // Special registers and register files.
 uint32_t thread_idx();

@@ -53,6 +53,7 @@ void settle(Mbarrier& bar, Word word) {
     word.pending = word.expected;
     word.parity ^= 1;
     ++bar.phase;
+    ++counts().mbarrier_phases;
     gather(bar);
     for (const Mbarrier::Waiter& waiter : bar.waiters) {
       learn(*waiter.thread, bar, waiter.scope);
@@ -80,6 +81,7 @@ void arrive(Thread& thread, Mbarrier& bar, uint32_t expect_bytes) {
   }
   add_tx(thread, thread.where, bar, word, expect_bytes);
   --word.pending;
+  ++counts().mbarrier_arrivals;
   release(thread, thread.cta == bar.cta ? bar.arriving : bar.arriving_remote);
   settle(bar, word);
 }
@@ -157,6 +159,7 @@ void mbarrier_arrive_cluster(uint32_t bar, uint32_t rank, Where where) {
 void mbarrier_wait(uint32_t bar, uint32_t parity, Scope scope, Where where) {
   Thread& thread = enter(where);
   Mbarrier& state = find_mbarrier(thread, *thread.cta, bar, "wait");
+  ++counts().mbarrier_waits;
   if (parity > 1) fault(thread, "wait for parity %u of %s", parity, object(thread, *thread.cta, bar).c_str());
   if (read_word(*thread.cta, bar).parity != parity) return learn(thread, state, scope);
   state.waiters.push_back({&thread, scope});

@@ -1,4 +1,5 @@
 // Loads and stores of threads, to shared and to global memory, and the rules of reads by the async proxy.
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -96,8 +97,19 @@ void name_shared(uint32_t addr, const char* name, uint32_t index) {
   machine().running->cta->smem->name(addr, name, index);
 }
 
+namespace {
+
+void count_wavefronts(const Thread& thread, uint32_t addr, uint32_t bytes) {
+  Machine& m = machine();
+  if (m.launch.count_wavefronts != 0) m.wavefronts.add(thread, m.sites.number(thread.where), addr, bytes);
+}
+
+}  // namespace
+
 void load_shared(uint32_t addr, void* value, uint32_t bytes, Where where) {
   Thread& thread = enter(where);
+  ++counts().shared_loads;
+  count_wavefronts(thread, addr, bytes);
   check_range(thread, where, *thread.cta, addr, bytes, bytes, "shared load");
   read_as_thread(thread, "shared load", addr, bytes);
   std::memcpy(value, thread.cta->smem->generic(addr), bytes);
@@ -105,12 +117,15 @@ void load_shared(uint32_t addr, void* value, uint32_t bytes, Where where) {
 
 void store_shared(uint32_t addr, const void* value, uint32_t bytes, Where where) {
   Thread& thread = enter(where);
+  ++counts().shared_stores;
+  count_wavefronts(thread, addr, bytes);
   check_range(thread, where, *thread.cta, addr, bytes, bytes, "shared store");
   write_as_thread(thread, "shared store", addr, value, bytes);
 }
 
 void fence_proxy_async(Where where) {
   Thread& thread = enter(where);
+  ++counts().proxy_fences;
   for (const Thread::Range& range : thread.unfenced) thread.cta->smem->publish(range.addr, range.bytes);
   thread.unfenced.clear();
   if (!machine().check_races) return;
@@ -125,7 +140,18 @@ namespace {
 
 constexpr uint32_t kRowBytes = 16, kMatrixRows = 8;
 
+void count_wavefronts(const Warp& warp, uint32_t matrices) {
+  Machine& m = machine();
+  if (m.launch.count_wavefronts == 0) return;
+  Lanes rows;
+  rows.mask = matrices == 4 ? ~0u : (1u << matrices * kMatrixRows) - 1;
+  std::copy_n(warp.addr, kWarp, rows.addr);
+  m.wavefronts.add(rows, kRowBytes);
+}
+
 void store_rows(Warp& warp, uint32_t matrices) {
+  counts().shared_stores += matrices * kMatrixRows;
+  count_wavefronts(warp, matrices);
   for (uint32_t lane = 0; lane < matrices * kMatrixRows; ++lane) {
     Thread& thread = warp.threads[lane];
     check_range(thread, thread.where, *thread.cta, warp.addr[lane], kRowBytes, kRowBytes, "stmatrix");
@@ -136,6 +162,8 @@ void store_rows(Warp& warp, uint32_t matrices) {
 }
 
 void load_rows(Warp& warp, uint32_t matrices) {
+  counts().shared_loads += matrices * kMatrixRows;
+  count_wavefronts(warp, matrices);
   for (uint32_t lane = 0; lane < matrices * kMatrixRows; ++lane) {
     Thread& thread = warp.threads[lane];
     check_range(thread, thread.where, *thread.cta, warp.addr[lane], kRowBytes, kRowBytes, "ldmatrix");
@@ -224,6 +252,8 @@ void record_global_write(const Thread& thread, GlobalMemory::Region& region, con
 
 void load_global(const void* p, void* value, uint32_t bytes, bool read_only, Where where) {
   Thread& thread = enter(where);
+  ++counts().global_loads;
+  counts().global_load_bytes += bytes;
   check_aligned(thread, p, bytes, "global load");
   GlobalMemory::Region& region = global_range(thread, p, bytes, false, "global load");
   const GlobalMemory::Write* writes = GlobalMemory::writes(region, p);
@@ -241,11 +271,21 @@ void load_global(const void* p, void* value, uint32_t bytes, bool read_only, Whe
   std::memcpy(value, p, bytes);
 }
 
+namespace {
+
+void count_global_store(uint32_t bytes) {
+  ++counts().global_stores;
+  counts().global_store_bytes += bytes;
+}
+
+}  // namespace
+
 void store_global(void* p, const void* value, uint32_t bytes, Where where) {
   Thread& thread = enter(where);
   check_aligned(thread, p, bytes, "global store");
   GlobalMemory::Region& region = global_range(thread, p, bytes, true, "global store");
   record_global_write(thread, region, p, bytes, now(thread), "global store");
+  count_global_store(bytes);
   std::memcpy(p, value, bytes);
 }
 
@@ -254,6 +294,7 @@ void store_system(uint32_t* p, uint32_t value, Where where) {
   Thread& thread = enter(where);
   check_aligned(thread, p, sizeof value, "st.sys");
   region_of(thread, p, sizeof value, true, "st.sys");
+  count_global_store(sizeof value);
   std::atomic_ref(*p).store(value, std::memory_order_relaxed);
 }
 // Relaxed and atomic among the threads of the GPU.
@@ -261,6 +302,7 @@ void add_global(uint32_t* p, uint32_t value, Where where) {
   Thread& thread = enter(where);
   check_aligned(thread, p, sizeof value, "red.add");
   global_range(thread, p, sizeof value, true, "red.add");
+  count_global_store(sizeof value);
   *p += value;
 }
 

@@ -15,6 +15,7 @@
 #include "hopper/emulated/machine/shared_memory.h"
 #include "hopper/emulated/machine/tensor_core.h"
 #include "hopper/emulated/machine/tma.h"
+#include "hopper/emulated/machine/wavefronts.h"
 
 namespace emu {
 
@@ -211,6 +212,7 @@ struct Cta {
   NamedBarrier named[16];
   uint32_t alive = 0;
   uint32_t register_pool = 0;
+  uint64_t wgmma_columns = 0;          // of all its wgmmas
   Gathering exited;                    // what its exited threads knew
   std::vector<Epoch> remote_arrivals;  // the latest per thread, on barriers of this CTA
 };
@@ -249,6 +251,8 @@ struct Machine {
   GlobalMemory global;
   Scheduler scheduler;
   TmaEngine tma;
+  Wavefronts wavefronts;
+  uint64_t switches = 0;  // of fibers
   std::vector<Warpgroup*> ready_pipes;  // whose next wgmma all threads have issued
 
   // The cluster that runs.

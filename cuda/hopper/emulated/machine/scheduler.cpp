@@ -83,7 +83,7 @@ void Scheduler::run(Machine& m) {
     } else {
       if (m.random.one_in(policy_.engine_one_in)) engine_step(m, false);
       run_lanes(m, pick(m));
-      if (m.report.switches > limit) return report_without_progress(m, "the step limit is reached: a livelock?");
+      if (m.switches > limit) return report_without_progress(m, "the step limit is reached: a livelock?");
     }
     alive = 0;
     for (auto& cta : m.ctas) alive += cta->alive;
@@ -120,7 +120,7 @@ void Scheduler::run_lanes(Machine& m, Warp& warp) {
     m.running = &warp.threads[lane];
     m.running->fiber.resume();
     m.running = nullptr;
-    ++m.report.switches;
+    ++m.switches;
   }
 }
 
@@ -133,7 +133,6 @@ bool Scheduler::engine_step(Machine& m, bool starved_too) {
   }
   if (count == 0 && starved_too && has_work(m, policy_.starved)) ready[count++] = policy_.starved;
   if (count == 0) return false;
-  ++m.report.engine_events;
   switch (ready[m.random.below(count)]) {
     case Engine::kLoads:
       m.tma.load_step(m);

@@ -49,11 +49,15 @@ Box make_box(const Thread& thread, const TensorMap& map, const int32_t* coordina
   return box;
 }
 
-void check_rows(const Thread& thread, const Box& box, bool write, const char* what) {
+// Of a load; how many bytes lie inside the tensor.
+uint64_t check_rows(const Thread& thread, const Box& box) {
+  uint64_t inside = 0;
   for (uint32_t row = 0; row < box.map->rows(); ++row) {
-    const RowPart part = row_part(*box.map, box.coordinates, row, write);
-    if (part.bytes != 0) global_range(thread, part.memory, part.bytes, write, what);
+    const RowPart part = row_part(*box.map, box.coordinates, row, false);
+    if (part.bytes != 0) global_range(thread, part.memory, part.bytes, false, "TMA load");
+    inside += part.bytes;
   }
+  return inside;
 }
 
 // ---------------------------------------------------------------------------------------------------------- loads
@@ -99,8 +103,7 @@ void launch_pieces(const Thread& thread, Cta& cta, const Box& box, uint32_t dst,
     m.tma.loads.push_back({box, &cta, dst, &bar, bar.phase, row, std::min(rows, row + step), &thread, thread.where});
     ++bar.loads_in_flight;
   }
-  ++m.report.tma_loads;
-  m.report.tma_bytes += box.map->bytes();
+  counts().tma_landed_bytes += box.map->bytes();
 }
 
 void load_into(Thread& thread, Cta& cta, const Box& box, uint32_t dst, uint32_t bar) {
@@ -155,7 +158,8 @@ void launch_copy(const Thread& thread, Cta& cta, uint32_t dst, uint32_t src, uin
     m.tma.copies.push_back({thread.cta, src + at, &cta, dst + at, &bar, bar.phase, end - at, &thread, thread.where});
     ++bar.loads_in_flight;
   }
-  m.report.tma_bytes += bytes;
+  ++counts().cluster_copies;
+  counts().cluster_copy_bytes += bytes;
 }
 
 // --------------------------------------------------------------------------------------------------------- stores
@@ -184,6 +188,7 @@ void claim_target(const Thread& thread, const Box& box, uint32_t group) {
   for (uint32_t row = 0; row < box.map->rows(); ++row) {
     const RowPart part = row_part(*box.map, box.coordinates, row, true);
     if (part.bytes == 0) continue;
+    counts().tma_store_bytes += part.bytes;
     GlobalMemory::Region& region = global_range(thread, part.memory, part.bytes, true, "TMA store");
     record_global_write(thread, region, part.memory, part.bytes, writing, "TMA store");
   }
@@ -245,11 +250,13 @@ void tma_load(const TensorMap& map, uint32_t dst, uint32_t bar, const int32_t* c
   Machine& m = machine();
   check_entered(thread, "TMA load");
   const Box box = make_box(thread, map, coordinates, rank, "TMA load");
-  check_rows(thread, box, false, "TMA load");
+  ++counts().tma_loads;
+  counts().tma_load_bytes += check_rows(thread, box);
   if (mask == kNoMulticast) return load_into(thread, *thread.cta, box, dst, bar);
   if (mask == 0 || mask >> m.ctas.size() != 0) {
     fault(thread, "multicast mask 0x%x in a cluster of %zu CTAs", mask, m.ctas.size());
   }
+  ++counts().tma_multicasts;
   for (const auto& cta : m.ctas) {
     if ((mask >> cta->rank & 1) != 0) load_into(thread, *cta, box, dst, bar);
   }
@@ -287,8 +294,7 @@ void tma_store(const TensorMap& map, uint32_t src, const int32_t* coordinates, u
   BulkGroup& open = thread.bulk_groups.back();
   ++open.stores, ++open.reading, ++open.writing;
   m.tma.stores.push_back({box, src, &thread, group, where, false, {}});
-  ++m.report.tma_stores;
-  m.report.tma_bytes += box.map->bytes();
+  ++counts().tma_stores;
 }
 
 void bulk_commit_group(Where where) { enter(where).bulk_groups.emplace_back(); }

@@ -32,6 +32,7 @@ void sync_warp(Where where) {
   Thread& thread = enter(where);
   Warp& warp = *thread.warp;
   meet_warp(thread, "syncwarp", [&] {
+    ++counts().warp_barriers;
     Gathering lanes;
     for (uint32_t lane = 0; lane < kWarp; ++lane) release(warp.threads[lane], lanes);
     const Order all = finish(lanes);
@@ -41,7 +42,7 @@ void sync_warp(Where where) {
 
 bool elect(Where where) {
   Thread& thread = enter(where);
-  meet_warp(thread, "elect", [] {});
+  meet_warp(thread, "elect", [] { ++counts().elections; });
   return thread.lane() == machine().elected_lane;
 }
 
@@ -52,6 +53,7 @@ uint32_t shuffle(uint32_t value, uint32_t source_lane, const char* name, Where w
   warp.in[lane][0] = value;
   warp.addr[lane] = source_lane % kWarp;
   meet_warp(thread, name, [&] {
+    ++counts().shuffles;
     for (uint32_t to = 0; to < kWarp; ++to) warp.out[to][0] = warp.in[warp.addr[to]][0];
   });
   return warp.out[lane][0];
@@ -63,6 +65,7 @@ uint32_t reduce(Reduction reduction, uint32_t value, Where where) {
   const uint32_t lane = thread.lane();
   warp.in[lane][0] = value;
   meet_warp(thread, "redux", [&] {
+    ++counts().reductions;
     uint32_t result = warp.in[0][0];
     for (uint32_t from = 1; from < kWarp; ++from) {
       const uint32_t other = warp.in[from][0];

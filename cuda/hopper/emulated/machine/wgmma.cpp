@@ -182,6 +182,7 @@ void collect(Thread& thread, Flight& flight) {
     }
     flight.d[i] = flight.accumulator->values[fragment_index(lane, i, flight.accumulator->columns)];
   }
+  counts().accumulators_read += flight.registers;
   if (++flight.accumulator->collected == kWarpgroup) flight.accumulator->in_use = false;
   flight = thread.flights.back();
   thread.flights.pop_back();
@@ -257,6 +258,14 @@ void multiply(const Cta& cta, const Wgmma& op) {
   }
 }
 
+void count(Cta& cta, const Wgmma& op) {
+  const uint32_t columns = op.d->columns;
+  EmuCounts& all = counts();
+  ++all.wgmmas[static_cast<uint32_t>(op.operands)][columns / 8 - 1];
+  all.operand_bytes += (has_a_in_registers(op) ? columns : kTileRows + columns) * kOperandBytes;
+  cta.wgmma_columns += columns;
+}
+
 void note_ready(Warpgroup& warpgroup) {
   const bool ready = !warpgroup.queue.empty() && warpgroup.queue.front().arrived == kWarpgroup;
   auto& pipes = machine().ready_pipes;
@@ -285,10 +294,14 @@ void tensor_step() {
   Warpgroup& warpgroup = *m.ready_pipes[m.random.below(static_cast<uint32_t>(m.ready_pipes.size()))];
   const Wgmma& op = warpgroup.queue.front();
   check_operands(*op.first, op);
-  multiply(*warpgroup.cta, op);
+  if (m.launch.skip_products == 0) {
+    multiply(*warpgroup.cta, op);
+  } else if (!op.accumulate) {
+    std::fill(op.d->values.begin(), op.d->values.end(), 0.0f);
+  }
+  count(*warpgroup.cta, op);
   warpgroup.queue.pop_front();
   ++warpgroup.completed;
-  ++m.report.wgmmas;
   note_ready(warpgroup);
   std::erase_if(warpgroup.waiters, [&](Thread* waiter) {
     if (waiter->wait.a > warpgroup.completed) return false;
@@ -322,7 +335,10 @@ void issue(const Wgmma& mine, float* d, uint32_t registers, uint32_t (*a)[4]) {
 
 }  // namespace
 
-void wgmma_fence(Where where) { enter(where).wgmma_fenced = true; }
+void wgmma_fence(Where where) {
+  enter(where).wgmma_fenced = true;
+  ++counts().wgmma_fences;
+}
 
 void wgmma(Operands operands, float* d, uint32_t registers, uint64_t desc_a, uint64_t desc_b, bool accumulate,
            Where where) {
@@ -336,6 +352,7 @@ void wgmma_rs(float* d, uint32_t registers, uint32_t (&a)[4], uint64_t desc_b, b
 void wgmma_commit_group(Where where) {
   Thread& thread = enter(where);
   thread.wgmma_groups.push_back(thread.wgmmas);
+  ++counts().wgmma_groups;
 }
 
 void wgmma_wait_group(uint32_t pending, float* d, uint32_t registers, Where where) {

@@ -18,10 +18,12 @@ PTX_DEVICE float max_f32(float a, float b) { return std::fmax(a, b); }
 
 PTX_DEVICE float ex2_approx(float x, Where where = Where::here()) {
   emu::check_settled(x, "ex2", where);
+  ++emu::counts().exponentials;
   return emu::flush(static_cast<float>(std::exp2(static_cast<double>(emu::flush(x)))));
 }
 PTX_DEVICE float lg2_approx(float x, Where where = Where::here()) {
   emu::check_settled(x, "lg2", where);
+  ++emu::counts().logarithms;
   return emu::flush(static_cast<float>(std::log2(static_cast<double>(emu::flush(x)))));
 }
 
