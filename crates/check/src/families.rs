@@ -16,6 +16,8 @@ pub enum Extent {
 
 /// The operations of one family.
 pub struct Family {
+    /// Of its module: `gemm`.
+    pub name: &'static str,
     /// Cases that launch every kernel, small enough for the emulator, with tails in every direction: what tests, sanitizers
     /// and the first run on a GPU take.
     pub smoke: fn() -> Cases,
@@ -32,6 +34,7 @@ pub struct Family {
 macro_rules! family {
     ($family:ident) => {
         Family {
+            name: stringify!($family),
             smoke: $family::smoke,
             timed: $family::timed,
             traced: $family::traced,

@@ -21,6 +21,7 @@ pub mod planted;
 pub mod probes;
 pub mod quant;
 pub mod router;
+pub mod select;
 pub mod trace;
 pub mod verify;
 
