@@ -2,4 +2,5 @@
 
 #[cfg(feature = "benches")]
 pub mod gpu;
+pub mod record;
 pub mod timing;
