@@ -33,12 +33,15 @@ constexpr Attribute kAttributes[] = {
     {20, 0},                      // compute mode: default
     {31, 1},                      // concurrent kernels
     {32, 1},                      // ECC
+    {33, 0},                      // PCI bus
+    {34, 0},                      // PCI device
     {36, 2619000},                // memory clock, kHz
     {37, 5120},                   // bits of the memory bus
     {38, 50 << 20},               // bytes of L2
     {39, 2048},                   // threads of a multiprocessor
     {40, 3},                      // copy engines
     {41, 1},                      // unified addresses
+    {50, 0},                      // PCI domain
     {78, 1},                      // stream priorities
     {81, 228 * 1024},             // shared memory of a multiprocessor
     {82, 65536},                  // registers of a multiprocessor

@@ -4,6 +4,7 @@ use check::probes::tma::UNTOUCHED;
 use check::probes::{assert_words, machines, run_words};
 use deepseek_kernels::probe::Probe;
 use deepseek_kernels::probe::kernels::SMEM;
+use deepseek_kernels::{Device, EmulatorOptions};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -45,6 +46,30 @@ fn loaded(offsets: &[u32], region: &[u32]) -> Vec<u32> {
         registers[lane * 4 + matrix] = region[offsets[address_lane] as usize / 4 + q];
     });
     registers
+}
+
+/// Eight rows of 16 bytes are a wavefront where they fill the banks, and eight where they share four of them. The loads of every
+/// other word take two each.
+#[test]
+fn banks_that_many_want_cost_wavefronts() {
+    let counts = |offset: fn(usize) -> usize| {
+        let options = EmulatorOptions { count_wavefronts: true, ..Default::default() };
+        let device = Device::emulated_with(options).unwrap();
+        let offsets: Vec<u32> = (0..96).map(|lane| offset(lane % 32) as u32).collect();
+        let input = [offsets, vec![0; 128 + 64 + REGION]].concat();
+        run_words(
+            &device,
+            &Probe { input: &input, output_words: 128 + 2 * REGION + 128, ..Probe::new(SMEM, 1) },
+        );
+        let counts = device.take_counts().remove("probe_smem").unwrap().counts;
+        (counts.shared_wavefronts, counts.shared_conflicts)
+    };
+    let rows_beside_each_other = counts(|lane| 16 * lane);
+    let rows_below_each_other = counts(|lane| 128 * (lane % 8) + 16 * (lane / 8));
+    let matrices = 4 + 2 + 4;
+    assert_eq!(rows_beside_each_other.1, 2);
+    assert_eq!(rows_below_each_other.1, 2 + 7 * matrices);
+    assert_eq!(rows_below_each_other.0, rows_beside_each_other.0 + 7 * matrices);
 }
 
 #[test]

@@ -116,6 +116,11 @@ pub trait Prepared {
     /// What the planner chose.
     fn instance(&self) -> String;
 
+    /// Why the planner chose it, where it had a choice.
+    fn reason(&self) -> Option<String> {
+        None
+    }
+
     /// Enqueues one run.
     ///
     /// # Errors

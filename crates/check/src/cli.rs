@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use regex::Regex;
 
+use crate::bench::args::BenchArgs;
 use crate::escape::escaped;
 use crate::verify::shapes::Layer;
 
@@ -33,6 +34,12 @@ pub enum Command {
     /// one fails, 2 when nothing could be checked (no such device, a file that cannot be used, a wrong option), 3 when
     /// all that was checked passed but some FP8 matrix of a model could not be checked.
     Verify(VerifyArgs),
+    /// Time every operation on a GPU, or count what it does without one; compare with other libraries and with runs before
+    ///
+    /// A result is judged before it is timed. Exit code: 0, or 1 when a kernel became slower or is wrong, 2 when nothing could
+    /// be run (no such device, list, operation or file, a wrong option), 3 when some of what was to be compared could not be:
+    /// another device, a row that is missing, a GPU that held its clocks down.
+    Bench(BenchArgs),
     /// Write a CUDA driver that needs no GPU: it checks every call and runs this crate's kernels on the emulated Hopper
     ///
     /// A program started with LD_LIBRARY_PATH=DIR finds it instead of a real one. Exit code: 0, or 2 when it could not

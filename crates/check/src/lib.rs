@@ -11,6 +11,7 @@ pub mod escape;
 pub mod families;
 pub mod gemm;
 pub mod goldens;
+pub mod json;
 pub mod judge;
 pub mod memory;
 pub mod mla;

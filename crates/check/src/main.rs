@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+use deepseek_kernels_check::bench;
 use deepseek_kernels_check::cli::{self, Cli, Command};
 use deepseek_kernels_check::driver;
 use deepseek_kernels_check::escape::escaped;
@@ -18,6 +19,11 @@ const INCOMPLETE: u8 = 3;
 fn main() -> ExitCode {
     let result = match cli::parse::<Cli>().command {
         Command::Verify(args) => verify::verify(&args),
+        Command::Bench(args) => bench::bench(&args).map(|verdict| match verdict {
+            bench::Verdict::Passed => Verdict::Passed,
+            bench::Verdict::Failed => Verdict::Failed,
+            bench::Verdict::NotComparable => Verdict::Incomplete,
+        }),
         Command::Driver(args) => driver::write(&args).map(|()| Verdict::Passed),
     };
     match result {

@@ -30,12 +30,6 @@ pub fn stream(device: &Device) -> Result<&Arc<CudaStream>> {
     }
 }
 
-/// Stops cudarc from ordering every use of memory by events, whose cost is not an operation's.
-pub fn untracked(context: &Arc<CudaContext>) {
-    // SAFETY: a program that calls this allocates, uses and frees a device's memory on that device's own stream.
-    unsafe { context.disable_event_tracking() };
-}
-
 /// A device some of whose kernels are edited.
 pub struct Variant {
     /// Name of the edit.

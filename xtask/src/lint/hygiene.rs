@@ -9,7 +9,7 @@ use super::source::Source;
 const UNSAFE: [&str; 7] = [
     "src/device",
     "src/launch",
-    "crates/check/src/bench/gpu.rs",
+    "crates/check/src/bench/timing.rs",
     "crates/check/src/devices.rs",
     "crates/check/src/memory/far.rs",
     "crates/check/src/memory/raw.rs",

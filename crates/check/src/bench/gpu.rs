@@ -8,7 +8,7 @@ use criterion::Bencher;
 use deepseek_kernels::cudarc::driver::CudaStream;
 use deepseek_kernels::{Device, Stream};
 
-use crate::bench::timing::replay;
+use crate::bench::timing::{replay, untracked};
 use crate::case::{Case, Prepared};
 use crate::gemm::timed_gemm;
 use crate::memory::{Arena, Memory};
@@ -52,8 +52,7 @@ impl Gpu {
         };
         let Ok(Stream::Cuda(stream)) = device.stream() else { panic!("a GPU has a stream") };
         let stream = stream.clone();
-        // SAFETY: whatever is timed runs on this one stream, whose order replaces the events.
-        unsafe { stream.context().disable_event_tracking() };
+        untracked(stream.context());
         // Several times L2's size.
         let flush = flush(&device, if testing() { 1 << 20 } else { 256 << 20 }).expect("a flush of L2");
         Some(Self { device, stream, flush })

@@ -110,7 +110,7 @@ pub struct CountsRecord {
     pub wgmmas: BTreeMap<String, u64>,
     /// Operations of those.
     pub tensor_flops: u64,
-    /// Columns of those, and of the CTA that has most.
+    /// Columns of those, and of the CTA of each kernel that has most.
     pub columns: u64,
     pub busiest_cta_columns: u64,
     /// The others, by name.
@@ -118,19 +118,20 @@ pub struct CountsRecord {
     pub sums: BTreeMap<String, u64>,
 }
 
-impl From<&Counts> for CountsRecord {
-    fn from(counts: &Counts) -> Self {
-        Self {
-            wgmmas: counts.wgmmas.iter().map(|(shape, &count)| (shape.to_string(), count)).collect(),
-            tensor_flops: counts.tensor_flops(),
-            columns: counts.columns(),
-            busiest_cta_columns: counts.busiest_cta_columns,
-            sums: counts.named().map(|(name, count)| (name.to_owned(), count)).collect(),
+impl CountsRecord {
+    /// Adds those of a kernel that runs behind the ones before.
+    pub fn add(&mut self, counts: &Counts) {
+        for (shape, count) in &counts.wgmmas {
+            *self.wgmmas.entry(shape.to_string()).or_default() += count;
+        }
+        self.tensor_flops += counts.tensor_flops();
+        self.columns += counts.columns();
+        self.busiest_cta_columns += counts.busiest_cta_columns;
+        for (name, count) in counts.named() {
+            *self.sums.entry(name.to_owned()).or_default() += count;
         }
     }
-}
 
-impl CountsRecord {
     /// A count by its name; 0 if there is none.
     pub fn get(&self, name: &str) -> u64 {
         self.sums.get(name).copied().unwrap_or(0)

@@ -6,7 +6,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use deepseek_kernels::cudarc::driver::sys::{CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode};
-use deepseek_kernels::cudarc::driver::{CudaGraph, CudaStream};
+use deepseek_kernels::cudarc::driver::{CudaContext, CudaGraph, CudaStream};
+
+/// Stops cudarc from ordering every use of memory by events, whose cost is not an operation's.
+pub fn untracked(context: &Arc<CudaContext>) {
+    // SAFETY: a program that calls this allocates, uses and frees a device's memory on that device's own stream, whose order
+    // replaces the events.
+    unsafe { context.disable_event_tracking() };
+}
 
 /// How often a set's bytes must fit L2 over before it is used again.
 const L2_TURNS: u64 = 3;
@@ -64,6 +71,41 @@ impl Times {
     }
 }
 
+/// Runs that are captured, to be timed any number of times.
+pub struct Replay<'s> {
+    stream: &'s Arc<CudaStream>,
+    graph: CudaGraph,
+    runs: usize,
+}
+
+impl<'s> Replay<'s> {
+    /// Captures `runs` runs and replays them once.
+    ///
+    /// # Errors
+    /// Of `run`, which enqueues the i-th run on the stream, and of the driver.
+    pub fn capture(
+        stream: &'s Arc<CudaStream>,
+        runs: usize,
+        run: impl FnMut(usize) -> Result<()>,
+    ) -> Result<Self> {
+        let graph = capture(stream, || (0..runs).try_for_each(run))?;
+        graph.launch().context("replaying")?;
+        Ok(Self { stream, graph, runs })
+    }
+
+    /// Seconds of a run: the mean of a replay.
+    ///
+    /// # Errors
+    /// Of the driver.
+    pub fn sample(&self) -> Result<f64> {
+        let event = || self.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT));
+        let start = event()?;
+        self.graph.launch().context("replaying")?;
+        let elapsed = start.elapsed_ms(&event()?).context("waiting for a replay")?;
+        Ok(f64::from(elapsed) / 1e3 / self.runs as f64)
+    }
+}
+
 /// Times `runs` runs, captured once, in `replays` replays behind one that is not timed.
 ///
 /// # Errors
@@ -74,17 +116,8 @@ pub fn replay(
     replays: usize,
     run: impl FnMut(usize) -> Result<()>,
 ) -> Result<Times> {
-    let graph = capture(stream, || (0..runs).try_for_each(run))?;
-    graph.launch().context("replaying")?;
-    let mut seconds = Vec::with_capacity(replays);
-    for _ in 0..replays {
-        let event = || stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT));
-        let start = event()?;
-        graph.launch().context("replaying")?;
-        let elapsed = start.elapsed_ms(&event()?).context("waiting for a replay")?;
-        seconds.push(f64::from(elapsed) / 1e3 / runs as f64);
-    }
-    Ok(Times::new(seconds))
+    let replay = Replay::capture(stream, runs, run)?;
+    Ok(Times::new((0..replays).map(|_| replay.sample()).collect::<Result<_>>()?))
 }
 
 #[cfg(test)]

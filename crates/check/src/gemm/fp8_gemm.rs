@@ -260,6 +260,10 @@ impl<D: Element> Prepared for Fp8GemmRun<D> {
         self.plan.tuning().to_string()
     }
 
+    fn reason(&self) -> Option<String> {
+        Some(self.plan.choice().to_string())
+    }
+
     fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
         self.plan.run(stream, self.operands.args()?)
     }

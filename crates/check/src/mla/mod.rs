@@ -188,8 +188,8 @@ fn timed_prefill(extent: Extent) -> Vec<MlaPrefillCase> {
     }
 }
 
-/// Each once, with both caches.
-fn timed_steps(shapes: &[MlaShape]) -> Vec<MlaDecodeCase> {
+/// Each once, with every cache.
+pub fn timed_steps(shapes: &[MlaShape]) -> Vec<MlaDecodeCase> {
     let mut cases: Vec<MlaDecodeCase> = vec![];
     for shape in shapes.iter().filter(|shape| shape.q_tokens <= MAX_Q_TOKENS) {
         let case = MlaDecodeCase {

@@ -222,6 +222,10 @@ impl Prepared for GateUpSwigluRun {
         self.plan.tuning().to_string()
     }
 
+    fn reason(&self) -> Option<String> {
+        Some(self.plan.choice().to_string())
+    }
+
     fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
         self.plan.run(stream, self.operands.args()?)
     }

@@ -1,7 +1,6 @@
 //! `verify`: every operation, judged.
 
 mod case_job;
-mod json;
 mod layers;
 mod machine;
 mod progress;
@@ -18,6 +17,7 @@ use deepseek_kernels::{Device, DeviceKind};
 
 use crate::cli::VerifyArgs;
 use crate::escape::escaped;
+use crate::json;
 use crate::output::OutputFile;
 use machine::Machine;
 use report::{DeviceReport, Report, Unused};

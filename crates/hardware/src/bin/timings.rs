@@ -121,7 +121,7 @@ struct Outcome {
 fn run(arguments: &Arguments) -> Result<Outcome> {
     let begin = Instant::now();
     let (device, context) = device::open()?;
-    device::untracked(&context);
+    timing::untracked(&context);
     let bench = Bench::new(device, &context, arguments)?;
     let mut csv = Csv::open(&arguments.csv, &arguments.earlier)?;
     let mut outcome = Outcome::default();

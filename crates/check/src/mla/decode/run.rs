@@ -142,6 +142,10 @@ impl Prepared for MlaDecodeRun {
         format!("{} (up to {splits} splits)", self.plan.decode.tuning())
     }
 
+    fn reason(&self) -> Option<String> {
+        Some(self.plan.decode.choice().to_string())
+    }
+
     fn launch(&mut self, stream: Stream<'_>) -> Result<(), Error> {
         self.plan.run(stream, self.operands.args()?)
     }

@@ -1,10 +1,10 @@
-//! The report as a file.
+//! Results as a file.
 
-use super::report::Report;
+use serde::Serialize;
 
-/// The report, in ASCII: what a terminal would obey in a name from a file is written as JSON's escapes.
-pub fn render(report: &Report) -> Result<String, String> {
-    let text = serde_json::to_string_pretty(report).map_err(|error| format!("the report: {error}"))?;
+/// JSON for people too, in ASCII: what a terminal would obey in a name from a file is written as JSON's escapes.
+pub fn render(results: &impl Serialize) -> Result<String, String> {
+    let text = serde_json::to_string_pretty(results).map_err(|error| format!("the results: {error}"))?;
     let mut ascii = String::with_capacity(text.len() + 1);
     for character in text.chars() {
         if character.is_ascii() && character != '\x7f' {
