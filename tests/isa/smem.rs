@@ -67,8 +67,10 @@ fn banks_that_many_want_cost_wavefronts() {
     let rows_beside_each_other = counts(|lane| 16 * lane);
     let rows_below_each_other = counts(|lane| 128 * (lane % 8) + 16 * (lane / 8));
     let matrices = 4 + 2 + 4;
-    assert_eq!(rows_beside_each_other.1, 2);
-    assert_eq!(rows_below_each_other.1, 2 + 7 * matrices);
+    // Of the scalars, and of the regions on their way back.
+    let every_other_word = 2 + 2 * REGION as u64 / 32;
+    assert_eq!(rows_beside_each_other.1, every_other_word);
+    assert_eq!(rows_below_each_other.1, every_other_word + 7 * matrices);
     assert_eq!(rows_below_each_other.0, rows_beside_each_other.0 + 7 * matrices);
 }
 
