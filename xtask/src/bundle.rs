@@ -14,8 +14,9 @@ use crate::variants;
 pub const ARCHIVE: &str = "target/hardware.tar.xz";
 const FOLDER: &str = "target/hardware";
 
-/// What is carried as it is: the script, its steps and tools.
-const SCRIPTS: &str = "crates/hardware/run";
+/// What is carried as it is, and where to: the script, its steps and tools, and what measures other libraries.
+const SCRIPTS: [(&str, &str); 3] =
+    [("crates/hardware/run", ""), ("benches/peers", "peers"), ("benches/peers/libraries", "peers/libraries")];
 
 /// Tests of what a GPU host does not change: they compile, read what lies in the build's folders, or judge references.
 const NOT_CARRIED: [&str; 7] =
@@ -40,7 +41,9 @@ pub fn make(root: &Path) -> Result<()> {
             carry(&executable.path, &folder.join(place))?;
         }
     }
-    copy_scripts(&root.join(SCRIPTS), &folder)?;
+    for (from, to) in SCRIPTS {
+        copy_scripts(&root.join(from), &folder.join(to))?;
+    }
     check_steps(&folder)?;
     check_tests(&folder)?;
     variants::compile(root, &built, &folder.join("variants"))?;
@@ -91,11 +94,15 @@ fn cpp_libraries(ldd: &str) -> Vec<PathBuf> {
     ldd.lines().filter_map(line).collect()
 }
 
+/// The files of a folder, but none of the folders in it.
 fn copy_scripts(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
     for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
         let path = entry?.path();
-        // With its permissions: scripts stay executable.
-        fs::copy(&path, to.join(path.file_name().context("an entry has a name")?))?;
+        if path.is_file() {
+            // With its permissions: scripts stay executable.
+            fs::copy(&path, to.join(path.file_name().context("an entry has a name")?))?;
+        }
     }
     Ok(())
 }
@@ -247,6 +254,21 @@ mod tests {
         assert_eq!(
             cpp_libraries(ldd),
             ["/usr/lib/libstdc++.so.6", "/usr/lib/libgcc_s.so.1"].map(PathBuf::from)
+        );
+    }
+
+    #[test]
+    fn files_are_copied_and_folders_in_them_are_not() {
+        let place = tempfile::tempdir().unwrap();
+        let (from, to) = (place.path().join("from"), place.path().join("to/deep"));
+        fs::create_dir_all(from.join("tests")).unwrap();
+        fs::write(from.join("run.py"), "run").unwrap();
+        fs::write(from.join("tests/test.py"), "test").unwrap();
+        copy_scripts(&from, &to).unwrap();
+        assert_eq!(fs::read_to_string(to.join("run.py")).unwrap(), "run");
+        assert!(!to.join("tests").exists());
+        assert!(
+            copy_scripts(&place.path().join("nowhere"), &to).unwrap_err().to_string().contains("nowhere")
         );
     }
 

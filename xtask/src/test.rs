@@ -1,6 +1,7 @@
 //! Everything that must hold before a change is taken: what CI runs, and a newcomer too.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -13,10 +14,11 @@ use crate::{bindings, bundle, gpu_path, lint, package, rehearsal, resources, too
 type Step = (&'static str, fn(&Path) -> Result<()>);
 
 /// Cheap steps first; the later ones reuse what the earlier ones built.
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 15] = [
     ("toolkit", find_or_fetch_nvcc),
     ("format", |root| run(cargo(root).args(["fmt", "--all", "--check"]))),
     ("lint", lint::run),
+    ("peers", test_peers),
     ("bindings", |root| bindings::regenerate(root, true)),
     ("clippy", clippy),
     ("clippy without CUDA and C++", clippy_bare),
@@ -60,6 +62,13 @@ fn find_or_fetch_nvcc(root: &Path) -> Result<()> {
     let found = nvcc::find(root).map_err(|reason| anyhow!(reason))?;
     println!("{}", found.path.display());
     Ok(())
+}
+
+/// What measures other libraries, without them: where PyTorch is not there either, less of it.
+fn test_peers(root: &Path) -> Result<()> {
+    let mut python = Command::new("python3");
+    python.args(["-B", "-W", "error", "-m", "unittest", "discover", "-s", "benches/peers/tests"]);
+    run(python.args(["-t", "benches/peers"]).current_dir(root))
 }
 
 fn clippy(root: &Path) -> Result<()> {

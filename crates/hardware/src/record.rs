@@ -46,7 +46,7 @@ impl Checks {
     }
 }
 
-/// A measured time, one line of `timings.csv`. `peers.py` writes the same columns.
+/// A measured time, one line of `timings.csv`. `benches/peers` writes the same columns.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
     /// "ours", or the library.
