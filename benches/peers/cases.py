@@ -34,6 +34,7 @@ class Grouped:
     rows: tuple
     n: int
     k: int
+    masked: bool = False  # each with room for as many rows as any
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,14 @@ def grouped(_, label, __):
     match = re.fullmatch(r"(\d+x\d+|\d+(?:\+\d+)*)x(\d+)x(\d+)(_masked)?(_\w+)?", label)
     if not match:
         raise NoCase(f"expected a label like 8x4096x7168x2048, got {label}")
-    rows, n, k, _, instance = match.groups()
+    rows, n, k, masked, instance = match.groups()
     whole(instance)
     if "x" in rows:
         experts, each = map(int, rows.split("x"))
         rows = spread(experts, each)
     else:
         rows = tuple(map(int, rows.split("+")))
-    return Grouped(rows, int(n), int(k))
+    return Grouped(rows, int(n), int(k), bool(masked))
 
 
 def decode(operation, label, shape):

@@ -2,7 +2,7 @@
 
     deepseek-kernels bench --json ours.json
     python benches/peers/run.py --ours ours.json --json both.json
-    deepseek-kernels bench --peers both.json
+    deepseek-kernels bench --with both.json --report both.html
 
 Every result is compared with float64 before it is timed, and a wrong one is not timed. What does not load is named.
 Exit code: 0; 1 something failed or was wrong; 2 usage, or a file that cannot be read; 3 ours are of another GPU; 75 time did
@@ -59,6 +59,7 @@ def arguments(words):
     parser.add_argument("--peer", metavar="NAME,...", type=names, default=[], help="only these libraries")
     parser.add_argument("--list", action="store_true", help="say what would be measured, and measure nothing")
     parser.add_argument("--budget", metavar="SECONDS", type=float, default=600, help="nothing begins after so long (600)")
+    parser.add_argument("--seconds", metavar="SECONDS", type=float, default=1.0, help="that one number may take (1)")
     parser.add_argument("--wheels", metavar="FOLDER", help="wheels in it are unpacked and found")
     given = parser.parse_args(words)
     if given.csv is None and (given.ours is None or (given.json is None and not given.list)):
@@ -67,8 +68,9 @@ def arguments(words):
         parser.error("expected --ours and --json, or --csv, got both")
     if given.earlier and given.csv is None:
         parser.error("--earlier goes with --csv")
-    if not given.budget >= 0:
-        parser.error(f"--budget: expected seconds, got {given.budget}")
+    for name in ("budget", "seconds"):
+        if not getattr(given, name) >= 0:
+            parser.error(f"--{name}: expected seconds, got {getattr(given, name)}")
     known = [library.WHO for library in libraries.ALL]
     if unknown := [name for name in given.peer if name not in known]:
         parser.error(f"no library is called {unknown[0]}; there are {', '.join(known)}")
@@ -168,7 +170,7 @@ class Bench:
             if hasattr(library, "compile_all") and not self.late(0):
                 library.compile_all([case for row, case in chosen if self.wants(row, case, library)])
         try:
-            if any(library.WHO == "torch" for library in there) and not self.given.op:
+            if self.book.ceilings and any(library.WHO == "torch" for library in there):
                 self.ceilings()
             for row, case in chosen:
                 self.case(row, case, [library for library in there if self.wants(row, case, library)])
@@ -188,7 +190,7 @@ class Bench:
 
         n = library.CEILING
         for operation, instance, size, prepare in library.ceilings(DEVICE):
-            row = self.book.ceiling(operation, f"{n}x{n}x{n}", 2 * n**3, size)
+            row = {"operation": operation, "shape": f"{n}x{n}x{n}", "flops": 2 * n**3, "bytes": size}
 
             def prepared(prepare=prepare):
                 run, expected = prepare()
@@ -232,11 +234,12 @@ class Bench:
             worst = judge(run())
             if not worst <= 1:
                 raise Wrong(f"|error| is {worst:.3g} times its bound: not timed")
-            times = timing.measure([run, *more], timing.once(run))
+            times = timing.measure([run, *more], timing.once(run), self.given.seconds)
         except Exception as error:  # whatever another library raises: the rest goes on
             self.failed += 1
-            why = (f"{type(error).__name__}: {error}").splitlines()[0]
-            self.book.add(row, who, instance, failure={"wrong": isinstance(error, Wrong), "why": why})
+            wrong = isinstance(error, Wrong)
+            why = str(error) if wrong else f"{type(error).__name__}: {error}".splitlines()[0]
+            self.book.add(row, who, instance, failure={"wrong": wrong, "why": why})
             print(f"{title}: FAILED: {why}", flush=True)
             if not timing.answers():
                 raise Lost(title) from None

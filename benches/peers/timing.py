@@ -4,13 +4,13 @@ import collections
 import subprocess
 import time
 
+from stopping import Stopping
+
 L2_TURNS = 3  # how often a set's bytes must fit L2 over before it is used again
 RUNS = 20  # in a graph, unless more sets are needed or one takes long
-LEAST = 10  # samples
-DEVIATION = 0.005  # of the samples, relative: they are steady
-SECONDS = 0.5  # that the samples of one measurement may take
-TRIES = 3  # while the GPU holds its clocks down
-THROTTLED = 0x0000_0000_0000_00E8  # hardware and software slowdown, by heat, and the power brake; not the power cap
+SECONDS = 1.0  # that the samples of one number may take
+TRIES, REST = 3, 2.0  # while the GPU holds its clocks down, and seconds between them
+THROTTLED = 0x8 | 0x20 | 0x40 | 0x80  # a slowdown by hardware, heat, and the power supply; not the limit of power
 
 
 def cold_sets(size, l2):
@@ -20,21 +20,16 @@ def cold_sets(size, l2):
 
 def runs_per_graph(sets, one, seconds=SECONDS):
     """Runs that are captured: every set at least once, and no more than the samples have time for."""
-    return max(sets, min(RUNS, int(seconds / (2 * LEAST * max(one, 1e-9)))), 1)
+    return max(sets, min(RUNS, int(seconds / (20 * max(one, 1e-9)))), 1)
 
 
 def sample(take, seconds=SECONDS, clock=time.monotonic):
-    """Samples of take() until they are steady or time is up, and which of the two it was."""
-    begin, samples, mean, squares = clock(), [], 0.0, 0.0
+    """Samples of take() until there are enough or time is up, and why they ended."""
+    begin, stopping = clock(), Stopping()
     while True:
-        samples.append(take())
-        off = samples[-1] - mean
-        mean += off / len(samples)
-        squares += off * (samples[-1] - mean)
-        if len(samples) >= LEAST and squares <= len(samples) * (DEVIATION * mean) ** 2:
-            return samples, "deviation"
-        if clock() - begin > seconds and len(samples) > 1:
-            return samples, "time"
+        stop = stopping.add(take()) or ("time" if clock() - begin >= seconds else None)
+        if stop:
+            return stopping.samples, stop
 
 
 def parse_state(line):
@@ -49,10 +44,10 @@ def parse_state(line):
         return None
 
 
-def state():
-    """Clocks, temperature and power of the first GPU; none where nobody tells."""
+def state(gpu="0"):
+    """Clocks, temperature and power of a GPU; none where nobody tells."""
     asked = "clocks.sm,clocks.mem,temperature.gpu,power.draw,clocks_throttle_reasons.active"
-    command = ["nvidia-smi", "-i", "0", f"--query-gpu={asked}", "--format=csv,noheader,nounits"]
+    command = ["nvidia-smi", f"--id={gpu}", f"--query-gpu={asked}", "--format=csv,noheader,nounits"]
     try:
         told = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
     except (OSError, subprocess.SubprocessError):
@@ -60,22 +55,23 @@ def state():
     return parse_state(told.strip())
 
 
-def steady(take, look=state):
-    """A measurement: samples, why they ended, the GPU's state around them. One that was held down is repeated."""
-    for _ in range(TRIES):
+def steady(take, seconds=SECONDS, look=state, rest=REST):
+    """A number: samples, why they ended, the GPU's state around them. What was held down is measured again."""
+    for left in reversed(range(TRIES)):
         before = look()
-        samples, stop = sample(take)
+        samples, stop = sample(take, seconds)
         behind = look()
         states = [before, behind] if before and behind else None
         disturbed = bool(states) and any(state["throttled"] for state in states)
-        if not disturbed:
-            break
-    return {"seconds": samples, "stop": stop, "state": states, "disturbed": disturbed}
+        if not disturbed or left == 0:
+            return {"seconds": samples, "stop": stop, "state": states, "disturbed": disturbed}
+        time.sleep(rest)
 
 
-def measure(runs, one):
+def measure(runs, one, seconds=SECONDS):
     """Cold and warm: `runs` take turns on sets of operands, or the first alone; `one` is about what a run takes."""
-    return {name: steady(replays(some, runs_per_graph(len(some), one))) for name, some in (("cold", runs), ("warm", runs[:1]))}
+    states = {"cold": runs, "warm": runs[:1]}
+    return {name: steady(replays(some, runs_per_graph(len(some), one, seconds)), seconds) for name, some in states.items()}
 
 
 def replays(runs, count):

@@ -1,4 +1,4 @@
-"""DeepGEMM (`sgl-deep-gemm`): dense, and experts with rows padded to 128 or, where they have few, masked."""
+"""DeepGEMM (`sgl-deep-gemm`): dense, and experts with rows padded to 128 or, where they are few or ours are, masked."""
 
 import os
 
@@ -20,7 +20,7 @@ def prepare(case, operands):
     import torch
 
     if isinstance(case, Grouped):
-        return grouped(operands)
+        return grouped(operands, case.masked)
     sfa = deep_gemm.get_mn_major_tma_aligned_tensor(operands.sfa)
     d = torch.empty(case.m, case.n, device=operands.a.device, dtype=torch.bfloat16)
 
@@ -31,20 +31,20 @@ def prepare(case, operands):
     return run, lambda d: d
 
 
-def padded_rows(rows):
+def padded_rows(rows, masked=False):
     """Rows that each expert has with its padding, and whether all have the same: then it is the masked form."""
-    masked = sum(rows) < DECODE * len(rows)
+    masked = masked or sum(rows) < DECODE * len(rows)
     padded = [-(-count // ALIGNMENT) * ALIGNMENT for count in rows]
     return ([max(padded, default=0)] * len(rows) if masked else padded), masked
 
 
-def grouped(operands):
+def grouped(operands, masked):
     import deep_gemm
     import torch
 
     rows, device = operands.rows, operands.a.device
     experts, n, k = operands.b.shape
-    padded, masked = padded_rows(rows)
+    padded, masked = padded_rows(rows, masked)
     owners = torch.full((sum(padded),), -1, device=device, dtype=torch.int32)
     begin = 0
     for expert, (count, height) in enumerate(zip(rows, padded)):

@@ -15,7 +15,8 @@ class Names(unittest.TestCase):
         spread = cases.parse("grouped_fp8_gemm", "8x4096x7168x2048")
         self.assertEqual(spread.rows, (2867, 4382, 3399, 4915, 3932, 2949, 4464, 3481))
         self.assertEqual((spread.n, spread.k), (7168, 2048))
-        self.assertEqual(cases.parse("grouped_fp8_gemm", "67+0+1+63x136x640_masked").rows, (67, 0, 1, 63))
+        self.assertEqual(cases.parse("grouped_fp8_gemm", "67+0+1+63x136x640").rows, (67, 0, 1, 63))
+        self.assertEqual(cases.parse("grouped_fp8_gemm", "2x100x8x128_masked"), cases.Grouped((70, 107), 8, 128, True))
         self.assertEqual(cases.parse("grouped_fp8_gemm", "67x136x640").rows, (67,))
 
     def test_sequences_have_the_keys_of_the_label_or_of_the_shape(self):
@@ -93,6 +94,7 @@ class Libraries(unittest.TestCase):
 
         self.assertEqual(padded_rows((0, 1, 128, 129)), ([256] * 4, True))
         self.assertEqual(padded_rows((1000, 100)), ([1024, 128], False))
+        self.assertEqual(padded_rows((1000, 100), True), ([1024, 1024], True))
         self.assertEqual(padded_rows(()), ([], False))
 
 

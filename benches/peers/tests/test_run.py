@@ -46,6 +46,7 @@ class Program(Folder):
             ("invalid float value: 'soon'", (*files, "--budget", "soon")),
             ("--budget: expected seconds, got -1.0", (*files, "--budget", "-1")),
             ("--budget: expected seconds, got nan", (*files, "--budget", "nan")),
+            ("--seconds: expected seconds, got -1.0", (*files, "--seconds", "-1")),
             ("no library is called cutlass; there are deep_gemm, torch, ", (*files, "--peer", "cutlass")),
             ("no operation is called gemm; there are fp8_gemm, ", (*files, "--op", "gemm")),
             ("no case has the shape 9x9", (*files, "--shape", "9x9")),
@@ -107,7 +108,7 @@ class Flow(Folder):
         )  # fmt: skip
         self.sets = []
 
-        def measure(runs, _):
+        def measure(runs, _, __):
             self.sets.append(len([run() for run in runs]))
             return {"cold": {"seconds": [1e-5] * 3, "stop": "deviation", "state": None, "disturbed": False}}
 

@@ -20,7 +20,7 @@ except ImportError:
     torch = None
 
 DTYPES = "float32 float16 bfloat16 float8_e4m3fn float8_e5m2 int64 int32 int16 int8 bool".split()
-STATUSES = {"PASSED": (True, True), "INCORRECT_NUMERICAL": (True, False), "RUNTIME_ERROR": (False, False)}
+STATUSES = {"PASSED": (True, True), "INCORRECT_NUMERICAL": (True, False)}
 
 
 def quietly(act, *words):
@@ -64,7 +64,7 @@ class Trace(Folder):
                 "moe_fp8_block_scale_router_topk8_ng8_kg4_e256_h7168_i2048",
             ],
         )
-        self.assertIn("8 definitions, 8 workloads, 8 traces", self.printed)
+        self.assertIn("8 definitions, 8 workloads, 7 traces", self.printed)
         self.assertIn("not exported: 1 of rms_norm: it is no operation that others have", self.printed)
 
     def test_workloads_bind_every_axis_and_every_input(self):
@@ -98,7 +98,7 @@ class Trace(Folder):
             self.assertEqual(told["environment"]["hardware"], "NVIDIA H100 80GB HBM3")
         self.assertIn(("deep_gemm_1d2d", "PASSED"), solutions)
         self.assertIn(("torch_cublaslt_blockwise", "INCORRECT_NUMERICAL"), solutions)
-        self.assertIn(("fa3_contiguous", "RUNTIME_ERROR"), solutions)
+        self.assertFalse([solution for solution, _ in solutions if solution.startswith("fa3") or " " in solution])
         first = next(line for _, line in self.objects("traces", "jsonl") if line["solution"].endswith("m64_n16_c1_bf16"))
         self.assertAlmostEqual(first["evaluation"]["performance"]["latency_ms"], 11e-3)
 
