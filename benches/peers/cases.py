@@ -81,13 +81,17 @@ def grouped(_, label, __):
 
 
 def decode(operation, label, shape):
-    match = re.fullmatch(r"b(\d+)q(\d+)s(\d+)(-\d+)?h(\d+)(_c\d+)?(_split\d+)?(_causal|_full)?(_packed)?(_nope)?", label)
+    match = re.fullmatch(
+        r"b(\d+)q(\d+)s(\d+)(-\d+)?h(\d+)(_c\d+)?(_split\d+)?(_causal|_full)?(_packed)?(_nope)?", label
+    )
     if not match:
         raise NoCase(f"expected a label like b128q1s4096h128, got {label}")
     batch, tokens, keys, varied, heads, cluster, split, mask, packed, nope = match.groups()
     whole(cluster or split)
     if packed or nope:
-        raise NoCase("no other library packs query tokens" if packed else "no other library has keys without a position")
+        raise NoCase(
+            "no other library packs query tokens" if packed else "no other library has keys without a position"
+        )
     batch, tokens, keys, heads = map(int, (batch, tokens, keys, heads))
     lengths = (keys,) * batch
     if varied:

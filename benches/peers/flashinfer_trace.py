@@ -157,7 +157,11 @@ def exported(row):
 
 def evaluation(row, device, version, moment):
     """What a row of a GPU says; nothing where it has neither a time nor a wrong result."""
-    about = {"environment": {"hardware": device["name"], "libs": {"deepseek-kernels": version}}, "timestamp": moment, "log": ""}
+    about = {
+        "environment": {"hardware": device["name"], "libs": {"deepseek-kernels": version}},
+        "timestamp": moment,
+        "log": "",
+    }
     # Errors are judged as parts of their bounds: the format's own two figures are not known.
     unknown = {"max_relative_error": "NaN", "max_absolute_error": "NaN"}
     if (failure := row["failure"]) and failure["wrong"]:

@@ -98,7 +98,9 @@ class Json:
         return who, row["name"], instance
 
     def has(self, row, who, instance):
-        return any(self.key(old, old["who"], old["instance"]) == self.key(row, who, instance) for old in self.record["rows"])
+        return any(
+            self.key(old, old["who"], old["instance"]) == self.key(row, who, instance) for old in self.record["rows"]
+        )
 
     def add(self, row, who, instance, worst=None, times=None, failure=None):
         """A row like ours, by another library; on the disk before the next begins."""

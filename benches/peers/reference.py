@@ -1,6 +1,7 @@
-"""What a result must be, in float64, and how far from it any correct kernel may be: docs/numerics.md, "How a result is judged".
+"""What a result must be, in float64, and how far from it any correct kernel may be.
 
-Bounds are per element. None is fitted to what a library gives. A library's largest |error| / bound is its `worst`, as ours is.
+Bounds are per element, as docs/numerics.md has them under "How a result is judged". None is fitted to what a library
+gives. A library's largest |error| / bound is its `worst`, as ours is.
 """
 
 from dataclasses import dataclass

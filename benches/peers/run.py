@@ -52,13 +52,21 @@ def arguments(words):
     names = lambda text: [name for name in text.split(",") if name]
     parser.add_argument("--ours", metavar="FILE", help="cases and results of `deepseek-kernels bench --json`")
     parser.add_argument("--json", metavar="FILE", help="gets those and the peers' rows")
-    parser.add_argument("--csv", metavar="FILE", help="timings.csv of a run on a GPU host instead of both: rows are appended")
-    parser.add_argument("--earlier", metavar="FILE", action="append", default=[], help="rows of such files count as well")
-    parser.add_argument("--op", metavar="NAME,...", type=names, default=[], help="only these operations, as `bench --op`")
+    parser.add_argument(
+        "--csv", metavar="FILE", help="timings.csv of a run on a GPU host instead of both: rows are appended"
+    )
+    parser.add_argument(
+        "--earlier", metavar="FILE", action="append", default=[], help="rows of such files count as well"
+    )
+    parser.add_argument(
+        "--op", metavar="NAME,...", type=names, default=[], help="only these operations, as `bench --op`"
+    )
     parser.add_argument("--shape", metavar="TEXT", help="only cases of this shape, as `bench --shape`")
     parser.add_argument("--peer", metavar="NAME,...", type=names, default=[], help="only these libraries")
     parser.add_argument("--list", action="store_true", help="say what would be measured, and measure nothing")
-    parser.add_argument("--budget", metavar="SECONDS", type=float, default=600, help="nothing begins after so long (600)")
+    parser.add_argument(
+        "--budget", metavar="SECONDS", type=float, default=600, help="nothing begins after so long (600)"
+    )
     parser.add_argument("--seconds", metavar="SECONDS", type=float, default=1.0, help="that one number may take (1)")
     parser.add_argument("--wheels", metavar="FOLDER", help="wheels in it are unpacked and found")
     given = parser.parse_args(words)

@@ -71,7 +71,9 @@ def steady(take, seconds=SECONDS, look=state, rest=REST):
 def measure(runs, one, seconds=SECONDS):
     """Cold and warm: `runs` take turns on sets of operands, or the first alone; `one` is about what a run takes."""
     states = {"cold": runs, "warm": runs[:1]}
-    return {name: steady(replays(some, runs_per_graph(len(some), one, seconds)), seconds) for name, some in states.items()}
+    return {
+        name: steady(replays(some, runs_per_graph(len(some), one, seconds)), seconds) for name, some in states.items()
+    }
 
 
 def replays(runs, count):

@@ -1,4 +1,4 @@
-"""Files of FlashInfer-Bench's Trace format: read with every field checked that is used, and what a workload's shapes mean."""
+"""Files of FlashInfer-Bench's Trace format, read with every field checked that is used; what a workload's shapes mean."""
 
 import array
 import glob
@@ -94,7 +94,9 @@ def load_lines(folder):
                 value = parsed(where, line)
                 workload = value.get("workload")
                 fields = isinstance(workload, dict) and [workload.get("axes"), workload.get("inputs")]
-                if not (isinstance(value.get("definition"), str) and fields and all(isinstance(x, dict) for x in fields)):
+                if not (
+                    isinstance(value.get("definition"), str) and fields and all(isinstance(x, dict) for x in fields)
+                ):
                     raise BadTrace(f"{where} is no workload: it needs definition, workload.axes and workload.inputs")
                 if not isinstance(workload.get("uuid"), str):
                     raise BadTrace(f"{where} is no workload: it has no uuid")

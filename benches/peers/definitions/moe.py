@@ -3,11 +3,20 @@ import torch
 
 @torch.no_grad()
 def run(
-    hidden_states, router_weight, routing_bias, gemm1_weights, gemm1_weights_scale, gemm2_weights, gemm2_weights_scale,
-    shared_output, residual, routed_scaling_factor,
+    hidden_states,
+    router_weight,
+    routing_bias,
+    gemm1_weights,
+    gemm1_weights_scale,
+    gemm2_weights,
+    gemm2_weights_scale,
+    shared_output,
+    residual,
+    routed_scaling_factor,
 ):
     """A layer as DeepSeek-V3 has it, the router's product included: sigmoid, 4 of 8 groups by their two best experts, 8
-    experts, weights without the bias; SwiGLU; activations in E4M3 with powers of two per 1x128; plus shared and residual."""
+    experts, weights without the bias; SwiGLU; activations in E4M3 with powers of two per 1x128; plus shared and residual.
+    """
     groups, kept_groups, top_k = 8, 4, 8
     tokens = hidden_states.shape[0]
     experts, doubled, _ = gemm1_weights.shape
@@ -34,7 +43,9 @@ def run(
         token, route = (chosen == expert).nonzero(as_tuple=True)
         if token.numel() == 0:
             continue
-        both = (x[token] @ dequantised(gemm1_weights[expert], gemm1_weights_scale[expert]).t()).to(torch.bfloat16).float()
+        both = (
+            (x[token] @ dequantised(gemm1_weights[expert], gemm1_weights_scale[expert]).t()).to(torch.bfloat16).float()
+        )
         gate, up = both.split(doubled // 2, 1)
         h = quantised(torch.nn.functional.silu(gate) * up)
         out = h @ dequantised(gemm2_weights[expert], gemm2_weights_scale[expert]).t()

@@ -31,7 +31,8 @@ def product(a, sfa, b, sfb, output):
     pad = torch.nn.functional.pad
     rows, lines = -a.shape[0] % 4, -sfb.shape[1] % 4
     a = pad(a.view(torch.uint8), (0, 0, 0, rows)).view(a.dtype)
-    sfa = pad(sfa, (0, 0, 0, rows), value=1.0).t().contiguous().t()
+    # Copied: of a single line, `contiguous` would leave strides as they are.
+    sfa = torch.empty(sfa.shape[1], a.shape[0], device=a.device).copy_(pad(sfa, (0, 0, 0, rows), value=1.0).t()).t()
     scales = (sfa, ScalingType.BlockWise1x128, pad(sfb, (0, lines)).t(), ScalingType.BlockWise128x128)
     return lambda: scaled_mm(a, b.t(), *scales, output_dtype=output)
 

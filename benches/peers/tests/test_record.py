@@ -48,7 +48,12 @@ class Files(Folder):
         book.begin()
         gemm = book.ours[0]
         book.add(gemm, "deep_gemm", "1d2d", worst=0.25, times={"cold": TIMES, "warm": TIMES})
-        book.add(gemm, "torch", "cublaslt_blockwise", failure={"wrong": True, "why": "|error| is 3 times its bound: not timed"})
+        book.add(
+            gemm,
+            "torch",
+            "cublaslt_blockwise",
+            failure={"wrong": True, "why": "|error| is 3 times its bound: not timed"},
+        )
         book.add(book.ours[6], "fa3", "contiguous", failure={"wrong": False, "why": "RuntimeError: no kernel"})
         self.assertEqual(json.loads(self.text(to)), json.loads(self.text(BOTH)))
         self.assertTrue(record.Json(to, to).has(gemm, "deep_gemm", "1d2d"))

@@ -65,7 +65,10 @@ class Products(unittest.TestCase):
         wrong = exact.clone()
         wrong[39, 135] = 0
         self.assertGreater(expected.worst(wrong), 1)
-        short = dequantised(operands.a, operands.sfa, 1)[:, 128:] @ dequantised(operands.b[0], operands.sfb[0], 128)[:, 128:].t()
+        short = (
+            dequantised(operands.a, operands.sfa, 1)[:, 128:]
+            @ dequantised(operands.b[0], operands.sfb[0], 128)[:, 128:].t()
+        )
         self.assertGreater(expected.worst(short), 1)
         self.assertGreater(expected.worst(exact * 1.0625), 1)
         self.assertEqual(expected.worst(exact * float("nan")), float("inf"))
@@ -97,7 +100,11 @@ class Triton(unittest.TestCase):
     def test_the_kernel_is_right_at_every_border(self):
         """In a process of its own: Triton asks once whether it is to interpret. Of FP32 D, for the interpreter rounds BF16 in
         a way of its own."""
-        environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.path.dirname(os.path.abspath(cases.__file__))}
+        environment = {
+            **os.environ,
+            "TRITON_INTERPRET": "1",
+            "PYTHONPATH": os.path.dirname(os.path.abspath(cases.__file__)),
+        }
         command = [sys.executable, "-c", IN_TRITONS_INTERPRETER]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         self.assertEqual(done.stdout, "True\nTrue\n", done)

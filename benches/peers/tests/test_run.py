@@ -59,7 +59,9 @@ class Program(Folder):
     def test_a_list_says_who_takes_what_and_measures_nothing(self):
         done = self.start("--ours", OURS, "--list")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
-        self.assertIn("fp8_gemm/64x2112x7168_bf16: deep_gemm 1d2d, torch cublaslt_blockwise, triton tiled\n", done.stdout)
+        self.assertIn(
+            "fp8_gemm/64x2112x7168_bf16: deep_gemm 1d2d, torch cublaslt_blockwise, triton tiled\n", done.stdout
+        )
         self.assertIn("not compared: 1 of moe_layer: it is no operation that others have\n", done.stdout)
         some = self.start("--ours", OURS, "--list", "--op", "fp8_gemm", "--shape", "2112x7168", "--peer", "torch")
         self.assertEqual(some.stdout.splitlines()[1:], ["fp8_gemm/64x2112x7168_bf16: torch cublaslt_blockwise"])
@@ -80,7 +82,9 @@ def library(who, result, module="json"):
     def prepare(case, operands):
         import reference
 
-        exact = reference.promoted(operands.a, operands.sfa, operands.b[0], operands.sfb[0].repeat_interleave(128, 0)[: case.n])
+        exact = reference.promoted(
+            operands.a, operands.sfa, operands.b[0], operands.sfb[0].repeat_interleave(128, 0)[: case.n]
+        )
         return lambda: result(exact[0]), lambda d: d.to(torch.bfloat16)
 
     return types.SimpleNamespace(WHO=who, MODULES=(module,), instance=lambda _: f"of_{who}", prepare=prepare)

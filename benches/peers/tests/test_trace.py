@@ -44,7 +44,9 @@ class Trace(Folder):
         names = []
         for path, definition in self.objects("definitions", "json"):
             names.append(definition["name"])
-            self.assertEqual(path, os.path.join(self.folder.name, "definitions", definition["op_type"], names[-1] + ".json"))
+            self.assertEqual(
+                path, os.path.join(self.folder.name, "definitions", definition["op_type"], names[-1] + ".json")
+            )
             trace_data.definition_of(path, definition)
             self.assertFalse(set(definition["inputs"]) & set(definition["outputs"]))
             for spec in (definition["inputs"] | definition["outputs"]).values():
@@ -99,7 +101,9 @@ class Trace(Folder):
         self.assertIn(("deep_gemm_1d2d", "PASSED"), solutions)
         self.assertIn(("torch_cublaslt_blockwise", "INCORRECT_NUMERICAL"), solutions)
         self.assertFalse([solution for solution, _ in solutions if solution.startswith("fa3") or " " in solution])
-        first = next(line for _, line in self.objects("traces", "jsonl") if line["solution"].endswith("m64_n16_c1_bf16"))
+        first = next(
+            line for _, line in self.objects("traces", "jsonl") if line["solution"].endswith("m64_n16_c1_bf16")
+        )
         self.assertAlmostEqual(first["evaluation"]["performance"]["latency_ms"], 11e-3)
 
     def test_without_a_gpu_there_are_no_traces(self):
@@ -119,13 +123,17 @@ class Trace(Folder):
                 ours[row["operation"], row["shape"].replace(" ", "")] = row
         back = {(case["op"], case["shape"].replace(" ", "")) for case in found}
         spread = "+".join(map(str, cases.spread(8, 4096)))
-        asked = {(op, shape.replace("8x4096x", spread + "x") if op.startswith("grouped") else shape) for op, shape in ours}
+        asked = {
+            (op, shape.replace("8x4096x", spread + "x") if op.startswith("grouped") else shape) for op, shape in ours
+        }
         self.assertEqual(back, asked)
         again, _ = trace.imported(self.export())
         self.assertEqual(found, again)
 
     def definition(self, name, op_type, axes, inputs, out):
-        axes = {axis: {"type": "var"} if size is None else {"type": "const", "value": size} for axis, size in axes.items()}
+        axes = {
+            axis: {"type": "var"} if size is None else {"type": "const", "value": size} for axis, size in axes.items()
+        }
         tensors = {key: {"shape": shape and shape.split(), "dtype": dtype} for key, (shape, dtype) in inputs.items()}
         outputs = {"out": {"shape": out.split(), "dtype": "bfloat16"}}
         value = {"name": name, "op_type": op_type, "axes": axes, "inputs": tensors, "outputs": outputs}
@@ -149,7 +157,13 @@ class Trace(Folder):
         self.definition("by_row", "gemm", {"M": None, "N": 1536, "K": 7168}, rows, "M N")
         self.workload("by_row", {"M": 17}, {})
         axes = {"M": None, "G": 2, "N": 128, "K": 128, "B": 1}
-        grouped = {"a": ("M K", e4m3), "b": ("G N K", e4m3), "as": ("M B", f32), "bs": ("G B B", f32), "m": ("M", "int32")}
+        grouped = {
+            "a": ("M K", e4m3),
+            "b": ("G N K", e4m3),
+            "as": ("M B", f32),
+            "bs": ("G B B", f32),
+            "m": ("M", "int32"),
+        }
         self.definition("grouped", "gemm_fp8", axes, grouped, "M N")
         trace_data.save_tensors(self.path("blob/m"), {"m": ([5], [0, 0, 0, 1, 1])})
         given = lambda path, key: {"type": "safetensors", "path": path, "tensor_key": key}
@@ -186,7 +200,11 @@ class Trace(Folder):
         )
         self.assertEqual(
             skipped,
-            {"half: it is no product of E4M3": 1, "by_row: its scales are not those of blocks": 1, "stray: it is not defined": 1},
+            {
+                "half: it is no product of E4M3": 1,
+                "by_row: its scales are not those of blocks": 1,
+                "stray: it is not defined": 1,
+            },
         )
 
     def start(self, *words):
