@@ -74,7 +74,8 @@ def matrices(rows, n, k, name, device):
     normal = lambda *shape: torch.randn(*shape, generator=random, device=device)
     a, sfa = quantised(normal(1, sum(rows), k), 1)
     b, sfb = zip(*(quantised(normal(1, n, k), 128) for _ in rows))
-    return Matrices(tuple(rows), a[0], sfa[0], torch.cat(b), torch.cat(sfb))
+    b = torch.cat([codes.view(torch.uint8) for codes in b]).view(E4M3)
+    return Matrices(tuple(rows), a[0], sfa[0], b, torch.cat(sfb))
 
 
 def step(case, name, device):

@@ -165,7 +165,10 @@ class Bench:
         self.book, self.given = book, given
         self.deadline = time.monotonic() + given.budget
         self.unfinished = self.failed = 0
-        self.l2 = torch.cuda.get_device_properties(0).L2_cache_size
+        properties = torch.cuda.get_device_properties(0)
+        self.l2 = properties.L2_cache_size
+        # As nvidia-smi calls it, who numbers GPUs in an order of its own.
+        self.gpu = f"GPU-{properties.uuid}" if hasattr(properties, "uuid") else "0"
 
     def all(self, chosen):
         there = []
@@ -242,7 +245,7 @@ class Bench:
             worst = judge(run())
             if not worst <= 1:
                 raise Wrong(f"|error| is {worst:.3g} times its bound: not timed")
-            times = timing.measure([run, *more], timing.once(run), self.given.seconds)
+            times = timing.measure([run, *more], timing.once(run), self.given.seconds, self.gpu)
         except Exception as error:  # whatever another library raises: the rest goes on
             self.failed += 1
             wrong = isinstance(error, Wrong)

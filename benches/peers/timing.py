@@ -68,12 +68,13 @@ def steady(take, seconds=SECONDS, look=state, rest=REST):
         time.sleep(rest)
 
 
-def measure(runs, one, seconds=SECONDS):
+def measure(runs, one, seconds=SECONDS, gpu="0"):
     """Cold and warm: `runs` take turns on sets of operands, or the first alone; `one` is about what a run takes."""
-    states = {"cold": runs, "warm": runs[:1]}
-    return {
-        name: steady(replays(some, runs_per_graph(len(some), one, seconds)), seconds) for name, some in states.items()
-    }
+    times = {}
+    for name, some in {"cold": runs, "warm": runs[:1]}.items():
+        take = replays(some, runs_per_graph(len(some), one, seconds))
+        times[name] = steady(take, seconds, lambda: state(gpu))
+    return times
 
 
 def replays(runs, count):

@@ -112,7 +112,7 @@ class Flow(Folder):
         )  # fmt: skip
         self.sets = []
 
-        def measure(runs, _, __):
+        def measure(runs, *_):
             self.sets.append(len([run() for run in runs]))
             return {"cold": {"seconds": [1e-5] * 3, "stop": "deviation", "state": None, "disturbed": False}}
 
