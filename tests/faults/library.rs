@@ -1,7 +1,6 @@
 //! Builds an emulator whose kernels have a planted fault: the machine's own objects, and the kernels compiled from a
 //! changed copy of the sources.
 
-use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,22 +17,37 @@ pub struct Library {
     folder: TempDir,
 }
 
-const CUDA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cuda");
+pub const CUDA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cuda");
 const KERNELS: &str = env!("DK_KERNEL_DIR");
 
 impl Library {
-    /// Builds `kernels` with the edits applied; panics if an anchor is stale, or with the compiler's words. What includes no
-    /// changed file is taken from the crate's own build.
+    /// Builds `kernels` with the edits applied; panics if an anchor is stale, or with the compiler's words.
     pub fn with(kernels: &[String], edits: &[Edit]) -> Self {
+        let mut sources = sources(kernels);
+        let edited: Vec<usize> = edits
+            .iter()
+            .map(|edit| apply(&mut sources, edit).unwrap_or_else(|stale| panic!("{stale}")))
+            .collect();
+        let changed: Vec<&Source> = edited.into_iter().map(|file| &sources[file]).collect();
+        Self::of(kernels, &changed).unwrap_or_else(|words| panic!("{words}"))
+    }
+
+    /// Builds `kernels` with other texts of some files, or has the compiler's words. What includes none of them is taken from
+    /// the crate's own build, if there are any.
+    pub fn of(kernels: &[String], changed: &[&Source]) -> Result<Self, String> {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let changed = plant(folder.path(), kernels, edits);
+        for Source { path, text } in changed {
+            let to = folder.path().join(path);
+            fs::create_dir_all(to.parent().expect("a folder")).expect("a folder");
+            fs::write(&to, text).expect("a file");
+        }
         let table = folder.path().join("table.cpp");
         fs::write(&table, emulator_table(kernels)).expect("a file");
         let mut inputs = vec![table];
         for kernel in kernels {
-            if edits.is_empty()
-                || sources(std::slice::from_ref(kernel)).iter().any(|source| changed.contains(&source.path))
-            {
+            let included = sources(std::slice::from_ref(kernel));
+            let is_changed = |source: &Source| changed.iter().any(|changed| changed.path == source.path);
+            if changed.is_empty() || included.iter().any(is_changed) {
                 let source = folder.path().join(kernel).with_extension("cpp");
                 fs::copy(generated(kernel), &source).expect("the generated source");
                 inputs.push(source);
@@ -41,8 +55,8 @@ impl Library {
                 inputs.push(object(kernel));
             }
         }
-        compile(folder.path(), &inputs);
-        Self { folder }
+        compile(folder.path(), &inputs)?;
+        Ok(Self { folder })
     }
 
     /// An emulated Hopper with this library's kernels.
@@ -58,24 +72,9 @@ fn generated(kernel: &str) -> PathBuf {
     Path::new(KERNELS).join(kernel).with_extension("cu")
 }
 
-/// Writes the changed files to `folder`, which precedes `cuda/` on the include path, and returns their paths below it.
-fn plant(folder: &Path, kernels: &[String], edits: &[Edit]) -> HashSet<String> {
-    let mut sources = sources(kernels);
-    let mut changed = HashSet::new();
-    for edit in edits {
-        let file = apply(&mut sources, edit).unwrap_or_else(|stale| panic!("{stale}"));
-        let Source { path, text } = &sources[file];
-        let to = folder.join(path);
-        fs::create_dir_all(to.parent().expect("a folder")).expect("a folder");
-        fs::write(&to, text).expect("a file");
-        changed.insert(path.clone());
-    }
-    changed
-}
-
 /// All that the kernels include from `cuda/`. The emulated `ptx/` lies elsewhere on the include path: it belongs to the
 /// machine.
-fn sources(kernels: &[String]) -> Vec<Source> {
+pub fn sources(kernels: &[String]) -> Vec<Source> {
     let mut found: Vec<Source> = Vec::new();
     let texts =
         kernels.iter().map(|kernel| fs::read_to_string(generated(kernel)).expect("the generated source"));
@@ -125,7 +124,8 @@ static INSTRUCTIONS: LazyLock<PathBuf> = LazyLock::new(|| {
     let text: String = names.iter().map(|name| format!("#include \"ptx/{}\"\n", name.display())).collect();
     let [header, compiled] = ["all.h", "all.h.gch"].map(|name| made.path().join(name));
     fs::write(&header, text).expect("a file");
-    run(compiler(made.path()).args(["-x", "c++-header"]).arg(&header).arg("-o").arg(&compiled));
+    run(compiler(made.path()).args(["-x", "c++-header"]).arg(&header).arg("-o").arg(&compiled))
+        .unwrap_or_else(|words| panic!("{words}"));
     for file in [&compiled, &header] {
         fs::rename(file, folder.join(file.file_name().expect("a name"))).expect("a file");
     }
@@ -142,13 +142,13 @@ fn compiler(folder: &Path) -> Command {
     compiler
 }
 
-fn run(compiler: &mut Command) {
+fn run(compiler: &mut Command) -> Result<(), String> {
     let output = compiler.output().expect("a C++ compiler");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
-fn compile(folder: &Path, inputs: &[PathBuf]) {
+fn compile(folder: &Path, inputs: &[PathBuf]) -> Result<(), String> {
     let mut compiler = compiler(folder);
     compiler.arg("-include").arg(&*INSTRUCTIONS).arg("-shared").args(inputs).args(machine_objects());
-    run(compiler.arg("-o").arg(folder.join("kernel.so")));
+    run(compiler.arg("-o").arg(folder.join("kernel.so")))
 }

@@ -1,6 +1,7 @@
 //! Planted faults: every one is caught, on every seed, with a message that names the cause.
 
 mod library;
+mod mutants;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
@@ -26,6 +27,8 @@ fn main() -> ExitCode {
         let name = format!("no_fault::{}", short(trial.0));
         test(name, move || no_fault(trial))
     }));
+    tests.push(test("every_survivor_is_a_mutant".to_owned(), mutants::survivors_exist));
+    tests.extend(mutants::tests());
     run(&Arguments::from_args(), tests).exit_code()
 }
 
@@ -59,6 +62,11 @@ fn drawn((name, trial): (&'static str, Trial)) -> Arc<Drawn> {
     static ALL: All = Mutex::new(BTreeMap::new());
     let place = ALL.lock().expect("nobody panics here").entry(name).or_default().clone();
     place.get_or_init(|| Arc::new(trial.drawn())).clone()
+}
+
+/// What a trial's plans look up.
+fn kernels_of(name: &'static str) -> Vec<String> {
+    drawn((name, trials()[name])).kernels()
 }
 
 /// Plants the fault, runs every seed, and demands one of the causes in every message.

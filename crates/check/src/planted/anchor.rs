@@ -92,7 +92,7 @@ const OPERATORS: [&str; 22] = [
 ];
 
 /// Where the tokens of C++ text lie.
-fn tokens(text: &str) -> Vec<Range<usize>> {
+pub(super) fn tokens(text: &str) -> Vec<Range<usize>> {
     let mut tokens = Vec::new();
     let mut at = 0;
     while at < text.len() {

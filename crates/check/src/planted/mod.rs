@@ -5,6 +5,7 @@
 //! wrong, must contain one of the texts given.
 
 pub mod anchor;
+pub mod mutants;
 
 use std::any::Any;
 use std::collections::BTreeSet;
