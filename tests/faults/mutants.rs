@@ -16,7 +16,7 @@ use crate::{drawn, kernels_of, short, test, trials};
 /// Schedules on which a trial may notice it.
 const SEEDS: u64 = 2;
 /// One in so many is tried with the faults; the others when they are asked for.
-const SAMPLE: usize = 97;
+const SAMPLE: usize = 199;
 /// Where to append what became of each.
 const TABLE: &str = "DEEPSEEK_KERNELS_MUTANTS";
 /// Mutants that change nothing that counts: `file | line of code | change | why`.

@@ -5,6 +5,7 @@ mod build_output;
 mod bundle;
 mod gpu_path;
 mod lint;
+mod mutants;
 mod package;
 mod process;
 mod rehearsal;
@@ -55,6 +56,15 @@ enum Chore {
     Rehearse,
     /// Packs what goes to the registry, and uses it outside the repository
     Package,
+    /// Tries every mutant of the kernels and writes down what noticed it, or those of the host's half: both take hours
+    Mutants {
+        /// Only of kernels whose file or change has this text: `gemm/`, `router/gate`
+        #[arg(default_value = "")]
+        only: String,
+        /// Of checks, planner and schedules instead, by cargo-mutants, with these arguments
+        #[arg(long, num_args = 0.., allow_hyphen_values = true, conflicts_with = "only")]
+        host: Option<Vec<String>>,
+    },
     /// Runs every check, as CI does
     Test,
 }
@@ -80,6 +90,8 @@ fn run() -> Result<()> {
         Chore::Bundle => bundle::make(root),
         Chore::Rehearse => rehearsal::run(root),
         Chore::Package => package::check(root),
+        Chore::Mutants { host: Some(arguments), .. } => mutants::host(root, &arguments),
+        Chore::Mutants { host: None, only } => mutants::kernels(root, &only),
         Chore::Test => test::run_all(root),
     }
 }
