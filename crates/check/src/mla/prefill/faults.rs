@@ -66,7 +66,7 @@ fn prefills(layout: KeyLayout) -> Vec<Changed> {
     strange.q_offsets[1..3].reverse();
     strange.k_offsets = vec![-7, 150, 3, i32::MAX];
     let several = [(130, 300), (0, 70), (70, 0), (5, 129), (1, 3), (70, 520)];
-    [of(&several, true), of(&[(70, 200), (1, 3)], false), of(&many, true), strange].map(changed).into()
+    [of(&several, true), of(&[(140, 260), (1, 3)], false), of(&many, true), strange].map(changed).into()
 }
 
 faults! {
