@@ -11,6 +11,7 @@ pub mod gpu;
 pub mod lists;
 mod measure;
 pub mod record;
+pub mod report;
 mod runs;
 mod share;
 mod statistics;
@@ -76,14 +77,10 @@ pub fn bench(args: &BenchArgs) -> Result<Verdict, String> {
     if let Some(file) = json {
         file.write(json::render(&record)?.as_bytes())?;
     }
-    if let Some(report) = report {
-        report.write(report_page(&record).as_bytes())?;
+    if let Some(file) = report {
+        file.write(report::html(&record, comparison.as_ref()).as_bytes())?;
     }
     Ok(verdict(wrong, comparison.as_ref()))
-}
-
-fn report_page(_: &Record) -> String {
-    String::new()
 }
 
 /// What is slower for certain weighs more than what cannot be told.
