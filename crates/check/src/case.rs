@@ -4,10 +4,9 @@
 //! number of times; [`Prepared`], it runs and is judged. `verify`, tests, planted faults, benches and the run on a GPU
 //! differ in the cases they take and in what they do with them, not in how an operation is run.
 
-use std::cell::OnceCell;
-use std::fmt::Debug;
+use std::fmt::{self, Debug, Formatter};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -183,26 +182,48 @@ pub fn run(problem: Arc<dyn Problem>, device: &Device, memory: Memory) -> Result
     Ok(Ran { instance: prepared.instance(), seconds, outputs: prepared.outputs()?, checks })
 }
 
-/// What a reference says, found when it is first asked: operands that are only timed are never judged.
-pub struct Expected<T>(OnceCell<T>);
+/// What references say of a problem, found when they are first asked: operands that are only timed are never judged. It goes
+/// by the inputs alone, so it stays with them, for every device and memory that they are put in.
+pub struct Expected<T> {
+    thorough: OnceLock<T>,
+    brief: OnceLock<T>,
+}
 
 impl<T> Default for Expected<T> {
     fn default() -> Self {
-        Self(OnceCell::new())
+        Self { thorough: OnceLock::new(), brief: OnceLock::new() }
+    }
+}
+
+/// A copy knows nothing yet: it is made to be changed.
+impl<T> Clone for Expected<T> {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl<T> Debug for Expected<T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("Expected")
     }
 }
 
 impl<T> Expected<T> {
-    /// What was found before, or what `reference` says.
+    /// What was found before, or what `reference` says of a look as close as this.
     ///
     /// # Errors
     /// Of the reference.
-    pub fn get(&self, reference: impl FnOnce() -> Result<T>) -> Result<&T> {
-        if let Some(found) = self.0.get() {
+    pub fn get(&self, scrutiny: Scrutiny, reference: impl FnOnce() -> Result<T>) -> Result<&T> {
+        let place = match scrutiny {
+            Scrutiny::Thorough => &self.thorough,
+            Scrutiny::Brief => &self.brief,
+        };
+        if let Some(found) = place.get() {
             return Ok(found);
         }
+        // Not within `get_or_init`: references share threads, where one that waits may be what the other waits for.
         let found = reference()?;
-        Ok(self.0.get_or_init(|| found))
+        Ok(place.get_or_init(|| found))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Applies the oracles to what a device returned, on as many elements as are affordable.
 
-use oracles::gemm::{Elements, Epilogue, Operands, Oracle, Sample};
+use oracles::gemm::{Elements, Epilogue, Expectation, NotExact, Operands, Oracle, Sample};
 use oracles::verdict::Verdict;
 use serde::Serialize;
 
@@ -145,28 +145,44 @@ pub fn sample((m, n, k): (usize, usize, usize), budget: usize, seed: u64) -> Sam
     Sample::spread(m, n, rows, (budget / (rows * k)).max(1), seed)
 }
 
-/// The result of a GEMM by the oracles of its inputs, or, briefly, by the bound alone.
-pub fn judge_gemm(
-    scrutiny: Scrutiny,
-    oracles: &[Oracle],
-    operands: &Operands,
-    epilogue: &Epilogue,
-    got: &Elements,
-    seed: u64,
-) -> Vec<Check> {
-    let (m, n, k) = operands.shape();
-    let check = |oracle: Oracle, sample: Sample| {
-        let size = [sample.rows.len(), sample.columns.len()];
-        match oracle.check(operands, epilogue, &sample, got) {
-            Ok(verdict) => Check::of(name(oracle), &verdict, (size != [m, n]).then_some(size)),
-            Err(not_exact) => Check::failed(name(oracle), not_exact.to_string()),
-        }
-    };
-    match scrutiny {
-        Scrutiny::Brief => vec![check(Oracle::Bound, Sample::spread(m, n, BRIEF.0, BRIEF.1, seed))],
-        Scrutiny::Thorough => {
-            oracles.iter().map(|&oracle| check(oracle, sample((m, n, k), budget(oracle), seed))).collect()
-        }
+/// What the oracles say of a GEMM's inputs.
+pub struct GemmJudge {
+    /// Of D.
+    shape: [usize; 2],
+    expected: Vec<(Oracle, Result<Expectation, NotExact>)>,
+}
+
+impl GemmJudge {
+    /// Asks each oracle for as many elements as are affordable, or, briefly, the bound alone for a few.
+    pub fn new(
+        scrutiny: Scrutiny,
+        oracles: &[Oracle],
+        operands: &Operands,
+        epilogue: &Epilogue,
+        seed: u64,
+    ) -> Self {
+        let (m, n, k) = operands.shape();
+        let ask = |oracle: Oracle, sample| (oracle, oracle.expect(operands, epilogue, sample));
+        let expected = match scrutiny {
+            Scrutiny::Brief => vec![ask(Oracle::Bound, Sample::spread(m, n, BRIEF.0, BRIEF.1, seed))],
+            Scrutiny::Thorough => {
+                oracles.iter().map(|&oracle| ask(oracle, sample((m, n, k), budget(oracle), seed))).collect()
+            }
+        };
+        Self { shape: [m, n], expected }
+    }
+
+    /// What each says of a result.
+    pub fn judge(&self, got: &Elements) -> Vec<Check> {
+        let check = |(oracle, expected): &(Oracle, Result<Expectation, NotExact>)| match expected {
+            Ok(expected) => {
+                let Sample { rows, columns } = expected.sample();
+                let size = [rows.len(), columns.len()];
+                Check::of(name(*oracle), &expected.check(got), (size != self.shape).then_some(size))
+            }
+            Err(not_exact) => Check::failed(name(*oracle), not_exact.to_string()),
+        };
+        self.expected.iter().map(check).collect()
     }
 }
 
@@ -183,16 +199,18 @@ mod tests {
         let operands = inputs.operands().unwrap();
         let mut d: Vec<f32> = reference(&operands, &Sample::all(3, 16)).iter().map(|&x| x as f32).collect();
         let all = [Oracle::Exact, Oracle::BitModel, Oracle::Bound];
-        let failures = |d: &[f32], scrutiny| {
-            let got = |row: usize, column: usize| d[row * 16 + column];
-            let checks = judge_gemm(scrutiny, &all, &operands, &Epilogue::store(Output::F32), &got, 1);
+        let epilogue = Epilogue::store(Output::F32);
+        let [thorough, brief] = [Scrutiny::Thorough, Scrutiny::Brief]
+            .map(|scrutiny| GemmJudge::new(scrutiny, &all, &operands, &epilogue, 1));
+        let failures = |d: &[f32], judge: &GemmJudge| {
+            let checks = judge.judge(&|row, column| d[row * 16 + column]);
             checks.into_iter().map(|check| check.failure).collect::<Vec<_>>()
         };
-        assert_eq!(failures(&d, Scrutiny::Thorough), [None, None, None]);
-        assert_eq!(failures(&d, Scrutiny::Brief), [None]);
+        assert_eq!(failures(&d, &thorough), [None, None, None]);
+        assert_eq!(failures(&d, &brief), [None]);
         d[2 * 16 + 5] *= 1.5;
-        for scrutiny in [Scrutiny::Thorough, Scrutiny::Brief] {
-            for failure in failures(&d, scrutiny) {
+        for judge in [&thorough, &brief] {
+            for failure in failures(&d, judge) {
                 let failure = failure.unwrap();
                 assert!(
                     failure.starts_with("1 of 48 elements are wrong, first d[2, 5]: expected "),

@@ -125,7 +125,7 @@ fn the_bits_of_the_dense_gemm() {
             for (range, inputs) in assignment.experts().into_iter().zip(problem.experts) {
                 let case =
                     Fp8GemmCase { class: GemmClass::Outliers, ..Fp8GemmCase::new((range.len(), n, k)) };
-                let problem = Arc::new(Fp8GemmProblem { case, inputs });
+                let problem = Arc::new(Fp8GemmProblem::new(case, inputs));
                 let dense = attempt(problem, &device, memory_of("dense")).expect("right").outputs;
                 let same = d[0].bytes[range.start * n * 2..range.end * n * 2] == dense[0].bytes;
                 assert!(same, "{} rows {range:?}", instance.name());

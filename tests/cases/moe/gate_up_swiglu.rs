@@ -156,7 +156,7 @@ fn product(problem: &GateUpSwigluProblem, part: usize, device: &Device) -> Vec<b
         ..own.clone()
     };
     let case = GroupedFp8GemmCase { instance: None, n: width, parts: 1, ..problem.gemm.case.clone() };
-    let apart = GroupedFp8GemmProblem { case, experts: problem.gemm.experts.iter().map(of_part).collect() };
+    let apart = GroupedFp8GemmProblem::new(case, problem.gemm.experts.iter().map(of_part).collect());
     let mut apart = Arc::new(apart).prepare(&mut Arena::new(device, memory_of("unfused"))).expect("operands");
     apart.launch(device.stream().expect("stream")).expect("launch");
     apart.outputs().expect("a product")[0].values()

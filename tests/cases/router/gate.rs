@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use check::case::{attempt, memory_of, pass};
+use check::case::{Expected, attempt, memory_of, pass};
 use check::devices::{devices, runs_emulated, schedules};
 use check::goldens::integers;
 use check::memory::Output;
@@ -46,6 +46,7 @@ fn select(device: &Device, spec: &GateSpec, logits: &[f32], options: GateOptions
         bias: options.bias.map(<[f32]>::to_vec),
         mask: options.mask.map(<[u32]>::to_vec),
         fixed_ids: options.fixed_ids.map(<[i32]>::to_vec),
+        expected: Expected::default(),
     };
     Routed::of(&outputs(problem, device))
 }

@@ -14,9 +14,9 @@ use deepseek_kernels::table::gemm::{GEMM_INSTANCES, GemmInstance, OutputType};
 use deepseek_kernels::{Device, Error, F8E4M3, Stream, Tuning, bf16};
 use oracles::gemm::{Elements, Epilogue, GemmClass, GemmInputs, Output as Rounding};
 
-use crate::case::{Case, Prepared, Problem, Work};
+use crate::case::{Case, Expected, Prepared, Problem, Work};
 use crate::data::repeated;
-use crate::judge::{Check, Scrutiny, judge_gemm};
+use crate::judge::{Check, GemmJudge, Scrutiny};
 use crate::memory::{Align, Arena, Operand, Output, Scalar};
 
 /// `D = A . B^T`, block-scaled.
@@ -89,7 +89,7 @@ impl Fp8GemmCase {
 
     /// With its inputs.
     pub fn problem(self) -> Result<Fp8GemmProblem> {
-        Ok(Fp8GemmProblem { inputs: self.inputs()?, case: self })
+        Ok(Fp8GemmProblem::new(self, self.inputs()?))
     }
 }
 
@@ -155,6 +155,14 @@ impl Case for Fp8GemmCase {
 pub struct Fp8GemmProblem {
     pub case: Fp8GemmCase,
     pub inputs: GemmInputs,
+    pub expected: Expected<GemmJudge>,
+}
+
+impl Fp8GemmProblem {
+    /// Of inputs of the case's shape.
+    pub fn new(case: Fp8GemmCase, inputs: GemmInputs) -> Self {
+        Self { case, inputs, expected: Expected::default() }
+    }
 }
 
 /// What D holds before an accumulation: small integers, which every type has.
@@ -273,17 +281,16 @@ impl<D: Element> Prepared for Fp8GemmRun<D> {
     }
 
     fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
-        let Fp8GemmProblem { case, inputs } = &*self.problem;
+        let Fp8GemmProblem { case, inputs, expected } = &*self.problem;
         let d = self.operands.d.values()?;
-        let initial: &Elements = &before;
-        let epilogue = Epilogue { output: D::ROUNDING, initial: case.accumulate.then_some(initial) };
         let got = |row: usize, column: usize| d[row * inputs.n + column].widen();
         let d_alone =
             if case.accumulate { self.operands.d.guarded("d") } else { self.operands.d.written("d") };
-        let mut checks = vec![d_alone?];
-        let oracles = case.class.oracles();
-        checks.extend(judge_gemm(scrutiny, oracles, &inputs.operands()?, &epilogue, &got, case.seed));
-        Ok(checks)
+        let initial: &Elements = &before;
+        let epilogue = Epilogue { output: D::ROUNDING, initial: case.accumulate.then_some(initial) };
+        let (oracles, operands) = (case.class.oracles(), inputs.operands()?);
+        let ask = || Ok(GemmJudge::new(scrutiny, oracles, &operands, &epilogue, case.seed));
+        Ok([vec![d_alone?], expected.get(scrutiny, ask)?.judge(&got)].concat())
     }
 }
 

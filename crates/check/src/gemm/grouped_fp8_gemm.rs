@@ -18,8 +18,8 @@ use deepseek_kernels::{DataFaults, Device, Error, F8E4M3, Stream, Tuning, bf16};
 use oracles::gemm::{Epilogue, GemmClass, GemmInputs, Output as Rounding};
 
 use super::fp8_gemm::Fp8GemmCase;
-use crate::case::{Case, Prepared, Problem, Work, fault_if};
-use crate::judge::{Check, Scrutiny, judge_gemm};
+use crate::case::{Case, Expected, Prepared, Problem, Work, fault_if};
+use crate::judge::{Check, GemmJudge, Scrutiny};
 use crate::memory::{Align, Arena, Operand, Output, Scalar};
 
 /// Experts that multiply their own rows with their own weights.
@@ -93,7 +93,8 @@ impl GroupedFp8GemmCase {
 
     /// With its inputs.
     pub fn problem(self) -> Result<GroupedFp8GemmProblem> {
-        Ok(GroupedFp8GemmProblem { experts: self.inputs()?, case: self })
+        let experts = self.inputs()?;
+        Ok(GroupedFp8GemmProblem::new(self, experts))
     }
 }
 
@@ -150,6 +151,15 @@ impl Case for GroupedFp8GemmCase {
 pub struct GroupedFp8GemmProblem {
     pub case: GroupedFp8GemmCase,
     pub experts: Vec<GemmInputs>,
+    /// Of each expert.
+    pub expected: Vec<Expected<GemmJudge>>,
+}
+
+impl GroupedFp8GemmProblem {
+    /// Of inputs of the case's shapes.
+    pub fn new(case: GroupedFp8GemmCase, experts: Vec<GemmInputs>) -> Self {
+        Self { case, expected: vec![Expected::default(); experts.len()], experts }
+    }
 }
 
 impl Problem for GroupedFp8GemmProblem {
@@ -230,21 +240,16 @@ impl GroupedFp8GemmRun {
 
     /// One expert's rows.
     fn judge_expert(&self, d: &[bf16], e: usize, first: usize, scrutiny: Scrutiny) -> Result<Vec<Check>> {
-        let GroupedFp8GemmProblem { case, experts } = &*self.problem;
+        let GroupedFp8GemmProblem { case, experts, expected } = &*self.problem;
         let rows = &d[first * case.n..][..experts[e].m * case.n];
         let left = rows.iter().position(|x| x.bits() == bf16::SENTINEL.bits());
         let place = |i: usize| format!("d[{}, {}] was not written", first + i / case.n, i % case.n);
         let mut checks = vec![Check::equal("written", rows.len(), left.map(place))];
         let got = |row: usize, column: usize| rows[row * case.n + column].to_f32();
         let (oracles, operands) = (case.class.oracles(), experts[e].operands()?);
-        checks.extend(judge_gemm(
-            scrutiny,
-            oracles,
-            &operands,
-            &Epilogue::store(Rounding::Bf16),
-            &got,
-            case.seed,
-        ));
+        let epilogue = Epilogue::store(Rounding::Bf16);
+        let ask = || Ok(GemmJudge::new(scrutiny, oracles, &operands, &epilogue, case.seed));
+        checks.extend(expected[e].get(scrutiny, ask)?.judge(&got));
         for check in &mut checks {
             check.failure = check.failure.take().map(|failure| format!("expert {e}: {failure}"));
         }

@@ -17,7 +17,7 @@ use oracles::mla::{HeadColumns, HeadProduct, Side};
 use oracles::verdict::within;
 
 use super::{LATENT, Values, spread};
-use crate::case::{Case, Prepared, Problem, Work};
+use crate::case::{Case, Expected, Prepared, Problem, Work};
 use crate::data::{rows_of, weights};
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, Operand, Output, Scalar};
@@ -95,7 +95,7 @@ impl AbsorbCase {
         for head in w.chunks_exact_mut(head_rows * LATENT) {
             head[unused.start * LATENT..unused.end * LATENT].fill(bf16::POISON);
         }
-        Ok(AbsorbProblem { case: self, a, w })
+        Ok(AbsorbProblem { case: self, a, w, expected: Expected::default() })
     }
 }
 
@@ -156,6 +156,36 @@ pub struct AbsorbProblem {
     pub a: Vec<bf16>,
     /// `[heads, nope + value, 512]`.
     pub w: Vec<bf16>,
+    pub expected: Expected<AbsorbExpected>,
+}
+
+/// What the references say of the tokens that are judged.
+pub struct AbsorbExpected {
+    tokens: Vec<usize>,
+    want: Vec<f64>,
+    bound: Vec<f64>,
+    /// The bits, unless it is a brief look.
+    model: Option<Vec<f64>>,
+}
+
+impl AbsorbProblem {
+    fn expected(&self, scrutiny: Scrutiny) -> Result<&AbsorbExpected> {
+        self.expected.get(scrutiny, || self.ask(scrutiny))
+    }
+
+    fn ask(&self, scrutiny: Scrutiny) -> Result<AbsorbExpected> {
+        let Self { case, a, w, .. } = self;
+        let (count, heads) = (case.tokens, case.heads);
+        let all = scrutiny == Scrutiny::Thorough && count * heads * case.products() <= JUDGED.0;
+        let tokens = spread(count, if all { count } else { JUDGED.1 });
+        let a = rows_of(a, heads * case.a_columns(), &tokens);
+        let product = HeadProduct::new((case.side, case.columns), &a, w, tokens.len(), heads)?;
+        let (want, bound): (Vec<f64>, Vec<f64>) = product.bound().into_iter().unzip();
+        let want = want.into_iter().map(|x| if x.is_nan() { f64::NAN } else { x }).collect();
+        let model = || product.bit_model().iter().map(|x| canonical(x.to_f32()).into()).collect();
+        let model = (scrutiny == Scrutiny::Thorough).then(model);
+        Ok(AbsorbExpected { tokens, want, bound, model })
+    }
 }
 
 impl Problem for AbsorbProblem {
@@ -262,7 +292,7 @@ impl Prepared for AbsorbRun {
 
     /// All tokens, or some; by the bits of the tensor core's model and the bound of any kernel, or briefly by the bound.
     fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
-        let AbsorbProblem { case, a, w } = &*self.problem;
+        let case = &self.problem.case;
         let (tokens, heads, n) = (case.tokens, case.heads, case.n());
         let (d, beside) = self.result()?;
         let sentinel = |x: &bf16| x.bits() == bf16::SENTINEL.bits();
@@ -276,23 +306,17 @@ impl Prepared for AbsorbRun {
             self.operands.d.guarded("d")?,
         ];
 
-        let all = scrutiny == Scrutiny::Thorough && tokens * heads * case.products() <= JUDGED.0;
-        let judged = spread(tokens, if all { tokens } else { JUDGED.1 });
-        let a = rows_of(a, heads * case.a_columns(), &judged);
-        let got = rows_of(&d, heads * n, &judged);
+        let AbsorbExpected { tokens: judged, want, bound, model } = self.problem.expected(scrutiny)?;
+        let got = rows_of(&d, heads * n, judged);
         let got: Vec<f32> = got.iter().map(|x| canonical(x.to_f32())).collect();
         let sample = (judged.len() < tokens).then_some([judged.len() * heads, n]);
         let check = |oracle, want: &[f64], bound: &[f64]| {
             Check::of(oracle, &within(want, bound, n, &|i| got[i]), sample)
         };
-        let product = HeadProduct::new((case.side, case.columns), &a, w, judged.len(), heads)?;
-        let (want, bound): (Vec<f64>, Vec<f64>) = product.bound().into_iter().unzip();
-        let want: Vec<f64> = want.into_iter().map(|x| if x.is_nan() { f64::NAN } else { x }).collect();
-        checks.push(check("bound", &want, &bound));
-        if scrutiny == Scrutiny::Thorough {
+        checks.push(check("bound", want, bound));
+        if let Some(model) = model {
             let bits = vec![0.0; want.len()];
-            let model: Vec<f64> = product.bit_model().iter().map(|x| canonical(x.to_f32()).into()).collect();
-            checks.push(check("bit model", &model, &bits));
+            checks.push(check("bit model", model, &bits));
             if case.values == Values::Integers {
                 // A sum of nothing but -0 is +0 to the tensor core.
                 let exact: Vec<f64> = want.iter().map(|&x| bf16::from_f64(x).to_f64() + 0.0).collect();

@@ -117,7 +117,8 @@ impl KvAppendCase {
             Some(&row) if class != TokenClass::EveryKind || token % 5 != 3 => row,
             _ => -1,
         };
-        Ok(KvAppendProblem { case: self, latent, k_pe, scale, slots: (0..tokens).map(slot).collect() })
+        let slots = (0..tokens).map(slot).collect();
+        Ok(KvAppendProblem { case: self, latent, k_pe, scale, slots, expected: Expected::default() })
     }
 }
 
@@ -194,6 +195,7 @@ pub struct KvAppendProblem {
     /// That of the whole cache, if it has one.
     pub scale: f32,
     pub slots: Vec<i32>,
+    pub expected: Expected<(CacheRows, Appended)>,
 }
 
 impl KvAppendProblem {
@@ -206,6 +208,7 @@ impl KvAppendProblem {
             k_pe: rows_of(&self.k_pe, self.case.rope, order),
             scale: self.scale,
             slots: rows_of(&self.slots, 1, order),
+            expected: Expected::default(),
         }
     }
 
@@ -223,11 +226,15 @@ impl KvAppendProblem {
     }
 
     /// What the reference makes of it.
-    fn expected(&self) -> Result<(CacheRows, Appended)> {
+    fn reference(&self) -> Result<(CacheRows, Appended)> {
         let mut cache = self.before();
         let Self { case, latent, k_pe, slots, .. } = self;
         let appended = cache.append(&NewTokens { latent, k_pe, rope: case.rope, slots }, case.format.1)?;
         Ok((cache, appended))
+    }
+
+    fn expected(&self) -> Result<&(CacheRows, Appended)> {
+        self.expected.get(Scrutiny::Thorough, || self.reference())
     }
 }
 
@@ -240,7 +247,6 @@ impl Problem for KvAppendProblem {
 /// An append on a device.
 pub struct KvAppendRun {
     problem: Arc<KvAppendProblem>,
-    expected: Expected<(CacheRows, Appended)>,
     pub plan: KvAppend,
     pub operands: KvAppendOperands,
 }
@@ -280,11 +286,7 @@ impl KvAppendRun {
             slots: arena.indices(&problem.slots, (1, tokens))?,
             cache: CacheOperand::in_out(arena, cache_shape, &problem.before())?,
         };
-        Ok(Self { problem, expected: Expected::default(), plan, operands })
-    }
-
-    fn expected(&self) -> Result<&(CacheRows, Appended)> {
-        self.expected.get(|| self.problem.expected())
+        Ok(Self { problem, plan, operands })
     }
 }
 
@@ -321,7 +323,7 @@ impl Prepared for KvAppendRun {
     fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
         let KvAppendCase { format: (format, _), rope, .. } = self.problem.case;
         let columns = format.columns(rope);
-        let difference = match (&self.operands.cache, &self.expected()?.0) {
+        let difference = match (&self.operands.cache, &self.problem.expected()?.0) {
             (CacheOperand::Bf16(got), CacheRows::Bf16(want)) => {
                 different(got, want, columns, |_, x| x.bits(), |column| format!("value {column}"))?
             }
@@ -340,7 +342,9 @@ impl Prepared for KvAppendRun {
 
     fn faults(&self) -> DataFaults {
         // What the reference cannot do, the judge tells.
-        let Ok((_, Appended { strange_slot, nonfinite })) = self.expected() else { return DataFaults::NONE };
+        let Ok((_, Appended { strange_slot, nonfinite })) = self.problem.expected() else {
+            return DataFaults::NONE;
+        };
         fault_if(*strange_slot, DataFaults::CACHE_SLOT) | fault_if(*nonfinite, DataFaults::NONFINITE_INPUT)
     }
 }

@@ -76,7 +76,11 @@ impl GateUpSwigluCase {
     /// # Errors
     /// Of the sizes.
     pub fn problem(self) -> Result<GateUpSwigluProblem> {
-        Ok(GateUpSwigluProblem { gemm: self.gemm.clone().problem()?, case: self })
+        Ok(GateUpSwigluProblem {
+            gemm: self.gemm.clone().problem()?,
+            case: self,
+            expected: Expected::default(),
+        })
     }
 }
 
@@ -125,6 +129,7 @@ impl Case for GateUpSwigluCase {
 pub struct GateUpSwigluProblem {
     pub case: GateUpSwigluCase,
     pub gemm: GroupedFp8GemmProblem,
+    pub expected: Expected<Quantized>,
 }
 
 impl GateUpSwigluProblem {
@@ -143,13 +148,17 @@ impl GateUpSwigluProblem {
     }
 
     /// Rows of no expert are zero.
-    fn expected(&self) -> Result<Quantized> {
+    fn reference(&self) -> Result<Quantized> {
         let (rows, n) = (self.case.gemm.assignment.rows(), self.case.gemm.n);
         let mut gate_up = vec![bf16::ZERO; rows * n];
         for (e, range) in self.case.gemm.assignment.experts().into_iter().enumerate() {
             gate_up[range.start * n..range.end * n].copy_from_slice(&self.gate_up(e, 0..range.len())?);
         }
         self.quantized(&gate_up, rows)
+    }
+
+    fn expected(&self) -> Result<&Quantized> {
+        self.expected.get(Scrutiny::Thorough, || self.reference())
     }
 }
 
@@ -162,7 +171,6 @@ impl Problem for GateUpSwigluProblem {
 /// Gate, up and SwiGLU on a device.
 pub struct GateUpSwigluRun {
     problem: Arc<GateUpSwigluProblem>,
-    expected: Expected<Quantized>,
     pub plan: GateUpSwiglu,
     pub operands: GateUpSwigluOperands,
 }
@@ -180,11 +188,7 @@ impl GateUpSwigluRun {
             inputs: GroupedInputs::new(&problem.gemm, arena)?,
             out: QuantizedRows::new(arena, out, Align(16))?,
         };
-        Ok(Self { problem, expected: Expected::default(), plan, operands })
-    }
-
-    fn expected(&self) -> Result<&Quantized> {
-        self.expected.get(|| self.problem.expected())
+        Ok(Self { problem, plan, operands })
     }
 
     /// The last row that somebody has.
@@ -241,14 +245,14 @@ impl Prepared for GateUpSwigluRun {
         let assignment = &self.problem.case.gemm.assignment;
         let experts = assignment.experts();
         let used = |row| experts.iter().any(|rows| rows.contains(&row));
-        self.operands.out.judge(assignment.rows(), used, self.expected()?)
+        self.operands.out.judge(assignment.rows(), used, self.problem.expected()?)
     }
 
     fn faults(&self) -> DataFaults {
         let GroupedFp8GemmCase { class, assignment, .. } = &self.problem.case.gemm;
         // Other classes are finite, and large ones of theirs have no reference of every element.
         let special = matches!(class, GemmClass::Codes | GemmClass::NanCodes | GemmClass::SpecialScales);
-        let nonfinite = special && self.expected().is_ok_and(|rows| rows.nonfinite);
+        let nonfinite = special && self.problem.expected().is_ok_and(|rows| rows.nonfinite);
         fault_if(!assignment.in_order(), DataFaults::SEGMENT)
             | fault_if(nonfinite, DataFaults::NONFINITE_INPUT)
     }

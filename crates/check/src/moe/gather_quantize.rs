@@ -46,7 +46,7 @@ impl GatherQuantizeCase {
     pub fn problem(self) -> GatherQuantizeProblem {
         let shape = (self.map.spec.tokens, self.hidden);
         let x = QuantizerClass::Special.draw(shape, self.repeated, self.map.seed);
-        GatherQuantizeProblem { case: self, batch: self.map.batch(), x }
+        GatherQuantizeProblem { case: self, batch: self.map.batch(), x, expected: Expected::default() }
     }
 }
 
@@ -88,12 +88,13 @@ pub struct GatherQuantizeProblem {
     pub case: GatherQuantizeCase,
     pub batch: Batch,
     pub x: Vec<bf16>,
+    pub expected: Expected<Quantized>,
 }
 
 impl GatherQuantizeProblem {
     /// Rows without a route, and rows of no expert, are zero.
-    fn expected(&self) -> Result<Quantized> {
-        let Self { case: GatherQuantizeCase { hidden, rule, .. }, ref batch, ref x } = *self;
+    fn reference(&self) -> Result<Quantized> {
+        let Self { case: GatherQuantizeCase { hidden, rule, .. }, ref batch, ref x, .. } = *self;
         let mut gathered = vec![bf16::ZERO; batch.rows() * hidden];
         for (row, values) in gathered.chunks_exact_mut(hidden.max(1)).enumerate() {
             if let Some(route) = batch.route(row).filter(|_| batch.used(row)) {
@@ -101,6 +102,10 @@ impl GatherQuantizeProblem {
             }
         }
         Ok(quantize_1x128(&gathered, batch.rows(), hidden, hidden, rule.model())?)
+    }
+
+    fn expected(&self) -> Result<&Quantized> {
+        self.expected.get(Scrutiny::Thorough, || self.reference())
     }
 }
 
@@ -113,7 +118,6 @@ impl Problem for GatherQuantizeProblem {
 /// A gather on a device.
 pub struct GatherQuantizeRun {
     problem: Arc<GatherQuantizeProblem>,
-    expected: Expected<Quantized>,
     pub plan: GatherQuantize,
     pub operands: GatherQuantizeOperands,
 }
@@ -127,7 +131,7 @@ pub struct GatherQuantizeOperands {
 
 impl GatherQuantizeRun {
     pub fn new(problem: Arc<GatherQuantizeProblem>, arena: &mut Arena<'_>) -> Result<Self> {
-        let GatherQuantizeProblem { case, batch, x } = &*problem;
+        let GatherQuantizeProblem { case, batch, x, .. } = &*problem;
         let plan = GatherQuantize::plan(arena.device(), case.spec())?;
         let operands = GatherQuantizeOperands {
             x: arena.input(x, (batch.spec.tokens, case.hidden), Align(16))?,
@@ -135,11 +139,7 @@ impl GatherQuantizeRun {
             segments: arena.list(batch.segments())?,
             out: QuantizedRows::new(arena, (batch.rows(), case.hidden), Align(8))?,
         };
-        Ok(Self { problem, expected: Expected::default(), plan, operands })
-    }
-
-    fn expected(&self) -> Result<&Quantized> {
-        self.expected.get(|| self.problem.expected())
+        Ok(Self { problem, plan, operands })
     }
 }
 
@@ -174,11 +174,11 @@ impl Prepared for GatherQuantizeRun {
 
     fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
         let batch = &self.problem.batch;
-        self.operands.out.judge(batch.rows(), |row| batch.used(row), self.expected()?)
+        self.operands.out.judge(batch.rows(), |row| batch.used(row), self.problem.expected()?)
     }
 
     fn faults(&self) -> DataFaults {
-        let nonfinite = self.expected().is_ok_and(|rows| rows.nonfinite);
+        let nonfinite = self.problem.expected().is_ok_and(|rows| rows.nonfinite);
         self.problem.batch.faults(true, nonfinite)
     }
 }

@@ -80,7 +80,13 @@ impl SwigluQuantizeCase {
         let routes = self.map.spec.tokens * self.map.spec.top_k;
         let weights = || (0..routes).map(|route| (route as f32 * 0.71).cos() + 0.1).collect();
         let batch = self.map.batch();
-        SwigluQuantizeProblem { x: self.x(&batch), weights: self.weighted.then(weights), batch, case: self }
+        SwigluQuantizeProblem {
+            x: self.x(&batch),
+            weights: self.weighted.then(weights),
+            batch,
+            case: self,
+            expected: Expected::default(),
+        }
     }
 }
 
@@ -126,11 +132,12 @@ pub struct SwigluQuantizeProblem {
     pub batch: Batch,
     pub x: Vec<bf16>,
     pub weights: Option<Vec<f32>>,
+    pub expected: Expected<Quantized>,
 }
 
 impl SwigluQuantizeProblem {
     /// Rows of no expert are zero, and with weights those without a route.
-    fn expected(&self) -> Result<Quantized> {
+    fn reference(&self) -> Result<Quantized> {
         let Self {
             case: SwigluQuantizeCase { intermediate, clamp, rule, order, .. }, ref batch, ref x, ..
         } = *self;
@@ -140,6 +147,10 @@ impl SwigluQuantizeProblem {
             Some(weights) => batch.route(row).map(|route| weights[route]),
         };
         Ok(swiglu_quantize(&swiglu_model(clamp, order, rule), x, (batch.rows(), intermediate), &weight)?)
+    }
+
+    fn expected(&self) -> Result<&Quantized> {
+        self.expected.get(Scrutiny::Thorough, || self.reference())
     }
 }
 
@@ -152,7 +163,6 @@ impl Problem for SwigluQuantizeProblem {
 /// A SwiGLU on a device.
 pub struct SwigluQuantizeRun {
     problem: Arc<SwigluQuantizeProblem>,
-    expected: Expected<Quantized>,
     pub plan: SwigluQuantize,
     pub operands: SwigluQuantizeOperands,
 }
@@ -167,7 +177,7 @@ pub struct SwigluQuantizeOperands {
 
 impl SwigluQuantizeRun {
     pub fn new(problem: Arc<SwigluQuantizeProblem>, arena: &mut Arena<'_>) -> Result<Self> {
-        let SwigluQuantizeProblem { case, batch, x, weights } = &*problem;
+        let SwigluQuantizeProblem { case, batch, x, weights, .. } = &*problem;
         let plan = SwigluQuantize::plan(arena.device(), case.spec())?;
         let ExpertMapSpec { tokens, top_k, .. } = batch.spec;
         let mut routing = |weights: &Vec<f32>| -> Result<_> {
@@ -180,11 +190,7 @@ impl SwigluQuantizeRun {
             segments: arena.list(batch.segments())?,
             out: QuantizedRows::new(arena, (batch.rows(), case.intermediate), Align(8))?,
         };
-        Ok(Self { problem, expected: Expected::default(), plan, operands })
-    }
-
-    fn expected(&self) -> Result<&Quantized> {
-        self.expected.get(|| self.problem.expected())
+        Ok(Self { problem, plan, operands })
     }
 }
 
@@ -225,11 +231,11 @@ impl Prepared for SwigluQuantizeRun {
 
     fn judge(&self, _: Scrutiny) -> Result<Vec<Check>> {
         let batch = &self.problem.batch;
-        self.operands.out.judge(batch.rows(), |row| batch.used(row), self.expected()?)
+        self.operands.out.judge(batch.rows(), |row| batch.used(row), self.problem.expected()?)
     }
 
     fn faults(&self) -> DataFaults {
-        let nonfinite = self.expected().is_ok_and(|rows| rows.nonfinite);
+        let nonfinite = self.problem.expected().is_ok_and(|rows| rows.nonfinite);
         self.problem.batch.faults(self.problem.weights.is_some(), nonfinite)
     }
 }

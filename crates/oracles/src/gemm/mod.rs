@@ -12,4 +12,4 @@ pub use exact::{NotExact, exact};
 pub use fp8_gemm::{bit_model, reference};
 pub use inputs::{GemmClass, GemmInputs, UnknownClass};
 pub use operands::{Elements, Epilogue, Operands, Output, Sample};
-pub use oracle::Oracle;
+pub use oracle::{Expectation, Oracle};

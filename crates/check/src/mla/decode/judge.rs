@@ -6,7 +6,7 @@ use std::ops::Range;
 use anyhow::Result;
 use deepseek_kernels::bf16;
 use deepseek_kernels::mla::MlaDecodeSpec;
-use oracles::mla::{Approximations, AttentionClass, FlashMlaBar, MlaBounded, mla_decode_bits};
+use oracles::mla::{Approximations, AttentionClass, FlashMlaBar, MlaBits, MlaBounded, mla_decode_bits};
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
@@ -47,14 +47,16 @@ impl MlaDecodeProblem {
         let (mut sequences, heads) = self.judged(scrutiny);
         let all = sequences.len() * heads.len() == self.spec.batch * self.spec.heads;
         sequences.retain(|&sequence| !self.queries(sequence).is_empty());
+        let bounds = || sequences.iter().map(|&index| self.reference(index, &heads)).collect();
+        let bounds = self.bounds.get(scrutiny, bounds)?;
         let mut joined: Vec<Check> = vec![];
-        for index in sequences {
+        for (&index, reference) in sequences.iter().zip(bounds) {
             let rows = self.rows(index, &heads);
             let sequence = Judged {
                 problem: self,
                 index,
                 heads: heads.len(),
-                reference: self.reference(index, &heads)?,
+                reference,
                 out: rows_of(out, LATENT, &rows),
                 lse: rows.iter().map(|&row| logarithm(self.spec.empty_lse, lse[row])).collect(),
             };
@@ -95,25 +97,27 @@ impl MlaDecodeProblem {
         some.filter(|(_, rows)| !rows.is_empty()).collect()
     }
 
-    /// The bits of a machine with these approximations, whatever the operands.
-    pub(super) fn judge_bits(
-        &self,
-        out: &[bf16],
-        lse: &[f32],
-        machine: Approximations,
-    ) -> Result<Vec<Check>> {
-        let judged = self.judged_bits();
-        let count: usize = judged.iter().map(|(_, some)| some.len()).sum();
+    fn sequence_bits(&self, sequence: usize, rows: Vec<usize>) -> Result<SequenceBits> {
+        let Range { start, end } = self.queries(sequence);
+        let row = self.spec.heads * self.case.key();
+        let (q, keys) = (&self.q[start * row..end * row], self.keys(sequence)?);
+        let step = self.sequence(sequence, q, &keys, self.spec.heads);
+        let bits = mla_decode_bits(&step, &rows, Approximations::ROUNDED)?;
+        Ok(SequenceBits { sequence, rows, bits })
+    }
+
+    /// The bits of the emulator, whatever the operands.
+    pub(super) fn judge_bits(&self, out: &[bf16], lse: &[f32]) -> Result<Vec<Check>> {
+        let of = |(sequence, rows)| self.sequence_bits(sequence, rows);
+        let judged = || self.judged_bits().into_iter().map(of).collect();
+        let judged = self.bits.get(Scrutiny::Thorough, judged)?;
+        let count: usize = judged.iter().map(|SequenceBits { rows, .. }| rows.len()).sum();
         let rows: usize =
             (0..self.spec.batch).map(|sequence| self.queries(sequence).len() * self.spec.heads).sum();
         let sample = (count < rows).then_some([count, LATENT]);
         let mut joined: Vec<Check> = vec![];
-        for (sequence, some) in judged {
-            let Range { start, end } = self.queries(sequence);
-            let [start, end] = [start, end].map(|token| token * self.spec.heads);
-            let width = self.case.key();
-            let (q, keys) = (&self.q[start * width..end * width], self.keys(sequence)?);
-            let bits = mla_decode_bits(&self.sequence(sequence, q, &keys, self.spec.heads), &some, machine)?;
+        for SequenceBits { sequence, rows: some, bits } in judged {
+            let start = self.queries(*sequence).start * self.spec.heads;
             let places: Vec<usize> = some.iter().map(|row| start + row).collect();
             let lse: Vec<f32> = places.iter().map(|&row| logarithm(self.spec.empty_lse, lse[row])).collect();
             let verdicts = [
@@ -132,12 +136,19 @@ impl MlaDecodeProblem {
     }
 }
 
+/// Rows of a sequence, and their bits.
+pub struct SequenceBits {
+    sequence: usize,
+    rows: Vec<usize>,
+    bits: MlaBits,
+}
+
 /// What was computed of a sequence, and what should be.
 struct Judged<'p> {
     problem: &'p MlaDecodeProblem,
     index: usize,
     heads: usize,
-    reference: MlaBounded,
+    reference: &'p MlaBounded,
     out: Vec<bf16>,
     lse: Vec<f32>,
 }

@@ -14,8 +14,9 @@ use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
 
+use super::judge::SequenceBits;
 use super::{DRAWN, MlaDecodeCase, MlaDecodeRun, SPARE};
-use crate::case::{Prepared, Problem, fault_if};
+use crate::case::{Expected, Prepared, Problem, fault_if};
 use crate::data::{repeated, rows_of};
 use crate::memory::{Arena, Output, Scalar};
 use crate::mla::cache::CacheRows;
@@ -41,6 +42,10 @@ pub struct MlaDecodeProblem {
     pub cache: CacheRows,
     /// Every query and key is finite. Of others the reference says nothing, and only what is written is judged.
     pub finite: bool,
+    /// Of each sequence that is judged.
+    pub bounds: Expected<Vec<MlaBounded>>,
+    /// Of rows of some sequences.
+    pub bits: Expected<Vec<SequenceBits>>,
 }
 
 impl MlaDecodeCase {
@@ -74,7 +79,18 @@ impl MlaDecodeCase {
         let cache = CacheRows::of_keys(self.format, self.rope, rows, &keys, &slots)?;
         let lengths = self.lengths.iter().map(|&length| length as i32).collect();
         let q_offsets = self.packed.as_ref().map(|tokens| packed::offsets(SPARE.0, tokens));
-        Ok(MlaDecodeProblem { case: self, spec, lengths, q_offsets, table, q, cache, finite: true })
+        Ok(MlaDecodeProblem {
+            case: self,
+            spec,
+            lengths,
+            q_offsets,
+            table,
+            q,
+            cache,
+            finite: true,
+            bounds: Expected::default(),
+            bits: Expected::default(),
+        })
     }
 
     /// Queries and keys of every sequence, and the row of each key.
@@ -154,6 +170,8 @@ impl MlaDecodeProblem {
             q: self.q[queries.start * row..queries.end * row].to_vec(),
             cache: self.cache.clone(),
             finite: self.finite,
+            bounds: Expected::default(),
+            bits: Expected::default(),
         }
     }
 

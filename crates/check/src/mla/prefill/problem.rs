@@ -6,13 +6,13 @@ use std::sync::Arc;
 use anyhow::Result;
 use deepseek_kernels::mla::MlaPrefillSpec;
 use deepseek_kernels::{DataFaults, bf16};
+use oracles::ShapeError;
 use oracles::mla::{
-    Approximations, AttentionClass, HeadColumns, MlaBounded, MlaHead, mla_prefill, mla_prefill_bits,
+    Approximations, AttentionClass, HeadColumns, MlaBits, MlaBounded, MlaHead, mla_prefill, mla_prefill_bits,
 };
-use oracles::verdict::Verdict;
 
 use super::{DRAWN, KeyLayout, MlaPrefillCase, MlaPrefillRun};
-use crate::case::{Prepared, Problem, fault_if};
+use crate::case::{Expected, Prepared, Problem, fault_if};
 use crate::data::rows_of;
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Arena, Output, Scalar};
@@ -43,6 +43,20 @@ pub struct MlaPrefillProblem {
     pub v: Vec<bf16>,
     /// Every query, key and value is finite. Of others the bound says nothing.
     pub finite: bool,
+    pub bounds: Expected<Vec<OfHead<MlaBounded>>>,
+    pub bits: Expected<Vec<OfHead<MlaBits>>>,
+}
+
+/// What a reference says of some query tokens of a head of a sequence.
+pub struct OfHead<R> {
+    sequence: usize,
+    head: usize,
+    tokens: Vec<usize>,
+    /// Keys that each of them sees.
+    visible: Vec<usize>,
+    reference: R,
+    /// Rows and columns, unless they are all.
+    sample: Option<[usize; 2]>,
 }
 
 /// What a head takes of the columns that the classes draw: every head other values and, but for the position, other keys.
@@ -70,6 +84,8 @@ impl MlaPrefillCase {
             finite: true,
             spec,
             case: self,
+            bounds: Expected::default(),
+            bits: Expected::default(),
         };
         if problem.case.repeated {
             problem.draw((DRAWN, DRAWN), 0);
@@ -149,6 +165,8 @@ impl MlaPrefillProblem {
             finite: self.finite,
             case: MlaPrefillCase { repeated: false, ..case },
             spec,
+            bounds: Expected::default(),
+            bits: Expected::default(),
         }
     }
 
@@ -232,47 +250,85 @@ impl MlaPrefillProblem {
         (JUDGED.1, spread(heads, 3))
     }
 
-    /// The bound, and what is exact of the class; and the bits of a machine with these approximations, whatever the operands.
+    /// Asks a reference of tokens, spread over at most so many, of every head that is judged.
+    fn ask<R>(
+        &self,
+        scrutiny: Scrutiny,
+        most: usize,
+        reference: impl Fn(&MlaHead, &[usize]) -> Result<R, ShapeError>,
+    ) -> Result<Vec<OfHead<R>>> {
+        let heads = self.judged(scrutiny).1;
+        let pairs = (0..self.spec.batch).flat_map(|sequence| heads.iter().map(move |&head| (sequence, head)));
+        let ask = |(sequence, head)| {
+            let operands = self.head(sequence, head);
+            let oracle = self.oracle(&operands);
+            let count = oracle.q.len() / self.case.columns.key();
+            let tokens = spread(count, most);
+            Ok(OfHead {
+                sequence,
+                head,
+                reference: reference(&oracle, &tokens)?,
+                visible: tokens.iter().map(|&token| oracle.visible(token)).collect(),
+                sample: (tokens.len() < count).then_some([tokens.len(), self.case.columns.value]),
+                tokens,
+            })
+        };
+        pairs.map(ask).collect()
+    }
+
+    /// The bound, and what is exact of the class; and on the emulator its bits, whatever the operands.
     pub(super) fn judge(
         &self,
         out: &[bf16],
         lse: &[f32],
         scrutiny: Scrutiny,
-        machine: Option<Approximations>,
+        emulated: bool,
     ) -> Result<Vec<Check>> {
-        let (most, heads) = self.judged(scrutiny);
-        let (key, value) = (self.case.columns.key(), self.case.columns.value);
+        let mut checks = vec![];
+        if self.finite {
+            let ask = || self.ask(scrutiny, self.judged(scrutiny).0, mla_prefill);
+            let heads = self.bounds.get(scrutiny, ask)?;
+            checks.extend(self.judge_heads(heads, out, lse, |head, out, lse| {
+                let OfHead { reference, sample, .. } = head;
+                let bound = Check::of("bound", &reference.check_out(out)?, *sample);
+                let bound_of_lse = Check::of("bound of lse", &reference.check_lse(lse)?, *sample);
+                Ok([bound, bound_of_lse].into_iter().chain(self.exact(head, out)).collect())
+            })?);
+        }
+        if emulated {
+            let bits =
+                |head: &MlaHead, tokens: &[usize]| mla_prefill_bits(head, tokens, Approximations::ROUNDED);
+            let heads = self.bits.get(scrutiny, || self.ask(scrutiny, JUDGED_BITS, bits))?;
+            checks.extend(self.judge_heads(
+                heads,
+                out,
+                lse,
+                |OfHead { reference, sample, .. }, out, lse| {
+                    let bits = Check::of("bit model", &reference.check_out(out)?, *sample);
+                    Ok(vec![bits, Check::of("bit model of lse", &reference.check_lse(lse)?, *sample)])
+                },
+            )?);
+        }
+        Ok(checks)
+    }
+
+    /// What is said of each head's results, as of one.
+    fn judge_heads<R>(
+        &self,
+        heads: &[OfHead<R>],
+        out: &[bf16],
+        lse: &[f32],
+        judge: impl Fn(&OfHead<R>, &[bf16], &[f32]) -> Result<Vec<Check>>,
+    ) -> Result<Vec<Check>> {
         let mut joined: Vec<Check> = vec![];
-        for (sequence, head) in (0..self.spec.batch).flat_map(|b| heads.iter().map(move |&head| (b, head))) {
-            let operands = self.head(sequence, head);
-            let oracle = self.oracle(&operands);
-            let (rows, count) = (self.ranges(sequence).0, oracle.q.len() / key);
-            let results = |tokens: &[usize]| {
-                let places: Vec<usize> =
-                    tokens.iter().map(|token| (rows.start + token) * self.spec.heads + head).collect();
-                let lse: Vec<f32> =
-                    places.iter().map(|&place| logarithm(self.spec.empty_lse, lse[place])).collect();
-                (rows_of(out, value, &places), lse)
-            };
-            let mut checks = vec![];
-            let of = |name, verdict: &Verdict, tokens: &[usize]| {
-                Check::of(name, verdict, (tokens.len() < count).then_some([tokens.len(), value]))
-            };
-            if self.finite {
-                let tokens = spread(count, most);
-                let (out, lse) = results(&tokens);
-                let reference = mla_prefill(&oracle, &tokens)?;
-                checks.push(of("bound", &reference.check_out(&out)?, &tokens));
-                checks.push(of("bound of lse", &reference.check_lse(&lse)?, &tokens));
-                checks.extend(self.exact(&oracle, &tokens, &reference, &out));
-            }
-            if let Some(machine) = machine {
-                let tokens = spread(count, JUDGED_BITS);
-                let (out, lse) = results(&tokens);
-                let bits = mla_prefill_bits(&oracle, &tokens, machine)?;
-                checks.push(of("bit model", &bits.check_out(&out)?, &tokens));
-                checks.push(of("bit model of lse", &bits.check_lse(&lse)?, &tokens));
-            }
+        for of_head in heads {
+            let OfHead { sequence, head, tokens, .. } = of_head;
+            let start = self.ranges(*sequence).0.start;
+            let places: Vec<usize> =
+                tokens.iter().map(|token| (start + token) * self.spec.heads + head).collect();
+            let lse: Vec<f32> =
+                places.iter().map(|&place| logarithm(self.spec.empty_lse, lse[place])).collect();
+            let mut checks = judge(of_head, &rows_of(out, self.case.columns.value, &places), &lse)?;
             for check in &mut checks {
                 let failure = check.failure.take();
                 check.failure = failure.map(|failure| format!("sequence {sequence}, head {head}: {failure}"));
@@ -283,25 +339,19 @@ impl MlaPrefillProblem {
     }
 
     /// Where only one result is right: the mean of equal weights, or the value of the only key that counts.
-    fn exact(
-        &self,
-        head: &MlaHead<'_>,
-        tokens: &[usize],
-        reference: &MlaBounded,
-        out: &[bf16],
-    ) -> Option<Check> {
+    fn exact(&self, head: &OfHead<MlaBounded>, out: &[bf16]) -> Option<Check> {
         let name = match self.case.class {
             AttentionClass::Uniform => "exact mean",
             AttentionClass::OneKey => "dominant key",
             _ => return None,
         };
         let value = self.case.columns.value;
-        let judged = |&i: &usize| self.case.class.is_exact(head.visible(tokens[i / value]));
+        let judged = |&i: &usize| self.case.class.is_exact(head.visible[i / value]);
         let elements: Vec<usize> = (0..out.len()).filter(judged).collect();
-        let expected = |i: usize| bf16::from_f64(reference.out[i]);
+        let expected = |i: usize| bf16::from_f64(head.reference.out[i]);
         let wrong = elements.iter().find(|&&i| out[i].to_bits() != expected(i).to_bits());
         let failure = wrong.map(|&i| {
-            let (token, column) = (tokens[i / value], i % value);
+            let (token, column) = (head.tokens[i / value], i % value);
             format!("out[{token}, {column}]: expected {}, got {}", expected(i), out[i])
         });
         Some(Check::equal(name, elements.len(), failure))
@@ -330,8 +380,7 @@ mod tests {
         run.launch(Stream::Emulated).unwrap();
         let (mut out, mut lse) = run.results().unwrap();
         change(&mut out, &mut lse);
-        let machine = Some(Approximations::ROUNDED);
-        let checks = problem.judge(&out, &lse, Scrutiny::Thorough, machine).unwrap();
+        let checks = problem.judge(&out, &lse, Scrutiny::Thorough, true).unwrap();
         assert!(checks.iter().all(|check| check.checked > 0), "{checks:?}");
         checks.into_iter().filter(|check| check.failure.is_some()).map(|check| check.oracle).collect()
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use deepseek_kernels::mla::{Heads, HeadsMut, MlaPrefill, MlaPrefillArgs, MlaPrefillSpec};
 use deepseek_kernels::{DataFaults, Device, Error, Stream, bf16};
-use oracles::mla::{Approximations, HeadColumns};
+use oracles::mla::HeadColumns;
 
 use super::{KeyLayout, MlaPrefillCase, MlaPrefillProblem};
 use crate::case::Prepared;
@@ -186,9 +186,9 @@ impl Prepared for MlaPrefillRun {
         let MlaPrefillOperands { out, lse, .. } = &self.operands;
         // Of a GPU's approximations not every bit is known: there the bound alone holds.
         let thorough = scrutiny == Scrutiny::Thorough;
-        let machine = (thorough && runs_emulated(&self.device)).then_some(Approximations::ROUNDED);
+        let emulated = thorough && runs_emulated(&self.device);
         let (out_values, lse_values) = self.results()?;
-        let mut checks = self.problem.judge(&out_values, &lse_values, scrutiny, machine)?;
+        let mut checks = self.problem.judge(&out_values, &lse_values, scrutiny, emulated)?;
         let MlaPrefillSpec { tokens, batch, .. } = self.problem.spec;
         let ranges: Vec<_> = (0..batch).map(|sequence| self.problem.ranges(sequence).0).collect();
         checks.push(written("out", &out_values, tokens, &ranges).and(out.guarded("out")?));

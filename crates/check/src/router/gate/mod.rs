@@ -9,20 +9,29 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::router::{GateSpec, Scoring};
-use deepseek_kernels::table::router::{gate_logits, gate_select};
+use deepseek_kernels::table::router;
 use deepseek_kernels::{DataFaults, Device, bf16};
-use oracles::router::GateOptions;
+use oracles::router::{GateOptions, Routed, gate_logits, gate_logits_bound, gate_select, gate_weights_bound};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use rand_distr::StandardNormal;
 
-use crate::case::{Case, Prepared, Problem, Work, fault_if};
+use crate::case::{Case, Expected, Prepared, Problem, Work, fault_if};
 use crate::data::activations;
+use crate::judge::Scrutiny;
 use crate::memory::Arena;
+use crate::router::gate_model;
 
 pub use faults::FAULTS;
 pub use run::{GateCall, GateFrom, GateOperands, GateRun, GateWeights};
 pub use traced::{FIXED, GROUPED, SOFTMAX, Selection, traced, traced_selection};
+
+/// Tokens of a brief look.
+const BRIEF: usize = 8;
+/// Products of logits that are judged by their bound: about a second of one core.
+const BUDGET: usize = 1 << 27;
+/// Past this an exponential may overflow, and the bound of a weight does not hold.
+const LARGEST_LOGIT: f32 = 80.0;
 
 /// What the logits come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +98,7 @@ impl GateCase {
             bias: self.bias.then(|| normal(experts, 0.2, 13).map(|b| b.clamp(-1.0, 1.0) - 1.5).collect()),
             mask: self.mask.then(|| (0..tokens as u32).map(|t| t % 5).collect()),
             fixed_ids: self.fixed.then(fixed_ids),
+            expected: Expected::default(),
         }
     }
 }
@@ -154,7 +164,8 @@ impl Case for GateCase {
     }
 
     fn kernels(&self, _: &Device) -> Result<Vec<String>> {
-        let (logits, select) = (gate_logits(self.spec.tokens).0, gate_select(self.spec.experts));
+        let (logits, select) =
+            (router::gate_logits(self.spec.tokens).0, router::gate_select(self.spec.experts));
         Ok(vec![logits.name.to_owned(), select.name.to_owned()])
     }
 
@@ -176,6 +187,18 @@ pub struct GateProblem {
     pub bias: Option<Vec<f32>>,
     pub mask: Option<Vec<u32>>,
     pub fixed_ids: Option<Vec<i32>>,
+    pub expected: Expected<GateExpected>,
+}
+
+/// What the references say of the tokens that are judged.
+pub struct GateExpected {
+    tokens: Range<usize>,
+    logits: Vec<f32>,
+    /// Of the logits of the first tokens, as many as are affordable; none of logits that are given.
+    logits_bound: Vec<(f64, f64)>,
+    routed: Routed,
+    /// Unless the bound holds for none.
+    weights_bound: Option<Vec<(f64, f64)>>,
 }
 
 /// What the logits come from.
@@ -195,6 +218,38 @@ impl GateProblem {
             mask: self.mask.as_ref().map(|mask| &mask[tokens.clone()]),
             fixed_ids: self.fixed_ids.as_ref().map(|ids| &ids[tokens.start * top_k..tokens.end * top_k]),
         }
+    }
+
+    /// Of every token; briefly, of the last ones: none depends on another.
+    fn expected(&self, scrutiny: Scrutiny) -> Result<&GateExpected> {
+        let all = self.case.spec.tokens;
+        let tokens = match scrutiny {
+            Scrutiny::Thorough => 0..all,
+            Scrutiny::Brief => all.saturating_sub(BRIEF)..all,
+        };
+        self.expected.get(scrutiny, || self.ask(tokens))
+    }
+
+    fn ask(&self, tokens: Range<usize>) -> Result<GateExpected> {
+        let spec = &self.case.spec;
+        let (experts, k, model) = (spec.experts, spec.hidden, gate_model(spec));
+        let of = |x: &[bf16], w: &[f32]| -> Result<_> {
+            let x = &x[tokens.start * k..tokens.end * k];
+            let affordable = (BUDGET / (experts * k).max(1)).min(tokens.len());
+            let bound = gate_logits_bound(&x[..affordable * k], w, affordable, experts, k)?;
+            Ok((gate_logits(x, w, tokens.len(), experts, k)?, bound))
+        };
+        let (logits, logits_bound) = match &self.inputs {
+            GateInputs::Logits(logits) => {
+                (logits[tokens.start * experts..tokens.end * experts].to_vec(), vec![])
+            }
+            GateInputs::F32 { x, weight } => of(x, weight)?,
+            GateInputs::Bf16 { x, weight } => of(x, &weight.iter().map(|w| w.to_f32()).collect::<Vec<_>>())?,
+        };
+        let routed = gate_select(&model, &logits, self.options(&tokens))?;
+        let bounded = spec.shared == 0 && spec.top_k > 0 && logits.iter().all(|x| x.abs() <= LARGEST_LOGIT);
+        let weights_bound = bounded.then(|| gate_weights_bound(&model, &logits, &routed.ids));
+        Ok(GateExpected { tokens, logits, logits_bound, routed, weights_bound })
     }
 
     /// What a run has to report.

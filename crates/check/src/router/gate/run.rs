@@ -8,20 +8,11 @@ use deepseek_kernels::bindings::GATE_CHUNK;
 use deepseek_kernels::router::{Gate, GateArgs, GateSelectArgs, GateSpec, Routing};
 use deepseek_kernels::table::router;
 use deepseek_kernels::{DataFaults, Error, Matrix, SliceMut, Stream, bf16};
-use oracles::router::{gate_logits, gate_logits_bound, gate_select, gate_weights_bound};
 
-use super::{GateInputs, GateProblem, Source};
+use super::{GateExpected, GateInputs, GateProblem, Source};
 use crate::case::Prepared;
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, IndexOperand, Operand, Output};
-use crate::router::gate_model;
-
-/// Tokens of a brief look.
-const BRIEF: usize = 8;
-/// Products of logits that are judged by their bound: about a second of one core.
-const BUDGET: usize = 1 << 27;
-/// Past this an exponential may overflow, and the bound of a weight does not hold.
-const LARGEST_LOGIT: f32 = 80.0;
 
 /// A router on a device.
 pub struct GateRun {
@@ -137,57 +128,39 @@ impl GateOperands {
         Ok(logits)
     }
 
-    /// What the references say of the logits, and the logits.
-    fn judge_logits(
-        &self,
-        problem: &GateProblem,
-        tokens: &Range<usize>,
-        checks: &mut Vec<Check>,
-    ) -> Result<Vec<f32>> {
-        let GateSpec { hidden: k, experts, .. } = problem.case.spec;
-        let (x, w) = match &problem.inputs {
-            GateInputs::Logits(logits) => {
-                return Ok(logits[tokens.start * experts..tokens.end * experts].to_vec());
-            }
-            GateInputs::F32 { x, weight } => (x, weight.clone()),
-            GateInputs::Bf16 { x, weight } => (x, weight.iter().map(|w| w.to_f32()).collect()),
-        };
-        let x = &x[tokens.start * k..tokens.end * k];
-        let got = self.logits(&problem.case.spec, tokens)?;
-        let expected = gate_logits(x, &w, tokens.len(), experts, k)?;
-        let failure = Check::difference("logits", experts, &got, &expected);
-        checks.push(Check::equal("logits", expected.len(), failure));
-        let affordable = (BUDGET / (experts * k).max(1)).min(tokens.len());
-        let bounds = gate_logits_bound(&x[..affordable * k], &w, affordable, experts, k)?;
-        let sample = (affordable < tokens.len()).then_some([affordable, experts]);
-        let within = Check::within("bound of logits", "logits", experts, &got[..bounds.len()], &bounds);
-        checks.push(Check { sample, ..within });
-        Ok(expected)
-    }
-
-    /// Of every token; briefly, of the last ones: none depends on another.
+    /// Logits, scores, choice and weights.
     pub fn judge(&self, problem: &GateProblem, scrutiny: Scrutiny) -> Result<Vec<Check>> {
         let spec = problem.case.spec;
-        let tokens = match scrutiny {
-            Scrutiny::Thorough => 0..spec.tokens,
-            Scrutiny::Brief => spec.tokens.saturating_sub(BRIEF)..spec.tokens,
-        };
+        let expected = problem.expected(scrutiny)?;
+        let GateExpected { tokens, routed: want, .. } = expected;
         let mut checks = Vec::new();
-        let logits = self.judge_logits(problem, &tokens, &mut checks)?;
-        let want = gate_select(&gate_model(&spec), &logits, problem.options(&tokens))?;
+        if !matches!(problem.inputs, GateInputs::Logits(_)) {
+            checks.extend(self.judge_logits(&spec, expected)?);
+        }
         let Self { scratch, ids, weights, scores, .. } = self;
         if let Some(scores) = scores {
             checks.push(scores.rows_equal("scores", "scores", tokens.clone(), &want.scores)?);
         }
         checks.push(ids.rows_equal("experts", "ids", tokens.clone(), &want.ids)?);
         checks.push(weights.rows_equal("weights", "weights", tokens.clone(), &want.weights)?);
-        if spec.shared == 0 && spec.top_k > 0 && logits.iter().all(|x| x.abs() <= LARGEST_LOGIT) {
-            let bounds = gate_weights_bound(&gate_model(&spec), &logits, &want.ids);
+        if let Some(bounds) = &expected.weights_bound {
             let got = weights.values()?.split_off(tokens.start * spec.top_k);
-            checks.push(Check::within("bound of weights", "weights", spec.top_k, &got, &bounds));
+            checks.push(Check::within("bound of weights", "weights", spec.top_k, &got, bounds));
         }
         checks.push(scratch.guarded("the scratch")?);
         Ok(checks)
+    }
+
+    fn judge_logits(&self, spec: &GateSpec, expected: &GateExpected) -> Result<[Check; 2]> {
+        let GateExpected { tokens, logits, logits_bound, .. } = expected;
+        let got = self.logits(spec, tokens)?;
+        let failure = Check::difference("logits", spec.experts, &got, logits);
+        let bits = Check::equal("logits", logits.len(), failure);
+        let got = &got[..logits_bound.len()];
+        let within = Check::within("bound of logits", "logits", spec.experts, got, logits_bound);
+        let bounded = logits_bound.len() / spec.experts.max(1);
+        let sample = (bounded < tokens.len()).then_some([bounded, spec.experts]);
+        Ok([bits, Check { sample, ..within }])
     }
 
     /// Ids, weights, and scores if they are wanted.

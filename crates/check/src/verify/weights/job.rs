@@ -94,7 +94,7 @@ impl MatrixJob {
 
         let inputs = GemmInputs { m, n, k, parts: 1, a: a.q, sfa: a.sf, b: weights.q, sfb: weights.sf };
         let case = Fp8GemmCase { class: GemmClass::Normal, seed: self.seed, ..Fp8GemmCase::new((m, n, k)) };
-        let problem = Arc::new(Fp8GemmProblem { case, inputs });
+        let problem = Arc::new(Fp8GemmProblem::new(case, inputs));
         let ran = self.run(problem.clone(), device)?;
         checks.extend(ran.checks);
         let operands = problem.inputs.operands().map_err(text)?;
