@@ -24,14 +24,12 @@ pub fn fused_dot_e4m3(a: &[F8E4M3; 32], b: &[F8E4M3; 32], c: f32) -> f32 {
 
 /// As [`fused_dot_e4m3`], of finite operands already taken apart.
 pub(super) fn fused_dot_parts(a: &[Parts; 32], b: &[Parts; 32], c: f32) -> f32 {
-    const E4M3: TensorCore = TensorCore { product_fraction_bits: 2 * 3, kept_bits: 13, result_bits: 13 };
-    E4M3.fused_sum(std::array::from_fn::<_, 32, _>(|i| a[i].times(b[i])), c)
+    TensorCore::<6, 13, 13>::fused_sum::<32>(|i| a[i], |i| b[i], c)
 }
 
 /// One `wgmma` k step of BF16: 16 products onto `c`, 25 fraction bits kept in the sum, the result cut to
 /// FP32.
 pub fn fused_dot_bf16(a: &[bf16; 16], b: &[bf16; 16], c: f32) -> f32 {
-    const BF16: TensorCore = TensorCore { product_fraction_bits: 2 * 7, kept_bits: 25, result_bits: 23 };
     if a.iter().chain(b).any(|x| !x.is_finite()) {
         // No finite term can change the outcome, and in f64 none overflows: plain arithmetic gives the
         // class.
@@ -39,7 +37,7 @@ pub fn fused_dot_bf16(a: &[bf16; 16], b: &[bf16; 16], c: f32) -> f32 {
         let sum = products.fold(f64::from(c), |sum, product| sum + product);
         return if sum.is_nan() { NAN } else { sum as f32 };
     }
-    BF16.fused_sum(std::array::from_fn::<_, 16, _>(|i| Parts::of_bf16(a[i]).times(Parts::of_bf16(b[i]))), c)
+    TensorCore::<14, 25, 23>::fused_sum::<16>(|i| Parts::of_bf16(a[i]), |i| Parts::of_bf16(b[i]), c)
 }
 
 /// A finite number taken apart: `+-magnitude * 2^(exponent - fraction bits of its format)`.
@@ -88,34 +86,29 @@ impl Parts {
     }
 }
 
-struct TensorCore {
-    /// Fraction bits of a product's significand.
-    product_fraction_bits: i32,
-    /// Fraction bits that a term keeps below the largest exponent.
-    kept_bits: i32,
-    /// Fraction bits of the result.
-    result_bits: i32,
-}
+/// An instruction's sum, by its fraction bits: of a product's significand, of a term below the largest exponent, of the result.
+struct TensorCore<const PRODUCT: i32, const KEPT: i32, const RESULT: i32>;
 
-impl TensorCore {
-    fn fused_sum<const L: usize>(&self, products: [Parts; L], c: f32) -> f32 {
+impl<const PRODUCT: i32, const KEPT: i32, const RESULT: i32> TensorCore<PRODUCT, KEPT, RESULT> {
+    #[inline]
+    fn fused_sum<const L: usize>(a: impl Fn(usize) -> Parts, b: impl Fn(usize) -> Parts, c: f32) -> f32 {
         if !c.is_finite() {
             return if c.is_nan() { NAN } else { c };
         }
         let c = Parts::of_f32(c);
+        let products: [Parts; L] = std::array::from_fn(|i| a(i).times(b(i)));
         let largest = products.iter().fold(c.exponent, |largest, p| largest.max(p.exponent));
         if largest < ZERO_EXPONENT / 2 {
             return 0.0;
         }
-
-        let aligned = |term: &Parts, fraction_bits: i32| self.align(term, fraction_bits, largest);
-        let sum: i64 = products.iter().map(|p| aligned(p, self.product_fraction_bits)).sum();
-        self.round_toward_zero(sum + aligned(&c, 23), largest - self.kept_bits)
+        let sum: i64 = products.iter().map(|p| Self::align::<PRODUCT>(*p, largest)).sum();
+        Self::round_toward_zero(sum + Self::align::<23>(c, largest), largest - KEPT)
     }
 
-    /// The term in units of `2^(largest - kept_bits)`, cut toward zero.
-    fn align(&self, term: &Parts, fraction_bits: i32, largest: i32) -> i64 {
-        let gained = self.kept_bits - fraction_bits;
+    /// The term, of so many fraction bits, in units of `2^(largest - KEPT)`, cut toward zero.
+    #[inline]
+    fn align<const FRACTION: i32>(term: Parts, largest: i32) -> i64 {
+        let gained = const { KEPT - FRACTION };
         let lost = largest - term.exponent;
         // Without branches: signs and exponents of random data cannot be predicted.
         let magnitude = i64::from(term.magnitude) << gained.max(0) >> (lost - gained.min(0)).min(63);
@@ -123,14 +116,15 @@ impl TensorCore {
         (magnitude ^ sign) - sign
     }
 
-    /// `sum * 2^exponent` with `result_bits` fraction bits; the range is that of FP32, subnormals are kept, and what is cut to
+    /// `sum * 2^exponent` with `RESULT` fraction bits; the range is that of FP32, subnormals are kept, and what is cut to
     /// zero loses its sign.
-    fn round_toward_zero(&self, sum: i64, exponent: i32) -> f32 {
+    #[inline]
+    fn round_toward_zero(sum: i64, exponent: i32) -> f32 {
         if sum == 0 {
             return 0.0;
         }
         let binade = exponent + sum.unsigned_abs().ilog2() as i32;
-        let last_place = binade.max(-126) - self.result_bits;
+        let last_place = binade.max(-126) - RESULT;
         let dropped = (last_place - exponent).clamp(0, 63);
         let magnitude = (sum.unsigned_abs() >> dropped) as f64 * pow2(exponent + dropped);
         (if sum < 0 { 0.0 - magnitude } else { magnitude }) as f32
