@@ -26,9 +26,7 @@ bool Past::lets_overwrite(Epoch read) const {
   return fence != fences.end() && *fence < thread_->of(read.agent);
 }
 
-bool Past::contains(Epoch epoch) {
-  if (epoch.clock == 0) return true;
-  if (thread_ != nullptr) return thread_->has(epoch);
+bool Past::all_know(Epoch epoch) {
   if (epoch.agent >= common_->size()) common_->resize(epoch.agent + 1, -1);
   int32_t& common = (*common_)[epoch.agent];
   if (common < 0) {

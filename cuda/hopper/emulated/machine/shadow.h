@@ -18,13 +18,17 @@ class Past {
   explicit Past(Warpgroup& warpgroup);
   // Of a write by the async proxy, which a thread has asked for.
   static Past of_async_write(const Thread& thread);
-  bool contains(Epoch epoch);
+  bool contains(Epoch epoch) {
+    return epoch.clock == 0 || (thread_ != nullptr ? thread_->has(epoch) : all_know(epoch));
+  }
   // Whether a write may follow this read, which is known. What a thread has read, the async proxy overwrites only when an
   // mbarrier has handed it over, or the reader has fenced: it knows nothing of the order of instructions and of barriers of
   // threads.
   bool lets_overwrite(Epoch read) const;
 
  private:
+  bool all_know(Epoch epoch);  // the 128 threads
+
   bool async_write_ = false;
   const Knowledge* thread_ = nullptr;
   const Warpgroup* warpgroup_ = nullptr;

@@ -22,20 +22,32 @@ constexpr int kResultBits = L == kFusedE4m3 ? 13 : 23;
 template <uint32_t L>
 constexpr int kMinExponent = L == kFusedE4m3 ? -6 : -126;
 
-int exponent_of(float x, int smallest) { return std::max(std::ilogb(x), smallest); }
+// The exponent of a finite FP32 value that is not zero, at least that of the smallest normal one.
+int exponent_of(float x, int smallest) {
+  return std::max(static_cast<int>(std::bit_cast<uint32_t>(x) >> 23 & 0xff) - 127, smallest);
+}
+
+// Of a normal number.
+double pow2(int exponent) { return std::bit_cast<double>(static_cast<uint64_t>(exponent + 1023) << 52); }
+
+// Toward zero, in units of 2^quantum, of which there are less than 2^63. FP64 holds every such product.
+double cut_to(double x, int quantum) { return static_cast<double>(static_cast<int64_t>(x * pow2(-quantum))); }
 
 // What is cut to zero loses its sign.
 float cut(double x, int fraction_bits) {
   if (x == 0) return 0;
-  const int quantum = std::max(std::ilogb(x), -126) - fraction_bits;
-  return static_cast<float>(std::ldexp(std::trunc(std::ldexp(x, -quantum)), quantum)) + 0.0f;
+  const int exponent = static_cast<int>(std::bit_cast<uint64_t>(x) >> 52 & 0x7ff) - 1023;
+  const int quantum = std::max(exponent, -126) - fraction_bits;
+  return static_cast<float>(cut_to(x, quantum) * pow2(quantum)) + 0.0f;
 }
+
+constexpr int kNoProduct = -1000;  // below every exponent: nothing but zeros
 
 // The definition, one term after the other. The fast path below must give the same bits.
 template <uint32_t L>
 float fused_sum(float c, const float* a, const float* b) {
   double special = c;
-  int largest = c != 0 ? exponent_of(c, -126) : -1000;
+  int largest = c != 0 ? exponent_of(c, -126) : kNoProduct;
   for (uint32_t i = 0; i < L; ++i) {
     special += static_cast<double>(a[i]) * b[i];
     if (a[i] == 0 || b[i] == 0) continue;
@@ -44,10 +56,11 @@ float fused_sum(float c, const float* a, const float* b) {
   if (std::isnan(special)) return std::bit_cast<float>(kNan);
   if (std::isinf(special)) return static_cast<float>(special);
 
+  if (largest == kNoProduct) return 0;
   const int quantum = largest - kAlignedBits<L>;
-  double sum = std::trunc(std::ldexp(static_cast<double>(c), -quantum));
-  for (uint32_t i = 0; i < L; ++i) sum += std::trunc(std::ldexp(static_cast<double>(a[i]) * b[i], -quantum));
-  return cut(std::ldexp(sum, quantum), kResultBits<L>);
+  double sum = cut_to(c, quantum);
+  for (uint32_t i = 0; i < L; ++i) sum += cut_to(static_cast<double>(a[i]) * b[i], quantum);
+  return cut(sum * pow2(quantum), kResultBits<L>);
 }
 
 // ------------------------------------------------------------------------------------------- the fast path: operands
@@ -60,6 +73,7 @@ struct Element {
   float value = 0;
   int16_t exponent = kNoExponent;
   bool special = false;  // NaN, Inf, or so large or small that FP32 would not hold its products exactly
+  bool nan = false;
 };
 
 constexpr int kSafeExponent = 60;
@@ -68,15 +82,27 @@ Element element(float value, int smallest_exponent) {
   if (value == 0) return {};
   const int field = static_cast<int>(std::bit_cast<uint32_t>(value) >> 23 & 0xff);  // 255: NaN or Inf
   const int exponent = std::max(field - 127, smallest_exponent);
-  if (std::abs(exponent) > kSafeExponent) return {0, kNoExponent, true};
-  return {value, static_cast<int16_t>(exponent), false};
+  if (std::abs(exponent) > kSafeExponent) return {0, kNoExponent, true, std::isnan(value)};
+  return {value, static_cast<int16_t>(exponent)};
 }
+
+constexpr float e4m3_value(uint8_t code) {
+  const uint32_t field = code >> 3 & 15, fraction = code & 7;
+  if ((code & 0x7f) == 0x7f) return std::bit_cast<float>(kNan);
+  const float normal = std::bit_cast<float>((field + 127 - 7) << 23 | fraction << 20);
+  const float magnitude = field == 0 ? static_cast<float>(fraction) * 0x1p-9f : normal;
+  return code & 0x80 ? -magnitude : magnitude;
+}
+
+constexpr std::array<float, 256> e4m3_values = [] {
+  std::array<float, 256> values;
+  for (uint32_t code = 0; code < 256; ++code) values[code] = e4m3_value(static_cast<uint8_t>(code));
+  return values;
+}();
 
 const std::array<Element, 256> e4m3_elements = [] {
   std::array<Element, 256> elements;
-  for (uint32_t code = 0; code < 256; ++code) {
-    elements[code] = element(e4m3_to_f32(static_cast<uint8_t>(code)), kMinExponent<kFusedE4m3>);
-  }
+  for (uint32_t code = 0; code < 256; ++code) elements[code] = element(e4m3_values[code], kMinExponent<kFusedE4m3>);
   return elements;
 }();
 
@@ -94,6 +120,7 @@ struct Columns {
   alignas(64) float value[kMaxColumns / kBlock][L][kBlock];
   alignas(64) int16_t exponent[kMaxColumns / kBlock][L][kBlock];
   bool special[kMaxColumns];
+  bool nan[kMaxColumns];
   bool any_special;
 };
 
@@ -102,18 +129,20 @@ struct Row {
   float value[L];
   int16_t exponent[L];
   bool special;
+  bool nan;
 };
 
 template <uint32_t L, class Code>
 void decode_columns(Columns<L>& columns, const Code (*b)[L], uint32_t count, uint32_t padded) {
   columns.any_special = false;
   for (uint32_t j = 0; j < padded; ++j) {
-    columns.special[j] = false;
+    columns.special[j] = columns.nan[j] = false;
     for (uint32_t k = 0; k < L; ++k) {
       const Element e = j < count ? Element(decode(b[j][k])) : Element{};
       columns.value[j / kBlock][k][j % kBlock] = e.value;
       columns.exponent[j / kBlock][k][j % kBlock] = e.exponent;
       columns.special[j] |= e.special;
+      columns.nan[j] |= e.nan;
     }
     columns.any_special |= columns.special[j];
   }
@@ -121,12 +150,13 @@ void decode_columns(Columns<L>& columns, const Code (*b)[L], uint32_t count, uin
 
 template <uint32_t L, class Code>
 void decode_row(Row<L>& row, const Code (&a)[L]) {
-  row.special = false;
+  row.special = row.nan = false;
   for (uint32_t k = 0; k < L; ++k) {
     const Element e = decode(a[k]);
     row.value[k] = e.value;
     row.exponent[k] = e.exponent;
     row.special |= e.special;
+    row.nan |= e.nan;
   }
 }
 
@@ -276,16 +306,21 @@ void multiply(float* d, uint32_t columns, const Code (*a)[L], const Code (*b)[L]
   decode_columns<L, Code>(operand_b, b, columns, padded);
   for (uint32_t r = 0; r < kTileRows; ++r) {
     float* d_row = d + r * columns;
-    float out[kMaxColumns] = {};
-    if (keep) std::copy_n(d_row, columns, out);
     Row<L> operand_a;
     decode_row<L, Code>(operand_a, a[r]);
+    if (operand_a.nan) {
+      std::fill_n(d_row, columns, std::bit_cast<float>(kNan));
+      continue;
+    }
+    float out[kMaxColumns] = {};
+    if (keep) std::copy_n(d_row, columns, out);
     int32_t slow[kMaxColumns];
     const bool any_slow = sum_row(out, operand_a, operand_b, padded, slow);
     if (any_slow || operand_a.special || operand_b.any_special) {
       for (uint32_t j = 0; j < columns; ++j) {
         if (!slow[j] && !operand_a.special && !operand_b.special[j]) continue;
-        out[j] = slow_sum<L, Code>(keep ? d_row[j] : 0.0f, a[r], b[j]);
+        out[j] = operand_b.nan[j] ? std::bit_cast<float>(kNan)
+                                  : slow_sum<L, Code>(keep ? d_row[j] : 0.0f, a[r], b[j]);
       }
     }
     std::copy_n(out, columns, d_row);
@@ -304,12 +339,7 @@ void multiply_bf16(float* d, uint32_t columns, const uint16_t (*a)[kFusedBf16], 
   multiply<kFusedBf16, uint16_t>(d, columns, a, b, keep);
 }
 
-float e4m3_to_f32(uint8_t code) {
-  const int field = code >> 3 & 15, fraction = code & 7;
-  if ((code & 0x7f) == 0x7f) return std::bit_cast<float>(kNan);
-  const float magnitude = field == 0 ? std::ldexp(fraction, -9) : std::ldexp(8 + fraction, field - 10);
-  return code & 0x80 ? -magnitude : magnitude;
-}
+float e4m3_to_f32(uint8_t code) { return e4m3_values[code]; }
 
 float bf16_to_f32(uint16_t code) { return std::bit_cast<float>(static_cast<uint32_t>(code) << 16); }
 
