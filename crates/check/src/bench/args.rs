@@ -33,6 +33,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
 
+    /// Write the page's roofline and bars into this folder: roofline.svg, bars.svg
+    #[arg(long, value_name = "DIR")]
+    pub pictures: Option<PathBuf>,
+
     /// Show the rows of other libraries beside ours: a file of `benches/peers`
     #[arg(long, value_name = "FILE")]
     pub peers: Option<PathBuf>,

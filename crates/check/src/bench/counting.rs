@@ -68,6 +68,25 @@ mod tests {
         }
     }
 
+    /// What a case is said to move at least, its kernels do move. Of a layer that is an average: which experts are hit, the case
+    /// does not know.
+    #[test]
+    fn no_case_moves_less_than_its_least() {
+        let device = device().unwrap();
+        let mut less = vec![];
+        let cases = families::all(|family| (family.timed)(Extent::Reduced));
+        for case in cases.iter().filter(|case| case.operation() != "moe_layer") {
+            let counts = count(&**case, &device).unwrap().counts;
+            let moved = ["tma_load_bytes", "global_load_bytes", "tma_store_bytes", "global_store_bytes"];
+            let moved: u64 = moved.iter().map(|name| counts.get(name)).sum();
+            let least = case.work().bytes;
+            if moved < least {
+                less.push(format!("{} moved {moved} of {least}", case.name()));
+            }
+        }
+        assert!(less.is_empty(), "{less:#?}");
+    }
+
     /// Of whole tiles, each of whose operands is read once a tile: with the scales of A, a number a row and block of K.
     #[test]
     fn a_gemm_does_what_its_tiles_say() {

@@ -51,6 +51,8 @@ pub fn bench(args: &BenchArgs) -> Result<Verdict, String> {
     let open = |path: &Path| OutputFile::open(path, inputs.iter().copied());
     let json = args.json.as_deref().map(open).transpose()?;
     let report = args.report.as_deref().map(open).transpose()?;
+    let picture = |name: &str| args.pictures.as_deref().map(|folder| open(&folder.join(name))).transpose();
+    let pictures = [picture("roofline.svg")?, picture("bars.svg")?];
 
     let (mut record, old) = match (with, &args.against) {
         (Some(with), _) => (with, old),
@@ -79,6 +81,12 @@ pub fn bench(args: &BenchArgs) -> Result<Verdict, String> {
     }
     if let Some(file) = report {
         file.write(report::html(&record, comparison.as_ref()).as_bytes())?;
+    }
+    let drawn = [report::roofline_svg(&record), report::bars_svg(&record)];
+    for (file, drawn) in pictures.into_iter().zip(drawn) {
+        if let (Some(file), Some(drawn)) = (file, drawn) {
+            file.write(drawn.as_bytes())?;
+        }
     }
     Ok(verdict(wrong, comparison.as_ref()))
 }

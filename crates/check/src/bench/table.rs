@@ -15,7 +15,7 @@ const NAME: usize = 60;
 const SENTENCE: usize = 200;
 
 const COUNTS_LEGEND: &str = "counts of what one run does, by the emulated Hopper: no time was measured\n\
-     useful: part of the tensor core's work that results need; balance: columns of the busiest CTA against the mean\n\
+     useful: part of the tensor core's work that results need; busiest: columns of the busiest CTA by an equal share for every multiprocessor\n\
      loaded, stored: bytes that kernels ask for, against the least; conflicts: wavefronts lost to banks";
 const TIMES_LEGEND: &str = "medians of graph replays; cold, warm: what L2 holds; host: the host's time for a launch\n\
      x of floor: cold time against the larger of bytes over the copy's rate and operations over the fastest product's rate";
@@ -31,7 +31,7 @@ pub fn render(record: &Record) -> String {
         parts.push(TIMES_LEGEND.to_owned());
     }
     if !counted.is_empty() {
-        parts.push(counts(&counted));
+        parts.push(counts(&counted, record.device.multiprocessors));
         parts.push(COUNTS_LEGEND.to_owned());
     }
     if let Some(control) = &record.control {
@@ -89,13 +89,13 @@ fn times(record: &Record, rows: &[&Row]) -> String {
     table.to_string()
 }
 
-fn counts(rows: &[(&Row, &CountsRecord)]) -> String {
+fn counts(rows: &[(&Row, &CountsRecord)], multiprocessors: u32) -> String {
     let mut table = empty(&[
         "case",
         "instance",
         "wgmmas",
         "useful",
-        "balance",
+        "busiest",
         "loaded",
         "stored",
         "conflicts",
@@ -111,13 +111,13 @@ fn counts(rows: &[(&Row, &CountsRecord)]) -> String {
         let loaded = counts.get("tma_load_bytes") + counts.get("global_load_bytes");
         let stored = counts.get("tma_store_bytes") + counts.get("global_store_bytes");
         let barriers = ["mbarrier_phases", "named_barriers", "cluster_barriers", "warp_barriers"];
-        let balance = counts.busiest_cta_columns as f64 * counts.get("ctas") as f64 / counts.columns as f64;
+        let busiest = counts.busiest_cta_columns as f64 * f64::from(multiprocessors) / counts.columns as f64;
         table.add_row([
             shortened(&row.name, NAME),
             shortened(&row.instance, NAME),
             counts.wgmmas.values().sum::<u64>().to_string(),
             part(row.flops, counts.tensor_flops),
-            if counts.columns == 0 { "-".to_owned() } else { format!("{balance:.2}") },
+            if counts.columns == 0 { "-".to_owned() } else { format!("{busiest:.2}") },
             bytes(loaded),
             bytes(stored),
             part(counts.get("shared_conflicts"), counts.get("shared_wavefronts")),

@@ -132,8 +132,9 @@ impl Case for GroupedFp8GemmCase {
         let Self { n, k, parts, .. } = *self;
         let experts = self.assignment.experts();
         let rows: usize = experts.iter().map(ExactSizeIterator::len).sum();
-        let scales = 4 * k.div_ceil(128) * (rows + experts.len() * parts * (n / parts).div_ceil(128));
-        let bytes = rows * k + experts.len() * n * k + scales + 2 * rows * n;
+        let used = experts.iter().filter(|rows| !rows.is_empty()).count();
+        let scales = 4 * k.div_ceil(128) * (rows + used * parts * (n / parts).div_ceil(128));
+        let bytes = rows * k + used * n * k + scales + 2 * rows * n;
         Work { flops: 2 * (rows * n * k) as u64, bytes: bytes as u64 }
     }
 

@@ -63,7 +63,9 @@ impl Case for ExpertLoadCase {
     }
 
     fn work(&self) -> Work {
-        Work { flops: 0, bytes: (4 * self.tokens * self.routes + 8 * self.experts) as u64 }
+        // Counts of experts that nobody chose stay where they are.
+        let routes = self.tokens * self.routes;
+        Work { flops: 0, bytes: (4 * routes + 8 * self.experts.min(routes)) as u64 }
     }
 
     /// The counts are added to those that are there.

@@ -178,8 +178,10 @@ impl Case for MoeLayerCase {
 
     fn work(&self) -> Work {
         let GateSpec { tokens, hidden, experts, top_k, .. } = self.gate;
-        // Every expert's weights, unless there are fewer routes than experts.
-        let weights = self.experts().min(tokens * top_k) * 3 * hidden * self.width;
+        // The weights of as many experts as tokens that choose evenly hit on average.
+        let missed = (1.0 - top_k as f64 / experts.max(1) as f64).powi(tokens as i32);
+        let hit = (self.experts() as f64 * (1.0 - missed)) as usize;
+        let weights = hit * 3 * hidden * self.width;
         let bytes = weights + 4 * experts * hidden + 4 * tokens * hidden;
         Work { flops: (6 * tokens * top_k * hidden * self.width) as u64, bytes: bytes as u64 }
     }
