@@ -62,7 +62,8 @@ pub fn bench(args: &BenchArgs) -> Result<Verdict, String> {
             (new, Some(old))
         }
     };
-    let wrong = record.rows.iter().any(|row| row.failure.as_ref().is_some_and(|failure| failure.wrong));
+    let ours = record.rows.iter().filter(|row| row.who == "ours");
+    let wrong = ours.filter_map(|row| row.failure.as_ref()).any(|failure| failure.wrong);
     if let Some(peers) = peers {
         record.rows.extend(peers.rows.into_iter().filter(|row| row.who != "ours"));
     }
