@@ -1,9 +1,11 @@
 //! Launches the test kernels of `cuda/hopper/probes`. For this crate's own tests, and no part of its API.
 
+use std::fmt;
+
 use crate::device::Device;
 use crate::device::bindings::{ProbeParams, TensorMap};
 #[cfg(has_emulator)]
-pub use crate::device::{fused_dot_bf16, fused_dot_e4m3};
+pub use crate::device::{fused_dot_bf16, fused_dot_e4m3, trace};
 use crate::error::Result;
 use crate::launch::{Kernel, Launch, Layout, Operand};
 pub use crate::table::probes as kernels;
@@ -15,6 +17,22 @@ use kernels::ProbeKernel;
 
 /// What a word of the output holds before the launch.
 pub const UNWRITTEN: u32 = 0xdead_beef;
+
+/// One hardware operation of one thread of a traced launch.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Operation {
+    /// Name of the function in `ptx/`.
+    pub name: &'static str,
+    /// As `cuda/hopper/emulated/machine/trace.h` lists them.
+    pub operands: Vec<u64>,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let operands: Vec<String> = self.operands.iter().map(|operand| format!("{operand:#x}")).collect();
+        write!(f, "{}({})", self.name, operands.join(", "))
+    }
+}
 
 /// A tensor that TMA loads from or stores to, with the memory it lies in.
 #[derive(Debug, Clone)]

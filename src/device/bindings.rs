@@ -120,10 +120,13 @@ pub struct EmuLaunch {
         unsafe extern "C" fn(context: *mut core::ffi::c_void, record: *const EmuTraceRecord),
     >,
     pub trace_context: *mut core::ffi::c_void,
+    pub trace_word: ::core::option::Option<
+        unsafe extern "C" fn(context: *mut core::ffi::c_void, cta: u32, address: u64, word: *mut u32) -> i32,
+    >,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of EmuLaunch"][::core::mem::size_of::<EmuLaunch>() - 112usize];
+    ["Size of EmuLaunch"][::core::mem::size_of::<EmuLaunch>() - 120usize];
     ["Alignment of EmuLaunch"][::core::mem::align_of::<EmuLaunch>() - 8usize];
     ["Offset of field: EmuLaunch::kernel"][::core::mem::offset_of!(EmuLaunch, kernel) - 0usize];
     ["Offset of field: EmuLaunch::params"][::core::mem::offset_of!(EmuLaunch, params) - 8usize];
@@ -145,6 +148,7 @@ const _: () = {
     ["Offset of field: EmuLaunch::trace"][::core::mem::offset_of!(EmuLaunch, trace) - 96usize];
     ["Offset of field: EmuLaunch::trace_context"]
         [::core::mem::offset_of!(EmuLaunch, trace_context) - 104usize];
+    ["Offset of field: EmuLaunch::trace_word"][::core::mem::offset_of!(EmuLaunch, trace_word) - 112usize];
 };
 impl Default for EmuLaunch {
     fn default() -> Self {

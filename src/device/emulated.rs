@@ -136,7 +136,7 @@ pub fn fused_dot_bf16(c: f32, a: &[u16; 16], b: &[u16; 16]) -> f32 {
 }
 
 /// A C string in a fixed array, cut at the array's end if it has no terminator.
-fn message(chars: &[c_char]) -> String {
+pub(super) fn message(chars: &[c_char]) -> String {
     let bytes: Vec<u8> = chars.iter().take_while(|&&c| c != 0).map(|&c| c as u8).collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }

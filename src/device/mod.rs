@@ -10,6 +10,8 @@ pub(crate) mod gpu;
 mod raw;
 mod stream;
 mod tensor_maps;
+#[cfg(all(feature = "probes", has_emulator))]
+pub mod trace;
 
 use std::collections::BTreeMap;
 use std::ffi::CString;

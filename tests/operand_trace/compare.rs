@@ -1,20 +1,9 @@
 //! Compares the two machines' traces.
 
-use std::fmt;
+use deepseek_kernels::probe::Operation;
 
 use crate::interpret::Logged;
 use crate::parse::Program;
-use crate::trace::Operation;
-
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{}(", self.name)?;
-        for (i, operand) in self.operands.iter().enumerate() {
-            write!(f, "{}{operand:#x}", if i == 0 { "" } else { ", " })?;
-        }
-        write!(f, ")")
-    }
-}
 
 /// Each thread did the same in the same order. Returns the number of operations, or the first difference.
 pub fn compare(program: &Program, ptx: &[Vec<Logged>], emulated: &[Vec<Operation>]) -> Result<usize, String> {

@@ -1,11 +1,13 @@
 //! Runs one CTA of a kernel lane by lane. Hardware operations are only logged: nobody is parked, waits succeed,
 //! and loads and accumulators deliver made-up values, so warps need not know of each other.
 
+use deepseek_kernels::probe::Operation;
+
 use crate::decode::{
     Action, Collective, Effect, Element, Extent, Layout, Shuffle, Source, Special, Step, Word, decode,
 };
 use crate::parse::{Program, Register};
-use crate::trace::{Operation, count_at, made_up};
+use crate::trace::{count_at, made_up};
 
 /// Generic address of the parameter struct; only differences matter.
 pub const PARAMETER_ADDRESS: u64 = 0x0070_0000_0000;

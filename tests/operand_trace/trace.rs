@@ -2,14 +2,6 @@
 
 use crate::decode::Element;
 
-/// One hardware operation of one thread.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Operation {
-    /// Name of the function in `ptx/`.
-    pub name: &'static str,
-    pub operands: Vec<u64>,
-}
-
 /// What the `sequence`th value-delivering operation of a thread puts into register `index`: a small integer as
 /// a float, or two as BF16.
 pub fn made_up(thread: u64, sequence: u64, index: u64, element: Element) -> u64 {

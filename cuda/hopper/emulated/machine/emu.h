@@ -47,6 +47,9 @@ typedef struct EmuLaunch {
   // and every hardware operation is reported here.
   void (*trace)(void* context, const EmuTraceRecord* record);
   void* trace_context;
+  // In that mode: whether the caller says what stands where CTA `cta` reads a count, in global or in its shared memory; if so,
+  // that. Null: it never does.
+  int32_t (*trace_word)(void* context, uint32_t cta, uint64_t address, uint32_t* word);
 } EmuLaunch;
 
 typedef enum EmuStatus {

@@ -16,7 +16,8 @@
 //
 //   1 + 7 * w * w % 251,  w = address / 4 % 251
 //
-// as if memory held it; neighbours differ by any amount. Neither compiler may contract, so rounding is the same on both sides.
+// as if memory held it, where the launch does not say what it holds (EmuLaunch.trace_word); neighbours differ by any amount.
+// Neither compiler may contract, so rounding is the same on both sides.
 //
 // An operation is named after its function in ptx/. Operands are its arguments in order, then what is listed here:
 // template arguments and coordinates as integers (sign-extended to 64 bits), floats as their 32 bits, shared addresses
@@ -49,7 +50,9 @@
 //   stmatrix_x4 addr m0 m1 m2 m3                   stmatrix_x2 addr m0 m1
 //   stg_f32 p value · stg_v2_u32 p x y             stg_v4_u32 p x y z w · st_relaxed_sys_u32 p value
 //
-// Not reported: special registers, shuffles, reductions, elect_one, warp_uniform, arithmetic, name_shared, smem_base.
+//   name_shared addr name index                    no operation of the hardware's
+//
+// Not reported: special registers, shuffles, reductions, elect_one, warp_uniform, arithmetic, smem_base.
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -65,6 +68,7 @@ void set_trace(bool on);
 void record_trace(const char* op, const uint64_t* operands, uint32_t count);
 uint32_t made_up(uint32_t index);
 void next_delivery();
+uint32_t delivered_count(uint64_t address);
 uint64_t trace_map(const TensorMap& map);
 
 template <class T>
@@ -106,12 +110,6 @@ T delivered() {
   T value[1];
   deliver(value);
   return value[0];
-}
-
-inline uint32_t delivered_count(uint64_t address) {
-  const uint64_t word = address / 4 % 251;
-  next_delivery();
-  return static_cast<uint32_t>(1 + 7 * word * word % 251);
 }
 
 }  // namespace emu

@@ -6,7 +6,10 @@ namespace ptx {
 
 PTX_DEVICE uint32_t smem_base() { return 1024; }
 
-PTX_DEVICE void name_shared(uint32_t addr, const char* name, uint32_t index) { emu::name_shared(addr, name, index); }
+PTX_DEVICE void name_shared(uint32_t addr, const char* name, uint32_t index) {
+  if (emu::traced("name_shared", addr, name, index)) return;
+  emu::name_shared(addr, name, index);
+}
 
 PTX_DEVICE float lds_f32(uint32_t addr, Where where = Where::here()) {
   if (emu::traced("lds_f32", addr)) return emu::delivered<float>();
