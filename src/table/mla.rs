@@ -14,6 +14,8 @@ pub const MLA_VALUE: u32 = 128;
 pub const MLA_BLOCK_KEYS: u32 = 64;
 /// Rows of Q (heads of query tokens) of a CTA.
 pub const MLA_BLOCK_ROWS: u32 = 64;
+/// Blocks of keys in the shared memory of MLA decode.
+pub const MLA_STAGES: u32 = 2;
 /// Columns of a tile of Q, keys or the output, in BF16: a swizzled row of 128 bytes.
 pub const MLA_TILE_COLUMNS: u32 = 64;
 /// Codes of a row of the FP8 cache that share a scale.
@@ -73,13 +75,12 @@ impl MlaInstance {
     /// Dynamic shared memory per CTA, in tiles of 64 rows or keys, 128 bytes each: Q, two blocks of keys, their weights; then
     /// a factor per row, and barriers.
     pub const fn smem_bytes(&self) -> u32 {
-        const STAGES: u32 = 2;
         const TILE: u32 = MLA_BLOCK_KEYS * MLA_TILE_COLUMNS * 2;
         const TILES: u32 = (MLA_LATENT + MLA_ROPE) / MLA_TILE_COLUMNS;
-        let (q, keys, weights) = (TILES * TILE, STAGES * TILES * TILE, TILE);
+        let (q, keys, weights) = (TILES * TILE, MLA_STAGES * TILES * TILE, TILE);
         let factors = MLA_BLOCK_ROWS * 4;
         // A tile of keys becomes full by itself, and empty with its group: left values, right ones, position.
-        let (of_keys, of_q, of_weights) = (STAGES * (TILES + 3), 2, 2);
+        let (of_keys, of_q, of_weights) = (MLA_STAGES * (TILES + 3), 2, 2);
         let barriers = 8 * (of_keys + of_q + of_weights);
         (q + keys + weights + factors + barriers).next_multiple_of(1024)
     }
@@ -100,6 +101,7 @@ impl MlaInstance {
         let own = [
             ("mla::MlaDecodeConfig::kThreads", self.threads()),
             ("mla::MlaDecodeConfig::kBlockRows", MLA_BLOCK_ROWS),
+            ("mla::MlaDecodeConfig::kStages", MLA_STAGES),
             ("mla::MlaDecodeConfig::kTileColumns", MLA_TILE_COLUMNS),
             ("mla::kKvScaleBlock", KV_SCALE_BLOCK),
             ("sizeof(mla::MlaDecodeStorage<Config>)", smem_bytes),
@@ -157,7 +159,8 @@ pub struct MlaPrefillInstance {
 impl MlaPrefillInstance {
     /// Name of its parameter struct.
     pub(crate) const PARAMS: &'static str = "MlaPrefillParams";
-    const STAGES: u32 = 2;
+    /// Of keys, and of values.
+    pub const STAGES: u32 = 2;
 
     /// Threads per CTA: two warpgroups that multiply and a producer.
     pub const fn threads(&self) -> u32 {
@@ -226,7 +229,8 @@ const fn head_gemm_smem(block_n: u32, stages: u32) -> u32 {
 
 /// Columns of a tile of the absorbed queries.
 pub const ABSORB_QUERY_BLOCK_N: u32 = 256;
-const ABSORB_QUERY_STAGES: u32 = 2;
+/// Stages of its ring.
+pub const ABSORB_QUERY_STAGES: u32 = 2;
 /// MLA: queries into the latent space of the cache.
 pub const MLA_ABSORB_QUERY: FixedKernel =
     FixedKernel::new("mla", "mla_absorb_query", "HeadGemmParams", HEAD_GEMM_THREADS, BOXES)
@@ -235,7 +239,8 @@ pub const MLA_ABSORB_QUERY: FixedKernel =
 
 /// Columns of a tile of the outputs.
 pub const ABSORB_OUTPUT_BLOCK_N: u32 = 128;
-const ABSORB_OUTPUT_STAGES: u32 = 4;
+/// Stages of its ring.
+pub const ABSORB_OUTPUT_STAGES: u32 = 4;
 /// MLA: attention over latents into the space of the values.
 pub const MLA_ABSORB_OUTPUT: FixedKernel =
     FixedKernel::new("mla", "mla_absorb_output", "HeadGemmParams", HEAD_GEMM_THREADS, BOXES)

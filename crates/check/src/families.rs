@@ -25,6 +25,9 @@ pub struct Family {
     pub timed: fn(Extent) -> Cases,
     /// Launches of every kernel, on made-up memory: for the operand trace.
     pub traced: fn() -> Vec<Launch>,
+    /// Launches in which whatever fills a ring of stages does so every number of times that matters, on tiles that are there
+    /// and on none: their protocols are explored, as those of `traced` are.
+    pub explored: fn() -> Vec<Launch>,
     /// Faults in its kernels, which a run of theirs must find.
     pub faults: fn() -> Vec<Fault>,
     /// Its part of a layer of DeepSeek-V3, from a seed: what `verify` judges.
@@ -38,6 +41,7 @@ macro_rules! family {
             smoke: $family::smoke,
             timed: $family::timed,
             traced: $family::traced,
+            explored: $family::explored,
             faults: $family::faults,
             layer: $family::layer,
         }

@@ -20,6 +20,8 @@ pub mod output;
 pub mod planted;
 #[cfg(feature = "probes")]
 pub mod probes;
+#[cfg(feature = "probes")]
+pub mod protocol;
 pub mod quant;
 pub mod router;
 pub mod select;

@@ -1,7 +1,9 @@
 //! Launches for the operand trace, each beside the case of its operation: small shapes in which several tiles per CTA, ragged
 //! edges, more K blocks than stages, clusters, accumulation and an empty sum occur. Memory is made up: words that are read
-//! as counts, ids, slots or positions are below 252, so that some are in range and some not.
+//! as counts, ids, slots or positions are below 252, so that some are in range and some not. What decides how often the stages of
+//! a ring are filled, the launches whose protocols are explored say themselves.
 
+use std::collections::BTreeMap;
 use std::mem::offset_of;
 
 use deepseek_kernels::bindings::Indices;
@@ -14,6 +16,10 @@ pub struct Launch {
     pub smem_bytes: u32,
     /// The kernel's parameter struct.
     pub params: Vec<u8>,
+    /// Bytes of a box, by where its tensor map lies in there: the map itself is none.
+    pub boxes: Vec<(usize, u32)>,
+    /// What stands in memory, by address; the rest is made up.
+    pub words: BTreeMap<u64, u32>,
 }
 
 /// Global memory never exists here: an operand is an address that only it has.
@@ -29,20 +35,24 @@ pub fn region(index: u64) -> u64 {
 pub const WORDS_PER_INDEX: [u32; 2] = [1, 2];
 
 /// A parameter struct, field by field; what is not set is zero.
-pub struct Params(Vec<u8>);
+pub struct Params {
+    bytes: Vec<u8>,
+    boxes: Vec<(usize, u32)>,
+    words: BTreeMap<u64, u32>,
+}
 
 impl Params {
     pub fn of<T>() -> Self {
-        Self(vec![0; size_of::<T>()])
+        Self { bytes: vec![0; size_of::<T>()], boxes: Vec::new(), words: BTreeMap::new() }
     }
 
     pub fn u32(mut self, offset: usize, value: u32) -> Self {
-        self.0[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
+        self.bytes[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
         self
     }
 
     pub fn u64(mut self, offset: usize, value: u64) -> Self {
-        self.0[offset..offset + 8].copy_from_slice(&value.to_le_bytes());
+        self.bytes[offset..offset + 8].copy_from_slice(&value.to_le_bytes());
         self
     }
 
@@ -53,10 +63,30 @@ impl Params {
             .u32(offset + offset_of!(Indices, words_per_index), words_per_index)
     }
 
+    /// A tensor map at `offset`, whose boxes have so many bytes.
+    pub fn boxes(mut self, offset: usize, bytes: u32) -> Self {
+        self.boxes.push((offset, bytes));
+        self
+    }
+
+    /// What stands in memory from `address` on.
+    pub fn words(mut self, address: u64, words: &[u32]) -> Self {
+        self.words.extend(words.iter().enumerate().map(|(i, &word)| (address + 4 * i as u64, word)));
+        self
+    }
+
     /// The launch with these parameters.
     pub fn launch(self, kernel: String, grid: u32, smem_bytes: u32) -> Launch {
-        Launch { kernel, grid, smem_bytes, params: self.0 }
+        let Self { bytes: params, boxes, words } = self;
+        Launch { kernel, grid, smem_bytes, params, boxes, words }
     }
+}
+
+/// How often a ring of so many stages is filled: never, once, up to the last stage, round, and more than once round.
+pub fn fillings(stages: u32) -> Vec<u32> {
+    let mut counts = vec![0, 1, stages - 1, stages, stages + 1, 2 * stages + 1];
+    counts.dedup();
+    counts
 }
 
 /// Of a kernel that is no instance.

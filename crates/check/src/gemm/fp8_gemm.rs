@@ -2,7 +2,7 @@
 
 mod faults;
 
-use crate::trace::{Launch, Params, region};
+use crate::trace::{Launch, Params, fillings, region};
 use deepseek_kernels::bindings::Fp8GemmParams;
 pub use faults::FAULTS;
 use std::mem::offset_of;
@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmOutput};
-use deepseek_kernels::table::gemm::{GEMM_INSTANCES, GemmInstance, OutputType};
+use deepseek_kernels::table::gemm::{GEMM_INSTANCES, GemmInstance, OutputType, SLICE_ROWS};
+use deepseek_kernels::table::quant::BLOCK;
 use deepseek_kernels::{Device, Error, F8E4M3, Stream, Tuning, bf16};
 use oracles::gemm::{Elements, Epilogue, GemmClass, GemmInputs, Output as Rounding};
 
@@ -300,7 +301,28 @@ pub fn traced() -> Vec<Launch> {
     each.chain([two_bands(&GEMM_INSTANCES[0])]).collect()
 }
 
+/// What the exploration of protocols launches: three tiles for two clusters, with every number of K blocks that matters.
+pub fn explored() -> Vec<Launch> {
+    let of = |instance: &GemmInstance| {
+        let (rows, n) = (3 * instance.block_m * instance.cluster - 9, instance.block_n);
+        let launch = |k_blocks| gemm(instance, 2, rows, n, k_blocks, false);
+        fillings(instance.stages()).into_iter().map(launch).collect::<Vec<_>>()
+    };
+    GEMM_INSTANCES.iter().flat_map(of).collect()
+}
+
+/// The boxes of `Fp8GemmParams`, which are the field at `at`.
+pub fn boxes(params: Params, at: usize, instance: &GemmInstance, a_box_rows: u32) -> Params {
+    let d = SLICE_ROWS * instance.d_box_columns() * instance.output.bytes();
+    params
+        .boxes(at + offset_of!(Fp8GemmParams, map_a), a_box_rows * BLOCK)
+        .boxes(at + offset_of!(Fp8GemmParams, map_sfa), a_box_rows * 4)
+        .boxes(at + offset_of!(Fp8GemmParams, map_b), instance.b_box_rows() * BLOCK)
+        .boxes(at + offset_of!(Fp8GemmParams, map_d), d)
+}
+
 fn gemm(instance: &GemmInstance, clusters: u32, m: u32, n: u32, k_blocks: u32, accumulate: bool) -> Launch {
+    let a_box_rows = instance.block_m.min(m.next_multiple_of(8));
     let params = Params::of::<Fp8GemmParams>()
         .u64(offset_of!(Fp8GemmParams, sfb), region(0))
         .u64(offset_of!(Fp8GemmParams, d), region(1))
@@ -310,8 +332,12 @@ fn gemm(instance: &GemmInstance, clusters: u32, m: u32, n: u32, k_blocks: u32, a
         .u32(offset_of!(Fp8GemmParams, n), n)
         .u32(offset_of!(Fp8GemmParams, k_blocks), k_blocks)
         .u32(offset_of!(Fp8GemmParams, accumulate), accumulate.into())
-        .u32(offset_of!(Fp8GemmParams, a_box_rows), instance.block_m.min(m.next_multiple_of(8)));
-    params.launch(instance.name(), clusters * instance.cluster, instance.smem_bytes())
+        .u32(offset_of!(Fp8GemmParams, a_box_rows), a_box_rows);
+    boxes(params, 0, instance, a_box_rows).launch(
+        instance.name(),
+        clusters * instance.cluster,
+        instance.smem_bytes(),
+    )
 }
 
 /// Two clusters share four tiles, ragged at both edges; the ring goes round more than once.

@@ -3,7 +3,7 @@
 mod assignment;
 mod faults;
 
-use crate::trace::{Launch, Params, region};
+use crate::trace::{Launch, Params, fillings, region};
 pub use assignment::Assignment;
 use deepseek_kernels::bindings::GroupedFp8GemmParams;
 pub use faults::FAULTS;
@@ -17,7 +17,7 @@ use deepseek_kernels::table::gemm::{GROUPED_GEMM_INSTANCES, GemmInstance};
 use deepseek_kernels::{DataFaults, Device, Error, F8E4M3, Stream, Tuning, bf16};
 use oracles::gemm::{Epilogue, GemmClass, GemmInputs, Output as Rounding};
 
-use super::fp8_gemm::Fp8GemmCase;
+use super::fp8_gemm::{self, Fp8GemmCase};
 use crate::case::{Case, Expected, Prepared, Problem, Work, fault_if};
 use crate::judge::{Check, GemmJudge, Scrutiny};
 use crate::memory::{Align, Arena, Operand, Output, Scalar};
@@ -325,9 +325,42 @@ pub fn traced() -> Vec<Launch> {
     each.chain([grouped(&GROUPED_GEMM_INSTANCES[0], 1, 601)]).collect()
 }
 
+/// What the exploration of protocols launches: experts with several tiles, one and none, on two clusters, or none with any.
+pub fn explored() -> Vec<Launch> {
+    let of = |instance: &GemmInstance| {
+        let (m, n) = (instance.block_m * instance.cluster, instance.block_n);
+        let launch =
+            |k_blocks| segments(grouped_with(instance, 1, (n, k_blocks)), 0, &[m + 3, 0, 1, 0], instance);
+        let empty = segments(grouped_with(instance, 1, (n, 1)), 0, &[0, 0], instance);
+        fillings(instance.stages()).into_iter().map(launch).chain([empty]).collect::<Vec<_>>()
+    };
+    GROUPED_GEMM_INSTANCES.iter().flat_map(of).collect()
+}
+
+/// The launch of two clusters whose experts have so many rows each; the parameters of the grouped GEMM are the field at `at`.
+pub fn segments(params: Params, at: usize, rows: &[u32], instance: &GemmInstance) -> Launch {
+    let ends = rows.iter().scan(0, |end, rows| {
+        *end += rows;
+        Some(*end)
+    });
+    let offsets: Vec<u32> = [0].into_iter().chain(ends).collect();
+    let params = params
+        .u64(at + offset_of!(GroupedFp8GemmParams, rows), region(14))
+        .u32(at + offset_of!(GroupedFp8GemmParams, experts), rows.len() as u32)
+        .u32(at + offset_of!(GroupedFp8GemmParams, gemm.m), rows.iter().sum())
+        .words(region(14), &offsets);
+    params.launch(instance.name(), 2 * instance.cluster, instance.smem_bytes())
+}
+
 /// The segments come from made-up memory, and so do the tiles: few, of any expert.
 fn grouped(instance: &GemmInstance, ragged: u32, experts: u32) -> Launch {
-    let (m, n, k_blocks) = (400, instance.block_n + 8, instance.stages() + 1);
+    let params = grouped_with(instance, ragged, (instance.block_n + 8, instance.stages() + 1));
+    let params = params.u32(offset_of!(GroupedFp8GemmParams, experts), experts);
+    params.launch(instance.name(), 60, instance.smem_bytes())
+}
+
+fn grouped_with(instance: &GemmInstance, ragged: u32, (n, k_blocks): (u32, u32)) -> Params {
+    let m = 400;
     let params = Params::of::<GroupedFp8GemmParams>()
         .u64(offset_of!(GroupedFp8GemmParams, gemm.sfb), region(0))
         .u64(offset_of!(GroupedFp8GemmParams, gemm.d), region(1))
@@ -340,8 +373,7 @@ fn grouped(instance: &GemmInstance, ragged: u32, experts: u32) -> Launch {
         .u32(offset_of!(GroupedFp8GemmParams, gemm.a_box_rows), instance.block_m)
         .u64(offset_of!(GroupedFp8GemmParams, rows), region(2))
         .u64(offset_of!(GroupedFp8GemmParams, error_words), region(3))
-        .u32(offset_of!(GroupedFp8GemmParams, experts), experts)
         .u32(offset_of!(GroupedFp8GemmParams, ragged), ragged)
         .u32(offset_of!(GroupedFp8GemmParams, max_rows), 70);
-    params.launch(instance.name(), 60, instance.smem_bytes())
+    fp8_gemm::boxes(params, offset_of!(GroupedFp8GemmParams, gemm), instance, instance.block_m)
 }

@@ -89,6 +89,11 @@ pub fn traced() -> Vec<Launch> {
     [fp8_gemm::traced(), grouped_fp8_gemm::traced()].concat()
 }
 
+/// Launches whose protocols are explored.
+pub fn explored() -> Vec<Launch> {
+    [fp8_gemm::explored(), grouped_fp8_gemm::explored()].concat()
+}
+
 /// Faults in its kernels.
 pub fn faults() -> Vec<Fault> {
     [fp8_gemm::FAULTS, grouped_fp8_gemm::FAULTS].concat()

@@ -2,10 +2,12 @@
 
 mod faults;
 
-use crate::trace::{Launch, Params, fixed};
+use crate::trace::{Launch, Params, fillings, fixed};
 use deepseek_kernels::bindings::HeadGemmParams;
 use deepseek_kernels::table::FixedKernel;
-use deepseek_kernels::table::mla::{MLA_ABSORB_OUTPUT, MLA_ABSORB_QUERY};
+use deepseek_kernels::table::mla::{
+    ABSORB_OUTPUT_STAGES, ABSORB_QUERY_STAGES, HEAD_GEMM_BOX, MLA_ABSORB_OUTPUT, MLA_ABSORB_QUERY,
+};
 pub use faults::FAULTS;
 use std::mem::offset_of;
 use std::sync::Arc;
@@ -342,8 +344,22 @@ pub fn traced() -> Vec<Launch> {
     ]
 }
 
+/// What the exploration of protocols launches. A head without numbers is no head, so that every ring is filled at least once.
+pub fn explored() -> Vec<Launch> {
+    let sides = [(MLA_ABSORB_QUERY, ABSORB_QUERY_STAGES), (MLA_ABSORB_OUTPUT, ABSORB_OUTPUT_STAGES)];
+    let of = |(kernel, stages): (FixedKernel, u32)| {
+        let steps = fillings(stages).into_iter().filter(|&steps| steps != 0);
+        steps.map(move |steps| traced_side(&kernel, 1, (steps * HEAD_GEMM_BOX, 128, 0)))
+    };
+    sides.into_iter().flat_map(of).collect()
+}
+
 fn traced_side(kernel: &FixedKernel, grid: u32, (k, n, first_row): (u32, u32, u32)) -> Launch {
+    let box_bytes = HEAD_GEMM_BOX * HEAD_GEMM_BOX * 2;
     let params = Params::of::<HeadGemmParams>()
+        .boxes(offset_of!(HeadGemmParams, map_a), box_bytes)
+        .boxes(offset_of!(HeadGemmParams, map_w), box_bytes)
+        .boxes(offset_of!(HeadGemmParams, map_d), box_bytes)
         .u32(offset_of!(HeadGemmParams, tokens), 70)
         .u32(offset_of!(HeadGemmParams, k), k)
         .u32(offset_of!(HeadGemmParams, n), n)

@@ -272,6 +272,11 @@ pub fn traced() -> Vec<Launch> {
     .concat()
 }
 
+/// Launches whose protocols are explored.
+pub fn explored() -> Vec<Launch> {
+    [absorb::explored(), decode::explored(), prefill::explored()].concat()
+}
+
 /// Faults in its kernels.
 pub fn faults() -> Vec<Fault> {
     [

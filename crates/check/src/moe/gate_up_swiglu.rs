@@ -20,11 +20,14 @@ use oracles::quant::Quantized;
 use super::batch::QuantizedRows;
 use super::{order_suffix, order_title, swiglu_model};
 use crate::case::{Case, Expected, Prepared, Problem, Work, fault_if};
-use crate::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase, GroupedFp8GemmProblem, GroupedInputs};
+use crate::gemm::fp8_gemm;
+use crate::gemm::grouped_fp8_gemm::{
+    Assignment, GroupedFp8GemmCase, GroupedFp8GemmProblem, GroupedInputs, segments,
+};
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Align, Arena, Output};
 use crate::quant::Rule;
-use crate::trace::{Launch, Params, region};
+use crate::trace::{Launch, Params, fillings, region};
 
 /// Experts that multiply their own rows with their own gate and up.
 #[derive(Debug, Clone)]
@@ -264,10 +267,38 @@ pub fn traced() -> Vec<Launch> {
     GATE_UP_INSTANCES.iter().flat_map(both).collect()
 }
 
+/// What the exploration of protocols launches: experts with several tiles, one and none, on two clusters, or none with any.
+pub fn explored() -> Vec<Launch> {
+    let of = |instance: &GemmInstance| {
+        let m = instance.block_m * instance.cluster;
+        let launch = |k_blocks| explored_of(instance, k_blocks, &[m + 3, 0, 1, 0]);
+        fillings(instance.stages())
+            .into_iter()
+            .map(launch)
+            .chain([explored_of(instance, 1, &[0, 0])])
+            .collect::<Vec<_>>()
+    };
+    GATE_UP_INSTANCES.iter().flat_map(of).collect()
+}
+
+fn explored_of(instance: &GemmInstance, k_blocks: u32, rows: &[u32]) -> Launch {
+    segments(
+        traced_with(instance, 1, 0, (128, k_blocks)),
+        offset_of!(GateUpSwigluParams, grouped),
+        rows,
+        instance,
+    )
+}
+
 /// The segments come from made-up memory, and so do the tiles: few, of any expert.
 fn traced_of(instance: &GemmInstance, ragged: u32, up_first: u32) -> Launch {
     // The last block has a tile that is half there, and one that is not.
-    let (m, n, k_blocks) = (400, 304, instance.stages() + 1);
+    let params = traced_with(instance, ragged, up_first, (304, instance.stages() + 1));
+    params.launch(instance.name(), 60, instance.smem_bytes())
+}
+
+fn traced_with(instance: &GemmInstance, ragged: u32, up_first: u32, (n, k_blocks): (u32, u32)) -> Params {
+    let m = 400;
     let params = Params::of::<GateUpSwigluParams>()
         .u64(offset_of!(GateUpSwigluParams, grouped.gemm.sfb), region(0))
         .u64(offset_of!(GateUpSwigluParams, grouped.gemm.sfb_stride), u64::from(3 * k_blocks + 9))
@@ -288,5 +319,5 @@ fn traced_of(instance: &GemmInstance, ragged: u32, up_first: u32) -> Launch {
         .u32(offset_of!(GateUpSwigluParams, up_first), up_first)
         .u32(offset_of!(GateUpSwigluParams, clamp), 100.0_f32.to_bits());
     let params = Rule::POWER_OF_TWO.trace(params, offset_of!(GateUpSwigluParams, rule));
-    params.launch(instance.name(), 60, instance.smem_bytes())
+    fp8_gemm::boxes(params, offset_of!(GateUpSwigluParams, grouped.gemm), instance, instance.block_m)
 }

@@ -189,6 +189,11 @@ pub fn traced() -> Vec<Launch> {
     .concat()
 }
 
+/// Launches whose protocols are explored.
+pub fn explored() -> Vec<Launch> {
+    gate_up_swiglu::explored()
+}
+
 /// Faults in its kernels.
 pub fn faults() -> Vec<Fault> {
     [

@@ -135,6 +135,11 @@ pub fn traced() -> Vec<Launch> {
     .concat()
 }
 
+/// Launches whose protocols are explored: its kernels have none.
+pub fn explored() -> Vec<Launch> {
+    Vec::new()
+}
+
 /// Faults in its kernels.
 pub fn faults() -> Vec<Fault> {
     [

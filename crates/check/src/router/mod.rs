@@ -111,6 +111,11 @@ pub fn traced() -> Vec<Launch> {
     [gate::traced(), expert_load::traced(), bias_update::traced(), sequence_balance_loss::traced()].concat()
 }
 
+/// Launches whose protocols are explored: its kernels have none.
+pub fn explored() -> Vec<Launch> {
+    Vec::new()
+}
+
 /// Faults in its kernels.
 pub fn faults() -> Vec<Fault> {
     [gate::FAULTS, expert_load::FAULTS, bias_update::FAULTS, sequence_balance_loss::FAULTS].concat()

@@ -25,7 +25,7 @@ pub use packed_faults::FAULTS as PACKED_FAULTS;
 pub use per_tensor_faults::FAULTS as PER_TENSOR_FAULTS;
 pub use problem::{MlaDecodeProblem, STALE_PAGE};
 pub use run::{MlaDecodeOperands, MlaDecodePlan, MlaDecodeRun};
-pub use traced::traced;
+pub use traced::{explored, traced};
 
 use super::{LATENT, ROPE};
 use crate::case::{Case, Problem, Work};

@@ -11,7 +11,9 @@ use anyhow::Result;
 use deepseek_kernels::Device;
 use deepseek_kernels::bindings::MlaPrefillParams;
 use deepseek_kernels::mla::{EmptyLse, LseOrder, MlaPrefillSpec};
-use deepseek_kernels::table::mla::{MLA_PREFILL_INSTANCES, MlaPrefillInstance};
+use deepseek_kernels::table::mla::{
+    MLA_PREFILL_BLOCK_ROWS, MLA_PREFILL_INSTANCES, MLA_TILE_COLUMNS, MlaPrefillInstance,
+};
 use oracles::mla::{AttentionClass, HeadColumns};
 
 pub use faults::FAULTS;
@@ -20,7 +22,7 @@ pub use run::{MlaPrefillOperands, MlaPrefillRun};
 
 use crate::case::{Case, Problem, Work};
 use crate::deepseek_v3::SOFTMAX_SCALE;
-use crate::trace::{Launch, Params, WORDS_PER_INDEX, region};
+use crate::trace::{Launch, Params, WORDS_PER_INDEX, fillings, region};
 
 /// Columns of a head's query or key, of which the last ones are rotated; of its value. As DeepSeek-V3 has them.
 pub const QUERY: usize = HeadColumns::DEEPSEEK_V3.key();
@@ -190,9 +192,38 @@ pub fn traced() -> Vec<Launch> {
     MLA_PREFILL_INSTANCES.iter().flat_map(of).collect()
 }
 
+/// What the exploration of protocols launches: a sequence's tile, of which the last keys do not exist, and a CTA without one.
+pub fn explored() -> Vec<Launch> {
+    let of = |instance: &MlaPrefillInstance| {
+        let launch = |blocks: u32| {
+            let keys = (blocks * instance.block_keys).saturating_sub(3);
+            let params = traced_params(instance, 1)
+                .u32(offset_of!(MlaPrefillParams, batch), 1)
+                .u32(offset_of!(MlaPrefillParams, tokens), 100)
+                .u32(offset_of!(MlaPrefillParams, keys), keys)
+                .u32(offset_of!(MlaPrefillParams, tiles), 2)
+                .u32(offset_of!(MlaPrefillParams, causal), 0)
+                .words(region(0), &[0, 100])
+                .words(region(1), &[0, keys]);
+            params.launch(instance.name(), 2, instance.smem_bytes())
+        };
+        fillings(MlaPrefillInstance::STAGES).into_iter().map(launch).collect::<Vec<_>>()
+    };
+    MLA_PREFILL_INSTANCES.iter().flat_map(of).collect()
+}
+
 /// Two tiles of two heads, of which some exist. Offsets are made up: some are out of order.
 fn traced_with(instance: &MlaPrefillInstance, words_per_index: u32) -> Launch {
-    let params = Params::of::<MlaPrefillParams>()
+    traced_params(instance, words_per_index).launch(instance.name(), 6, instance.smem_bytes())
+}
+
+fn traced_params(instance: &MlaPrefillInstance, words_per_index: u32) -> Params {
+    let row = 2 * MLA_TILE_COLUMNS;
+    Params::of::<MlaPrefillParams>()
+        .boxes(offset_of!(MlaPrefillParams, map_q), MLA_PREFILL_BLOCK_ROWS * row)
+        .boxes(offset_of!(MlaPrefillParams, map_k_nope), instance.block_keys * row)
+        .boxes(offset_of!(MlaPrefillParams, map_k_pe), instance.block_keys * row)
+        .boxes(offset_of!(MlaPrefillParams, map_v), instance.block_keys * row)
         .indices(offset_of!(MlaPrefillParams, q_offsets), region(0), 40, words_per_index)
         .indices(offset_of!(MlaPrefillParams, k_offsets), region(1), 40, words_per_index)
         .u64(offset_of!(MlaPrefillParams, out), region(2))
@@ -212,6 +243,5 @@ fn traced_with(instance: &MlaPrefillInstance, words_per_index: u32) -> Launch {
         .u32(offset_of!(MlaPrefillParams, tiles), 3)
         .u32(offset_of!(MlaPrefillParams, causal), 1)
         .u32(offset_of!(MlaPrefillParams, scale_log2), 0.03_f32.to_bits())
-        .u32(offset_of!(MlaPrefillParams, empty_lse), f32::NEG_INFINITY.to_bits());
-    params.launch(instance.name(), 6, instance.smem_bytes())
+        .u32(offset_of!(MlaPrefillParams, empty_lse), f32::NEG_INFINITY.to_bits())
 }
