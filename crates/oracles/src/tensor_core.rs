@@ -77,11 +77,12 @@ impl Parts {
         Self { sign: -i32::from(negative), magnitude, exponent }
     }
 
+    /// Of operands, whose magnitudes have 8 bits: nothing overflows. Unchecked, here and below, it takes half the time.
     fn times(self, other: Self) -> Self {
         Self {
             sign: self.sign ^ other.sign,
-            magnitude: self.magnitude * other.magnitude,
-            exponent: self.exponent + other.exponent,
+            magnitude: self.magnitude.wrapping_mul(other.magnitude),
+            exponent: self.exponent.wrapping_add(other.exponent),
         }
     }
 }
@@ -101,19 +102,22 @@ impl<const PRODUCT: i32, const KEPT: i32, const RESULT: i32> TensorCore<PRODUCT,
         if largest < ZERO_EXPONENT / 2 {
             return 0.0;
         }
-        let sum: i64 = products.iter().map(|p| Self::align::<PRODUCT>(*p, largest)).sum();
-        Self::round_toward_zero(sum + Self::align::<23>(c, largest), largest - KEPT)
+        let sum = products.iter().fold(Self::align::<23>(c, largest), |sum, product| {
+            sum.wrapping_add(Self::align::<PRODUCT>(*product, largest))
+        });
+        Self::round_toward_zero(sum, largest - KEPT)
     }
 
     /// The term, of so many fraction bits, in units of `2^(largest - KEPT)`, cut toward zero.
     #[inline]
     fn align<const FRACTION: i32>(term: Parts, largest: i32) -> i64 {
         let gained = const { KEPT - FRACTION };
-        let lost = largest - term.exponent;
+        let lost = largest.wrapping_sub(term.exponent);
         // Without branches: signs and exponents of random data cannot be predicted.
-        let magnitude = i64::from(term.magnitude) << gained.max(0) >> (lost - gained.min(0)).min(63);
+        let magnitude =
+            i64::from(term.magnitude) << gained.max(0) >> lost.wrapping_sub(gained.min(0)).clamp(0, 63);
         let sign = i64::from(term.sign);
-        (magnitude ^ sign) - sign
+        (magnitude ^ sign).wrapping_sub(sign)
     }
 
     /// `sum * 2^exponent` with `RESULT` fraction bits; the range is that of FP32, subnormals are kept, and what is cut to

@@ -143,10 +143,13 @@ fn block_bound(a: &BoundBlock, b: &BoundBlock) -> (f64, f64) {
     let (mut sum, mut error) = (0.0f64, 0.0f64);
     for step in (0..BLOCK).step_by(32) {
         let range = step..step + 32;
-        let exponents =
-            a.exponents[range.clone()].iter().zip(&b.exponents[range.clone()]).map(|(a, b)| a + b);
-        let largest = exponents.clone().fold(NO_VALUE, i16::max);
-        let products = exponents.map(|e| i16::from(e > NO_PRODUCT)).sum::<i16>();
+        // Nothing overflows; unchecked, the compiler can keep them in vectors.
+        let (mut largest, mut products) = (NO_VALUE, 0_i16);
+        for (a, b) in a.exponents[range.clone()].iter().zip(&b.exponents[range.clone()]) {
+            let exponent = a.wrapping_add(*b);
+            largest = largest.max(exponent);
+            products = products.wrapping_add(i16::from(exponent > NO_PRODUCT));
+        }
         let so_far = sum.abs() + error;
         if products == 0 && so_far == 0.0 {
             continue;
