@@ -245,3 +245,6 @@ fn traced_params(instance: &MlaPrefillInstance, words_per_index: u32) -> Params 
         .u32(offset_of!(MlaPrefillParams, scale_log2), 0.03_f32.to_bits())
         .u32(offset_of!(MlaPrefillParams, empty_lse), f32::NEG_INFINITY.to_bits())
 }
+
+#[cfg(test)]
+mod tests;
