@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use check::case::{Case, Problem};
-use check::devices::emulated;
+use check::devices::{FAR, emulators};
 use check::families;
 use check::memory::{Arena, Output, Spoilt};
 use deepseek_kernels::{DataFaults, Device, Error};
@@ -18,9 +18,10 @@ struct Outcome {
     faults: DataFaults,
 }
 
-/// Of a run on finite inputs but for an element, if there is one to be spoilt; and how many inputs there are.
+/// Of a run on finite inputs but for an element, if there is one to be spoilt; and how many inputs there are. Thousands run: on
+/// machines that check no state and no race, which the tests of each operation do.
 fn run(problem: &Arc<dyn Problem>, spoilt: Option<Spoilt>) -> Option<(Outcome, usize)> {
-    let device = emulated(0);
+    let device = Device::emulated_with(FAR).expect("the tests need a C++ compiler");
     let mut arena = Arena::finite(&device, spoilt);
     let mut prepared = problem.clone().prepare(&mut arena).expect("operands");
     if arena.is_unspoilt() {
@@ -95,6 +96,9 @@ fn vanished(case: &dyn Case, problem: &Arc<dyn Problem>, before: &Outcome, input
 
 #[test]
 fn no_infinity_and_no_nan_vanishes() {
+    if emulators([FAR]).is_empty() {
+        return;
+    }
     // Of every form of an operation one case: what a kernel's instances share is all that counts here.
     let mut cases = families::all(|family| (family.smoke)());
     let mut seen = BTreeSet::new();

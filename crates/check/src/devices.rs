@@ -44,12 +44,29 @@ pub fn seeded(seeds: impl IntoIterator<Item = u64>) -> Vec<Device> {
     [emulated, gpu().into_iter().collect()].concat()
 }
 
+/// As [`devices`], but for a GPU of the fake driver: for what a kernel alone decides by its data, as its kernels are the
+/// emulator's. What a host decides (plans, options, shapes, strides, kinds of memory) is asked of all devices.
+pub fn machines() -> Vec<Device> {
+    let mut machines = devices();
+    machines.retain(has_own_kernels);
+    machines
+}
+
 /// Groups of machines that must agree to the bit: the emulator under several schedules, and a GPU, whose schedule is never
 /// quite the same, as many times.
 pub fn schedules(count: u64) -> Vec<Vec<Device>> {
     let emulators = emulators((0..count).map(|seed| EmulatorOptions { seed, ..FEW_MULTIPROCESSORS }));
-    let gpus = gpu().map(|gpu| vec![gpu; count as usize]).unwrap_or_default();
+    let gpus = gpu().filter(has_own_kernels).map(|gpu| vec![gpu; count as usize]).unwrap_or_default();
     [emulators, gpus].into_iter().filter(|machines| !machines.is_empty()).collect()
+}
+
+/// Whether what the kernels of a device do is not what those of the emulator do.
+fn has_own_kernels(device: &Device) -> bool {
+    let fake = device.kind() == DeviceKind::Cuda && fake_driver();
+    if fake {
+        eprintln!("SKIPPED under the fake driver: its kernels are the emulator's");
+    }
+    !fake
 }
 
 /// For what only the emulator can show; none where a GPU alone is asked for.
@@ -71,8 +88,8 @@ pub const FEW_MULTIPROCESSORS: EmulatorOptions = EmulatorOptions {
     count_wavefronts: false,
 };
 
-/// For rows far apart ([`Memory::Far`](crate::memory::Memory::Far)) and for many: without the tables of who wrote what, which
-/// have an entry for every four bytes.
+/// For rows far apart ([`Memory::Far`](crate::memory::Memory::Far)), for many, and for many runs: without the tables of who
+/// wrote what, which have an entry for every four bytes.
 pub const FAR: EmulatorOptions =
     EmulatorOptions { check_state: false, check_races: false, ..FEW_MULTIPROCESSORS };
 

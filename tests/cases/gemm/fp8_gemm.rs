@@ -2,7 +2,7 @@
 //! a-priori bound.
 
 use check::case::{attempt, memory_of, pass, pass_in};
-use check::devices::{devices, emulated, emulators, schedules, seeded};
+use check::devices::{devices, emulated, emulators, machines, schedules, seeded};
 use check::gemm::fp8_gemm::{Fp8GemmCase, Fp8GemmProblem};
 use check::memory::{Memory, Output};
 use deepseek_kernels::table::gemm::{GEMM_INSTANCES, GemmInstance, OutputType};
@@ -23,7 +23,7 @@ fn instances(output: OutputType) -> impl Iterator<Item = GemmInstance> {
 
 #[test]
 fn every_class_of_inputs() {
-    for device in devices() {
+    for device in machines() {
         for class in GemmClass::ALL {
             pass(&Fp8GemmCase { class, ..Fp8GemmCase::new((130, 136, 384)) }, &device);
             pass(&Fp8GemmCase { class, ..f32((66, 24, 256)) }, &device);
@@ -36,7 +36,7 @@ fn every_class_of_inputs() {
 #[test]
 fn every_special_scale_meets_every_other() {
     let shape = (22, 10 * 128 + 8, 256);
-    for device in devices() {
+    for device in machines() {
         for instance in GEMM_INSTANCES {
             let case = Fp8GemmCase { class: GemmClass::SpecialScales, ..Fp8GemmCase::new(shape) }.with(*instance);
             pass(&case, &device);
@@ -139,7 +139,7 @@ fn outputs(problem: Fp8GemmProblem, device: &Device) -> Vec<Output> {
 fn batch_invariance() {
     let (m, n, k) = (300, 136, 1024);
     let case = Fp8GemmCase { class: GemmClass::Outliers, seed: 11, ..Fp8GemmCase::new((m, n, k)) };
-    for device in devices() {
+    for device in machines() {
         let whole = pass(&case, &device);
         for instance in instances(OutputType::Bf16) {
             assert!(pass(&case.with(instance), &device) == whole, "{} gives other bits", instance.name());

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use check::case::{attempt, memory_of, pass, pass_in};
-use check::devices::{FEW_MULTIPROCESSORS, devices, emulators, seeded};
+use check::devices::{FEW_MULTIPROCESSORS, devices, emulators, machines, seeded};
 use check::gemm::fp8_gemm::{Fp8GemmCase, Fp8GemmProblem};
 use check::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase, GroupedFp8GemmProblem};
 use check::memory::{Memory, Scalar};
@@ -32,7 +32,7 @@ fn every_instance_at_the_edges_of_its_tiles() {
 
 #[test]
 fn every_way_to_route() {
-    for device in devices() {
+    for device in machines() {
         let check = |assignment, layer| drop(pass(&GroupedFp8GemmCase::new(assignment, layer), &device));
         for experts in [1, 2, 3, 5, 257] {
             let only = |e: usize| (0..experts).map(|i| if i == e { 70 } else { 0 }).collect::<Vec<_>>();
@@ -137,7 +137,7 @@ fn the_bits_of_the_dense_gemm() {
 /// As in the dense GEMM, of two experts, the second of which starts within a tile.
 #[test]
 fn every_special_scale_meets_every_other() {
-    for device in devices() {
+    for device in machines() {
         for &instance in GROUPED_GEMM_INSTANCES {
             for assignment in [Assignment::ragged(&[22, 0, 23], 1), Assignment::masked(&[23, 22], 25)] {
                 let case = case(assignment, (10 * 128 + 8, 256), instance);
@@ -211,7 +211,7 @@ fn segments_that_are_none() {
 /// among those that a lane reads, and however many follow it, up to several lanes' and all there are.
 #[test]
 fn segments_that_fall_back() {
-    for device in devices() {
+    for device in machines() {
         for experts in [40, 512, 1024] {
             let first = if experts == 1024 { 500 } else { 0 };
             let places = (first..=first + 17).chain([30, 31, 32, 33, 255, 256, 335, 479, 494, 495, 496, 509, 510]);

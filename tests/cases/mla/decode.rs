@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use check::case::{Case, pass, pass_in};
 use check::deepseek_v3::SOFTMAX_SCALE;
-use check::devices::{devices, runs_emulated};
+use check::devices::{devices, machines, runs_emulated};
 use check::judge::Scrutiny;
 use check::memory::{Arena, Memory};
 use check::mla::decode::{MlaDecodeCase, MlaDecodeRun, instances, varied_lengths};
@@ -22,7 +22,7 @@ use super::{FORMATS, assert_lost_rows_alone, passed, step};
 
 #[test]
 fn every_class_of_inputs_with_every_instance() {
-    for device in devices() {
+    for device in machines() {
         for class in AttentionClass::ALL {
             for format in FORMATS {
                 for instance in instances(format) {
@@ -39,7 +39,7 @@ fn every_class_of_inputs_with_every_instance() {
 #[test]
 fn lengths_at_every_border() {
     let lengths = [0, 1, 63, 64, 65, 0, 127, 128, 129, 191, 192, 193, 255, 256, 257, 384, 0];
-    for device in devices() {
+    for device in machines() {
         for format in FORMATS {
             for (page_size, split_keys) in [(64, 64), (64, 128), (128, 64), (192, 128), (192, 192), (1, 64), (40, 128)]
             {
@@ -142,7 +142,7 @@ fn every_key_can_be_the_dominant_one() {
 /// are 28 together. Under the fake driver a third of those.
 #[test]
 fn the_cases_of_flash_mla() {
-    for device in devices() {
+    for device in machines() {
         let every = if device.kind() == DeviceKind::Emulated { 5 } else { 15 };
         for (index, (keys, case)) in flash_mla_cases().into_iter().enumerate() {
             let (number, batch) = (index + 1, case.lengths.len());
@@ -229,7 +229,7 @@ fn a_row_may_have_more_parts_than_a_warp_has_lanes() {
 /// has other bits. Causal rows see fewer keys, and the first of them none.
 #[test]
 fn rows_of_nothing_but_negative_infinity() {
-    for device in devices() {
+    for device in machines() {
         for format in FORMATS {
             for split_keys in [64, 192] {
                 let lengths = [100, 3, 150, 0];

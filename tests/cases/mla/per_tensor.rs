@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use check::case::{attempt, memory_of};
-use check::devices::devices;
+use check::devices::{devices, machines};
 use check::goldens::integers;
 use check::mla::decode::{MlaDecodeCase, MlaDecodeProblem, STALE_PAGE, instances};
 use check::mla::kv_append::{FORMATS, KvAppendCase, KvAppendProblem};
@@ -55,7 +55,7 @@ fn without_pages(case: MlaDecodeCase) -> MlaDecodeProblem {
 
 #[test]
 fn the_bits_are_those_of_a_bf16_cache_of_the_values() {
-    for device in devices() {
+    for device in machines() {
         for rope in [ROPE, 0] {
             for instance in instances(KvFormat::Fp8PerTensor) {
                 for class in AttentionClass::ALL {
@@ -78,7 +78,7 @@ fn the_bits_are_those_of_a_bf16_cache_of_the_values() {
 #[test]
 fn every_code_under_every_scale() {
     const HEADS: usize = 2;
-    for device in devices() {
+    for device in machines() {
         for rope in [ROPE, 0] {
             for instance in instances(KvFormat::Fp8PerTensor) {
                 for (with_nan, scales) in [(false, &SCALES[..]), (true, &SCALES[..2])] {

@@ -1,7 +1,7 @@
 //! Keys without a position: 512 numbers that are the value too.
 
 use check::case::pass;
-use check::devices::devices;
+use check::devices::{devices, machines};
 use check::mla::decode::{MlaDecodeCase, MlaDecodeProblem, instances};
 use check::mla::{CacheRows, LATENT, ROPE};
 use deepseek_kernels::bf16;
@@ -17,7 +17,7 @@ fn without(format: KvFormat, lengths: &[usize]) -> MlaDecodeCase {
 /// What tells keys apart stands in their last 64 numbers, as the position of DeepSeek-V4's does.
 #[test]
 fn every_class_of_inputs_with_every_instance() {
-    for device in devices() {
+    for device in machines() {
         for class in AttentionClass::ALL {
             for format in FORMATS {
                 for instance in instances(format) {
@@ -70,7 +70,7 @@ fn with_zeros(problem: &MlaDecodeProblem) -> MlaDecodeProblem {
 /// To the bit, of whatever class, with what is not finite too, in a key or a query.
 #[test]
 fn the_bits_are_those_of_a_position_of_zeros() {
-    for device in devices() {
+    for device in machines() {
         for format in FORMATS {
             for class in AttentionClass::ALL {
                 let case = MlaDecodeCase { class, q_tokens: 2, causal: true, ..without(format, &[300, 0, 65]) };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use check::case::{attempt, memory_of, pass, pass_in};
-use check::devices::{FEW_MULTIPROCESSORS, devices, emulators, schedules};
+use check::devices::{FEW_MULTIPROCESSORS, devices, emulators, machines, schedules};
 use check::memory::{Memory, Output};
 use check::mla::ROPE;
 use check::mla::prefill::{KeyLayout, MlaPrefillCase, MlaPrefillProblem, NOPE, QUERY, VALUE};
@@ -37,7 +37,7 @@ fn passed(problem: &MlaPrefillProblem, device: &Device) -> Vec<Output> {
 /// Tokens as many as keys, on both sides of the borders of tiles and blocks.
 #[test]
 fn lengths_at_every_border() {
-    for device in devices() {
+    for device in machines() {
         for (columns, causal) in FORMS {
             let lengths = [1, 63, 64, 65, 127, 128, 129, 255, 256, 257];
             let sequences: Vec<_> = lengths.map(|length| (length, length)).into();
@@ -62,7 +62,7 @@ fn tokens_and_keys_of_any_numbers() {
 
 #[test]
 fn values_of_every_class() {
-    for device in devices() {
+    for device in machines() {
         for class in AttentionClass::ALL {
             for (columns, causal) in FORMS {
                 pass(&MlaPrefillCase { class, columns, causal, ..case(&[(70, 300), (256, 256)]) }, &device);
@@ -154,7 +154,7 @@ fn nan_stays_in_its_sequence() {
 /// A query of NaN spoils its own row, a key or a value of NaN the rows of its head that see it: the bit model says which.
 #[test]
 fn nan_spoils_what_sees_it() {
-    for device in devices() {
+    for device in machines() {
         let clean = case(&[(150, 300)]).problem().expect("inputs");
         for special in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].map(bf16::from_f32) {
             let changes: [fn(&mut MlaPrefillProblem, bf16); 4] = [
@@ -207,7 +207,7 @@ fn neither_the_size_of_the_gpu_nor_the_schedule_changes_a_bit() {
 /// A sequence alone gives what it gives in a batch, whatever the others are.
 #[test]
 fn the_rest_of_the_batch_changes_no_bit() {
-    for device in devices() {
+    for device in machines() {
         for causal in [false, true] {
             let case = case(&[(70, 300), (129, 129), (1, 70), (0, 5), (300, 150)]);
             pass(&MlaPrefillCase { causal, alone: true, ..case }, &device);
@@ -218,7 +218,7 @@ fn the_rest_of_the_batch_changes_no_bit() {
 /// The last tokens of a prompt give the bits that they give in the whole: other tiles, other rows of a tile, the same keys.
 #[test]
 fn a_chunk_gives_the_bits_of_the_whole() {
-    for device in devices() {
+    for device in machines() {
         for (columns, causal) in FORMS {
             for class in [AttentionClass::Normal, AttentionClass::Peaked] {
                 let case = MlaPrefillCase { columns, causal, class, ..case(&[(3, 9), (300, 400)]) };
@@ -275,7 +275,7 @@ fn offsets_that_cannot_be_are_cut_and_reported() {
         (3, 148),
         (3, 0),
     ];
-    for device in devices() {
+    for device in machines() {
         let good = case(&[(130, 130), (5, 5), (9, 9)]).problem().expect("inputs").with_spare_rows();
         assert_eq!((&good.q_offsets[..], &good.k_offsets[..]), (&GOOD[..], &GOOD[..]));
         for (place, value) in CHANGES {

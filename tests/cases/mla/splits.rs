@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use check::case::{Prepared, attempt, memory_of, pass};
-use check::devices::{FEW_MULTIPROCESSORS, devices, emulators};
+use check::devices::{FEW_MULTIPROCESSORS, devices, emulators, machines};
 use check::judge::Scrutiny;
 use check::memory::{Arena, Memory, Output};
 use check::mla::LATENT;
@@ -91,7 +91,7 @@ fn more_sequences_than_a_cta_of_the_schedule_has_threads() {
     };
     let mut crowded = problem(BORDER + 30, &equal);
     crowded.spec.total_keys = Some(crowded.lengths[..BORDER + 2].iter().sum::<i32>() as usize);
-    for device in devices() {
+    for device in machines() {
         for problem in [empty_ones(BORDER + 1), problem(2 * BORDER + 1, &equal), empty_ones(300), crowded.clone()] {
             passed(&problem, &device);
         }
@@ -250,7 +250,7 @@ fn check_merged(
 /// Where one key counts alone, its value comes out of the merge to the bit, from whichever part.
 #[test]
 fn the_dominant_key_may_be_in_either_part() {
-    for device in devices() {
+    for device in machines() {
         for format in FORMATS {
             let class = AttentionClass::OneKey;
             let case = MlaDecodeCase { class, heads: 32, ..step(format, &[200, 130]) };

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use check::case::{attempt, memory_of, pass};
-use check::devices::{devices, runs_emulated, seeded};
+use check::devices::{devices, machines, runs_emulated, seeded};
 use check::moe::expert_map::{ExpertMapCase, ExpertMapProblem, mapped};
 use check::moe::{ROUTINGS, Routing, strangers};
 use deepseek_kernels::Device;
@@ -81,7 +81,7 @@ fn invariants(spec: &ExpertMapSpec, ids: &[i32], map: &Mapped) {
 
 #[test]
 fn every_routing_of_every_number_of_experts() {
-    for device in devices() {
+    for device in machines() {
         for experts in EXPERTS {
             for (index, routing) in ROUTINGS.into_iter().enumerate() {
                 // 111 tokens of 5: three blocks, the last one ragged.

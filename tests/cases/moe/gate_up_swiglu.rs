@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use check::case::{Problem, attempt, memory_of, pass, pass_in};
-use check::devices::{FEW_MULTIPROCESSORS, devices, emulators, schedules, seeded};
+use check::devices::{FEW_MULTIPROCESSORS, devices, emulators, machines, schedules, seeded};
 use check::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase, GroupedFp8GemmProblem};
 use check::memory::{Arena, Memory, Scalar};
 use check::moe::gate_up_swiglu::{GateUpSwigluCase, GateUpSwigluProblem};
@@ -106,7 +106,7 @@ fn every_class() {
 
 #[test]
 fn every_way_to_route() {
-    for device in devices() {
+    for device in machines() {
         for experts in [1, 2, 5, 257, 896] {
             let only = |e: usize| (0..experts).map(|i| if i == e { 70 } else { 0 }).collect::<Vec<_>>();
             let alternate: Vec<usize> = (0..experts).map(|e| if e % 2 == 0 { 3 } else { 0 }).collect();

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use check::case::{Prepared, attempt, memory_of, pass};
-use check::devices::{devices, schedules};
+use check::devices::{devices, machines, schedules};
 use check::goldens::integers;
 use check::judge::Scrutiny;
 use check::memory::Arena;
@@ -244,7 +244,7 @@ fn a_token_that_is_not_finite_spoils_no_other() {
         let mut bad = good.clone();
         bad.x[3 * HIDDEN + 7] = bf16::NAN;
         bad.x[5 * HIDDEN + 200] = bf16::NEG_INFINITY;
-        for device in devices() {
+        for device in machines() {
             let before = out(good.clone(), &device);
             let after = out(bad.clone(), &device);
             let row = |out: &[bf16], token: usize| out[token * HIDDEN..][..HIDDEN].to_vec();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use check::case::{Case, attempt, memory_of, pass, pass_in};
-use check::devices::{devices, seeded};
+use check::devices::{devices, machines, seeded};
 use check::memory::Memory;
 use check::quant::quantize_1x128::{Layout, Quantize1x128Case, Quantize1x128Problem};
 use check::quant::quantize_128x128::{Quantize128x128Case, Quantize128x128Problem};
@@ -27,7 +27,7 @@ fn by_blocks(shape: (usize, usize), rule: Rule) -> Quantize128x128Case {
 
 #[test]
 fn every_class_of_inputs() {
-    for device in devices() {
+    for device in machines() {
         for class in [QuantizerClass::Special, QuantizerClass::Ordinary, QuantizerClass::Borders, QuantizerClass::Weights] {
             for rule in Rule::ALL {
                 for case in by_rows((300, 384), rule) {

@@ -1,7 +1,7 @@
 //! MLA decode: bits that depend on the sequence alone, and data that cannot be.
 
 use check::case::pass;
-use check::devices::{FEW_MULTIPROCESSORS, devices, emulators, schedules};
+use check::devices::{FEW_MULTIPROCESSORS, devices, emulators, machines, schedules};
 use check::mla::decode::{Launches, MlaDecodeCase, MlaDecodeProblem, STALE_PAGE, instances};
 use check::mla::{CacheRows, KEY, LATENT};
 use deepseek_kernels::mla::{KvFormat, KvPaging};
@@ -55,7 +55,7 @@ fn every_instance_gives_the_same_bits() {
 /// A sequence alone gives what it gives in a batch, whatever the others are.
 #[test]
 fn the_rest_of_the_batch_changes_no_bit() {
-    for device in devices() {
+    for device in machines() {
         for format in FORMATS {
             pass(&MlaDecodeCase { alone: true, ..long_step(format) }, &device);
         }
@@ -65,7 +65,7 @@ fn the_rest_of_the_batch_changes_no_bit() {
 /// Pages anywhere, pages of another size, no pages at all; a page that two sequences share.
 #[test]
 fn the_place_of_a_key_changes_no_bit() {
-    for device in devices() {
+    for device in machines() {
         for format in FORMATS {
             // No split is shorter than the longest page.
             let at = |page_size, pages_apart| {
@@ -97,7 +97,7 @@ fn the_place_of_a_key_changes_no_bit() {
 /// What a table says past the end of a sequence is not looked at, within the page of its last key or not.
 #[test]
 fn pages_past_the_end_are_not_looked_up() {
-    for device in devices() {
+    for device in machines() {
         for format in FORMATS {
             for page_size in [1, 16, 64] {
                 let case = MlaDecodeCase { page_size: Some(page_size), ..step(format, &[70, 5, 128]) };
@@ -147,7 +147,7 @@ fn an_only_split_is_the_whole() {
 /// What has to be reported is judged with the rest.
 #[test]
 fn lengths_that_cannot_be_are_cut_and_reported() {
-    for device in devices() {
+    for device in machines() {
         for (length, same_as) in [(-1, 0), (i32::MIN, 0), (193, 192), (i32::MAX, 192)] {
             let mut problem = full();
             problem.lengths[1] = same_as;
@@ -183,7 +183,7 @@ fn sequences_that_do_not_fit_all_together_are_empty_and_reported() {
 
 #[test]
 fn pages_that_do_not_exist_read_as_zeros_and_are_reported() {
-    for device in devices() {
+    for device in machines() {
         for format in FORMATS {
             let mut problem = step(format, &[100, 128, 100]).problem().expect("inputs");
             assert!(matches!(problem.spec.paging, KvPaging::Paged { pages: 12, pages_per_sequence: 3, .. }));
@@ -212,7 +212,7 @@ fn pages_that_do_not_exist_read_as_zeros_and_are_reported() {
 /// A query of NaN spoils its own row; a NaN key the rows of its sequence; Inf logits give NaN, as they do in IEEE.
 #[test]
 fn nan_stays_where_it_is() {
-    for device in devices() {
+    for device in machines() {
         let case = MlaDecodeCase { heads: 8, ..step(KvFormat::Bf16, &[200, 130]) };
         let clean = passed(&case.clone().problem().expect("inputs"), &device);
         let (clean_out, clean_lse) = (clean[0].widened(), clean[1].widened());

@@ -1,7 +1,7 @@
 //! Sequences with different numbers of query tokens, packed: the bits of each alone, and offsets that cannot be.
 
 use check::case::pass;
-use check::devices::devices;
+use check::devices::{devices, machines};
 use check::mla::decode::{MlaDecodeCase, MlaDecodeProblem, instances};
 use deepseek_kernels::mla::{KvFormat, LseOrder};
 
@@ -10,7 +10,7 @@ use crate::mla::{FORMATS, passed, step};
 /// With and without partial results, of tiles that sequences do not reach, or only one of a cluster does.
 #[test]
 fn packed_query_tokens_have_the_bits_of_each_sequence_alone() {
-    for device in devices() {
+    for device in machines() {
         for format in FORMATS {
             for instance in instances(format) {
                 for (heads, causal, split_keys) in [(9, true, 64), (70, false, 1024)] {
@@ -48,7 +48,7 @@ fn numbers() -> MlaDecodeProblem {
 /// They count as the nearest that can be, and are reported; rows that are nobody's then are not touched.
 #[test]
 fn offsets_that_cannot_be_are_moved_and_reported() {
-    for device in devices() {
+    for device in machines() {
         let of = |offsets: [i32; 4]| {
             let mut problem = numbers();
             problem.q_offsets = Some(offsets.into());
