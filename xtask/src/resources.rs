@@ -25,7 +25,7 @@ const FOUND: [&str; 5] = ["fences", "looped", "waits", "overlapped", "cycles/wgm
 /// Compares the kernels of a dev build with the table, or writes the table with `bless`.
 pub fn check(root: &Path, bless: bool) -> Result<()> {
     let nvcc = nvcc::find(root).map_err(|reason| anyhow!(reason))?;
-    let built = build_output::cargo(root, &["check", "--package=deepseek-kernels", "--lib"], &[])?;
+    let built = build_output::cargo(root, &["check", "--package=deepseek-kernels-check", "--lib"], &[])?;
     let nvdisasm = nvdisasm(root, &nvcc)?;
 
     let mut rows = vec![header()];
