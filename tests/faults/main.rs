@@ -1,5 +1,6 @@
 //! Planted faults: every one is caught, on every seed, with a message that names the cause.
 
+mod diagnosed;
 mod library;
 mod mutants;
 
@@ -7,11 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use check::devices::emulated;
 use check::families::FAMILIES;
 use check::planted::{Drawn, Fault, Trial, panic_text};
 use deepseek_kernels::table::{Kernel, kernels};
 use libtest_mimic::{Arguments, Trial as Test, run};
 
+use diagnosed::{DIAGNOSED, diagnosed};
 use library::Library;
 
 const SEEDS: u64 = 4;
@@ -23,6 +26,7 @@ fn main() -> ExitCode {
     let mut tests: Vec<Test> =
         faults().into_iter().map(|fault| test(short(fault.name), move || caught(&fault))).collect();
     tests.push(test("every_source_is_tried".to_owned(), every_source_is_tried));
+    tests.push(test("every_diagnosed_fault_is_planted".to_owned(), every_diagnosed_fault_is_planted));
     tests.extend(trials().into_iter().map(|trial| {
         let name = format!("no_fault::{}", short(trial.0));
         test(name, move || no_fault(trial))
@@ -70,9 +74,10 @@ fn kernels_of(name: &'static str) -> Vec<String> {
 }
 
 /// Plants the fault, runs every seed, and demands one of the causes in every message.
-fn caught(&Fault { trial, edits, causes, .. }: &Fault) {
-    let trial = drawn(trial);
+fn caught(&Fault { name, trial, edits, causes }: &Fault) {
+    let (tried, trial) = (trial.1, drawn(trial));
     let library = Library::with(&trial.kernels(), edits);
+    diagnosed(&short(name), tried, &emulated(0), &library.device(trial.emulator(0)));
     for seed in 0..SEEDS {
         let solved = trial.solve(&library.device(trial.emulator(seed)));
         let text = solved.expect_err("the fault went unnoticed");
@@ -90,6 +95,12 @@ fn every_source_is_tried() {
         kernels().filter(|kernel| tried.contains(&kernel.name)).map(|kernel| kernel.header).collect();
     let left_out: Vec<Kernel> = kernels().filter(|kernel| !headers.contains(&kernel.header)).collect();
     assert!(left_out.is_empty(), "{left_out:?}");
+}
+
+/// The list of diagnoses names faults that there are.
+fn every_diagnosed_fault_is_planted() {
+    let planted: BTreeSet<String> = faults().iter().map(|fault| short(fault.name)).collect();
+    assert!(DIAGNOSED.iter().all(|(name, ..)| planted.contains(*name)));
 }
 
 /// The unchanged sources, through the same build: nothing is found.

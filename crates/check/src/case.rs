@@ -12,6 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use deepseek_kernels::{DataFaults, Device, DeviceKind, Error, Stream};
 
+use crate::anatomy::Anatomy;
 use crate::judge::{Check, Scrutiny};
 use crate::memory::{Arena, Memory, Output};
 
@@ -63,6 +64,9 @@ pub trait Case: Debug + Send + Sync {
     fn portable_bits(&self) -> bool {
         true
     }
+
+    /// The same with other inputs, of a seed so much higher.
+    fn reseeded(&self, by: u64) -> Box<dyn Case>;
 
     /// Draws the inputs: the same ones each time.
     ///
@@ -149,6 +153,11 @@ pub trait Prepared {
     /// What a run has to report of its data.
     fn faults(&self) -> DataFaults {
         DataFaults::NONE
+    }
+
+    /// What is known of the result, for a diagnosis.
+    fn anatomy(&self) -> Option<&dyn Anatomy> {
+        None
     }
 }
 
@@ -251,7 +260,11 @@ pub fn reported(device: &Device, expected: DataFaults) -> Result<Check> {
     Ok(Check::equal("report", 1, failure))
 }
 
-fn wait(stream: Stream<'_>) -> Result<()> {
+/// Until everything enqueued has finished.
+///
+/// # Errors
+/// Of what was enqueued.
+pub fn wait(stream: Stream<'_>) -> Result<()> {
     match stream {
         Stream::Cuda(stream) => stream.synchronize().context("waiting for the GPU"),
         Stream::Emulated => Ok(()),

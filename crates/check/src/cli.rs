@@ -8,6 +8,7 @@ use regex::Regex;
 
 use crate::bench::args::BenchArgs;
 use crate::escape::escaped;
+use crate::regress::RegressArgs;
 use crate::verify::shapes::Layer;
 
 /// The command line, or the end of the process with what is wrong with it. What an argument holds is shown escaped.
@@ -40,6 +41,11 @@ pub enum Command {
     /// be run (no such device, list, operation or file, a wrong option), 3 when some of what was to be compared could not be:
     /// another device, a row that is missing, a GPU that held its clocks down.
     Bench(BenchArgs),
+    /// Keep what right kernels gave, and compare it with what they give now
+    ///
+    /// Exit code: 0 for PASS, 1 for FAIL, 2 for INCONCLUSIVE, and when nothing could be compared (no such device, a file that
+    /// cannot be used, a wrong option).
+    Regress(RegressArgs),
     /// Write a CUDA driver that needs no GPU: it checks every call and runs this crate's kernels on the emulated Hopper
     ///
     /// A program started with LD_LIBRARY_PATH=DIR finds it instead of a real one. Exit code: 0, or 2 when it could not

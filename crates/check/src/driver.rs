@@ -20,8 +20,7 @@ const OURS: &[u8] = b"fake_cuda_live";
 
 /// Writes the library and says how to use it.
 pub fn write(args: &DriverArgs) -> Result<(), String> {
-    let library = fake_driver::library()
-        .map_err(|reason| format!("this program was built without the fake driver: {reason}"))?;
+    let library = library()?;
     let folder = fs::canonicalize(&args.into).map_err(|error| format!("{}: {error}", args.into.display()))?;
     if !folder.is_dir() {
         return Err(format!("expected a folder, got {}", folder.display()));
@@ -34,6 +33,19 @@ pub fn write(args: &DriverArgs) -> Result<(), String> {
         "FAKE_CUDA_MODE=lazy|random|eager, FAKE_CUDA_SEED, FAKE_CUDA_STRICT=1: docs/fake-driver.md has them all"
     );
     Ok(())
+}
+
+/// Writes the library where programs of an own choice will find it.
+///
+/// # Errors
+/// In one line, why there is none, or it could not be written.
+pub fn install(folder: &Path) -> Result<(), String> {
+    put(folder, library()?)
+}
+
+fn library() -> Result<&'static [u8], String> {
+    fake_driver::library()
+        .map_err(|reason| format!("this program was built without the fake driver: {reason}"))
 }
 
 /// Puts it in place of what stood under both names; a program that starts meanwhile finds the old library or the new one.

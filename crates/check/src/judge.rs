@@ -1,7 +1,7 @@
 //! Applies the oracles to what a device returned, on as many elements as are affordable.
 
-use oracles::gemm::{Elements, Epilogue, Expectation, NotExact, Operands, Oracle, Sample};
-use oracles::verdict::Verdict;
+use oracles::gemm::{Elements, Epilogue, Expectation, NotExact, Operands, Oracle, Output, Sample};
+use oracles::verdict::{Errors, Verdict};
 use serde::Serialize;
 
 use crate::memory::Scalar;
@@ -27,6 +27,9 @@ pub struct Check {
     pub worst: Option<f64>,
     /// What is wrong.
     pub failure: Option<String>,
+    /// Of each element, where a bound judges it.
+    #[serde(skip)]
+    pub errors: Errors,
 }
 
 impl Check {
@@ -38,12 +41,14 @@ impl Check {
             sample,
             worst: Some(verdict.worst).filter(|worst| worst.is_finite()),
             failure: (!verdict.accepted()).then(|| verdict.to_string()),
+            errors: verdict.errors.clone(),
         }
     }
 
     /// Something that should equal something else, in all of `checked` elements; `failure` says where it does not.
     pub fn equal(oracle: &'static str, checked: usize, failure: Option<String>) -> Self {
-        Self { oracle, checked, sample: None, worst: failure.is_none().then_some(0.0), failure }
+        let worst = failure.is_none().then_some(0.0);
+        Self { oracle, checked, sample: None, worst, failure, errors: Errors::default() }
     }
 
     /// The same oracle's judgement of two parts of a result.
@@ -54,6 +59,7 @@ impl Check {
             sample: self.sample.max(other.sample),
             worst: self.worst.zip(other.worst).map(|(a, b)| a.max(b)),
             failure: self.failure.or(other.failure),
+            errors: self.errors.and(other.errors),
         }
     }
 
@@ -82,6 +88,7 @@ impl Check {
             let error = (f64::from(got) - exact).abs();
             let near = error <= bound || (exact.is_nan() && got.is_nan());
             let ratio = if error > 0.0 { error / bound } else { 0.0 };
+            check.errors.add(Output::F32, exact, got, ratio);
             check.worst = check.worst.map(|worst| worst.max(ratio)).filter(|_| near);
             if !near && check.failure.is_none() {
                 let (row, column) = (i / columns.max(1), i % columns.max(1));
@@ -94,7 +101,14 @@ impl Check {
 
     /// It did not run, or could not be judged.
     pub fn failed(oracle: &'static str, failure: String) -> Self {
-        Self { oracle, checked: 0, sample: None, worst: None, failure: Some(failure) }
+        Self {
+            oracle,
+            checked: 0,
+            sample: None,
+            worst: None,
+            failure: Some(failure),
+            errors: Errors::default(),
+        }
     }
 
     /// Where a matrix of `columns` columns differs from what is expected; all NaN are one.
@@ -189,7 +203,7 @@ impl GemmJudge {
 #[cfg(test)]
 mod tests {
     use deepseek_kernels::F8E4M3;
-    use oracles::gemm::{GemmClass, Output, reference};
+    use oracles::gemm::{GemmClass, reference};
 
     use super::*;
 

@@ -1,8 +1,10 @@
 //! What judges the kernels: devices, guarded operands, the cases of every operation, and `verify`.
 
+pub mod anatomy;
 pub mod bench;
 pub mod case;
 pub mod cli;
+pub mod console;
 pub mod data;
 pub mod deepseek_v3;
 pub mod devices;
@@ -13,6 +15,7 @@ pub mod gemm;
 pub mod goldens;
 pub mod json;
 pub mod judge;
+pub mod machine;
 pub mod memory;
 pub mod mla;
 pub mod moe;
@@ -23,6 +26,8 @@ pub mod probes;
 #[cfg(feature = "probes")]
 pub mod protocol;
 pub mod quant;
+pub mod regress;
+pub mod resources;
 pub mod router;
 pub mod select;
 pub mod trace;

@@ -1,5 +1,5 @@
-//! The crate's program: runs its kernels on the best device found and says whether they are right; writes the fake
-//! driver.
+//! The crate's program: runs its kernels on the best device found and says whether they are right; times them; keeps
+//! what they gave and compares; writes the fake driver.
 
 use std::process::ExitCode;
 
@@ -7,6 +7,7 @@ use deepseek_kernels_check::bench;
 use deepseek_kernels_check::cli::{self, Cli, Command};
 use deepseek_kernels_check::driver;
 use deepseek_kernels_check::escape::escaped;
+use deepseek_kernels_check::regress;
 use deepseek_kernels_check::verify::{self, Verdict};
 
 /// A check failed.
@@ -18,21 +19,21 @@ const INCOMPLETE: u8 = 3;
 
 fn main() -> ExitCode {
     let result = match cli::parse::<Cli>().command {
-        Command::Verify(args) => verify::verify(&args),
-        Command::Bench(args) => bench::bench(&args).map(|verdict| match verdict {
-            bench::Verdict::Passed => Verdict::Passed,
-            bench::Verdict::Failed => Verdict::Failed,
-            bench::Verdict::NotComparable => Verdict::Incomplete,
+        Command::Verify(args) => verify::verify(&args).map(|verdict| match verdict {
+            Verdict::Passed => ExitCode::SUCCESS,
+            Verdict::Failed => ExitCode::from(FAILED),
+            Verdict::Incomplete => ExitCode::from(INCOMPLETE),
         }),
-        Command::Driver(args) => driver::write(&args).map(|()| Verdict::Passed),
+        Command::Bench(args) => bench::bench(&args).map(|verdict| match verdict {
+            bench::Verdict::Passed => ExitCode::SUCCESS,
+            bench::Verdict::Failed => ExitCode::from(FAILED),
+            bench::Verdict::NotComparable => ExitCode::from(INCOMPLETE),
+        }),
+        Command::Regress(args) => regress::regress(&args).map(regress::Verdict::exit_code),
+        Command::Driver(args) => driver::write(&args).map(|()| ExitCode::SUCCESS),
     };
-    match result {
-        Ok(Verdict::Passed) => ExitCode::SUCCESS,
-        Ok(Verdict::Failed) => ExitCode::from(FAILED),
-        Ok(Verdict::Incomplete) => ExitCode::from(INCOMPLETE),
-        Err(message) => {
-            eprintln!("error: {}", escaped(&message));
-            ExitCode::from(UNUSABLE)
-        }
-    }
+    result.unwrap_or_else(|message| {
+        eprintln!("error: {}", escaped(&message));
+        ExitCode::from(UNUSABLE)
+    })
 }

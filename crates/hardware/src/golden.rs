@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     fn output(bytes: &[u8]) -> Output {
-        Output { name: "d", dtype: Dtype::BF16, bytes: bytes.to_vec() }
+        Output { name: "d", dtype: Dtype::BF16, columns: bytes.len() / 2, bytes: bytes.to_vec() }
     }
 
     #[test]

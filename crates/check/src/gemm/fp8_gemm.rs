@@ -13,8 +13,10 @@ use deepseek_kernels::gemm::{Fp8Gemm, Fp8GemmArgs, Fp8GemmSpec, GemmOutput};
 use deepseek_kernels::table::gemm::{GEMM_INSTANCES, GemmInstance, OutputType, SLICE_ROWS};
 use deepseek_kernels::table::quant::BLOCK;
 use deepseek_kernels::{Device, Error, F8E4M3, Stream, Tuning, bf16};
-use oracles::gemm::{Elements, Epilogue, GemmClass, GemmInputs, Output as Rounding};
+use oracles::gemm::{Elements, Epilogue, GemmClass, GemmInputs, Output as Rounding, Sample, bit_model};
 
+use super::anatomy::{self, Sums};
+use crate::anatomy::{Anatomy, Hypothesis, Tiling};
 use crate::case::{Case, Expected, Prepared, Problem, Work};
 use crate::data::repeated;
 use crate::judge::{Check, GemmJudge, Scrutiny};
@@ -144,6 +146,10 @@ impl Case for Fp8GemmCase {
 
     fn repeatable(&self) -> bool {
         !self.accumulate
+    }
+
+    fn reseeded(&self, by: u64) -> Box<dyn Case> {
+        Box::new(Self { seed: self.seed.wrapping_add(by), ..*self })
     }
 
     fn draw(&self) -> Result<Arc<dyn Problem>> {
@@ -281,6 +287,10 @@ impl<D: Element> Prepared for Fp8GemmRun<D> {
         Ok(vec![Output::read("d", &self.operands.d)?])
     }
 
+    fn anatomy(&self) -> Option<&dyn Anatomy> {
+        Some(self)
+    }
+
     fn judge(&self, scrutiny: Scrutiny) -> Result<Vec<Check>> {
         let Fp8GemmProblem { case, inputs, expected } = &*self.problem;
         let d = self.operands.d.values()?;
@@ -292,6 +302,26 @@ impl<D: Element> Prepared for Fp8GemmRun<D> {
         let (oracles, operands) = (case.class.oracles(), inputs.operands()?);
         let ask = || Ok(GemmJudge::new(scrutiny, oracles, &operands, &epilogue, case.seed));
         Ok([vec![d_alone?], expected.get(scrutiny, ask)?.judge(&got)].concat())
+    }
+}
+
+impl<D: Element> Anatomy for Fp8GemmRun<D> {
+    fn expected(&self) -> Result<Vec<Output>> {
+        let Fp8GemmProblem { case, inputs, .. } = &*self.problem;
+        let initial: &Elements = &before;
+        let epilogue = Epilogue { output: D::ROUNDING, initial: case.accumulate.then_some(initial) };
+        let d = bit_model(&inputs.operands()?, &epilogue, &Sample::all(inputs.m, inputs.n));
+        Ok(vec![Output::of("d", inputs.n, &d.into_iter().map(D::narrow).collect::<Vec<_>>())])
+    }
+
+    fn tiling(&self) -> Tiling {
+        anatomy::matrix_tiling(&self.instance(), self.problem.inputs.m)
+    }
+
+    fn hypotheses(&self) -> Vec<Hypothesis<'_>> {
+        let Fp8GemmProblem { case, inputs, .. } = &*self.problem;
+        let initial = case.accumulate.then_some(before as fn(usize, usize) -> f32);
+        Sums::of_matrix(inputs, initial).hypotheses()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The grouped FP8 GEMM, with poison in every row of A that is nobody's.
 
+mod anatomy;
 mod assignment;
 mod faults;
 
@@ -18,6 +19,7 @@ use deepseek_kernels::{DataFaults, Device, Error, F8E4M3, Stream, Tuning, bf16};
 use oracles::gemm::{Epilogue, GemmClass, GemmInputs, Output as Rounding};
 
 use super::fp8_gemm::{self, Fp8GemmCase};
+use crate::anatomy::Anatomy;
 use crate::case::{Case, Expected, Prepared, Problem, Work, fault_if};
 use crate::judge::{Check, GemmJudge, Scrutiny};
 use crate::memory::{Align, Arena, Operand, Output, Scalar};
@@ -140,6 +142,10 @@ impl Case for GroupedFp8GemmCase {
 
     fn kernels(&self, device: &Device) -> Result<Vec<String>> {
         Ok(vec![self.plan(device)?.tuning().to_string()])
+    }
+
+    fn reseeded(&self, by: u64) -> Box<dyn Case> {
+        Box::new(Self { seed: self.seed.wrapping_add(by), ..self.clone() })
     }
 
     fn draw(&self) -> Result<Arc<dyn Problem>> {
@@ -291,6 +297,10 @@ impl Prepared for GroupedFp8GemmRun {
 
     fn outputs(&self) -> Result<Vec<Output>> {
         Ok(vec![Output::read("d", &self.operands.d)?])
+    }
+
+    fn anatomy(&self) -> Option<&dyn Anatomy> {
+        Some(self)
     }
 
     /// Briefly, the last expert with rows: a wrong segment shows there.

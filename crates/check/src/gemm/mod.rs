@@ -1,5 +1,6 @@
 //! Cases of the GEMMs.
 
+pub(crate) mod anatomy;
 pub mod fp8_gemm;
 pub mod grouped_fp8_gemm;
 

@@ -110,6 +110,11 @@ impl<T: Scalar> Operand<T> {
         self.matrix()?.column_range(columns)
     }
 
+    /// Elements of a row.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
     /// Elements from one row to the next.
     pub fn pitch(&self) -> usize {
         self.pitch

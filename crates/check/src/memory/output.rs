@@ -13,6 +13,8 @@ pub struct Output {
     pub name: &'static str,
     /// Type of its elements.
     pub dtype: Dtype,
+    /// Elements of a row.
+    pub columns: usize,
     /// Row-major and dense, little-endian.
     pub bytes: Vec<u8>,
 }
@@ -23,10 +25,14 @@ impl Output {
     /// # Errors
     /// Of the device.
     pub fn read<T: Scalar>(name: &'static str, operand: &Operand<T>) -> Result<Self> {
-        let elements = operand.values()?;
+        Ok(Self::of(name, operand.columns(), &operand.values()?))
+    }
+
+    /// As if these elements had been copied back.
+    pub fn of<T: Scalar>(name: &'static str, columns: usize, elements: &[T]) -> Self {
         let bytes =
             elements.iter().flat_map(|x| x.bits().to_le_bytes().into_iter().take(size_of::<T>())).collect();
-        Ok(Self { name, dtype: T::DTYPE, bytes })
+        Self { name, dtype: T::DTYPE, columns, bytes }
     }
 
     /// Its elements.

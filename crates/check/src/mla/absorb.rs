@@ -15,6 +15,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use deepseek_kernels::mla::{MlaAbsorb, MlaAbsorbOutputArgs, MlaAbsorbQueryArgs, MlaAbsorbSpec};
 use deepseek_kernels::{Device, Error, Matrix, MatrixMut, Stream, bf16};
+use oracles::gemm::Output as Rounding;
 use oracles::mla::{HeadColumns, HeadProduct, Side};
 use oracles::verdict::within;
 
@@ -143,6 +144,10 @@ impl Case for AbsorbCase {
 
     fn launched(&self, _: &Device) -> Result<Vec<String>> {
         Ok(vec![self.operation().to_owned()])
+    }
+
+    fn reseeded(&self, by: u64) -> Box<dyn Case> {
+        Box::new(Self { seed: self.seed.wrapping_add(by), ..*self })
     }
 
     fn draw(&self) -> Result<Arc<dyn Problem>> {
@@ -313,7 +318,7 @@ impl Prepared for AbsorbRun {
         let got: Vec<f32> = got.iter().map(|x| canonical(x.to_f32())).collect();
         let sample = (judged.len() < tokens).then_some([judged.len() * heads, n]);
         let check = |oracle, want: &[f64], bound: &[f64]| {
-            Check::of(oracle, &within(want, bound, n, &|i| got[i]), sample)
+            Check::of(oracle, &within(Rounding::Bf16, want, bound, n, &|i| got[i]), sample)
         };
         checks.push(check("bound", want, bound));
         if let Some(model) = model {

@@ -15,6 +15,7 @@ use deepseek_kernels::mla::{
 };
 use deepseek_kernels::table::gemm::OutputType;
 use deepseek_kernels::{Error, Stream, bf16};
+use oracles::gemm::Output as Rounding;
 use oracles::mla::{State, merge_states, merge_states_bound};
 use oracles::verdict::within;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -140,6 +141,10 @@ impl Case for MergeStatesCase {
         Work { flops: 0, bytes: (3 * self.rows() * (self.output.bytes() as usize * self.columns + 4)) as u64 }
     }
 
+    fn reseeded(&self, by: u64) -> Box<dyn Case> {
+        Box::new(Self { seed: self.seed.wrapping_add(by), ..*self })
+    }
+
     fn draw(&self) -> Result<Arc<dyn Problem>> {
         Ok(Arc::new(self.problem()?))
     }
@@ -156,6 +161,11 @@ pub struct Part {
 }
 
 impl Part {
+    /// What attention over a part of the keys gave.
+    pub fn of_step(outputs: &[Output]) -> Self {
+        Self { columns: LATENT, o: outputs[0].widened(), lse: outputs[1].widened() }
+    }
+
     /// The row has no key, and its o holds NaN.
     pub fn empty_row(&mut self, row: usize, lse: f32) {
         self.lse[row] = lse;
@@ -295,11 +305,14 @@ impl<T: Element> Prepared for MergeStatesRun<T> {
         let (got_o, got_lse) = rows(&finite);
         let picked = parts.each_ref().map(|part| part.pick(&finite));
         let (o, lse) = merge_states_bound(picked.each_ref().map(Part::state), columns, T::ROUNDING)?;
-        let near = |near: Vec<(f64, f64)>, columns, got: &dyn Fn(usize) -> f32| {
+        let near = |rounding, near: Vec<(f64, f64)>, columns, got: &dyn Fn(usize) -> f32| {
             let (want, bound): (Vec<f64>, Vec<f64>) = near.into_iter().unzip();
-            Check::of("bound", &within(&want, &bound, columns, got), None)
+            Check::of("bound", &within(rounding, &want, &bound, columns, got), None)
         };
-        checks.push(near(lse, 1, &|i| got_lse[i]).and(near(o, columns, &|i| got_o[i].widen())));
+        checks.push(
+            near(Rounding::F32, lse, 1, &|i| got_lse[i])
+                .and(near(T::ROUNDING, o, columns, &|i| got_o[i].widen())),
+        );
         Ok(checks)
     }
 }

@@ -1,7 +1,7 @@
 //! Cases of latent attention.
 
 pub mod absorb;
-mod cache;
+pub(crate) mod cache;
 pub mod decode;
 pub mod golden;
 pub mod kv_append;

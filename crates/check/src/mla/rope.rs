@@ -139,6 +139,10 @@ impl Case for RopeCase {
         Work { flops: 0, bytes: (4 * tokens * heads * columns + tokens * 4 * (columns + 1)) as u64 }
     }
 
+    fn reseeded(&self, by: u64) -> Box<dyn Case> {
+        Box::new(Self { seed: self.seed.wrapping_add(by), ..*self })
+    }
+
     fn draw(&self) -> Result<Arc<dyn Problem>> {
         Ok(Arc::new(self.problem()?))
     }

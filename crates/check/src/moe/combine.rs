@@ -143,6 +143,12 @@ impl Case for CombineCase {
         Work { flops: 0, bytes: (2 * rows * self.hidden + routes) as u64 }
     }
 
+    fn reseeded(&self, by: u64) -> Box<dyn Case> {
+        let mut case = *self;
+        case.map.seed = case.map.seed.wrapping_add(by);
+        Box::new(case)
+    }
+
     fn draw(&self) -> Result<Arc<dyn Problem>> {
         Ok(Arc::new(self.problem()))
     }

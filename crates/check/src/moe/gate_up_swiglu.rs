@@ -122,6 +122,12 @@ impl Case for GateUpSwigluCase {
         Ok(vec![self.plan(device)?.tuning().to_string()])
     }
 
+    fn reseeded(&self, by: u64) -> Box<dyn Case> {
+        let mut case = self.clone();
+        case.gemm.seed = case.gemm.seed.wrapping_add(by);
+        Box::new(case)
+    }
+
     fn draw(&self) -> Result<Arc<dyn Problem>> {
         Ok(Arc::new(self.clone().problem()?))
     }

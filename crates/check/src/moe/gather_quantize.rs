@@ -77,6 +77,12 @@ impl Case for GatherQuantizeCase {
         Work { flops: 0, bytes: bytes as u64 }
     }
 
+    fn reseeded(&self, by: u64) -> Box<dyn Case> {
+        let mut case = *self;
+        case.map.seed = case.map.seed.wrapping_add(by);
+        Box::new(case)
+    }
+
     fn draw(&self) -> Result<Arc<dyn Problem>> {
         Ok(Arc::new(self.problem()))
     }

@@ -120,6 +120,12 @@ impl Case for SwigluQuantizeCase {
         Work { flops: 0, bytes: (routes * (4 * width + width + width / 32 + weights)) as u64 }
     }
 
+    fn reseeded(&self, by: u64) -> Box<dyn Case> {
+        let mut case = *self;
+        case.map.seed = case.map.seed.wrapping_add(by);
+        Box::new(case)
+    }
+
     fn draw(&self) -> Result<Arc<dyn Problem>> {
         Ok(Arc::new(self.problem()))
     }

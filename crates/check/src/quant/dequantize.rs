@@ -104,6 +104,10 @@ impl Case for DequantizeCase {
         Work { flops: 0, bytes: (3 * elements) as u64 }
     }
 
+    fn reseeded(&self, by: u64) -> Box<dyn Case> {
+        Box::new(Self { seed: self.seed.wrapping_add(by), ..*self })
+    }
+
     fn draw(&self) -> Result<Arc<dyn Problem>> {
         Ok(Arc::new(self.problem()?))
     }

@@ -70,6 +70,10 @@ impl Case for Quantize128x128Case {
         Work { flops: 0, bytes: (3 * self.rows * self.k + 4 * scales) as u64 }
     }
 
+    fn reseeded(&self, by: u64) -> Box<dyn Case> {
+        Box::new(Self { seed: self.seed.wrapping_add(by), ..*self })
+    }
+
     fn draw(&self) -> Result<Arc<dyn Problem>> {
         Ok(Arc::new(self.problem()))
     }

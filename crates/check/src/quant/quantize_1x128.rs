@@ -92,6 +92,10 @@ impl Case for Quantize1x128Case {
         Work { flops: 0, bytes: (3 * elements + elements / 32) as u64 }
     }
 
+    fn reseeded(&self, by: u64) -> Box<dyn Case> {
+        Box::new(Self { seed: self.seed.wrapping_add(by), ..*self })
+    }
+
     fn draw(&self) -> Result<Arc<dyn Problem>> {
         Ok(Arc::new(self.problem()))
     }

@@ -55,6 +55,11 @@ impl Case for TransposeScalesCase {
         Work { flops: 0, bytes: (8 * self.rows * (self.k.div_ceil(128))) as u64 }
     }
 
+    /// Its scales are counted.
+    fn reseeded(&self, _: u64) -> Box<dyn Case> {
+        Box::new(*self)
+    }
+
     fn draw(&self) -> Result<Arc<dyn Problem>> {
         Ok(Arc::new(self.problem()))
     }

@@ -73,6 +73,10 @@ impl Case for ExpertLoadCase {
         false
     }
 
+    fn reseeded(&self, by: u64) -> Box<dyn Case> {
+        Box::new(Self { seed: self.seed.wrapping_add(by), ..*self })
+    }
+
     fn draw(&self) -> Result<Arc<dyn Problem>> {
         Ok(Arc::new(self.problem()))
     }

@@ -76,6 +76,10 @@ impl Case for SequenceBalanceLossCase {
         Ok(vec![router::sequence_balance_loss(self.spec.experts).name.to_owned()])
     }
 
+    fn reseeded(&self, by: u64) -> Box<dyn Case> {
+        Box::new(Self { seed: self.seed.wrapping_add(by), ..*self })
+    }
+
     fn draw(&self) -> Result<Arc<dyn Problem>> {
         Ok(Arc::new(self.problem()))
     }

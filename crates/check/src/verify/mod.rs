@@ -2,7 +2,6 @@
 
 mod case_job;
 mod layers;
-mod machine;
 mod progress;
 mod report;
 mod runner;
@@ -10,16 +9,16 @@ pub mod shapes;
 mod table;
 mod weights;
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 
 use deepseek_kernels::{Device, DeviceKind};
 
 use crate::cli::VerifyArgs;
+use crate::console::Console;
 use crate::escape::escaped;
 use crate::json;
+use crate::machine::Machine;
 use crate::output::OutputFile;
-use machine::Machine;
 use report::{DeviceReport, Report, Unused};
 use runner::{Job, Outcome};
 use shapes::{DEEPSEEK_V3, GPU_ROWS};
@@ -134,27 +133,4 @@ fn announcement(report: &Report) -> String {
         text += &format!("{}\n", escaped(note));
     }
     text
-}
-
-/// Where people read the results.
-#[derive(Clone, Copy)]
-enum Console {
-    Stdout,
-    Stderr,
-}
-
-impl Console {
-    /// A reader that has seen enough, as `head` has, is no error.
-    fn print(self, text: &str) -> Result<(), String> {
-        let written = match self {
-            Self::Stdout => io::stdout().lock().write_all(text.as_bytes()),
-            Self::Stderr => io::stderr().lock().write_all(text.as_bytes()),
-        };
-        match written {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                Err(format!("cannot write the results: {error}"))
-            }
-            _ => Ok(()),
-        }
-    }
 }

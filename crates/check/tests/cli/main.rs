@@ -6,5 +6,6 @@ mod layers;
 mod options;
 mod output;
 mod program;
+mod regress;
 mod terminal;
 mod weights;

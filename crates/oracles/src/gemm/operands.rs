@@ -124,7 +124,8 @@ pub enum Output {
 }
 
 impl Output {
-    pub(super) fn round(self, x: f32) -> f32 {
+    /// The nearest value of the type.
+    pub fn round(self, x: f32) -> f32 {
         match self {
             Self::Bf16 => decode_bf16(encode_bf16(x)),
             Self::F32 => x,

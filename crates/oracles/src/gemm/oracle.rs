@@ -1,6 +1,8 @@
 //! Three judges of a GEMM, from the strictest input to the weakest.
 
-use super::{Bounded, Elements, Epilogue, NotExact, Operands, Sample, Special, bit_model, bound, exact};
+use super::{
+    Bounded, Elements, Epilogue, NotExact, Operands, Output, Sample, Special, bit_model, bound, exact,
+};
 use crate::verdict::{Mismatch, NOTHING, Verdict};
 
 /// A way to judge every element of a GEMM's result.
@@ -16,6 +18,7 @@ pub enum Oracle {
 
 /// What an oracle says of the elements of a sample before there is a result: it goes by the inputs alone.
 pub struct Expectation {
+    output: Output,
     sample: Sample,
     elements: Expected,
 }
@@ -38,7 +41,7 @@ impl Oracle {
             Self::BitModel => Expected::Bits(bit_model(operands, epilogue, &sample)),
             Self::Bound => Expected::Within(bound(operands, epilogue, &sample)),
         };
-        Ok(Expectation { sample, elements })
+        Ok(Expectation { output: epilogue.output, sample, elements })
     }
 
     /// Judges the elements of `sample` that `got` returns.
@@ -77,6 +80,7 @@ impl Expectation {
                 for (index, element) in elements.iter().enumerate() {
                     let (row, column, got) = place(index);
                     let (expected, ratio) = in_units_of_bound(element, got);
+                    verdict.errors.add(self.output, expected, got, ratio);
                     verdict.add(ratio, || Mismatch { row, column, expected, got, bound: element.bound });
                 }
             }

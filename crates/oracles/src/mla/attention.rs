@@ -5,6 +5,7 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
+use crate::gemm::Output;
 use crate::verdict::{Verdict, within};
 use crate::{ShapeError, check_length, pow2};
 
@@ -62,13 +63,13 @@ impl MlaBounded {
     /// Judges a kernel's output `[rows, columns]`.
     pub fn check_out(&self, got: &[bf16]) -> Result<Verdict, ShapeError> {
         check_length("out", self.out.len(), got.len())?;
-        Ok(within(&self.out, &self.out_bound, self.columns, &|i| got[i].to_f32()))
+        Ok(within(Output::Bf16, &self.out, &self.out_bound, self.columns, &|i| got[i].to_f32()))
     }
 
     /// Judges a kernel's logarithms `[rows]`; a row of the verdict is a query.
     pub fn check_lse(&self, got: &[f32]) -> Result<Verdict, ShapeError> {
         check_length("lse", self.lse.len(), got.len())?;
-        Ok(within(&self.lse, &self.lse_bound, 1, &|i| got[i]))
+        Ok(within(Output::F32, &self.lse, &self.lse_bound, 1, &|i| got[i]))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use half::bf16;
 
+use crate::gemm::Output;
 use crate::verdict::{Verdict, within};
 use crate::{ShapeError, check_length};
 
@@ -97,7 +98,7 @@ impl RmsNorm {
                 x.abs() * relative * (1.0 + BF16) + HALF_SUBNORMAL * (1.0 + roundings * w.to_f64().abs())
             })
             .collect();
-        Ok(within(&expected, &bound, self.hidden, &|i| looked_at[i].to_f32()))
+        Ok(within(Output::Bf16, &expected, &bound, self.hidden, &|i| looked_at[i].to_f32()))
     }
 }
 

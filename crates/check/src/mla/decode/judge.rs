@@ -40,7 +40,10 @@ impl MlaDecodeProblem {
     }
 
     /// The oracles of the class, each on all sequences that are judged.
-    pub(super) fn judge(&self, out: &[bf16], lse: &[f32], scrutiny: Scrutiny) -> Result<Vec<Check>> {
+    ///
+    /// # Errors
+    /// Of the shapes.
+    pub fn judge(&self, out: &[bf16], lse: &[f32], scrutiny: Scrutiny) -> Result<Vec<Check>> {
         if !self.finite {
             return Ok(vec![]);
         }
@@ -107,7 +110,10 @@ impl MlaDecodeProblem {
     }
 
     /// The bits of the emulator, whatever the operands.
-    pub(super) fn judge_bits(&self, out: &[bf16], lse: &[f32]) -> Result<Vec<Check>> {
+    ///
+    /// # Errors
+    /// Of the shapes.
+    pub fn judge_bits(&self, out: &[bf16], lse: &[f32]) -> Result<Vec<Check>> {
         let of = |(sequence, rows)| self.sequence_bits(sequence, rows);
         let judged = || self.judged_bits().into_iter().map(of).collect();
         let judged = self.bits.get(Scrutiny::Thorough, judged)?;
@@ -193,11 +199,12 @@ impl Judged<'_> {
         let of = |bar: FlashMlaBar, expected: &[f64], got: &[f32]| -> Result<Check> {
             let verdict = bar.check(expected, got)?;
             Ok(Check {
-                oracle: "FlashMLA's bar",
-                checked: got.len(),
-                sample: None,
                 worst: Some(verdict.worst_ratio.max(verdict.cosine_ratio)).filter(|worst| worst.is_finite()),
-                failure: (!verdict.accepted()).then(|| verdict.to_string()),
+                ..Check::equal(
+                    "FlashMLA's bar",
+                    got.len(),
+                    (!verdict.accepted()).then(|| verdict.to_string()),
+                )
             })
         };
         let judged = of(FlashMlaBar::OUT, &self.reference.out, &out)?;

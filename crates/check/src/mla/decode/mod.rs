@@ -1,5 +1,6 @@
 //! MLA decode: sequences in a cache with pages in no order, whatever is nobody's key poisoned.
 
+mod anatomy;
 mod faults;
 mod judge;
 mod order_faults;
@@ -254,6 +255,10 @@ impl Case for MlaDecodeCase {
     /// `ex2.approx` and `lg2.approx` are specified to a bound, not to the bit.
     fn portable_bits(&self) -> bool {
         false
+    }
+
+    fn reseeded(&self, by: u64) -> Box<dyn Case> {
+        Box::new(Self { seed: self.seed.wrapping_add(by), ..self.clone() })
     }
 
     fn draw(&self) -> Result<Arc<dyn Problem>> {

@@ -175,6 +175,25 @@ impl MlaDecodeProblem {
         }
     }
 
+    /// The first `pages` pages of 64 keys of every sequence, and the rest of it.
+    #[must_use]
+    pub fn halves(&self, pages: usize) -> [Self; 2] {
+        let columns = self.table.len() / self.spec.batch;
+        let (mut first, mut second) = (self.clone(), self.clone());
+        // The query tokens are the last of the keys: none of the first part is hidden from them.
+        first.spec.causal = false;
+        // What is exact of the whole need not be of its parts.
+        (first.case.class, second.case.class) = (AttentionClass::Positive, AttentionClass::Positive);
+        for (sequence, &length) in self.lengths.iter().enumerate() {
+            first.lengths[sequence] = length.min(64 * pages as i32);
+            second.lengths[sequence] = length - first.lengths[sequence];
+            let entries = &mut second.table[sequence * columns..][..columns];
+            entries.rotate_left(pages);
+            entries[columns - pages..].fill(STALE_PAGE);
+        }
+        [first, second]
+    }
+
     /// What of a result is a sequence's: out, then lse.
     pub fn part<'o>(&self, outputs: &'o [Output], sequence: usize) -> Vec<&'o [u8]> {
         let queries = self.queries(sequence);

@@ -7,6 +7,7 @@ use deepseek_kernels::mla::{KvPaging, MlaAttendArgs, MlaDecode, MlaDecodeArgs, M
 use deepseek_kernels::{DataFaults, Device, Error, Stream, bf16};
 
 use super::{Launches, MlaDecodeProblem};
+use crate::anatomy::Anatomy;
 use crate::case::Prepared;
 use crate::devices::runs_emulated;
 use crate::judge::{Check, Scrutiny};
@@ -18,7 +19,7 @@ use crate::mla::packed::written;
 
 /// A step on a device.
 pub struct MlaDecodeRun {
-    problem: Arc<MlaDecodeProblem>,
+    pub(super) problem: Arc<MlaDecodeProblem>,
     device: Device,
     memory: Memory,
     pub plan: MlaDecodePlan,
@@ -180,6 +181,10 @@ impl Prepared for MlaDecodeRun {
             checks.push(self.alone()?);
         }
         Ok(checks)
+    }
+
+    fn anatomy(&self) -> Option<&dyn Anatomy> {
+        Some(self)
     }
 
     fn faults(&self) -> DataFaults {

@@ -181,6 +181,10 @@ impl Case for MlaPrefillCase {
         false
     }
 
+    fn reseeded(&self, by: u64) -> Box<dyn Case> {
+        Box::new(Self { seed: self.seed.wrapping_add(by), ..self.clone() })
+    }
+
     fn draw(&self) -> Result<Arc<dyn Problem>> {
         Ok(Arc::new(self.clone().problem()?))
     }

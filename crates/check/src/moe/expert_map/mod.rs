@@ -122,6 +122,10 @@ impl Case for ExpertMapCase {
         Ok(["expert_map_count", "expert_map_scan", "expert_map_scatter"].map(str::to_owned).into())
     }
 
+    fn reseeded(&self, by: u64) -> Box<dyn Case> {
+        Box::new(Self { seed: self.seed.wrapping_add(by), ..*self })
+    }
+
     fn draw(&self) -> Result<Arc<dyn Problem>> {
         Ok(Arc::new(self.problem()))
     }

@@ -105,6 +105,12 @@ impl Case for GateMapCase {
         Ok(choice.split(" + ").map(str::to_owned).collect())
     }
 
+    fn reseeded(&self, by: u64) -> Box<dyn Case> {
+        let mut case = *self;
+        case.gate.seed = case.gate.seed.wrapping_add(by);
+        Box::new(case)
+    }
+
     fn draw(&self) -> Result<Arc<dyn Problem>> {
         Ok(Arc::new(self.problem()))
     }

@@ -194,6 +194,10 @@ impl Case for MoeLayerCase {
         Ok([self.choice().launched(device)?, self.behind_choice(device)?].concat())
     }
 
+    fn reseeded(&self, by: u64) -> Box<dyn Case> {
+        Box::new(Self { seed: self.seed.wrapping_add(by), ..*self })
+    }
+
     fn draw(&self) -> Result<Arc<dyn Problem>> {
         Ok(Arc::new(self.problem()?))
     }

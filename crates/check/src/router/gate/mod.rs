@@ -174,6 +174,10 @@ impl Case for GateCase {
         Ok(all.into_iter().skip(usize::from(self.source == Source::Logits)).collect())
     }
 
+    fn reseeded(&self, by: u64) -> Box<dyn Case> {
+        Box::new(Self { seed: self.seed.wrapping_add(by), ..*self })
+    }
+
     fn draw(&self) -> Result<Arc<dyn Problem>> {
         Ok(Arc::new(self.problem()))
     }

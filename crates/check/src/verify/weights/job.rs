@@ -17,7 +17,6 @@ use crate::memory::Memory;
 use crate::quant::Rule;
 use crate::quant::quantize_1x128::{Quantize1x128Case, Quantize1x128Problem};
 use crate::quant::quantize_128x128::{Quantize128x128Case, Quantize128x128Problem};
-use crate::verify::machine::text;
 use crate::verify::report::{MatrixReport, Row, matrix_name};
 use crate::verify::runner::{Job, Outcome};
 use crate::verify::shapes::Shape;
@@ -191,4 +190,9 @@ impl MatrixJob {
             }),
         }
     }
+}
+
+/// An error as a line of the report.
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }

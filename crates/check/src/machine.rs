@@ -37,8 +37,3 @@ impl Machine {
         &self.devices[0]
     }
 }
-
-/// An error as a line of the report.
-pub fn text(error: impl std::fmt::Display) -> String {
-    error.to_string()
-}
