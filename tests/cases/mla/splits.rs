@@ -7,7 +7,7 @@ use check::devices::{FEW_MULTIPROCESSORS, devices, emulators, machines};
 use check::judge::Scrutiny;
 use check::memory::{Arena, Memory, Output};
 use check::mla::LATENT;
-use check::mla::decode::{MlaDecodeCase, MlaDecodeProblem, MlaDecodeRun, STALE_PAGE};
+use check::mla::decode::{MlaDecodeCase, MlaDecodeProblem, MlaDecodeRun};
 use check::mla::merge_states::{MergeStatesCase, MergeStatesProblem, Part};
 use deepseek_kernels::Device;
 use deepseek_kernels::mla::{KvFormat, KvPaging, MlaDecode, MlaDecodeSpec};
@@ -142,31 +142,9 @@ fn layers_share_one_schedule() {
 
 // ---------------------------------------------------------------------------------------------------- two places
 
-/// The first `pages` pages of every sequence, and the rest of it.
-fn halves(whole: &MlaDecodeProblem, pages: usize) -> [MlaDecodeProblem; 2] {
-    let columns = whole.table.len() / whole.spec.batch;
-    let (mut first, mut second) = (whole.clone(), whole.clone());
-    // The query tokens are the last of the keys: none of the first part is hidden from them.
-    first.spec.causal = false;
-    // What is exact of the whole need not be of its parts.
-    (first.case.class, second.case.class) = (AttentionClass::Positive, AttentionClass::Positive);
-    for (sequence, &length) in whole.lengths.iter().enumerate() {
-        first.lengths[sequence] = length.min(64 * pages as i32);
-        second.lengths[sequence] = length - first.lengths[sequence];
-        let entries = &mut second.table[sequence * columns..][..columns];
-        entries.rotate_left(pages);
-        entries[columns - pages..].fill(STALE_PAGE);
-    }
-    [first, second]
-}
-
-fn part(outputs: &[Output]) -> Part {
-    Part { columns: LATENT, o: outputs[0].widened(), lse: outputs[1].widened() }
-}
-
 /// Both parts' states, and their merge.
 fn merged(device: &Device, parts: &[MlaDecodeProblem; 2]) -> ([Part; 2], Vec<Output>) {
-    let states = parts.each_ref().map(|problem| part(&passed(problem, device)));
+    let states = parts.each_ref().map(|problem| Part::of_step(&passed(problem, device)));
     let MlaDecodeSpec { batch, q_tokens, heads, .. } = parts[0].spec;
     let case = MergeStatesCase::new(batch * q_tokens, heads);
     let problem = Arc::new(MergeStatesProblem { case, parts: states.clone() });
@@ -185,9 +163,9 @@ fn two_parts_of_a_context_merge_into_the_whole() {
                     let case = step(format, &[300, 193, 450]);
                     let case = MlaDecodeCase { class, causal, q_tokens: 2, heads: 8, ..case };
                     let whole = case.problem().expect("inputs");
-                    let parts = halves(&whole, 2);
+                    let parts = whole.halves(2);
                     let (states, got) = merged(&device, &parts);
-                    let results = [part(&got), part(&passed(&whole, &device))];
+                    let results = [Part::of_step(&got), Part::of_step(&passed(&whole, &device))];
                     let heads: Vec<usize> = (0..8).collect();
                     let reference = |problem: &MlaDecodeProblem, sequence| {
                         problem.reference(sequence, &heads).expect("shapes")
@@ -255,7 +233,7 @@ fn the_dominant_key_may_be_in_either_part() {
             let class = AttentionClass::OneKey;
             let case = MlaDecodeCase { class, heads: 32, ..step(format, &[200, 130]) };
             let whole = case.problem().expect("inputs");
-            let ([a, b], got) = merged(&device, &halves(&whole, 1));
+            let ([a, b], got) = merged(&device, &whole.halves(1));
             let larger = |a: &Part, b: &Part| a.lse.iter().zip(&b.lse).any(|(a, b)| a > b);
             assert!(larger(&a, &b) && larger(&b, &a));
             assert_eq!(got[0].bytes, passed(&whole, &device)[0].bytes);
@@ -272,7 +250,7 @@ fn a_part_may_be_empty() {
             let problem = case.problem().expect("inputs");
             let whole = passed(&problem, &device);
             for pages in [0, 1] {
-                let (states, got) = merged(&device, &halves(&problem, pages));
+                let (states, got) = merged(&device, &problem.halves(pages));
                 assert!(states[pages].lse.iter().all(|&x| x == f32::NEG_INFINITY));
                 let bytes = |outputs: &[Output]| [outputs[0].bytes.clone(), outputs[1].bytes.clone()];
                 assert_eq!(bytes(&got), bytes(&whole));

@@ -4,17 +4,16 @@ use std::sync::Arc;
 
 use check::case::{Problem, attempt, memory_of, pass, pass_in};
 use check::devices::{FEW_MULTIPROCESSORS, devices, emulators, machines, schedules, seeded};
-use check::gemm::grouped_fp8_gemm::{Assignment, GroupedFp8GemmCase, GroupedFp8GemmProblem};
+use check::gemm::grouped_fp8_gemm::Assignment;
 use check::memory::{Arena, Memory, Scalar};
-use check::moe::gate_up_swiglu::{GateUpSwigluCase, GateUpSwigluProblem};
+use check::moe::gate_up_swiglu::GateUpSwigluCase;
 use check::quant::Rule;
 use deepseek_kernels::gemm::Segments;
 use deepseek_kernels::moe::{
-    GateUpOrder, GateUpSwiglu, GateUpSwigluSpec, SwigluQuantize, SwigluQuantizeArgs, SwigluQuantizeSpec,
+    GateUpOrder, GateUpSwiglu, GateUpSwigluSpec,
 };
-use deepseek_kernels::quant::{MMajor, Scales1x128, Scales1x128Mut};
 use deepseek_kernels::table::moe::GATE_UP_INSTANCES;
-use deepseek_kernels::{DataFaults, Device, EmulatorOptions, Error, F8E4M3, Matrix, MatrixMut, Vector, bf16};
+use deepseek_kernels::{DataFaults, Device, EmulatorOptions, Error, F8E4M3};
 use oracles::gemm::{GemmClass, GemmInputs};
 use proptest::prelude::*;
 
@@ -144,52 +143,6 @@ fn either_order_gives_the_same_bits() {
     }
 }
 
-/// The products with the first of every expert's gate and up, or with the second.
-fn product(problem: &GateUpSwigluProblem, part: usize, device: &Device) -> Vec<bf16> {
-    let GroupedFp8GemmCase { n, k, .. } = problem.gemm.case;
-    let width = n / 2;
-    let of_part = |own: &GemmInputs| GemmInputs {
-        n: width,
-        parts: 1,
-        b: own.b[part * width * k..][..width * k].to_vec(),
-        sfb: own.sfb[part * (own.sfb.len() / 2)..][..own.sfb.len() / 2].to_vec(),
-        ..own.clone()
-    };
-    let case = GroupedFp8GemmCase { instance: None, n: width, parts: 1, ..problem.gemm.case.clone() };
-    let apart = GroupedFp8GemmProblem::new(case, problem.gemm.experts.iter().map(of_part).collect());
-    let mut apart = Arc::new(apart).prepare(&mut Arena::new(device, memory_of("unfused"))).expect("operands");
-    apart.launch(device.stream().expect("stream")).expect("launch");
-    apart.outputs().expect("a product")[0].values()
-}
-
-/// Codes and scales of the operations apart on the same operands.
-fn unfused(problem: &GateUpSwigluProblem, device: &Device) -> (Vec<F8E4M3>, Vec<f32>) {
-    let GateUpSwigluCase { gemm, clamp, rule, order } = &problem.case;
-    let (rows, width) = (gemm.assignment.rows(), gemm.n / 2);
-    let [first, second] = [0, 1].map(|part| product(problem, part, device));
-    let gate_up: Vec<bf16> = (0..rows).flat_map(|r| [&first[r * width..][..width], &second[r * width..][..width]].concat()).collect();
-
-    let experts = gemm.assignment.experts().len();
-    let spec = SwigluQuantizeSpec::new(width, experts, gemm.assignment.segments).clamp(*clamp).rule(rule.rule()).order(*order);
-    let x = device.upload(&gate_up).expect("gate and up");
-    let segments = device.upload(&gemm.assignment.values).expect("segments");
-    let mut q = device.zeros::<F8E4M3>(rows * width).expect("codes");
-    let scales = Scales1x128::<MMajor>::elements(rows, width);
-    let mut sf = device.zeros::<f32>(scales).expect("scales");
-    let args = SwigluQuantizeArgs {
-        x: Matrix::new(&x, rows, 2 * width).expect("gate and up"),
-        segments: Vector::new(&segments, gemm.assignment.values.len()).expect("segments"),
-        routing: None,
-        q: MatrixMut::new(&mut q, rows, width).expect("codes"),
-        sf: Scales1x128Mut::new(&mut sf, rows, width).expect("scales"),
-    };
-    let swiglu = SwigluQuantize::plan(device, spec).expect("plan");
-    swiglu.run(device.stream().expect("stream"), args).expect("launch");
-    let sf = sf.to_vec().expect("scales");
-    let sf = (0..width.div_ceil(128)).flat_map(|g| &sf[g * rows.next_multiple_of(4)..][..rows]).copied().collect();
-    (q.to_vec().expect("codes"), sf)
-}
-
 /// What was reported since it was last asked.
 fn reported(device: &Device) -> DataFaults {
     match device.poll_error() {
@@ -209,7 +162,7 @@ fn fused_is_unfused(case: GateUpSwigluCase, device: &Device) {
     let outputs = fused.outputs().expect("outputs");
     let (q, sf) = (outputs[0].values::<F8E4M3>(), outputs[1].values::<f32>());
     let faults = reported(device);
-    let (q_apart, sf_apart) = unfused(&problem, device);
+    let (q_apart, sf_apart) = problem.apart(device).expect("the two operations");
     assert_eq!(faults, reported(device), "{name}");
     for row in problem.case.gemm.assignment.experts().into_iter().flatten() {
         let codes = |q: &[F8E4M3]| q[row * width..][..width].iter().map(|x| x.bits()).collect::<Vec<_>>();

@@ -1,5 +1,6 @@
 //! Gate and up with SwiGLU behind them, judged by the references of the GEMM and of the activation, one after the other.
 
+mod apart;
 mod faults;
 
 pub use faults::FAULTS;

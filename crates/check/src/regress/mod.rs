@@ -5,14 +5,19 @@ mod check;
 mod device;
 pub mod diagnosis;
 pub mod digest;
+pub mod guarantees;
 mod operation;
 mod record;
 mod subject;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::process::Command;
+use std::{env, fs};
 
 use clap::{Args, Subcommand};
+use serde::Deserialize;
+
 pub use check::{Compared, Held, Report, Verdict, check};
 pub use device::DeviceClass;
 pub use operation::{Operation, run};
@@ -22,6 +27,7 @@ pub use subject::{Subject, ours, registered, run_case};
 use crate::case::Cases;
 use crate::cli::DeviceChoice;
 use crate::console::Console;
+use crate::driver;
 use crate::escape::escaped;
 use crate::families::{self, Extent};
 use crate::json;
@@ -29,6 +35,7 @@ use crate::machine::Machine;
 use crate::output::OutputFile;
 use crate::select::Selection;
 use baseline::Baseline;
+use guarantees::Kept;
 
 #[derive(Args)]
 pub struct RegressArgs {
@@ -42,6 +49,8 @@ pub enum Action {
     Record(RecordArgs),
     /// Run the cases of a baseline again and compare
     Check(CheckArgs),
+    /// Check what is promised to the bit: invariance, fusion, graphs, splits, pages
+    Guarantees(GuaranteesArgs),
 }
 
 #[derive(Args)]
@@ -87,6 +96,21 @@ pub struct CheckArgs {
     pub json: Option<PathBuf>,
 }
 
+#[derive(Args)]
+pub struct GuaranteesArgs {
+    /// Where to run: `auto` takes the first GPU and falls back to the emulated Hopper
+    #[arg(long, value_enum, default_value_t)]
+    pub device: DeviceChoice,
+
+    /// Check only these: `batch invariance`
+    #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
+    pub only: Vec<String>,
+
+    /// Write what was found to a file too; with `-` to standard output, and the text to standard error
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
 /// Every case that a baseline is recorded of.
 pub fn cases() -> Cases {
     let mut cases = families::all(|family| (family.smoke)());
@@ -102,6 +126,7 @@ pub fn regress(args: &RegressArgs) -> Result<Verdict, String> {
     match &args.command {
         Action::Record(args) => record_ours(args),
         Action::Check(args) => check_ours(args),
+        Action::Guarantees(args) => keep(args),
     }
 }
 
@@ -155,6 +180,58 @@ fn check_ours(args: &CheckArgs) -> Result<Verdict, String> {
     let device = DeviceClass::of(machine.device());
     let report = check(&baseline, subjects, machine.devices.len(), device, held(args.bits, args.bounds));
     tell(&report, to)
+}
+
+/// Checks the guarantees one by one. Graphs are the fake driver's where there is no GPU.
+fn keep(args: &GuaranteesArgs) -> Result<Verdict, String> {
+    let guarantees = guarantees::named(&args.only).map_err(|error| error.to_string())?;
+    let to = args.json.as_deref().map(|path| OutputFile::open(path, [])).transpose()?;
+    let console =
+        if to.as_ref().is_some_and(OutputFile::is_stdout) { Console::Stderr } else { Console::Stdout };
+    let machine = open(args.device, 0)?;
+    let mut all = Vec::new();
+    for guarantee in guarantees {
+        let mut kept = guarantee.kept(machine.device());
+        if kept.reason.is_some() {
+            kept = under_the_fake_driver(kept)?;
+        }
+        let mut text = format!(
+            "{:12}  {}: {} ({} comparisons)\n",
+            kept.verdict, kept.name, kept.promise, kept.comparisons
+        );
+        for line in kept.broken.iter().chain(&kept.reason) {
+            let _ = writeln!(text, "              {}", escaped(line));
+        }
+        console.print(&text)?;
+        all.push(kept);
+    }
+    to.map_or(Ok(()), |file| file.write(json::render(&all)?.as_bytes()))?;
+    Ok(all.iter().map(|kept| kept.verdict).max().unwrap_or(Verdict::Inconclusive))
+}
+
+/// The same by this program under the fake driver, which has what the emulator alone does not.
+fn under_the_fake_driver(kept: Kept) -> Result<Kept, String> {
+    let text = |error: std::io::Error| format!("the fake driver: {error}");
+    let folder = tempfile::tempdir().map_err(text)?;
+    driver::install(folder.path())?;
+    let report = folder.path().join("report.json");
+    let mut program = Command::new(env::current_exe().map_err(text)?);
+    program.args(["regress", "guarantees", "--device", "gpu", "--only", kept.name, "--json"]).arg(&report);
+    let ended = program.env("LD_LIBRARY_PATH", folder.path()).output().map_err(text)?;
+    let said = fs::read(&report).ok().and_then(|text| serde_json::from_slice::<Vec<Told>>(&text).ok());
+    let Some([Told { comparisons, broken }]) = said.as_deref() else {
+        let reason = format!("under the fake driver: {}", String::from_utf8_lossy(&ended.stderr).trim());
+        return Ok(Kept { reason: Some(reason), ..kept });
+    };
+    let verdict = if broken.is_empty() { Verdict::Pass } else { Verdict::Fail };
+    Ok(Kept { verdict, comparisons: *comparisons, broken: broken.clone(), reason: None, ..kept })
+}
+
+/// What another process says of a guarantee.
+#[derive(Deserialize)]
+struct Told {
+    comparisons: usize,
+    broken: Vec<String>,
 }
 
 fn held(bits: bool, bounds: bool) -> Held {

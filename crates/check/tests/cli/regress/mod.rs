@@ -276,3 +276,28 @@ fn the_committed_baseline_is_met() {
     assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{}", run.stdout);
     assert!(!run.stdout.contains("not in the baseline"), "{}", run.stdout);
 }
+
+/// Each prints its name and its verdict; of graphs, the fake driver's.
+#[test]
+fn guarantees_are_kept() {
+    let folder = TempDir::new().unwrap();
+    let report = folder.path().join("guarantees.json");
+    let run = regress(&["guarantees", "--device", "emulated", "--json", report.to_str().unwrap()]);
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{}", run.stdout);
+    for name in [
+        "batch invariance",
+        "tile invariance",
+        "fused = unfused",
+        "split and merged",
+        "page placement",
+        "two runs",
+        "graph = eager",
+    ] {
+        assert!(run.stdout.contains(&format!("PASS          {name}: ")), "{name}: {}", run.stdout);
+    }
+    assert_eq!(read(&report).as_array().unwrap().len(), 7);
+    refused(
+        &regress(&["guarantees", "--only", "speed"]),
+        "no guarantee is called speed; there are batch invariance, ",
+    );
+}
