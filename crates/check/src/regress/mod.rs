@@ -5,6 +5,7 @@ mod check;
 mod device;
 pub mod diagnosis;
 pub mod digest;
+pub mod exchange;
 pub mod guarantees;
 mod operation;
 mod record;
@@ -35,6 +36,7 @@ use crate::machine::Machine;
 use crate::output::OutputFile;
 use crate::select::Selection;
 use baseline::Baseline;
+use exchange::{ExportArgs, JudgeArgs};
 use guarantees::Kept;
 
 #[derive(Args)]
@@ -49,6 +51,10 @@ pub enum Action {
     Record(RecordArgs),
     /// Run the cases of a baseline again and compare
     Check(CheckArgs),
+    /// Write inputs of an operation for a kernel of yours
+    Export(ExportArgs),
+    /// Judge what a kernel of yours made of such inputs, by this crate's references and bounds
+    Judge(JudgeArgs),
     /// Check what is promised to the bit: invariance, fusion, graphs, splits, pages
     Guarantees(GuaranteesArgs),
 }
@@ -126,6 +132,8 @@ pub fn regress(args: &RegressArgs) -> Result<Verdict, String> {
     match &args.command {
         Action::Record(args) => record_ours(args),
         Action::Check(args) => check_ours(args),
+        Action::Export(args) => exchange::export(args),
+        Action::Judge(args) => exchange::judge(args),
         Action::Guarantees(args) => keep(args),
     }
 }

@@ -1,5 +1,7 @@
 //! `regress`: verdicts, exit codes, and files that are none.
 
+mod exchange;
+
 use std::fs;
 use std::path::Path;
 
