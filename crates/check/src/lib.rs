@@ -30,6 +30,7 @@ pub mod regress;
 pub mod resources;
 pub mod router;
 pub mod select;
+mod text_table;
 pub mod trace;
 pub mod verify;
 

@@ -1,21 +1,18 @@
 //! A run as text.
 
-use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::{CellAlignment, ContentArrangement, Table};
-
 use super::record::{CountsRecord, Record, Roofs, Row};
 use super::share::shares;
 use super::statistics::median;
 use crate::escape::shortened;
+use crate::text_table::{empty, right_align};
 
-/// Width where there is no terminal that has one.
-const COLUMNS: u16 = 140;
 /// Characters of a name, and of a reason.
 const NAME: usize = 60;
 const SENTENCE: usize = 200;
 
 const COUNTS_LEGEND: &str = "counts of what one run does, by the emulated Hopper: no time was measured\n\
-     useful: part of the tensor core's work that results need; busiest: columns of the busiest CTA by an equal share for every multiprocessor\n\
+     useful: part of the tensor core's work that results need\n\
+     busiest: wgmma columns of the busiest CTA, by an equal share for every multiprocessor\n\
      loaded, stored: bytes that kernels ask for, against the least; conflicts: wavefronts lost to banks";
 const TIMES_LEGEND: &str = "medians of graph replays; cold, warm: what L2 holds; host: the host's time for a launch\n\
      x of floor: cold time against the larger of bytes over the copy's rate and operations over the fastest product's rate";
@@ -128,26 +125,6 @@ fn counts(rows: &[(&Row, &CountsRecord)], multiprocessors: u32) -> String {
     }
     right_align(&mut table, &[2, 3, 4, 5, 6, 7, 8, 9, 10]);
     table.to_string()
-}
-
-fn empty(titles: &[&str]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(UTF8_BORDERS_ONLY)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(titles);
-    if table.width().is_none() {
-        table.set_width(COLUMNS);
-    }
-    table
-}
-
-fn right_align(table: &mut Table, columns: &[usize]) {
-    for &column in columns {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
 }
 
 fn microseconds(seconds: Option<f64>) -> String {

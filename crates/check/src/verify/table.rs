@@ -1,11 +1,9 @@
 //! The report as text.
 
-use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::{CellAlignment, ContentArrangement, Table};
-
 use super::report::{Report, Row, Unused, matrix_name};
 use crate::escape::shortened;
 use crate::judge::Check;
+use crate::text_table::{empty, right_align};
 
 /// Tables, notes, failures and the count.
 pub fn render(report: &Report) -> String {
@@ -26,9 +24,6 @@ pub fn render(report: &Report) -> String {
     }
     parts.join("\n") + "\n"
 }
-
-/// Width where there is no terminal that has one.
-const COLUMNS: u16 = 120;
 
 /// Characters of a name that a table shows, and of a reason or a failure, which may hold names.
 const NAME: usize = 40;
@@ -90,32 +85,12 @@ fn unused(report: &Report) -> String {
     table.to_string()
 }
 
-fn empty(titles: &[&str]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(UTF8_BORDERS_ONLY)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(titles);
-    if table.width().is_none() {
-        table.set_width(COLUMNS);
-    }
-    table
-}
-
 /// The tensor, with the matrices of a stack that are meant.
 fn stack_name(unused: &Unused) -> String {
     match unused.experts[..] {
         [] => unused.tensor.clone(),
         [expert] => matrix_name(&unused.tensor, Some(expert)),
         [first, ..] => format!("{}[{first}, ...], {} of them", unused.tensor, unused.experts.len()),
-    }
-}
-
-fn right_align(table: &mut Table, columns: &[usize]) {
-    for &column in columns {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
     }
 }
 
