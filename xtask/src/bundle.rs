@@ -19,8 +19,8 @@ const SCRIPTS: [(&str, &str); 3] =
     [("crates/hardware/run", ""), ("benches/peers", "peers"), ("benches/peers/libraries", "peers/libraries")];
 
 /// Tests of what a GPU host does not change: they compile, read what lies in the build's folders, or judge references.
-const NOT_CARRIED: [&str; 8] =
-    ["cli", "driver", "faults", "operand_trace", "oracles", "protocols", "rejects", "run_script"];
+const NOT_CARRIED: [&str; 9] =
+    ["cli", "driver", "faults", "operand_trace", "oracles", "protocols", "regress", "rejects", "run_script"];
 
 /// What may be carried to a GPU host is limited, and wheels of other libraries go along.
 const MAX_BYTES: u64 = 40 << 20;
