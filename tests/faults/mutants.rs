@@ -148,8 +148,11 @@ fn net(text: &str) -> String {
         ("griddepcontrol", "rules of grids"),
         ("CTA exits", "rules of exits"),
     ];
-    let net = NETS.iter().find(|(words, _)| text.contains(words)).map(|(_, net)| (*net).to_owned());
-    net.unwrap_or_else(|| text.split(':').next().unwrap_or_default().chars().take(60).collect())
+    if text.contains("on the emulated Hopper") {
+        let net = NETS.iter().find(|(words, _)| text.contains(words));
+        return net.map_or("rules of the emulator", |(_, net)| net).to_owned();
+    }
+    text.split(':').next().unwrap_or_default().chars().take(60).collect()
 }
 
 /// Every line of the list is of a mutant that there is.

@@ -15,7 +15,7 @@ const TABLE: &str = "tests/faults/mutants.txt";
 
 /// Its head.
 const HEAD: &str = "\
-# Every mutant of the kernels, and what noticed it: written by `cargo xtask mutants`.
+# Mutants of the kernels that were tried, and what noticed each: written by `cargo xtask mutants`.
 # file:line | line of code | change | trial that noticed | net or oracle
 ";
 

@@ -37,7 +37,9 @@ fn multiply_segments() -> Cases {
     let mut counts = vec![130, 0, 1, 64, 0, 128];
     counts.extend([2; 34]);
     let none = Assignment { segments: Segments::Ragged { rows: 35 }, values: vec![0, 10, -7, 300] };
-    let assignments = [Assignment::ragged(&counts, 7), Assignment::masked(&counts, 140), none];
+    // All in order, but for where the first begins.
+    let early = Assignment { segments: Segments::Ragged { rows: 35 }, values: vec![-4, 10, 35] };
+    let assignments = [Assignment::ragged(&counts, 7), Assignment::masked(&counts, 140), none, early];
     let instance = GROUPED_GEMM_INSTANCES.iter().find(|i| (i.block_m, i.block_n) == (64, 32));
     let instance = Some(*instance.expect("an instance"));
     let case = |assignment| GroupedFp8GemmCase {
@@ -49,6 +51,8 @@ fn multiply_segments() -> Cases {
 }
 
 faults! {
+    start_before_the_rows_unreported: GROUPED,
+        "if (start < 0) report_fault(params.error_words, FAULT_SEGMENT);" => "", ["expected a report of"];
     // Experts.
     weights_of_the_first_expert: GROUPED,
         "tile.column, tile.expert * Config::kPanels" => "tile.column, 0", ["elements are wrong"];
