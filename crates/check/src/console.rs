@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use crate::output::OutputFile;
+
 /// Where people read the results.
 #[derive(Clone, Copy)]
 pub enum Console {
@@ -10,6 +12,11 @@ pub enum Console {
 }
 
 impl Console {
+    /// Beside what is written to files: standard output, unless one of them is that.
+    pub fn beside<'f>(files: impl IntoIterator<Item = &'f OutputFile>) -> Self {
+        if files.into_iter().any(OutputFile::is_stdout) { Self::Stderr } else { Self::Stdout }
+    }
+
     /// A reader that has seen enough, as `head` has, is no error.
     ///
     /// # Errors

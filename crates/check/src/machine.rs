@@ -16,20 +16,25 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub fn open(choice: DeviceChoice, seed: u64) -> Result<Self, Error> {
-        match choice {
-            DeviceChoice::Gpu => Ok(Self { devices: vec![Device::open_gpu(0)?], fallback: None }),
-            DeviceChoice::Emulated => Self::emulated(seed, None),
+    /// A GPU, or emulators with these options.
+    ///
+    /// # Errors
+    /// Why there is none, in one line.
+    pub fn open(choice: DeviceChoice, emulator: EmulatorOptions) -> Result<Self, String> {
+        let machine = match choice {
+            DeviceChoice::Gpu => Device::open_gpu(0).map(|gpu| Self { devices: vec![gpu], fallback: None }),
+            DeviceChoice::Emulated => Self::emulated(&emulator, None),
             DeviceChoice::Auto => match Device::open_gpu(0) {
                 Ok(gpu) => Ok(Self { devices: vec![gpu], fallback: None }),
-                Err(error) => Self::emulated(seed, Some(error)),
+                Err(error) => Self::emulated(&emulator, Some(error)),
             },
-        }
+        };
+        machine.map_err(|error| format!("no device to run on: {error}"))
     }
 
-    fn emulated(seed: u64, fallback: Option<Error>) -> Result<Self, Error> {
+    fn emulated(options: &EmulatorOptions, fallback: Option<Error>) -> Result<Self, Error> {
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
-        let device = |_| Device::emulated_with(EmulatorOptions { seed, ..Default::default() });
+        let device = |_| Device::emulated_with(options.clone());
         Ok(Self { devices: (0..threads).map(device).collect::<Result<_, _>>()?, fallback })
     }
 

@@ -21,6 +21,7 @@ pub mod timing;
 
 use std::path::Path;
 
+use crate::console::Console;
 use crate::json;
 use crate::output::OutputFile;
 use args::BenchArgs;
@@ -71,12 +72,7 @@ pub fn bench(args: &BenchArgs) -> Result<Verdict, String> {
 
     let mut text = table::render(&record);
     text.extend(comparison.iter().map(Comparison::to_string));
-    let to_stderr = [&json, &report].into_iter().flatten().any(OutputFile::is_stdout);
-    if to_stderr {
-        eprint!("{text}")
-    } else {
-        print!("{text}")
-    }
+    Console::beside([&json, &report].into_iter().flatten()).print(&text)?;
     if let Some(file) = json {
         file.write(json::render(&record)?.as_bytes())?;
     }

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::env;
-use std::num::NonZero;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -19,9 +18,9 @@ use super::record::{DeviceRecord, FORMAT, Failure, Kind, Record, Roofs, Row};
 use super::statistics::median;
 use super::{counting, floor, lists};
 use crate::case::{Case, Cases};
-use crate::cli::DeviceChoice;
 use crate::devices::runs_emulated;
 use crate::gemm::timed_gemm;
+use crate::machine::Machine;
 
 /// Operands of a case may have so many bytes on the emulator, whose memory is the host's.
 const MOST_BYTES: u64 = 4 << 30;
@@ -36,18 +35,19 @@ const ON_FAKE_GPU: &[&str] = &["small"];
 /// # Errors
 /// In one line: no such device, list, operation or shape.
 pub fn run(args: &BenchArgs) -> Result<Record, String> {
-    let (device, note) = open(args.device)?;
-    if let Some(note) = note {
+    let machine = Machine::open(args.device, counting::COUNTING)?;
+    let device = machine.device();
+    if let Some(note) = &machine.fallback {
         eprintln!("not on a GPU: {note}");
     }
-    let cases = cases(args, &device)?;
+    let cases = cases(args, device)?;
     let deadline = Instant::now() + Duration::from_secs(args.budget);
     let mut record = Record {
         format: FORMAT,
         package: "deepseek-kernels".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         command: env::args().skip(1).collect(),
-        device: describe(&device).map_err(|error| format!("{error:#}"))?,
+        device: describe(device).map_err(|error| format!("{error:#}"))?,
         roofs: None,
         control: None,
         rows: Vec::new(),
@@ -55,26 +55,12 @@ pub fn run(args: &BenchArgs) -> Result<Record, String> {
     match device.stream() {
         Ok(Stream::Cuda(stream)) => {
             let measured =
-                Bench::new(&device, stream).and_then(|bench| measure(&bench, &cases, deadline, &mut record));
+                Bench::new(device, stream).and_then(|bench| measure(&bench, &cases, deadline, &mut record));
             measured.map_err(|error| format!("{error:#}"))?;
         }
-        _ => record.rows = count(&cases, deadline)?,
+        _ => record.rows = count(&machine.devices, &cases, deadline),
     }
     Ok(record)
-}
-
-/// The device, and why it is not a GPU where one would have been taken.
-fn open(choice: DeviceChoice) -> Result<(Device, Option<String>), String> {
-    let failed = |error: deepseek_kernels::Error| format!("no device to run on: {error}");
-    let reason = match choice {
-        DeviceChoice::Emulated => None,
-        DeviceChoice::Gpu => return Ok((Device::open_gpu(0).map_err(failed)?, None)),
-        DeviceChoice::Auto => match Device::open_gpu(0) {
-            Ok(gpu) => return Ok((gpu, None)),
-            Err(error) => Some(error.to_string()),
-        },
-    };
-    Ok((counting::device().map_err(failed)?, reason))
 }
 
 fn describe(device: &Device) -> Anyhow<DeviceRecord> {
@@ -170,10 +156,8 @@ fn measure(bench: &Bench<'_>, cases: &[Box<dyn Case>], deadline: Instant, record
         });
     }
     // The largest product is a row of no list, but what its rate is the others are measured by.
-    let largest = bench.case(&timed_gemm(bench.largest_product()));
-    let largest = largest
-        .ok()
-        .map(|measured| Row { times: measured.times, ..row(&timed_gemm(bench.largest_product())) });
+    let largest = timed_gemm(bench.largest_product());
+    let largest = bench.case(&largest).ok().map(|measured| Row { times: measured.times, ..row(&largest) });
     let rates = record.rows.iter().chain(&largest).filter_map(|row| {
         let times = row.times.iter().filter(|(what, _)| *what != "host");
         let fastest = times.map(|(_, timing)| median(&timing.seconds)).reduce(f64::min)?;
@@ -184,14 +168,11 @@ fn measure(bench: &Bench<'_>, cases: &[Box<dyn Case>], deadline: Instant, record
 }
 
 /// As many at a time as there are cores; the rows in the order of the cases.
-fn count(cases: &[Box<dyn Case>], deadline: Instant) -> Result<Vec<Row>, String> {
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(cases.len());
-    let devices = (0..threads).map(|_| counting::device()).collect::<Result<Vec<_>, _>>();
-    let devices = devices.map_err(|error| format!("no device to run on: {error}"))?;
+fn count(devices: &[Device], cases: &[Box<dyn Case>], deadline: Instant) -> Vec<Row> {
     let rows: Vec<OnceLock<Row>> = cases.iter().map(|_| OnceLock::new()).collect();
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
-        for device in &devices {
+        for device in devices {
             scope.spawn(|| {
                 while let Some((i, case)) = take(&next, cases) {
                     rows[i].get_or_init(|| counted(case, device, deadline));
@@ -200,7 +181,7 @@ fn count(cases: &[Box<dyn Case>], deadline: Instant) -> Result<Vec<Row>, String>
             });
         }
     });
-    Ok(rows.into_iter().filter_map(OnceLock::into_inner).collect())
+    rows.into_iter().filter_map(OnceLock::into_inner).collect()
 }
 
 fn take<'c>(next: &AtomicUsize, cases: &'c [Box<dyn Case>]) -> Option<(usize, &'c dyn Case)> {

@@ -17,6 +17,7 @@ use std::process::Command;
 use std::{env, fs};
 
 use clap::{Args, Subcommand};
+use deepseek_kernels::EmulatorOptions;
 use serde::Deserialize;
 
 pub use check::{Compared, Held, Report, Verdict, check};
@@ -155,7 +156,7 @@ fn save(
     seed: u64,
     file: OutputFile,
 ) -> Result<Verdict, String> {
-    let console = if file.is_stdout() { Console::Stderr } else { Console::Stdout };
+    let console = Console::beside([&file]);
     match record(subjects, workers, device, seed) {
         Ok(baseline) => {
             baseline.write(file)?;
@@ -194,8 +195,7 @@ fn check_ours(args: &CheckArgs) -> Result<Verdict, String> {
 fn keep(args: &GuaranteesArgs) -> Result<Verdict, String> {
     let guarantees = guarantees::named(&args.only).map_err(|error| error.to_string())?;
     let to = args.json.as_deref().map(|path| OutputFile::open(path, [])).transpose()?;
-    let console =
-        if to.as_ref().is_some_and(OutputFile::is_stdout) { Console::Stderr } else { Console::Stdout };
+    let console = Console::beside(&to);
     let machine = open(args.device, 0)?;
     let mut all = Vec::new();
     for guarantee in guarantees {
@@ -251,13 +251,12 @@ fn held(bits: bool, bounds: bool) -> Held {
 }
 
 fn open(choice: DeviceChoice, seed: u64) -> Result<Machine, String> {
-    Machine::open(choice, seed).map_err(|error| format!("no device to run on: {error}"))
+    Machine::open(choice, EmulatorOptions { seed, ..Default::default() })
 }
 
 /// Prints what was found, and writes it.
 fn tell(report: &Report, to: Option<OutputFile>) -> Result<Verdict, String> {
-    let console =
-        if to.as_ref().is_some_and(OutputFile::is_stdout) { Console::Stderr } else { Console::Stdout };
+    let console = Console::beside(&to);
     let mut text = String::new();
     for case in report.cases.iter().filter(|case| !case.findings.is_empty()) {
         for finding in &case.findings {

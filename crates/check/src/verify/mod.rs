@@ -11,7 +11,7 @@ mod weights;
 
 use std::path::PathBuf;
 
-use deepseek_kernels::{Device, DeviceKind};
+use deepseek_kernels::{Device, DeviceKind, EmulatorOptions};
 
 use crate::cli::VerifyArgs;
 use crate::console::Console;
@@ -38,10 +38,8 @@ pub fn verify(args: &VerifyArgs) -> Result<Verdict, String> {
         args.weights.as_deref().map(|model| weights::select(model, args.tensor.as_ref())).transpose()?;
     let inputs = selection.iter().flat_map(|selection| &selection.files).map(PathBuf::as_path);
     let json = args.json.as_deref().map(|path| OutputFile::open(path, inputs)).transpose()?;
-    let console =
-        if json.as_ref().is_some_and(OutputFile::is_stdout) { Console::Stderr } else { Console::Stdout };
-    let machine =
-        Machine::open(args.device, args.seed).map_err(|error| format!("no device to run on: {error}"))?;
+    let console = Console::beside(&json);
+    let machine = Machine::open(args.device, EmulatorOptions { seed: args.seed, ..Default::default() })?;
     let Work { jobs, unused, notes } = match selection {
         Some(selection) => weights_work(args, selection),
         None if args.small => layers_work(args, DeviceKind::Emulated),

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -151,6 +152,16 @@ fn a_wrong_word_or_file_is_one_line() {
         assert_eq!(run.code, Some(2), "{}", run.stdout);
         assert!(run.stderr.starts_with("error: no device to run on: "), "{}", run.stderr);
     }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let mut child = program();
+    child.arg("bench").args(COUNTED).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = child.spawn().expect("the program starts");
+    drop(child.stdout.take());
+    let run = finished(child.wait_with_output().unwrap());
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
 }
 
 /// The clock of the fake driver tells nothing of a GPU, but everything behind it is what a GPU would have.
